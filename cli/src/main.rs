@@ -1,0 +1,2 @@
+//! The `relsync` command.
+fn main() {}
