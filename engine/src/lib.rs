@@ -1,1 +1,7 @@
 //! The engine of relsync.
+
+pub mod bytes;
+pub mod entry;
+pub mod id;
+pub mod limits;
+pub mod manifest;

@@ -1,0 +1,38 @@
+//! The limits of `store-format.md`, section *Conventions*: what a file or a peer may claim at most.
+//!
+//! Every length is held against one of these before anything is allocated for it.
+
+/// One kibibyte.
+pub const KIB: usize = 1024;
+/// One mebibyte.
+pub const MIB: usize = 1024 * KIB;
+
+/// Entries in a manifest.
+pub const MANIFEST_ENTRIES: usize = 1_000_000;
+/// Bytes of a manifest.
+pub const MANIFEST_BYTES: usize = 64 * MIB;
+/// Bytes of all paths of a manifest together, written out. Front-coding would let a manifest within
+/// [`MANIFEST_BYTES`] claim 4 GB of paths; real paths of a million entries need a quarter of this.
+pub const MANIFEST_PATHS_BYTES: usize = 256 * MIB;
+/// Bytes of an entry's path.
+pub const PATH_BYTES: usize = 4096;
+/// Bytes of one component of an entry's path.
+pub const COMPONENT_BYTES: usize = 255;
+/// Bytes of a symlink's target.
+pub const SYMLINK_TARGET_BYTES: usize = 4096;
+/// Bytes of one file.
+pub const FILE_BYTES: u64 = 1 << 40;
+/// New content in a frame.
+pub const FRAME_CONTENT_BYTES: usize = MIB;
+/// Base and new content of a frame together.
+pub const FRAME_MEMORY_BYTES: usize = 8 * MIB;
+/// Bytes of a frame or trailer record of a pack.
+pub const PACK_RECORD_BYTES: usize = 2 * MIB;
+/// Bytes of the header record of a pack.
+pub const PACK_HEADER_RECORD_BYTES: usize = 80 * MIB;
+/// Bytes of one wire message.
+pub const MESSAGE_BYTES: usize = MIB;
+/// Bytes of the wire message that carries a manifest.
+pub const MANIFEST_MESSAGE_BYTES: usize = 80 * MIB;
+/// Bytes of one part of a wire message.
+pub const MESSAGE_PART_BYTES: usize = 32 * KIB;
