@@ -409,13 +409,13 @@ fn damaged_frames_are_refused_or_read_as_libzstd_does() {
             }
             (Answer::Refused(reason), Some(_)) => {
                 // One-shot libzstd reads on after a frame and sets no limit to the window; its
-                // Huffman decoder forgives a last code that is cut off.
+                // Huffman decoder is lenient about where the last code of a stream ends.
                 let stricter = [
                     "bytes follow",
                     "window",
                     "skippable",
                     "trained dictionary",
-                    "literal bits overrun",
+                    "literal bits",
                 ];
                 assert!(
                     stricter.iter().any(|text| reason.contains(text)),
@@ -433,7 +433,7 @@ fn damaged_frames_are_refused_or_read_as_libzstd_does() {
 
 fn damage(random: &mut Random, frame: &mut Vec<u8>) {
     match random.below(6) {
-        0 => frame.truncate(random.below(frame.len())),
+        0 => frame.truncate(1 + random.below(frame.len() - 1)),
         1 => {
             let noise = random.size(3000);
             frame.truncate(4 + random.below(10));

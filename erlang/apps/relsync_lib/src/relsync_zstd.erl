@@ -82,7 +82,10 @@
     literals :: binary(),
     literals_size :: non_neg_integer(),
     prefix :: binary(),
-    output_max :: non_neg_integer()
+    output_max :: non_neg_integer(),
+    %% To name the limit that was passed.
+    output_start :: non_neg_integer(),
+    frame :: #frame{}
 }).
 
 -type repeats() :: {pos_integer(), pos_integer(), pos_integer()}.
@@ -359,7 +362,9 @@ sequence_section(Count, Bytes, Literals, Output, Repeats, Codes, Frame) ->
         literals = Literals,
         literals_size = byte_size(Literals),
         prefix = Prefix,
-        output_max = min(OutputMax, OutputSize + BlockMax)
+        output_max = min(OutputMax, OutputSize + BlockMax),
+        output_start = OutputSize,
+        frame = Frame
     },
     case relsync_zstd_entropy:reversed_bits(Bytes) of
         <<L:LengthLog, O:OffsetLog, M:MatchLog, Bits/bitstring>> ->
@@ -377,17 +382,18 @@ sequence_section(Count, Bytes, Literals, Output, Repeats, Codes, Frame) ->
             ),
             Rest = binary_part(Literals, LiteralsPos, byte_size(Literals) - LiteralsPos),
             Size = byte_size(Output2) + byte_size(Rest),
-            Size =< Block#block.output_max orelse output_overrun(Size, OutputSize, Frame),
+            Size =< Block#block.output_max orelse block_overrun(Size, Block),
             {<<Output2/binary, Rest/binary>>, Repeats2, Codes};
         _ ->
             corrupt(sequence_bits_overrun)
     end.
 
--spec output_overrun(non_neg_integer(), non_neg_integer(), #frame{}) -> no_return().
-output_overrun(Size, BlockStart, #frame{output_max = Max, block_max = BlockMax} = Frame) ->
+-spec block_overrun(non_neg_integer(), #block{}) -> no_return().
+block_overrun(Size, #block{output_start = Start, frame = Frame}) ->
+    #frame{output_max = Max, block_max = BlockMax} = Frame,
     case Size > Max of
         true -> output_overrun(Size, Frame);
-        false when Size > BlockStart + BlockMax -> corrupt(block_too_large)
+        false when Size > Start + BlockMax -> corrupt(block_too_large)
     end.
 
 %% The states are entries of the three tables: {ExtraBits, Base, StateBits,
@@ -464,7 +470,7 @@ execute(Output, OutputSize, LiteralsPos, LiteralsSize, MatchSize, Distance, Bloc
         LiteralsPos + LiteralsSize > LiteralsMax ->
             corrupt(literals_overrun);
         OutputSize + LiteralsSize + MatchSize > OutputMax ->
-            corrupt(sequences_exceed_content);
+            block_overrun(OutputSize + LiteralsSize + MatchSize, Block);
         Source >= 0, Source + MatchSize =< OutputSize ->
             <<Output/binary, (binary_part(Literals, LiteralsPos, LiteralsSize))/binary,
                 (binary_part(Output, Source, MatchSize))/binary>>;

@@ -125,7 +125,7 @@ huffman_stream(Stream, {MaxBits, _, _} = Huffman, Count) ->
                 _ -> symbols(Rest, First, Available, Huffman, Count, <<>>)
             end;
         _ ->
-            corrupt(bits_without_end_mark)
+            corrupt(literal_bits_without_end_mark)
     end.
 
 %% The fast loop, for runtimes whose small integers have 59 bits: three lookups,
