@@ -5,6 +5,11 @@
 //! `RELSYNC_ZSTD_CASES=N` asks for N random cases per test; `RELSYNC_BLESS=1` rewrites the golden
 //! vectors that the eunit tests read as well.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what helps a test may fail as a test does"
+)]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};

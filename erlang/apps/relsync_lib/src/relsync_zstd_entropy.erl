@@ -29,6 +29,9 @@
 -define(WEIGHTS_MAX, 255).
 %% The longest description of an FSE table: 53 symbols of at most 10 bits.
 -define(FSE_DESCRIPTION_MAX, 128).
+%% Shorter streams do without the wide loop, so that the other one, all that
+%% 32-bit runtimes use, is at work everywhere.
+-define(WIDE_COUNT_MIN, 64).
 %% Zero bits behind a Huffman stream, so that its last codes can be looked up by
 %% MaxBits bits like all others.
 -define(PADDING, 16).
@@ -120,9 +123,10 @@ huffman_stream(Stream, {MaxBits, _, _} = Huffman, Count) ->
     case <<(binary:decode_unsigned(Stream, little)):(Size * 8), 0:?PADDING>> of
         <<First, Rest/binary>> when Size > 0, First > 0 ->
             Available = floor_log2(First),
-            case erlang:system_info(wordsize) of
-                8 -> symbols_wide(Rest, First, Available, 3 * MaxBits, Huffman, Count, <<>>);
-                _ -> symbols(Rest, First, Available, Huffman, Count, <<>>)
+            Window = First band ((1 bsl Available) - 1),
+            case Count >= ?WIDE_COUNT_MIN andalso erlang:system_info(wordsize) =:= 8 of
+                true -> symbols_wide(Rest, Window, Available, 3 * MaxBits, Huffman, Count, <<>>);
+                false -> symbols(Rest, Window, Available, Huffman, Count, <<>>)
             end;
         _ ->
             corrupt(literal_bits_without_end_mark)
@@ -163,8 +167,8 @@ symbols_wide(<<Next:24, Rest/binary>>, Window, Available, Need, Huffman, Count, 
 symbols_wide(Rest, Window, Available, _, Huffman, Count, Output) ->
     symbols(Rest, Window band ((1 bsl Available) - 1), Available, Huffman, Count, Output).
 
-%% The loop for the end of a stream, and for all of it on 32-bit runtimes: Window
-%% never has more than 26 bits there.
+%% The loop for short streams, for the end of long ones, and for all of them on
+%% 32-bit runtimes: Window has no stale bits and never more than 26 here.
 symbols(Rest, Window, Available, {MaxBits, _, Doubles} = Huffman, Count, Output) when
     Available >= MaxBits, Count > 1
 ->
