@@ -20,7 +20,8 @@ start() ->
 
 serve(Port) ->
     receive
-        {Port, {data, <<Which, MaxSize:64, PrefixSize:32, Prefix:PrefixSize/binary, Frame/binary>>}} ->
+        {Port, {data, Request}} ->
+            <<Which, MaxSize:64, PrefixSize:32, Prefix:PrefixSize/binary, Frame/binary>> = Request,
             port_command(Port, answer(Which, Frame, Prefix, MaxSize)),
             erlang:garbage_collect(),
             serve(Port);

@@ -506,7 +506,11 @@ append_match(Output, OutputSize, MatchSize, Distance, Prefix) ->
         false ->
             Tail = binary_part(Prefix, Source, Reach),
             append_match(
-                <<Output/binary, Tail/binary>>, OutputSize + Reach, MatchSize - Reach, Distance, Prefix
+                <<Output/binary, Tail/binary>>,
+                OutputSize + Reach,
+                MatchSize - Reach,
+                Distance,
+                Prefix
             )
     end.
 

@@ -222,7 +222,9 @@ read_huffman(<<>>) ->
 weights(Bits, {Log, Entries}) ->
     case Bits of
         <<State1:Log, State2:Log, Rest/bitstring>> ->
-            weights(Rest, element(State1 + 1, Entries), element(State2 + 1, Entries), Entries, 2, []);
+            Entry1 = element(State1 + 1, Entries),
+            Entry2 = element(State2 + 1, Entries),
+            weights(Rest, Entry1, Entry2, Entries, 2, []);
         _ ->
             corrupt(huffman_tree_truncated)
     end.
@@ -250,8 +252,8 @@ huffman_table(Weights) ->
     1 bsl (LastWeight - 1) =:= Missing orelse corrupt(huffman_tree_invalid),
     All = Weights ++ [LastWeight],
     lists:member(1, All) orelse corrupt(huffman_tree_invalid),
-    Symbols = lists:seq(0, length(All) - 1),
-    Codes = lists:sort([{Weight, Symbol} || {Weight, Symbol} <- lists:zip(All, Symbols), Weight > 0]),
+    Symbols = lists:zip(All, lists:seq(0, length(All) - 1)),
+    Codes = lists:sort([Code || {Weight, _} = Code <- Symbols, Weight > 0]),
     Singles = list_to_tuple(
         lists:append([
             lists:duplicate(1 bsl (Weight - 1), ?ENTRY(Symbol, 8, MaxBits + 1 - Weight))

@@ -126,7 +126,10 @@ refusal_test_() ->
             {{corrupt, sequences_header_truncated}, open_frame(compressed(<<1:5, 0:3, "h">>))},
             {{corrupt, bytes_after_last_sequence}, open_frame(compressed(<<1:5, 0:3, "h", 0, 0>>))},
             %% 1 MiB of run-length literals from four bytes.
-            {{corrupt, literals_too_large}, open_frame(compressed(<<16#FD, 16#FF, 16#FF, "z", 0>>))},
+            {
+                {corrupt, literals_too_large},
+                open_frame(compressed(<<16#FD, 16#FF, 16#FF, "z", 0>>))
+            },
             {
                 {corrupt, treeless_literals_without_tree},
                 open_frame(compressed(<<((2 bsl 14) bor (1 bsl 4) bor 3):24/little, 1, 1, 0>>))
@@ -161,6 +164,14 @@ window_test() ->
     equal({ok, <<"a">>}, relsync_zstd:decode(Frame, <<>>, 9 bsl 20)),
     equal({ok, <<"a">>}, relsync_zstd:decode(Frame, <<0:(9 bsl 23)>>, 1)).
 
+%% A tree whose weights take no bits, so that they would never end: an FSE table
+%% with one symbol of probability 32 of 32, then 16 bits of stream.
+endless_weights_test() ->
+    Tree = <<5, 16#F0, 16#03, 0, 0, 1>>,
+    Header = <<((7 bsl 14) bor (10 bsl 4) bor 2):24/little>>,
+    Frame = open_frame(compressed(<<Header/binary, Tree/binary, 1, 0>>)),
+    equal({error, {corrupt, huffman_tree_too_large}}, relsync_zstd:decode(Frame, <<>>, 100)).
+
 %% A match, and the literals after the last one, may pass neither the caller's
 %% limit nor the block's.
 sequence_limits_test() ->
@@ -168,12 +179,14 @@ sequence_limits_test() ->
     {ok, _} = relsync_zstd:decode(Match, <<>>, 32),
     equal({error, {content_too_large, 32, 31}}, relsync_zstd:decode(Match, <<>>, 31)),
     Tail = run_coded(<<"abcde">>, 1, {2, 0, 30}, <<1>>),
-    equal({error, {content_too_large, 35, 34}}, relsync_zstd:decode(open_frame(compressed(Tail)), <<>>, 34)),
+    TailFrame = open_frame(compressed(Tail)),
+    equal({error, {content_too_large, 35, 34}}, relsync_zstd:decode(TailFrame, <<>>, 34)),
     Declared = frame(33, compressed(run_coded(<<"abc">>, 1, {2, 0, 32}, <<1>>))),
     equal({error, {content_size_mismatch, 33, 34}}, relsync_zstd:decode(Declared, <<>>, 1000)),
     Many = binary:copy(<<"a">>, 1000),
     Long = <<((1000 bsl 4) bor 4):16/little, Many/binary, 1, 2#01010100, 10, 0, 30, 1>>,
-    equal({error, {corrupt, block_too_large}}, relsync_zstd:decode(open_frame(compressed(Long)), <<>>, 5000)).
+    LongFrame = open_frame(compressed(Long)),
+    equal({error, {corrupt, block_too_large}}, relsync_zstd:decode(LongFrame, <<>>, 5000)).
 
 every_reason_is_a_sentence_test_() ->
     [
