@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Installs what building and testing relsync needs beyond Rust: a C compiler and Erlang.
+#
+# Does nothing, and asks no package index, when all is there. On Debian and Ubuntu the rest is installed with
+# apt-get, as root or through sudo; elsewhere this names what is missing.
+#
+# Exit codes: 0 all is there, 1 something is missing and could not be installed.
+set -euo pipefail
+
+# Applications that the tests, `make check` and the target side's code use; kernel and stdlib come with any OTP.
+applications=(crypto public_key ssl ssh eunit tools dialyzer)
+oldest_release=25
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# Prints what is missing, one Debian package a line.
+missing_packages() {
+  command -v cc >/dev/null || echo build-essential
+  if ! command -v erl >/dev/null || ! command -v erlc >/dev/null; then
+    echo erlang-base
+    printf 'erlang-%s\n' "${applications[@]//_/-}"
+    return
+  fi
+  erl -noinput -boot no_dot_erlang -eval '
+    [case code:lib_dir(App) of
+         {error, _} -> io:format("erlang-~s~n", [string:replace(atom_to_list(App), "_", "-", all)]);
+         _Dir -> ok
+     end || App <- ['"$(IFS=,; echo "${applications[*]}")"']],
+    halt().'
+}
+
+apt_install() {
+  local sudo=()
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || die "not root and no sudo: please install: $*"
+    sudo=(sudo)
+  fi
+  local apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq
+    -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 -o Acquire::http::Timeout=60)
+  # The index may be old or empty on a fresh machine; one source of several that fails does no harm by itself.
+  "${apt[@]}" update || say "apt-get update failed, trying with the index there is"
+  "${apt[@]}" install -y --no-install-recommends "$@" </dev/null >&2
+}
+
+command -v cargo >/dev/null || die "there is no cargo: install Rust (see rust-version in Cargo.toml), then run this again"
+
+mapfile -t packages < <(missing_packages)
+if [ ${#packages[@]} -gt 0 ]; then
+  if command -v apt-get >/dev/null && command -v dpkg >/dev/null; then
+    say "installing ${packages[*]}"
+    apt_install "${packages[@]}" || {
+      say "apt-get failed, trying once more"
+      sleep 10
+      apt_install "${packages[@]}"
+    } || die "could not install: ${packages[*]}"
+    mapfile -t packages < <(missing_packages)
+  fi
+  [ ${#packages[@]} -eq 0 ] ||
+    die "please install a C compiler and Erlang/OTP $oldest_release or newer with ${applications[*]}; missing (by Debian's names): ${packages[*]}"
+fi
+
+release=$(erl -noinput -boot no_dot_erlang -eval 'io:format("~s", [erlang:system_info(otp_release)]), halt().')
+[ "$release" -ge "$oldest_release" ] ||
+  die "Erlang/OTP $release is too old to build with: $oldest_release or newer is needed"
