@@ -31,13 +31,12 @@ missing_packages() {
 }
 
 apt_install() {
-  local sudo=()
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq
+    -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 -o Acquire::http::Timeout=60)
   if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || die "not root and no sudo: please install: $*"
-    sudo=(sudo)
+    apt=(sudo "${apt[@]}")
   fi
-  local apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq
-    -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 -o Acquire::http::Timeout=60)
   # The index may be old or empty on a fresh machine; one source of several that fails does no harm by itself.
   "${apt[@]}" update || say "apt-get update failed, trying with the index there is"
   "${apt[@]}" install -y --no-install-recommends "$@" </dev/null >&2
@@ -45,19 +44,22 @@ apt_install() {
 
 command -v cargo >/dev/null || die "there is no cargo: install Rust (see rust-version in Cargo.toml), then run this again"
 
-mapfile -t packages < <(missing_packages)
-if [ ${#packages[@]} -gt 0 ]; then
+packages=$(missing_packages)
+if [ -n "$packages" ]; then
+  # shellcheck disable=SC2086  # one word per package
   if command -v apt-get >/dev/null && command -v dpkg >/dev/null; then
-    say "installing ${packages[*]}"
-    apt_install "${packages[@]}" || {
+    say "installing" $packages
+    apt_install $packages || {
       say "apt-get failed, trying once more"
       sleep 10
-      apt_install "${packages[@]}"
-    } || die "could not install: ${packages[*]}"
-    mapfile -t packages < <(missing_packages)
+      apt_install $packages
+    } || die "could not install:" $packages
+    packages=$(missing_packages)
   fi
-  [ ${#packages[@]} -eq 0 ] ||
-    die "please install a C compiler and Erlang/OTP $oldest_release or newer with ${applications[*]}; missing (by Debian's names): ${packages[*]}"
+  # shellcheck disable=SC2086
+  [ -z "$packages" ] ||
+    die "please install a C compiler and Erlang/OTP $oldest_release or newer with ${applications[*]};" \
+      "missing (by Debian's names):" $packages
 fi
 
 release=$(erl -noinput -boot no_dot_erlang -eval 'io:format("~s", [erlang:system_info(otp_release)]), halt().')

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Builds the agent that the host embeds, from erlang/apps/relsync_lib/src and erlang/boot.
+#
+#   scripts/build-agent.sh [OUT]           OUT is engine/agent
+#
+# Writes agent-23.blob (compiled by OTP 23, for 23 to 25), agent-26.blob (compiled by OTP 27, for 26 and newer),
+# boot.etf, and sources.sha256, which says what they were made from and what came out. Two runs over the same
+# sources give the same bytes. Needs the roots of OTP 23 and 27 (`make otp-roots`).
+set -euo pipefail
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+out=${1:-$repo/engine/agent}
+app=$repo/erlang/apps/relsync_lib
+boot=$repo/erlang/boot/relsync_boot.erl
+builder=$repo/scripts/agent_blob.escript
+
+mkdir -p "$out"
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+
+build() {
+  local version=$1
+  shift
+  "$repo/scripts/otp-run.sh" "$version" escript "$builder" "$@"
+}
+
+build 27 blob "$made/agent-26.blob" "$app/src" r26 &
+newer=$!
+build 23 blob "$made/agent-23.blob" "$app/src"
+build 23 boot "$made/boot.etf" "$boot"
+wait "$newer"
+
+# In the format of sha256sum, sorted bytewise by path.
+digest_sources() {
+  cd "$repo"
+  shopt -s nullglob
+  LC_ALL=C
+  local sources=(erlang/apps/relsync_lib/{include,src}/*.[eh]rl erlang/boot/*.[eh]rl)
+  sha256sum "${sources[@]}"
+}
+digest_outputs() {
+  cd "$made"
+  sha256sum agent-23.blob agent-26.blob boot.etf | sed 's#  #  engine/agent/#'
+}
+{ (digest_sources); (digest_outputs); } >"$made/sources.sha256"
+
+for file in agent-23.blob agent-26.blob boot.etf sources.sha256; do
+  cmp -s "$made/$file" "$out/$file" || cp "$made/$file" "$out/$file"
+done
