@@ -1,5 +1,6 @@
 //! The engine of relsync.
 
+pub mod agent;
 pub mod bytes;
 pub mod entry;
 pub mod id;

@@ -1,3 +1,4 @@
 //! Integration tests; one binary.
 
+mod agent_blob;
 mod zstd_agent;

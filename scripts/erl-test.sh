@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Builds and examines the Erlang side.
+#
+#   scripts/erl-test.sh compile     compiles erlang/apps/*/src and erlang/boot, warnings are errors
+#   scripts/erl-test.sh xref        compile, and looks for calls of functions that do not exist
+#   scripts/erl-test.sh dialyzer    compile, and runs dialyzer where it is installed
+#   scripts/erl-test.sh test        compile, xref, and all eunit tests in erlang/apps/*/test, with this machine's
+#                                   Erlang and those of relsync_lib with every other release that is here
+#
+# Everything built goes to target/erl. Tests find the golden vectors through RELSYNC_GOLDEN.
+set -euo pipefail
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build=$repo/target/erl
+examiner=$repo/scripts/erl_test.escript
+export RELSYNC_GOLDEN=${RELSYNC_GOLDEN:-$repo/tests/data/golden}
+cd "$repo"
+
+say() { printf 'erl-test: %s\n' "$*" >&2; }
+
+compile() {
+  escript "$examiner" compile "$build/ebin" strict erlang/apps/*/src erlang/boot
+}
+
+run_xref() {
+  compile
+  escript "$examiner" xref "$build/ebin"
+}
+
+run_dialyzer() {
+  compile
+  if ! command -v dialyzer >/dev/null; then
+    say "no dialyzer here: not run"
+    return
+  fi
+  local release plt
+  release=$(erl -noinput -boot no_dot_erlang -eval 'io:format("~s", [erlang:system_info(version)]), halt().')
+  plt=$build/erts-$release.plt
+  if [ ! -e "$plt" ]; then
+    say "building dialyzer's table of OTP, once"
+    dialyzer --quiet --build_plt --output_plt "$plt.partial" \
+      --apps erts kernel stdlib crypto compiler public_key ssl ssh >&2 || [ -e "$plt.partial" ]
+    mv "$plt.partial" "$plt"
+  fi
+  escript "$examiner" dialyzer "$build/ebin" "$plt"
+}
+
+# The agent must work on every release from 23 on, so its tests run on all that are here.
+test_other_releases() {
+  local own release
+  own=$(erl -noinput -boot no_dot_erlang -eval 'io:format("~s", [erlang:system_info(otp_release)]), halt().')
+  for release in $(scripts/otp-run.sh --list); do
+    [ "$release" != "$own" ] || continue
+    say "eunit of relsync_lib on OTP $release"
+    scripts/otp-run.sh "$release" escript "$examiner" compile "$build/$release/ebin" lax erlang/apps/relsync_lib/src
+    scripts/otp-run.sh "$release" escript "$examiner" eunit "$build/$release/ebin" "$build/$release/test" \
+      erlang/apps/relsync_lib/test
+  done
+}
+
+run_tests() {
+  run_xref
+  say "eunit"
+  escript "$examiner" eunit "$build/ebin" "$build/test" erlang/apps/*/test
+  test_other_releases
+}
+
+case ${1:-} in
+  compile) compile ;;
+  xref) run_xref ;;
+  dialyzer) run_dialyzer ;;
+  test) run_tests ;;
+  *)
+    echo 'usage: scripts/erl-test.sh compile|xref|dialyzer|test' >&2
+    exit 2
+    ;;
+esac
