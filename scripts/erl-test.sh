@@ -7,13 +7,12 @@
 #   scripts/erl-test.sh test        compile, xref, and all eunit tests in erlang/apps/*/test, with this machine's
 #                                   Erlang and those of relsync_lib with every other release that is here
 #
-# Everything built goes to target/erl. Tests find the golden vectors through RELSYNC_GOLDEN.
+# Everything built goes to target/erl.
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$repo/target/erl
 examiner=$repo/scripts/erl_test.escript
-export RELSYNC_GOLDEN=${RELSYNC_GOLDEN:-$repo/tests/data/golden}
 cd "$repo"
 
 say() { printf 'erl-test: %s\n' "$*" >&2; }

@@ -1,0 +1,57 @@
+# What one does with this repository. `make` alone lists the targets.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# The releases that tests run against beside the machine's own; 23 and 27 also build the agent.
+OTP_RELEASES := 23 25 27 29
+
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# Tests compare with the golden vectors; only `make golden` writes them.
+unexport RELSYNC_BLESS
+
+.PHONY: help setup otp-roots agent build demo test golden quick-check check clean
+
+help: ## Lists the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
+	  || sed -nE 's/^([a-z-]+):.*## (.*)/  make \1  \2/p' Makefile
+
+setup: ## Installs what building and testing needs beyond Rust (Erlang, a C compiler)
+	@scripts/setup.sh
+
+otp-roots: ## Makes roots of OTP 23, 25, 27 and 29 under target/otp, from Debian's packages
+	@scripts/otp-root.sh $(OTP_RELEASES)
+
+agent: otp-roots ## Rebuilds the agent that the host embeds (engine/agent) from its Erlang sources
+	@scripts/build-agent.sh
+
+build: ## Builds the release binary, target/release/relsync
+	@cargo build --release --package relsync
+
+demo: setup build ## Shows an update of a running release
+	@scripts/demo.sh
+
+test: setup quick-check ## Runs all tests, against every OTP release that can be had here
+	@scripts/otp-root.sh $(OTP_RELEASES) \
+	  || echo 'note: not all of OTP $(OTP_RELEASES) are here; the tests run against those that are' >&2
+	@echo "testing against OTP $$(scripts/otp-run.sh --list | paste -sd ' ' -)"
+	cargo test --workspace
+	scripts/erl-test.sh test
+
+golden: ## Rewrites the golden vectors (tests/data/golden) with what the Rust side writes now
+	env RELSYNC_BLESS=1 cargo test --workspace golden
+
+# The part of `check` that takes no time.
+quick-check:
+	cargo fmt --all --check
+
+check: setup quick-check ## Formatting, clippy, Erlang warnings, xref, dialyzer: all must be silent
+	cargo clippy --workspace --all-targets -- -D warnings
+	scripts/erl-test.sh xref
+	scripts/erl-test.sh dialyzer
+
+clean: ## Removes everything built
+	rm -rf target
