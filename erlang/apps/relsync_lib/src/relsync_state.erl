@@ -27,6 +27,8 @@
     generations/1,
     generation_dir/2,
     drop_generation/2,
+    sync_generations/1,
+    clear_staging/1,
     read_agent/2,
     write_agent/2,
     clean/2,
@@ -244,6 +246,17 @@ number(Name) ->
 drop_generation(Dir, Generation) ->
     Name = generation_dir_name(Generation),
     explain(delete, Name, relsync_fs:delete_tree(file_name(Dir, Name))).
+
+%% @doc Brings the names of the generations to the medium.
+-spec sync_generations(dir()) -> ok | {error, error()}.
+sync_generations(Dir) ->
+    Name = <<"generations">>,
+    explain(write, Name, relsync_fs:sync_dir(file_name(Dir, Name))).
+
+%% @doc Removes all staged files.
+-spec clear_staging(dir()) -> ok | {error, error()}.
+clear_staging(Dir) ->
+    explain(delete, <<"staging">>, relsync_fs:delete_tree(staging_dir(Dir))).
 
 %% Agent blobs
 

@@ -1,0 +1,444 @@
+%% @doc The transaction that takes a destination from one generation to another.
+%%
+%% Owns the order of records and switch, and what is done after a crash. The
+%% live tree is moved by `relsync_switch', old files are kept by
+%% `relsync_preserve', records are written by `relsync_state'.
+%%
+%% The steps are apart because between them the caller runs hooks and reloads
+%% code. Forward: `prepare/3', `switch/1', then `commit/1' or `abort/1'. Back to
+%% an earlier generation: `rollback/3', `switch/1', `commit/1'.
+%%
+%% ```
+%% on disk                                 | reached by       | what recover/1 does
+%% ----------------------------------------|------------------|---------------------------
+%% no journal                              | before prepare   | nothing
+%% no journal, files under generations/N   | prepare, partly  | nothing; prepare starts anew
+%%   of the current generation N           |                  |
+%% forward journal, current is old         | prepare, switch, | undo: restore the old nodes,
+%%                                         | abort, commit    | drop journal, then kept files
+%%                                         | partly           |
+%% forward journal, current is new         | commit, partly   | complete: drop the journal
+%% backward journal, current is either     | rollback, switch,| complete: restore the old
+%%                                         | commit partly    | nodes, write current, drop
+%%                                         |                  | journal, then kept files
+%% damaged journal, undo record of the     | a bad medium     | undo, from the undo record
+%%   current generation N from N+x         |                  |
+%% damaged journal, no such record         | a bad medium     | drop it and say so
+%% '''
+%%
+%% Invariants: the journal is on the medium before the first live path changes,
+%% and everything a journal refers to is there before the journal. The one
+%% point at which a push counts is the rename of `current'. Directories are
+%% synced before that, not between the hooks: until then the journal answers
+%% for whatever of the switch did not reach the medium.
+-module(relsync_apply).
+
+-export([
+    prepare/3,
+    switch/1,
+    commit/1,
+    abort/1,
+    recover/1,
+    rollback/3,
+    confirm/1,
+    history/1,
+    generation/1,
+    format_error/1
+]).
+
+-export_type([transaction/0, options/0, report/0, error/0]).
+
+-type options() :: #{
+    state := confirmed | probation,
+    %% How many earlier generations stay restorable.
+    keep := non_neg_integer(),
+    now := integer()
+}.
+-opaque transaction() :: #{
+    roots := relsync_roots:roots(),
+    journal := relsync_state:journal(),
+    manifest := relsync_manifest:manifest() | none,
+    installed := relsync_state:installed()
+}.
+-type report() :: relsync_switch:report().
+-type error() ::
+    unfinished
+    | {no_generation, non_neg_integer(), Available :: [non_neg_integer()]}
+    | {lost_content, relsync_path:path()}
+    | {prepare, relsync_preserve:error()}
+    | {switch, relsync_switch:error()}
+    | {state, relsync_state:error()}.
+
+%% Forward
+
+%% @doc Keeps the old files and writes the journal. The live tree is as it was,
+%% also when this fails.
+-spec prepare(relsync_roots:roots(), relsync_stage:staged(), options()) ->
+    {ok, transaction()} | {error, error()}.
+prepare(#{state := Dir} = Roots, Staged, Options) ->
+    #{wanted := Wanted, manifest := Manifest, snapshot := Snapshot, installed := Installed} = Staged,
+    Old = current(Dir),
+    New = successor(Old, Manifest, Snapshot, Options),
+    Generation = number(Old),
+    try
+        relsync_state:read_journal(Dir) =:= none orelse throw(unfinished),
+        state(relsync_state:prepare_dirs(Dir)),
+        Changes = preserve(relsync_preserve:changes(Roots, Generation, Wanted)),
+        Undo = #{from => New, to => Old, changes => relsync_change:reverse(Changes)},
+        state(relsync_state:write_undo(Dir, Generation, Undo)),
+        Journal = #{
+            direction => forward,
+            changes => Changes,
+            old => Old,
+            new => New,
+            keep => maps:get(keep, Options)
+        },
+        state(relsync_state:sync_generations(Dir)),
+        state(relsync_state:write_journal(Dir, Journal)),
+        {ok, #{roots => Roots, journal => Journal, manifest => Manifest, installed => Installed}}
+    catch
+        throw:unfinished ->
+            {error, unfinished};
+        throw:Reason ->
+            _ = forget(Dir, Generation),
+            {error, Reason}
+    end.
+
+current(Dir) ->
+    case relsync_state:read_current(Dir) of
+        {ok, Current} -> Current;
+        _ -> none
+    end.
+
+number(none) -> 0;
+number(#{generation := Generation}) -> Generation.
+
+successor(Old, Manifest, Snapshot, #{state := State, now := Now}) ->
+    Number =
+        case Old of
+            none -> 1;
+            #{last_generation := Last} -> Last + 1
+        end,
+    #{
+        generation => Number,
+        last_generation => Number,
+        snapshot => Snapshot,
+        manifest => relsync_manifest:sha256(Manifest),
+        state => State,
+        applied_at => Now
+    }.
+
+%% The journal goes before what it refers to.
+forget(Dir, Generation) ->
+    case relsync_state:delete_journal(Dir) of
+        ok -> relsync_state:drop_generation(Dir, Generation);
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% @doc The number of the generation that a transaction leads to; 0 is the state
+%% before the first push.
+-spec generation(transaction()) -> non_neg_integer().
+generation(#{journal := #{new := New}}) -> number(New).
+
+%% @doc Moves the live tree. After an error the caller aborts a forward
+%% transaction; one that goes back is completed by `recover/1'.
+-spec switch(transaction()) -> {ok, report()} | {error, error()}.
+switch(#{roots := Roots, journal := #{direction := Direction, changes := Changes}}) ->
+    Purpose =
+        case Direction of
+            forward -> forward;
+            backward -> restore
+        end,
+    case relsync_switch:run(Roots, Changes, Purpose) of
+        {ok, Report} -> {ok, Report};
+        {error, Reason} -> {error, {switch, Reason}}
+    end.
+
+%% @doc Makes the switch count. An error means that it does not: the caller
+%% aborts. `{ok, Leftovers}' names what could not be tidied up afterwards.
+-spec commit(transaction()) -> {ok, [error()]} | {error, error()}.
+commit(#{roots := Roots, journal := #{direction := backward, changes := Changes} = Journal}) ->
+    case tree_synced(relsync_switch:sync(Roots, Changes)) of
+        ok -> complete_backward(Roots, Journal);
+        {error, Reason} -> {error, Reason}
+    end;
+commit(#{roots := Roots, journal := Journal, manifest := Manifest, installed := Installed}) ->
+    #{state := Dir} = Roots,
+    #{changes := Changes, new := New} = Journal,
+    Sha256 = relsync_manifest:sha256(Manifest),
+    Steps = [
+        fun() -> tree_synced(relsync_switch:sync(Roots, Changes)) end,
+        fun() -> wrap(relsync_state:write_manifest(Dir, Manifest)) end,
+        fun() -> wrap(relsync_state:write_installed(Dir, Sha256, Installed)) end,
+        fun() -> wrap(relsync_state:write_current(Dir, New)) end
+    ],
+    case in_order(Steps) of
+        ok ->
+            {ok, tidy(Dir, Journal)};
+        {error, Reason} ->
+            %% The rename may have happened though syncing it failed: then it counts.
+            case current(Dir) of
+                New -> {ok, [Reason]};
+                _ -> {error, Reason}
+            end
+    end.
+
+%% What is left to do once `current' names the new generation.
+tidy(Dir, #{new := New, keep := Keep}) ->
+    failures([
+        fun() -> wrap(relsync_state:delete_journal(Dir)) end,
+        fun() -> drop_beyond(Dir, New, Keep) end,
+        fun() -> wrap(relsync_state:clear_staging(Dir)) end
+    ]).
+
+%% A generation on probation must have somewhere to go back to.
+drop_beyond(Dir, #{state := probation} = Current, 0) ->
+    drop_beyond(Dir, Current, 1);
+drop_beyond(Dir, Current, Keep) ->
+    Kept = lists:sublist([number(To) || #{to := To} <- chain(Dir, Current)], Keep),
+    in_order([
+        fun() -> wrap(relsync_state:drop_generation(Dir, N)) end
+     || N <- relsync_state:generations(Dir), not lists:member(N, Kept)
+    ]).
+
+%% @doc Undoes a forward transaction; may be called again after an error. What
+%% the undo had to leave or move aside is in the report.
+-spec abort(transaction()) -> {ok, report()} | {error, error()}.
+abort(#{roots := Roots, journal := #{direction := forward} = Journal}) ->
+    undo(Roots, Journal).
+
+undo(#{state := Dir} = Roots, #{changes := Changes, old := Old}) ->
+    Reversed = relsync_change:reverse(Changes),
+    try
+        %% First, so that a crash in the middle is not taken for a finished commit.
+        state(restore_current(Dir, Old)),
+        Report = moved(relsync_switch:run(Roots, Reversed, restore)),
+        moved(relsync_switch:sync(Roots, Reversed)),
+        state(relsync_state:delete_journal(Dir)),
+        _ = relsync_state:drop_generation(Dir, number(Old)),
+        _ = relsync_state:clear_staging(Dir),
+        {ok, Report}
+    catch
+        throw:Reason -> {error, Reason}
+    end.
+
+restore_current(Dir, Old) ->
+    case {relsync_state:read_current(Dir), Old} of
+        {{ok, Old}, _} -> ok;
+        {none, none} -> ok;
+        {_, none} -> relsync_state:delete_current(Dir);
+        {_, _} -> relsync_state:write_current(Dir, Old)
+    end.
+
+%% Backward
+
+%% @doc Prepares the way back to an earlier generation, whose files are here;
+%% generation 0 is the state before the first push. It is completed even when
+%% it is interrupted.
+-spec rollback(relsync_roots:roots(), non_neg_integer(), #{now := integer()}) ->
+    {ok, transaction()} | {error, error()}.
+rollback(#{state := Dir} = Roots, To, #{now := Now}) ->
+    Current = current(Dir),
+    Chain = chain(Dir, Current),
+    case {relsync_state:read_journal(Dir), until(To, Chain)} of
+        {none, none} ->
+            {error, {no_generation, To, [number(Target) || #{to := Target} <- Chain]}};
+        {none, Undos} ->
+            prepare_rollback(Roots, Current, Undos, Now);
+        _ ->
+            {error, unfinished}
+    end.
+
+%% The undo records that lead back from a generation, the newest first.
+chain(_Dir, none) ->
+    [];
+chain(Dir, #{generation := Generation}) ->
+    Undos = [Undo || N <- relsync_state:generations(Dir), {ok, Undo} <- [relsync_state:read_undo(Dir, N)]],
+    links(Generation, lists:reverse(Undos)).
+
+links(_Generation, []) ->
+    [];
+links(Generation, [#{from := #{generation := Generation}, to := To} = Undo | Rest]) ->
+    [Undo | links(number(To), Rest)];
+links(Generation, [_ | Rest]) ->
+    links(Generation, Rest).
+
+until(_To, []) ->
+    none;
+until(To, [#{to := Target} = Undo | Rest]) ->
+    case number(Target) of
+        To ->
+            [Undo];
+        _ ->
+            case until(To, Rest) of
+                none -> none;
+                Undos -> [Undo | Undos]
+            end
+    end.
+
+prepare_rollback(#{state := Dir} = Roots, Current, Undos, Now) ->
+    [First | Rest] = [Changes || #{changes := Changes} <- Undos],
+    Changes = lists:foldl(fun(Later, Sum) -> relsync_change:compose(Sum, Later) end, First, Rest),
+    #{to := Target} = lists:last(Undos),
+    New =
+        case Target of
+            none -> none;
+            _ ->
+                Last = maps:get(last_generation, Current),
+                Target#{state := confirmed, last_generation := Last, applied_at := Now}
+        end,
+    Journal = #{direction => backward, changes => Changes, old => Current, new => New, keep => 0},
+    try
+        lists:foreach(fun(Change) -> check_content(Dir, Change) end, Changes),
+        state(relsync_state:write_journal(Dir, Journal)),
+        {ok, #{roots => Roots, journal => Journal, manifest => none, installed => #{}}}
+    catch
+        throw:Reason ->
+            {error, Reason}
+    end.
+
+check_content(Dir, {Path, _, {file, Source, _, _}}) ->
+    case relsync_fs:info(relsync_state:file_name(Dir, Source)) of
+        {ok, {file, _, _, _}} -> ok;
+        _ -> throw({lost_content, Path})
+    end;
+check_content(_Dir, _Change) ->
+    ok.
+
+complete_backward(#{state := Dir}, #{new := New}) ->
+    case wrap(restore_current(Dir, New)) of
+        ok ->
+            {ok,
+                failures([
+                    fun() -> wrap(relsync_state:delete_journal(Dir)) end,
+                    fun() -> drop_from(Dir, number(New)) end,
+                    fun() -> wrap(relsync_state:clear_staging(Dir)) end
+                ])};
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+drop_from(Dir, Generation) ->
+    in_order([
+        fun() -> wrap(relsync_state:drop_generation(Dir, N)) end
+     || N <- relsync_state:generations(Dir), N >= Generation
+    ]).
+
+%% After a crash
+
+%% @doc Brings a destination in which a transaction was interrupted to the old
+%% or the new generation; does nothing where none was. Called at every first
+%% contact, before anything else.
+-spec recover(relsync_roots:roots()) ->
+    {ok, nothing} | {ok, undone | completed | {lost, relsync_state:damage()}, report()} | {error, error()}.
+recover(#{state := Dir} = Roots) ->
+    case relsync_state:read_journal(Dir) of
+        none -> {ok, nothing};
+        {ok, #{direction := forward} = Journal} -> recover_forward(Roots, Journal);
+        {ok, #{direction := backward} = Journal} -> recover_backward(Roots, Journal);
+        {damaged, _, _} = Damage -> recover_damaged(Roots, Damage)
+    end.
+
+recover_forward(#{state := Dir} = Roots, #{new := New} = Journal) ->
+    case number(current(Dir)) =:= number(New) of
+        true ->
+            case tidy(Dir, Journal) of
+                [] -> {ok, completed, []};
+                [Reason | _] -> {error, Reason}
+            end;
+        false ->
+            undone(undo(Roots, Journal))
+    end.
+
+undone({ok, Report}) -> {ok, undone, Report};
+undone({error, Reason}) -> {error, Reason}.
+
+recover_backward(Roots, Journal) ->
+    Transaction = #{roots => Roots, journal => Journal, manifest => none, installed => #{}},
+    case switch(Transaction) of
+        {ok, Report} ->
+            case commit(Transaction) of
+                {ok, []} -> {ok, completed, Report};
+                {ok, [Reason | _]} -> {error, Reason};
+                {error, Reason} -> {error, Reason}
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% The undo record holds the same changes as the journal of a push did.
+recover_damaged(#{state := Dir} = Roots, Damage) ->
+    Old = current(Dir),
+    case relsync_state:read_undo(Dir, number(Old)) of
+        {ok, #{to := Old, changes := Changes}} ->
+            undone(undo(Roots, #{changes => relsync_change:reverse(Changes), old => Old}));
+        _ ->
+            case wrap(relsync_state:delete_journal(Dir)) of
+                ok -> {ok, {lost, Damage}, []};
+                {error, Reason} -> {error, Reason}
+            end
+    end.
+
+%% Generations
+
+%% @doc Takes the current generation out of probation.
+-spec confirm(relsync_roots:roots()) -> ok | {error, error()}.
+confirm(#{state := Dir}) ->
+    case relsync_state:read_current(Dir) of
+        {ok, #{state := confirmed}} -> ok;
+        {ok, Current} -> wrap(relsync_state:write_current(Dir, Current#{state := confirmed}));
+        _ -> {error, {no_generation, 0, []}}
+    end.
+
+%% @doc Lists the generations that `rollback/3' can go back to, the newest first;
+%% `none' is the state before the first push.
+-spec history(relsync_roots:roots()) -> [relsync_state:current() | none].
+history(#{state := Dir}) ->
+    [To || #{to := To} <- chain(Dir, current(Dir))].
+
+%% Results
+
+in_order([]) ->
+    ok;
+in_order([Step | Rest]) ->
+    case Step() of
+        ok -> in_order(Rest);
+        {error, Reason} -> {error, Reason}
+    end.
+
+failures(Steps) ->
+    [Reason || Step <- Steps, {error, Reason} <- [Step()]].
+
+wrap(ok) -> ok;
+wrap({error, Reason}) -> {error, {state, Reason}}.
+
+tree_synced(ok) -> ok;
+tree_synced({error, Reason}) -> {error, {switch, Reason}}.
+
+state(ok) -> ok;
+state({error, Reason}) -> throw({state, Reason}).
+
+moved(ok) -> ok;
+moved({ok, Report}) -> Report;
+moved({error, Reason}) -> throw({switch, Reason}).
+
+preserve({ok, Changes}) -> Changes;
+preserve({error, Reason}) -> throw({prepare, Reason}).
+
+%% @doc Gives a sentence for a reason of this module.
+-spec format_error(error()) -> unicode:chardata().
+format_error(unfinished) ->
+    "an earlier update was interrupted and has not been recovered yet";
+format_error({no_generation, To, []}) ->
+    io_lib:format("generation ~b cannot be restored: no earlier generation is kept here", [To]);
+format_error({no_generation, To, Available}) ->
+    Texts = [integer_to_list(N) || N <- Available],
+    io_lib:format("generation ~b is not kept here; these are: ~s", [To, lists:join(", ", Texts)]);
+format_error({lost_content, Path}) ->
+    ["the kept content of \"", relsync_path:display(Path), "\" is missing"];
+format_error({prepare, Reason}) ->
+    relsync_preserve:format_error(Reason);
+format_error({switch, Reason}) ->
+    relsync_switch:format_error(Reason);
+format_error({state, Reason}) ->
+    relsync_state:format_error(Reason).

@@ -1,0 +1,568 @@
+%% @doc Makes the new files of a pack, complete and verified, beside the live tree.
+%%
+%% Owns the staging directory and the decision where each new file's content
+%% comes from; changes nothing in the live tree. Frames come in as
+%% `relsync_pack' gives them; `finish/1' says what the switch has to do.
+%%
+%% Memory: one frame's bases and content (the frame memory), the two manifests,
+%% and a hash state. A base is read from the live files, and only while it still
+%% looks as it did when it was last checked.
+%%
+%% Crash: staging starts anew from the pack's first record, which
+%% `relsync_incoming' still has; what lies in `staging' is removed first.
+-module(relsync_stage).
+
+-export([start/2, frame/3, finish/1, manifest/1, format_error/1]).
+
+-export_type([stage/0, options/0, staged/0, summary/0, error/0]).
+
+-type options() :: #{
+    roots := relsync_roots:roots(),
+    base := relsync_manifest:manifest(),
+    installed := relsync_state:installed(),
+    drift := [relsync_inventory:drift()],
+    now := integer(),
+    free_bytes => non_neg_integer() | unknown
+}.
+-type staged() :: #{
+    wanted := [{relsync_path:path(), relsync_change:file_node()}],
+    manifest := relsync_manifest:manifest(),
+    snapshot := <<_:256>>,
+    installed := relsync_state:installed(),
+    summary := summary()
+}.
+-type summary() :: #{
+    added := non_neg_integer(),
+    changed := non_neg_integer(),
+    removed := non_neg_integer(),
+    kept := non_neg_integer(),
+    left := [{relsync_path:path(), not_ours}]
+}.
+-type error() ::
+    {other_base, relsync_manifest:sha256()}
+    | {no_space, Needed :: non_neg_integer(), Free :: non_neg_integer()}
+    | {deletes_new_entry, relsync_path:path()}
+    | {piece, relsync_manifest:index(), no_file | order | length | base}
+    | {frame_too_large, Bytes :: non_neg_integer(), Max :: pos_integer()}
+    | {base_changed, relsync_path:path()}
+    | {content_mismatch, relsync_path:path()}
+    | {incomplete_file, relsync_path:path()}
+    | {no_source, relsync_path:path()}
+    | {frame, term()}
+    | {cannot, read | write | examine, relsync_path:path(), file:posix() | badarg}
+    | relsync_pack:error()
+    | relsync_state:error().
+
+-record(open_file, {
+    index :: relsync_manifest:index(),
+    path :: relsync_path:path(),
+    size :: non_neg_integer(),
+    sha256 :: relsync_manifest:sha256(),
+    handle :: relsync_fs:handle(),
+    offset = 0 :: non_neg_integer(),
+    hash :: crypto:hash_state()
+}).
+
+-record(stage, {
+    roots :: relsync_roots:roots(),
+    base :: relsync_manifest:manifest(),
+    base_files :: #{relsync_manifest:sha256() => [relsync_manifest:index()]},
+    installed :: relsync_state:installed(),
+    %% Entries of the base whose content cannot be trusted.
+    lost :: #{relsync_manifest:index() => true},
+    new :: relsync_manifest:manifest(),
+    snapshot :: <<_:256>>,
+    deletes :: [relsync_manifest:entry()],
+    mtime :: integer(),
+    %% The first entry of the new manifest whose source is not settled.
+    next = 0 :: relsync_manifest:index(),
+    open = none :: none | #open_file{},
+    kept = #{} :: #{relsync_manifest:index() => relsync_manifest:index()},
+    staged = #{} :: #{relsync_manifest:index() => true},
+    sent = #{} :: #{relsync_manifest:sha256() => relsync_manifest:index()},
+    deferred = [] :: [relsync_manifest:index()]
+}).
+
+-opaque stage() :: #stage{}.
+
+-define(MAX_CONTENT_BYTES, 1048576).
+-define(MAX_FRAME_MEMORY, 8388608).
+-define(COPY_BYTES, 131072).
+-define(BLOCK_BYTES, 4096).
+-define(RESERVE_BYTES, 1048576).
+-define(BYTES_PER_ENTRY, 512).
+%% Any later write then shows in a file's time, even one in the same second.
+-define(AGE_SECONDS, 2).
+
+%% @doc Starts staging for a pack's header: the new manifest is decoded, the
+%% space is checked, and what an earlier attempt left is removed.
+-spec start(relsync_pack:header(), options()) -> {ok, stage()} | {error, error()}.
+start(#{base := BaseSha256} = Header, #{base := Base} = Options) ->
+    try
+        relsync_manifest:sha256(Base) =:= BaseSha256 orelse throw({other_base, BaseSha256}),
+        New = ok(relsync_pack:new_manifest(Header, Base)),
+        Deletes = ok(relsync_pack:deleted(Header, Base)),
+        lists:foreach(fun(Entry) -> check_delete(Entry, New) end, Deletes),
+        Stage = new(Header, Options, New, Deletes),
+        check_space(Stage, Options),
+        clear_staging(Stage),
+        {ok, Stage}
+    catch
+        throw:Reason -> {error, Reason}
+    end.
+
+new(#{snapshot := Snapshot}, Options, New, Deletes) ->
+    #{roots := Roots, base := Base, installed := Installed, drift := Drift, now := Now} = Options,
+    #stage{
+        roots = Roots,
+        base = Base,
+        base_files = relsync_manifest:files_by_sha256(Base),
+        installed = Installed,
+        lost = maps:from_list([{Index, true} || {Index, What} <- Drift, What =/= mode]),
+        new = New,
+        snapshot = Snapshot,
+        deletes = Deletes,
+        mtime = max(0, Now - ?AGE_SECONDS)
+    }.
+
+check_delete(Entry, New) ->
+    Path = relsync_manifest:path(Entry),
+    relsync_manifest:find(Path, New) =:= none orelse throw({deletes_new_entry, Path}).
+
+check_space(#stage{new = New, roots = #{state := Dir}} = Stage, Options) ->
+    Sizes = [
+        (Size + ?BLOCK_BYTES - 1) div ?BLOCK_BYTES * ?BLOCK_BYTES
+     || {Index, {file, _, _, Size, _}} <- relsync_manifest:entries(New),
+        base_of_kept(Index, Stage) =:= none
+    ],
+    Records = 2 * byte_size(relsync_manifest:bytes(New)) + ?BYTES_PER_ENTRY * length(Sizes),
+    Needed = lists:sum(Sizes) + Records + ?RESERVE_BYTES,
+    Free =
+        case Options of
+            #{free_bytes := Given} -> Given;
+            #{} -> relsync_fs:free_bytes(Dir)
+        end,
+    case Free of
+        unknown -> ok;
+        _ when Free >= Needed -> ok;
+        _ -> throw({no_space, Needed, Free})
+    end.
+
+clear_staging(#stage{roots = #{state := Dir}}) ->
+    Staging = relsync_state:staging_dir(Dir),
+    wrote(<<"staging">>, relsync_fs:delete_tree(Staging)),
+    done(relsync_state:prepare_dirs(Dir)).
+
+%% @doc The manifest that the pack leads to.
+-spec manifest(stage()) -> relsync_manifest:manifest().
+manifest(#stage{new = New}) -> New.
+
+%% Frames
+
+%% @doc Decodes one frame and writes its pieces.
+-spec frame([relsync_pack:piece()], binary(), stage()) -> {ok, stage()} | {error, error()}.
+frame(Pieces, Body, Stage) ->
+    try
+        Resolved = [resolve(Piece, Stage) || Piece <- Pieces],
+        check_memory(Resolved),
+        Bases = [read_base(Source, Stage) || {_Index, _Length, Source} <- Resolved],
+        Limits = #{max_content_bytes => ?MAX_CONTENT_BYTES, max_memory_bytes => ?MAX_FRAME_MEMORY},
+        case relsync_delta:decode(Body, Bases, Limits) of
+            {ok, Contents} -> {ok, write_pieces(Resolved, Contents, Stage)};
+            {error, Reason} -> {error, {frame, Reason}}
+        end
+    catch
+        throw:Fault -> {error, Fault}
+    end.
+
+resolve({Index, Length, Source}, #stage{new = New} = Stage) ->
+    case {relsync_manifest:entry(Index, New), Length} of
+        {{ok, {file, _, _, Size, _}}, whole} -> {Index, Size, resolve_base(Index, Source, Stage)};
+        {{ok, {file, _, _, _, _}}, _} -> {Index, Length, resolve_base(Index, Source, Stage)};
+        _ -> throw({piece, Index, no_file})
+    end.
+
+resolve_base(_Index, none, _Stage) ->
+    none;
+resolve_base(Index, {BaseIndex, Range}, #stage{base = Base, lost = Lost}) ->
+    case {relsync_manifest:entry(BaseIndex, Base), Range} of
+        {{ok, {file, Path, _, _, _}}, _} when is_map_key(BaseIndex, Lost) ->
+            throw({base_changed, Path});
+        {{ok, {file, _, _, Size, _} = Entry}, whole} ->
+            {BaseIndex, Entry, 0, Size};
+        {{ok, {file, _, _, Size, _} = Entry}, {Offset, Length}} when Offset + Length =< Size ->
+            {BaseIndex, Entry, Offset, Length};
+        _ ->
+            throw({piece, Index, base})
+    end.
+
+check_memory(Resolved) ->
+    Content = lists:sum([Length || {_, Length, _} <- Resolved]),
+    Content =< ?MAX_CONTENT_BYTES orelse throw({frame_too_large, Content, ?MAX_CONTENT_BYTES}),
+    Memory = Content + lists:sum([Length || {_, _, {_, _, _, Length}} <- Resolved]),
+    Memory =< ?MAX_FRAME_MEMORY orelse throw({frame_too_large, Memory, ?MAX_FRAME_MEMORY}).
+
+read_base(none, _Stage) ->
+    none;
+read_base({Index, Entry, Offset, Length}, Stage) ->
+    Path = relsync_manifest:path(Entry),
+    Full = live_file(Index, Entry, Stage),
+    case opened(Path, relsync_fs:open_read(Full), fun(H) -> read_exactly(H, Offset, Length) end) of
+        {ok, Bytes} when byte_size(Bytes) =:= Length -> Bytes;
+        {error, Reason} -> throw({cannot, read, Path, Reason});
+        _ -> throw({base_changed, Path})
+    end.
+
+read_exactly(_Handle, _Offset, 0) -> {ok, <<>>};
+read_exactly(Handle, Offset, Length) -> relsync_fs:pread(Handle, Offset, Length).
+
+%% The place of a base file that still has the size and time it should have.
+live_file(Index, {file, Path, _, Size, _}, #stage{roots = #{read := Roots}, installed = Installed}) ->
+    case relsync_roots:holder(Roots, Path) of
+        {ok, Root, {file, _Mode, Size, Mtime}} ->
+            case maps:get(Index, Installed, Mtime) of
+                Mtime -> relsync_path:join(Root, Path);
+                _ -> throw({base_changed, Path})
+            end;
+        {error, Reason} when Reason =/= enoent ->
+            throw({cannot, read, Path, Reason});
+        _ ->
+            throw({base_changed, Path})
+    end.
+
+write_pieces([], [], Stage) ->
+    Stage;
+write_pieces([{Index, Length, _} | Pieces], [Content | Contents], Stage) when
+    byte_size(Content) =:= Length
+->
+    write_pieces(Pieces, Contents, write_piece(Index, Content, Stage));
+write_pieces(_Pieces, _Contents, _Stage) ->
+    throw({frame, content_lengths}).
+
+write_piece(Index, Content, #stage{open = #open_file{index = Index} = File} = Stage) ->
+    append(Content, File, Stage);
+write_piece(_Index, _Content, #stage{open = #open_file{path = Path}}) ->
+    throw({incomplete_file, Path});
+write_piece(Index, _Content, #stage{next = Next}) when Index < Next ->
+    throw({piece, Index, order});
+write_piece(Index, Content, Stage) ->
+    Settled = settle(Index, Stage),
+    File = open_staged(Index, Settled),
+    append(Content, File, Settled#stage{next = Index + 1}).
+
+open_staged(Index, #stage{new = New} = Stage) ->
+    {ok, {file, Path, _Mode, Size, Sha256}} = relsync_manifest:entry(Index, New),
+    case relsync_fs:create(staged_file(Index, Stage)) of
+        {ok, Handle} ->
+            #open_file{
+                index = Index,
+                path = Path,
+                size = Size,
+                sha256 = Sha256,
+                handle = Handle,
+                hash = crypto:hash_init(sha256)
+            };
+        {error, Reason} ->
+            throw({cannot, write, Path, Reason})
+    end.
+
+append(Content, File, Stage) ->
+    #open_file{index = Index, path = Path, size = Size, offset = Offset} = File,
+    case Offset + byte_size(Content) of
+        End when End > Size ->
+            throw({piece, Index, length});
+        End ->
+            wrote(Path, write_some(File#open_file.handle, Content)),
+            Hash = crypto:hash_update(File#open_file.hash, Content),
+            Grown = File#open_file{offset = End, hash = Hash},
+            case End of
+                Size -> complete(Grown, Stage);
+                _ -> Stage#stage{open = Grown}
+            end
+    end.
+
+write_some(_Handle, <<>>) -> ok;
+write_some(Handle, Bytes) -> relsync_fs:write(Handle, Bytes).
+
+complete(#open_file{index = Index, path = Path, sha256 = Sha256} = File, Stage) ->
+    relsync_fs:close(File#open_file.handle),
+    crypto:hash_final(File#open_file.hash) =:= Sha256 orelse throw({content_mismatch, Path}),
+    #stage{sent = Sent} = Stage,
+    Known = maps:merge(#{Sha256 => Index}, Sent),
+    mark_staged(Index, Stage#stage{open = none, sent = Known}).
+
+mark_staged(Index, #stage{new = New, staged = Staged, mtime = Mtime} = Stage) ->
+    {ok, {file, Path, Mode, _, _}} = relsync_manifest:entry(Index, New),
+    Masked = Mode band relsync_fs:mode_mask(),
+    wrote(Path, relsync_fs:set_attributes(staged_file(Index, Stage), Masked, Mtime)),
+    Stage#stage{staged = Staged#{Index => true}}.
+
+staged_name(Index) -> <<"staging/", (integer_to_binary(Index))/binary>>.
+
+staged_file(Index, #stage{roots = #{state := Dir}}) ->
+    relsync_state:file_name(Dir, staged_name(Index)).
+
+%% Files without pieces
+
+%% Settles the sources of the entries before `End', none of which has pieces.
+settle(End, #stage{next = End} = Stage) ->
+    Stage;
+settle(End, #stage{next = Index, new = New} = Stage) ->
+    {ok, Entry} = relsync_manifest:entry(Index, New),
+    settle(End, (settle_entry(Index, Entry, Stage))#stage{next = Index + 1}).
+
+settle_entry(Index, {file, Path, _Mode, Size, Sha256}, Stage) ->
+    #stage{base_files = Files, lost = Lost, kept = Kept, deferred = Deferred} = Stage,
+    case base_of_kept(Index, Stage) of
+        {ok, BaseIndex} ->
+            Stage#stage{kept = Kept#{Index => BaseIndex}};
+        none when Size =:= 0 ->
+            copy_content([], Index, Path, Sha256, Stage);
+        none ->
+            Held = maps:get(Sha256, Files, []),
+            case [BaseIndex || BaseIndex <- Held, not is_map_key(BaseIndex, Lost)] of
+                [BaseIndex | _] ->
+                    {ok, Entry} = relsync_manifest:entry(BaseIndex, Stage#stage.base),
+                    copy_content(live_file(BaseIndex, Entry, Stage), Index, Path, Sha256, Stage);
+                [] ->
+                    Stage#stage{deferred = [Index | Deferred]}
+            end
+    end;
+settle_entry(_Index, _Entry, Stage) ->
+    Stage.
+
+%% A file stays where it is if the tree to be written has it already.
+base_of_kept(Index, #stage{new = New, base = Base, lost = Lost, roots = Roots}) ->
+    {ok, {file, Path, _, _, Sha256}} = relsync_manifest:entry(Index, New),
+    case relsync_manifest:find(Path, Base) of
+        {ok, BaseIndex, {file, _, _, _, Sha256}} when not is_map_key(BaseIndex, Lost) ->
+            case is_written_tree(Path, Roots) of
+                true -> {ok, BaseIndex};
+                false -> none
+            end;
+        _ ->
+            none
+    end.
+
+is_written_tree(_Path, #{read := [Write], write := Write}) ->
+    true;
+is_written_tree(Path, #{write := Write}) ->
+    case relsync_roots:holder([Write], Path) of
+        {ok, _, {file, _, _, _}} -> true;
+        _ -> false
+    end.
+
+%% Copies are made, not links: a program that writes into one must not change the other.
+copy_content(From, Index, Path, Sha256, Stage) ->
+    File = open_staged(Index, Stage),
+    Result =
+        case From of
+            [] -> {ok, crypto:hash(sha256, <<>>)};
+            _ -> opened(Path, relsync_fs:open_read(From), fun(H) -> copy_rest(H, File) end)
+        end,
+    relsync_fs:close(File#open_file.handle),
+    case Result of
+        {ok, Sha256} -> mark_staged(Index, Stage);
+        {ok, _} -> throw({content_mismatch, Path});
+        {error, Reason} -> throw({cannot, write, Path, Reason})
+    end.
+
+copy_rest(Source, #open_file{handle = Handle, hash = Hash} = File) ->
+    case relsync_fs:read(Source, ?COPY_BYTES) of
+        {ok, Bytes} ->
+            case relsync_fs:write(Handle, Bytes) of
+                ok -> copy_rest(Source, File#open_file{hash = crypto:hash_update(Hash, Bytes)});
+                {error, Reason} -> {error, Reason}
+            end;
+        eof ->
+            {ok, crypto:hash_final(Hash)};
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+opened(_Path, {ok, Handle}, Fun) ->
+    Result = Fun(Handle),
+    relsync_fs:close(Handle),
+    Result;
+opened(Path, {error, Reason}, _Fun) ->
+    throw({cannot, read, Path, Reason}).
+
+%% The end
+
+%% @doc Settles what is left once the trailer was seen, brings everything staged
+%% to the medium and says what the switch has to do.
+-spec finish(stage()) -> {ok, staged()} | {error, error()}.
+finish(#stage{open = #open_file{path = Path}}) ->
+    {error, {incomplete_file, Path}};
+finish(#stage{new = New} = Stage) ->
+    try
+        Settled = settle(relsync_manifest:count(New), Stage),
+        Complete = lists:foldl(fun copy_sent/2, Settled, lists:reverse(Settled#stage.deferred)),
+        sync_staged(Complete),
+        {ok, describe(Complete)}
+    catch
+        throw:Reason -> {error, Reason}
+    end.
+
+copy_sent(Index, #stage{new = New, sent = Sent} = Stage) ->
+    {ok, {file, Path, _, _, Sha256}} = relsync_manifest:entry(Index, New),
+    case Sent of
+        #{Sha256 := From} -> copy_content(staged_file(From, Stage), Index, Path, Sha256, Stage);
+        #{} -> throw({no_source, Path})
+    end.
+
+sync_staged(#stage{staged = Staged, roots = #{state := Dir}} = Stage) ->
+    Indexes = lists:sort(maps:keys(Staged)),
+    [wrote(staged_name(I), relsync_fs:sync_file(staged_file(I, Stage))) || I <- Indexes],
+    wrote(<<"staging">>, relsync_fs:sync_dir(relsync_state:staging_dir(Dir))).
+
+describe(#stage{new = New, kept = Kept, staged = Staged, installed = Installed} = Stage) ->
+    {Placed, _Absent} = lists:foldl(
+        fun(Numbered, Acc) -> place(Numbered, Stage, Acc) end,
+        {[], #{}},
+        relsync_manifest:entries(New)
+    ),
+    {Removed, Left} = removals(Stage),
+    KeptTimes = [{I, maps:get(Base, Installed)} || {I, Base} <- maps:to_list(Kept), is_map_key(Base, Installed)],
+    StagedTimes = [{I, Stage#stage.mtime} || I <- maps:keys(Staged)],
+    #{
+        wanted => lists:keysort(1, [{Path, Node} || {Path, _, Node} <- Placed] ++ Removed),
+        manifest => New,
+        snapshot => Stage#stage.snapshot,
+        installed => maps:from_list(KeptTimes ++ StagedTimes),
+        summary => #{
+            added => length([added || {_, added, _} <- Placed]),
+            changed => length([changed || {_, changed, _} <- Placed]),
+            removed => length(Removed),
+            kept => relsync_manifest:count(New) - length(Placed),
+            left => [{Path, not_ours} || Path <- Left]
+        }
+    }.
+
+%% Says what must be done for an entry. `Absent' holds the paths below which the
+%% tree to be written has nothing, whatever a link there may point to.
+place({Index, Entry}, Stage, {Placed, Absent}) ->
+    Path = relsync_manifest:path(Entry),
+    Live = live(Path, Stage, Absent),
+    Absent1 =
+        case Live of
+            {dir, _} -> Absent;
+            _ -> Absent#{Path => true}
+        end,
+    case want(Index, Entry, Live, Stage) of
+        nothing -> {Placed, Absent1};
+        Node when Live =:= absent -> {[{Path, added, Node} | Placed], Absent1};
+        Node -> {[{Path, changed, Node} | Placed], Absent1}
+    end.
+
+live(Path, #stage{roots = #{write := Root}}, Absent) ->
+    case lists:any(fun(A) -> is_map_key(A, Absent) end, relsync_path:ancestors(Path)) of
+        true ->
+            absent;
+        false ->
+            case relsync_fs:info(relsync_path:join(Root, Path)) of
+                {ok, Info} -> Info;
+                {error, enoent} -> absent;
+                {error, Reason} -> throw({cannot, examine, Path, Reason})
+            end
+    end.
+
+want(Index, {file, Path, Mode, Size, _}, Live, #stage{staged = Staged} = Stage) when
+    not is_map_key(Index, Staged)
+->
+    #stage{kept = #{Index := BaseIndex}, installed = Installed} = Stage,
+    case Live of
+        {file, LiveMode, Size, Mtime} ->
+            maps:get(BaseIndex, Installed, Mtime) =:= Mtime orelse throw({base_changed, Path}),
+            want_mode(Mode, LiveMode);
+        _ ->
+            throw({base_changed, Path})
+    end;
+want(Index, {file, _, Mode, _, _}, _Live, #stage{mtime = Mtime}) ->
+    {file, staged_name(Index), Mode band relsync_fs:mode_mask(), Mtime};
+want(_Index, {dir, _, Mode}, {dir, LiveMode}, _Stage) ->
+    want_mode(Mode, LiveMode);
+want(_Index, {dir, _, Mode}, _Live, _Stage) ->
+    {dir, Mode band relsync_fs:mode_mask()};
+want(_Index, {symlink, Path, Target}, {symlink, _}, #stage{roots = #{write := Root}}) ->
+    case relsync_fs:read_link(relsync_path:join(Root, Path)) of
+        {ok, Target} -> nothing;
+        _ -> {symlink, Target}
+    end;
+want(_Index, {symlink, _, Target}, _Live, _Stage) ->
+    {symlink, Target}.
+
+want_mode(Mode, LiveMode) ->
+    case Mode band relsync_fs:mode_mask() of
+        LiveMode -> nothing;
+        Masked -> {mode, Masked}
+    end.
+
+%% Only what is still of the kind that relsync installed goes.
+removals(#stage{deletes = Deletes, roots = #{write := Root}}) ->
+    Lives = [{Entry, live_now(Root, relsync_manifest:path(Entry))} || Entry <- Deletes],
+    Present = [{Entry, Live} || {Entry, Live} <- Lives, Live =/= absent],
+    {Ours, Others} = lists:partition(
+        fun({Entry, Live}) -> element(1, Entry) =:= element(1, Live) end,
+        Present
+    ),
+    {
+        [{relsync_manifest:path(Entry), absent} || {Entry, _} <- Ours],
+        [relsync_manifest:path(Entry) || {Entry, _} <- Others]
+    }.
+
+live_now(Root, Path) ->
+    case relsync_roots:holder([Root], Path) of
+        {ok, Root, Info} -> Info;
+        {error, enoent} -> absent;
+        {error, Reason} -> throw({cannot, examine, Path, Reason})
+    end.
+
+done(ok) -> ok;
+done({error, Reason}) -> throw(Reason).
+
+ok({ok, Value}) -> Value;
+ok({error, Reason}) -> throw(Reason).
+
+wrote(_Path, ok) -> ok;
+wrote(Path, {error, Reason}) -> throw({cannot, write, Path, Reason}).
+
+%% @doc Gives a sentence for a reason of this module.
+-spec format_error(error()) -> unicode:chardata().
+format_error({other_base, _Sha256}) ->
+    "the pack was made against another state of this target";
+format_error({no_space, Needed, Free}) ->
+    io_lib:format("the update needs ~b bytes of free space, ~b are free", [Needed, Free]);
+format_error({deletes_new_entry, Path}) ->
+    ["the pack deletes \"", relsync_path:display(Path), "\", which the new tree has"];
+format_error({piece, Index, Why}) ->
+    io_lib:format("a piece of entry ~b is wrong: ~s", [Index, piece_text(Why)]);
+format_error({frame_too_large, Bytes, Max}) ->
+    io_lib:format("a frame needs ~b bytes at once, more than the ~b allowed", [Bytes, Max]);
+format_error({base_changed, Path}) ->
+    ["\"", relsync_path:display(Path), "\" has changed on the target since it was examined"];
+format_error({content_mismatch, Path}) ->
+    ["the content made for \"", relsync_path:display(Path), "\" is not what the manifest names"];
+format_error({incomplete_file, Path}) ->
+    ["the pack holds only a part of \"", relsync_path:display(Path), "\""];
+format_error({no_source, Path}) ->
+    ["the pack has no content for \"", relsync_path:display(Path), "\", nor has the target"];
+format_error({frame, Reason}) ->
+    io_lib:format("a frame cannot be decoded: ~tp", [Reason]);
+format_error({cannot, Action, Path, Posix}) when Action =:= read; Action =:= write; Action =:= examine ->
+    [action_text(Action), " \"", relsync_path:display(Path), "\" failed: ", file:format_error(Posix)];
+format_error({Tag, _, _} = Reason) when Tag =:= damaged ->
+    relsync_state:format_error(Reason);
+format_error({cannot, _, _, _} = Reason) ->
+    relsync_state:format_error(Reason);
+format_error(Reason) ->
+    relsync_pack:format_error(Reason).
+
+piece_text(no_file) -> "the entry is no file";
+piece_text(order) -> "it comes out of order";
+piece_text(length) -> "it goes beyond the end of the file";
+piece_text(base) -> "its base is out of range".
+
+action_text(read) -> "reading";
+action_text(write) -> "writing";
+action_text(examine) -> "examining".

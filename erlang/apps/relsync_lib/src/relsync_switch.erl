@@ -1,0 +1,291 @@
+%% @doc Brings the live tree to where a list of changes says it should be.
+%%
+%% Owns every operation on the live tree and their order. It does not preserve
+%% anything, write records or decide whether the switch counts
+%% (`relsync_apply').
+%%
+%% Each step looks at what stands there now and makes it what is wanted. So a
+%% run that was interrupted anywhere is completed by running it again, and
+%% undone by running the reversed changes.
+%%
+%% Invariants: before each operation the directories above the path are looked
+%% at, and nothing happens through one that is a link; a file that both trees
+%% have is replaced by one rename and is never missing; a directory that is not
+%% empty is never removed. Where a `restore' must put a file in the place of
+%% such a directory, the directory is moved aside into the state directory.
+-module(relsync_switch).
+
+-export([run/3, sync/2, format_error/1]).
+
+-export_type([purpose/0, report/0, error/0]).
+
+-type purpose() :: forward | restore.
+-type report() :: [
+    {not_empty, relsync_path:path()}
+    | {special, relsync_path:path()}
+    | {displaced, relsync_path:path(), Name :: binary()}
+].
+-type error() ::
+    relsync_path:parents_error()
+    | {not_empty, relsync_path:path()}
+    | {special, relsync_path:path()}
+    | {vanished, relsync_path:path()}
+    | {no_content, relsync_path:path()}
+    | {cannot, Action :: atom(), relsync_path:path(), file:posix() | badarg}.
+
+%% Only used where the tree spans several file systems.
+-define(IN_TREE_NAME, <<".relsync-switch.tmp">>).
+
+-record(run, {
+    root :: binary(),
+    dir :: relsync_state:dir(),
+    purpose :: purpose(),
+    report = [] :: report()
+}).
+
+%% @doc Runs changes. An error leaves the tree in between; see the module's text.
+-spec run(relsync_roots:roots(), [relsync_change:change()], purpose()) ->
+    {ok, report()} | {error, error()}.
+run(#{write := Root, state := Dir}, Changes, Purpose) ->
+    Run = #run{root = Root, dir = Dir, purpose = Purpose},
+    {Clearing, Placing, Removing} = relsync_change:order(Changes),
+    try
+        lists:foreach(fun(Change) -> open_dir(Change, Run) end, Changes),
+        Cleared = lists:foldl(fun remove/2, Run, Clearing),
+        Placed = lists:foldl(fun place/2, Cleared, Placing),
+        Removed = lists:foldl(fun remove/2, Placed, Removing),
+        lists:foreach(fun(Change) -> close_dir(Change, Removed) end, lists:reverse(Placing)),
+        {ok, lists:reverse(Removed#run.report)}
+    catch
+        throw:{?MODULE, Reason} -> {error, Reason}
+    end.
+
+%% Directories whose owner may not write into them are opened for the run.
+open_dir({Path, Old, New}, Run) ->
+    case is_dir_like(Old) orelse is_dir_like(New) of
+        true ->
+            case look(Path, Run) of
+                {dir, Mode} when Mode band 8#700 =/= 8#700 -> chmod(Path, Mode bor 8#700, Run);
+                _ -> ok
+            end;
+        false ->
+            ok
+    end.
+
+is_dir_like({dir, _}) -> true;
+is_dir_like({mode, _}) -> true;
+is_dir_like(_) -> false.
+
+close_dir({Path, _Old, {Kind, Mode}}, Run) when Kind =:= dir; Kind =:= mode ->
+    case look(Path, Run) of
+        {dir, Mode} -> ok;
+        {dir, _} -> chmod(Path, Mode, Run);
+        _ -> ok
+    end;
+close_dir(_Change, _Run) ->
+    ok.
+
+%% Removing
+
+remove({Path, _Old, absent}, Run) ->
+    case look(Path, Run) of
+        absent -> Run;
+        {dir, _} -> remove_dir(Path, Run);
+        {other, _} -> note({special, Path}, Run);
+        _ -> done(delete, Path, relsync_fs:delete_file(full(Path, Run)), Run)
+    end.
+
+remove_dir(Path, Run) ->
+    case relsync_fs:delete_dir(full(Path, Run)) of
+        {error, eexist} -> note({not_empty, Path}, Run);
+        Result -> done(delete, Path, Result, Run)
+    end.
+
+%% Placing
+
+place({Path, _Old, New}, #run{root = Root} = Run) ->
+    case relsync_path:check_parents(Root, Path) of
+        ok -> place_node(New, Path, look(Path, Run), Run);
+        {error, Reason} -> fail(Reason)
+    end.
+
+place_node(_New, Path, {other, _}, _Run) ->
+    fail({special, Path});
+place_node({dir, _Mode}, _Path, {dir, _}, Run) ->
+    Run;
+place_node({dir, Mode}, Path, Live, Run) ->
+    Cleared = clear_leaf(Path, Live, Run),
+    Made = done(make_dir, Path, relsync_fs:make_dir(full(Path, Run)), Cleared),
+    chmod(Path, Mode bor 8#700, Made),
+    Made;
+place_node({mode, Mode}, _Path, {file, Mode, _, _}, Run) ->
+    Run;
+place_node({mode, Mode}, Path, {file, _, _, _}, Run) ->
+    chmod(Path, Mode, Run),
+    Run;
+place_node({mode, _Mode}, _Path, {dir, _}, Run) ->
+    Run;
+place_node({mode, _Mode}, Path, _Live, _Run) ->
+    fail({vanished, Path});
+place_node({symlink, Target}, Path, Live, Run) ->
+    case Live =/= absent andalso element(1, Live) =:= symlink andalso relsync_fs:read_link(full(Path, Run)) of
+        {ok, Target} -> Run;
+        _ -> place_symlink(Target, Path, clear_dir(Path, Live, Run))
+    end;
+place_node({file, Source, Mode, Mtime}, Path, Live, #run{dir = Dir} = Run) ->
+    From = relsync_state:file_name(Dir, Source),
+    case {relsync_fs:info(From), Live} of
+        {{ok, {file, _, _, _}}, _} ->
+            Cleared = clear_dir(Path, Live, Run),
+            move(From, Path, fun(To) -> relsync_fs:copy(From, To) end, Cleared);
+        {{error, enoent}, {file, Mode, _, Mtime}} ->
+            %% An earlier run has moved it already.
+            Run;
+        {{error, Reason}, _} when Reason =/= enoent ->
+            fail({cannot, place, Path, Reason});
+        _ ->
+            fail({no_content, Path})
+    end.
+
+place_symlink(Target, Path, #run{dir = Dir} = Run) ->
+    Temporary = relsync_state:file_name(Dir, <<"symlink.tmp">>),
+    Run1 = done(place, Path, relsync_fs:delete_tree(Temporary), Run),
+    Run2 = done(place, Path, relsync_fs:symlink(Target, Temporary), Run1),
+    move(Temporary, Path, fun(To) -> relsync_fs:symlink(Target, To) end, Run2).
+
+%% Renames over whatever leaf stands there; `Copy' makes the same thing again
+%% where the path lies on another file system.
+move(From, Path, Copy, Run) ->
+    case relsync_fs:rename(From, full(Path, Run)) of
+        {error, exdev} -> move_across(Path, Copy, Run);
+        Result -> done(place, Path, Result, Run)
+    end.
+
+move_across(Path, Copy, Run) ->
+    Temporary = full(in_tree_name(Path), Run),
+    Run1 = done(place, Path, relsync_fs:delete_tree(Temporary), Run),
+    Run2 = done(place, Path, Copy(Temporary), Run1),
+    Run3 =
+        case relsync_fs:info(Temporary) of
+            {ok, {file, _, _, _}} -> done(place, Path, relsync_fs:sync_file(Temporary), Run2);
+            _ -> Run2
+        end,
+    done(place, Path, relsync_fs:rename(Temporary, full(Path, Run)), Run3).
+
+in_tree_name(Path) ->
+    relsync_path:join_relative(relsync_path:parent(Path), ?IN_TREE_NAME).
+
+clear_leaf(Path, {Kind, _}, Run) when Kind =:= symlink ->
+    done(delete, Path, relsync_fs:delete_file(full(Path, Run)), Run);
+clear_leaf(Path, {file, _, _, _}, Run) ->
+    done(delete, Path, relsync_fs:delete_file(full(Path, Run)), Run);
+clear_leaf(_Path, absent, Run) ->
+    Run.
+
+clear_dir(Path, {dir, _}, #run{purpose = Purpose} = Run) ->
+    case {relsync_fs:delete_dir(full(Path, Run)), Purpose} of
+        {{error, eexist}, restore} -> displace(Path, Run);
+        {{error, eexist}, forward} -> fail({not_empty, Path});
+        {Result, _} -> done(delete, Path, Result, Run)
+    end;
+clear_dir(_Path, _Live, Run) ->
+    Run.
+
+displace(Path, #run{dir = Dir} = Run) ->
+    Folder = relsync_state:displaced_dir(Dir),
+    _ = relsync_fs:make_dir(Folder),
+    Name = free_name(Folder, 1),
+    To = relsync_path:join(Folder, Name),
+    Moved = done(displace, Path, relsync_fs:rename(full(Path, Run), To), Run),
+    note({displaced, Path, Name}, Moved).
+
+free_name(Folder, Number) ->
+    Name = integer_to_binary(Number),
+    case relsync_fs:info(relsync_path:join(Folder, Name)) of
+        {error, enoent} -> Name;
+        _ -> free_name(Folder, Number + 1)
+    end.
+
+%% Syncing
+
+%% @doc Brings what a run did to the medium, and removes what an interrupted run
+%% on a tree of several file systems may have left.
+-spec sync(relsync_roots:roots(), [relsync_change:change()]) -> ok | {error, error()}.
+sync(#{write := Root, state := Dir}, Changes) ->
+    Run = #run{root = Root, dir = Dir, purpose = restore},
+    Parents = [relsync_path:parent(Path) || {Path, _, _} <- Changes],
+    Touched = [Path || {Path, Old, New} <- Changes, is_dir_like(Old) orelse is_dir_like(New)],
+    try
+        lists:foreach(fun(Path) -> sweep(Path, Run) end, lists:usort(Parents)),
+        lists:foreach(fun(Path) -> sync_node(Path, Run) end, lists:usort(Parents ++ Touched))
+    catch
+        throw:{?MODULE, Reason} -> {error, Reason}
+    end.
+
+sweep(Dir, Run) ->
+    Path = relsync_path:join_relative(Dir, ?IN_TREE_NAME),
+    case look(Path, Run) of
+        absent -> Run;
+        _ -> done(delete, Path, relsync_fs:delete_tree(full(Path, Run)), Run)
+    end.
+
+sync_node(Path, Run) ->
+    case look(Path, Run) of
+        {dir, _} -> done(sync, Path, relsync_fs:sync_dir(full(Path, Run)), Run);
+        {file, _, _, _} -> done(sync, Path, relsync_fs:sync_file(full(Path, Run)), Run);
+        _ -> Run
+    end.
+
+%% Looking
+
+%% What stands at a path, if every directory above it is one.
+look(<<>>, #run{root = Root}) ->
+    %% The root may be reached through a link.
+    case relsync_fs:info(Root) of
+        {ok, {symlink, Mode}} -> {dir, Mode};
+        {ok, Info} -> Info;
+        {error, Reason} -> fail({cannot, examine, Root, Reason})
+    end;
+look(Path, #run{root = Root}) ->
+    case relsync_roots:holder([Root], Path) of
+        {ok, Root, Info} -> Info;
+        {error, enoent} -> absent;
+        {error, Reason} -> fail({cannot, examine, Path, Reason})
+    end.
+
+chmod(Path, Mode, Run) ->
+    _ = done(chmod, Path, relsync_fs:set_mode(full(Path, Run), Mode), Run),
+    ok.
+
+full(Path, #run{root = Root}) -> relsync_path:join(Root, Path).
+
+note(What, #run{report = Report} = Run) -> Run#run{report = [What | Report]}.
+
+done(_Action, _Path, ok, Run) -> Run;
+done(Action, Path, {error, Reason}, _Run) -> fail({cannot, Action, Path, Reason}).
+
+-spec fail(error()) -> no_return().
+fail(Reason) -> throw({?MODULE, Reason}).
+
+%% @doc Gives a sentence for a reason of this module.
+-spec format_error(error()) -> unicode:chardata().
+format_error({not_empty, Path}) ->
+    ["the directory \"", relsync_path:display(Path), "\" must make way for a file but is not empty"];
+format_error({special, Path}) ->
+    ["\"", relsync_path:display(Path), "\" is neither file, directory nor symbolic link; it is not touched"];
+format_error({vanished, Path}) ->
+    ["\"", relsync_path:display(Path), "\" vanished during the switch"];
+format_error({no_content, Path}) ->
+    ["the kept content of \"", relsync_path:display(Path), "\" is missing"];
+format_error({cannot, Action, Path, Posix}) ->
+    [action_text(Action), " \"", relsync_path:display(Path), "\" failed: ", file:format_error(Posix)];
+format_error(Reason) ->
+    relsync_path:format_error(Reason).
+
+action_text(place) -> "putting in place";
+action_text(delete) -> "deleting";
+action_text(make_dir) -> "making the directory";
+action_text(chmod) -> "changing the mode of";
+action_text(displace) -> "moving aside";
+action_text(sync) -> "syncing";
+action_text(examine) -> "examining".
