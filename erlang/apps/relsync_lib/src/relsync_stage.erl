@@ -22,8 +22,14 @@
     installed := relsync_state:installed(),
     drift := [relsync_inventory:drift()],
     now := integer(),
+    %% How frame bodies are coded; `relsync_delta:decode/3' unless given.
+    decode => decode(),
     free_bytes => non_neg_integer() | unknown
 }.
+-type decode() :: fun(
+    (Body :: binary(), [binary() | none], #{max_content_bytes := pos_integer(), max_memory_bytes := pos_integer()}) ->
+        {ok, [binary()]} | {error, term()}
+).
 -type staged() :: #{
     wanted := [{relsync_path:path(), relsync_change:file_node()}],
     manifest := relsync_manifest:manifest(),
@@ -72,6 +78,7 @@
     lost :: #{relsync_manifest:index() => true},
     new :: relsync_manifest:manifest(),
     snapshot :: <<_:256>>,
+    decode :: decode(),
     deletes :: [relsync_manifest:entry()],
     mtime :: integer(),
     %% The first entry of the new manifest whose source is not settled.
@@ -121,6 +128,7 @@ new(#{snapshot := Snapshot}, Options, New, Deletes) ->
         lost = maps:from_list([{Index, true} || {Index, What} <- Drift, What =/= mode]),
         new = New,
         snapshot = Snapshot,
+        decode = maps:get(decode, Options, fun relsync_delta:decode/3),
         deletes = Deletes,
         mtime = max(0, Now - ?AGE_SECONDS)
     }.
@@ -161,13 +169,13 @@ manifest(#stage{new = New}) -> New.
 
 %% @doc Decodes one frame and writes its pieces.
 -spec frame([relsync_pack:piece()], binary(), stage()) -> {ok, stage()} | {error, error()}.
-frame(Pieces, Body, Stage) ->
+frame(Pieces, Body, #stage{decode = Decode} = Stage) ->
     try
         Resolved = [resolve(Piece, Stage) || Piece <- Pieces],
         check_memory(Resolved),
         Bases = [read_base(Source, Stage) || {_Index, _Length, Source} <- Resolved],
         Limits = #{max_content_bytes => ?MAX_CONTENT_BYTES, max_memory_bytes => ?MAX_FRAME_MEMORY},
-        case relsync_delta:decode(Body, Bases, Limits) of
+        case Decode(Body, Bases, Limits) of
             {ok, Contents} -> {ok, write_pieces(Resolved, Contents, Stage)};
             {error, Reason} -> {error, {frame, Reason}}
         end

@@ -87,17 +87,19 @@ close_dir(_Change, _Run) ->
 
 %% Removing
 
-remove({Path, _Old, absent}, Run) ->
+remove({Path, Old, absent}, Run) ->
     case look(Path, Run) of
         absent -> Run;
-        {dir, _} -> remove_dir(Path, Run);
+        {dir, _} -> remove_dir(Path, Old, Run);
         {other, _} -> note({special, Path}, Run);
         _ -> done(delete, Path, relsync_fs:delete_file(full(Path, Run)), Run)
     end.
 
-remove_dir(Path, Run) ->
+remove_dir(Path, Old, Run) ->
     case relsync_fs:delete_dir(full(Path, Run)) of
-        {error, eexist} -> note({not_empty, Path}, Run);
+        {error, eexist} ->
+            close_dir({Path, absent, Old}, Run),
+            note({not_empty, Path}, Run);
         Result -> done(delete, Path, Result, Run)
     end.
 
@@ -135,7 +137,9 @@ place_node({symlink, Target}, Path, Live, Run) ->
 place_node({file, Source, Mode, Mtime}, Path, Live, #run{dir = Dir} = Run) ->
     From = relsync_state:file_name(Dir, Source),
     case {relsync_fs:info(From), Live} of
-        {{ok, {file, _, _, _}}, _} ->
+        {{ok, {file, KeptMode, _, _}}, _} ->
+            %% Two generations rolled back at once: content of one, mode of the other.
+            _ = [done(chmod, Path, relsync_fs:set_mode(From, Mode), Run) || KeptMode =/= Mode],
             Cleared = clear_dir(Path, Live, Run),
             move(From, Path, fun(To) -> relsync_fs:copy(From, To) end, Cleared);
         {{error, enoent}, {file, Mode, _, Mtime}} ->

@@ -1,0 +1,242 @@
+%% @doc Random trees taken forward and back, and the same interrupted or failing
+%% at every single change of the file system.
+-module(relsync_apply_tests).
+
+-compile({parse_transform, eunit_autoexport}).
+
+-define(SEEDS, 40).
+-define(INTERRUPTED_SEEDS, 1).
+
+%% Forward and back
+
+random_trees_test_() ->
+    [{seed_title(Seed), {timeout, 60, fun() -> there_and_back(Seed) end}} || Seed <- lists:seq(1, ?SEEDS)].
+
+seed_title(Seed) -> lists:flatten(io_lib:format("seed ~b", [Seed])).
+
+there_and_back(Seed) ->
+    {Old, New, Extra, Third} = random_case(Seed),
+    Root = relsync_trees:new_root("apply"),
+    Roots = relsync_roots:new(Root),
+    ok = relsync_trees:write(Root, maps:merge(Old, Extra)),
+    Before = relsync_trees:times(Root),
+    Base = relsync_push:first_contact(Roots),
+    Pack = pack(Base, Old, New),
+    {ok, Staged} = relsync_push:stage(Pack, 7, Base),
+    same_tree(maps:merge(Old, Extra), Root, staging_touches_nothing),
+    %% Undone before it counts.
+    {ok, _} = relsync_push:run(Pack, Base, abort),
+    same_tree(maps:merge(Old, Extra), Root, abort),
+    equal(Before, relsync_trees:times(Root)),
+    none = relsync_push:current(Roots),
+    %% Done.
+    _ = Staged,
+    {ok, _} = relsync_push:run(Pack, Base, commit),
+    same_tree(with_extra(Old, New, Extra), Root, commit),
+    1 = relsync_push:current(Roots),
+    {ok, nothing} = relsync_apply:recover(Roots),
+    %% Nothing has drifted, and the next push starts from there.
+    Second = relsync_push:installed(Roots),
+    equal([], maps:get(drift, Second)),
+    equal(relsync_manifest:bytes(relsync_trees:manifest(New)), relsync_manifest:bytes(maps:get(base, Second))),
+    Middle = relsync_trees:read(Root),
+    MiddleTimes = relsync_trees:times(Root),
+    {ok, _} = relsync_push:run(pack(Second, New, Third), Second, commit),
+    2 = relsync_push:current(Roots),
+    equal([], maps:get(drift, relsync_push:installed(Roots))),
+    %% Back by one, forward again, back by two.
+    ok = rollback(Roots, 1),
+    same_tree(Middle, Root, rollback_to_1),
+    equal(MiddleTimes, relsync_trees:times(Root)),
+    Third1 = relsync_push:installed(Roots),
+    equal([], maps:get(drift, Third1)),
+    {ok, _} = relsync_push:run(pack(Third1, New, Third), Third1, commit),
+    3 = relsync_push:current(Roots),
+    ok = rollback(Roots, 0),
+    same_tree(maps:merge(Old, Extra), Root, rollback_to_0),
+    equal(Before, relsync_trees:times(Root)),
+    none = relsync_push:current(Roots),
+    relsync_trees:remove(Root).
+
+random_case(Seed) ->
+    _ = rand:seed(exsss, {Seed, 17, 42}),
+    Old = relsync_trees:random(14),
+    New = relsync_trees:changed(Old, 5),
+    Third = relsync_trees:changed(New, 3),
+    Extra = maps:without(
+        maps:keys(New) ++ maps:keys(Third), relsync_trees:unmanaged(Old, maps:merge(New, leaves(Third)))
+    ),
+    {Old, New, Extra, Third}.
+
+leaves(Tree) ->
+    maps:filter(fun(_, Node) -> element(1, Node) =/= dir end, Tree).
+
+%% The inventory knows the unmanaged files as well; the host names what goes.
+pack(#{base := Base}, Old, New) ->
+    Known = relsync_manifest:entries(Base),
+    Deletes = [
+        I
+     || {I, Entry} <- Known,
+        Path <- [relsync_manifest:path(Entry)],
+        is_map_key(Path, Old) andalso not is_map_key(Path, New)
+    ],
+    relsync_trees:pack(Base, Old, New, #{deletes => Deletes}).
+
+%% Directories that hold something of somebody else's stay.
+with_extra(Old, New, Extra) ->
+    Holding = lists:append([relsync_path:ancestors(Path) || Path <- maps:keys(Extra)]),
+    Stay = maps:filter(fun(Path, _) -> lists:member(Path, Holding) end, Old),
+    maps:merge(maps:merge(Stay, New), Extra).
+
+rollback(Roots, To) ->
+    {ok, Transaction} = relsync_apply:rollback(Roots, To, #{now => 0}),
+    {ok, _} = relsync_apply:switch(Transaction),
+    {ok, []} = relsync_apply:commit(Transaction),
+    ok.
+
+%% Interruptions
+
+%% Every change of the file system is in turn the last one before the power
+%% fails; the recovery is cut off once as well.
+interrupted_push_test_() ->
+    [
+        {seed_title(Seed), {timeout, 300, fun() -> at_every_operation(Seed, Action, fun push/1, fun interrupted/2) end}}
+     || Seed <- lists:seq(1, ?INTERRUPTED_SEEDS), Action <- [exit_before, exit_after]
+    ].
+
+interrupted_rollback_test_() ->
+    [
+        {seed_title(Seed), {timeout, 300, fun() -> at_every_operation(Seed, Action, fun back/1, fun interrupted/2) end}}
+     || Seed <- lists:seq(1, ?INTERRUPTED_SEEDS), Action <- [exit_before, exit_after]
+    ].
+
+%% Every change fails in turn, alone or with all that follow.
+failing_push_test_() ->
+    [
+        {seed_title(Seed), {timeout, 300, fun() -> at_every_operation(Seed, Action, fun push/1, fun failing/2) end}}
+     || Seed <- lists:seq(1, ?INTERRUPTED_SEEDS),
+        Action <- [{error, eio}, {error, enospc}, {error_from, enospc}, {error_from, erofs}]
+    ].
+
+failing_rollback_test_() ->
+    [
+        {seed_title(Seed), {timeout, 300, fun() -> at_every_operation(Seed, Action, fun back/1, fun failing/2) end}}
+     || Seed <- lists:seq(1, ?INTERRUPTED_SEEDS), Action <- [{error, eio}, {error_from, enospc}]
+    ].
+
+at_every_operation(Seed, Action, Prepare, Check) ->
+    at_operation(1, Seed, Action, Prepare, Check).
+
+at_operation(Number, Seed, Action, Prepare, Check) ->
+    #{root := Root} = Case = Prepare(Seed),
+    relsync_fault:arm(#{at => Number, action => Action}),
+    Reached = Check(Case, Number),
+    relsync_trees:remove(Root),
+    case Reached of
+        true -> at_operation(Number + 1, Seed, Action, Prepare, Check);
+        false when Number > 20 -> ok
+    end.
+
+%% A destination in its second generation, and the push of the third.
+push(Seed) ->
+    {Old, New, Extra, _Third} = random_case(Seed),
+    Root = relsync_trees:new_root("fault"),
+    Roots = relsync_roots:new(Root),
+    Base = relsync_push:first_contact(Roots),
+    {ok, _} = relsync_push:run(relsync_trees:pack(maps:get(base, Base), #{}, Old), Base, commit),
+    ok = relsync_trees:write(Root, Extra),
+    Options = relsync_push:installed(Roots),
+    Pack = pack(Options, Old, New),
+    #{
+        root => Root,
+        roots => Roots,
+        run => fun() -> relsync_push:run(Pack, Options, commit) end,
+        generations => #{1 => relsync_trees:read(Root), 2 => with_extra(Old, New, Extra)}
+    }.
+
+%% The same, in its third generation and on the way back.
+back(Seed) ->
+    #{roots := Roots, run := Run} = Case = push(Seed),
+    {ok, _} = Run(),
+    Case#{run := fun() -> go_back(Roots, 1) end}.
+
+go_back(Roots, To) ->
+    case relsync_apply:rollback(Roots, To, #{now => 0}) of
+        {ok, Transaction} ->
+            case relsync_apply:switch(Transaction) of
+                {ok, _} -> relsync_apply:commit(Transaction);
+                {error, Reason} -> {error, Reason}
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% Says whether the operation was reached at all.
+interrupted(#{run := Run} = Case, Number) ->
+    Result = run_to_exit(Run),
+    settle_interrupted(Case, Number),
+    Result =:= cut_off.
+
+run_to_exit(Run) ->
+    try
+        Run(),
+        completed
+    catch
+        exit:relsync_fault -> cut_off
+    after
+        relsync_fault:disarm()
+    end.
+
+settle_interrupted(#{roots := Roots} = Case, Number) ->
+    relsync_fault:arm(#{at => 1 + Number rem 13, action => exit_after}),
+    _ = run_to_exit(fun() -> relsync_apply:recover(Roots) end),
+    recovered(relsync_apply:recover(Roots)),
+    one_generation(Case, Number).
+
+failing(#{run := Run, roots := Roots} = Case, Number) ->
+    Result = Run(),
+    Count = relsync_fault:count(),
+    relsync_fault:disarm(),
+    case Result of
+        {ok, _} -> ok;
+        {error, {half_done, _, _}} -> ok;
+        {error, _} -> ok
+    end,
+    recovered(relsync_apply:recover(Roots)),
+    Generation = one_generation(Case, Number),
+    case Result of
+        {ok, _} -> true = lists:member(Generation, [1, 2]);
+        {error, {undone, _}} -> equal(1, Generation);
+        {error, _} -> ok
+    end,
+    Count >= Number.
+
+recovered({ok, nothing}) -> ok;
+recovered({ok, What, _Report}) when What =:= undone; What =:= completed -> ok.
+
+%% The tree is wholly that of the generation which the records name.
+one_generation(#{root := Root, roots := Roots, generations := Generations}, Number) ->
+    Generation = relsync_push:current(Roots),
+    same_tree(maps:get(Generation, Generations), Root, {operation, Number}),
+    equal([], maps:get(drift, relsync_push:installed(Roots))),
+    {ok, nothing} = relsync_apply:recover(Roots),
+    Generation.
+
+%% Comparing
+
+same_tree(Expected, Root, Where) ->
+    case relsync_trees:read(Root) of
+        Expected ->
+            ok;
+        Actual ->
+            Paths = lists:usort(maps:keys(Expected) ++ maps:keys(Actual)),
+            Differences = [
+                {Path, maps:get(Path, Expected, absent), maps:get(Path, Actual, absent)}
+             || Path <- Paths,
+                maps:get(Path, Expected, absent) =/= maps:get(Path, Actual, absent)
+            ],
+            error({other_tree, Where, Differences})
+    end.
+
+equal(Expected, Expected) -> ok;
+equal(Expected, Actual) -> error({expected, Expected, actual, Actual}).
