@@ -6,3 +6,4 @@ pub mod entry;
 pub mod id;
 pub mod limits;
 pub mod manifest;
+pub mod transport;

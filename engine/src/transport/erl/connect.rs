@@ -1,0 +1,333 @@
+//! Finds a node, connects to it and shakes hands.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout};
+
+use super::super::{Meter, RateLimiter};
+use super::connection::Connection;
+use super::epmd::{self, Answer};
+use super::error::ConnectError;
+use super::handshake::{self, Offer};
+use super::link::{Link, Timing};
+use super::node_name::{Cookie, LocalName, NodeName};
+
+/// Where EPMD listens unless told otherwise.
+pub const EPMD_PORT: u16 = 4369;
+
+/// The first version of the distribution protocol that OTP 23 brought.
+const OTP_23_PROTOCOL: u16 = 6;
+
+/// A node to connect to, and how.
+#[derive(Debug, Clone)]
+pub struct ErlTarget {
+    /// The node.
+    pub node: NodeName,
+    /// Where to connect to, if not to the node name's host: the near end of a tunnel.
+    pub host: Option<String>,
+    /// The secret shared with the node.
+    pub cookie: Cookie,
+    /// EPMD's port on the host.
+    pub epmd_port: u16,
+    /// The node's own port. If it is given, EPMD is not asked.
+    pub dist_port: Option<u16>,
+    /// The name under which the host joins.
+    pub local: LocalName,
+    /// Whether to take the place of a connection that the node still has under a fixed local name. Right when that connection
+    /// was our own and broke; otherwise it cuts off another node.
+    pub take_over: bool,
+    /// The limit of each step of connecting: looking up a name, a connect, an answer.
+    pub connect_timeout: Duration,
+    /// When to tick and when to give up.
+    pub timing: Timing,
+    /// The bandwidth limit.
+    pub limiter: Option<RateLimiter>,
+}
+
+impl ErlTarget {
+    /// A target with the usual ports and times, and a local name that the node makes up.
+    pub fn new(node: NodeName, cookie: Cookie) -> Self {
+        Self {
+            node,
+            host: None,
+            cookie,
+            epmd_port: EPMD_PORT,
+            dist_port: None,
+            local: LocalName::Dynamic {
+                host: "relsync".to_owned(),
+            },
+            take_over: false,
+            connect_timeout: Duration::from_secs(10),
+            timing: Timing::default(),
+            limiter: None,
+        }
+    }
+
+    fn dialled_host(&self) -> &str {
+        self.host.as_deref().unwrap_or(self.node.host())
+    }
+}
+
+/// Connects to a node as a hidden node. Must be called within a Tokio runtime with time and I/O.
+pub async fn connect(target: &ErlTarget) -> Result<Connection, ConnectError> {
+    let meter = Arc::new(Meter::default());
+    let addresses = resolve(target).await?;
+    let port = match target.dist_port {
+        Some(port) => port,
+        None => find_port(target, &addresses, &meter).await?,
+    };
+    let mut stream = dial(&addresses, port, target.connect_timeout)
+        .await
+        .map_err(|failure| node_error(target, port, failure))?;
+    // Small requests wait for answers: they must not wait for more to send.
+    stream
+        .set_nodelay(true)
+        .map_err(|source| node_error(target, port, DialFailure::Io(source)))?;
+    let [challenge, creation, salt] = random_words()?;
+    let offer = Offer {
+        node: &target.node,
+        local: &target.local,
+        cookie: &target.cookie,
+        take_over: target.take_over,
+        timeout: target.connect_timeout,
+        challenge,
+        // Zero means "unknown" and up to three were once special.
+        creation: creation | 4,
+    };
+    let identity = handshake::shake_hands(&mut stream, &offer, &meter).await?;
+    let (reader, writer) = stream.into_split();
+    let link = Link::start(
+        reader,
+        writer,
+        target.timing,
+        target.limiter.clone(),
+        meter.clone(),
+    );
+    Ok(Connection::new(
+        link,
+        meter,
+        target.node.clone(),
+        identity.name,
+        identity.creation,
+        salt,
+    ))
+}
+
+fn random_words() -> Result<[u32; 3], ConnectError> {
+    let word = || getrandom::u32().map_err(|_| ConnectError::Randomness);
+    Ok([word()?, word()?, word()?])
+}
+
+/// Looks up the host; IPv4 first, where nodes listen by default.
+async fn resolve(target: &ErlTarget) -> Result<Vec<SocketAddr>, ConnectError> {
+    let host = target.dialled_host();
+    let unknown = |source| ConnectError::HostUnknown {
+        node: target.node.clone(),
+        host: host.to_owned(),
+        source,
+    };
+    let looked_up = timeout(target.connect_timeout, lookup_host((host, 0)))
+        .await
+        .map_err(|_| ConnectError::HostTimeout {
+            host: host.to_owned(),
+            timeout: target.connect_timeout,
+        })?;
+    let mut addresses: Vec<SocketAddr> = looked_up.map_err(unknown)?.collect();
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    addresses.dedup();
+    if addresses.is_empty() {
+        return Err(unknown(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the name has no address",
+        )));
+    }
+    Ok(addresses)
+}
+
+async fn find_port(
+    target: &ErlTarget,
+    addresses: &[SocketAddr],
+    meter: &Meter,
+) -> Result<u16, ConnectError> {
+    let (host, port) = (target.dialled_host().to_owned(), target.epmd_port);
+    let failed = |failure| epmd_error(target, failure);
+    let stream = dial(addresses, port, target.connect_timeout)
+        .await
+        .map_err(failed)?;
+    let answer = timeout(
+        target.connect_timeout,
+        epmd::ask_port(stream, target.node.name(), meter),
+    )
+    .await;
+    match answer
+        .map_err(|_| failed(DialFailure::Timeout))?
+        .map_err(|source| failed(DialFailure::Io(source)))?
+    {
+        Answer::Port {
+            highest_version, ..
+        } if highest_version < OTP_23_PROTOCOL => Err(ConnectError::TooOld {
+            node: target.node.clone(),
+        }),
+        Answer::Port { port, .. } => Ok(port),
+        Answer::Garbage => Err(ConnectError::NotEpmd { host, port }),
+        Answer::Unknown => {
+            let registered = registered_names(target, addresses, meter).await;
+            Err(ConnectError::NotRegistered {
+                node: target.node.clone(),
+                host,
+                port,
+                registered,
+            })
+        }
+    }
+}
+
+/// The names that EPMD knows; none if it does not tell, for they are only a hint.
+async fn registered_names(
+    target: &ErlTarget,
+    addresses: &[SocketAddr],
+    meter: &Meter,
+) -> Vec<String> {
+    let Ok(stream) = dial(addresses, target.epmd_port, target.connect_timeout).await else {
+        return Vec::new();
+    };
+    match timeout(target.connect_timeout, epmd::ask_names(stream, meter)).await {
+        Ok(Ok(names)) => names,
+        _ => Vec::new(),
+    }
+}
+
+/// Why no address could be connected to.
+enum DialFailure {
+    Refused,
+    Timeout,
+    Io(io::Error),
+}
+
+/// Tries the addresses in turn; each has its share of the time that is left.
+async fn dial(
+    addresses: &[SocketAddr],
+    port: u16,
+    limit: Duration,
+) -> Result<TcpStream, DialFailure> {
+    let deadline = Instant::now() + limit;
+    let mut refused = false;
+    let mut failure = DialFailure::Timeout;
+    for (index, address) in addresses.iter().enumerate() {
+        let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        let mut address = *address;
+        address.set_port(port);
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => refused = true,
+            Ok(Err(error)) => failure = DialFailure::Io(error),
+            Err(_) => failure = DialFailure::Timeout,
+        }
+    }
+    // A refusal says most: the host is there.
+    Err(if refused {
+        DialFailure::Refused
+    } else {
+        failure
+    })
+}
+
+fn epmd_error(target: &ErlTarget, failure: DialFailure) -> ConnectError {
+    let (host, port) = (target.dialled_host().to_owned(), target.epmd_port);
+    match failure {
+        DialFailure::Refused => ConnectError::EpmdRefused { host, port },
+        DialFailure::Timeout => ConnectError::EpmdTimeout {
+            host,
+            port,
+            timeout: target.connect_timeout,
+        },
+        DialFailure::Io(source) => ConnectError::EpmdUnreachable { host, port, source },
+    }
+}
+
+fn node_error(target: &ErlTarget, port: u16, failure: DialFailure) -> ConnectError {
+    let (node, host) = (target.node.clone(), target.dialled_host().to_owned());
+    match failure {
+        DialFailure::Refused => ConnectError::NodeRefused { node, host, port },
+        DialFailure::Timeout => ConnectError::NodeTimeout {
+            node,
+            host,
+            port,
+            timeout: target.connect_timeout,
+        },
+        DialFailure::Io(source) => ConnectError::NodeUnreachable {
+            node,
+            host,
+            port,
+            source,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Connects to a port mapper that answers every request with these bytes, and hangs up or stalls.
+    fn ask(answer: &'static [u8], stall: bool) -> ConnectError {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            tokio::spawn(async move {
+                loop {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    let _ = stream.read(&mut [0; 64]).await;
+                    stream.write_all(answer).await.unwrap();
+                    if stall {
+                        std::future::pending::<()>().await;
+                    }
+                }
+            });
+            let node = NodeName::parse("app@127.0.0.1").unwrap();
+            let mut target = ErlTarget::new(node, Cookie::new("secret").unwrap());
+            target.epmd_port = port;
+            target.connect_timeout = Duration::from_millis(300);
+            connect(&target).await.map(|_| ()).unwrap_err()
+        })
+    }
+
+    #[test]
+    fn hostile_port_mappers_give_exact_errors() {
+        use ConnectError as E;
+        let table: [(&[u8], bool, fn(&E) -> bool); 7] = [
+            (b"", true, |error| matches!(error, E::EpmdTimeout { .. })),
+            (b"", false, |error| matches!(error, E::NotEpmd { .. })),
+            (b"SSH-2.0-", false, |error| {
+                matches!(error, E::NotEpmd { .. })
+            }),
+            (b"w\x01", false, |error| {
+                matches!(error, E::NotRegistered { .. })
+            }),
+            (b"w\x00\x12", false, |error| {
+                matches!(error, E::EpmdUnreachable { .. })
+            }),
+            (b"w\x00\x12\x34M\x00\x00\x05\x00\x05", false, |error| {
+                matches!(error, E::TooOld { .. })
+            }),
+            (b"w\x00\x00\x01M\x00\x00\x06\x00\x05", false, |error| {
+                matches!(error, E::NodeRefused { port: 1, .. })
+            }),
+        ];
+        for (answer, stall, expected) in table {
+            let error = ask(answer, stall);
+            assert!(expected(&error), "{answer:?}: {error:?}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! One connection to a node: the host's process on it, spawning, and messages.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::super::{Counters, MAX_SENT_MESSAGE, Meter, Transport, TransportError};
+use super::control::{self, Call, SpawnBond};
+use super::link::{Inbound, Link};
+use super::node_name::NodeName;
+use super::term::{Pid, Reference};
+
+/// The number of the host's only process.
+const OUR_PROCESS: u32 = 1;
+
+/// The first word of a reference has 18 bits where nodes of OTP 23 read it.
+const REFERENCE_MASK: u32 = 0x3_ffff;
+
+/// How many events are kept while a spawn waits for its reply. Nobody sends to the host before it spawned something.
+const MAX_WAITING_EVENTS: usize = 64;
+
+/// What a spawn request may hold besides a message: names and the encoding of the arguments.
+const SPAWN_OVERHEAD: usize = 4 * 1024;
+
+/// What came from the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A message of relsync's, `{relsync, Binary}` in Erlang, to the host's process.
+    Message(Vec<u8>),
+    /// A process that the host spawned ended, or one sent it an exit signal.
+    Ended {
+        /// The process.
+        process: Pid,
+        /// Its exit reason, as Erlang would print it, shortened.
+        reason: String,
+    },
+}
+
+/// A connection to a node. Dropped, it hangs up at once.
+pub struct Connection {
+    link: Link,
+    meter: Arc<Meter>,
+    node: NodeName,
+    local_name: NodeName,
+    local_pid: Pid,
+    salt: u32,
+    references: u32,
+    monitored: Vec<(Reference, Pid)>,
+    waiting: VecDeque<Event>,
+}
+
+impl Connection {
+    pub(super) fn new(
+        link: Link,
+        meter: Arc<Meter>,
+        node: NodeName,
+        local_name: NodeName,
+        creation: u32,
+        salt: u32,
+    ) -> Self {
+        let local_pid = Pid {
+            node: local_name.as_str().to_owned(),
+            id: OUR_PROCESS,
+            serial: 0,
+            creation,
+        };
+        Self {
+            link,
+            meter,
+            node,
+            local_name,
+            local_pid,
+            salt,
+            references: 0,
+            monitored: Vec::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// The node at the other end.
+    pub fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    /// The name under which the host joined.
+    pub fn local_name(&self) -> &NodeName {
+        &self.local_name
+    }
+
+    /// The host's process, to which the node's processes send.
+    pub fn local_pid(&self) -> &Pid {
+        &self.local_pid
+    }
+
+    /// Calls a function in a new process on the node and waits for the process to be there; a call that cannot succeed (the function
+    /// does not exist) shows as its end. The process's group leader is the host, which answers no I/O requests: the function must
+    /// set another before it prints. All arguments together are at most [`MAX_SENT_MESSAGE`] bytes.
+    pub async fn spawn(&mut self, call: &Call<'_>, bond: SpawnBond) -> Result<Pid, TransportError> {
+        let request = self.make_reference();
+        let frame = control::encode_spawn(&request, &self.local_pid, call, bond);
+        if frame.len() > MAX_SENT_MESSAGE + SPAWN_OVERHEAD {
+            return Err(TransportError::MessageTooLarge {
+                size: frame.len(),
+                limit: MAX_SENT_MESSAGE,
+            });
+        }
+        self.link.send(frame).await?;
+        loop {
+            match self.link.receive().await? {
+                Inbound::SpawnReply {
+                    request: answered,
+                    result,
+                } if answered == request => {
+                    let pid = result.map_err(|reason| TransportError::SpawnRefused {
+                        module: call.module.to_owned(),
+                        function: call.function.to_owned(),
+                        reason,
+                    })?;
+                    if bond == SpawnBond::Monitor {
+                        self.monitored.push((request, pid.clone()));
+                    }
+                    return Ok(pid);
+                }
+                other => self.keep(other)?,
+            }
+        }
+    }
+
+    /// Queues a message of at most [`MAX_SENT_MESSAGE`] bytes to a process; it arrives there as `{relsync, Binary}`.
+    /// Cancelled, it has queued nothing.
+    pub async fn send(&mut self, to: &Pid, message: &[u8]) -> Result<(), TransportError> {
+        if message.len() > MAX_SENT_MESSAGE {
+            return Err(TransportError::MessageTooLarge {
+                size: message.len(),
+                limit: MAX_SENT_MESSAGE,
+            });
+        }
+        self.link.send(control::encode_message(to, message)).await
+    }
+
+    /// Waits for what comes next. Cancelled, it has lost nothing.
+    pub async fn receive(&mut self) -> Result<Event, TransportError> {
+        loop {
+            if let Some(event) = self.waiting.pop_front() {
+                return Ok(event);
+            }
+            let inbound = self.link.receive().await?;
+            if let Some(event) = self.event(inbound) {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// What went over the sockets so far.
+    pub fn counters(&self) -> Counters {
+        self.meter.counters()
+    }
+
+    /// Writes what is queued, hangs up, and waits a short while for the node to notice.
+    pub async fn close(self) -> Result<(), TransportError> {
+        self.link.close().await
+    }
+
+    /// Narrows the connection to the conversation with one process.
+    pub fn into_transport(self, agent: Pid) -> ErlTransport {
+        ErlTransport {
+            connection: self,
+            agent,
+        }
+    }
+
+    fn make_reference(&mut self) -> Reference {
+        self.references = self.references.wrapping_add(1);
+        let words = vec![self.references & REFERENCE_MASK, self.salt, 0];
+        Reference {
+            node: self.local_pid.node.clone(),
+            creation: self.local_pid.creation,
+            words,
+        }
+    }
+
+    fn keep(&mut self, inbound: Inbound) -> Result<(), TransportError> {
+        if let Some(event) = self.event(inbound) {
+            if self.waiting.len() >= MAX_WAITING_EVENTS {
+                return Err(TransportError::Malformed {
+                    what: "messages instead of an answer".to_owned(),
+                });
+            }
+            self.waiting.push_back(event);
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, inbound: Inbound) -> Option<Event> {
+        match inbound {
+            Inbound::Message { to, content } => {
+                (to == self.local_pid).then_some(Event::Message(content))
+            }
+            Inbound::Exit { from, reason } => Some(Event::Ended {
+                process: from,
+                reason,
+            }),
+            Inbound::Down { monitor, reason } => {
+                let index = self
+                    .monitored
+                    .iter()
+                    .position(|(known, _)| *known == monitor)?;
+                let (_, pid) = self.monitored.swap_remove(index);
+                Some(Event::Ended {
+                    process: pid,
+                    reason,
+                })
+            }
+            Inbound::SpawnReply { .. } => None,
+        }
+    }
+}
+
+/// The conversation with the agent's process over a connection of the Erlang distribution.
+pub struct ErlTransport {
+    connection: Connection,
+    agent: Pid,
+}
+
+impl ErlTransport {
+    /// The connection underneath.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Transport for ErlTransport {
+    async fn send(&mut self, message: &[u8]) -> Result<(), TransportError> {
+        self.connection.send(&self.agent, message).await
+    }
+
+    async fn recv(&mut self) -> Result<Vec<u8>, TransportError> {
+        loop {
+            match self.connection.receive().await? {
+                Event::Message(message) => return Ok(message),
+                Event::Ended { process, reason } if process == self.agent => {
+                    return Err(TransportError::AgentEnded { reason });
+                }
+                Event::Ended { .. } => {}
+            }
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        self.connection.counters()
+    }
+
+    async fn close(self) -> Result<(), TransportError> {
+        self.connection.close().await
+    }
+}

@@ -1,0 +1,569 @@
+//! The established connection: frames, ticks, liveness.
+//!
+//! Owns two tasks, one per direction, so that sending never waits for reading and ticks flow while the session computes. A frame is a
+//! four-byte length and as many bytes; length zero is a tick.
+//!
+//! - The writer takes what is queued in one piece, writes it at the allowed rate, and ticks when it has written nothing for
+//!   [`Timing::tick`]. It also answers the target's ticks, so that a target with a shorter tick time than the usual is content.
+//! - The reader hands on what concerns the session, answers what the protocol wants answered, and gives up when nothing, not
+//!   even a tick, came for [`Timing::silence`].
+//!
+//! **Bounds.** At most [`QUEUE_BYTES`] wait to be written, at most [`INBOX_FRAMES`] received frames wait to be taken; then TCP holds the target
+//! back. A frame beyond the limit is refused before memory is taken for it. The first failure of either task is the
+//! connection's: it is kept, and every later call returns it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::super::{MAX_RECEIVED_MESSAGE, Meter, RateLimiter, TransportError};
+use super::control::{self, Signal};
+use super::term::{Pid, Reference};
+
+/// How many bytes may wait to be written.
+const QUEUE_BYTES: usize = 192 * 1024;
+
+/// How many received frames may wait to be taken.
+const INBOX_FRAMES: usize = 4;
+
+/// How many bytes are gathered before they are written together.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// What a frame may hold besides a message: the control tuple with its pids and references.
+const FRAME_OVERHEAD: usize = 8 * 1024;
+
+/// A tick is answered unless something was written within this time.
+const TICK_ANSWER_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long closing waits for the queue to be written, and then for the target to hang up.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// When to tick and when to give up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// A tick is sent when nothing else was for this long. A node drops a connection that was silent for its `net_ticktime`.
+    pub tick: Duration,
+    /// The connection counts as lost when nothing came for this long. A node ticks four times in its `net_ticktime`.
+    pub silence: Duration,
+}
+
+impl Default for Timing {
+    /// Fits the usual `net_ticktime` of 60 s.
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_secs(15),
+            silence: Duration::from_secs(75),
+        }
+    }
+}
+
+/// What the reader hands on to the session.
+#[derive(Debug)]
+pub(super) enum Inbound {
+    Message {
+        to: Pid,
+        content: Vec<u8>,
+    },
+    Exit {
+        from: Pid,
+        reason: String,
+    },
+    Down {
+        monitor: Reference,
+        reason: String,
+    },
+    SpawnReply {
+        request: Reference,
+        result: Result<Pid, String>,
+    },
+}
+
+type Queued = (Vec<u8>, OwnedSemaphorePermit);
+
+/// The session's end of the connection. Dropped, it closes the socket at once.
+pub(super) struct Link {
+    queue: mpsc::UnboundedSender<Queued>,
+    room: Arc<Semaphore>,
+    inbox: mpsc::Receiver<Inbound>,
+    failure: watch::Receiver<Option<TransportError>>,
+    writer: JoinHandle<()>,
+    reader: JoinHandle<()>,
+}
+
+impl Link {
+    /// Takes over a connection after its handshake. Must be called within a Tokio runtime.
+    pub(super) fn start<R, W>(
+        reader: R,
+        writer: W,
+        timing: Timing,
+        limiter: Option<RateLimiter>,
+        meter: Arc<Meter>,
+    ) -> Self
+    where
+        R: AsyncRead + Unpin + Send + 'static,
+        W: AsyncWrite + Unpin + Send + 'static,
+    {
+        let (queue, queued) = mpsc::unbounded_channel();
+        let (inbox_sender, inbox) = mpsc::channel(INBOX_FRAMES);
+        let (failed, failure) = watch::channel(None);
+        let failed = Arc::new(failed);
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES));
+        let ticked = Arc::new(Notify::new());
+        let write = Writer {
+            stream: writer,
+            queued,
+            ticked: ticked.clone(),
+            tick: timing.tick,
+            limiter,
+            meter: meter.clone(),
+        };
+        let read = Reader {
+            stream: reader,
+            silence: timing.silence,
+            ticked,
+            inbox: inbox_sender,
+            queue: queue.downgrade(),
+            room: room.clone(),
+            meter,
+        };
+        Self {
+            queue,
+            room,
+            inbox,
+            failure,
+            writer: tokio::spawn(report(write.run(), failed.clone())),
+            reader: tokio::spawn(report(read.run(), failed)),
+        }
+    }
+
+    /// Queues a frame, its length included. Cancelled, it has queued nothing.
+    pub(super) async fn send(&mut self, frame: Vec<u8>) -> Result<(), TransportError> {
+        let permits = u32::try_from(frame.len().min(QUEUE_BYTES)).unwrap_or(u32::MAX);
+        let permit = tokio::select! {
+            biased;
+            error = failed(&mut self.failure) => return Err(error),
+            permit = self.room.clone().acquire_many_owned(permits) => permit.map_err(|_| TransportError::Closed)?,
+        };
+        self.queue
+            .send((frame, permit))
+            .map_err(|_| TransportError::Closed)
+    }
+
+    /// Takes the next thing that came in; what came before a failure comes before it. Cancelled, it has taken nothing.
+    pub(super) async fn receive(&mut self) -> Result<Inbound, TransportError> {
+        tokio::select! {
+            biased;
+            Some(inbound) = self.inbox.recv() => Ok(inbound),
+            error = failed(&mut self.failure) => Err(error),
+        }
+    }
+
+    /// Writes what is queued, closes, and waits a short while for the target to close too.
+    pub(super) async fn close(mut self) -> Result<(), TransportError> {
+        self.inbox.close();
+        while self.inbox.try_recv().is_ok() {}
+        let (queue, _) = mpsc::unbounded_channel();
+        drop(std::mem::replace(&mut self.queue, queue));
+        let before = self.failure.borrow().clone();
+        let written = timeout(CLOSE_TIMEOUT, &mut self.writer).await;
+        let _ = timeout(CLOSE_TIMEOUT, &mut self.reader).await;
+        match (before, written) {
+            (Some(error), _) => Err(error),
+            (None, Ok(_)) => Ok(()),
+            (None, Err(_)) => Err(TransportError::Silent {
+                after: CLOSE_TIMEOUT,
+            }),
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.writer.abort();
+        self.reader.abort();
+    }
+}
+
+async fn report(
+    task: impl Future<Output = Result<(), TransportError>>,
+    failed: Arc<watch::Sender<Option<TransportError>>>,
+) {
+    if let Err(error) = task.await {
+        failed.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert(error);
+            first
+        });
+    }
+}
+
+async fn failed(failure: &mut watch::Receiver<Option<TransportError>>) -> TransportError {
+    match failure.wait_for(Option::is_some).await {
+        Ok(failure) => failure.clone().unwrap_or(TransportError::Closed),
+        // Both tasks ended without a failure.
+        Err(_) => TransportError::Closed,
+    }
+}
+
+struct Writer<W> {
+    stream: W,
+    queued: mpsc::UnboundedReceiver<Queued>,
+    ticked: Arc<Notify>,
+    tick: Duration,
+    limiter: Option<RateLimiter>,
+    meter: Arc<Meter>,
+}
+
+impl<W: AsyncWrite + Unpin> Writer<W> {
+    async fn run(mut self) -> Result<(), TransportError> {
+        let mut written_at = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                queued = self.queued.recv() => match queued {
+                    Some(first) => self.write_batch(first).await?,
+                    None => return Ok(self.stream.shutdown().await?),
+                },
+                () = self.ticked.notified() => {
+                    if written_at.elapsed() < TICK_ANSWER_PAUSE {
+                        continue;
+                    }
+                    self.write_tick().await?;
+                }
+                () = sleep_until(written_at + self.tick) => self.write_tick().await?,
+            }
+            written_at = Instant::now();
+        }
+    }
+
+    async fn write_batch(&mut self, (mut batch, permit): Queued) -> Result<(), TransportError> {
+        let mut permits = vec![permit];
+        while batch.len() < BATCH_BYTES
+            && let Ok((frame, permit)) = self.queued.try_recv()
+        {
+            batch.extend(frame);
+            permits.push(permit);
+        }
+        let piece_size = self
+            .limiter
+            .as_ref()
+            .map_or(batch.len(), RateLimiter::piece_size);
+        for piece in batch.chunks(piece_size.max(1)) {
+            if let Some(limiter) = &self.limiter {
+                limiter.take(piece.len()).await;
+            }
+            self.stream.write_all(piece).await?;
+            self.meter.sent(piece.len());
+        }
+        Ok(self.stream.flush().await?)
+    }
+
+    async fn write_tick(&mut self) -> Result<(), TransportError> {
+        let tick = [0; 4];
+        if let Some(limiter) = &self.limiter {
+            limiter.take(tick.len()).await;
+        }
+        self.stream.write_all(&tick).await?;
+        self.meter.sent_tick(tick.len());
+        Ok(self.stream.flush().await?)
+    }
+}
+
+struct Reader<R> {
+    stream: R,
+    silence: Duration,
+    ticked: Arc<Notify>,
+    inbox: mpsc::Sender<Inbound>,
+    queue: mpsc::WeakUnboundedSender<Queued>,
+    room: Arc<Semaphore>,
+    meter: Arc<Meter>,
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    async fn run(mut self) -> Result<(), TransportError> {
+        let limit = MAX_RECEIVED_MESSAGE + FRAME_OVERHEAD;
+        let mut frame = Vec::new();
+        loop {
+            let mut head = [0; 4];
+            self.fill(&mut head).await?;
+            let claimed = u32::from_be_bytes(head);
+            let size = usize::try_from(claimed).unwrap_or(usize::MAX);
+            if size == 0 {
+                self.ticked.notify_one();
+                continue;
+            }
+            if size > limit {
+                return Err(TransportError::Oversized {
+                    size: claimed.into(),
+                    limit: limit as u64,
+                });
+            }
+            frame.resize(size, 0);
+            self.fill(&mut frame).await?;
+            self.meter.message_arrived();
+            self.handle(&frame).await?;
+        }
+    }
+
+    /// Reads until the buffer is full. Any byte is a sign of life: on a slow link a frame takes its time.
+    async fn fill(&mut self, buffer: &mut [u8]) -> Result<(), TransportError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match timeout(self.silence, self.stream.read(&mut buffer[filled..])).await {
+                Ok(Ok(0)) => return Err(TransportError::Closed),
+                Ok(Ok(read)) => {
+                    self.meter.received(read);
+                    filled += read;
+                }
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => {
+                    return Err(TransportError::Silent {
+                        after: self.silence,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, frame: &[u8]) -> Result<(), TransportError> {
+        let signal = control::decode_frame(frame).map_err(|error| TransportError::Malformed {
+            what: error.to_string(),
+        })?;
+        let inbound = match signal {
+            Signal::Message { content, .. } if content.len() > MAX_RECEIVED_MESSAGE => {
+                let (size, limit) = (content.len() as u64, MAX_RECEIVED_MESSAGE as u64);
+                return Err(TransportError::Oversized { size, limit });
+            }
+            Signal::Message { to, content } => Inbound::Message {
+                to,
+                content: content.to_vec(),
+            },
+            Signal::Exit { from, reason, .. } => Inbound::Exit { from, reason },
+            Signal::Down { monitor, reason } => Inbound::Down { monitor, reason },
+            Signal::SpawnReply { request, result } => Inbound::SpawnReply { request, result },
+            Signal::Unlink { answer } => return self.answer(answer).await,
+            Signal::Other => return Ok(()),
+        };
+        // If nobody takes it any more, the connection is closing and the rest is read for the hang-up only.
+        let _ = self.inbox.send(inbound).await;
+        Ok(())
+    }
+
+    async fn answer(&mut self, frame: Vec<u8>) -> Result<(), TransportError> {
+        let permits = u32::try_from(frame.len().min(QUEUE_BYTES)).unwrap_or(u32::MAX);
+        let permit = self
+            .room
+            .clone()
+            .acquire_many_owned(permits)
+            .await
+            .map_err(|_| TransportError::Closed)?;
+        if let Some(queue) = self.queue.upgrade() {
+            let _ = queue.send((frame, permit));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    const FAST: Timing = Timing {
+        tick: Duration::from_millis(30),
+        silence: Duration::from_millis(200),
+    };
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
+
+    fn link(timing: Timing, limiter: Option<RateLimiter>) -> (Link, DuplexStream, Arc<Meter>) {
+        let (ours, theirs) = tokio::io::duplex(256 * 1024);
+        let (reader, writer) = tokio::io::split(ours);
+        let meter = Arc::new(Meter::default());
+        (
+            Link::start(reader, writer, timing, limiter, meter.clone()),
+            theirs,
+            meter,
+        )
+    }
+
+    fn pid() -> Pid {
+        Pid {
+            node: "me@host".into(),
+            id: 1,
+            serial: 0,
+            creation: 1,
+        }
+    }
+
+    #[test]
+    fn frames_arrive_even_if_they_trickle() {
+        block_on(async {
+            let (mut link, mut peer, meter) = link(FAST, None);
+            for byte in control::encode_message(&pid(), b"slow") {
+                peer.write_all(&[byte]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let Inbound::Message { to, content } = link.receive().await.unwrap() else {
+                panic!("no message")
+            };
+            assert_eq!((to, &content[..]), (pid(), &b"slow"[..]));
+            assert_eq!(meter.counters().round_trips, 0);
+        });
+    }
+
+    #[test]
+    fn hostile_lengths_and_frames_end_the_connection() {
+        let garbage = [&[0, 0, 0, 4][..], b"abcd"].concat();
+        let cases: [(&[u8], fn(&TransportError) -> bool); 3] = [
+            (&[255, 255, 255, 255, 1], |error| {
+                matches!(
+                    error,
+                    TransportError::Oversized {
+                        size: 0xffff_ffff,
+                        ..
+                    }
+                )
+            }),
+            (&[0, 16, 64, 0], |error| {
+                matches!(error, TransportError::Oversized { .. })
+            }),
+            (&garbage, |error| {
+                matches!(error, TransportError::Malformed { .. })
+            }),
+        ];
+        for (bytes, expected) in cases {
+            block_on(async {
+                let (mut link, mut peer, _) = link(FAST, None);
+                peer.write_all(bytes).await.unwrap();
+                let error = link.receive().await.unwrap_err();
+                assert!(expected(&error), "{error:?}");
+                let again = link.receive().await.unwrap_err();
+                assert!(expected(&again), "the first failure stays: {again:?}");
+                assert!(expected(&link.send(vec![0; 8]).await.unwrap_err()));
+            });
+        }
+    }
+
+    #[test]
+    fn ticks_go_out_and_silence_is_noticed() {
+        block_on(async {
+            let (mut link, mut peer, meter) = link(FAST, None);
+            let start = Instant::now();
+            let error = link.receive().await.unwrap_err();
+            assert!(matches!(error, TransportError::Silent { .. }), "{error:?}");
+            assert!(start.elapsed() >= FAST.silence);
+            let mut tick = [1; 4];
+            peer.read_exact(&mut tick).await.unwrap();
+            assert_eq!(tick, [0; 4]);
+            assert!(meter.counters().sent_bytes >= 8, "{:?}", meter.counters());
+        });
+    }
+
+    #[test]
+    fn ticks_are_answered_and_count_as_life() {
+        block_on(async {
+            let patient = Timing {
+                tick: Duration::from_secs(60),
+                silence: Duration::from_millis(900),
+            };
+            let (mut link, mut peer, meter) = link(patient, None);
+            let ticking = tokio::spawn(async move {
+                for _ in 0..7 {
+                    peer.write_all(&[0; 4]).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                peer.write_all(&control::encode_message(&pid(), b"x"))
+                    .await
+                    .unwrap();
+                peer
+            });
+            assert!(matches!(link.receive().await, Ok(Inbound::Message { .. })));
+            let mut answers = vec![1; 8];
+            ticking
+                .await
+                .unwrap()
+                .read_exact(&mut answers)
+                .await
+                .unwrap();
+            assert_eq!(answers, [0; 8]);
+            assert_eq!(meter.counters().round_trips, 0, "ticks are no round trips");
+        });
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_holds_the_sender_back() {
+        block_on(async {
+            let (mut link, _peer, _) = link(Timing::default(), None);
+            let frame = vec![0; 64 * 1024];
+            let sending = async {
+                for _ in 0..32 {
+                    link.send(frame.clone()).await.unwrap();
+                }
+            };
+            assert!(
+                timeout(Duration::from_millis(200), sending).await.is_err(),
+                "2 MiB were taken in"
+            );
+        });
+    }
+
+    #[test]
+    fn a_limit_holds_and_close_writes_what_is_queued() {
+        block_on(async {
+            let limiter = RateLimiter::new(NonZeroU64::new(100_000).unwrap());
+            let (mut link, mut peer, meter) = link(Timing::default(), Some(limiter));
+            let start = Instant::now();
+            for _ in 0..3 {
+                link.send(vec![7; 10_000]).await.unwrap();
+            }
+            let reading = tokio::spawn(async move {
+                let mut all = Vec::new();
+                peer.read_to_end(&mut all).await.unwrap();
+                all.len()
+            });
+            link.close().await.unwrap();
+            assert!(
+                start.elapsed() >= Duration::from_millis(240),
+                "{:?}",
+                start.elapsed()
+            );
+            assert_eq!(reading.await.unwrap(), 30_000);
+            assert_eq!(meter.counters().sent_bytes, 30_000);
+        });
+    }
+
+    #[test]
+    fn a_closed_connection_is_told_to_sender_and_receiver() {
+        block_on(async {
+            let (mut link, mut peer, _) = link(FAST, None);
+            peer.write_all(&control::encode_message(&pid(), b"last"))
+                .await
+                .unwrap();
+            drop(peer);
+            assert!(
+                matches!(link.receive().await, Ok(Inbound::Message { .. })),
+                "what came before"
+            );
+            assert!(matches!(link.receive().await, Err(TransportError::Closed)));
+            assert!(matches!(
+                link.send(vec![0; 4]).await,
+                Err(TransportError::Closed)
+            ));
+        });
+    }
+}

@@ -1,0 +1,190 @@
+//! Writes an exit reason as Erlang would print it, shortened for people.
+
+use super::term::Term;
+
+/// The most bytes of a rendered reason.
+const MAX_TEXT: usize = 800;
+
+/// Renders a term like `~0tp`, cut at a stated length.
+pub(super) fn render(term: &Term<'_>) -> String {
+    let mut text = Text { out: String::new() };
+    if !text.term(term) {
+        text.out.push('\u{2026}');
+    }
+    text.out
+}
+
+/// Every method answers whether there is room for more.
+struct Text {
+    out: String,
+}
+
+impl Text {
+    fn push(&mut self, text: &str) -> bool {
+        let room = MAX_TEXT.saturating_sub(self.out.len());
+        if text.len() <= room {
+            self.out.push_str(text);
+            return true;
+        }
+        let cut = (0..=room)
+            .rev()
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(0);
+        self.out.push_str(&text[..cut]);
+        false
+    }
+
+    fn term(&mut self, term: &Term<'_>) -> bool {
+        match term {
+            Term::Integer(value) => self.push(&value.to_string()),
+            Term::Big { negative, .. } => self.push(if *negative { "-#Bignum" } else { "#Bignum" }),
+            Term::Float(value) => self.push(&format!("{value:?}")),
+            Term::Atom(name) => self.atom(name),
+            Term::Binary(bytes) => self.binary(bytes),
+            Term::String(bytes) => self.string(bytes),
+            Term::List(items) => self.push("[") && self.items(items) && self.push("]"),
+            Term::ImproperList(items, tail) => {
+                self.push("[")
+                    && self.items(items)
+                    && self.push("|")
+                    && self.term(tail)
+                    && self.push("]")
+            }
+            Term::Tuple(items) => self.push("{") && self.items(items) && self.push("}"),
+            Term::Map(pairs) => self.push("#{") && self.pairs(pairs) && self.push("}"),
+            Term::Pid(pid) => self.push(&format!("<{}.{}.{}>", pid.node, pid.id, pid.serial)),
+            Term::Reference(reference) => self.push(&format!("#Ref<{}>", reference.node)),
+            Term::Encoded(_) => self.push("#Encoded"),
+            Term::Opaque(kind) => self.push("#") && self.push(kind),
+        }
+    }
+
+    fn items(&mut self, items: &[Term<'_>]) -> bool {
+        items
+            .iter()
+            .enumerate()
+            .all(|(index, item)| (index == 0 || self.push(",")) && self.term(item))
+    }
+
+    fn pairs(&mut self, pairs: &[(Term<'_>, Term<'_>)]) -> bool {
+        pairs.iter().enumerate().all(|(index, (key, value))| {
+            (index == 0 || self.push(","))
+                && self.term(key)
+                && self.push(" => ")
+                && self.term(value)
+        })
+    }
+
+    fn atom(&mut self, name: &str) -> bool {
+        let plain = name.starts_with(|c: char| c.is_lowercase())
+            && name
+                .chars()
+                .all(|c| c.is_alphanumeric() || c == '_' || c == '@');
+        if plain {
+            self.push(name)
+        } else {
+            self.quoted('\'', name)
+        }
+    }
+
+    fn binary(&mut self, bytes: &[u8]) -> bool {
+        match std::str::from_utf8(bytes) {
+            Ok(text) if !text.chars().any(is_unprintable) => {
+                self.push("<<") && self.quoted('"', text) && self.push(">>")
+            }
+            _ => self.push("<<") && self.numbers(bytes) && self.push(">>"),
+        }
+    }
+
+    fn string(&mut self, bytes: &[u8]) -> bool {
+        if bytes.iter().any(|byte| is_unprintable(char::from(*byte))) {
+            return self.push("[") && self.numbers(bytes) && self.push("]");
+        }
+        let shown: String = bytes
+            .iter()
+            .take(MAX_TEXT + 1)
+            .map(|byte| char::from(*byte))
+            .collect();
+        self.quoted('"', &shown)
+    }
+
+    fn numbers(&mut self, bytes: &[u8]) -> bool {
+        bytes
+            .iter()
+            .enumerate()
+            .all(|(index, byte)| (index == 0 || self.push(",")) && self.push(&byte.to_string()))
+    }
+
+    /// Control characters are written as escapes: the text ends up on a terminal.
+    fn quoted(&mut self, quote: char, text: &str) -> bool {
+        let mut buffer = [0; 4];
+        let quote_text = &*quote.encode_utf8(&mut buffer);
+        self.push(quote_text)
+            && text.chars().all(|c| match c {
+                c if c == quote || c == '\\' => {
+                    self.push("\\") && self.push(c.encode_utf8(&mut [0; 4]))
+                }
+                '\n' => self.push("\\n"),
+                '\t' => self.push("\\t"),
+                c if c.is_control() => self.push(&format!("\\x{{{:X}}}", u32::from(c))),
+                c => self.push(c.encode_utf8(&mut [0; 4])),
+            })
+            && self.push(quote_text)
+    }
+}
+
+fn is_unprintable(c: char) -> bool {
+    c.is_control() && c != '\n' && c != '\t'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_read_like_erlang() {
+        let frame = Term::Tuple(vec![
+            Term::atom("m"),
+            Term::atom("f"),
+            Term::Integer(2),
+            Term::List(vec![]),
+        ]);
+        let table = [
+            (Term::atom("normal"), "normal"),
+            (Term::atom("Hello world"), "'Hello world'"),
+            (Term::atom(""), "''"),
+            (
+                Term::Tuple(vec![Term::atom("undef"), Term::List(vec![frame])]),
+                "{undef,[{m,f,2,[]}]}",
+            ),
+            (Term::binary(b"text"), "<<\"text\">>"),
+            (Term::binary(&[0, 255]), "<<0,255>>"),
+            (Term::string("a\"b\n"), "\"a\\\"b\\n\""),
+            (Term::string("\u{1b}[31m"), "[27,91,51,49,109]"),
+            (Term::atom("\u{1b}[31m"), "'\\x{1B}[31m'"),
+            (
+                Term::Map(vec![(Term::atom("k"), Term::Float(1.0))]),
+                "#{k => 1.0}",
+            ),
+            (
+                Term::ImproperList(vec![Term::Integer(1)], Box::new(Term::Integer(2))),
+                "[1|2]",
+            ),
+        ];
+        for (term, text) in table {
+            assert_eq!(render(&term), text);
+        }
+    }
+
+    #[test]
+    fn long_reasons_are_cut_between_characters() {
+        for text in ["x".repeat(100_000), "\u{20ac}".repeat(100_000)] {
+            let rendered = render(&Term::Tuple(vec![
+                Term::binary(text.as_bytes()),
+                Term::Integer(1),
+            ]));
+            assert!(rendered.len() <= MAX_TEXT + 3, "{}", rendered.len());
+            assert!(rendered.ends_with('\u{2026}'));
+        }
+    }
+}

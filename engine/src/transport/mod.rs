@@ -1,0 +1,114 @@
+//! How messages travel between the host and one target.
+//!
+//! Owns the [`Transport`] trait, what every transport counts ([`Counters`]) and how it fails ([`TransportError`]). Knows nothing of
+//! what the messages say: those are the session's, and so are credits, retries and the limit of a whole update.
+//!
+//! **Invariant.** A transport carries whole messages, in order, or fails for good: after an error that is not
+//! [`TransportError::MessageTooLarge`] nothing more is sent or received.
+
+pub mod erl;
+mod meter;
+mod rate;
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use meter::Counters;
+pub(crate) use meter::Meter;
+pub use rate::RateLimiter;
+
+/// The largest message that any transport sends, in bytes: larger ones would starve ticks and cancellation on a slow link.
+pub const MAX_SENT_MESSAGE: usize = 64 * 1024;
+
+/// The largest message that any transport takes from a target, in bytes; what claims to be larger is refused unread.
+pub const MAX_RECEIVED_MESSAGE: usize = 1024 * 1024;
+
+/// A two-way stream of messages with the agent on one target.
+pub trait Transport {
+    /// Queues a message of at most [`MAX_SENT_MESSAGE`] bytes. Waits only while too many bytes are queued already; what was
+    /// queued is sent without a flush. Cancelled, it has queued nothing.
+    fn send(&mut self, message: &[u8]) -> impl Future<Output = Result<(), TransportError>> + Send;
+
+    /// Waits for the next message. Cancelled, it has lost nothing. There is no time limit here as long as the target shows
+    /// signs of life.
+    fn recv(&mut self) -> impl Future<Output = Result<Vec<u8>, TransportError>> + Send;
+
+    /// What went over the socket so far, connecting included.
+    fn counters(&self) -> Counters;
+
+    /// Sends what is queued, ends the connection and waits a short while for the target to do the same.
+    fn close(self) -> impl Future<Output = Result<(), TransportError>> + Send;
+}
+
+/// Why a connection that was up carries no more messages.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TransportError {
+    /// The target, or something between, closed the connection.
+    #[error("the target closed the connection")]
+    Closed,
+    /// Nothing came from the target, not even a sign of life.
+    #[error("nothing came from the target for {} s", after.as_secs())]
+    Silent {
+        /// How long nothing came.
+        after: Duration,
+    },
+    /// The socket failed.
+    #[error("the connection failed")]
+    Io {
+        /// What the operating system said.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The target announced a message beyond [`MAX_RECEIVED_MESSAGE`].
+    #[error("the target announced a message of {size} bytes, the limit is {limit}")]
+    Oversized {
+        /// What it announced, in bytes.
+        size: u64,
+        /// What is accepted, in bytes.
+        limit: u64,
+    },
+    /// The target broke the transport's protocol.
+    #[error("the target sent a malformed message: {what}")]
+    Malformed {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The caller's message is beyond [`MAX_SENT_MESSAGE`]. Nothing was sent and the connection goes on.
+    #[error("a message of {size} bytes is over the limit of {limit}")]
+    MessageTooLarge {
+        /// The message's size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The target could not start the agent's process.
+    #[error("the target refused to run {module}:{function}: {reason}")]
+    SpawnRefused {
+        /// The module that was called.
+        module: String,
+        /// The function that was called.
+        function: String,
+        /// The target's reason.
+        reason: String,
+    },
+    /// The agent's process on the target ended.
+    #[error("the agent on the target ended: {reason}")]
+    AgentEnded {
+        /// Its exit reason, as Erlang would print it, shortened.
+        reason: String,
+    },
+}
+
+impl From<io::Error> for TransportError {
+    fn from(source: io::Error) -> Self {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        match source.kind() {
+            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => Self::Closed,
+            _ => Self::Io {
+                source: Arc::new(source),
+            },
+        }
+    }
+}
