@@ -1,1 +1,3 @@
 //! What the integration tests share: real nodes, sample releases, the built binary.
+
+pub mod node;

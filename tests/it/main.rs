@@ -1,4 +1,5 @@
 //! Integration tests; one binary.
 
 mod agent_blob;
+mod erl_transport;
 mod zstd_agent;
