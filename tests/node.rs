@@ -71,7 +71,7 @@ pub struct NodeOptions {
 impl Default for NodeOptions {
     fn default() -> Self {
         Self {
-            program: vec!["erl".to_owned()],
+            program: default_program(),
             name: unique_name("localhost"),
             cookie: "relsync-test-cookie".to_owned(),
             args: Vec::new(),
@@ -88,6 +88,17 @@ impl NodeOptions {
             name: unique_name("127.0.0.1"),
             ..Self::default()
         }
+    }
+}
+
+/// `erl`, or the words of `RELSYNC_TEST_ERL`, so that the whole suite can run against another release.
+fn default_program() -> Vec<String> {
+    let words = std::env::var("RELSYNC_TEST_ERL").unwrap_or_default();
+    let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+    if words.is_empty() {
+        vec!["erl".to_owned()]
+    } else {
+        words
     }
 }
 

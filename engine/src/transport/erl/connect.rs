@@ -38,7 +38,8 @@ pub struct ErlTarget {
     /// The name under which the host joins.
     pub local: LocalName,
     /// Whether to take the place of a connection that the node still has under a fixed local name. Right when that connection
-    /// was our own and broke; otherwise it cuts off another node.
+    /// was our own and broke; otherwise it cuts off another node. Nodes before OTP 25 let go of a connection only when it ends
+    /// by itself: then the error stays [`ConnectError::NameInUse`].
     pub take_over: bool,
     /// The limit of each step of connecting: looking up a name, a connect, an answer.
     pub connect_timeout: Duration,
@@ -303,10 +304,13 @@ mod tests {
         })
     }
 
+    /// Whether an error is the expected one.
+    type Check = fn(&ConnectError) -> bool;
+
     #[test]
     fn hostile_port_mappers_give_exact_errors() {
         use ConnectError as E;
-        let table: [(&[u8], bool, fn(&E) -> bool); 7] = [
+        let table: [(&[u8], bool, Check); 7] = [
             (b"", true, |error| matches!(error, E::EpmdTimeout { .. })),
             (b"", false, |error| matches!(error, E::NotEpmd { .. })),
             (b"SSH-2.0-", false, |error| {

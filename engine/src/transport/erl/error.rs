@@ -189,7 +189,7 @@ pub enum ConnectError {
         /// The node.
         node: NodeName,
         /// The name that was asked for.
-        local: NodeName,
+        local: String,
     },
     /// The node does not let this host in, whatever the cookie.
     #[error("{node} does not allow connections from this host")]

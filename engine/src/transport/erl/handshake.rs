@@ -114,6 +114,7 @@ where
         stream,
         offer,
         meter,
+        taking_over: false,
     };
     talk.send_name().await?;
     let identity = talk.receive_status().await?;
@@ -138,6 +139,8 @@ struct Talk<'a, S> {
     stream: &'a mut S,
     offer: &'a Offer<'a>,
     meter: &'a Meter,
+    /// Whether the node was told to give up the connection that it has under our name.
+    taking_over: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
@@ -155,7 +158,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     }
 
     async fn receive_status(&mut self) -> Result<Identity, ConnectError> {
-        let node = || self.offer.node.clone();
         let message = self.receive(HandshakeStep::Status).await?;
         let Some(status) = message.strip_prefix(b"s") else {
             return Err(self.not_erlang("no status"));
@@ -164,20 +166,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
             (b"ok" | b"ok_simultaneous", LocalName::Fixed(name)) => Ok(self.identity(name)),
             (b"alive", LocalName::Fixed(name)) if self.offer.take_over => {
                 self.send(b"strue", HandshakeStep::Challenge).await?;
+                self.taking_over = true;
                 Ok(self.identity(name))
             }
-            (b"alive", LocalName::Fixed(name)) => {
+            (b"alive", LocalName::Fixed(_)) => {
                 self.send(b"sfalse", HandshakeStep::Status).await?;
-                Err(ConnectError::NameInUse {
-                    node: node(),
-                    local: name.clone(),
-                })
+                Err(self.name_in_use())
             }
-            (b"nok", LocalName::Fixed(name)) => Err(ConnectError::NameInUse {
-                node: node(),
-                local: name.clone(),
+            (b"nok", LocalName::Fixed(_)) => Err(self.name_in_use()),
+            (b"not_allowed", _) => Err(ConnectError::NotAllowed {
+                node: self.offer.node.clone(),
             }),
-            (b"not_allowed", _) => Err(ConnectError::NotAllowed { node: node() }),
             (status, LocalName::Dynamic { .. }) => status
                 .strip_prefix(b"named:")
                 .and_then(parse_named)
@@ -194,7 +193,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     }
 
     async fn receive_challenge(&mut self) -> Result<u32, ConnectError> {
-        let message = self.receive(HandshakeStep::Challenge).await?;
+        let message = match self.receive(HandshakeStep::Challenge).await {
+            // Before OTP 25 a node keeps its old connection until that ends by itself.
+            Err(ConnectError::HandshakeClosed { .. } | ConnectError::HandshakeTimeout { .. })
+                if self.taking_over =>
+            {
+                return Err(self.name_in_use());
+            }
+            message => message?,
+        };
         if message.first() == Some(&b'n') {
             return Err(ConnectError::TooOld {
                 node: self.offer.node.clone(),
@@ -289,6 +296,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
         self.meter.received(message.len());
         self.meter.message_arrived();
         Ok(message)
+    }
+
+    fn name_in_use(&self) -> ConnectError {
+        let local = match self.offer.local {
+            LocalName::Fixed(name) => name.to_string(),
+            LocalName::Dynamic { host } => host.clone(),
+        };
+        ConnectError::NameInUse {
+            node: self.offer.node.clone(),
+            local,
+        }
     }
 
     fn stalled(&self, step: HandshakeStep) -> ConnectError {

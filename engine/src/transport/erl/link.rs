@@ -426,10 +426,13 @@ mod tests {
         });
     }
 
+    /// Whether an error is the expected one.
+    type Check = fn(&TransportError) -> bool;
+
     #[test]
     fn hostile_lengths_and_frames_end_the_connection() {
         let garbage = [&[0, 0, 0, 4][..], b"abcd"].concat();
-        let cases: [(&[u8], fn(&TransportError) -> bool); 3] = [
+        let cases: [(&[u8], Check); 3] = [
             (&[255, 255, 255, 255, 1], |error| {
                 matches!(
                     error,
