@@ -5,8 +5,8 @@ SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
-# The releases that tests run against beside the machine's own; 23 and 27 also build the agent.
-OTP_RELEASES := 23 25 27 29
+# The releases that tests run against; 23 and 27 also build the agent. Of 25 the machine's own is as good.
+OTP_RELEASES = 23 27 29 $(shell scripts/otp-run.sh --list | grep -x 25 >/dev/null || echo 25)
 
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
@@ -22,7 +22,7 @@ help: ## Lists the targets
 setup: ## Installs what building and testing needs beyond Rust (Erlang, a C compiler)
 	@scripts/setup.sh
 
-otp-roots: ## Makes roots of OTP 23, 25, 27 and 29 under target/otp, from Debian's packages
+otp-roots: setup ## Makes roots of other OTP releases under target/otp, from Debian's packages
 	@scripts/otp-root.sh $(OTP_RELEASES)
 
 agent: otp-roots ## Rebuilds the agent that the host embeds (engine/agent) from its Erlang sources
@@ -35,8 +35,8 @@ demo: setup build ## Shows an update of a running release
 	@scripts/demo.sh
 
 test: setup quick-check ## Runs all tests, against every OTP release that can be had here
-	@scripts/otp-root.sh $(OTP_RELEASES) \
-	  || echo 'note: not all of OTP $(OTP_RELEASES) are here; the tests run against those that are' >&2
+	@$(MAKE) --no-print-directory otp-roots \
+	  || echo 'note: not all OTP releases could be had; the tests run against those that are here' >&2
 	@echo "testing against OTP $$(scripts/otp-run.sh --list | paste -sd ' ' -)"
 	cargo test --workspace
 	scripts/erl-test.sh test

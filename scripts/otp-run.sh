@@ -58,5 +58,5 @@ if [ -e "$otp_dir/$version/.ready" ]; then
 elif [ "$(host_release)" = "$version" ]; then
   exec "$program" "$@"
 fi
-echo "otp-run: OTP $version is not here: scripts/otp-root.sh $version makes it" >&2
+echo "otp-run: OTP $version is not here (make otp-roots, or scripts/otp-root.sh $version)" >&2
 exit 3
