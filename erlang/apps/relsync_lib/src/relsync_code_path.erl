@@ -1,0 +1,159 @@
+%%% Decides how the code path changes when a release changes: pure of the code server, which only
+%%% `relsync_reload' talks to. It looks at directories and symbolic links, and writes nothing.
+%%%
+%%% Invariants: a directory that joins lies under the release's root on this machine; it takes the
+%%% place of the version that it replaces, and its spelling (a release may be reached through a
+%%% symbolic link); entries outside the root are never touched.
+-module(relsync_code_path).
+
+-export([plan/4, change/3, locate/2, app_name/1, root/1]).
+
+-export_type([root/0, plan/0, step/0]).
+
+%% A directory as written, and the same one with symbolic links followed.
+-type root() :: {Written :: file:filename(), Resolved :: file:filename()}.
+%% Relative `ebin' directories that shall join, and those that may have to leave.
+-type plan() :: #{joins := [file:filename()], leaves := [file:filename()]}.
+-type step() ::
+    {replace, App :: string(), Old :: file:filename(), New :: file:filename()}
+    | {add, file:filename()}
+    | {delete, file:filename()}.
+
+%% As many links as Linux follows in one path.
+-define(MAX_LINKS, 40).
+
+%% @doc Makes a root of a directory name; follows symbolic links.
+-spec root(file:filename()) -> root().
+root(Dir) ->
+    Written = filename:absname(Dir),
+    {Written, resolve(Written)}.
+
+%% @doc Plans, before the switch, which of the `ebin' directories that gain modules (`Added') join the
+%% path and which of those that lose modules (`Removed') may leave it.
+%%
+%% A directory joins that the release did not have before, or whose application is on the path with a
+%% version that leaves or has vanished. A directory that exists and is not on the path was left out
+%% by somebody's choice.
+-spec plan([file:filename()], [file:filename()], [file:filename()], root()) -> plan().
+plan(Added, Removed, Path, Root) ->
+    Entries = entries(Path, Root),
+    OnPath = [Rel || {_Dir, Rel} <- Entries],
+    Leaves = [Rel || Rel <- lists:usort(Removed), lists:member(Rel, OnPath)],
+    Replaced = [app_name(Rel) || {Dir, Rel} <- Entries, lists:member(Rel, Leaves) orelse not filelib:is_dir(Dir)],
+    Joins = [
+        Rel
+     || Rel <- lists:usort(Added),
+        not lists:member(Rel, OnPath),
+        not filelib:is_dir(in(Root, Rel)) orelse lists:member(app_name(Rel), Replaced)
+    ],
+    #{joins => Joins, leaves => Leaves}.
+
+%% @doc Computes, after the switch, the new path and the steps that lead to it.
+-spec change(plan(), [file:filename()], root()) -> {[file:filename()], [step()]}.
+change(#{joins := Joins, leaves := Leaves}, Path, Root) ->
+    Entries = [entry(Dir, Leaves, Root) || Dir <- Path],
+    {NewEntries, Steps} = lists:foldl(fun(J, Acc) -> join(J, Acc, Root) end, {Entries, []}, Joins),
+    Deletes = [{delete, Dir} || {leaves, Dir, _Rel} <- NewEntries],
+    {[Dir || {stays, Dir, _Rel} <- NewEntries], lists:reverse(Steps) ++ Deletes}.
+
+%% @doc Finds under which of `Roots' a file or directory lies.
+-spec locate(file:filename(), [root()]) -> {ok, root(), Rel :: file:filename()} | outside.
+locate(Path, Roots) ->
+    Absolute = filename:absname(Path),
+    case first(Roots, fun({Written, _}) -> strip(Written, Absolute) end) of
+        outside ->
+            Resolved = filename:join(resolve(filename:dirname(Absolute)), filename:basename(Absolute)),
+            first(Roots, fun({_, Real}) -> strip(Real, Resolved) end);
+        Found ->
+            Found
+    end.
+
+%% @doc Names the application of an `ebin' directory: `lib/my_app-1.2/ebin' is `my_app'.
+-spec app_name(file:filename()) -> string().
+app_name(Ebin) ->
+    [Name | _] = string:split(filename:basename(filename:dirname(Ebin)), "-", trailing),
+    Name.
+
+%% Path entries
+
+entries(Path, Root) ->
+    lists:append([[{Dir, Rel}] || Dir <- Path, {ok, _, Rel} <- [locate(Dir, [Root])]]).
+
+entry(Dir, Leaves, Root) ->
+    case locate(Dir, [Root]) of
+        {ok, _, Rel} ->
+            Leaving = lists:member(Rel, Leaves) andalso not has_code(Dir),
+            case Leaving of
+                true -> {leaves, Dir, Rel};
+                false -> {stays, Dir, Rel}
+            end;
+        outside ->
+            {stays, Dir, outside}
+    end.
+
+has_code(Dir) ->
+    filelib:wildcard("*.{beam,app}", Dir) =/= [].
+
+join(Rel, {Entries, Steps}, Root) ->
+    App = app_name(Rel),
+    case lists:splitwith(fun(E) -> not replaceable(E, App) end, Entries) of
+        {Before, [{_, Old, OldRel} | After]} ->
+            New = same_spelling(Old, OldRel, Rel, Root),
+            {Before ++ [{stays, New, Rel} | After], [{replace, App, Old, New} | Steps]};
+        {_, []} ->
+            New = in(Root, Rel),
+            {Entries ++ [{stays, New, Rel}], [{add, New} | Steps]}
+    end.
+
+replaceable({_, _, outside}, _App) -> false;
+replaceable({leaves, _Dir, Rel}, App) -> app_name(Rel) =:= App;
+replaceable({stays, Dir, Rel}, App) -> app_name(Rel) =:= App andalso not filelib:is_dir(Dir).
+
+same_spelling(Old, OldRel, Rel, Root) ->
+    case {two_up(OldRel), two_up(Rel)} of
+        {Same, Same} ->
+            filename:join([two_up(Old), filename:basename(filename:dirname(Rel)), filename:basename(Rel)]);
+        _ ->
+            in(Root, Rel)
+    end.
+
+two_up(Dir) -> filename:dirname(filename:dirname(Dir)).
+
+in({Written, _}, Rel) -> filename:join(Written, Rel).
+
+%% Names and links
+
+first([], _Fun) ->
+    outside;
+first([Root | Roots], Fun) ->
+    case Fun(Root) of
+        {ok, Rel} -> {ok, Root, Rel};
+        outside -> first(Roots, Fun)
+    end.
+
+strip(Root, Path) ->
+    strip_parts(filename:split(Root), filename:split(Path)).
+
+strip_parts([], [_ | _] = Rest) -> {ok, filename:join(Rest)};
+strip_parts([Part | Root], [Part | Path]) -> strip_parts(Root, Path);
+strip_parts(_, _) -> outside.
+
+resolve(Path) ->
+    [Top | Parts] = filename:split(filename:absname(Path)),
+    resolve(Parts, Top, ?MAX_LINKS).
+
+resolve([], Done, _Links) ->
+    Done;
+resolve(["." | Parts], Done, Links) ->
+    resolve(Parts, Done, Links);
+resolve([".." | Parts], Done, Links) ->
+    resolve(Parts, filename:dirname(Done), Links);
+resolve([Part | Parts], Done, Links) ->
+    Here = filename:join(Done, Part),
+    case file:read_link_all(Here) of
+        {ok, Target} when is_list(Target), Links > 0 ->
+            [Top | More] = filename:split(filename:absname(Target, Done)),
+            resolve(More ++ Parts, Top, Links - 1);
+        _ ->
+            resolve(Parts, Here, Links)
+    end.

@@ -1,0 +1,1025 @@
+%%% Brings the code that runs in line with the files of the release: the only module of the agent that
+%%% calls `code'.
+%%%
+%%% | when               | call       | touches                                        |
+%%% |--------------------|------------|------------------------------------------------|
+%%% | before the switch  | `plan/4'   | nothing: reads the staged beams, tries them    |
+%%% | after the switch   | `reload/1' | code, code path, in mode `apps' applications   |
+%%% | after a roll back  | `undo/1'   | the same, back; the old files are in place     |
+%%%
+%%% It does not write files. Invariants: what can be refused is refused by `plan/4'; all modules go in at
+%%% once, but for those with `-on_load', which follow one by one; a module that runs from a file outside
+%%% the release, and every module of the agent itself, is left alone; nothing but the directories of
+%%% the release enters or leaves the code path. An error of `reload/1' leaves a mix of code only until the
+%%% caller has restored the files and called `undo/1' with what it was given. `Undo' is a plain term: it
+%%% can be kept over the life of the session, not over a restart of the VM (which loads from disk anyway).
+-module(relsync_reload).
+
+-export([plan/4, reload/1, undo/1, modules/2]).
+-export([load_temporary/2, unload_temporary/1]).
+-export([format_error/1]).
+
+-export_type([mode/0, change/0, status/0, item/0, plan/0, result/0, undo/0, limits/0, reason/0]).
+-export_type([temporary/0, stale/0]).
+
+-include_lib("kernel/include/file.hrl").
+
+%% `soft' refuses to kill; `hard' purges whoever is in the way; `apps' stops and starts the applications
+%% concerned around a purge; `none' and `vm' touch no code.
+-type mode() :: soft | hard | none | apps | vm.
+
+%% A `*.beam' that the new snapshot adds, changes or removes; the file with its new content.
+-type change() :: {added | changed | removed, RelPath :: binary(), NewFile :: file:filename_all() | none}.
+
+%% | `reload'    | runs, and its code changes (perhaps at another path)                      |
+%% | `load'      | new in a VM in embedded mode, which loads nothing by itself               |
+%% | `remove'    | runs, and its file goes                                                   |
+%% | `unchanged' | the code that runs is the new one already                                 |
+%% | `in_use'    | as `reload' or `remove', but processes would be killed or lose their code |
+%% | `nif'       | runs with native functions: new code takes effect when the VM restarts    |
+%% | `sticky'    | belongs to the Erlang system: the same                                    |
+%% | `preloaded' | is part of the VM: the same                                               |
+%% | `notloaded' | does not run; loaded when first called                                    |
+%% | `foreign'   | runs from a file elsewhere: left alone                                    |
+%% | `cover'     | is instrumented by `cover': left alone                                    |
+%% | `agent'     | belongs to the agent: left alone                                          |
+-type status() ::
+    reload
+    | load
+    | remove
+    | unchanged
+    | in_use
+    | nif
+    | sticky
+    | preloaded
+    | notloaded
+    | foreign
+    | cover
+    | agent.
+
+-type item() :: #{
+    module := module(),
+    status := status(),
+    %% Relative path and MD5 of the new code; absent where the module is removed.
+    path => file:filename(),
+    md5 => binary(),
+    on_load => boolean(),
+    %% Where the code that runs can be read again once the old files are back.
+    old_file => file:filename(),
+    %% What the code that runs was loaded from (`foreign').
+    where => term(),
+    users => relsync_processes:users()
+}.
+
+-type limits() :: #{
+    max_beam_bytes => pos_integer(),
+    max_modules => pos_integer(),
+    max_users => non_neg_integer(),
+    check_timeout => timeout(),
+    on_load_timeout => timeout(),
+    app_timeout => timeout(),
+    %% Other directories the release runs from (the read-only one, where changes go to a writable one).
+    roots => [file:filename()],
+    %% Also reload what runs older code than the unchanged files hold (an earlier reload was cut short).
+    stale => boolean()
+}.
+
+-opaque plan() :: #{
+    mode := mode(),
+    limits := map(),
+    root := relsync_code_path:root(),
+    items := [item()],
+    path := relsync_code_path:plan(),
+    apps := [relsync_apps:app()]
+}.
+
+-type result() :: #{
+    modules := [{module(), status()}],
+    %% Processes that were killed, and processes that go on with the previous code.
+    killed := [relsync_processes:users()],
+    lingering := [relsync_processes:users()],
+    joined := [file:filename()],
+    left := [file:filename()],
+    restarted := [atom()],
+    vm_restart := boolean()
+}.
+
+-opaque undo() :: #{
+    limits := map(),
+    path := [file:filename()] | untouched,
+    steps := [relsync_code_path:step()],
+    restore := [{module(), file:filename()}],
+    forget := [module()],
+    stopped := [relsync_apps:app()],
+    started := [relsync_apps:app()]
+}.
+
+-type stale() :: #{module := module(), file := file:filename(), on_disk := changed | missing}.
+
+-opaque temporary() ::
+    {kept, module()}
+    | {loaded, module(), MD5 :: binary(), none | {file:filename(), binary()}}.
+
+-type reason() ::
+    {bad_path, binary()}
+    | {bad_beam, binary(), term()}
+    | {too_many_modules, pos_integer()}
+    | {in_use, [relsync_processes:users()]}
+    | {not_loadable, [{module(), term()}]}
+    | {not_as_planned, module(), file:filename()}
+    | {on_load_failed, module(), term()}
+    | {on_load_timeout, module()}
+    | {code_path, term()}
+    | {apps, relsync_apps:reason()}
+    | {not_restored, [{module(), term()}]}
+    | {bad_hooks, term()}
+    | {temporary_refused, module(), status() | no_object_code}.
+
+-define(DEFAULTS, #{
+    max_beam_bytes => 64 * 1024 * 1024,
+    max_modules => 50000,
+    max_users => 10,
+    check_timeout => 10000,
+    on_load_timeout => 30000,
+    app_timeout => 60000,
+    roots => [],
+    stale => true
+}).
+
+%% Modules of these names are the agent; `relsyncd' itself may be reloaded.
+-define(AGENT_PREFIX, "relsync_").
+
+%%--------------------------------------------------------------------------------------------------
+%% Plan
+%%--------------------------------------------------------------------------------------------------
+
+%% @doc Plans how the running code follows `Changes' under `Root', and reads and tries the new beams.
+%%
+%% Fails if a beam is none or cannot be loaded by this VM, and in mode `soft' if a process would be
+%% killed or lose its code.
+-spec plan(file:filename(), [change()], mode(), limits()) -> {ok, plan()} | {error, reason()}.
+plan(Root, Changes, Mode, Limits) ->
+    try
+        {ok, make_plan(relsync_code_path:root(Root), Changes, Mode, maps:merge(?DEFAULTS, Limits))}
+    catch
+        throw:{?MODULE, Reason} -> {error, Reason}
+    end.
+
+make_plan(Root, Changes, Mode, #{max_modules := Max} = Limits) ->
+    length(Changes) =< Max orelse fail({too_many_modules, Max}),
+    Checked = [{Kind, rel_path(Rel), File} || {Kind, Rel, File} <- Changes],
+    PathPlan = relsync_code_path:plan(
+        [filename:dirname(Rel) || {Kind, Rel, _} <- Checked, Kind =/= removed],
+        [filename:dirname(Rel) || {removed, Rel, _} <- Checked],
+        code:get_path(),
+        Root
+    ),
+    Env = #{
+        root => Root,
+        roots => [Root | [relsync_code_path:root(R) || R <- maps:get(roots, Limits)]],
+        embedded => code:get_mode() =:= embedded,
+        path => PathPlan,
+        limits => Limits
+    },
+    Groups = add_stale(group(Checked, Limits), Env),
+    Found = [item(M, Group, Env) || {M, Group} <- lists:sort(maps:to_list(Groups))],
+    Items = try_beams(find_users(Found, Limits), Groups, Mode, Limits),
+    Plan = #{mode => Mode, limits => Limits, root => Root, items => Items, path => PathPlan, apps => []},
+    decide(Plan, Checked).
+
+decide(#{mode := soft, items := Items} = Plan, _Changes) ->
+    case [Users || #{status := in_use, users := Users} <- Items] of
+        [] -> Plan;
+        InUse -> fail({in_use, InUse})
+    end;
+decide(#{mode := Mode, items := Items} = Plan, Changes) when Mode =:= hard; Mode =:= apps ->
+    Acting = Plan#{items := [settle(I) || I <- Items]},
+    case Mode of
+        hard -> Acting;
+        apps -> Acting#{apps := concerned(Acting, Changes)}
+    end;
+decide(Plan, _Changes) ->
+    Plan.
+
+%% What is in use is done all the same in these modes.
+settle(#{status := in_use, path := _} = Item) -> Item#{status := reload};
+settle(#{status := in_use} = Item) -> Item#{status := remove};
+settle(Item) -> Item.
+
+concerned(#{items := Items}, Changes) ->
+    Modules = [M || #{module := M, status := S} <- Items, S =:= reload orelse S =:= remove],
+    Vanishing = [relsync_code_path:app_name(filename:dirname(Rel)) || {removed, Rel, _} <- Changes],
+    relsync_apps:concerned(Modules, lists:usort(Vanishing)).
+
+%% Relative paths come from a snapshot: they are checked again before they are joined to the root.
+rel_path(Rel) when is_binary(Rel) ->
+    Parts = binary:split(Rel, <<"/">>, [global]),
+    Safe = lists:all(fun(P) -> P =/= <<>> andalso P =/= <<".">> andalso P =/= <<"..">> end, Parts),
+    case {Safe, lists:reverse(Parts), unicode:characters_to_list(Rel)} of
+        {true, [File, <<"ebin">> | _], Name} when is_list(Name) ->
+            case filename:extension(File) =:= <<".beam">> andalso binary:match(Rel, <<0>>) =:= nomatch of
+                true -> Name;
+                false -> fail({bad_path, Rel})
+            end;
+        _ ->
+            fail({bad_path, Rel})
+    end.
+
+%% Changes of one module: `#{new => [{Kind, Rel, File, MD5}], removed => [Rel]}'. A version bump has both.
+group(Changes, Limits) ->
+    lists:foldl(fun(Change, Groups) -> group(Change, Groups, Limits) end, #{}, Changes).
+
+group({removed, Rel, _}, Groups, _Limits) ->
+    %% A module whose name is no atom yet is not loaded.
+    try list_to_existing_atom(filename:basename(Rel, ".beam")) of
+        Module -> update_group(Module, removed, Rel, Groups)
+    catch
+        error:_ -> Groups
+    end;
+group({Kind, Rel, File}, Groups, Limits) ->
+    {ok, Beam} = read_new(Rel, File, Limits),
+    {Module, MD5} = identify(Rel, Beam),
+    update_group(Module, new, {Kind, Rel, File, MD5}, Groups).
+
+update_group(Module, Key, Value, Groups) ->
+    Group = maps:get(Module, Groups, #{new => [], removed => []}),
+    Groups#{Module => maps:update_with(Key, fun(L) -> L ++ [Value] end, Group)}.
+
+read_new(Rel, File, Limits) ->
+    case read_beam(File, Limits) of
+        {ok, Beam} -> {ok, Beam};
+        {error, Why} -> fail({bad_beam, rel_binary(Rel), Why})
+    end.
+
+identify(Rel, Beam) ->
+    Expected = filename:basename(Rel, ".beam"),
+    case beam_md5(Beam) of
+        {ok, {Module, MD5}} ->
+            atom_to_list(Module) =:= Expected orelse fail({bad_beam, rel_binary(Rel), {named, Module}}),
+            {Module, MD5};
+        {error, Why} ->
+            fail({bad_beam, rel_binary(Rel), Why})
+    end.
+
+%% Modules that run older code than their files hold, and that no change mentions.
+add_stale(Groups, #{limits := #{stale := false}}) ->
+    Groups;
+add_stale(Groups, #{root := Root, limits := Limits}) ->
+    lists:foldl(
+        fun
+            (#{module := M, file := File, on_disk := changed, rel := Rel, md5 := MD5}, Acc) when
+                not is_map_key(M, Acc)
+            ->
+                update_group(M, new, {changed, Rel, File, MD5}, Acc);
+            (_, Acc) ->
+                Acc
+        end,
+        Groups,
+        stale_modules([Root], Limits)
+    ).
+
+%% One module's item
+
+item(Module, #{new := New, removed := Removed}, Env) ->
+    Running = running(Module, Env),
+    {Item, Kind} =
+        case choose(New, Running, Env) of
+            none -> {#{module => Module}, removed};
+            {K, Rel, _File, MD5} -> {#{module => Module, path => Rel, md5 => MD5}, K}
+        end,
+    Rels = [R || {_, R, _, _} <- New] ++ Removed,
+    Status = status(Item, Kind, Running, Rels, Env),
+    with_old_file(with_where(Item#{status => Status}, Running), Running, Rels, Env).
+
+%% Of several files of one module the one counts that runs, else the first on the code path.
+choose([], _Running, _Env) ->
+    none;
+choose([One], _Running, _Env) ->
+    One;
+choose(New, #{rel := Rel}, Env) ->
+    case lists:keyfind(Rel, 2, New) of
+        false -> choose(New, #{}, Env);
+        One -> One
+    end;
+choose(New, _Running, Env) ->
+    case [One || {_, Rel, _, _} = One <- New, on_path(filename:dirname(Rel), Env)] of
+        [First | _] -> First;
+        [] -> lists:last(lists:keysort(2, New))
+    end.
+
+status(#{module := Module} = Item, Kind, Running, Rels, Env) ->
+    MD5 = maps:get(md5, Item, none),
+    case {is_agent(Module), Running} of
+        {true, _} -> agent;
+        {false, #{loaded := false}} -> not_running(Item, Kind, Env);
+        {false, #{md5 := MD5}} -> unchanged;
+        {false, #{loaded := cover_compiled}} -> cover;
+        {false, #{loaded := preloaded}} -> preloaded;
+        {false, _} -> running_status(Module, Kind, Running, Rels)
+    end.
+
+not_running(#{path := Rel}, added, #{embedded := true} = Env) ->
+    case on_path(filename:dirname(Rel), Env) of
+        true -> load;
+        false -> notloaded
+    end;
+not_running(_Item, _Kind, _Env) ->
+    notloaded.
+
+running_status(Module, Kind, Running, Rels) ->
+    case {code:is_sticky(Module), is_ours(Running, Rels), has_nifs(Module)} of
+        {true, _, _} -> sticky;
+        {_, false, _} -> foreign;
+        {_, _, true} -> nif;
+        _ when Kind =:= removed -> remove;
+        _ -> reload
+    end.
+
+%% Ours is code from one of the changed paths, from another root, or from a path that has vanished
+%% (the module stayed when the version before it was replaced).
+is_ours(#{rel := Rel, primary := true, loaded := File}, Rels) ->
+    lists:member(Rel, Rels) orelse not filelib:is_regular(File);
+is_ours(#{rel := _}, _Rels) ->
+    true;
+is_ours(_Running, _Rels) ->
+    false.
+
+is_agent(Module) -> lists:prefix(?AGENT_PREFIX, atom_to_list(Module)).
+
+has_nifs(Module) ->
+    try erlang:get_module_info(Module, nifs) of
+        Nifs -> Nifs =/= []
+    catch
+        error:_ -> false
+    end.
+
+running(Module, #{root := Root, roots := Roots}) ->
+    case code:is_loaded(Module) of
+        false ->
+            #{loaded => false};
+        {file, Loaded} when is_list(Loaded), Loaded =/= [] ->
+            Running = #{loaded => Loaded, md5 => running_md5(Module)},
+            case relsync_code_path:locate(Loaded, Roots) of
+                {ok, Where, Rel} -> Running#{rel => Rel, primary => Where =:= Root};
+                outside -> Running
+            end;
+        {file, Loaded} ->
+            #{loaded => Loaded, md5 => running_md5(Module)}
+    end.
+
+with_where(#{status := foreign} = Item, #{loaded := Loaded}) -> Item#{where => Loaded};
+with_where(Item, _Running) -> Item.
+
+%% Before the switch the old code is at the path it was loaded from or, if it came from a version that is
+%% gone, at one of the paths that are about to change.
+with_old_file(#{status := Status} = Item, #{loaded := Loaded}, Rels, #{root := {Dir, _}}) when
+    Status =:= reload; Status =:= remove
+->
+    Candidates = [Loaded | [filename:join(Dir, Rel) || Rel <- Rels]],
+    case [F || F <- Candidates, filelib:is_regular(F)] of
+        [File | _] -> Item#{old_file => File};
+        [] -> Item
+    end;
+with_old_file(Item, _Running, _Rels, _Env) ->
+    Item.
+
+on_path(Ebin, #{root := Root, path := #{joins := Joins}}) ->
+    lists:member(Ebin, Joins) orelse path_dir(Ebin, Root) =/= none.
+
+%% Who would be killed
+
+find_users(Items, Limits) ->
+    Purged = [M || #{module := M, status := S} <- Items, S =:= reload orelse S =:= remove],
+    Removed = [M || #{module := M, status := remove} <- Items],
+    Users = by_module(relsync_processes:old_code_users(Purged, Limits)),
+    Residents = by_module(relsync_processes:residents(Removed, Limits)),
+    All = maps:merge(Users, Residents),
+    [with_users(I, All) || I <- Items].
+
+by_module(Users) -> maps:from_list([{element(1, U), U} || U <- Users]).
+
+with_users(#{module := M, status := S} = Item, All) when S =:= reload; S =:= remove ->
+    case All of
+        #{M := Users} -> Item#{status := in_use, users => Users};
+        #{} -> Item
+    end;
+with_users(Item, _All) ->
+    Item.
+
+%% Has the VM prepare each new module, one at a time to bound the memory, and drops the outcome: a beam
+%% that this VM cannot load is found before the switch.
+try_beams(Items, _Groups, Mode, _Limits) when Mode =:= none; Mode =:= vm ->
+    Items;
+try_beams(Items, Groups, _Mode, Limits) ->
+    [try_beam(I, Groups, Limits) || I <- Items].
+
+try_beam(#{module := M, path := Rel, status := S} = Item, Groups, Limits) when
+    S =:= reload; S =:= load; S =:= in_use
+->
+    #{M := #{new := New}} = Groups,
+    {_, Rel, File, MD5} = lists:keyfind(Rel, 2, New),
+    {ok, Beam} = read_new(Rel, File, Limits),
+    {M, MD5} =:= identify(Rel, Beam) orelse fail({not_as_planned, M, Rel}),
+    case code:prepare_loading([{M, Rel, Beam}]) of
+        {ok, _Prepared} -> Item#{on_load => false};
+        {error, [{M, on_load_not_allowed}]} -> Item#{on_load => true};
+        {error, Why} -> fail({not_loadable, Why})
+    end;
+try_beam(Item, _Groups, _Limits) ->
+    Item.
+
+%%--------------------------------------------------------------------------------------------------
+%% Reload
+%%--------------------------------------------------------------------------------------------------
+
+%% @doc Carries out a plan after the switch. On an error the caller restores the files and calls `undo/1'.
+-spec reload(plan()) -> {ok, result(), undo()} | {error, reason(), undo()}.
+reload(#{mode := Mode, limits := Limits} = Plan) when Mode =:= none; Mode =:= vm ->
+    Result = result(Plan),
+    {ok, Result#{vm_restart := Mode =:= vm orelse maps:get(vm_restart, Result)}, no_undo(Limits)};
+reload(#{limits := Limits} = Plan) ->
+    Steps = [
+        fun read_live/1,
+        fun prepare/1,
+        fun stop_apps/1,
+        fun purge_old/1,
+        fun change_path/1,
+        fun finish/1,
+        fun load_on_load/1,
+        fun delete_removed/1,
+        fun look_for_lingering/1,
+        fun start_apps/1
+    ],
+    run_steps(Steps, #{plan => Plan, result => result(Plan), undo => no_undo(Limits)}).
+
+run_steps([], #{result := Result, undo := Undo}) ->
+    {ok, Result, Undo};
+run_steps([Step | Steps], State) ->
+    case Step(State) of
+        {ok, Next} -> run_steps(Steps, Next);
+        {error, Reason, #{undo := Undo}} -> {error, Reason, Undo}
+    end.
+
+result(#{items := Items}) ->
+    #{
+        modules => [{M, S} || #{module := M, status := S} <- Items],
+        killed => [],
+        lingering => [],
+        joined => [],
+        left => [],
+        restarted => [],
+        vm_restart => lists:any(fun needs_vm_restart/1, Items)
+    }.
+
+needs_vm_restart(#{status := S}) -> lists:member(S, [nif, sticky, preloaded]).
+
+no_undo(Limits) ->
+    #{
+        limits => Limits,
+        path => untouched,
+        steps => [],
+        restore => [],
+        forget => [],
+        stopped => [],
+        started => []
+    }.
+
+items(Statuses, #{plan := #{items := Items}}) ->
+    [I || #{status := S} = I <- Items, lists:member(S, Statuses)].
+
+%% Reads the new modules where they will be found from now on, and holds them against the plan.
+read_live(#{plan := #{root := Root, path := PathPlan, limits := Limits}} = State) ->
+    {NewPath, Steps} = relsync_code_path:change(PathPlan, code:get_path(), Root),
+    try
+        Beams = [live_beam(I, NewPath, Root, Limits) || I <- items([reload, load], State)],
+        {ok, State#{beams => Beams, new_path => NewPath, steps => Steps}}
+    catch
+        throw:{?MODULE, Reason} -> {error, Reason, State}
+    end.
+
+live_beam(#{module := M, path := Rel, md5 := MD5, on_load := OnLoad}, Path, {Dir, _} = Root, Limits) ->
+    Ebin =
+        case path_dir(filename:dirname(Rel), Path, Root) of
+            none -> filename:join(Dir, filename:dirname(Rel));
+            OnPath -> OnPath
+        end,
+    File = filename:join(Ebin, filename:basename(Rel)),
+    case read_beam(File, Limits) of
+        {ok, Beam} ->
+            beam_md5(Beam) =:= {ok, {M, MD5}} orelse fail({not_as_planned, M, File}),
+            {OnLoad, {M, File, Beam}};
+        {error, _} ->
+            fail({not_as_planned, M, File})
+    end.
+
+prepare(#{beams := Beams} = State) ->
+    case code:prepare_loading([B || {false, B} <- Beams]) of
+        {ok, Prepared} -> {ok, State#{prepared => Prepared, beams := [B || {true, B} <- Beams]}};
+        {error, Why} -> {error, {not_loadable, Why}, State}
+    end.
+
+stop_apps(#{plan := #{apps := Apps, limits := #{app_timeout := Timeout}}, undo := Undo} = State) ->
+    case relsync_apps:stop(Apps, Timeout) of
+        ok -> {ok, State#{undo := Undo#{stopped := Apps}}};
+        {error, Reason, Stopped} -> {error, {apps, Reason}, State#{undo := Undo#{stopped := Stopped}}}
+    end.
+
+purge_old(#{plan := #{mode := Mode, limits := Limits}} = State) ->
+    Modules = [M || #{module := M} <- items([reload, load, remove], State)],
+    case purge(Modules, Mode, Limits) of
+        {ok, Killed} -> {ok, killed(Killed, State)};
+        {error, Reason} -> {error, Reason, State}
+    end.
+
+killed(Users, #{result := #{killed := Killed} = Result} = State) ->
+    State#{result := Result#{killed := Killed ++ Users}}.
+
+%% Purges old code. `soft' kills nobody; the others tell whom they killed.
+purge(Modules, soft, Limits) ->
+    case [M || M <- Modules, not code:soft_purge(M)] of
+        [] -> {ok, []};
+        InUse -> {error, {in_use, users_or_names(InUse, Limits)}}
+    end;
+purge(Modules, _Mode, Limits) ->
+    Users = relsync_processes:old_code_users(Modules, Limits),
+    Killed = [M || M <- Modules, code:purge(M)],
+    {ok, [U || {M, _, _} = U <- Users, lists:member(M, Killed)]}.
+
+%% Who was in the way may have ended since.
+users_or_names(Modules, Limits) ->
+    case relsync_processes:old_code_users(Modules, Limits) of
+        [] -> [{M, 1, []} || M <- Modules];
+        Users -> Users
+    end.
+
+change_path(#{steps := []} = State) ->
+    refresh_path_cache(),
+    {ok, State};
+change_path(#{new_path := NewPath, steps := Steps, undo := Undo, result := Result} = State) ->
+    Next = State#{undo := Undo#{path := code:get_path(), steps := Steps}},
+    case set_path(NewPath, Steps) of
+        ok ->
+            Joined = [New || {replace, _, _, New} <- Steps] ++ [New || {add, New} <- Steps],
+            Left = [Old || {replace, _, Old, _} <- Steps] ++ [Old || {delete, Old} <- Steps],
+            {ok, Next#{result := Result#{joined := Joined, left := Left}}};
+        {error, Why} ->
+            {error, {code_path, Why}, Next}
+    end.
+
+finish(#{prepared := Prepared, undo := Undo} = State) ->
+    Next = State#{undo := Undo#{restore := restorable(State), forget := loaded_first(State)}},
+    case code:finish_loading(Prepared) of
+        ok -> {ok, Next};
+        {error, Why} -> {error, {not_loadable, Why}, State}
+    end.
+
+restorable(State) ->
+    [{M, File} || #{module := M, old_file := File} <- items([reload, remove], State)].
+
+loaded_first(State) ->
+    [M || #{module := M} <- items([load], State)].
+
+load_on_load(#{beams := Beams, plan := #{limits := #{on_load_timeout := Timeout}}} = State) ->
+    case first_error(fun(B) -> load_one(B, Timeout) end, Beams) of
+        ok -> {ok, State};
+        {error, Reason} -> {error, Reason, State}
+    end.
+
+first_error(_Fun, []) ->
+    ok;
+first_error(Fun, [Item | Items]) ->
+    case Fun(Item) of
+        ok -> first_error(Fun, Items);
+        {error, _} = Error -> Error
+    end.
+
+delete_removed(#{plan := #{mode := Mode, limits := Limits}} = State) ->
+    Removed = [M || #{module := M} <- items([remove], State)],
+    lists:foreach(fun code:delete/1, Removed),
+    case Mode of
+        soft ->
+            %% Who came in since the plan was made keeps the old code and shows as lingering.
+            {ok, State};
+        _ ->
+            {ok, Killed} = purge(Removed, Mode, Limits),
+            {ok, killed(Killed, State)}
+    end.
+
+%% Code that nobody runs any more is freed at once; who goes on with it is reported.
+look_for_lingering(#{plan := #{limits := Limits}, result := Result} = State) ->
+    Modules = [M || #{module := M} <- items([reload, remove], State)],
+    InUse = [M || M <- Modules, not code:soft_purge(M)],
+    {ok, State#{result := Result#{lingering := relsync_processes:old_code_users(InUse, Limits)}}}.
+
+start_apps(#{plan := #{apps := []}} = State) ->
+    {ok, State};
+start_apps(#{plan := #{apps := Apps, limits := #{app_timeout := Timeout}}} = State) ->
+    #{undo := Undo, result := Result} = State,
+    case relsync_apps:refresh(Apps, Timeout) of
+        {ok, Present} ->
+            Next = State#{
+                undo := Undo#{started := Present},
+                result := Result#{restarted := lists:reverse([A || {A, _} <- Present])}
+            },
+            case relsync_apps:start(Present, Timeout) of
+                ok -> {ok, Next};
+                {error, Reason} -> {error, {apps, Reason}, Next}
+            end;
+        {error, Reason} ->
+            {error, {apps, Reason}, State}
+    end.
+
+%%--------------------------------------------------------------------------------------------------
+%% Undo
+%%--------------------------------------------------------------------------------------------------
+
+%% @doc Brings back the code, code path and applications from before `reload/1', after the caller has
+%% restored the files. Goes on as far as it can, and then tells what it could not restore.
+%%
+%% Processes that still ran the code from before the reload are killed: the VM keeps two versions of a
+%% module, and loading the older one again needs room. They are returned.
+-spec undo(undo()) -> {ok, [relsync_processes:users()]} | {error, reason()}.
+undo(#{limits := Limits, restore := Restore, forget := Forget} = Undo) ->
+    #{app_timeout := AppTimeout} = Limits,
+    Stopped = stop_again(Undo, AppTimeout),
+    Path = restore_path(Undo),
+    {Beams, Unreadable} = old_beams(Restore, Limits),
+    Modules = [M || {M, _, _} <- Beams],
+    {ok, Killed} = purge(Modules ++ Forget, hard, Limits),
+    Unloaded = load_together(Beams, Limits),
+    lists:foreach(fun code:delete/1, Forget),
+    {ok, KilledToo} = purge(Forget, hard, Limits),
+    Started = start_again(Undo, AppTimeout),
+    case {Unreadable ++ Unloaded, first_error(fun(R) -> R end, [Path, Stopped, Started])} of
+        {[], ok} -> {ok, Killed ++ KilledToo};
+        {[], Error} -> Error;
+        {Failed, _} -> {error, {not_restored, Failed}}
+    end.
+
+stop_again(#{started := Apps}, Timeout) ->
+    case relsync_apps:stop(Apps, Timeout) of
+        ok -> ok;
+        {error, Reason, _} -> {error, {apps, Reason}}
+    end.
+
+start_again(#{stopped := []}, _Timeout) ->
+    ok;
+start_again(#{stopped := Apps}, Timeout) ->
+    case relsync_apps:refresh(Apps, Timeout) of
+        {ok, Present} -> apps_result(relsync_apps:start(Present, Timeout));
+        Error -> apps_result(Error)
+    end.
+
+apps_result(ok) -> ok;
+apps_result({error, Reason}) -> {error, {apps, Reason}}.
+
+restore_path(#{path := untouched}) ->
+    ok;
+restore_path(#{path := Path, steps := Steps}) ->
+    case set_path(Path, lists:reverse([inverse(S) || S <- Steps])) of
+        ok -> ok;
+        {error, Why} -> {error, {code_path, Why}}
+    end.
+
+inverse({replace, App, Old, New}) -> {replace, App, New, Old};
+inverse({add, Dir}) -> {delete, Dir};
+inverse({delete, Dir}) -> {add, Dir}.
+
+%% What runs already (the reload did not get that far) needs no loading.
+old_beams(Restore, Limits) ->
+    lists:foldr(
+        fun({M, File}, {Beams, Failed}) ->
+            case old_beam(M, File, Limits) of
+                {ok, MD5, Beam} ->
+                    case running_md5(M) of
+                        MD5 -> {Beams, Failed};
+                        _ -> {[{M, File, Beam} | Beams], Failed}
+                    end;
+                {error, Why} ->
+                    {Beams, [{M, Why} | Failed]}
+            end
+        end,
+        {[], []},
+        Restore
+    ).
+
+old_beam(Module, File, Limits) ->
+    case read_beam(File, Limits) of
+        {ok, Beam} ->
+            case beam_md5(Beam) of
+                {ok, {Module, MD5}} -> {ok, MD5, Beam};
+                {ok, {Other, _}} -> {error, {named, Other}};
+                {error, Why} -> {error, Why}
+            end;
+        {error, Why} ->
+            {error, Why}
+    end.
+
+%% Loads purged modules at once, and those with `-on_load' after them; lists the failures.
+load_together(Beams, #{on_load_timeout := Timeout} = Limits) ->
+    case code:prepare_loading(Beams) of
+        {ok, Prepared} ->
+            case code:finish_loading(Prepared) of
+                ok -> [];
+                {error, Why} -> Why
+            end;
+        {error, Why} ->
+            Bad = [M || {M, Reason} <- Why, Reason =/= on_load_not_allowed],
+            OnLoad = [M || {M, on_load_not_allowed} <- Why],
+            Rest = [B || {M, _, _} = B <- Beams, not lists:member(M, Bad ++ OnLoad)],
+            Failed = [E || {M, _} = E <- Why, lists:member(M, Bad)],
+            After = [B || {M, _, _} = B <- Beams, lists:member(M, OnLoad)],
+            Failed ++ load_together(Rest, Limits) ++
+                [{element(1, B), Reason} || B <- After, {error, Reason} <- [load_one(B, Timeout)]]
+    end.
+
+%%--------------------------------------------------------------------------------------------------
+%% Status
+%%--------------------------------------------------------------------------------------------------
+
+%% @doc Lists at most `Max' modules under `Root' that run other code than their files hold.
+-spec modules(file:filename(), pos_integer()) -> [stale()].
+modules(Root, Max) ->
+    Stale = stale_modules([relsync_code_path:root(Root)], ?DEFAULTS),
+    [maps:with([module, file, on_disk], S) || S <- lists:sublist(Stale, Max)].
+
+stale_modules(Roots, Limits) ->
+    lists:sort(lists:append([stale_module(M, File, Roots, Limits) || {M, File} <- code:all_loaded(), is_list(File)])).
+
+stale_module(Module, Loaded, Roots, Limits) ->
+    case Loaded =/= [] andalso not is_agent(Module) andalso relsync_code_path:locate(Loaded, Roots) of
+        {ok, _, _} ->
+            File = file_now(Module, Loaded),
+            compare(Module, File, relsync_code_path:locate(File, Roots), Limits);
+        _ ->
+            []
+    end.
+
+%% A module that stayed when its version was replaced is found through the code path.
+file_now(Module, Loaded) ->
+    case filelib:is_regular(Loaded) of
+        true ->
+            Loaded;
+        false ->
+            case code:where_is_file(atom_to_list(Module) ++ ".beam") of
+                non_existing -> Loaded;
+                File -> File
+            end
+    end.
+
+compare(Module, File, {ok, _, Rel}, Limits) ->
+    Running = running_md5(Module),
+    case old_beam(Module, File, Limits) of
+        {ok, Running, _} ->
+            [];
+        {ok, MD5, _} ->
+            [#{module => Module, file => File, on_disk => changed, rel => Rel, md5 => MD5}];
+        {error, _} ->
+            [#{module => Module, file => File, on_disk => missing}]
+    end;
+compare(_Module, _File, outside, _Limits) ->
+    [].
+
+%%--------------------------------------------------------------------------------------------------
+%% Temporary modules (hooks)
+%%--------------------------------------------------------------------------------------------------
+
+%% @doc Loads a module that is no part of the release. If the same code runs already, that is used.
+%% Refuses to replace code that it could not bring back, or that processes run.
+-spec load_temporary(binary(), limits()) -> {ok, module(), temporary()} | {error, reason()}.
+load_temporary(Beam, Limits0) ->
+    Limits = maps:merge(?DEFAULTS, Limits0),
+    case beam_md5(Beam) of
+        {ok, {Module, MD5}} ->
+            case temporary_status(Module, MD5, Limits) of
+                kept -> {ok, Module, {kept, Module}};
+                {free, Before} -> load_temporary(Module, MD5, Beam, Before, Limits);
+                Refused -> {error, {temporary_refused, Module, Refused}}
+            end;
+        {error, Why} ->
+            {error, {bad_hooks, Why}}
+    end.
+
+load_temporary(Module, MD5, Beam, Before, #{on_load_timeout := Timeout} = Limits) ->
+    case purge([Module], soft, Limits) of
+        {ok, []} ->
+            case load_one({Module, atom_to_list(Module) ++ ".beam", Beam}, Timeout) of
+                ok -> {ok, Module, {loaded, Module, MD5, Before}};
+                {error, Reason} -> {error, Reason}
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+temporary_status(Module, MD5, Limits) ->
+    Loaded = code:is_loaded(Module),
+    case {is_agent(Module), Loaded, Loaded =/= false andalso running_md5(Module)} of
+        {true, _, _} -> agent;
+        {_, false, _} -> {free, none};
+        {_, _, MD5} -> kept;
+        {_, {file, cover_compiled}, _} -> cover;
+        {_, {file, preloaded}, _} -> preloaded;
+        {_, {file, File}, Running} -> replaceable(Module, File, Running, Limits)
+    end.
+
+replaceable(Module, File, Running, Limits) ->
+    case {code:is_sticky(Module), old_beam(Module, File, Limits)} of
+        {true, _} -> sticky;
+        {false, {ok, Running, Beam}} -> {free, {File, Beam}};
+        {false, _} -> no_object_code
+    end.
+
+%% @doc Brings back what was before `load_temporary/2', unless the release has meanwhile loaded code of its
+%% own under that name. What the disk holds by now takes precedence over what was there before.
+-spec unload_temporary(temporary()) -> ok | {error, reason()}.
+unload_temporary({kept, _Module}) ->
+    ok;
+unload_temporary({loaded, Module, MD5, Before}) ->
+    case code:is_loaded(Module) =/= false andalso running_md5(Module) of
+        MD5 -> replace_temporary(Module, MD5, Before);
+        _ -> ok
+    end.
+
+replace_temporary(Module, _MD5, none) ->
+    _ = code:purge(Module),
+    _ = code:delete(Module),
+    _ = code:purge(Module),
+    ok;
+replace_temporary(Module, MD5, {File, Beam}) ->
+    Current = file_now(Module, File),
+    _ = code:purge(Module),
+    {NewFile, NewBeam} =
+        case old_beam(Module, Current, ?DEFAULTS) of
+            {ok, MD5, Same} -> {Current, Same};
+            {ok, _, OnDisk} -> {Current, OnDisk};
+            {error, _} -> {File, Beam}
+        end,
+    Loaded = load_one({Module, NewFile, NewBeam}, maps:get(on_load_timeout, ?DEFAULTS)),
+    _ = code:purge(Module),
+    Loaded.
+
+%%--------------------------------------------------------------------------------------------------
+%% Reasons
+%%--------------------------------------------------------------------------------------------------
+
+%% @doc Renders a reason of this module as one sentence.
+-spec format_error(reason()) -> iodata().
+format_error({bad_path, Rel}) ->
+    io_lib:format("~ts is not the path of a module in a release", [Rel]);
+format_error({bad_beam, Rel, {named, Module}}) ->
+    io_lib:format("~ts holds the module ~tp: the names of file and module differ", [Rel, Module]);
+format_error({bad_beam, Rel, Why}) ->
+    io_lib:format("~ts is not a loadable beam file: ~ts", [Rel, why(Why)]);
+format_error({too_many_modules, Max}) ->
+    io_lib:format("more than ~b modules change at once", [Max]);
+format_error({in_use, Users}) ->
+    Lines = [io_lib:format("~tp by ~ts", [M, in_use(U)]) || {M, _, _} = U <- Users],
+    ["processes would be killed or lose their code: ", lists:join("; ", Lines)];
+format_error({not_loadable, Modules}) ->
+    ["this VM cannot load ", lists:join(", ", [io_lib:format("~tp (~ts)", [M, why(W)]) || {M, W} <- Modules])];
+format_error({not_as_planned, Module, File}) ->
+    io_lib:format("~ts does not hold the code of ~tp that was planned", [File, Module]);
+format_error({on_load_failed, Module, Why}) ->
+    io_lib:format("the on_load function of ~tp failed: ~tp", [Module, Why]);
+format_error({on_load_timeout, Module}) ->
+    io_lib:format("the on_load function of ~tp did not return in time", [Module]);
+format_error({code_path, Why}) ->
+    io_lib:format("the code path cannot be changed: ~tp", [Why]);
+format_error({apps, Reason}) ->
+    relsync_apps:format_error(Reason);
+format_error({not_restored, Modules}) ->
+    ["not brought back: ", lists:join(", ", [io_lib:format("~tp (~ts)", [M, why(W)]) || {M, W} <- Modules])];
+format_error({bad_hooks, Why}) ->
+    ["the hooks are not a loadable beam file: ", why(Why)];
+format_error({temporary_refused, Module, agent}) ->
+    io_lib:format("the name of the hooks module ~tp is taken by the agent", [Module]);
+format_error({temporary_refused, Module, no_object_code}) ->
+    io_lib:format("~tp runs with other code, which could not be brought back after the hooks", [Module]);
+format_error({temporary_refused, Module, Status}) ->
+    io_lib:format("the hooks cannot replace the module ~tp, which is ~tp", [Module, Status]).
+
+in_use({_, _, []}) -> "a process that has ended";
+in_use(Users) -> relsync_processes:format_users(Users).
+
+why(Reason) when is_atom(Reason) ->
+    case file:format_error(Reason) of
+        "unknown POSIX error" ++ _ -> atom_to_list(Reason);
+        Text -> Text
+    end;
+why({named, Module}) -> io_lib:format("it holds the module ~tp", [Module]);
+why({too_large, Bytes}) -> io_lib:format("larger than ~b bytes", [Bytes]);
+why({on_load_failed, _, _} = Reason) -> format_error(Reason);
+why({on_load_timeout, _} = Reason) -> format_error(Reason);
+why(Other) -> io_lib:format("~tp", [Other]).
+
+%%--------------------------------------------------------------------------------------------------
+%% Beams, files and the code server
+%%--------------------------------------------------------------------------------------------------
+
+-spec fail(reason()) -> no_return().
+fail(Reason) -> throw({?MODULE, Reason}).
+
+rel_binary(Rel) -> unicode:characters_to_binary(Rel).
+
+read_beam(none, _Limits) ->
+    {error, enoent};
+read_beam(File, #{max_beam_bytes := Max}) ->
+    case file:read_file_info(File) of
+        {ok, #file_info{type = regular, size = Size}} when Size =< Max -> file:read_file(File);
+        {ok, #file_info{type = regular}} -> {error, {too_large, Max}};
+        {ok, #file_info{}} -> {error, einval};
+        {error, _} = Error -> Error
+    end.
+
+%% `beam_lib' may crash on what is hardly a beam.
+beam_md5(Beam) ->
+    try beam_lib:md5(Beam) of
+        {ok, {Module, MD5}} -> {ok, {Module, MD5}};
+        {error, beam_lib, Reason} -> {error, beam_reason(Reason)}
+    catch
+        _:_ -> {error, not_a_beam_file}
+    end.
+
+%% The reasons carry the whole file.
+beam_reason({What, _Beam, Chunk}) -> {What, Chunk};
+beam_reason({What, _Beam}) -> What;
+beam_reason(Reason) when tuple_size(Reason) > 0 -> element(1, Reason).
+
+running_md5(Module) ->
+    try
+        erlang:get_module_info(Module, md5)
+    catch
+        error:badarg -> none
+    end.
+
+path_dir(Ebin, Root) -> path_dir(Ebin, code:get_path(), Root).
+
+path_dir(_Ebin, [], _Root) ->
+    none;
+path_dir(Ebin, [Dir | Path], Root) ->
+    case relsync_code_path:locate(Dir, [Root]) of
+        {ok, _, Ebin} -> Dir;
+        _ -> path_dir(Ebin, Path, Root)
+    end.
+
+%% The whole path at once where the code server takes it. It refuses a path with a directory that does
+%% not exist (which embedded systems may have): then step by step.
+set_path(Path, Steps) ->
+    Result =
+        case code:set_path(Path) of
+            true -> ok;
+            {error, _} -> first_error(fun path_step/1, Steps)
+        end,
+    refresh_path_cache(),
+    Result.
+
+path_step({replace, App, Old, New}) ->
+    case code:replace_path(App, New) of
+        true -> ok;
+        {error, Why} -> {error, {Why, Old, New}}
+    end;
+path_step({add, Dir}) ->
+    case code:add_pathz(Dir) of
+        true -> ok;
+        {error, Why} -> {error, {Why, Dir}}
+    end;
+path_step({delete, Dir}) ->
+    _ = code:del_path(Dir),
+    ok.
+
+%% From OTP 26 on the code server may remember what a directory held.
+refresh_path_cache() ->
+    case erlang:function_exported(code, clear_cache, 0) of
+        true -> apply(code, clear_cache, []);
+        false -> ok
+    end,
+    ok.
+
+%% Loads one purged module in a process of its own: its `-on_load' function may take forever.
+load_one({Module, File, Beam}, Timeout) ->
+    {Pid, Monitor} = spawn_monitor(fun() -> exit({loaded, code:load_binary(Module, File, Beam)}) end),
+    receive
+        {'DOWN', Monitor, process, Pid, {loaded, {module, Module}}} -> ok;
+        {'DOWN', Monitor, process, Pid, {loaded, {error, Why}}} -> {error, {on_load_failed, Module, Why}};
+        {'DOWN', Monitor, process, Pid, Why} -> {error, {on_load_failed, Module, Why}}
+    after Timeout ->
+        exit(Pid, kill),
+        erlang:demonitor(Monitor, [flush]),
+        end_on_load(Module),
+        {error, {on_load_timeout, Module}}
+    end.
+
+%% The code server waits for its process that runs the function, and would hold every later caller up.
+end_on_load(Module) ->
+    {monitors, Monitors} = process_info(whereis(code_server), monitors),
+    lists:foreach(
+        fun(Pid) ->
+            case process_info(Pid, current_stacktrace) of
+                {current_stacktrace, Stack} ->
+                    lists:keymember(Module, 1, Stack) andalso exit(Pid, kill);
+                undefined ->
+                    false
+            end
+        end,
+        [P || {process, P} <- Monitors, is_pid(P)]
+    ).
