@@ -2,7 +2,8 @@
 %%%
 %%% Dependants stop before what they depend on and start after it. `kernel', `stdlib' and the
 %%% applications that the agent itself runs in are never stopped. A crash between `stop/2' and
-%%% `start/2' leaves the applications stopped: the caller holds the list and starts them again.
+%%% `start/2' leaves the applications stopped: the caller holds the list and starts them again. An
+%%% application that does not start is an error, whatever its type: it does not end the VM.
 -module(relsync_apps).
 
 -export([concerned/2, stop/2, refresh/2, start/2, format_error/1]).
@@ -125,11 +126,40 @@ refresh([{App, _} = Entry | Apps], Timeout, Present) ->
 start_all([], _Timeout) ->
     ok;
 start_all([{App, Type} | Apps], Timeout) ->
-    case bounded(start, App, Timeout, fun() -> application:ensure_all_started(App, Type) end) of
-        {ok, _Started} -> start_all(Apps, Timeout);
+    case bounded(start, App, Timeout, fun() -> application:ensure_all_started(App, temporary) end) of
+        {ok, Started} ->
+            retype(Started, Type),
+            start_all(Apps, Timeout);
         {error, {app_timeout, _, _} = Reason} -> {error, Reason};
         {error, Reason} -> {error, {start_failed, App, Reason}}
     end.
+
+%% A permanent or transient application whose start fails takes the VM down with it. So it is started as a
+%% temporary one, and becomes what it was when it runs. There is no call for that: the application
+%% controller keeps the types in a list in its state, recognised here by its content. Were it not found,
+%% the applications would stay temporary.
+retype(_Apps, temporary) ->
+    ok;
+retype(Apps, Type) ->
+    Types = start_types(),
+    Retyped = [
+        case lists:member(App, Apps) of
+            true -> {App, Type};
+            false -> {App, Old}
+        end
+     || {App, Old} <- Types
+    ],
+    Replace = fun(State) ->
+        list_to_tuple([
+            case Field =:= Types of
+                true -> Retyped;
+                false -> Field
+            end
+         || Field <- tuple_to_list(State)
+        ])
+    end,
+    _ = sys:replace_state(application_controller, Replace),
+    ok.
 
 %% The application controller's calls have no timeout of their own.
 bounded(What, App, Timeout, Fun) ->

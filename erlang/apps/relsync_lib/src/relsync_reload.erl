@@ -801,11 +801,30 @@ load_temporary(Beam, Limits0) ->
     end.
 
 load_temporary(Module, MD5, Beam, Before, #{on_load_timeout := Timeout} = Limits) ->
+    case make_room(Module, Before, Limits) of
+        ok ->
+            case load_one({Module, atom_to_list(Module) ++ ".beam", Beam}, Timeout) of
+                ok ->
+                    _ = code:soft_purge(Module),
+                    {ok, Module, {loaded, Module, MD5, Before}};
+                {error, Reason} ->
+                    {error, Reason}
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% Where no module of the name is loaded, old code is what earlier hooks left behind, and ends. Else its
+%% processes would not survive the way back: the VM keeps two versions.
+make_room(Module, none, _Limits) ->
+    _ = code:purge(Module),
+    ok;
+make_room(Module, _Before, Limits) ->
     case purge([Module], soft, Limits) of
         {ok, []} ->
-            case load_one({Module, atom_to_list(Module) ++ ".beam", Beam}, Timeout) of
-                ok -> {ok, Module, {loaded, Module, MD5, Before}};
-                {error, Reason} -> {error, Reason}
+            case relsync_processes:residents([Module], Limits) of
+                [] -> ok;
+                Users -> {error, {in_use, Users}}
             end;
         {error, Reason} ->
             {error, Reason}
@@ -831,31 +850,29 @@ replaceable(Module, File, Running, Limits) ->
 
 %% @doc Brings back what was before `load_temporary/2', unless the release has meanwhile loaded code of its
 %% own under that name. What the disk holds by now takes precedence over what was there before.
+%% Processes that the temporary module has started live on with its code.
 -spec unload_temporary(temporary()) -> ok | {error, reason()}.
 unload_temporary({kept, _Module}) ->
     ok;
 unload_temporary({loaded, Module, MD5, Before}) ->
     case code:is_loaded(Module) =/= false andalso running_md5(Module) of
-        MD5 -> replace_temporary(Module, MD5, Before);
+        MD5 -> replace_temporary(Module, Before);
         _ -> ok
     end.
 
-replace_temporary(Module, _MD5, none) ->
-    _ = code:purge(Module),
+replace_temporary(Module, none) ->
     _ = code:delete(Module),
-    _ = code:purge(Module),
+    _ = code:soft_purge(Module),
     ok;
-replace_temporary(Module, MD5, {File, Beam}) ->
+replace_temporary(Module, {File, Beam}) ->
     Current = file_now(Module, File),
-    _ = code:purge(Module),
     {NewFile, NewBeam} =
         case old_beam(Module, Current, ?DEFAULTS) of
-            {ok, MD5, Same} -> {Current, Same};
             {ok, _, OnDisk} -> {Current, OnDisk};
             {error, _} -> {File, Beam}
         end,
     Loaded = load_one({Module, NewFile, NewBeam}, maps:get(on_load_timeout, ?DEFAULTS)),
-    _ = code:purge(Module),
+    _ = code:soft_purge(Module),
     Loaded.
 
 %%--------------------------------------------------------------------------------------------------
