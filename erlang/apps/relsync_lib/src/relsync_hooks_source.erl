@@ -41,12 +41,15 @@ parse(Source) ->
 -spec compile(forms()) -> {ok, binary()} | {error, reason()}.
 compile(Forms) ->
     Options = [binary, return_errors, deterministic],
-    try apply(compile, noenv_forms, [Forms, Options]) of
+    try compile(compile, Forms, Options) of
         {ok, _Module, Beam} -> {ok, Beam};
         {error, Errors, _Warnings} -> {error, {hooks_source, problems(Errors)}}
     catch
         error:undef -> {error, no_compiler}
     end.
+
+%% The module is an argument because it need not exist.
+compile(Compiler, Forms, Options) -> Compiler:noenv_forms(Forms, Options).
 
 %% @doc Prepares forms for interpretation.
 -spec interpret(forms()) -> program().

@@ -1006,11 +1006,16 @@ path_step({delete, Dir}) ->
 
 %% From OTP 26 on the code server may remember what a directory held.
 refresh_path_cache() ->
-    case erlang:function_exported(code, clear_cache, 0) of
-        true -> apply(code, clear_cache, []);
-        false -> ok
-    end,
-    ok.
+    call_if_known(code, clear_cache).
+
+call_if_known(Module, Function) ->
+    case erlang:function_exported(Module, Function, 0) of
+        true ->
+            _ = Module:Function(),
+            ok;
+        false ->
+            ok
+    end.
 
 %% Loads one purged module in a process of its own: its `-on_load' function may take forever.
 load_one({Module, File, Beam}, Timeout) ->
