@@ -71,8 +71,11 @@ locate(Path, Roots) ->
 %% @doc Names the application of an `ebin' directory: `lib/my_app-1.2/ebin' is `my_app'.
 -spec app_name(file:filename()) -> string().
 app_name(Ebin) ->
-    [Name | _] = string:split(filename:basename(filename:dirname(Ebin)), "-", trailing),
-    Name.
+    Dir = filename:basename(filename:dirname(Ebin)),
+    case string:rchr(Dir, $-) of
+        0 -> Dir;
+        At -> lists:sublist(Dir, At - 1)
+    end.
 
 %% Path entries
 

@@ -71,10 +71,11 @@ call(#{module := Module, functions := Functions} = Program, Name, Args) ->
     case Functions of
         #{Key := Clauses} ->
             Locals = {value, fun(F, As) -> call(Program, F, As) end},
-            Variables = [{var, 1, argument(I)} || I <- lists:seq(1, length(Args))],
+            Anno = erl_anno:new(1),
+            Variables = [{var, Anno, argument(I)} || I <- lists:seq(1, length(Args))],
             Bindings = maps:from_list([{argument(I), A} || {I, A} <- number(Args)]),
-            Fun = {'fun', 1, {clauses, Clauses}},
-            {value, Value, _} = erl_eval:expr({call, 1, Fun, Variables}, bindings(Bindings), Locals),
+            Fun = {'fun', Anno, {clauses, Clauses}},
+            {value, Value, _} = erl_eval:expr({call, Anno, Fun, Variables}, bindings(Bindings), Locals),
             Value;
         #{} ->
             erlang:raise(error, undef, [{Module, Name, Args, []}])

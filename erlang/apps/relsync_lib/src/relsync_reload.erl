@@ -19,82 +19,24 @@
 -export([load_temporary/2, unload_temporary/1]).
 -export([format_error/1]).
 
--export_type([mode/0, change/0, status/0, item/0, plan/0, result/0, undo/0, limits/0, reason/0]).
+-export_type([mode/0, plan/0, result/0, undo/0, reason/0]).
 -export_type([temporary/0, stale/0]).
-
--include_lib("kernel/include/file.hrl").
 
 %% `soft' refuses to kill; `hard' purges whoever is in the way; `apps' stops and starts the applications
 %% concerned around a purge; `none' and `vm' touch no code.
 -type mode() :: soft | hard | none | apps | vm.
 
-%% A `*.beam' that the new snapshot adds, changes or removes; the file with its new content.
--type change() :: {added | changed | removed, RelPath :: binary(), NewFile :: file:filename_all() | none}.
-
-%% | `reload'    | runs, and its code changes (perhaps at another path)                      |
-%% | `load'      | new in a VM in embedded mode, which loads nothing by itself               |
-%% | `remove'    | runs, and its file goes                                                   |
-%% | `unchanged' | the code that runs is the new one already                                 |
-%% | `in_use'    | as `reload' or `remove', but processes would be killed or lose their code |
-%% | `nif'       | runs with native functions: new code takes effect when the VM restarts    |
-%% | `sticky'    | belongs to the Erlang system: the same                                    |
-%% | `preloaded' | is part of the VM: the same                                               |
-%% | `notloaded' | does not run; loaded when first called                                    |
-%% | `foreign'   | runs from a file elsewhere: left alone                                    |
-%% | `cover'     | is instrumented by `cover': left alone                                    |
-%% | `agent'     | belongs to the agent: left alone                                          |
--type status() ::
-    reload
-    | load
-    | remove
-    | unchanged
-    | in_use
-    | nif
-    | sticky
-    | preloaded
-    | notloaded
-    | foreign
-    | cover
-    | agent.
-
--type item() :: #{
-    module := module(),
-    status := status(),
-    %% Relative path and MD5 of the new code; absent where the module is removed.
-    path => file:filename(),
-    md5 => binary(),
-    on_load => boolean(),
-    %% Where the code that runs can be read again once the old files are back.
-    old_file => file:filename(),
-    %% What the code that runs was loaded from (`foreign').
-    where => term(),
-    users => relsync_processes:users()
-}.
-
--type limits() :: #{
-    max_beam_bytes => pos_integer(),
-    max_modules => pos_integer(),
-    max_users => non_neg_integer(),
-    check_timeout => timeout(),
-    on_load_timeout => timeout(),
-    app_timeout => timeout(),
-    %% Other directories the release runs from (the read-only one, where changes go to a writable one).
-    roots => [file:filename()],
-    %% Also reload what runs older code than the unchanged files hold (an earlier reload was cut short).
-    stale => boolean()
-}.
-
 -opaque plan() :: #{
     mode := mode(),
     limits := map(),
     root := relsync_code_path:root(),
-    items := [item()],
+    items := [relsync_reload_plan:item()],
     path := relsync_code_path:plan(),
     apps := [relsync_apps:app()]
 }.
 
 -type result() :: #{
-    modules := [{module(), status()}],
+    modules := [{module(), relsync_reload_plan:status()}],
     %% Processes that were killed, and processes that go on with the previous code.
     killed := [relsync_processes:users()],
     lingering := [relsync_processes:users()],
@@ -121,9 +63,7 @@
     | {loaded, module(), MD5 :: binary(), none | {file:filename(), binary()}}.
 
 -type reason() ::
-    {bad_path, binary()}
-    | {bad_beam, binary(), term()}
-    | {too_many_modules, pos_integer()}
+    relsync_reload_plan:reason()
     | {in_use, [relsync_processes:users()]}
     | {not_loadable, [{module(), term()}]}
     | {not_as_planned, module(), file:filename()}
@@ -133,7 +73,7 @@
     | {apps, relsync_apps:reason()}
     | {not_restored, [{module(), term()}]}
     | {bad_hooks, term()}
-    | {temporary_refused, module(), status() | no_object_code}.
+    | {temporary_refused, module(), relsync_reload_plan:status() | no_object_code}.
 
 -define(DEFAULTS, #{
     max_beam_bytes => 64 * 1024 * 1024,
@@ -146,9 +86,6 @@
     stale => true
 }).
 
-%% Modules of these names are the agent; `relsyncd' itself may be reloaded.
--define(AGENT_PREFIX, "relsync_").
-
 %%--------------------------------------------------------------------------------------------------
 %% Plan
 %%--------------------------------------------------------------------------------------------------
@@ -157,194 +94,53 @@
 %%
 %% Fails if a beam is none or cannot be loaded by this VM, and in mode `soft' if a process would be
 %% killed or lose its code.
--spec plan(file:filename(), [change()], mode(), limits()) -> {ok, plan()} | {error, reason()}.
-plan(Root, Changes, Mode, Limits) ->
-    try
-        {ok, make_plan(relsync_code_path:root(Root), Changes, Mode, maps:merge(?DEFAULTS, Limits))}
-    catch
-        throw:{?MODULE, Reason} -> {error, Reason}
+-spec plan(file:filename(), [relsync_reload_plan:change()], mode(), relsync_reload_plan:limits()) -> {ok, plan()} | {error, reason()}.
+plan(Root, Changes, Mode, Limits0) ->
+    Limits = maps:merge(?DEFAULTS, Limits0),
+    case relsync_reload_plan:group(Changes, Limits) of
+        {ok, Groups, Checked} ->
+            try
+                {ok, make_plan(relsync_code_path:root(Root), Groups, Checked, Mode, Limits)}
+            catch
+                throw:{?MODULE, Reason} -> {error, Reason}
+            end;
+        {error, Reason} ->
+            {error, Reason}
     end.
 
-make_plan(Root, Changes, Mode, #{max_modules := Max} = Limits) ->
-    length(Changes) =< Max orelse fail({too_many_modules, Max}),
-    Checked = [{Kind, rel_path(Rel), File} || {Kind, Rel, File} <- Changes],
+make_plan(Root, Changed, Checked, Mode, Limits) ->
+    Path = code:get_path(),
     PathPlan = relsync_code_path:plan(
-        [filename:dirname(Rel) || {Kind, Rel, _} <- Checked, Kind =/= removed],
-        [filename:dirname(Rel) || {removed, Rel, _} <- Checked],
-        code:get_path(),
+        [filename:dirname(Rel) || {Kind, Rel} <- Checked, Kind =/= removed],
+        [filename:dirname(Rel) || {removed, Rel} <- Checked],
+        Path,
         Root
     ),
-    Env = #{
+    Groups = add_stale(Changed, Root, Limits),
+    Found = relsync_reload_plan:items(Groups, #{
         root => Root,
         roots => [Root | [relsync_code_path:root(R) || R <- maps:get(roots, Limits)]],
         embedded => code:get_mode() =:= embedded,
+        code_path => Path,
         path => PathPlan,
-        limits => Limits
-    },
-    Groups = add_stale(group(Checked, Limits), Env),
-    Found = [item(M, Group, Env) || {M, Group} <- lists:sort(maps:to_list(Groups))],
+        facts => maps:from_list([{M, facts(M)} || M <- relsync_reload_plan:modules(Groups)])
+    }),
     Items = try_beams(find_users(Found, Limits), Groups, Mode, Limits),
     Plan = #{mode => Mode, limits => Limits, root => Root, items => Items, path => PathPlan, apps => []},
     decide(Plan, Checked).
 
-decide(#{mode := soft, items := Items} = Plan, _Changes) ->
-    case [Users || #{status := in_use, users := Users} <- Items] of
-        [] -> Plan;
-        InUse -> fail({in_use, InUse})
-    end;
-decide(#{mode := Mode, items := Items} = Plan, Changes) when Mode =:= hard; Mode =:= apps ->
-    Acting = Plan#{items := [settle(I) || I <- Items]},
-    case Mode of
-        hard -> Acting;
-        apps -> Acting#{apps := concerned(Acting, Changes)}
-    end;
-decide(Plan, _Changes) ->
-    Plan.
-
-%% What is in use is done all the same in these modes.
-settle(#{status := in_use, path := _} = Item) -> Item#{status := reload};
-settle(#{status := in_use} = Item) -> Item#{status := remove};
-settle(Item) -> Item.
-
-concerned(#{items := Items}, Changes) ->
-    Modules = [M || #{module := M, status := S} <- Items, S =:= reload orelse S =:= remove],
-    Vanishing = [relsync_code_path:app_name(filename:dirname(Rel)) || {removed, Rel, _} <- Changes],
-    relsync_apps:concerned(Modules, lists:usort(Vanishing)).
-
-%% Relative paths come from a snapshot: they are checked again before they are joined to the root.
-rel_path(Rel) when is_binary(Rel) ->
-    Parts = binary:split(Rel, <<"/">>, [global]),
-    Safe = lists:all(fun(P) -> P =/= <<>> andalso P =/= <<".">> andalso P =/= <<"..">> end, Parts),
-    case {Safe, lists:reverse(Parts), unicode:characters_to_list(Rel)} of
-        {true, [File, <<"ebin">> | _], Name} when is_list(Name) ->
-            case filename:extension(File) =:= <<".beam">> andalso binary:match(Rel, <<0>>) =:= nomatch of
-                true -> Name;
-                false -> fail({bad_path, Rel})
-            end;
-        _ ->
-            fail({bad_path, Rel})
+facts(Module) ->
+    case code:is_loaded(Module) of
+        false ->
+            #{loaded => false};
+        {file, Loaded} ->
+            #{
+                loaded => Loaded,
+                md5 => running_md5(Module),
+                sticky => code:is_sticky(Module),
+                nifs => has_nifs(Module)
+            }
     end.
-
-%% Changes of one module: `#{new => [{Kind, Rel, File, MD5}], removed => [Rel]}'. A version bump has both.
-group(Changes, Limits) ->
-    lists:foldl(fun(Change, Groups) -> group(Change, Groups, Limits) end, #{}, Changes).
-
-group({removed, Rel, _}, Groups, _Limits) ->
-    %% A module whose name is no atom yet is not loaded.
-    try list_to_existing_atom(filename:basename(Rel, ".beam")) of
-        Module -> update_group(Module, removed, Rel, Groups)
-    catch
-        error:_ -> Groups
-    end;
-group({Kind, Rel, File}, Groups, Limits) ->
-    {ok, Beam} = read_new(Rel, File, Limits),
-    {Module, MD5} = identify(Rel, Beam),
-    update_group(Module, new, {Kind, Rel, File, MD5}, Groups).
-
-update_group(Module, Key, Value, Groups) ->
-    Group = maps:get(Module, Groups, #{new => [], removed => []}),
-    Groups#{Module => maps:update_with(Key, fun(L) -> L ++ [Value] end, Group)}.
-
-read_new(Rel, File, Limits) ->
-    case read_beam(File, Limits) of
-        {ok, Beam} -> {ok, Beam};
-        {error, Why} -> fail({bad_beam, rel_binary(Rel), Why})
-    end.
-
-identify(Rel, Beam) ->
-    Expected = filename:basename(Rel, ".beam"),
-    case beam_md5(Beam) of
-        {ok, {Module, MD5}} ->
-            atom_to_list(Module) =:= Expected orelse fail({bad_beam, rel_binary(Rel), {named, Module}}),
-            {Module, MD5};
-        {error, Why} ->
-            fail({bad_beam, rel_binary(Rel), Why})
-    end.
-
-%% Modules that run older code than their files hold, and that no change mentions.
-add_stale(Groups, #{limits := #{stale := false}}) ->
-    Groups;
-add_stale(Groups, #{root := Root, limits := Limits}) ->
-    lists:foldl(
-        fun
-            (#{module := M, file := File, on_disk := changed, rel := Rel, md5 := MD5}, Acc) when
-                not is_map_key(M, Acc)
-            ->
-                update_group(M, new, {changed, Rel, File, MD5}, Acc);
-            (_, Acc) ->
-                Acc
-        end,
-        Groups,
-        stale_modules([Root], Limits)
-    ).
-
-%% One module's item
-
-item(Module, #{new := New, removed := Removed}, Env) ->
-    Running = running(Module, Env),
-    {Item, Kind} =
-        case choose(New, Running, Env) of
-            none -> {#{module => Module}, removed};
-            {K, Rel, _File, MD5} -> {#{module => Module, path => Rel, md5 => MD5}, K}
-        end,
-    Rels = [R || {_, R, _, _} <- New] ++ Removed,
-    Status = status(Item, Kind, Running, Rels, Env),
-    with_old_file(with_where(Item#{status => Status}, Running), Running, Rels, Env).
-
-%% Of several files of one module the one counts that runs, else the first on the code path.
-choose([], _Running, _Env) ->
-    none;
-choose([One], _Running, _Env) ->
-    One;
-choose(New, #{rel := Rel}, Env) ->
-    case lists:keyfind(Rel, 2, New) of
-        false -> choose(New, #{}, Env);
-        One -> One
-    end;
-choose(New, _Running, Env) ->
-    case [One || {_, Rel, _, _} = One <- New, on_path(filename:dirname(Rel), Env)] of
-        [First | _] -> First;
-        [] -> lists:last(lists:keysort(2, New))
-    end.
-
-status(#{module := Module} = Item, Kind, Running, Rels, Env) ->
-    MD5 = maps:get(md5, Item, none),
-    case {is_agent(Module), Running} of
-        {true, _} -> agent;
-        {false, #{loaded := false}} -> not_running(Item, Kind, Env);
-        {false, #{md5 := MD5}} -> unchanged;
-        {false, #{loaded := cover_compiled}} -> cover;
-        {false, #{loaded := preloaded}} -> preloaded;
-        {false, _} -> running_status(Module, Kind, Running, Rels)
-    end.
-
-not_running(#{path := Rel}, added, #{embedded := true} = Env) ->
-    case on_path(filename:dirname(Rel), Env) of
-        true -> load;
-        false -> notloaded
-    end;
-not_running(_Item, _Kind, _Env) ->
-    notloaded.
-
-running_status(Module, Kind, Running, Rels) ->
-    case {code:is_sticky(Module), is_ours(Running, Rels), has_nifs(Module)} of
-        {true, _, _} -> sticky;
-        {_, false, _} -> foreign;
-        {_, _, true} -> nif;
-        _ when Kind =:= removed -> remove;
-        _ -> reload
-    end.
-
-%% Ours is code from one of the changed paths, from another root, or from a path that has vanished
-%% (the module stayed when the version before it was replaced).
-is_ours(#{rel := Rel, primary := true, loaded := File}, Rels) ->
-    lists:member(Rel, Rels) orelse not filelib:is_regular(File);
-is_ours(#{rel := _}, _Rels) ->
-    true;
-is_ours(_Running, _Rels) ->
-    false.
-
-is_agent(Module) -> lists:prefix(?AGENT_PREFIX, atom_to_list(Module)).
 
 has_nifs(Module) ->
     try erlang:get_module_info(Module, nifs) of
@@ -353,38 +149,39 @@ has_nifs(Module) ->
         error:_ -> false
     end.
 
-running(Module, #{root := Root, roots := Roots}) ->
-    case code:is_loaded(Module) of
-        false ->
-            #{loaded => false};
-        {file, Loaded} when is_list(Loaded), Loaded =/= [] ->
-            Running = #{loaded => Loaded, md5 => running_md5(Module)},
-            case relsync_code_path:locate(Loaded, Roots) of
-                {ok, Where, Rel} -> Running#{rel => Rel, primary => Where =:= Root};
-                outside -> Running
-            end;
-        {file, Loaded} ->
-            #{loaded => Loaded, md5 => running_md5(Module)}
-    end.
+%% Modules that run older code than their files hold, and that no change mentions.
+add_stale(Groups, _Root, #{stale := false}) ->
+    Groups;
+add_stale(Groups, Root, Limits) ->
+    lists:foldl(
+        fun
+            (#{on_disk := changed, module := M, rel := Rel, file := File, md5 := MD5}, Acc) ->
+                relsync_reload_plan:add(M, Rel, File, MD5, Acc);
+            (_, Acc) ->
+                Acc
+        end,
+        Groups,
+        stale_modules([Root], Limits)
+    ).
 
-with_where(#{status := foreign} = Item, #{loaded := Loaded}) -> Item#{where => Loaded};
-with_where(Item, _Running) -> Item.
-
-%% Before the switch the old code is at the path it was loaded from or, if it came from a version that is
-%% gone, at one of the paths that are about to change.
-with_old_file(#{status := Status} = Item, #{loaded := Loaded}, Rels, #{root := {Dir, _}}) when
-    Status =:= reload; Status =:= remove
-->
-    Candidates = [Loaded | [filename:join(Dir, Rel) || Rel <- Rels]],
-    case [F || F <- Candidates, filelib:is_regular(F)] of
-        [File | _] -> Item#{old_file => File};
-        [] -> Item
+decide(#{mode := soft, items := Items} = Plan, _Changes) ->
+    case [Users || #{status := in_use, users := Users} <- Items] of
+        [] -> Plan;
+        InUse -> fail({in_use, InUse})
     end;
-with_old_file(Item, _Running, _Rels, _Env) ->
-    Item.
+decide(#{mode := Mode, items := Items} = Plan, Changes) when Mode =:= hard; Mode =:= apps ->
+    Acting = Plan#{items := [relsync_reload_plan:settle(I) || I <- Items]},
+    case Mode of
+        hard -> Acting;
+        apps -> Acting#{apps := concerned(Acting, Changes)}
+    end;
+decide(Plan, _Changes) ->
+    Plan.
 
-on_path(Ebin, #{root := Root, path := #{joins := Joins}}) ->
-    lists:member(Ebin, Joins) orelse path_dir(Ebin, Root) =/= none.
+concerned(#{items := Items}, Changes) ->
+    Modules = [M || #{module := M, status := S} <- Items, S =:= reload orelse S =:= remove],
+    Vanishing = [relsync_code_path:app_name(filename:dirname(Rel)) || {removed, Rel} <- Changes],
+    relsync_apps:concerned(Modules, lists:usort(Vanishing)).
 
 %% Who would be killed
 
@@ -416,17 +213,20 @@ try_beams(Items, Groups, _Mode, Limits) ->
 try_beam(#{module := M, path := Rel, status := S} = Item, Groups, Limits) when
     S =:= reload; S =:= load; S =:= in_use
 ->
-    #{M := #{new := New}} = Groups,
-    {_, Rel, File, MD5} = lists:keyfind(Rel, 2, New),
-    {ok, Beam} = read_new(Rel, File, Limits),
-    {M, MD5} =:= identify(Rel, Beam) orelse fail({not_as_planned, M, Rel}),
-    case code:prepare_loading([{M, Rel, Beam}]) of
-        {ok, _Prepared} -> Item#{on_load => false};
-        {error, [{M, on_load_not_allowed}]} -> Item#{on_load => true};
-        {error, Why} -> fail({not_loadable, Why})
+    case relsync_reload_plan:new_beam(Item, Groups, Limits) of
+        {ok, Beam} -> Item#{on_load => try_loading(M, Rel, Beam)};
+        {error, changed} -> fail({not_as_planned, M, Rel})
     end;
 try_beam(Item, _Groups, _Limits) ->
     Item.
+
+%% Answers whether the module has an `-on_load' function.
+try_loading(Module, Rel, Beam) ->
+    case code:prepare_loading([{Module, Rel, Beam}]) of
+        {ok, _Prepared} -> false;
+        {error, [{Module, on_load_not_allowed}]} -> true;
+        {error, Why} -> fail({not_loadable, Why})
+    end.
 
 %%--------------------------------------------------------------------------------------------------
 %% Reload
@@ -499,14 +299,14 @@ read_live(#{plan := #{root := Root, path := PathPlan, limits := Limits}} = State
 
 live_beam(#{module := M, path := Rel, md5 := MD5, on_load := OnLoad}, Path, {Dir, _} = Root, Limits) ->
     Ebin =
-        case path_dir(filename:dirname(Rel), Path, Root) of
+        case relsync_reload_plan:path_dir(filename:dirname(Rel), Path, Root) of
             none -> filename:join(Dir, filename:dirname(Rel));
             OnPath -> OnPath
         end,
     File = filename:join(Ebin, filename:basename(Rel)),
-    case read_beam(File, Limits) of
+    case relsync_beam:read(File, Limits) of
         {ok, Beam} ->
-            beam_md5(Beam) =:= {ok, {M, MD5}} orelse fail({not_as_planned, M, File}),
+            relsync_beam:md5(Beam) =:= {ok, {M, MD5}} orelse fail({not_as_planned, M, File}),
             {OnLoad, {M, File, Beam}};
         {error, _} ->
             fail({not_as_planned, M, File})
@@ -689,7 +489,7 @@ inverse({delete, Dir}) -> {add, Dir}.
 old_beams(Restore, Limits) ->
     lists:foldr(
         fun({M, File}, {Beams, Failed}) ->
-            case old_beam(M, File, Limits) of
+            case relsync_beam:read_module(M, File, Limits) of
                 {ok, MD5, Beam} ->
                     case running_md5(M) of
                         MD5 -> {Beams, Failed};
@@ -702,18 +502,6 @@ old_beams(Restore, Limits) ->
         {[], []},
         Restore
     ).
-
-old_beam(Module, File, Limits) ->
-    case read_beam(File, Limits) of
-        {ok, Beam} ->
-            case beam_md5(Beam) of
-                {ok, {Module, MD5}} -> {ok, MD5, Beam};
-                {ok, {Other, _}} -> {error, {named, Other}};
-                {error, Why} -> {error, Why}
-            end;
-        {error, Why} ->
-            {error, Why}
-    end.
 
 %% Loads purged modules at once, and those with `-on_load' after them; lists the failures.
 load_together(Beams, #{on_load_timeout := Timeout} = Limits) ->
@@ -747,7 +535,7 @@ stale_modules(Roots, Limits) ->
     lists:sort(lists:append([stale_module(M, File, Roots, Limits) || {M, File} <- code:all_loaded(), is_list(File)])).
 
 stale_module(Module, Loaded, Roots, Limits) ->
-    case Loaded =/= [] andalso not is_agent(Module) andalso relsync_code_path:locate(Loaded, Roots) of
+    case Loaded =/= [] andalso not relsync_reload_plan:is_agent(Module) andalso relsync_code_path:locate(Loaded, Roots) of
         {ok, _, _} ->
             File = file_now(Module, Loaded),
             compare(Module, File, relsync_code_path:locate(File, Roots), Limits);
@@ -769,7 +557,7 @@ file_now(Module, Loaded) ->
 
 compare(Module, File, {ok, _, Rel}, Limits) ->
     Running = running_md5(Module),
-    case old_beam(Module, File, Limits) of
+    case relsync_beam:read_module(Module, File, Limits) of
         {ok, Running, _} ->
             [];
         {ok, MD5, _} ->
@@ -786,10 +574,10 @@ compare(_Module, _File, outside, _Limits) ->
 
 %% @doc Loads a module that is no part of the release. If the same code runs already, that is used.
 %% Refuses to replace code that it could not bring back, or that processes run.
--spec load_temporary(binary(), limits()) -> {ok, module(), temporary()} | {error, reason()}.
+-spec load_temporary(binary(), relsync_reload_plan:limits()) -> {ok, module(), temporary()} | {error, reason()}.
 load_temporary(Beam, Limits0) ->
     Limits = maps:merge(?DEFAULTS, Limits0),
-    case beam_md5(Beam) of
+    case relsync_beam:md5(Beam) of
         {ok, {Module, MD5}} ->
             case temporary_status(Module, MD5, Limits) of
                 kept -> {ok, Module, {kept, Module}};
@@ -832,7 +620,7 @@ make_room(Module, _Before, Limits) ->
 
 temporary_status(Module, MD5, Limits) ->
     Loaded = code:is_loaded(Module),
-    case {is_agent(Module), Loaded, Loaded =/= false andalso running_md5(Module)} of
+    case {relsync_reload_plan:is_agent(Module), Loaded, Loaded =/= false andalso running_md5(Module)} of
         {true, _, _} -> agent;
         {_, false, _} -> {free, none};
         {_, _, MD5} -> kept;
@@ -842,7 +630,7 @@ temporary_status(Module, MD5, Limits) ->
     end.
 
 replaceable(Module, File, Running, Limits) ->
-    case {code:is_sticky(Module), old_beam(Module, File, Limits)} of
+    case {code:is_sticky(Module), relsync_beam:read_module(Module, File, Limits)} of
         {true, _} -> sticky;
         {false, {ok, Running, Beam}} -> {free, {File, Beam}};
         {false, _} -> no_object_code
@@ -867,7 +655,7 @@ replace_temporary(Module, none) ->
 replace_temporary(Module, {File, Beam}) ->
     Current = file_now(Module, File),
     {NewFile, NewBeam} =
-        case old_beam(Module, Current, ?DEFAULTS) of
+        case relsync_beam:read_module(Module, Current, ?DEFAULTS) of
             {ok, _, OnDisk} -> {Current, OnDisk};
             {error, _} -> {File, Beam}
         end,
@@ -881,14 +669,6 @@ replace_temporary(Module, {File, Beam}) ->
 
 %% @doc Renders a reason of this module as one sentence.
 -spec format_error(reason()) -> iodata().
-format_error({bad_path, Rel}) ->
-    io_lib:format("~ts is not the path of a module in a release", [Rel]);
-format_error({bad_beam, Rel, {named, Module}}) ->
-    io_lib:format("~ts holds the module ~tp: the names of file and module differ", [Rel, Module]);
-format_error({bad_beam, Rel, Why}) ->
-    io_lib:format("~ts is not a loadable beam file: ~ts", [Rel, why(Why)]);
-format_error({too_many_modules, Max}) ->
-    io_lib:format("more than ~b modules change at once", [Max]);
 format_error({in_use, Users}) ->
     Lines = [io_lib:format("~tp by ~ts", [M, in_use(U)]) || {M, _, _} = U <- Users],
     ["processes would be killed or lose their code: ", lists:join("; ", Lines)];
@@ -913,21 +693,16 @@ format_error({temporary_refused, Module, agent}) ->
 format_error({temporary_refused, Module, no_object_code}) ->
     io_lib:format("~tp runs with other code, which could not be brought back after the hooks", [Module]);
 format_error({temporary_refused, Module, Status}) ->
-    io_lib:format("the hooks cannot replace the module ~tp, which is ~tp", [Module, Status]).
+    io_lib:format("the hooks cannot replace the module ~tp, which is ~tp", [Module, Status]);
+format_error(Reason) ->
+    relsync_reload_plan:format_error(Reason).
 
 in_use({_, _, []}) -> "a process that has ended";
 in_use(Users) -> relsync_processes:format_users(Users).
 
-why(Reason) when is_atom(Reason) ->
-    case file:format_error(Reason) of
-        "unknown POSIX error" ++ _ -> atom_to_list(Reason);
-        Text -> Text
-    end;
-why({named, Module}) -> io_lib:format("it holds the module ~tp", [Module]);
-why({too_large, Bytes}) -> io_lib:format("larger than ~b bytes", [Bytes]);
 why({on_load_failed, _, _} = Reason) -> format_error(Reason);
 why({on_load_timeout, _} = Reason) -> format_error(Reason);
-why(Other) -> io_lib:format("~tp", [Other]).
+why(Other) -> relsync_beam:format_error(Other).
 
 %%--------------------------------------------------------------------------------------------------
 %% Beams, files and the code server
@@ -936,47 +711,11 @@ why(Other) -> io_lib:format("~tp", [Other]).
 -spec fail(reason()) -> no_return().
 fail(Reason) -> throw({?MODULE, Reason}).
 
-rel_binary(Rel) -> unicode:characters_to_binary(Rel).
-
-read_beam(none, _Limits) ->
-    {error, enoent};
-read_beam(File, #{max_beam_bytes := Max}) ->
-    case file:read_file_info(File) of
-        {ok, #file_info{type = regular, size = Size}} when Size =< Max -> file:read_file(File);
-        {ok, #file_info{type = regular}} -> {error, {too_large, Max}};
-        {ok, #file_info{}} -> {error, einval};
-        {error, _} = Error -> Error
-    end.
-
-%% `beam_lib' may crash on what is hardly a beam.
-beam_md5(Beam) ->
-    try beam_lib:md5(Beam) of
-        {ok, {Module, MD5}} -> {ok, {Module, MD5}};
-        {error, beam_lib, Reason} -> {error, beam_reason(Reason)}
-    catch
-        _:_ -> {error, not_a_beam_file}
-    end.
-
-%% The reasons carry the whole file.
-beam_reason({What, _Beam, Chunk}) -> {What, Chunk};
-beam_reason({What, _Beam}) -> What;
-beam_reason(Reason) when tuple_size(Reason) > 0 -> element(1, Reason).
-
 running_md5(Module) ->
     try
         erlang:get_module_info(Module, md5)
     catch
         error:badarg -> none
-    end.
-
-path_dir(Ebin, Root) -> path_dir(Ebin, code:get_path(), Root).
-
-path_dir(_Ebin, [], _Root) ->
-    none;
-path_dir(Ebin, [Dir | Path], Root) ->
-    case relsync_code_path:locate(Dir, [Root]) of
-        {ok, _, Ebin} -> Dir;
-        _ -> path_dir(Ebin, Path, Root)
     end.
 
 %% The whole path at once where the code server takes it. It refuses a path with a directory that does

@@ -1,0 +1,68 @@
+%%% Reads beam files and tells which module and which code they hold. It loads nothing.
+-module(relsync_beam).
+
+-export([read/2, md5/1, read_module/3, format_error/1]).
+
+-export_type([reason/0]).
+
+-include_lib("kernel/include/file.hrl").
+
+-type reason() :: file:posix() | {too_large, pos_integer()} | {named, module()} | not_a_beam_file | term().
+
+%% @doc Reads a file of at most `max_beam_bytes'.
+-spec read(file:filename_all() | none, #{max_beam_bytes := pos_integer(), _ => _}) ->
+    {ok, binary()} | {error, reason()}.
+read(none, _Limits) ->
+    {error, enoent};
+read(File, #{max_beam_bytes := Max}) ->
+    case file:read_file_info(File) of
+        {ok, #file_info{type = regular, size = Size}} when Size =< Max -> file:read_file(File);
+        {ok, #file_info{type = regular}} -> {error, {too_large, Max}};
+        {ok, #file_info{}} -> {error, einval};
+        {error, _} = Error -> Error
+    end.
+
+%% @doc Names the module in a beam and the MD5 that `Module:module_info(md5)' will answer.
+-spec md5(binary()) -> {ok, {module(), MD5 :: binary()}} | {error, reason()}.
+md5(Beam) ->
+    %% `beam_lib' may crash on what is hardly a beam.
+    try beam_lib:md5(Beam) of
+        {ok, {Module, MD5}} -> {ok, {Module, MD5}};
+        {error, beam_lib, Reason} -> {error, without_content(Reason)}
+    catch
+        _:_ -> {error, not_a_beam_file}
+    end.
+
+%% @doc Reads the file of a module whose name is known.
+-spec read_module(module(), file:filename_all(), #{max_beam_bytes := pos_integer(), _ => _}) ->
+    {ok, MD5 :: binary(), Beam :: binary()} | {error, reason()}.
+read_module(Module, File, Limits) ->
+    case read(File, Limits) of
+        {ok, Beam} ->
+            case md5(Beam) of
+                {ok, {Module, MD5}} -> {ok, MD5, Beam};
+                {ok, {Other, _}} -> {error, {named, Other}};
+                {error, Why} -> {error, Why}
+            end;
+        {error, Why} ->
+            {error, Why}
+    end.
+
+%% @doc Renders a reason as a fragment of a sentence.
+-spec format_error(reason()) -> iodata().
+format_error(Reason) when is_atom(Reason) ->
+    case file:format_error(Reason) of
+        "unknown POSIX error" ++ _ -> atom_to_list(Reason);
+        Text -> Text
+    end;
+format_error({named, Module}) ->
+    io_lib:format("it holds the module ~tp", [Module]);
+format_error({too_large, Bytes}) ->
+    io_lib:format("larger than ~b bytes", [Bytes]);
+format_error(Other) ->
+    io_lib:format("~tp", [Other]).
+
+%% The reasons carry the whole file.
+without_content({What, _Beam, Chunk}) -> {What, Chunk};
+without_content({What, _Beam}) -> What;
+without_content(Reason) when tuple_size(Reason) > 0 -> element(1, Reason).
