@@ -6,14 +6,16 @@
 %%% symbolic link); entries outside the root are never touched.
 -module(relsync_code_path).
 
--export([plan/4, change/3, locate/2, app_name/1, root/1]).
+-export([plan/4, change/3, entries/2, locate/2, app_name/1, root/1]).
 
--export_type([root/0, plan/0, step/0]).
+-export_type([root/0, plan/0, step/0, entry/0]).
 
 %% A directory as written, and the same one with symbolic links followed.
 -type root() :: {Written :: file:filename(), Resolved :: file:filename()}.
 %% Relative `ebin' directories that shall join, and those that may have to leave.
 -type plan() :: #{joins := [file:filename()], leaves := [file:filename()]}.
+%% A directory on the code path, and where it is under the root.
+-type entry() :: {file:filename(), Rel :: file:filename()}.
 -type step() ::
     {replace, App :: string(), Old :: file:filename(), New :: file:filename()}
     | {add, file:filename()}
@@ -56,6 +58,11 @@ change(#{joins := Joins, leaves := Leaves}, Path, Root) ->
     Deletes = [{delete, Dir} || {leaves, Dir, _Rel} <- NewEntries],
     {[Dir || {stays, Dir, _Rel} <- NewEntries], lists:reverse(Steps) ++ Deletes}.
 
+%% @doc Lists the entries of a code path that lie under a root.
+-spec entries([file:filename()], root()) -> [entry()].
+entries(Path, Root) ->
+    [{Dir, Rel} || Dir <- Path, {ok, _, Rel} <- [locate(Dir, [Root])]].
+
 %% @doc Finds under which of `Roots' a file or directory lies.
 -spec locate(file:filename(), [root()]) -> {ok, root(), Rel :: file:filename()} | outside.
 locate(Path, Roots) ->
@@ -78,9 +85,6 @@ app_name(Ebin) ->
     end.
 
 %% Path entries
-
-entries(Path, Root) ->
-    lists:append([[{Dir, Rel}] || Dir <- Path, {ok, _, Rel} <- [locate(Dir, [Root])]]).
 
 entry(Dir, Leaves, Root) ->
     case locate(Dir, [Root]) of

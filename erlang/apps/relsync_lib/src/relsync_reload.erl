@@ -94,7 +94,8 @@
 %%
 %% Fails if a beam is none or cannot be loaded by this VM, and in mode `soft' if a process would be
 %% killed or lose its code.
--spec plan(file:filename(), [relsync_reload_plan:change()], mode(), relsync_reload_plan:limits()) -> {ok, plan()} | {error, reason()}.
+-spec plan(file:filename(), [relsync_reload_plan:change()], mode(), relsync_reload_plan:limits()) ->
+    {ok, plan()} | {error, reason()}.
 plan(Root, Changes, Mode, Limits0) ->
     Limits = maps:merge(?DEFAULTS, Limits0),
     case relsync_reload_plan:group(Changes, Limits) of
@@ -121,7 +122,7 @@ make_plan(Root, Changed, Checked, Mode, Limits) ->
         root => Root,
         roots => [Root | [relsync_code_path:root(R) || R <- maps:get(roots, Limits)]],
         embedded => code:get_mode() =:= embedded,
-        code_path => Path,
+        code_path => relsync_code_path:entries(Path, Root),
         path => PathPlan,
         facts => maps:from_list([{M, facts(M)} || M <- relsync_reload_plan:modules(Groups)])
     }),
@@ -291,17 +292,18 @@ items(Statuses, #{plan := #{items := Items}}) ->
 read_live(#{plan := #{root := Root, path := PathPlan, limits := Limits}} = State) ->
     {NewPath, Steps} = relsync_code_path:change(PathPlan, code:get_path(), Root),
     try
-        Beams = [live_beam(I, NewPath, Root, Limits) || I <- items([reload, load], State)],
+        Entries = relsync_code_path:entries(NewPath, Root),
+        Beams = [live_beam(I, Entries, Root, Limits) || I <- items([reload, load], State)],
         {ok, State#{beams => Beams, new_path => NewPath, steps => Steps}}
     catch
         throw:{?MODULE, Reason} -> {error, Reason, State}
     end.
 
-live_beam(#{module := M, path := Rel, md5 := MD5, on_load := OnLoad}, Path, {Dir, _} = Root, Limits) ->
+live_beam(#{module := M, path := Rel, md5 := MD5, on_load := OnLoad}, Entries, {Dir, _}, Limits) ->
     Ebin =
-        case relsync_reload_plan:path_dir(filename:dirname(Rel), Path, Root) of
-            none -> filename:join(Dir, filename:dirname(Rel));
-            OnPath -> OnPath
+        case lists:keyfind(filename:dirname(Rel), 2, Entries) of
+            false -> filename:join(Dir, filename:dirname(Rel));
+            {OnPath, _} -> OnPath
         end,
     File = filename:join(Ebin, filename:basename(Rel)),
     case relsync_beam:read(File, Limits) of
@@ -532,16 +534,14 @@ modules(Root, Max) ->
     [maps:with([module, file, on_disk], S) || S <- lists:sublist(Stale, Max)].
 
 stale_modules(Roots, Limits) ->
-    lists:sort(lists:append([stale_module(M, File, Roots, Limits) || {M, File} <- code:all_loaded(), is_list(File)])).
-
-stale_module(Module, Loaded, Roots, Limits) ->
-    case Loaded =/= [] andalso not relsync_reload_plan:is_agent(Module) andalso relsync_code_path:locate(Loaded, Roots) of
-        {ok, _, _} ->
-            File = file_now(Module, Loaded),
-            compare(Module, File, relsync_code_path:locate(File, Roots), Limits);
-        _ ->
-            []
-    end.
+    Loaded = [{M, File} || {M, [_ | _] = File} <- code:all_loaded(), not relsync_reload_plan:is_agent(M)],
+    Dirs = lists:usort([filename:dirname(File) || {_, File} <- Loaded]),
+    Ours = maps:from_list([{Dir, true} || Dir <- Dirs, relsync_code_path:locate(Dir, Roots) =/= outside]),
+    lists:append([
+        stale_module(M, file_now(M, File), Roots, Limits)
+     || {M, File} <- lists:sort(Loaded),
+        maps:is_key(filename:dirname(File), Ours)
+    ]).
 
 %% A module that stayed when its version was replaced is found through the code path.
 file_now(Module, Loaded) ->
@@ -555,18 +555,18 @@ file_now(Module, Loaded) ->
             end
     end.
 
-compare(Module, File, {ok, _, Rel}, Limits) ->
+stale_module(Module, File, Roots, Limits) ->
     Running = running_md5(Module),
-    case relsync_beam:read_module(Module, File, Limits) of
-        {ok, Running, _} ->
+    case {relsync_code_path:locate(File, Roots), relsync_beam:read_module(Module, File, Limits)} of
+        {outside, _} ->
             [];
-        {ok, MD5, _} ->
+        {_, {ok, Running, _}} ->
+            [];
+        {{ok, _, Rel}, {ok, MD5, _}} ->
             [#{module => Module, file => File, on_disk => changed, rel => Rel, md5 => MD5}];
-        {error, _} ->
+        {_, {error, _}} ->
             [#{module => Module, file => File, on_disk => missing}]
-    end;
-compare(_Module, _File, outside, _Limits) ->
-    [].
+    end.
 
 %%--------------------------------------------------------------------------------------------------
 %% Temporary modules (hooks)

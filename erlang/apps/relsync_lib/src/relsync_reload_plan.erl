@@ -4,7 +4,7 @@
 %%% beams and looks whether files exist; it changes nothing.
 -module(relsync_reload_plan).
 
--export([group/2, add/5, modules/1, items/2, new_beam/3, settle/1, path_dir/3, is_agent/1, format_error/1]).
+-export([group/2, add/5, modules/1, items/2, new_beam/3, settle/1, is_agent/1, format_error/1]).
 
 -export_type([change/0, status/0, item/0, limits/0, groups/0, facts/0, env/0, reason/0]).
 
@@ -86,8 +86,8 @@
     root := relsync_code_path:root(),
     roots := [relsync_code_path:root()],
     embedded := boolean(),
-    %% The code path, and what will become of it.
-    code_path := [file:filename()],
+    %% The release's part of the code path, and what will become of it.
+    code_path := [relsync_code_path:entry()],
     path := relsync_code_path:plan(),
     facts := #{module() => facts()},
     _ => _
@@ -131,7 +131,8 @@ items(Groups, Env) ->
     [item(M, Group, Env) || {M, Group} <- lists:sort(maps:to_list(Groups))].
 
 %% @doc Reads a new module again, as it was when the changes were grouped.
--spec new_beam(item(), groups(), #{max_beam_bytes := pos_integer(), _ => _}) -> {ok, binary()} | {error, changed}.
+-spec new_beam(item(), groups(), #{max_beam_bytes := pos_integer(), _ => _}) ->
+    {ok, binary()} | {error, changed}.
 new_beam(#{module := Module, path := Rel}, Groups, Limits) ->
     #{Module := #{new := New}} = Groups,
     {_, Rel, File, MD5} = lists:keyfind(Rel, 2, New),
@@ -145,16 +146,6 @@ new_beam(#{module := Module, path := Rel}, Groups, Limits) ->
 settle(#{status := in_use, path := _} = Item) -> Item#{status := reload};
 settle(#{status := in_use} = Item) -> Item#{status := remove};
 settle(Item) -> Item.
-
-%% @doc Finds an `ebin' directory of the release on the code path, as it is written there.
--spec path_dir(file:filename(), [file:filename()], relsync_code_path:root()) -> file:filename() | none.
-path_dir(_Ebin, [], _Root) ->
-    none;
-path_dir(Ebin, [Dir | Path], Root) ->
-    case relsync_code_path:locate(Dir, [Root]) of
-        {ok, _, Ebin} -> Dir;
-        _ -> path_dir(Ebin, Path, Root)
-    end.
 
 %% @doc Tells whether a module belongs to the agent.
 -spec is_agent(module()) -> boolean().
@@ -309,8 +300,8 @@ with_old_file(#{status := Status} = Item, #{loaded := Loaded}, Rels, #{root := {
 with_old_file(Item, _Running, _Rels, _Env) ->
     Item.
 
-on_path(Ebin, #{root := Root, code_path := Path, path := #{joins := Joins}}) ->
-    lists:member(Ebin, Joins) orelse path_dir(Ebin, Path, Root) =/= none.
+on_path(Ebin, #{code_path := Entries, path := #{joins := Joins}}) ->
+    lists:member(Ebin, Joins) orelse lists:keymember(Ebin, 2, Entries).
 
 -spec fail(reason()) -> no_return().
 fail(Reason) -> throw({?MODULE, Reason}).

@@ -19,6 +19,8 @@ reload_test_() ->
             fun module_that_does_not_run_is_not_loaded/1,
             fun module_from_elsewhere_is_left_alone/1,
             fun agent_is_left_alone/1,
+            fun instrumented_module_is_left_alone/1,
+            fun module_of_the_read_only_root_is_ours/1,
             fun bad_beams_are_refused_before_anything_happens/1,
             fun file_that_differs_from_the_plan_is_refused/1,
             fun soft_names_the_process_that_would_be_killed/1,
@@ -123,6 +125,27 @@ agent_is_left_alone(Release) ->
     {{ok, Result, _}, _} = push(Release, [stage(Release, "lib/x-1/ebin/relsync_reload.beam", Beam)], hard),
     ?assertEqual(agent, status(relsync_reload, Result)),
     ?assertEqual(Before, relsync_reload:module_info(md5)).
+
+%% As `cover' loads it.
+instrumented_module_is_left_alone(Release) ->
+    {module, rt_a} = code:load_binary(rt_a, cover_compiled, beam(module(rt_a, covered))),
+    {{ok, Result, _}, _} = push(Release, [stage(Release, ?A, beam(module(rt_a, 2)))], hard),
+    ?assertEqual(cover, status(rt_a, Result)),
+    ?assertEqual(covered, rt_a:v()).
+
+%% The release runs from a read-only directory; what changes goes to a writable one.
+module_of_the_read_only_root_is_ours(#{dir := Dir, root := ReadOnly}) ->
+    Overlay = #{root => filename:join(Dir, "overlay"), staged => filename:join(Dir, "staged")},
+    Changes = [stage(Overlay, ?A, beam(module(rt_a, 2)))],
+    {{ok, Alone, _}, _} = push(Overlay, Changes, soft),
+    ?assertEqual(foreign, status(rt_a, Alone)),
+    {{ok, Result, Undo}, Back} = push(Overlay, Changes, soft, #{roots => [ReadOnly]}),
+    ?assertEqual(reload, status(rt_a, Result)),
+    ?assertEqual(2, rt_a:v()),
+    ?assert(contains(code:which(rt_a), "/overlay/")),
+    Back(),
+    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual(1, rt_a:v()).
 
 bad_beams_are_refused_before_anything_happens(#{root := Root} = Release) ->
     Good = beam(module(rt_a, 2)),
