@@ -34,7 +34,7 @@ md5(Beam) ->
     end.
 
 %% @doc Reads the file of a module whose name is known.
--spec read_module(module(), file:filename_all(), #{max_beam_bytes := pos_integer(), _ => _}) ->
+-spec read_module(module(), file:filename_all() | none, #{max_beam_bytes := pos_integer(), _ => _}) ->
     {ok, MD5 :: binary(), Beam :: binary()} | {error, reason()}.
 read_module(Module, File, Limits) ->
     case read(File, Limits) of

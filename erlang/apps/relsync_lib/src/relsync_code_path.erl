@@ -3,7 +3,8 @@
 %%%
 %%% Invariants: a directory that joins lies under the release's root on this machine; it takes the
 %%% place of the version that it replaces, and its spelling (a release may be reached through a
-%%% symbolic link); entries outside the root are never touched.
+%%% symbolic link); where the release runs from a read-only root too, it goes before the directory of its
+%%% application there; entries outside the root are never touched.
 -module(relsync_code_path).
 
 -export([plan/4, change/3, entries/2, locate/2, app_name/1, root/1]).
@@ -18,6 +19,7 @@
 -type entry() :: {file:filename(), Rel :: file:filename()}.
 -type step() ::
     {replace, App :: string(), Old :: file:filename(), New :: file:filename()}
+    | {add_before, Other :: file:filename(), New :: file:filename()}
     | {add, file:filename()}
     | {delete, file:filename()}.
 
@@ -34,29 +36,31 @@ root(Dir) ->
 %% path and which of those that lose modules (`Removed') may leave it.
 %%
 %% A directory joins that the release did not have before, or whose application is on the path with a
-%% version that leaves or has vanished. A directory that exists and is not on the path was left out
-%% by somebody's choice.
--spec plan([file:filename()], [file:filename()], [file:filename()], root()) -> plan().
-plan(Added, Removed, Path, Root) ->
+%% version that leaves, has vanished, or lies in another root. A directory that exists and is not on the
+%% path for none of these reasons was left out by somebody's choice.
+-spec plan([file:filename()], [file:filename()], [file:filename()], [root()]) -> plan().
+plan(Added, Removed, Path, [Root | Others]) ->
     Entries = entries(Path, Root),
     OnPath = [Rel || {_Dir, Rel} <- Entries],
     Leaves = [Rel || Rel <- lists:usort(Removed), lists:member(Rel, OnPath)],
     Replaced = [app_name(Rel) || {Dir, Rel} <- Entries, lists:member(Rel, Leaves) orelse not filelib:is_dir(Dir)],
+    Overlaid = [app_name(Rel) || Dir <- Path, {ok, _, Rel} <- [locate(Dir, Others)]],
     Joins = [
         Rel
      || Rel <- lists:usort(Added),
         not lists:member(Rel, OnPath),
-        not filelib:is_dir(in(Root, Rel)) orelse lists:member(app_name(Rel), Replaced)
+        not filelib:is_dir(in(Root, Rel)) orelse lists:member(app_name(Rel), Replaced ++ Overlaid)
     ],
     #{joins => Joins, leaves => Leaves}.
 
-%% @doc Computes, after the switch, the new path and the steps that lead to it.
--spec change(plan(), [file:filename()], root()) -> {[file:filename()], [step()]}.
-change(#{joins := Joins, leaves := Leaves}, Path, Root) ->
-    Entries = [entry(Dir, Leaves, Root) || Dir <- Path],
+%% @doc Computes, after the switch, the new path and the steps that lead to it. The first root is the one
+%% that changes, the others are where the release runs from besides.
+-spec change(plan(), [file:filename()], [root()]) -> {[file:filename()], [step()]}.
+change(#{joins := Joins, leaves := Leaves}, Path, [Root | Others]) ->
+    Entries = [entry(Dir, Leaves, Root, Others) || Dir <- Path],
     {NewEntries, Steps} = lists:foldl(fun(J, Acc) -> join(J, Acc, Root) end, {Entries, []}, Joins),
     Deletes = [{delete, Dir} || {leaves, Dir, _Rel} <- NewEntries],
-    {[Dir || {stays, Dir, _Rel} <- NewEntries], lists:reverse(Steps) ++ Deletes}.
+    {[Dir || {Kind, Dir, _Rel} <- NewEntries, Kind =/= leaves], lists:reverse(Steps) ++ Deletes}.
 
 %% @doc Lists the entries of a code path that lie under a root.
 -spec entries([file:filename()], root()) -> [entry()].
@@ -86,16 +90,17 @@ app_name(Ebin) ->
 
 %% Path entries
 
-entry(Dir, Leaves, Root) ->
-    case locate(Dir, [Root]) of
-        {ok, _, Rel} ->
-            Leaving = lists:member(Rel, Leaves) andalso not has_code(Dir),
-            case Leaving of
+entry(Dir, Leaves, Root, Others) ->
+    case {locate(Dir, [Root]), locate(Dir, Others)} of
+        {{ok, _, Rel}, _} ->
+            case lists:member(Rel, Leaves) andalso not has_code(Dir) of
                 true -> {leaves, Dir, Rel};
                 false -> {stays, Dir, Rel}
             end;
-        outside ->
-            {stays, Dir, outside}
+        {outside, {ok, _, Rel}} ->
+            {other, Dir, Rel};
+        {outside, outside} ->
+            {outside, Dir, none}
     end.
 
 has_code(Dir) ->
@@ -103,18 +108,25 @@ has_code(Dir) ->
 
 join(Rel, {Entries, Steps}, Root) ->
     App = app_name(Rel),
-    case lists:splitwith(fun(E) -> not replaceable(E, App) end, Entries) of
-        {Before, [{_, Old, OldRel} | After]} ->
+    Split = fun(Test) -> lists:splitwith(fun(E) -> not Test(E, App) end, Entries) end,
+    case {Split(fun replaceable/2), Split(fun overlaid/2)} of
+        {{Before, [{_, Old, OldRel} | After]}, _} ->
             New = same_spelling(Old, OldRel, Rel, Root),
             {Before ++ [{stays, New, Rel} | After], [{replace, App, Old, New} | Steps]};
-        {_, []} ->
+        {_, {Before, [{other, Other, _} | _] = After}} ->
+            New = in(Root, Rel),
+            {Before ++ [{stays, New, Rel} | After], [{add_before, Other, New} | Steps]};
+        {_, {_, []}} ->
             New = in(Root, Rel),
             {Entries ++ [{stays, New, Rel}], [{add, New} | Steps]}
     end.
 
-replaceable({_, _, outside}, _App) -> false;
 replaceable({leaves, _Dir, Rel}, App) -> app_name(Rel) =:= App;
-replaceable({stays, Dir, Rel}, App) -> app_name(Rel) =:= App andalso not filelib:is_dir(Dir).
+replaceable({stays, Dir, Rel}, App) -> app_name(Rel) =:= App andalso not filelib:is_dir(Dir);
+replaceable({_, _, _}, _App) -> false.
+
+overlaid({other, _Dir, Rel}, App) -> app_name(Rel) =:= App;
+overlaid({_, _, _}, _App) -> false.
 
 same_spelling(Old, OldRel, Rel, Root) ->
     case {two_up(OldRel), two_up(Rel)} of

@@ -93,7 +93,8 @@ request(_Other, _State) -> {error, request}.
 
 %% Output is UTF-8 whatever is set.
 setopts(Options) ->
-    Known = [binary, list, {binary, true}, {binary, false}, {encoding, unicode}, {encoding, utf8}, {encoding, latin1}],
+    Encodings = [{encoding, E} || E <- [unicode, utf8, latin1]],
+    Known = [binary, list, {binary, true}, {binary, false} | Encodings],
     case [O || O <- Options, not lists:member(O, Known)] of
         [] -> ok;
         _ -> {error, enotsup}

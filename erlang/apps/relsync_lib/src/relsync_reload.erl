@@ -29,7 +29,8 @@
 -opaque plan() :: #{
     mode := mode(),
     limits := map(),
-    root := relsync_code_path:root(),
+    %% The one that changes first.
+    roots := [relsync_code_path:root()],
     items := [relsync_reload_plan:item()],
     path := relsync_code_path:plan(),
     apps := [relsync_apps:app()]
@@ -50,7 +51,7 @@
     limits := map(),
     path := [file:filename()] | untouched,
     steps := [relsync_code_path:step()],
-    restore := [{module(), file:filename()}],
+    restore := [{module(), file:filename() | none}],
     forget := [module()],
     stopped := [relsync_apps:app()],
     started := [relsync_apps:app()]
@@ -111,23 +112,24 @@ plan(Root, Changes, Mode, Limits0) ->
 
 make_plan(Root, Changed, Checked, Mode, Limits) ->
     Path = code:get_path(),
+    Roots = [Root | [relsync_code_path:root(R) || R <- maps:get(roots, Limits)]],
     PathPlan = relsync_code_path:plan(
         [filename:dirname(Rel) || {Kind, Rel} <- Checked, Kind =/= removed],
         [filename:dirname(Rel) || {removed, Rel} <- Checked],
         Path,
-        Root
+        Roots
     ),
     Groups = add_stale(Changed, Root, Limits),
     Found = relsync_reload_plan:items(Groups, #{
         root => Root,
-        roots => [Root | [relsync_code_path:root(R) || R <- maps:get(roots, Limits)]],
+        roots => Roots,
         embedded => code:get_mode() =:= embedded,
         code_path => relsync_code_path:entries(Path, Root),
         path => PathPlan,
         facts => maps:from_list([{M, facts(M)} || M <- relsync_reload_plan:modules(Groups)])
     }),
     Items = try_beams(find_users(Found, Limits), Groups, Mode, Limits),
-    Plan = #{mode => Mode, limits => Limits, root => Root, items => Items, path => PathPlan, apps => []},
+    Plan = #{mode => Mode, limits => Limits, roots => Roots, items => Items, path => PathPlan, apps => []},
     decide(Plan, Checked).
 
 facts(Module) ->
@@ -289,8 +291,8 @@ items(Statuses, #{plan := #{items := Items}}) ->
     [I || #{status := S} = I <- Items, lists:member(S, Statuses)].
 
 %% Reads the new modules where they will be found from now on, and holds them against the plan.
-read_live(#{plan := #{root := Root, path := PathPlan, limits := Limits}} = State) ->
-    {NewPath, Steps} = relsync_code_path:change(PathPlan, code:get_path(), Root),
+read_live(#{plan := #{roots := [Root | _] = Roots, path := PathPlan, limits := Limits}} = State) ->
+    {NewPath, Steps} = relsync_code_path:change(PathPlan, code:get_path(), Roots),
     try
         Entries = relsync_code_path:entries(NewPath, Root),
         Beams = [live_beam(I, Entries, Root, Limits) || I <- items([reload, load], State)],
@@ -361,12 +363,17 @@ change_path(#{new_path := NewPath, steps := Steps, undo := Undo, result := Resul
     Next = State#{undo := Undo#{path := code:get_path(), steps := Steps}},
     case set_path(NewPath, Steps) of
         ok ->
-            Joined = [New || {replace, _, _, New} <- Steps] ++ [New || {add, New} <- Steps],
+            Joined = lists:append([joined(S) || S <- Steps]),
             Left = [Old || {replace, _, Old, _} <- Steps] ++ [Old || {delete, Old} <- Steps],
             {ok, Next#{result := Result#{joined := Joined, left := Left}}};
         {error, Why} ->
             {error, {code_path, Why}, Next}
     end.
+
+joined({replace, _App, _Old, New}) -> [New];
+joined({add_before, _Other, New}) -> [New];
+joined({add, New}) -> [New];
+joined({delete, _Old}) -> [].
 
 finish(#{prepared := Prepared, undo := Undo} = State) ->
     Next = State#{undo := Undo#{restore := restorable(State), forget := loaded_first(State)}},
@@ -376,7 +383,7 @@ finish(#{prepared := Prepared, undo := Undo} = State) ->
     end.
 
 restorable(State) ->
-    [{M, File} || #{module := M, old_file := File} <- items([reload, remove], State)].
+    [{M, maps:get(old_file, I, none)} || #{module := M} = I <- items([reload, remove], State)].
 
 loaded_first(State) ->
     [M || #{module := M} <- items([load], State)].
@@ -484,6 +491,7 @@ restore_path(#{path := Path, steps := Steps}) ->
     end.
 
 inverse({replace, App, Old, New}) -> {replace, App, New, Old};
+inverse({add_before, _Other, Dir}) -> {delete, Dir};
 inverse({add, Dir}) -> {delete, Dir};
 inverse({delete, Dir}) -> {add, Dir}.
 
@@ -734,14 +742,16 @@ path_step({replace, App, Old, New}) ->
         true -> ok;
         {error, Why} -> {error, {Why, Old, New}}
     end;
+path_step({add_before, _Other, Dir}) ->
+    added(code:add_patha(Dir), Dir);
 path_step({add, Dir}) ->
-    case code:add_pathz(Dir) of
-        true -> ok;
-        {error, Why} -> {error, {Why, Dir}}
-    end;
+    added(code:add_pathz(Dir), Dir);
 path_step({delete, Dir}) ->
     _ = code:del_path(Dir),
     ok.
+
+added(true, _Dir) -> ok;
+added({error, Why}, Dir) -> {error, {Why, Dir}}.
 
 %% From OTP 26 on the code server may remember what a directory held.
 refresh_path_cache() ->

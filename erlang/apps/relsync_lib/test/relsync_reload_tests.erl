@@ -39,6 +39,7 @@ reload_test_() ->
             fun failing_on_load_is_undone/1,
             fun hanging_on_load_is_ended/1,
             fun stale_module_is_reloaded_too/1,
+            fun code_without_a_file_is_named_when_it_cannot_come_back/1,
             fun none_and_vm_touch_nothing/1,
             fun temporary_module_is_replaced_by_what_was_there/1,
             fun temporary_module_is_refused_where_it_would_harm/1,
@@ -137,14 +138,20 @@ instrumented_module_is_left_alone(Release) ->
 module_of_the_read_only_root_is_ours(#{dir := Dir, root := ReadOnly}) ->
     Overlay = #{root => filename:join(Dir, "overlay"), staged => filename:join(Dir, "staged")},
     Changes = [stage(Overlay, ?A, beam(module(rt_a, 2)))],
-    {{ok, Alone, _}, _} = push(Overlay, Changes, soft),
-    ?assertEqual(foreign, status(rt_a, Alone)),
+    {ok, Alone} = relsync_reload:plan(maps:get(root, Overlay), Changes, none, #{}),
+    {ok, Seen, _} = relsync_reload:reload(Alone),
+    ?assertEqual(foreign, status(rt_a, Seen)),
+    Before = code:get_path(),
+    %% As after a restart of the VM from the read-only release: the writable directory is there already.
+    write(Overlay, "lib/rt_app-1.0/ebin/rt_app.app", <<>>),
     {{ok, Result, Undo}, Back} = push(Overlay, Changes, soft, #{roots => [ReadOnly]}),
     ?assertEqual(reload, status(rt_a, Result)),
     ?assertEqual(2, rt_a:v()),
-    ?assert(contains(code:which(rt_a), "/overlay/")),
+    ?assertEqual(filename:join(maps:get(root, Overlay), ?A), code:which(rt_a)),
+    ?assertEqual([ebin(Overlay, "rt_app-1.0") | Before], code:get_path()),
     Back(),
     ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual(Before, code:get_path()),
     ?assertEqual(1, rt_a:v()).
 
 bad_beams_are_refused_before_anything_happens(#{root := Root} = Release) ->
@@ -391,6 +398,16 @@ stale_module_is_reloaded_too(#{root := Root} = Release) ->
     ?assertEqual([], relsync_reload:modules(Root, 10)),
     ok = file:delete(filename:join(Root, ?B)),
     ?assertMatch([#{module := rt_b, on_disk := missing}], relsync_reload:modules(Root, 10)).
+
+code_without_a_file_is_named_when_it_cannot_come_back(#{root := Root} = Release) ->
+    ok = file:delete(filename:join(Root, ?A)),
+    Changes = [stage(Release, ?A, beam(module(rt_a, 2))), stage(Release, ?B, beam(module(rt_b, 2)))],
+    {{ok, _, Undo}, Back} = push(Release, Changes, soft),
+    Back(),
+    Error = relsync_reload:undo(Undo),
+    ?assertEqual({error, {not_restored, [{rt_a, enoent}]}}, Error),
+    ?assert(contains(text(Error), "rt_a (no such file")),
+    ?assertEqual({2, 1}, {rt_a:v(), rt_b:v()}).
 
 none_and_vm_touch_nothing(Release) ->
     Pid = hold_old_code(Release, rt_holder),
