@@ -4,8 +4,8 @@
 #   scripts/erl-test.sh compile     compiles erlang/apps/*/src and erlang/boot, warnings are errors
 #   scripts/erl-test.sh xref        compile, and looks for calls of functions that do not exist
 #   scripts/erl-test.sh dialyzer    compile, and runs dialyzer where it is installed
-#   scripts/erl-test.sh test        compile, xref, and all eunit tests in erlang/apps/*/test, with this machine's
-#                                   Erlang and those of relsync_lib with every other release that is here
+#   scripts/erl-test.sh test        compile, all eunit tests in erlang/apps/*/test with this machine's Erlang, those
+#                                   of relsync_lib with every other release that is here, and xref
 #
 # Everything built goes to target/erl.
 set -euo pipefail
@@ -58,10 +58,11 @@ test_other_releases() {
 }
 
 run_tests() {
-  run_xref
+  compile
   say "eunit"
   escript "$examiner" eunit "$build/ebin" "$build/test" erlang/apps/*/test
   test_other_releases
+  escript "$examiner" xref "$build/ebin"
 }
 
 case ${1:-} in
