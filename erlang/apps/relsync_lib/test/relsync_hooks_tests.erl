@@ -183,16 +183,15 @@ nothing_of_ours_stays(Limits) ->
     Before = erlang:processes(),
     _ = run("-export([presync/0]).\npresync() -> io:put_chars(\"x\").\n", Limits, presync),
     _ = run("-export([presync/0]).\npresync() -> receive never -> ok end.\n", Limits, presync, 50),
-    Stuck = load("-export([presync/0]).\npresync() -> io:put_chars(\"x\").\n", Limits),
+    Stuck = load("-export([presync/0]).\npresync() -> io:put_chars(\"x\"), receive never -> ok end.\n", Limits),
     {Session, Monitor} = spawn_monitor(fun() -> relsync_hooks:run(Stuck, presync, #{}, infinity, fun(_) -> wait() end) end),
     timer:sleep(100),
     exit(Session, kill),
     receive
         {'DOWN', Monitor, process, Session, _} -> ok
     end,
-    timer:sleep(100),
-    ok = relsync_hooks:unload(Stuck),
-    ?assertEqual([], ours(erlang:processes() -- Before)).
+    ?assertEqual([], ours(erlang:processes() -- Before)),
+    ok = relsync_hooks:unload(Stuck).
 
 %% Output that waits for the session, as the real one does.
 wait() ->

@@ -32,6 +32,7 @@ reload_test_() ->
             fun version_bump_takes_the_place_on_the_path/1,
             fun unchanged_module_of_a_bumped_version_stays_ours/1,
             fun new_application_joins_at_the_end/1,
+            fun vanished_application_leaves_the_path/1,
             fun directory_left_out_by_choice_does_not_join/1,
             fun path_with_missing_directories_is_changed_and_restored/1,
             fun root_behind_a_link_is_recognised/1,
@@ -313,6 +314,17 @@ new_application_joins_at_the_end(Release) ->
     Back(),
     ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
     ?assertEqual(Before, code:get_path()).
+
+vanished_application_leaves_the_path(Release) ->
+    Before = code:get_path(),
+    Old = ebin(Release, "rt_app-1.0"),
+    {{ok, Result, Undo}, Back} = push(Release, [remove(Release, ?A), remove(Release, ?B)], soft),
+    ?assertEqual([Old], maps:get(left, Result)),
+    ?assertEqual(lists:delete(Old, Before), code:get_path()),
+    Back(),
+    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual(Before, code:get_path()),
+    ?assertEqual({1, 1}, {rt_a:v(), rt_b:v()}).
 
 directory_left_out_by_choice_does_not_join(Release) ->
     write(Release, "lib/rt_plugin-1/ebin/rt_plugin.app", <<"{application, rt_plugin, []}.">>),
