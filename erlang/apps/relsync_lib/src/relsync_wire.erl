@@ -96,7 +96,13 @@ incoming(16#01) ->
 incoming(16#02) ->
     {get_manifest, [{1, inventory, flag}]};
 incoming(16#03) ->
-    {hooks, [{1, kind, number}, {2, name, bytes}, {3, content, bytes}, {4, timeout, number}]};
+    {hooks, [
+        {1, kind, number},
+        {2, name, bytes},
+        {3, content, bytes},
+        {4, timeout, number},
+        {5, presync_now, flag}
+    ]};
 incoming(16#04) ->
     {pack_begin, [{1, pack_id, bytes}, {2, size, number}, {3, offset, number}]};
 incoming(16#05) ->
@@ -104,10 +110,9 @@ incoming(16#05) ->
 incoming(16#06) ->
     {apply, [
         {1, reload, number},
-        {2, presync, number},
-        {3, keep, number},
-        {4, confirm_timeout, number},
-        {5, pack_id, bytes}
+        {2, keep, number},
+        {3, confirm_timeout, number},
+        {4, pack_id, bytes}
     ]};
 incoming(16#07) ->
     {rollback, [{1, generation, number}, {2, snapshot, bytes}, {3, reload, number}]};
