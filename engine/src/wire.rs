@@ -6,7 +6,7 @@
 //! **Invariants.** A reply is untrusted bytes: every length is checked before anything is allocated, an unknown tag is skipped,
 //! an unknown message or number is an error, never a panic.
 
-use crate::bytes::{BytesError, Reader, Writer};
+use crate::bytes::{ReadError, Reader, Writer};
 
 /// The version of the protocol spoken here.
 pub const PROTOCOL: u64 = 1;
@@ -45,7 +45,7 @@ pub enum WireError {
     },
     /// A length or number is malformed.
     #[error("malformed message")]
-    Bytes(#[from] BytesError),
+    Bytes(#[from] ReadError),
 }
 
 /// How running code is brought to the new version.

@@ -1,0 +1,291 @@
+//! What has to happen on a target so that its tree becomes a snapshot.
+//!
+//! Owns the comparison of two manifests and the choice of each file's source. Pure: the result is data, for `pack` to encode and
+//! for people to read; it neither reads content nor knows how anything travels.
+//!
+//! **Invariants.** The sources are those that the target derives by itself from the same two manifests (store-format.md, "What is
+//! not in the frames"); only [`Source::Send`] costs bytes. Nothing is deleted that the base does not hold, that is excluded,
+//! or that is protected.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::bases::BaseIndex;
+use crate::entry::{Entry, EntryKind};
+use crate::id::Sha256;
+use crate::manifest::Manifest;
+use crate::wire::DriftKind;
+
+/// What a target holds, as far as the host knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Held<'a> {
+    /// The manifest that the target and the host agree on.
+    pub manifest: &'a Manifest,
+    /// Entries of it that changed behind relsync's back, by index.
+    pub drift: &'a BTreeMap<usize, DriftKind>,
+    /// Whether the manifest comes of a scan, so that its entries may be anybody's.
+    pub inventory: bool,
+}
+
+/// What the plan asks of its surroundings.
+pub struct Rules<'a> {
+    /// Whether the host has this content, so that it can serve as a base.
+    pub has_content: &'a dyn Fn(&Sha256) -> bool,
+    /// Whether a path is left alone whatever the snapshot says: excluded from it, or protected.
+    pub leave_alone: &'a dyn Fn(&[u8]) -> bool,
+    /// Whether files that relsync did not install are deleted too.
+    pub delete_extraneous: bool,
+}
+
+/// Where the content of a file comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// It is there, at this path.
+    Keep,
+    /// It is empty.
+    Empty,
+    /// It is copied from this entry of the base.
+    Copy {
+        /// Index in the base manifest.
+        base: usize,
+    },
+    /// It is the same as this earlier sent entry's.
+    Same {
+        /// Index in the new manifest.
+        entry: usize,
+    },
+    /// It is sent, as a difference to this entry of the base if there is one.
+    Send {
+        /// Index in the base manifest.
+        base: Option<usize>,
+    },
+}
+
+/// How an entry of the new snapshot relates to what the target holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing stands at its path.
+    Added,
+    /// Something else stands there, or its permissions differ.
+    Changed,
+    /// It is there already.
+    Kept,
+}
+
+/// What happens to one entry of the new snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedEntry {
+    /// How it relates to what is there.
+    pub change: Change,
+    /// Where a file's content comes from; none for directories and links.
+    pub source: Option<Source>,
+}
+
+/// What brings a target to a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// One for each entry of the new manifest, in its order.
+    pub entries: Vec<PlannedEntry>,
+    /// Entries of the base that go, by ascending index.
+    pub deletes: Vec<usize>,
+    /// Entries of the base that the new snapshot lacks and that stay, because they are protected or not relsync's.
+    pub left_alone: Vec<usize>,
+}
+
+/// The figures of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Entries that are new.
+    pub added: u64,
+    /// Entries that differ.
+    pub changed: u64,
+    /// Entries that go.
+    pub removed: u64,
+    /// Entries that stay as they are.
+    pub kept: u64,
+    /// Size of all files that are added or changed.
+    pub content_bytes: u64,
+    /// Size of the files that are sent.
+    pub sent_content_bytes: u64,
+}
+
+impl Plan {
+    /// Compares `new` with what the target holds.
+    #[must_use]
+    pub fn new(held: Held<'_>, new: &Manifest, rules: &Rules<'_>) -> Self {
+        let bases = BaseIndex::new(held, rules.has_content);
+        let mut sent = HashMap::new();
+        let entries = new
+            .entries()
+            .iter()
+            .enumerate()
+            .map(|(index, entry)| plan_entry(held, &bases, &mut sent, index, entry))
+            .collect();
+        let (deletes, left_alone) = plan_deletes(held, new, rules);
+        Self {
+            entries,
+            deletes,
+            left_alone,
+        }
+    }
+
+    /// Whether the target needs nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.deletes.is_empty() && self.entries.iter().all(|e| e.change == Change::Kept)
+    }
+
+    /// Sums up the plan for `new`, the manifest it was made for.
+    #[must_use]
+    pub fn totals(&self, new: &Manifest) -> Totals {
+        let mut totals = Totals {
+            removed: self.deletes.len() as u64,
+            ..Totals::default()
+        };
+        for (planned, entry) in self.entries.iter().zip(new.entries()) {
+            let size = entry.content().map_or(0, |(size, _)| size);
+            match planned.change {
+                Change::Added => totals.added += 1,
+                Change::Changed => totals.changed += 1,
+                Change::Kept => totals.kept += 1,
+            }
+            match planned.source {
+                Some(Source::Keep) | None => {}
+                Some(Source::Send { .. }) => {
+                    totals.content_bytes += size;
+                    totals.sent_content_bytes += size;
+                }
+                Some(_) => totals.content_bytes += size,
+            }
+        }
+        totals
+    }
+}
+
+fn plan_entry(
+    held: Held<'_>,
+    bases: &BaseIndex<'_>,
+    sent: &mut HashMap<Sha256, usize>,
+    index: usize,
+    entry: &Entry,
+) -> PlannedEntry {
+    let there = held.manifest.index_of(entry.path.as_bytes());
+    let drift = there.and_then(|at| held.drift.get(&at).copied());
+    let old = there.map(|at| &held.manifest.entries()[at]);
+    let source = match &entry.kind {
+        EntryKind::File { size, sha256, .. } => {
+            let same_content = old.and_then(Entry::content) == Some((*size, *sha256));
+            Some(if *size == 0 {
+                // The target makes an empty file anew unless the very file is there.
+                if same_content && content_is_there(drift) {
+                    Source::Keep
+                } else {
+                    Source::Empty
+                }
+            } else if same_content && content_is_there(drift) {
+                Source::Keep
+            } else if let Some(base) = bases.with_content(sha256) {
+                Source::Copy { base }
+            } else if let Some(first) = sent.get(sha256) {
+                Source::Same { entry: *first }
+            } else {
+                sent.insert(*sha256, index);
+                Source::Send {
+                    base: bases.like(entry),
+                }
+            })
+        }
+        EntryKind::Dir { .. } | EntryKind::Symlink { .. } => None,
+    };
+    let change = match (old, drift) {
+        (None, _) | (_, Some(DriftKind::Missing)) => Change::Added,
+        (Some(old), None) if old.kind == entry.kind => Change::Kept,
+        _ => Change::Changed,
+    };
+    PlannedEntry { change, source }
+}
+
+/// Whether an entry with this drift still has the content that the manifest says.
+fn content_is_there(drift: Option<DriftKind>) -> bool {
+    matches!(drift, None | Some(DriftKind::Mode))
+}
+
+fn plan_deletes(held: Held<'_>, new: &Manifest, rules: &Rules<'_>) -> (Vec<usize>, Vec<usize>) {
+    let mut deletes = Vec::new();
+    let mut left_alone = Vec::new();
+    let ours = !held.inventory || rules.delete_extraneous;
+    // A directory that an entry left alone lives in stays with it, and is not worth a mention.
+    let mut needed: HashSet<&[u8]> = HashSet::new();
+    for (index, entry) in held.manifest.entries().iter().enumerate().rev() {
+        let path = entry.path.as_bytes();
+        if new.index_of(path).is_some() {
+            continue;
+        }
+        let needed_here = needed.contains(path);
+        if ours && !needed_here && !(rules.leave_alone)(path) {
+            if held.drift.get(&index) != Some(&DriftKind::Missing) {
+                deletes.push(index);
+            }
+        } else {
+            left_alone.push(index);
+            if let Some(parent) = entry.path.parent() {
+                needed.insert(parent);
+            }
+        }
+    }
+    deletes.reverse();
+    left_alone.reverse();
+    (deletes, left_alone)
+}
+
+/// A change of a compiled module's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleChange {
+    /// The file's path.
+    pub path: Vec<u8>,
+    /// What happens to it.
+    pub action: crate::wire::ModuleAction,
+    /// The new content.
+    pub sha256: Option<Sha256>,
+}
+
+impl Plan {
+    /// Lists the compiled modules (`*.beam` in an `ebin` directory) that the plan changes.
+    #[must_use]
+    pub fn module_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<ModuleChange> {
+        use crate::wire::ModuleAction;
+        let mut changes = Vec::new();
+        for (planned, entry) in self.entries.iter().zip(new.entries()) {
+            let action = match (planned.change, planned.source) {
+                (Change::Added, _) => ModuleAction::Added,
+                (Change::Changed, Some(source)) if source != Source::Keep => ModuleAction::Changed,
+                _ => continue,
+            };
+            let Some((_, sha256)) = entry.content() else {
+                continue;
+            };
+            if is_module(entry) {
+                changes.push(ModuleChange {
+                    path: entry.path.as_bytes().to_vec(),
+                    action,
+                    sha256: Some(sha256),
+                });
+            }
+        }
+        for entry in self.deletes.iter().map(|at| &held.manifest.entries()[*at]) {
+            if entry.content().is_some() && is_module(entry) {
+                changes.push(ModuleChange {
+                    path: entry.path.as_bytes().to_vec(),
+                    action: ModuleAction::Removed,
+                    sha256: None,
+                });
+            }
+        }
+        changes
+    }
+}
+
+/// Whether an entry is a compiled module that a VM would find.
+fn is_module(entry: &Entry) -> bool {
+    let parent = entry.path.parent().unwrap_or_default();
+    entry.path.name().ends_with(b".beam") && (parent == b"ebin" || parent.ends_with(b"/ebin"))
+}
