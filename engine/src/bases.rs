@@ -84,10 +84,8 @@ impl<'a> BaseIndex<'a> {
     fn nearest_of_name(&self, entry: &Entry) -> Option<usize> {
         let (size, _) = entry.content()?;
         let distance = |at: &usize| {
-            let (held, _) = self.held.manifest.entries()[*at]
-                .content()
-                .unwrap_or_default();
-            held.abs_diff(size)
+            let held = self.held.manifest.entries()[*at].content();
+            held.map_or(u64::MAX, |(held, _)| held.abs_diff(size))
         };
         self.by_name
             .get(entry.path.name())?

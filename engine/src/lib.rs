@@ -1,9 +1,21 @@
 //! The engine of relsync.
 
 pub mod agent;
+pub mod bases;
+pub mod boot;
 pub mod bytes;
+pub mod delta;
+pub mod encode;
 pub mod entry;
+pub mod frames;
 pub mod id;
 pub mod limits;
 pub mod manifest;
+pub mod pack;
+pub mod plan;
+pub mod push;
+pub mod session;
+pub mod store;
 pub mod transport;
+pub mod wire;
+pub mod zstd_frame;

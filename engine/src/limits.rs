@@ -24,6 +24,8 @@ pub const SYMLINK_TARGET_BYTES: usize = 4096;
 pub const FILE_BYTES: u64 = 1 << 40;
 /// New content in a frame.
 pub const FRAME_CONTENT_BYTES: usize = MIB;
+/// Pieces in one frame of a pack.
+pub const FRAME_PIECES: usize = 65_536;
 /// Base and new content of a frame together.
 pub const FRAME_MEMORY_BYTES: usize = 8 * MIB;
 /// Bytes of a frame or trailer record of a pack.

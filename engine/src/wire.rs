@@ -170,7 +170,12 @@ impl Request {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Hello { host, destination, writable, checksum } => Message::new(0x01)
+            Self::Hello {
+                host,
+                destination,
+                writable,
+                checksum,
+            } => Message::new(0x01)
                 .number(1, PROTOCOL)
                 .bytes(2, host.as_bytes())
                 .bytes(3, destination)
@@ -178,24 +183,45 @@ impl Request {
                 .flag(5, *checksum)
                 .finish(),
             Self::GetManifest { inventory } => Message::new(0x02).flag(1, *inventory).finish(),
-            Self::Hooks { kind, name, content, timeout_ms, presync_now } => Message::new(0x03)
+            Self::Hooks {
+                kind,
+                name,
+                content,
+                timeout_ms,
+                presync_now,
+            } => Message::new(0x03)
                 .number(1, u64::from(*kind == HooksKind::Source))
                 .bytes(2, name.as_bytes())
                 .bytes(3, content)
                 .optional_number(4, *timeout_ms)
                 .flag(5, *presync_now)
                 .finish(),
-            Self::PackBegin { pack_id, size, offset } => {
-                Message::new(0x04).bytes(1, pack_id).number(2, *size).number(3, *offset).finish()
-            }
+            Self::PackBegin {
+                pack_id,
+                size,
+                offset,
+            } => Message::new(0x04)
+                .bytes(1, pack_id)
+                .number(2, *size)
+                .number(3, *offset)
+                .finish(),
             Self::PackData(bytes) => Message::new(0x05).bytes(1, bytes).finish(),
-            Self::Apply { reload, keep, confirm_timeout_ms, pack_id } => Message::new(0x06)
+            Self::Apply {
+                reload,
+                keep,
+                confirm_timeout_ms,
+                pack_id,
+            } => Message::new(0x06)
                 .number(1, reload_number(*reload))
                 .number(2, *keep)
                 .optional_number(3, *confirm_timeout_ms)
                 .bytes(4, pack_id)
                 .finish(),
-            Self::Rollback { generation, snapshot, reload } => Message::new(0x07)
+            Self::Rollback {
+                generation,
+                snapshot,
+                reload,
+            } => Message::new(0x07)
                 .optional_number(1, *generation)
                 .optional_bytes(2, snapshot.as_ref().map(<[u8; 32]>::as_slice))
                 .number(3, reload_number(*reload))
@@ -210,7 +236,13 @@ impl Request {
                         ModuleAction::Removed => 2,
                     };
                     let md5 = md5.as_ref().map(<[u8; 16]>::as_slice);
-                    message = message.nested(2, Message::fields().bytes(1, path).number(2, action).optional_bytes(3, md5));
+                    message = message.nested(
+                        2,
+                        Message::fields()
+                            .bytes(1, path)
+                            .number(2, action)
+                            .optional_bytes(3, md5),
+                    );
                 }
                 message.finish()
             }
@@ -480,15 +512,27 @@ impl Reply {
     /// Parses one whole message.
     pub fn decode(message: &[u8]) -> Result<Self, WireError> {
         let (&kind, fields) = message.split_first().ok_or(WireError::Empty)?;
-        let fields = Fields { message: kind, bytes: fields };
+        let fields = Fields {
+            message: kind,
+            bytes: fields,
+        };
         match kind {
             0x80 => decode_boot(fields),
             0x81 => Ok(Self::Hello(Box::new(decode_status(fields)?))),
             0x82 => decode_manifest(fields),
-            0x83 => Ok(Self::Credit { bytes: fields.find_number(1)? }),
-            0x84 => Ok(Self::Staged { files: fields.find_number(1)?, bytes: fields.find_number(2)? }),
-            0x85 => Ok(Self::Output { text: fields.find_text(1)? }),
-            0x86 => Ok(Self::Step { step: fields.find_text(1)? }),
+            0x83 => Ok(Self::Credit {
+                bytes: fields.find_number(1)?,
+            }),
+            0x84 => Ok(Self::Staged {
+                files: fields.find_number(1)?,
+                bytes: fields.find_number(2)?,
+            }),
+            0x85 => Ok(Self::Output {
+                text: fields.find_text(1)?,
+            }),
+            0x86 => Ok(Self::Step {
+                step: fields.find_text(1)?,
+            }),
             0x87 => Ok(Self::Result(Box::new(decode_result(fields)?))),
             0x88 => Ok(Self::Error(decode_error(fields)?)),
             0x89 => Ok(Self::Status(Box::new(decode_status(fields)?))),
@@ -498,11 +542,21 @@ impl Reply {
 }
 
 fn decode_boot(fields: Fields<'_>) -> Result<Reply, WireError> {
-    let mut reply = Reply::Busy { holder: String::new() };
+    let mut reply = Reply::Busy {
+        holder: String::new(),
+    };
     fields.each(|field| {
         match field.tag {
-            1 => reply = Reply::WantsAgent { otp_release: field.number()? },
-            2 => reply = Reply::Busy { holder: field.text() },
+            1 => {
+                reply = Reply::WantsAgent {
+                    otp_release: field.number()?,
+                }
+            }
+            2 => {
+                reply = Reply::Busy {
+                    holder: field.text(),
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -511,7 +565,8 @@ fn decode_boot(fields: Fields<'_>) -> Result<Reply, WireError> {
 }
 
 fn decode_manifest(fields: Fields<'_>) -> Result<Reply, WireError> {
-    let (mut inventory, mut compressed, mut size, mut left_out) = (false, Vec::new(), 0, Vec::new());
+    let (mut inventory, mut compressed, mut size, mut left_out) =
+        (false, Vec::new(), 0, Vec::new());
     fields.each(|field| {
         match field.tag {
             1 => inventory = field.number()? != 0,
@@ -522,7 +577,12 @@ fn decode_manifest(fields: Fields<'_>) -> Result<Reply, WireError> {
         }
         Ok(())
     })?;
-    Ok(Reply::Manifest { inventory, compressed, size, left_out })
+    Ok(Reply::Manifest {
+        inventory,
+        compressed,
+        size,
+        left_out,
+    })
 }
 
 fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireError> {
@@ -575,7 +635,10 @@ fn decode_drift(field: Field<'_>) -> Result<Drift, WireError> {
         2 => DriftKind::Mode,
         _ => return Err(field.malformed()),
     };
-    Ok(Drift { index: fields.find_number(1)?, kind })
+    Ok(Drift {
+        index: fields.find_number(1)?,
+        kind,
+    })
 }
 
 fn decode_incoming(fields: Fields<'_>) -> Result<Incoming, WireError> {
@@ -596,7 +659,11 @@ fn decode_damage(fields: Fields<'_>) -> Result<(String, String), WireError> {
 }
 
 fn decode_module(fields: Fields<'_>) -> Result<ModuleStatus, WireError> {
-    Ok(ModuleStatus { name: fields.find_text(1)?, status: fields.find_text(2)?, detail: fields.find_text(3)? })
+    Ok(ModuleStatus {
+        name: fields.find_text(1)?,
+        status: fields.find_text(2)?,
+        detail: fields.find_text(3)?,
+    })
 }
 
 fn decode_error(fields: Fields<'_>) -> Result<RemoteError, WireError> {
@@ -643,12 +710,19 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn each(self, mut visit: impl FnMut(Field<'a>) -> Result<(), WireError>) -> Result<(), WireError> {
+    fn each(
+        self,
+        mut visit: impl FnMut(Field<'a>) -> Result<(), WireError>,
+    ) -> Result<(), WireError> {
         let mut reader = Reader::new(self.bytes);
         while !reader.is_empty() {
             let tag = reader.u8()?;
             let value = reader.blob(MAX_REPLY_BYTES)?;
-            visit(Field { message: self.message, tag, value })?;
+            visit(Field {
+                message: self.message,
+                tag,
+                value,
+            })?;
         }
         Ok(())
     }
@@ -682,13 +756,20 @@ struct Field<'a> {
 
 impl<'a> Field<'a> {
     fn malformed(self) -> WireError {
-        WireError::BadField { message: self.message, tag: self.tag }
+        WireError::BadField {
+            message: self.message,
+            tag: self.tag,
+        }
     }
 
     fn number(self) -> Result<u64, WireError> {
         let mut reader = Reader::new(self.value);
         let number = reader.varint()?;
-        if reader.is_empty() { Ok(number) } else { Err(self.malformed()) }
+        if reader.is_empty() {
+            Ok(number)
+        } else {
+            Err(self.malformed())
+        }
     }
 
     fn text(self) -> String {
@@ -700,7 +781,10 @@ impl<'a> Field<'a> {
     }
 
     fn nested(self) -> Fields<'a> {
-        Fields { message: self.message, bytes: self.value }
+        Fields {
+            message: self.message,
+            bytes: self.value,
+        }
     }
 }
 
@@ -728,7 +812,9 @@ impl Assembler {
     pub fn add(&mut self, part: &[u8]) -> Result<Option<Vec<u8>>, WireError> {
         let (&flag, bytes) = part.split_first().ok_or(WireError::Empty)?;
         if self.pending.len() + bytes.len() > MAX_REPLY_BYTES {
-            return Err(WireError::TooLarge { limit: MAX_REPLY_BYTES });
+            return Err(WireError::TooLarge {
+                limit: MAX_REPLY_BYTES,
+            });
         }
         self.pending.extend_from_slice(bytes);
         match flag {

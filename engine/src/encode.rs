@@ -1,0 +1,217 @@
+//! Builds the pack of a plan.
+//!
+//! Owns the order of work: frames are planned (`frames`), read and coded in parallel batches, and written in order, so that memory
+//! stays at a few frames per core whatever the size of the update. The content comes from a [`ContentSource`], the bytes go to the
+//! caller's sink.
+//!
+//! **Invariant.** The same plan, content and level give the same bytes, so that a pack that was interrupted can be built again and
+//! continued where it stopped.
+
+use rayon::prelude::*;
+
+use crate::delta;
+use crate::frames::frames;
+use crate::id::{ChunkId, Sha256};
+use crate::limits;
+use crate::manifest::Manifest;
+use crate::pack::{Cursor, FrameHead, Header, Sealer};
+use crate::plan::{Held, Plan};
+use crate::zstd_frame;
+
+/// Where the content of files comes from.
+pub trait ContentSource: Sync {
+    /// Reads exactly `length` bytes at `offset` of the content with this hash.
+    fn read(&self, sha256: &Sha256, offset: u64, length: usize) -> Result<Vec<u8>, ContentError>;
+
+    /// Returns the chunks of a content in order, with their lengths; empty if they are not known.
+    fn chunks(&self, sha256: &Sha256) -> Vec<(ChunkId, u64)>;
+}
+
+/// Why content cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read content {sha256}")]
+pub struct ContentError {
+    /// The content's hash.
+    pub sha256: Sha256,
+    /// What went wrong.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Why a pack cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// Content could not be read.
+    #[error("cannot build the pack")]
+    Content(#[from] ContentError),
+    /// The compressor failed.
+    #[error("cannot compress: {0}")]
+    Compress(#[from] zstd_frame::CompressError),
+    /// The pack could not be written.
+    #[error("cannot write the pack")]
+    Sink(#[source] std::io::Error),
+}
+
+/// What was built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackSummary {
+    /// The pack's id.
+    pub id: [u8; 32],
+    /// Its size in bytes.
+    pub pack_bytes: u64,
+    /// How each piece was coded, in order.
+    pub pieces: Vec<CodedPiece>,
+}
+
+/// How one piece was coded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CodedPiece {
+    /// The file's index in the new manifest.
+    pub entry: usize,
+    /// The base's index in the base manifest.
+    pub base: Option<usize>,
+    /// Transform and coder, in words.
+    pub coding: String,
+    /// Its size in bytes.
+    pub content_bytes: u64,
+    /// Its share of the frame, in bytes.
+    pub coded_bytes: u64,
+}
+
+/// Builds the pack of `plan`, handing its bytes to `sink` in order.
+pub fn encode_pack(
+    plan: &Plan,
+    held: Held<'_>,
+    new: &Manifest,
+    source: &dyn ContentSource,
+    level: i32,
+    sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<PackSummary, EncodeError> {
+    let heads = frames(plan, held.manifest, new, &|sha256| source.chunks(sha256));
+    let header = Header {
+        base: held.manifest.sha256(),
+        snapshot: new.id(),
+        manifest: new.sha256(),
+        manifest_bytes: new.encode().len() as u64,
+        content_bytes: plan.totals(new).sent_content_bytes,
+        frames: heads.len() as u64,
+        deletes: plan.deletes.clone(),
+        manifest_frame: zstd_frame::compress(held.manifest.encode(), new.encode(), level)?,
+    };
+    let mut sealer = Sealer::default();
+    let mut pack_bytes = 0;
+    let mut write = |record: &[u8]| {
+        pack_bytes += record.len() as u64;
+        sink(record).map_err(EncodeError::Sink)
+    };
+    write(&sealer.record(&header.encode()))?;
+
+    let mut cursor = Cursor::default();
+    let mut pieces = Vec::new();
+    let mut offsets = Offsets::default();
+    for batch in heads.chunks(2 * rayon::current_num_threads()) {
+        let starts: Vec<Vec<u64>> = batch.iter().map(|head| offsets.of(head)).collect();
+        let bodies: Vec<Body> = batch
+            .par_iter()
+            .zip(&starts)
+            .map(|(head, starts)| encode_body(head, starts, held.manifest, new, source, level))
+            .collect::<Result<_, _>>()?;
+        for (head, body) in batch.iter().zip(bodies) {
+            write(&sealer.record(&head.encode(&mut cursor, &body.bytes)))?;
+            pieces.extend(body.pieces);
+        }
+    }
+    let (trailer, id) = sealer.finish();
+    write(&trailer)?;
+    Ok(PackSummary {
+        id,
+        pack_bytes,
+        pieces,
+    })
+}
+
+/// Follows where in its file each piece begins.
+#[derive(Default)]
+struct Offsets {
+    entry: usize,
+    end: u64,
+}
+
+impl Offsets {
+    fn of(&mut self, head: &FrameHead) -> Vec<u64> {
+        let mut starts = Vec::with_capacity(head.pieces.len());
+        for piece in &head.pieces {
+            if piece.entry != self.entry {
+                *self = Self {
+                    entry: piece.entry,
+                    end: 0,
+                };
+            }
+            starts.push(self.end);
+            self.end += piece.length.map_or(0, |length| length as u64);
+        }
+        starts
+    }
+}
+
+struct Body {
+    bytes: Vec<u8>,
+    pieces: Vec<CodedPiece>,
+}
+
+fn encode_body(
+    head: &FrameHead,
+    starts: &[u64],
+    base: &Manifest,
+    new: &Manifest,
+    source: &dyn ContentSource,
+    level: i32,
+) -> Result<Body, EncodeError> {
+    let mut contents = Vec::with_capacity(head.pieces.len());
+    let mut bases = Vec::with_capacity(head.pieces.len());
+    for (piece, start) in head.pieces.iter().zip(starts) {
+        contents.push(read(source, new, piece.entry, piece.length.map(|l| (*start, l)))?);
+        bases.push(match piece.base {
+            Some(from) => Some(read(source, base, from.entry, from.range)?),
+            None => None,
+        });
+    }
+    let pieces: Vec<delta::Piece<'_>> = contents
+        .iter()
+        .zip(&bases)
+        .map(|(new, base)| delta::Piece {
+            new,
+            base: base.as_deref(),
+        })
+        .collect();
+    let coded = delta::encode(&pieces, level);
+    let explained = head
+        .pieces
+        .iter()
+        .zip(&contents)
+        .zip(&coded.explain)
+        .map(|((piece, content), how)| CodedPiece {
+            entry: piece.entry,
+            base: piece.base.map(|from| from.entry),
+            coding: how.to_string(),
+            content_bytes: content.len() as u64,
+            coded_bytes: how.bytes,
+        })
+        .collect();
+    Ok(Body {
+        bytes: coded.bytes,
+        pieces: explained,
+    })
+}
+
+fn read(
+    source: &dyn ContentSource,
+    manifest: &Manifest,
+    entry: usize,
+    range: Option<(u64, usize)>,
+) -> Result<Vec<u8>, ContentError> {
+    let (size, sha256) = manifest.entries()[entry].content().unwrap_or((0, Sha256::of(b"")));
+    let whole = || usize::try_from(size).unwrap_or(limits::FRAME_MEMORY_BYTES);
+    let (offset, length) = range.unwrap_or_else(|| (0, whole()));
+    source.read(&sha256, offset, length)
+}
