@@ -1,0 +1,133 @@
+//! Starts the agent on a node over Erlang distribution.
+//!
+//! Owns the one call that the target runs before any module of ours is there, and the exchange that follows it: the agent comes from
+//! the target's cache, or is sent once (store-format.md, "Agent blob").
+
+use crate::agent;
+use crate::session::{Session, SessionError, unexpected};
+use crate::transport::erl::{Call, Connection, ErlTransport, SpawnBond, Term};
+use crate::wire::{PROTOCOL, Reply, Request, TargetStatus};
+
+/// What the host says of itself and wants of the target.
+#[derive(Debug, Clone)]
+pub struct Greeting {
+    /// Who calls, as `user@machine`: shown to whoever finds the target busy.
+    pub host: String,
+    /// The release's root on the target, absolute.
+    pub destination: Vec<u8>,
+    /// Where the tree is written if the destination is read-only, absolute.
+    pub writable: Option<Vec<u8>>,
+    /// Whether drift is looked for by hash instead of size, time and mode.
+    pub checksum: bool,
+}
+
+impl Greeting {
+    fn state_dir(&self) -> Vec<u8> {
+        let mut dir = self.writable.clone().unwrap_or_else(|| self.destination.clone());
+        dir.extend_from_slice(b"/.relsync");
+        dir
+    }
+}
+
+/// Starts the agent and opens a session with it; returns the session and what the target says of itself.
+pub async fn open(
+    mut connection: Connection,
+    greeting: &Greeting,
+) -> Result<(Session<ErlTransport>, TargetStatus), SessionError> {
+    let hello = Request::Hello {
+        host: greeting.host.clone(),
+        destination: greeting.destination.clone(),
+        writable: greeting.writable.clone(),
+        checksum: greeting.checksum,
+    }
+    .encode();
+    let state_dir = greeting.state_dir();
+    let host_pid = connection.local_pid().clone();
+    let hashes: Vec<Term<'_>> = agent::variants()
+        .iter()
+        .map(|variant| Term::binary(&variant.sha256))
+        .collect();
+    let arguments = [
+        boot_expression(),
+        Term::List(vec![
+            binding("P", Term::binary(agent::boot())),
+            binding(
+                "A",
+                Term::List(vec![
+                    Term::Pid(host_pid),
+                    Term::binary(holder(&greeting.host)),
+                    Term::binary(&state_dir),
+                    Term::Tuple(hashes),
+                    Term::binary(&hello),
+                ]),
+            ),
+        ]),
+    ];
+    let call = Call {
+        module: "erl_eval",
+        function: "expr",
+        arguments: &arguments,
+    };
+    let agent = connection.spawn(&call, SpawnBond::Monitor).await?;
+    let mut session = Session::new(connection.into_transport(agent));
+    let mut reply = session.receive_checked().await?;
+    if let Reply::WantsAgent { otp_release } = reply {
+        send_agent(&mut session, otp_release).await?;
+        reply = session.receive_checked().await?;
+    }
+    match reply {
+        Reply::Hello(status) if status.protocol == PROTOCOL => Ok((session, *status)),
+        Reply::Hello(status) => Err(SessionError::Protocol {
+            expected: PROTOCOL,
+            found: status.protocol,
+        }),
+        other => Err(unexpected("a greeting", &other)),
+    }
+}
+
+async fn send_agent(
+    session: &mut Session<ErlTransport>,
+    release: u64,
+) -> Result<(), SessionError> {
+    let variant = u32::try_from(release)
+        .ok()
+        .and_then(agent::variant_for_otp_release)
+        .ok_or(SessionError::OldOtp { release })?;
+    let mut message = vec![0];
+    message.extend_from_slice(variant.blob);
+    session.send_message(&message).await
+}
+
+/// What names the session to others: one byte says how long it is.
+fn holder(host: &str) -> &[u8] {
+    let bytes = host.as_bytes();
+    &bytes[..bytes.len().min(120)]
+}
+
+/// The abstract form of `erl_eval:exprs(P, A)`, whose arguments come by name: `P` holds `{Names, Expressions}` in the external
+/// term format, `A` the values.
+fn boot_expression() -> Term<'static> {
+    let line = || Term::Integer(0);
+    let node = |kind: &'static str, rest: Vec<Term<'static>>| {
+        let mut elements = vec![Term::atom(kind), line()];
+        elements.extend(rest);
+        Term::Tuple(elements)
+    };
+    let atom = |name: &'static str| node("atom", vec![Term::atom(name)]);
+    let var = |name: &'static str| node("var", vec![Term::atom(name)]);
+    let call = |module: &'static str, function: &'static str, arguments: Vec<Term<'static>>| {
+        let target = node("remote", vec![atom(module), atom(function)]);
+        node("call", vec![target, Term::List(arguments)])
+    };
+    let program = || call("erlang", "binary_to_term", vec![var("P")]);
+    let element = |n: i64| {
+        let index = node("integer", vec![Term::Integer(n)]);
+        call("erlang", "element", vec![index, program()])
+    };
+    let bindings = call("lists", "zip", vec![element(1), var("A")]);
+    call("erl_eval", "exprs", vec![element(2), bindings])
+}
+
+fn binding<'a>(name: &'a str, value: Term<'a>) -> Term<'a> {
+    Term::Tuple(vec![Term::atom(name), value])
+}

@@ -1,0 +1,127 @@
+//! One conversation with one target's agent.
+//!
+//! Owns sending requests and receiving replies over a transport: messages are cut into parts and joined again, and what the
+//! agent does not answer with fails here, with the reply it gave. Does not decide what is asked: that is `push` and its siblings.
+
+use crate::transport::{Counters, Transport, TransportError};
+use crate::wire::{Assembler, RemoteError, Reply, Request, WireError, parts};
+
+/// Why a session cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The connection failed.
+    #[error("lost the target")]
+    Transport(#[from] TransportError),
+    /// The agent's message makes no sense.
+    #[error("the agent's message cannot be read")]
+    Wire(#[from] WireError),
+    /// The agent refused.
+    #[error("{}", .0.message)]
+    Remote(RemoteError),
+    /// The agent answered something else than was asked.
+    #[error("the agent answered {found} instead of {expected}")]
+    Unexpected {
+        /// What was due.
+        expected: &'static str,
+        /// What came.
+        found: &'static str,
+    },
+    /// Another session holds the target.
+    #[error("the target is busy with {holder}")]
+    Busy {
+        /// Who, as that session named itself.
+        holder: String,
+    },
+    /// The target's OTP is older than any agent was made for.
+    #[error("the target runs OTP {release}, relsync needs 23 or newer")]
+    OldOtp {
+        /// Its release.
+        release: u64,
+    },
+    /// The agent speaks another protocol.
+    #[error("the agent speaks protocol {found}, this relsync speaks {expected}")]
+    Protocol {
+        /// What is spoken here.
+        expected: u64,
+        /// What it speaks.
+        found: u64,
+    },
+}
+
+/// A conversation that is under way.
+#[derive(Debug)]
+pub struct Session<T> {
+    transport: T,
+    assembler: Assembler,
+}
+
+impl<T: Transport> Session<T> {
+    /// Takes over a transport whose other end is the agent.
+    pub fn new(transport: T) -> Self {
+        Self {
+            transport,
+            assembler: Assembler::default(),
+        }
+    }
+
+    /// Sends a request.
+    pub async fn send(&mut self, request: &Request) -> Result<(), SessionError> {
+        self.send_message(&request.encode()).await
+    }
+
+    /// Sends a message's bytes.
+    pub(crate) async fn send_message(&mut self, message: &[u8]) -> Result<(), SessionError> {
+        for part in parts(message) {
+            self.transport.send(&part).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the agent's next message, whatever it is. Cancelled, it has lost nothing.
+    pub async fn receive(&mut self) -> Result<Reply, SessionError> {
+        loop {
+            let part = self.transport.recv().await?;
+            if let Some(message) = self.assembler.add(&part)? {
+                return Ok(Reply::decode(&message)?);
+            }
+        }
+    }
+
+    /// Waits for the agent's next message; an error of the agent is an error here.
+    pub async fn receive_checked(&mut self) -> Result<Reply, SessionError> {
+        match self.receive().await? {
+            Reply::Error(error) => Err(SessionError::Remote(error)),
+            Reply::Busy { holder } => Err(SessionError::Busy { holder }),
+            reply => Ok(reply),
+        }
+    }
+
+    /// What went over the socket so far.
+    pub fn counters(&self) -> Counters {
+        self.transport.counters()
+    }
+
+    /// Says good-bye and hangs up.
+    pub async fn close(mut self) -> Result<(), SessionError> {
+        self.send(&Request::Bye).await?;
+        Ok(self.transport.close().await?)
+    }
+}
+
+/// The error for a reply that was not asked for.
+pub(crate) fn unexpected(expected: &'static str, reply: &Reply) -> SessionError {
+    let found = match reply {
+        Reply::WantsAgent { .. } => "a request for the agent",
+        Reply::Busy { .. } => "that it is busy",
+        Reply::Hello(_) => "a greeting",
+        Reply::Manifest { .. } => "a manifest",
+        Reply::Credit { .. } => "credit",
+        Reply::Staged { .. } => "that all is staged",
+        Reply::Output { .. } => "output of a hook",
+        Reply::Step { .. } => "a step",
+        Reply::Result(_) => "a result",
+        Reply::Error(_) => "an error",
+        Reply::Status(_) => "its status",
+    };
+    SessionError::Unexpected { expected, found }
+}
