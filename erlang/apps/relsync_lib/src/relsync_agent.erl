@@ -1,0 +1,376 @@
+%% @doc The target's side of one session.
+%%
+%% Owns the conversation with the host: what is asked, in which order, and what is answered. It reads
+%% and checks through the modules that own files, code and hooks, and leaves the update itself to
+%% relsync_update. Everything it keeps is in its one process: when the session ends, by `BYE', by a
+%% lost host or by a crash, nothing of it stays (a probation timer apart).
+%%
+%% | state       | taken                                                          |
+%% |-------------|----------------------------------------------------------------|
+%% | idle        | GET_MANIFEST, HOOKS, PACK_BEGIN, ROLLBACK, CONFIRM, PLAN_RELOAD, STATUS, BYE |
+%% | receiving   | PACK_DATA; APPLY when the pack is complete; BYE                |
+%%
+%% A lost host while receiving leaves the pack where it is, to be continued. A crash of this process
+%% leaves what relsync_update leaves: the old release, or a journal for the next session.
+-module(relsync_agent).
+
+-export([run/3]).
+
+-define(PROTOCOL, 1).
+%% How many bytes of a pack the host may have under way: this much waits in the mailbox at most.
+-define(CREDIT_BYTES, 262144).
+%% Credit is given back in pieces of at least this size.
+-define(CREDIT_STEP_BYTES, 32768).
+%% Modules that are named in a status at most.
+-define(MAX_STALE_MODULES, 1000).
+
+-type state() :: #{
+    send := relsync_update:send(),
+    roots := relsync_roots:roots(),
+    blob := binary(),
+    checksum := boolean(),
+    %% What the target holds: the installed manifest or that of a scan, once asked for.
+    base := none | relsync_update:base(),
+    hooks := relsync_update:hooks(),
+    receiving := none | receiving()
+}.
+-type receiving() :: #{
+    pack_id := binary(),
+    size := non_neg_integer(),
+    incoming := relsync_incoming:incoming(),
+    reader := relsync_pack:reader(),
+    stage := none | relsync_stage:stage(),
+    complete := boolean(),
+    uncredited := non_neg_integer()
+}.
+
+%% @doc Runs a session to its end. Says whether a process of the agent stays behind.
+-spec run(pid(), binary(), binary()) -> boolean().
+run(Host, Hello, Blob) ->
+    Send = fun(Name, Fields) ->
+        [Host ! {relsync, Part} || Part <- relsync_wire:parts(relsync_wire:encode(Name, Fields))],
+        ok
+    end,
+    try
+        greet(Send, Hello, Blob)
+    catch
+        throw:{refuse, Kind, Text} -> Send(error, error_fields(Kind, Text));
+        exit:host_lost -> ok;
+        Class:Reason:Stack -> Send(error, error_fields(internal, crash_text(Class, Reason, Stack)))
+    end,
+    relsync_probation:is_running().
+
+-spec greet(relsync_update:send(), binary(), binary()) -> ok.
+greet(Send, Hello, Blob) ->
+    case relsync_wire:decode(Hello) of
+        {ok, {hello, #{destination := Destination} = Fields}} ->
+            Roots = roots(Destination, maps:get(writable, Fields, none)),
+            State = #{
+                send => Send,
+                roots => Roots,
+                blob => Blob,
+                checksum => maps:get(checksum, Fields, false),
+                base => none,
+                hooks => none,
+                receiving => none
+            },
+            Recovered = relsync_update:recover(Roots),
+            {Status, Base} = status(Roots, maps:get(checksum, State)),
+            Send(hello_reply, maps:merge(Status, Recovered)),
+            loop(State#{base := Base}, []);
+        {ok, _} ->
+            refuse(protocol, "the first message is no greeting");
+        {error, Reason} ->
+            refuse(protocol, relsync_wire:format_error(Reason))
+    end.
+
+roots(Destination, Writable) ->
+    [
+        refuse(path, ["not an absolute path: ", relsync_path:display(Path)])
+     || Path <- [Destination, Writable], Path =/= none, not is_absolute(Path)
+    ],
+    case Writable of
+        none -> relsync_roots:new(Destination);
+        _ -> relsync_roots:new(Destination, Writable)
+    end.
+
+is_absolute(<<"/", Rest/binary>>) -> Rest =/= <<>> andalso binary:match(Rest, <<0>>) =:= nomatch;
+is_absolute(_) -> false.
+
+loop(State, Parts) ->
+    receive
+        {relsync, Part} when is_binary(Part) ->
+            case relsync_wire:add_part(Part, Parts) of
+                {more, More} ->
+                    loop(State, More);
+                {message, Message} ->
+                    case relsync_wire:decode(Message) of
+                        {ok, {bye, _}} ->
+                            leave(State);
+                        {ok, {Name, Fields}} ->
+                            loop(answer(Name, Fields, State), []);
+                        {error, Reason} ->
+                            leave(State),
+                            refuse(protocol, relsync_wire:format_error(Reason))
+                    end;
+                {error, Reason} ->
+                    leave(State),
+                    refuse(protocol, relsync_wire:format_error(Reason))
+            end;
+        {nodedown, _} ->
+            leave(State)
+    end.
+
+%% The session is over. A `presync' without its update is undone by the other hooks.
+leave(#{receiving := Receiving, hooks := Hooks, send := Send}) ->
+    is_map(Receiving) andalso relsync_incoming:close(maps:get(incoming, Receiving)),
+    relsync_update:release_hooks(Hooks, Send),
+    ok.
+
+%% An error ends the request, not the session; what was being received is closed and kept.
+answer(Name, Fields, #{send := Send} = State) ->
+    try
+        handle(Name, Fields, State)
+    catch
+        throw:{refuse, Kind, Text} ->
+            Send(error, error_fields(Kind, Text)),
+            leave(State),
+            State#{receiving := none, hooks := none}
+    end.
+
+%%% Requests
+
+-spec handle(atom(), relsync_wire:fields(), state()) -> state().
+handle(get_manifest, Fields, State) ->
+    send_manifest(maps:get(inventory, Fields, false), State);
+handle(hooks, Fields, #{send := Send, hooks := none} = State) ->
+    State#{hooks := relsync_update:load_hooks(Fields, Send)};
+handle(pack_begin, Fields, #{receiving := none} = State) ->
+    begin_pack(Fields, State);
+handle(pack_data, #{bytes := Bytes}, #{receiving := Receiving} = State) when is_map(Receiving) ->
+    State#{receiving := receive_data(Bytes, Receiving, State)};
+handle(pack_data, _, State) ->
+    %% The host had sent it before it heard of the error that ended the pack.
+    State;
+handle(apply, Fields, #{receiving := #{complete := true} = Receiving} = State) ->
+    apply_pack(Fields, Receiving, State);
+handle(apply, _, #{receiving := none} = State) ->
+    State;
+handle(apply, _, _) ->
+    refuse(pack, "the pack is not complete");
+handle(rollback, Fields, #{receiving := none, roots := Roots, send := Send, hooks := Hooks} = State) ->
+    Send(result, relsync_update:rollback(Fields, Roots, Hooks, Send)),
+    State#{base := none, hooks := none};
+handle(confirm, _, #{roots := Roots, send := Send} = State) ->
+    Send(result, relsync_update:confirm(Roots)),
+    State;
+handle(plan_reload, Fields, #{roots := Roots, send := Send} = State) ->
+    Send(result, relsync_update:outlook(Fields, Roots)),
+    State;
+handle(status, Fields, #{roots := Roots, send := Send} = State) ->
+    {Status, _} = status(Roots, maps:get(verify, Fields, false)),
+    Send(status_reply, Status#{modules => relsync_update:stale_modules(Roots, ?MAX_STALE_MODULES)}),
+    State;
+handle(Name, _, _) ->
+    refuse(protocol, io_lib:format("~s came out of turn", [Name])).
+
+%%% What the target holds
+
+status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
+    Status = #{
+        protocol => ?PROTOCOL,
+        otp_release => list_to_integer(erlang:system_info(otp_release)),
+        erts => list_to_binary(erlang:system_info(version)),
+        has_zstd => relsync_zstd:is_native(),
+        embedded => relsync_reload:is_embedded(),
+        writable => relsync_fs:is_writable(Write),
+        credit => ?CREDIT_BYTES,
+        kept => relsync_state:generations(Dir),
+        free_bytes => free_bytes(Roots)
+    },
+    Known = maps:filter(fun(_, Value) -> Value =/= unknown end, Status),
+    {Held, Base, Damage} =
+        case relsync_update:installed(Dir) of
+            {ok, Current, Manifest, Installed, Damages} ->
+                Drift = relsync_inventory:drift(Read, Manifest, Installed, Checksum),
+                Fields = #{current => current_fields(Current), drift => [drift_fields(D) || D <- Drift]},
+                {Fields, #{manifest => Manifest, installed => Installed, drift => Drift}, Damages};
+            {none, Damages} ->
+                {#{}, none, Damages}
+        end,
+    Incoming =
+        case relsync_incoming:list(Dir) of
+            [{PackId, _} | _] -> #{incoming => #{pack_id => PackId, verified => relsync_incoming:verified(Dir, PackId)}};
+            [] -> #{}
+        end,
+    Named = [#{what => What, repair => Repair} || {What, Repair} <- Damage],
+    {maps:merge(maps:merge(Known, Held), Incoming#{damage => Named}), Base}.
+
+free_bytes(#{write := Write}) ->
+    case relsync_fs:free_bytes(Write) of
+        unknown -> relsync_fs:free_bytes(filename:dirname(Write));
+        Bytes -> Bytes
+    end.
+
+current_fields(#{generation := Generation, snapshot := Snapshot, manifest := Manifest, state := State, applied_at := At}) ->
+    Number =
+        case State of
+            confirmed -> 0;
+            probation -> 1
+        end,
+    #{generation => Generation, snapshot => Snapshot, manifest => Manifest, state => Number, applied_at => At}.
+
+drift_fields({Index, missing}) -> #{index => Index, kind => 0};
+drift_fields({Index, mode}) -> #{index => Index, kind => 2};
+drift_fields({Index, _}) -> #{index => Index, kind => 1}.
+
+send_manifest(false, #{base := #{manifest := Manifest}, send := Send} = State) ->
+    Send(manifest, manifest_fields(0, Manifest, [])),
+    State;
+send_manifest(_, #{roots := #{read := Read}, send := Send} = State) ->
+    {Manifest, Installed, LeftOut} = scan(lists:last(Read)),
+    Send(manifest, manifest_fields(1, Manifest, [Path || {Path, _} <- LeftOut])),
+    State#{base := #{manifest => Manifest, installed => Installed, drift => []}}.
+
+scan(Root) ->
+    case relsync_inventory:scan(Root, #{now => erlang:system_time(second)}) of
+        {ok, Manifest, Installed, LeftOut} -> {Manifest, Installed, LeftOut};
+        {error, {cannot_list, _, enoent}} -> {relsync_manifest:empty(), #{}, []};
+        {error, Reason} -> refuse(io, relsync_inventory:format_error(Reason))
+    end.
+
+manifest_fields(Kind, Manifest, LeftOut) ->
+    Bytes = relsync_manifest:bytes(Manifest),
+    #{kind => Kind, bytes => zlib:compress(Bytes), size => byte_size(Bytes), left_out => LeftOut}.
+
+%%% Packs
+
+begin_pack(#{pack_id := PackId, size := Size, offset := Offset}, #{roots := Roots} = State0) when
+    byte_size(PackId) =:= 32
+->
+    #{state := Dir, write := Write} = Roots,
+    #{base := Base} = State = with_base(State0),
+    checked(io, relsync_state, relsync_update:prepare_root(Write, Dir)),
+    [relsync_incoming:delete(Dir, Other) || {Other, _} <- relsync_incoming:list(Dir), Other =/= PackId],
+    %% From here on a later push only names the agent's hash.
+    checked(io, relsync_state, relsync_state:write_agent(Dir, maps:get(blob, State))),
+    Fold = fun(Record, Stage) -> take_record(Record, Stage, Base, Roots) end,
+    case relsync_incoming:open(Dir, PackId, Fold, none) of
+        {ok, Incoming, Reader, Stage} ->
+            Receiving = #{
+                pack_id => PackId,
+                size => Size,
+                incoming => Incoming,
+                reader => Reader,
+                stage => without_end(Stage),
+                complete => is_complete(Stage),
+                uncredited => 0
+            },
+            case relsync_pack:offset(Reader) of
+                Offset ->
+                    State#{receiving := Receiving};
+                _ ->
+                    relsync_incoming:close(Incoming),
+                    _ = relsync_incoming:delete(Dir, PackId),
+                    refuse(pack, "the pack does not go on where it stopped; push again")
+            end;
+        {error, Reason} ->
+            refuse(io, relsync_incoming:format_error(Reason));
+        {stopped, {Kind, Text}} ->
+            _ = relsync_incoming:delete(Dir, PackId),
+            refuse(Kind, Text)
+    end;
+begin_pack(_, _) ->
+    refuse(protocol, "the announcement of a pack lacks its id, size or offset").
+
+with_base(#{base := none} = State) ->
+    %% The host plans against nothing only if it was told that there is nothing.
+    {Manifest, Installed, _} = scan(lists:last(maps:get(read, maps:get(roots, State)))),
+    State#{base := #{manifest => Manifest, installed => Installed, drift => []}};
+with_base(State) ->
+    State.
+
+receive_data(Bytes, #{incoming := Incoming0, reader := Reader0, complete := false} = Receiving, State) ->
+    #{roots := Roots, base := Base, send := Send} = State,
+    Incoming = checked(io, relsync_incoming, relsync_incoming:append(Incoming0, Bytes)),
+    case relsync_pack:feed(Bytes, Reader0) of
+        {ok, Records, Reader} ->
+            Take = fun(Record, Stage) ->
+                case take_record(Record, Stage, Base, Roots) of
+                    {ok, Next} -> Next;
+                    {error, {Kind, Text}} -> drop_pack(Receiving, Roots, Kind, Text)
+                end
+            end,
+            Stage = lists:foldl(Take, maps:get(stage, Receiving), Records),
+            Uncredited = maps:get(uncredited, Receiving) + byte_size(Bytes),
+            Receiving#{
+                incoming := Incoming,
+                reader := Reader,
+                stage := without_end(Stage),
+                complete := is_complete(Stage),
+                uncredited := give_credit(Uncredited, Send)
+            };
+        {error, Reason} ->
+            drop_pack(Receiving, Roots, pack, relsync_pack:format_error(Reason))
+    end;
+receive_data(_, _, _) ->
+    refuse(pack, "bytes behind the end of the pack").
+
+give_credit(Bytes, Send) when Bytes >= ?CREDIT_STEP_BYTES ->
+    Send(credit, #{bytes => Bytes}),
+    0;
+give_credit(Bytes, _) ->
+    Bytes.
+
+%% What is wrong with a pack does not become right by continuing it.
+drop_pack(#{incoming := Incoming, pack_id := PackId}, #{state := Dir}, Kind, Text) ->
+    relsync_incoming:close(Incoming),
+    _ = relsync_incoming:delete(Dir, PackId),
+    refuse(Kind, Text).
+
+take_record({header, Header}, none, #{manifest := Manifest, installed := Installed, drift := Drift}, Roots) ->
+    Options = #{
+        roots => Roots,
+        base => Manifest,
+        installed => Installed,
+        drift => Drift,
+        now => erlang:system_time(second),
+        free_bytes => free_bytes(Roots)
+    },
+    stage_result(relsync_stage:start(Header, Options));
+take_record({frame, Pieces, Body}, Stage, _, _) ->
+    stage_result(relsync_stage:frame(Pieces, Body, Stage));
+take_record(trailer, Stage, _, _) ->
+    {ok, {complete, Stage}}.
+
+stage_result({ok, Stage}) -> {ok, Stage};
+stage_result({error, Reason}) -> {error, {relsync_update:stage_error_kind(Reason), relsync_stage:format_error(Reason)}}.
+
+is_complete({complete, _}) -> true;
+is_complete(_) -> false.
+
+without_end({complete, Stage}) -> Stage;
+without_end(Stage) -> Stage.
+
+apply_pack(Fields, #{incoming := Incoming, pack_id := PackId, stage := Stage}, State) ->
+    #{roots := #{state := Dir} = Roots, send := Send, hooks := Hooks, base := Base} = State,
+    relsync_incoming:close(Incoming),
+    Send(result, relsync_update:update(Fields, Stage, Base, Roots, Hooks, Send)),
+    _ = relsync_incoming:delete(Dir, PackId),
+    State#{receiving := none, base := none, hooks := none}.
+
+%%% Errors
+
+-spec refuse(atom(), unicode:chardata()) -> no_return().
+refuse(Kind, Text) ->
+    throw({refuse, Kind, Text}).
+
+checked(_, _, ok) -> ok;
+checked(_, _, {ok, Value}) -> Value;
+checked(Kind, Module, {error, Reason}) -> refuse(Kind, Module:format_error(Reason)).
+
+error_fields(Kind, Text) ->
+    #{kind => atom_to_binary(Kind, utf8), message => unicode:characters_to_binary(Text)}.
+
+crash_text(Class, Reason, Stack) ->
+    io_lib:format("the agent failed (~s): ~tP at ~tP", [Class, Reason, 20, Stack, 30]).
