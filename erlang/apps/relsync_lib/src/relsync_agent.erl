@@ -248,9 +248,9 @@ manifest_fields(Kind, Manifest, LeftOut) ->
 begin_pack(#{pack_id := PackId, size := Size, offset := Offset}, #{roots := Roots} = State0) when
     byte_size(PackId) =:= 32
 ->
-    #{state := Dir, write := Write} = Roots,
+    #{state := Dir} = Roots,
     #{base := Base} = State = with_base(State0),
-    checked(io, relsync_state, relsync_update:prepare_root(Write, Dir)),
+    checked(io, relsync_state, relsync_update:prepare_root(Roots)),
     [relsync_incoming:delete(Dir, Other) || {Other, _} <- relsync_incoming:list(Dir), Other =/= PackId],
     %% From here on a later push only names the agent's hash.
     checked(io, relsync_state, relsync_state:write_agent(Dir, maps:get(blob, State))),
