@@ -9,7 +9,8 @@
 %% contents and the OTP release alone: neither paths nor times nor the environment reach the output.
 -mode(compile).
 
-%% What the loader reads, and line numbers so that a crash report from a device tells where.
+-define(LOADER, "relsync_loader.erl").
+%% What the VM reads of a beam, and line numbers so that a crash report from a device tells where.
 -define(KEPT_CHUNKS, ["AtU8", "Code", "StrT", "ImpT", "ExpT", "FunT", "LitT", "Type", "Line"]).
 
 main(["blob", Out, SourceDir | Options]) ->
@@ -25,12 +26,12 @@ write(Out, Term, Options) ->
         {error, Reason} -> fail("~ts: ~ts", [Out, file:format_error(Reason)])
     end.
 
-%% The modules, sorted by name.
+%% The modules, sorted by name, but for the one that loads the others: it comes first.
 blob(SourceDir, Options) ->
     %% Compiled under their base names, so that no directory gets into the line tables.
     ok = file:set_cwd(SourceDir),
-    Sources = lists:sort(filelib:wildcard("*.erl")),
-    Sources =/= [] orelse fail("~ts: holds no modules", [SourceDir]),
+    {[Loader], Others} = lists:partition(fun(Name) -> Name =:= ?LOADER end, filelib:wildcard("*.erl")),
+    Sources = [Loader | lists:sort(Others)],
     Compilers = [spawn_monitor(fun() -> exit({compiled, compile(Source, Options)}) end) || Source <- Sources],
     [
         receive

@@ -43,14 +43,14 @@ pub async fn open(
     .encode();
     let state_dir = greeting.state_dir();
     let host_pid = connection.local_pid().clone();
-    let hashes: Vec<Term<'_>> = agent::variants()
+    let hashes: Vec<Term<'_>> = agent::both()
         .iter()
         .map(|variant| Term::binary(&variant.sha256))
         .collect();
     let arguments = [
         boot_expression(),
         Term::List(vec![
-            binding("P", Term::binary(agent::boot())),
+            binding("P", Term::binary(agent::BOOT)),
             binding(
                 "A",
                 Term::List(vec![
