@@ -23,7 +23,10 @@ pub struct Greeting {
 
 impl Greeting {
     fn state_dir(&self) -> Vec<u8> {
-        let mut dir = self.writable.clone().unwrap_or_else(|| self.destination.clone());
+        let mut dir = self
+            .writable
+            .clone()
+            .unwrap_or_else(|| self.destination.clone());
         dir.extend_from_slice(b"/.relsync");
         dir
     }
@@ -85,10 +88,7 @@ pub async fn open(
     }
 }
 
-async fn send_agent(
-    session: &mut Session<ErlTransport>,
-    release: u64,
-) -> Result<(), SessionError> {
+async fn send_agent(session: &mut Session<ErlTransport>, release: u64) -> Result<(), SessionError> {
     let variant = u32::try_from(release)
         .ok()
         .and_then(agent::variant_for_otp_release)

@@ -40,6 +40,7 @@
     abort/1,
     recover/1,
     rollback/3,
+    changes_back/2,
     confirm/1,
     history/1,
     generation/1,
@@ -242,12 +243,27 @@ rollback(#{state := Dir} = Roots, To, #{now := Now}) ->
     Chain = chain(Dir, Current),
     case {relsync_state:read_journal(Dir), until(To, Chain)} of
         {none, none} ->
-            {error, {no_generation, To, [number(Target) || #{to := Target} <- Chain]}};
+            {error, not_kept(To, Chain)};
         {none, Undos} ->
             prepare_rollback(Roots, Current, Undos, Now);
         _ ->
             {error, unfinished}
     end.
+
+%% @doc Lists what `rollback/3' would do, without preparing it.
+-spec changes_back(relsync_roots:roots(), non_neg_integer()) ->
+    {ok, [relsync_change:change()]} | {error, error()}.
+changes_back(#{state := Dir}, To) ->
+    Chain = chain(Dir, current(Dir)),
+    case until(To, Chain) of
+        none -> {error, not_kept(To, Chain)};
+        Undos -> {ok, composed(Undos)}
+    end.
+
+not_kept(To, Chain) -> {no_generation, To, [number(Target) || #{to := Target} <- Chain]}.
+
+composed([#{changes := First} | Rest]) ->
+    lists:foldl(fun(#{changes := Later}, Sum) -> relsync_change:compose(Sum, Later) end, First, Rest).
 
 %% The undo records that lead back from a generation, the newest first.
 chain(_Dir, none) ->
@@ -277,8 +293,7 @@ until(To, [#{to := Target} = Undo | Rest]) ->
     end.
 
 prepare_rollback(#{state := Dir} = Roots, Current, Undos, Now) ->
-    [First | Rest] = [Changes || #{changes := Changes} <- Undos],
-    Changes = lists:foldl(fun(Later, Sum) -> relsync_change:compose(Sum, Later) end, First, Rest),
+    Changes = composed(Undos),
     #{to := Target} = lists:last(Undos),
     New =
         case Target of

@@ -20,6 +20,7 @@
 -include_lib("kernel/include/file.hrl").
 
 -export([
+    is_writable/1,
     info/1,
     list/1,
     read_link/1,
@@ -91,6 +92,15 @@ info(Path) ->
             {error, enoent};
         {error, Reason} ->
             {error, Reason}
+    end.
+
+%% @doc Says whether a directory, or the nearest one above it that exists, can be written.
+-spec is_writable(binary()) -> boolean().
+is_writable(Dir) ->
+    case prim_file:read_file_info(Dir) of
+        {ok, #file_info{access = Access}} -> Access =:= read_write orelse Access =:= write;
+        {error, enoent} when Dir =/= <<"/">> -> is_writable(filename:dirname(Dir));
+        {error, _} -> false
     end.
 
 %% @doc Lists the names in a directory as raw bytes, in byte order.

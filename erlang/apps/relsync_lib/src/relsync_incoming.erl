@@ -6,7 +6,7 @@
 %% middle of a write, or a torn write after a power failure, costs one record.
 -module(relsync_incoming).
 
--export([list/1, open/4, append/2, close/1, delete/2, format_error/1]).
+-export([list/1, verified/2, open/4, append/2, close/1, delete/2, format_error/1]).
 
 -export_type([incoming/0, pack_id/0, error/0]).
 
@@ -41,6 +41,14 @@ pack_id(Name) when byte_size(Name) =:= 64 ->
     end;
 pack_id(_) ->
     none.
+
+%% @doc Says how many bytes of a pack are here and verified.
+-spec verified(relsync_state:dir(), pack_id()) -> non_neg_integer().
+verified(Dir, PackId) ->
+    case read_records(path(Dir, PackId), fun(_, Acc) -> {ok, Acc} end, none) of
+        {ok, Reader, none} -> relsync_pack:offset(Reader);
+        _ -> 0
+    end.
 
 %% @doc Opens a pack for appending and folds the whole records that are already
 %% there: `Fun(Record, Acc) -> {ok, Acc} | {error, Reason}'. Gives the reader

@@ -15,7 +15,8 @@
 %%% can be kept over the life of the session, not over a restart of the VM (which loads from disk anyway).
 -module(relsync_reload).
 
--export([plan/4, reload/1, undo/1, modules/2]).
+-export([plan/4, reload/1, undo/1]).
+-export([outlook/3, modules/2, is_embedded/0, notes/1]).
 -export([load_temporary/2, unload_temporary/1]).
 -export([format_error/1]).
 
@@ -111,6 +112,13 @@ plan(Root, Changes, Mode, Limits0) ->
     end.
 
 make_plan(Root, Changed, Checked, Mode, Limits) ->
+    {Found, Groups, PathPlan, Roots} = look(Root, Changed, Checked, Limits),
+    Items = try_beams(Found, Groups, Mode, Limits),
+    Plan = #{mode => Mode, limits => Limits, roots => Roots, items => Items, path => PathPlan, apps => []},
+    decide(Plan, Checked).
+
+%% What becomes of each module, and whom that would hit.
+look(Root, Changed, Checked, Limits) ->
     Path = code:get_path(),
     Roots = [Root | [relsync_code_path:root(R) || R <- maps:get(roots, Limits)]],
     PathPlan = relsync_code_path:plan(
@@ -123,14 +131,30 @@ make_plan(Root, Changed, Checked, Mode, Limits) ->
     Found = relsync_reload_plan:items(Groups, #{
         root => Root,
         roots => Roots,
-        embedded => code:get_mode() =:= embedded,
+        embedded => is_embedded(),
         code_path => relsync_code_path:entries(Path, Root),
         path => PathPlan,
         facts => maps:from_list([{M, facts(M)} || M <- relsync_reload_plan:modules(Groups)])
     }),
-    Items = try_beams(find_users(Found, Limits), Groups, Mode, Limits),
-    Plan = #{mode => Mode, limits => Limits, roots => Roots, items => Items, path => PathPlan, apps => []},
-    decide(Plan, Checked).
+    {find_users(Found, Limits), Groups, PathPlan, Roots}.
+
+%% @doc Says what `plan/4' would decide, of modules whose new code is known by its MD5 only.
+-spec outlook(file:filename(), [relsync_reload_plan:change()], relsync_reload_plan:limits()) ->
+    {ok, [{module(), relsync_reload_plan:status()}]} | {error, reason()}.
+outlook(Root, Changes, Limits0) ->
+    Limits = maps:merge(?DEFAULTS, Limits0),
+    case relsync_reload_plan:group(Changes, Limits) of
+        {ok, Groups, Checked} ->
+            {Items, _, _, _} = look(relsync_code_path:root(Root), Groups, Checked, Limits),
+            {ok, [{M, S} || #{module := M, status := S} <- Items]};
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% @doc Says whether this VM loads code at boot only.
+-spec is_embedded() -> boolean().
+is_embedded() ->
+    code:get_mode() =:= embedded.
 
 facts(Module) ->
     case code:is_loaded(Module) of
@@ -674,6 +698,13 @@ replace_temporary(Module, {File, Beam}) ->
 %%--------------------------------------------------------------------------------------------------
 %% Reasons
 %%--------------------------------------------------------------------------------------------------
+
+%% @doc Says in sentences whom a reload hit.
+-spec notes(result()) -> [iodata()].
+notes(#{killed := Killed, lingering := Lingering, restarted := Restarted}) ->
+    [["killed for running old code: ", relsync_processes:format_users(Users)] || Users <- Killed] ++
+        [["still on the previous code: ", relsync_processes:format_users(Users)] || Users <- Lingering] ++
+        [io_lib:format("restarted the application ~tp", [App]) || App <- Restarted].
 
 %% @doc Renders a reason of this module as one sentence.
 -spec format_error(reason()) -> iodata().

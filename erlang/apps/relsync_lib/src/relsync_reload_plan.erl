@@ -9,7 +9,10 @@
 -export_type([change/0, status/0, item/0, limits/0, groups/0, facts/0, env/0, reason/0]).
 
 %% A `*.beam' that the new snapshot adds, changes or removes; the file with its new content.
--type change() :: {added | changed | removed, RelPath :: binary(), NewFile :: file:filename_all() | none}.
+%% Where only an outlook is wanted the MD5 of the new code does instead.
+-type change() :: {
+    added | changed | removed, RelPath :: binary(), file:filename_all() | {md5, binary()} | none
+}.
 
 %% | `reload'    | runs, and its code changes (perhaps at another path)                      |
 %% | `load'      | new in a VM in embedded mode, which loads nothing by itself               |
@@ -67,7 +70,7 @@
 %% The changes of each module: a version bump has a new file and a removed one.
 -opaque groups() :: #{
     module() => #{
-        new := [{added | changed, Rel :: file:filename(), file:filename_all(), MD5 :: binary()}],
+        new := [{added | changed, Rel :: file:filename(), file:filename_all() | {md5, binary()}, MD5 :: binary()}],
         removed := [Rel :: file:filename()]
     }
 }.
@@ -184,6 +187,8 @@ group({removed, Rel, _}, Groups, _Limits) ->
     catch
         error:_ -> Groups
     end;
+group({Kind, Rel, {md5, MD5} = File}, Groups, _Limits) ->
+    update_group(list_to_atom(filename:basename(Rel, ".beam")), new, {Kind, Rel, File, MD5}, Groups);
 group({Kind, Rel, File}, Groups, Limits) ->
     {ok, Beam} = read_new(Rel, File, Limits),
     {Module, MD5} = identify(Rel, Beam),

@@ -321,7 +321,7 @@ reload(#update{plan = Plan} = Update, Mode) ->
             Done = Update#update{
                 undo = Undo,
                 modules = module_fields(Result),
-                notes = Update#update.notes ++ reload_notes(Result)
+                notes = Update#update.notes ++ relsync_reload:notes(Result)
             },
             check_hooks([postsync, health], Done, Mode, Result);
         {error, Reason, Undo} ->
@@ -388,7 +388,7 @@ roll_back(#update{transaction = Transaction, undo = Undo, roots = #{state := Dir
     step(undo, Update),
     Failures =
         [relsync_apply:format_error(Reason) || {error, Reason} <- [relsync_apply:abort(Transaction)]] ++
-            [relsync_reload:format_error(Reason) || Undo =/= none, {error, Reason} <- [relsync_reload:undo(Undo)]],
+            undo_code(Undo),
     release_hooks(Update#update.hooks, Update#update.send),
     Generation =
         case relsync_state:read_current(Dir) of
@@ -403,6 +403,15 @@ roll_back(#update{transaction = Transaction, undo = Undo, roots = #{state := Dir
         downtime_us => downtime(Update),
         error => error_fields(Kind, Text)
     }).
+
+undo_code(none) ->
+    [];
+undo_code(Undo) ->
+    case relsync_reload:undo(Undo) of
+        {ok, []} -> [];
+        {ok, Killed} -> [["killed for running the new code: ", relsync_processes:format_users(Users)] || Users <- Killed];
+        {error, Reason} -> [relsync_reload:format_error(Reason)]
+    end.
 
 %% The files are as they were: only the hooks have something to undo.
 -spec give_up(#update{}, atom(), unicode:chardata()) -> no_return().
@@ -432,13 +441,12 @@ confirm(#{state := Dir} = Roots) ->
 
 %% @doc Says what reloading would do, of modules that are not here yet.
 -spec outlook(relsync_wire:fields(), relsync_roots:roots()) -> relsync_wire:fields().
-outlook(#{modules := Modules} = Fields, #{write := Root} = Roots) ->
+outlook(#{modules := Modules}, #{write := Root} = Roots) ->
     Changes = [
         {action(maps:get(action, M, 0)), Path, expected(M)}
      || #{path := Path} = M <- Modules
     ],
-    Mode = mode(maps:get(reload, Fields, 0)),
-    case relsync_reload:outlook(path_list(Root), Changes, Mode, reload_limits(Roots)) of
+    case relsync_reload:outlook(path_list(Root), Changes, reload_limits(Roots)) of
         {ok, Statuses} -> #{outcome => 2, modules => [status_fields(S) || S <- Statuses]};
         {error, Reason} -> refuse(reload_error_kind(Reason), relsync_reload:format_error(Reason))
     end.
@@ -452,11 +460,11 @@ action(_) -> removed.
 
 %% @doc Names the modules whose running code is not that of their file.
 -spec stale_modules(relsync_roots:roots(), pos_integer()) -> [relsync_wire:fields()].
-stale_modules(#{write := Root} = Roots, Max) ->
-    Stale = relsync_reload:modules(path_list(Root), reload_limits(Roots)),
+stale_modules(#{write := Root}, Max) ->
+    Stale = relsync_reload:modules(path_list(Root), Max),
     [
         #{name => atom_to_binary(Module, utf8), status => atom_to_binary(OnDisk, utf8), detail => text(File)}
-     || #{module := Module, file := File, on_disk := OnDisk} <- lists:sublist(Stale, Max)
+     || #{module := Module, file := File, on_disk := OnDisk} <- Stale
     ].
 
 %%% Modules
@@ -514,9 +522,6 @@ module_fields(#{modules := Modules}) ->
 
 status_fields({Module, Status}) ->
     #{name => atom_to_binary(Module, utf8), status => atom_to_binary(Status, utf8)}.
-
-reload_notes(Result) ->
-    [relsync_reload:format_note(Key, Value) || Key <- [killed, lingering, restarted], {ok, Value} <- [maps:find(Key, Result)], Value =/= []].
 
 report_text({not_empty, Path}) ->
     ["the directory \"", relsync_path:display(Path), "\" stays: it holds files that are not relsync's"];

@@ -23,7 +23,7 @@
 %% place and doubles when full: the peak is at most three times the content.
 -module(relsync_zstd).
 
--export([decode/3, decompress/3, format_error/1]).
+-export([decode/3, decompress/3, is_native/0, format_error/1]).
 -export_type([reason/0]).
 
 -define(MAGIC, 16#FD2FB528).
@@ -569,6 +569,11 @@ predefined(offset) ->
 
 %% ---------------------------------------------------------------------------
 %% OTP's own decoder
+
+%% @doc Says whether OTP's own decoder is there.
+-spec is_native() -> boolean().
+is_native() ->
+    native_module() =/= none.
 
 native_module() ->
     %% Not a literal in the calls below: see decompress/3.
