@@ -1,0 +1,637 @@
+//! The index: where in the segments things are. The only file with SQL.
+//!
+//! The index holds nothing that the segments do not hold as well, the cache of file stats apart.
+//!
+//! **Locking.** `SQLite` in WAL mode: readers never wait, writers wait for each other up to
+//! [`BUSY_TIMEOUT`]. **Compatibility.** `user_version` counts [`MIGRATIONS`], which are only ever appended;
+//! a store of a newer relsync is refused. **Crash behaviour.** What was committed while
+//! [`Index::write`] ran is on disk; the last commits of [`Index::write_lightly`] may be lost.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+
+use super::error::StoreError;
+use super::segment::SegmentName;
+use super::snapshot::SnapshotRecord;
+use crate::bytes::{ReadError, Reader, Writer};
+use crate::chunk::MAX_CHUNK_BYTES;
+use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
+
+/// How long a writer waits for another one.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+const CHUNK_REF_BYTES: usize = 32 + 4;
+
+/// Each brings the schema one version further. Never change one, only append.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE segments (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+    CREATE TABLE chunks (
+        id BLOB PRIMARY KEY, segment INTEGER NOT NULL, offset INTEGER NOT NULL,
+        raw_bytes INTEGER NOT NULL, record_bytes INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE contents (sha256 BLOB PRIMARY KEY, size INTEGER NOT NULL, chunks BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE manifests (
+        id BLOB PRIMARY KEY, sha256 BLOB NOT NULL UNIQUE, segment INTEGER NOT NULL, offset INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE snapshots (
+        id BLOB PRIMARY KEY, seq INTEGER NOT NULL, time_ns INTEGER NOT NULL, seen_ns INTEGER NOT NULL,
+        seen_seq INTEGER NOT NULL, parent BLOB, name TEXT, note TEXT, entries INTEGER NOT NULL, content_bytes INTEGER NOT NULL
+    );
+    CREATE TABLE tags (tag TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO counters VALUES ('seq', 0);
+    CREATE TABLE file_caches (root BLOB PRIMARY KEY, files BLOB NOT NULL);
+"];
+
+const SNAPSHOT_COLUMNS: &str =
+    "snapshots.id, manifests.sha256, snapshots.seq, time_ns, seen_ns, parent, name, note,
+    entries, content_bytes FROM snapshots JOIN manifests ON manifests.id = snapshots.id";
+
+/// Where a record stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Location {
+    pub(crate) segment: SegmentName,
+    pub(crate) offset: u64,
+}
+
+/// One chunk of a content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ChunkRef {
+    pub(crate) id: ChunkId,
+    pub(crate) bytes: u32,
+}
+
+/// A content as the chunks that make it up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Recipe {
+    pub(crate) size: u64,
+    pub(crate) chunks: Vec<ChunkRef>,
+}
+
+impl Recipe {
+    /// Encodes the chunks; the size is their sum.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::with_capacity(self.chunks.len() * CHUNK_REF_BYTES);
+        for chunk in &self.chunks {
+            writer.bytes(chunk.id.as_bytes());
+            writer.u32(chunk.bytes);
+        }
+        writer.into_vec()
+    }
+
+    /// Returns `None` for bytes that are no recipe.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut chunks = Vec::with_capacity(bytes.len() / CHUNK_REF_BYTES);
+        let mut reader = Reader::new(bytes);
+        while !reader.is_empty() {
+            chunks.push(read_chunk_ref(&mut reader).ok()?);
+        }
+        let size = chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum();
+        let sound = |chunk: &ChunkRef| {
+            usize::try_from(chunk.bytes).is_ok_and(|bytes| (1..=MAX_CHUNK_BYTES).contains(&bytes))
+        };
+        chunks.iter().all(sound).then_some(Self { size, chunks })
+    }
+}
+
+fn read_chunk_ref(reader: &mut Reader<'_>) -> Result<ChunkRef, ReadError> {
+    Ok(ChunkRef {
+        id: ChunkId(reader.array()?),
+        bytes: reader.u32()?,
+    })
+}
+
+/// Counts of what the index knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct IndexCounts {
+    pub(crate) snapshots: u64,
+    pub(crate) manifests: u64,
+    pub(crate) contents: u64,
+    pub(crate) content_bytes: u64,
+    pub(crate) chunks: u64,
+    pub(crate) chunk_bytes: u64,
+    pub(crate) stored_bytes: u64,
+}
+
+/// An open index.
+#[derive(Debug)]
+pub(crate) struct Index {
+    connection: Mutex<Connection>,
+    path: PathBuf,
+}
+
+impl Index {
+    /// Opens or creates an index. `fill` runs in the transaction that creates it.
+    pub(crate) fn open(
+        path: &Path,
+        fill: impl FnOnce(&Changes<'_>) -> Result<(), StoreError>,
+    ) -> Result<Self, StoreError> {
+        let at = |source| StoreError::Index {
+            path: path.to_owned(),
+            source,
+        };
+        let mut connection = Connection::open(path).map_err(at)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(at)?;
+        // Without this the last process to close the store would copy the log back, and wait for the disk.
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .map_err(at)?;
+        let version = user_version(&connection).map_err(at)?;
+        if version < MIGRATIONS.len() {
+            connection
+                .pragma_update(None, "journal_mode", "wal")
+                .map_err(at)?;
+            migrate(&mut connection, path, fill)?;
+        } else if version > MIGRATIONS.len() {
+            return Err(StoreError::Newer {
+                path: path.to_owned(),
+                found: version,
+                known: MIGRATIONS.len(),
+            });
+        }
+        connection
+            .pragma_update(None, "synchronous", "normal")
+            .map_err(at)?;
+        Ok(Self {
+            connection: Mutex::new(connection),
+            path: path.to_owned(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic while the lock was held rolled the transaction back, so the connection is sound.
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, source: rusqlite::Error) -> StoreError {
+        StoreError::Index {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        query(&self.lock()).map_err(|source| self.error(source))
+    }
+
+    /// Runs changes in one transaction that is on disk when this returns.
+    pub(crate) fn write<T>(
+        &self,
+        change: impl FnOnce(&Changes<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.transact("full", change)
+    }
+
+    /// Runs changes in one transaction that a power failure may undo.
+    pub(crate) fn write_lightly<T>(
+        &self,
+        change: impl FnOnce(&Changes<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.transact("normal", change)
+    }
+
+    fn transact<T>(
+        &self,
+        synchronous: &str,
+        change: impl FnOnce(&Changes<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let at = |source| self.error(source);
+        let mut connection = self.lock();
+        connection
+            .pragma_update(None, "synchronous", synchronous)
+            .map_err(at)?;
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(at)?;
+        let done = change(&Changes {
+            transaction: &transaction,
+            path: &self.path,
+        })?;
+        transaction.commit().map_err(at)?;
+        Ok(done)
+    }
+
+    /// Moves what the log holds into the database, as far as nobody reads it.
+    pub(crate) fn checkpoint(&self) -> Result<(), StoreError> {
+        self.read(|connection| {
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        })
+    }
+
+    pub(crate) fn chunk(&self, id: &ChunkId) -> Result<Option<Location>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT name, offset FROM chunks JOIN segments ON segments.id = segment WHERE chunks.id = ?1",
+                )?
+                .query_row([id.0], location)
+                .optional()
+        })
+    }
+
+    pub(crate) fn has_chunk(&self, id: &ChunkId) -> Result<bool, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT 1 FROM chunks WHERE id = ?1")?
+                .exists([id.0])
+        })
+    }
+
+    pub(crate) fn has_content(&self, sha256: &Sha256) -> Result<bool, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT 1 FROM contents WHERE sha256 = ?1")?
+                .exists([sha256.0])
+        })
+    }
+
+    pub(crate) fn content(&self, sha256: &Sha256) -> Result<Option<Recipe>, StoreError> {
+        let chunks: Option<Vec<u8>> = self.read(|connection| {
+            connection
+                .prepare_cached("SELECT chunks FROM contents WHERE sha256 = ?1")?
+                .query_row([sha256.0], |row| row.get(0))
+                .optional()
+        })?;
+        let Some(chunks) = chunks else {
+            return Ok(None);
+        };
+        Recipe::decode(&chunks)
+            .map(Some)
+            .ok_or_else(|| StoreError::IndexRow {
+                path: self.path.clone(),
+                what: format!("the chunks of content {sha256}"),
+            })
+    }
+
+    pub(crate) fn contents(&self) -> Result<Vec<Sha256>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare("SELECT sha256 FROM contents")?
+                .query_map([], |row| Ok(Sha256(row.get(0)?)))?
+                .collect()
+        })
+    }
+
+    pub(crate) fn chunks(&self) -> Result<Vec<(ChunkId, Location)>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare(
+                    "SELECT name, offset, chunks.id FROM chunks JOIN segments ON segments.id = segment
+                     ORDER BY name, offset",
+                )?
+                .query_map([], |row| Ok((ChunkId(row.get(2)?), location(row)?)))?
+                .collect()
+        })
+    }
+
+    pub(crate) fn manifest(&self, id: &SnapshotId) -> Result<Option<Location>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT name, offset FROM manifests JOIN segments ON segments.id = segment WHERE manifests.id = ?1",
+                )?
+                .query_row([id.0], location)
+                .optional()
+        })
+    }
+
+    pub(crate) fn snapshot_of(
+        &self,
+        sha256: &ManifestId,
+    ) -> Result<Option<SnapshotId>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT id FROM manifests WHERE sha256 = ?1")?
+                .query_row([sha256.0], |row| Ok(SnapshotId(row.get(0)?)))
+                .optional()
+        })
+    }
+
+    pub(crate) fn snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>, StoreError> {
+        let sql = format!("SELECT {SNAPSHOT_COLUMNS} WHERE snapshots.id = ?1");
+        Ok(self.snapshots_by(&sql, params![id.0])?.pop())
+    }
+
+    /// Lists all snapshots in the order they were taken.
+    pub(crate) fn snapshots(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
+        self.snapshots_by(
+            &format!("SELECT {SNAPSHOT_COLUMNS} ORDER BY snapshots.seq"),
+            [],
+        )
+    }
+
+    /// Finds the snapshot that a tree was last found to be.
+    pub(crate) fn latest(&self) -> Result<Option<SnapshotRecord>, StoreError> {
+        let sql = format!("SELECT {SNAPSHOT_COLUMNS} ORDER BY seen_seq DESC LIMIT 1");
+        Ok(self.snapshots_by(&sql, [])?.pop())
+    }
+
+    pub(crate) fn tagged(&self, tag: &str) -> Result<Option<SnapshotRecord>, StoreError> {
+        let sql = format!(
+            "SELECT {SNAPSHOT_COLUMNS} JOIN tags ON tags.snapshot = snapshots.id WHERE tag = ?1"
+        );
+        Ok(self.snapshots_by(&sql, [tag])?.pop())
+    }
+
+    /// Finds the last snapshot that was taken under a name.
+    pub(crate) fn named(&self, name: &str) -> Result<Option<SnapshotRecord>, StoreError> {
+        let sql = format!(
+            "SELECT {SNAPSHOT_COLUMNS} WHERE name = ?1 ORDER BY snapshots.seq DESC LIMIT 1"
+        );
+        Ok(self.snapshots_by(&sql, [name])?.pop())
+    }
+
+    /// Finds the snapshots whose id in hex starts with these digits, at most eight of them.
+    pub(crate) fn with_prefix(&self, digits: &str) -> Result<Vec<SnapshotRecord>, StoreError> {
+        let sql = format!(
+            "SELECT {SNAPSHOT_COLUMNS} WHERE substr(lower(hex(snapshots.id)), 1, length(?1)) = lower(?1) LIMIT 8"
+        );
+        self.snapshots_by(&sql, [digits])
+    }
+
+    fn snapshots_by(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+    ) -> Result<Vec<SnapshotRecord>, StoreError> {
+        self.read(|connection| {
+            let mut found: Vec<SnapshotRecord> = connection
+                .prepare_cached(sql)?
+                .query_map(params, snapshot)?
+                .collect::<Result<_, _>>()?;
+            let mut tags = connection
+                .prepare_cached("SELECT tag FROM tags WHERE snapshot = ?1 ORDER BY tag")?;
+            for record in &mut found {
+                record.tags = tags
+                    .query_map([record.id.0], |row| row.get(0))?
+                    .collect::<Result<_, _>>()?;
+            }
+            Ok(found)
+        })
+    }
+
+    pub(crate) fn file_cache(&self, root: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT files FROM file_caches WHERE root = ?1")?
+                .query_row([root], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    pub(crate) fn counts(&self) -> Result<IndexCounts, StoreError> {
+        self.read(|connection| {
+            connection.query_row(
+                "SELECT (SELECT count(*) FROM snapshots), (SELECT count(*) FROM manifests),
+                    (SELECT count(*) FROM contents), (SELECT coalesce(sum(size), 0) FROM contents),
+                    (SELECT count(*) FROM chunks), (SELECT coalesce(sum(raw_bytes), 0) FROM chunks),
+                    (SELECT coalesce(sum(record_bytes), 0) FROM chunks)",
+                [],
+                |row| {
+                    Ok(IndexCounts {
+                        snapshots: row.get(0)?,
+                        manifests: row.get(1)?,
+                        contents: row.get(2)?,
+                        content_bytes: row.get(3)?,
+                        chunks: row.get(4)?,
+                        chunk_bytes: row.get(5)?,
+                        stored_bytes: row.get(6)?,
+                    })
+                },
+            )
+        })
+    }
+}
+
+fn user_version(connection: &Connection) -> rusqlite::Result<usize> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Brings the schema up to date. Another process may do the same: the first one wins.
+fn migrate(
+    connection: &mut Connection,
+    path: &Path,
+    fill: impl FnOnce(&Changes<'_>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let at = |source| StoreError::Index {
+        path: path.to_owned(),
+        source,
+    };
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(at)?;
+    let version = user_version(&transaction).map_err(at)?;
+    for migration in MIGRATIONS.iter().skip(version) {
+        transaction.execute_batch(migration).map_err(at)?;
+    }
+    transaction
+        .pragma_update(None, "user_version", MIGRATIONS.len())
+        .map_err(at)?;
+    if version == 0 {
+        fill(&Changes {
+            transaction: &transaction,
+            path,
+        })?;
+    }
+    transaction.commit().map_err(at)
+}
+
+fn location(row: &Row<'_>) -> rusqlite::Result<Location> {
+    Ok(Location {
+        segment: SegmentName(row.get(0)?),
+        offset: row.get(1)?,
+    })
+}
+
+fn snapshot(row: &Row<'_>) -> rusqlite::Result<SnapshotRecord> {
+    let parent: Option<[u8; 32]> = row.get(5)?;
+    Ok(SnapshotRecord {
+        id: SnapshotId(row.get(0)?),
+        manifest: ManifestId(row.get(1)?),
+        seq: row.get(2)?,
+        time_ns: row.get(3)?,
+        seen_ns: row.get(4)?,
+        parent: parent.map(SnapshotId),
+        name: row.get(6)?,
+        note: row.get(7)?,
+        tags: Vec::new(),
+        entries: row.get(8)?,
+        content_bytes: row.get(9)?,
+    })
+}
+
+/// Changes of the index within one transaction.
+pub(crate) struct Changes<'a> {
+    transaction: &'a Transaction<'a>,
+    path: &'a Path,
+}
+
+impl Changes<'_> {
+    fn run(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize, StoreError> {
+        self.transaction
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute(params))
+            .map_err(|source| self.error(source))
+    }
+
+    fn error(&self, source: rusqlite::Error) -> StoreError {
+        StoreError::Index {
+            path: self.path.to_owned(),
+            source,
+        }
+    }
+
+    /// Forgets everything, cached file stats included.
+    pub(crate) fn clear(&self) -> Result<(), StoreError> {
+        self.transaction
+            .execute_batch(
+                "DELETE FROM chunks; DELETE FROM contents; DELETE FROM manifests; DELETE FROM snapshots;
+                 DELETE FROM tags; DELETE FROM segments; DELETE FROM file_caches;",
+            )
+            .map_err(|source| self.error(source))
+    }
+
+    /// Returns the next sequence number, larger than all before.
+    pub(crate) fn next_seq(&self) -> Result<u64, StoreError> {
+        self.transaction
+            .query_row(
+                "UPDATE counters SET value = value + 1 WHERE name = 'seq' RETURNING value",
+                [],
+                |row| row.get(0),
+            )
+            .map_err(|source| self.error(source))
+    }
+
+    /// Sees to it that the next sequence number is above one that is in use.
+    pub(crate) fn raise_seq(&self, seq: u64) -> Result<(), StoreError> {
+        self.run(
+            "UPDATE counters SET value = max(value, ?1) WHERE name = 'seq'",
+            params![seq],
+        )
+        .map(drop)
+    }
+
+    /// Returns the number that stands for a segment in the index.
+    pub(crate) fn segment(&self, name: &SegmentName) -> Result<i64, StoreError> {
+        self.run(
+            "INSERT OR IGNORE INTO segments (name) VALUES (?1)",
+            [&name.0],
+        )?;
+        self.transaction
+            .prepare_cached("SELECT id FROM segments WHERE name = ?1")
+            .and_then(|mut statement| statement.query_row([&name.0], |row| row.get(0)))
+            .map_err(|source| self.error(source))
+    }
+
+    pub(crate) fn put_chunk(
+        &self,
+        id: &ChunkId,
+        segment: i64,
+        offset: u64,
+        raw_bytes: u32,
+        record_bytes: u64,
+    ) -> Result<(), StoreError> {
+        self.run(
+            "INSERT OR IGNORE INTO chunks VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![id.0, segment, offset, raw_bytes, record_bytes],
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn put_content(&self, sha256: &Sha256, recipe: &Recipe) -> Result<(), StoreError> {
+        self.run(
+            "INSERT OR IGNORE INTO contents VALUES (?1, ?2, ?3)",
+            params![sha256.0, recipe.size, recipe.encode()],
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn put_manifest(
+        &self,
+        id: &SnapshotId,
+        sha256: &ManifestId,
+        segment: i64,
+        offset: u64,
+    ) -> Result<(), StoreError> {
+        self.run(
+            "INSERT OR IGNORE INTO manifests VALUES (?1, ?2, ?3, ?4)",
+            params![id.0, sha256.0, segment, offset],
+        )
+        .map(drop)
+    }
+
+    /// Records a snapshot. One that is there already stays as it is.
+    pub(crate) fn put_snapshot(&self, record: &SnapshotRecord) -> Result<(), StoreError> {
+        self.run(
+            "INSERT OR IGNORE INTO snapshots VALUES (?1, ?2, ?3, ?4, ?2, ?5, ?6, ?7, ?8, ?9)",
+            params![
+                record.id.0,
+                record.seq,
+                record.time_ns,
+                record.seen_ns,
+                record.parent.map(|parent| parent.0),
+                record.name,
+                record.note,
+                record.entries,
+                record.content_bytes,
+            ],
+        )
+        .map(drop)
+    }
+
+    /// Tells whether a snapshot is there, within the transaction.
+    pub(crate) fn has_snapshot(&self, id: &SnapshotId) -> Result<bool, StoreError> {
+        self.transaction
+            .prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1")
+            .and_then(|mut statement| statement.exists([id.0]))
+            .map_err(|source| self.error(source))
+    }
+
+    /// Notes that a tree was found to be a snapshot again; a new `seq` makes it the latest.
+    pub(crate) fn see_snapshot(
+        &self,
+        id: &SnapshotId,
+        time_ns: i64,
+        seq: Option<u64>,
+    ) -> Result<(), StoreError> {
+        self.run(
+            "UPDATE snapshots SET seen_ns = max(seen_ns, ?2), seen_seq = coalesce(?3, seen_seq) WHERE id = ?1",
+            params![id.0, time_ns, seq],
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        self.run("DELETE FROM tags WHERE snapshot = ?1", [id.0])?;
+        self.run("DELETE FROM snapshots WHERE id = ?1", [id.0])
+            .map(drop)
+    }
+
+    pub(crate) fn put_tag(&self, tag: &str, id: &SnapshotId) -> Result<(), StoreError> {
+        self.run(
+            "INSERT OR REPLACE INTO tags VALUES (?1, ?2)",
+            params![tag, id.0],
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn remove_tag(&self, tag: &str) -> Result<(), StoreError> {
+        self.run("DELETE FROM tags WHERE tag = ?1", [tag]).map(drop)
+    }
+
+    pub(crate) fn put_file_cache(&self, root: &[u8], files: &[u8]) -> Result<(), StoreError> {
+        self.run(
+            "INSERT OR REPLACE INTO file_caches VALUES (?1, ?2)",
+            params![root, files],
+        )
+        .map(drop)
+    }
+}

@@ -1,0 +1,222 @@
+//! What the store knows of a snapshot beside its manifest, and the events that make it known.
+//!
+//! Pure. An event is written to a segment before the index changes; replaying all events in the order of
+//! their sequence numbers gives the same snapshots and tags again.
+
+use crate::bytes::{ReadError, Reader, Writer};
+use crate::id::{ManifestId, SnapshotId};
+
+/// Bytes of a name or a tag.
+pub const NAME_BYTES: usize = 128;
+/// Bytes of a note.
+pub const NOTE_BYTES: usize = 64 * 1024;
+
+const EVENT_TAKEN: u8 = 0;
+const EVENT_SEEN: u8 = 1;
+const EVENT_TAGGED: u8 = 2;
+const EVENT_UNTAGGED: u8 = 3;
+const EVENT_REMOVED: u8 = 4;
+
+/// What the caller says about a snapshot to be taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SnapshotMeta {
+    /// The time now, nanoseconds since 1970. Files that changed just before are hashed again next time.
+    pub now_ns: i64,
+    /// The snapshot this one follows.
+    pub parent: Option<SnapshotId>,
+    /// A name for people; several snapshots may have the same.
+    pub name: Option<String>,
+    /// Any text.
+    pub note: Option<String>,
+}
+
+/// One snapshot of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// The BLAKE3 of its manifest.
+    pub id: SnapshotId,
+    /// The SHA-256 of its manifest.
+    pub manifest: ManifestId,
+    /// Ascends with every event of the store; later snapshots have larger ones.
+    pub seq: u64,
+    /// When it was taken first, nanoseconds since 1970.
+    pub time_ns: i64,
+    /// When the tree was last found like this, nanoseconds since 1970.
+    pub seen_ns: i64,
+    /// The snapshot it followed when it was taken.
+    pub parent: Option<SnapshotId>,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its note.
+    pub note: Option<String>,
+    /// The tags that point to it, ascending.
+    pub tags: Vec<String>,
+    /// How many entries it has.
+    pub entries: u64,
+    /// The sum of the sizes of its files.
+    pub content_bytes: u64,
+}
+
+/// Something that happened to a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// Orders the events of a store.
+    pub(crate) seq: u64,
+    /// Nanoseconds since 1970.
+    pub(crate) time_ns: i64,
+    pub(crate) kind: EventKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum EventKind {
+    /// The snapshot was taken.
+    Taken {
+        parent: Option<SnapshotId>,
+        name: Option<String>,
+        note: Option<String>,
+    },
+    /// A tree was found to be like an older snapshot.
+    Seen,
+    /// A tag points to the snapshot, and to no other any more.
+    Tagged { tag: String },
+    /// A tag points nowhere.
+    Untagged { tag: String },
+    /// The snapshot and its tags are forgotten.
+    Removed,
+}
+
+impl Event {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.u64(self.seq);
+        writer.u64(self.time_ns.cast_unsigned());
+        match &self.kind {
+            EventKind::Taken { parent, name, note } => {
+                writer.u8(EVENT_TAKEN);
+                writer.blob(parent.as_ref().map_or(&[], |id| &id.0[..]));
+                writer.blob(name.as_deref().unwrap_or_default().as_bytes());
+                writer.blob(note.as_deref().unwrap_or_default().as_bytes());
+            }
+            EventKind::Seen => writer.u8(EVENT_SEEN),
+            EventKind::Tagged { tag } => {
+                writer.u8(EVENT_TAGGED);
+                writer.blob(tag.as_bytes());
+            }
+            EventKind::Untagged { tag } => {
+                writer.u8(EVENT_UNTAGGED);
+                writer.blob(tag.as_bytes());
+            }
+            EventKind::Removed => writer.u8(EVENT_REMOVED),
+        }
+        writer.into_vec()
+    }
+
+    /// Returns `None` for bytes that are no event this relsync knows.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        // The index keeps numbers as signed ones.
+        let seq = reader
+            .u64()
+            .ok()
+            .filter(|seq| i64::try_from(*seq).is_ok())?;
+        let time_ns = reader.u64().ok()?.cast_signed();
+        let kind = match reader.u8().ok()? {
+            EVENT_TAKEN => EventKind::Taken {
+                parent: match reader.blob(32).ok()? {
+                    [] => None,
+                    parent => Some(SnapshotId::from_slice(parent)?),
+                },
+                name: text(reader.blob(NAME_BYTES))?,
+                note: text(reader.blob(NOTE_BYTES))?,
+            },
+            EVENT_SEEN => EventKind::Seen,
+            EVENT_TAGGED => EventKind::Tagged {
+                tag: text(reader.blob(NAME_BYTES))??,
+            },
+            EVENT_UNTAGGED => EventKind::Untagged {
+                tag: text(reader.blob(NAME_BYTES))??,
+            },
+            EVENT_REMOVED => EventKind::Removed,
+            _ => return None,
+        };
+        reader.finish().ok()?;
+        Some(Self { seq, time_ns, kind })
+    }
+}
+
+/// Reads text; the inner `None` is empty text.
+fn text(bytes: Result<&[u8], ReadError>) -> Option<Option<String>> {
+    let text = std::str::from_utf8(bytes.ok()?).ok()?;
+    Some((!text.is_empty()).then(|| text.to_owned()))
+}
+
+/// Tells whether text can be a snapshot's name or tag: it must not be mistaken for something else on a
+/// command line or garble a terminal.
+pub(crate) fn is_valid_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= NAME_BYTES
+        && name != "latest"
+        && !name.starts_with('-')
+        && !name.chars().any(|c| c.is_control() || c.is_whitespace())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    fn any_kind() -> impl Strategy<Value = EventKind> {
+        let tag = || "[a-z0-9.]{1,20}";
+        prop_oneof![
+            (
+                option::of(any::<[u8; 32]>()),
+                option::of(tag()),
+                option::of("\\PC{1,40}")
+            )
+                .prop_map(|(parent, name, note)| EventKind::Taken {
+                    parent: parent.map(SnapshotId),
+                    name,
+                    note,
+                }),
+            Just(EventKind::Seen),
+            tag().prop_map(|tag| EventKind::Tagged { tag }),
+            tag().prop_map(|tag| EventKind::Untagged { tag }),
+            Just(EventKind::Removed),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn events_come_back(seq in 0_u64..=i64::MAX.cast_unsigned(), time_ns: i64, kind in any_kind()) {
+            let event = Event { seq, time_ns, kind };
+            let bytes = event.encode();
+            prop_assert_eq!(Event::decode(&bytes), Some(event));
+            for length in 0..bytes.len() {
+                prop_assert_eq!(Event::decode(&bytes[..length]), None);
+            }
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes: Vec<u8>) {
+            let _ = Event::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn names() {
+        let long = "x".repeat(129);
+        for (name, valid) in [
+            ("v1.2", true),
+            ("größe", true),
+            ("", false),
+            ("latest", false),
+            ("-x", false),
+            ("a b", false),
+            ("a\x1b", false),
+            (&long, false),
+        ] {
+            assert_eq!(is_valid_name(name), valid, "{name:?}");
+        }
+    }
+}
