@@ -320,7 +320,8 @@ mod tests {
     #[test]
     fn patterns() {
         use Action::{Exclude, Include};
-        let table: &[(&[(Action, &str)], &[u8], bool, bool)] = &[
+        type Row<'a> = (&'a [(Action, &'a str)], &'a [u8], bool, bool);
+        let table: &[Row<'_>] = &[
             (&[(Exclude, "*.log")], b"log/a/b.log", false, true),
             (&[(Exclude, "*.log")], b"b.logs", false, false),
             (&[(Exclude, "/log")], b"log", true, true),

@@ -6,7 +6,7 @@ use sha2::Digest;
 
 use super::Store;
 use super::error::StoreError;
-use super::index::{ChunkRef, Recipe};
+use super::recipe::{ChunkRef, Recipe};
 use crate::id::{ChunkId, Sha256};
 
 /// One content of the store.

@@ -15,15 +15,13 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::error::StoreError;
+use super::recipe::Recipe;
 use super::segment::SegmentName;
 use super::snapshot::SnapshotRecord;
-use crate::bytes::{ReadError, Reader, Writer};
-use crate::chunk::MAX_CHUNK_BYTES;
 use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 
 /// How long a writer waits for another one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
-const CHUNK_REF_BYTES: usize = 32 + 4;
 
 /// Each brings the schema one version further. Never change one, only append.
 const MIGRATIONS: &[&str] = &["
@@ -55,53 +53,6 @@ const SNAPSHOT_COLUMNS: &str =
 pub(crate) struct Location {
     pub(crate) segment: SegmentName,
     pub(crate) offset: u64,
-}
-
-/// One chunk of a content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ChunkRef {
-    pub(crate) id: ChunkId,
-    pub(crate) bytes: u32,
-}
-
-/// A content as the chunks that make it up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Recipe {
-    pub(crate) size: u64,
-    pub(crate) chunks: Vec<ChunkRef>,
-}
-
-impl Recipe {
-    /// Encodes the chunks; the size is their sum.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::with_capacity(self.chunks.len() * CHUNK_REF_BYTES);
-        for chunk in &self.chunks {
-            writer.bytes(chunk.id.as_bytes());
-            writer.u32(chunk.bytes);
-        }
-        writer.into_vec()
-    }
-
-    /// Returns `None` for bytes that are no recipe.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut chunks = Vec::with_capacity(bytes.len() / CHUNK_REF_BYTES);
-        let mut reader = Reader::new(bytes);
-        while !reader.is_empty() {
-            chunks.push(read_chunk_ref(&mut reader).ok()?);
-        }
-        let size = chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum();
-        let sound = |chunk: &ChunkRef| {
-            usize::try_from(chunk.bytes).is_ok_and(|bytes| (1..=MAX_CHUNK_BYTES).contains(&bytes))
-        };
-        chunks.iter().all(sound).then_some(Self { size, chunks })
-    }
-}
-
-fn read_chunk_ref(reader: &mut Reader<'_>) -> Result<ChunkRef, ReadError> {
-    Ok(ChunkRef {
-        id: ChunkId(reader.array()?),
-        bytes: reader.u32()?,
-    })
 }
 
 /// Counts of what the index knows.

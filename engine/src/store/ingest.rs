@@ -15,7 +15,8 @@ use sha2::Digest;
 
 use super::Store;
 use super::error::StoreError;
-use super::index::{Changes, ChunkRef, Location, Recipe};
+use super::index::{Changes, Location};
+use super::recipe::{ChunkRef, Recipe};
 use super::segment::{RecordKind, SegmentName, pack};
 use crate::chunk::first_cut;
 use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};

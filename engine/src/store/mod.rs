@@ -27,6 +27,7 @@ mod filecache;
 mod index;
 mod ingest;
 mod rebuild;
+mod recipe;
 mod segment;
 mod snapshot;
 mod take;
@@ -46,8 +47,9 @@ pub use segment::Damage;
 pub use snapshot::{NAME_BYTES, NOTE_BYTES, SnapshotMeta, SnapshotRecord};
 pub use take::{Exclusion, ScanOptions, ScanProgress, ScanReport};
 
-use index::{ChunkRef, Index, Location};
+use index::{Index, Location};
 use ingest::Ingest;
+use recipe::ChunkRef;
 use segment::{PackedRecord, RecordHeader, RecordKind, Segment, SegmentName, SegmentWriter};
 use snapshot::{Event, EventKind, is_valid_name};
 

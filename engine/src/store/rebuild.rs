@@ -7,7 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::error::StoreError;
-use super::index::{Changes, Recipe};
+use super::index::Changes;
+use super::recipe::Recipe;
 use super::segment::{
     Damage, Found, RecordHeader, RecordKind, Segment, SegmentName, list_segments, unpack,
 };
