@@ -376,7 +376,7 @@ free_bytes(Dir) ->
     end.
 
 df_options(Dir) ->
-    [{args, ["-P", "-k", "--", Dir]}, {env, [{"LC_ALL", "C"}]}, binary, hide, in, exit_status].
+    [{args, ["-P", "-k", "--", Dir]}, {env, [{"LC_ALL", "C"}]}, binary, hide, in, exit_status, stderr_to_stdout].
 
 df_answer(Port, Output) ->
     receive

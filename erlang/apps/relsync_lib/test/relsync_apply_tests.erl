@@ -5,7 +5,8 @@
 -compile({parse_transform, eunit_autoexport}).
 
 -define(SEEDS, 40).
--define(INTERRUPTED_SEEDS, 1).
+%% Each seed costs a run per change of the file system.
+-define(INTERRUPTED_SEEDS, [7]).
 
 %% Forward and back
 
@@ -60,7 +61,7 @@ there_and_back(Seed) ->
 
 random_case(Seed) ->
     _ = rand:seed(exsss, {Seed, 17, 42}),
-    Old = relsync_trees:random(14),
+    Old = relsync_trees:random(20),
     New = relsync_trees:changed(Old, 5),
     Third = relsync_trees:changed(New, 3),
     Extra = maps:without(
@@ -101,27 +102,27 @@ rollback(Roots, To) ->
 interrupted_push_test_() ->
     [
         {seed_title(Seed), {timeout, 300, fun() -> at_every_operation(Seed, Action, fun push/1, fun interrupted/2) end}}
-     || Seed <- lists:seq(1, ?INTERRUPTED_SEEDS), Action <- [exit_before, exit_after]
+     || Seed <- ?INTERRUPTED_SEEDS, Action <- [exit_before, exit_after]
     ].
 
 interrupted_rollback_test_() ->
     [
         {seed_title(Seed), {timeout, 300, fun() -> at_every_operation(Seed, Action, fun back/1, fun interrupted/2) end}}
-     || Seed <- lists:seq(1, ?INTERRUPTED_SEEDS), Action <- [exit_before, exit_after]
+     || Seed <- ?INTERRUPTED_SEEDS, Action <- [exit_before, exit_after]
     ].
 
 %% Every change fails in turn, alone or with all that follow.
 failing_push_test_() ->
     [
         {seed_title(Seed), {timeout, 300, fun() -> at_every_operation(Seed, Action, fun push/1, fun failing/2) end}}
-     || Seed <- lists:seq(1, ?INTERRUPTED_SEEDS),
+     || Seed <- ?INTERRUPTED_SEEDS,
         Action <- [{error, eio}, {error, enospc}, {error_from, enospc}, {error_from, erofs}]
     ].
 
 failing_rollback_test_() ->
     [
         {seed_title(Seed), {timeout, 300, fun() -> at_every_operation(Seed, Action, fun back/1, fun failing/2) end}}
-     || Seed <- lists:seq(1, ?INTERRUPTED_SEEDS), Action <- [{error, eio}, {error_from, enospc}]
+     || Seed <- ?INTERRUPTED_SEEDS, Action <- [{error, eio}, {error_from, enospc}]
     ].
 
 at_every_operation(Seed, Action, Prepare, Check) ->
@@ -221,6 +222,97 @@ one_generation(#{root := Root, roots := Roots, generations := Generations}, Numb
     equal([], maps:get(drift, relsync_push:installed(Roots))),
     {ok, nothing} = relsync_apply:recover(Roots),
     Generation.
+
+%% The checks above can fail: without recovery a cut leaves a mix of two generations.
+recovery_is_needed_test_() ->
+    {timeout, 60, fun() ->
+        Mixed = [Number || Number <- lists:seq(1, 200), is_mix(hd(?INTERRUPTED_SEEDS), Number)],
+        true = length(Mixed) > 3
+    end}.
+
+is_mix(Seed, Number) ->
+    #{root := Root, run := Run, generations := Generations} = push(Seed),
+    relsync_fault:arm(#{at => Number, action => exit_after}),
+    _ = run_to_exit(Run),
+    Tree = relsync_trees:read(Root),
+    relsync_trees:remove(Root),
+    not lists:member(Tree, maps:values(Generations)).
+
+%% A damaged journal is made up for by the undo record, or dropped.
+damaged_journal_test() ->
+    #{root := Root, roots := #{state := Dir} = Roots, generations := #{1 := Old}} = Case = push(7),
+    true = cut_at_journal(Case),
+    Journal = relsync_state:file_name(Dir, <<"journal">>),
+    {ok, Bytes} = relsync_fs:read_file(Journal, 1000000),
+    ok = prim_file:write_file(Journal, binary:part(Bytes, 0, byte_size(Bytes) div 2)),
+    {ok, undone, _} = relsync_apply:recover(Roots),
+    same_tree(Old, Root, damaged_journal),
+    ok = prim_file:write_file(Journal, <<"rubbish">>),
+    {ok, {lost, {damaged, <<"journal">>, not_a_record}}, []} = relsync_apply:recover(Roots),
+    {ok, nothing} = relsync_apply:recover(Roots),
+    same_tree(Old, Root, lost_journal),
+    relsync_trees:remove(Root).
+
+%% Cuts a push off in the middle of its switch.
+cut_at_journal(#{run := Run, root := Root}) ->
+    Live = byte_size(Root) + 1,
+    relsync_fault:arm(#{
+        rule => fun
+            (rename, [_, <<_:Live/binary, ".relsync/", _/binary>>]) -> run;
+            (rename, _) -> cut_second(put(cut_second, true));
+            (_, _) -> run
+        end
+    }),
+    Result = run_to_exit(Run),
+    _ = erase(cut_second),
+    Result =:= cut_off.
+
+cut_second(undefined) -> run;
+cut_second(true) -> exit(relsync_fault).
+
+%% Generations
+
+keep_test_() ->
+    {timeout, 60, fun() ->
+        Root = relsync_trees:new_root("keep"),
+        Roots = relsync_roots:new(Root),
+        First = relsync_push:first_contact(Roots),
+        Tree = fun(N) -> #{<<"f">> => {file, 8#644, integer_to_binary(N)}} end,
+        {ok, _} = relsync_push:run(relsync_trees:pack(maps:get(base, First), #{}, Tree(1)), First, commit),
+        [push_next(Roots, Tree(N - 1), Tree(N), #{state => confirmed, keep => 2}) || N <- lists:seq(2, 5)],
+        [4, 3] = [N || #{generation := N} <- relsync_apply:history(Roots)],
+        {error, {no_generation, 1, [4, 3]} = Reason} = relsync_apply:rollback(Roots, 1, #{now => 0}),
+        true = is_binary(unicode:characters_to_binary(relsync_apply:format_error(Reason))),
+        ok = rollback(Roots, 3),
+        same_tree(Tree(3), Root, generation_3),
+        [] = relsync_apply:history(Roots),
+        %% Numbers are never used twice.
+        push_next(Roots, Tree(3), Tree(6), #{state => probation, keep => 0}),
+        6 = relsync_push:current(Roots),
+        %% On probation there is always a way back.
+        [#{generation := 3}] = relsync_apply:history(Roots),
+        ok = relsync_apply:confirm(Roots),
+        {ok, #{state := confirmed}} = relsync_state:read_current(maps:get(state, Roots)),
+        push_next(Roots, Tree(6), Tree(7), #{state => confirmed, keep => 0}),
+        [] = relsync_apply:history(Roots),
+        [] = relsync_state:generations(maps:get(state, Roots)),
+        ok = relsync_state:clean(maps:get(state, Roots), #{}),
+        [] = maps:get(drift, relsync_push:installed(Roots)),
+        relsync_trees:remove(Root)
+    end}.
+
+push_next(Roots, Old, New, Apply) ->
+    Options = relsync_push:installed(Roots),
+    {ok, []} = relsync_push:run(pack(Options, Old, New), Options, commit, Apply).
+
+unfinished_test() ->
+    #{root := Root, roots := Roots, run := Run} = Case = push(7),
+    true = cut_at_journal(Case),
+    {error, unfinished} = Run(),
+    {error, unfinished} = relsync_apply:rollback(Roots, 1, #{now => 0}),
+    {ok, undone, _} = relsync_apply:recover(Roots),
+    {ok, _} = Run(),
+    relsync_trees:remove(Root).
 
 %% Comparing
 

@@ -1,0 +1,68 @@
+%% @doc Packs that come in several visits.
+-module(relsync_incoming_tests).
+
+-compile({parse_transform, eunit_autoexport}).
+
+-define(ID, <<7:256>>).
+
+pack() ->
+    Tree = maps:from_list([{<<"f", N>>, {file, 8#644, binary:copy(<<N>>, 30)}} || N <- lists:seq($a, $p)]),
+    relsync_trees:pack(relsync_manifest:empty(), #{}, Tree).
+
+count(_Record, N) -> {ok, N + 1}.
+
+%% Cut anywhere, with rubbish where the power failed.
+resume_test_() ->
+    {timeout, 60, fun() ->
+        Root = relsync_trees:new_root("incoming"),
+        ok = relsync_state:prepare_dirs(Root),
+        Pack = pack(),
+        [] = relsync_incoming:list(Root),
+        [resume(Root, Pack, Cut, Rubbish) || Cut <- lists:seq(0, byte_size(Pack), 23), Rubbish <- [<<>>, <<0:800>>]],
+        [{?ID, Size}] = relsync_incoming:list(Root),
+        Size = byte_size(Pack),
+        ok = relsync_incoming:delete(Root, ?ID),
+        [] = relsync_incoming:list(Root),
+        relsync_trees:remove(Root)
+    end}.
+
+resume(Root, Pack, Cut, Rubbish) ->
+    ok = relsync_incoming:delete(Root, ?ID),
+    {ok, First, _, 0} = relsync_incoming:open(Root, ?ID, fun count/2, 0),
+    {ok, First1} = relsync_incoming:append(First, [binary:part(Pack, 0, Cut), rubbish(Cut, Pack, Rubbish)]),
+    relsync_incoming:close(First1),
+    {ok, Second, Reader, Known} = relsync_incoming:open(Root, ?ID, fun count/2, 0),
+    Offset = relsync_pack:offset(Reader),
+    true = Offset =< Cut,
+    <<_:Offset/binary, Rest/binary>> = Pack,
+    {ok, More, Reader1} = relsync_pack:feed(Rest, Reader),
+    18 = Known + length(More),
+    true = relsync_pack:offset(Reader1) =:= byte_size(Pack),
+    {ok, Second1} = relsync_incoming:append(Second, Rest),
+    relsync_incoming:close(Second1),
+    {ok, Pack} = relsync_fs:read_file(file(Root), 1000000).
+
+%% Nothing may follow a trailer that was received whole.
+rubbish(Cut, Pack, _Rubbish) when Cut =:= byte_size(Pack) -> <<>>;
+rubbish(_Cut, _Pack, Rubbish) -> Rubbish.
+
+file(Root) ->
+    {ok, [Name]} = relsync_fs:list(<<Root/binary, "/incoming">>),
+    <<Root/binary, "/incoming/", Name/binary>>.
+
+stopped_test() ->
+    Root = relsync_trees:new_root("incoming"),
+    ok = relsync_state:prepare_dirs(Root),
+    {ok, Incoming, _, 0} = relsync_incoming:open(Root, ?ID, fun count/2, 0),
+    {ok, Incoming1} = relsync_incoming:append(Incoming, pack()),
+    relsync_incoming:close(Incoming1),
+    {stopped, enough} = relsync_incoming:open(Root, ?ID, fun(_, _) -> {error, enough} end, 0),
+    relsync_trees:remove(Root).
+
+foreign_names_test() ->
+    Root = relsync_trees:new_root("incoming"),
+    ok = relsync_state:prepare_dirs(Root),
+    Names = [<<"x">>, binary:copy(<<"z">>, 64), binary:copy(<<"-">>, 64)],
+    [ok = prim_file:write_file(<<Root/binary, "/incoming/", Name/binary>>, <<>>) || Name <- Names],
+    [] = relsync_incoming:list(Root),
+    relsync_trees:remove(Root).

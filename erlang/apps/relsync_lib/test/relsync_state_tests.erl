@@ -1,0 +1,137 @@
+%% @doc State records: kept, replaced, damaged, cleaned.
+-module(relsync_state_tests).
+
+-compile({parse_transform, eunit_autoexport}).
+
+with_dir(Fun) ->
+    Root = relsync_trees:new_root("state"),
+    Dir = <<Root/binary, "/.relsync">>,
+    ok = relsync_state:prepare_dirs(Dir),
+    Result = Fun(Dir),
+    relsync_trees:remove(Root),
+    Result.
+
+current(Generation) ->
+    #{
+        generation => Generation,
+        last_generation => Generation,
+        snapshot => <<1:256>>,
+        manifest => relsync_manifest:sha256(relsync_manifest:empty()),
+        state => confirmed,
+        applied_at => 5
+    }.
+
+records_test() ->
+    with_dir(fun(Dir) ->
+        none = relsync_state:read_current(Dir),
+        ok = relsync_state:write_current(Dir, current(3)),
+        {ok, #{generation := 3}} = relsync_state:read_current(Dir),
+        ok = relsync_state:write_current(Dir, current(4)),
+        {ok, #{generation := 4}} = relsync_state:read_current(Dir),
+        ok = relsync_state:delete_current(Dir),
+        none = relsync_state:read_current(Dir),
+        Manifest = relsync_trees:manifest(#{<<"a">> => {file, 8#644, <<"x">>}}),
+        Sha256 = relsync_manifest:sha256(Manifest),
+        none = relsync_state:read_manifest(Dir, Sha256),
+        ok = relsync_state:write_manifest(Dir, Manifest),
+        {ok, Manifest} = relsync_state:read_manifest(Dir, Sha256),
+        ok = relsync_state:write_installed(Dir, Sha256, #{0 => 77}),
+        {ok, #{0 := 77}} = relsync_state:read_installed(Dir, Sha256),
+        ok = relsync_state:write_agent(Dir, <<"blob">>),
+        {ok, <<"blob">>} = relsync_state:read_agent(Dir, crypto:hash(sha256, <<"blob">>))
+    end).
+
+%% Every bit that turns, and every cut, is seen; nothing crashes.
+damage_test_() ->
+    {timeout, 60, fun() ->
+        with_dir(fun(Dir) ->
+            ok = relsync_state:write_current(Dir, current(3)),
+            File = relsync_state:file_name(Dir, <<"current">>),
+            {ok, Bytes} = prim_file:read_file(File),
+            [damaged(Dir, File, binary:part(Bytes, 0, N)) || N <- lists:seq(0, byte_size(Bytes) - 1)],
+            [damaged(Dir, File, flip(Bytes, N)) || N <- lists:seq(0, byte_size(Bytes) - 1)],
+            damaged(Dir, File, <<Bytes/binary, 0>>)
+        end)
+    end}.
+
+flip(Bytes, N) ->
+    <<Before:N/binary, Byte, After/binary>> = Bytes,
+    <<Before/binary, (Byte bxor (1 bsl (N rem 8))), After/binary>>.
+
+damaged(Dir, File, Bytes) ->
+    ok = prim_file:write_file(File, Bytes),
+    {damaged, <<"current">>, _} = Damage = relsync_state:read_current(Dir),
+    true = is_binary(unicode:characters_to_binary(relsync_state:format_error(Damage))).
+
+%% A right checksum does not make sense of nonsense.
+nonsense_test_() ->
+    [
+        fun() ->
+            with_dir(fun(Dir) ->
+                Head = <<"RSST", Version, Kind, (byte_size(Payload)):32, Payload/binary>>,
+                Bytes = <<Head/binary, (crypto:hash(sha256, Head))/binary>>,
+                ok = prim_file:write_file(relsync_state:file_name(Dir, <<"journal">>), Bytes),
+                {damaged, <<"journal">>, Expected} = relsync_state:read_journal(Dir)
+            end)
+        end
+     || {Expected, Version, Kind, Payload} <- [
+            {{version, 2}, 2, 3, term_to_binary(x)},
+            {not_a_record, 1, 1, term_to_binary(x)},
+            {content, 1, 3, term_to_binary(x)},
+            {content, 1, 3, <<"no term">>},
+            {content, 1, 3, term_to_binary(lists:duplicate(1000, 0), [compressed])},
+            {content, 1, 3, <<131, 100, 0, 30, "an_atom_that_nobody_ever_made_">>},
+            {content, 1, 3, journal([{<<"../x">>, absent, {dir, 8#755}}])},
+            {content, 1, 3, journal([{<<"a">>, absent, {file, <<"../../etc/shadow">>, 8#644, 1}}])},
+            {content, 1, 3, journal([{<<"a">>, absent, {file, <<"generations/1/../../x">>, 8#644, 1}}])},
+            {content, 1, 3, journal([{<<"b">>, absent, absent}, {<<"a">>, absent, absent}])},
+            {content, 1, 3, journal([{<<"a">>, absent, {dir, 8#755}} | improper])},
+            {content, 1, 3, journal([{<<".relsync/current">>, absent, {dir, 8#755}}])}
+        ]
+    ].
+
+journal(Changes) ->
+    term_to_binary(#{direction => forward, changes => Changes, old => none, new => current(1), keep => 2}).
+
+manifest_under_a_wrong_name_test() ->
+    with_dir(fun(Dir) ->
+        Manifest = relsync_trees:manifest(#{<<"a">> => {file, 8#644, <<"x">>}}),
+        ok = relsync_state:write_manifest(Dir, Manifest),
+        {ok, [Name]} = relsync_fs:list(relsync_state:file_name(Dir, <<"manifests">>)),
+        File = relsync_state:file_name(Dir, <<"manifests/", Name/binary>>),
+        ok = prim_file:write_file(File, relsync_manifest:bytes(relsync_manifest:empty())),
+        {damaged, _, checksum} = relsync_state:read_manifest(Dir, relsync_manifest:sha256(Manifest)),
+        %% Writing it again repairs it.
+        ok = relsync_state:write_manifest(Dir, Manifest),
+        {ok, _} = relsync_state:read_manifest(Dir, relsync_manifest:sha256(Manifest))
+    end).
+
+%% Nothing is written through a link in the place of the state directory.
+linked_state_dir_test() ->
+    Root = relsync_trees:new_root("state"),
+    ok = relsync_trees:write(Root, #{<<"elsewhere">> => {dir, 8#755}, <<"dest">> => {dir, 8#755}}),
+    Dir = <<Root/binary, "/dest/.relsync">>,
+    ok = relsync_fs:symlink(<<"../elsewhere">>, Dir),
+    {error, {cannot, make_dir, <<>>, eexist}} = relsync_state:prepare_dirs(Dir),
+    {ok, []} = relsync_fs:list(<<Root/binary, "/elsewhere">>),
+    relsync_trees:remove(Root).
+
+clean_test() ->
+    with_dir(fun(Dir) ->
+        Old = relsync_trees:manifest(#{<<"a">> => {file, 8#644, <<"x">>}}),
+        ok = relsync_state:write_manifest(Dir, Old),
+        ok = relsync_state:write_manifest(Dir, relsync_manifest:empty()),
+        ok = relsync_state:write_current(Dir, current(3)),
+        ok = relsync_state:write_agent(Dir, <<"old">>),
+        ok = relsync_state:write_agent(Dir, <<"new">>),
+        ok = prim_file:write_file(relsync_state:file_name(Dir, <<"staging/0">>), <<"x">>),
+        ok = prim_file:write_file(relsync_state:file_name(Dir, <<"journal.tmp">>), <<"x">>),
+        New = crypto:hash(sha256, <<"new">>),
+        ok = relsync_state:clean(Dir, #{agents => [New]}),
+        {ok, _} = relsync_state:read_agent(Dir, New),
+        none = relsync_state:read_agent(Dir, crypto:hash(sha256, <<"old">>)),
+        none = relsync_state:read_manifest(Dir, relsync_manifest:sha256(Old)),
+        {ok, _} = relsync_state:read_manifest(Dir, maps:get(manifest, current(3))),
+        {ok, []} = relsync_fs:list(relsync_state:staging_dir(Dir)),
+        {error, enoent} = relsync_fs:info(relsync_state:file_name(Dir, <<"journal.tmp">>))
+    end).
