@@ -1,7 +1,8 @@
 //! Real Erlang nodes for the tests.
 //!
-//! A [`Node`] runs in a process group of its own, writes what it prints into a file, and evaluates expressions for the test over a TCP
-//! connection that has nothing to do with the distribution. It ends with its value, and also when the test process dies.
+//! A [`Node`] runs in a process group of its own, writes what it prints into a file, and evaluates
+//! expressions for the test over a TCP connection that has nothing to do with the distribution. It
+//! ends with its value, and also when the test process dies.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -91,7 +92,8 @@ impl NodeOptions {
     }
 }
 
-/// `erl`, or the words of `RELSYNC_TEST_ERL`, so that the whole suite can run against another release.
+/// `erl`, or the words of `RELSYNC_TEST_ERL`, so that the whole suite can run against another
+/// release.
 fn default_program() -> Vec<String> {
     let words = std::env::var("RELSYNC_TEST_ERL").unwrap_or_default();
     let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
@@ -170,7 +172,8 @@ impl Node {
         }
     }
 
-    /// Evaluates expressions and returns the last one's value, or the exception, as `~0tp` prints it.
+    /// Evaluates expressions and returns the last one's value, or the exception, as `~0tp` prints
+    /// it.
     pub fn try_eval(&self, expressions: &str) -> Result<String, String> {
         let source = format!("{}.", expressions.trim_end().trim_end_matches('.'));
         let mut stream = self

@@ -57,12 +57,14 @@ async fn refused(target: &ErlTarget) -> ConnectError {
     }
 }
 
-/// Starts a process on the node that evaluates a text, by way of a function that the node keeps for it.
+/// Starts a process on the node that evaluates a text, by way of a function that the node keeps for
+/// it.
 async fn evaluate(node: &Node, connection: &mut Connection, text: &str, bond: SpawnBond) -> Pid {
     node.eval(&format!(
         "persistent_term:put(relsync_evaluate, {EVALUATE})"
     ));
-    // erl_eval:exprs([{call, 1, {remote, 1, {atom, 1, persistent_term}, {atom, 1, get}}, [..]}], ..) in the abstract format.
+    // erl_eval:exprs([{call, 1, {remote, 1, {atom, 1, persistent_term}, {atom, 1, get}}, [..]}],
+    // ..) in the abstract format.
     let atom = |name| Term::Tuple(vec![Term::atom("atom"), Term::Integer(1), Term::atom(name)]);
     let variable = |name| Term::Tuple(vec![Term::atom("var"), Term::Integer(1), Term::atom(name)]);
     let call = |function, arguments| {

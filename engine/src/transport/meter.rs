@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// What went over a transport's sockets so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Payload given to the socket, in bytes: look-ups, handshake, messages and ticks, without the headers of TCP and IP.
+    /// Payload given to the socket, in bytes: look-ups, handshake, messages and ticks, without the
+    /// headers of TCP and IP.
     pub sent_bytes: u64,
     /// Payload taken from the socket, in bytes.
     pub received_bytes: u64,
-    /// How often something came in after something had gone out. Ticks do not count; a TCP connect, which carries no
-    /// payload, does not either. While messages stream both ways this is more than the latencies that were waited for.
+    /// How often something came in after something had gone out. Ticks do not count; a TCP connect,
+    /// which carries no payload, does not either. While messages stream both ways this is more than
+    /// the latencies that were waited for.
     pub round_trips: u64,
 }
 

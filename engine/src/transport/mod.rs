@@ -1,10 +1,11 @@
 //! How messages travel between the host and one target.
 //!
-//! Owns the [`Transport`] trait, what every transport counts ([`Counters`]) and how it fails ([`TransportError`]). Knows nothing of
-//! what the messages say: those are the session's, and so are credits, retries and the limit of a whole update.
+//! Owns the [`Transport`] trait, what every transport counts ([`Counters`]) and how it fails
+//! ([`TransportError`]). Knows nothing of what the messages say: those are the session's, and so
+//! are credits, retries and the limit of a whole update.
 //!
-//! **Invariant.** A transport carries whole messages, in order, or fails for good: after an error that is not
-//! [`TransportError::MessageTooLarge`] nothing more is sent or received.
+//! **Invariant.** A transport carries whole messages, in order, or fails for good: after an error
+//! that is not [`TransportError::MessageTooLarge`] nothing more is sent or received.
 
 pub mod erl;
 mod meter;
@@ -19,26 +20,29 @@ pub use meter::Counters;
 pub(crate) use meter::Meter;
 pub use rate::RateLimiter;
 
-/// The largest message that any transport sends, in bytes: larger ones would starve ticks and cancellation on a slow link.
+/// The largest message that any transport sends, in bytes: larger ones would starve ticks and
+/// cancellation on a slow link.
 pub const MAX_SENT_MESSAGE: usize = 64 * 1024;
 
-/// The largest message that any transport takes from a target, in bytes; what claims to be larger is refused unread.
+/// The largest message that any transport takes from a target, in bytes; what claims to be larger
+/// is refused unread.
 pub const MAX_RECEIVED_MESSAGE: usize = 1024 * 1024;
 
 /// A two-way stream of messages with the agent on one target.
 pub trait Transport {
-    /// Queues a message of at most [`MAX_SENT_MESSAGE`] bytes. Waits only while too many bytes are queued already; what was
-    /// queued is sent without a flush. Cancelled, it has queued nothing.
+    /// Queues a message of at most [`MAX_SENT_MESSAGE`] bytes. Waits only while too many bytes are
+    /// queued already; what was queued is sent without a flush. Cancelled, it has queued nothing.
     fn send(&mut self, message: &[u8]) -> impl Future<Output = Result<(), TransportError>> + Send;
 
-    /// Waits for the next message. Cancelled, it has lost nothing. There is no time limit here as long as the target shows
-    /// signs of life.
+    /// Waits for the next message. Cancelled, it has lost nothing. There is no time limit here as
+    /// long as the target shows signs of life.
     fn recv(&mut self) -> impl Future<Output = Result<Vec<u8>, TransportError>> + Send;
 
     /// What went over the socket so far, connecting included.
     fn counters(&self) -> Counters;
 
-    /// Sends what is queued, ends the connection and waits a short while for the target to do the same.
+    /// Sends what is queued, ends the connection and waits a short while for the target to do the
+    /// same.
     fn close(self) -> impl Future<Output = Result<(), TransportError>> + Send;
 }
 
@@ -75,7 +79,8 @@ pub enum TransportError {
         /// What is wrong with it.
         what: String,
     },
-    /// The caller's message is beyond [`MAX_SENT_MESSAGE`]. Nothing was sent and the connection goes on.
+    /// The caller's message is beyond [`MAX_SENT_MESSAGE`]. Nothing was sent and the connection
+    /// goes on.
     #[error("a message of {size} bytes is over the limit of {limit}")]
     MessageTooLarge {
         /// The message's size in bytes.

@@ -1,7 +1,8 @@
 //! The bandwidth limit: a token bucket over all that is sent.
 //!
-//! The bucket is kept as the instant at which all that was granted so far is paid for (the "virtual scheduling" form of the
-//! generic cell rate algorithm, ITU-T I.371), which needs no timer of its own.
+//! The bucket is kept as the instant at which all that was granted so far is paid for (the "virtual
+//! scheduling" form of the generic cell rate algorithm, ITU-T I.371), which needs no timer of its
+//! own.
 
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,8 @@ const MAX_PIECE: u64 = 16 * 1024;
 /// The smallest piece that is written at once, in bytes; smaller ones would be all overhead.
 const MIN_PIECE: u64 = 256;
 
-/// A limit of bytes per second. Clones share it, so that several connections stay under one limit together.
+/// A limit of bytes per second. Clones share it, so that several connections stay under one limit
+/// together.
 #[derive(Debug, Clone)]
 pub struct RateLimiter {
     bytes_per_s: NonZeroU64,

@@ -37,9 +37,10 @@ pub struct ErlTarget {
     pub dist_port: Option<u16>,
     /// The name under which the host joins.
     pub local: LocalName,
-    /// Whether to take the place of a connection that the node still has under a fixed local name. Right when that connection
-    /// was our own and broke; otherwise it cuts off another node. Nodes before OTP 25 let go of a connection only when it ends
-    /// by itself: then the error stays [`ConnectError::NameInUse`].
+    /// Whether to take the place of a connection that the node still has under a fixed local name.
+    /// Right when that connection was our own and broke; otherwise it cuts off another node. Nodes
+    /// before OTP 25 let go of a connection only when it ends by itself: then the error stays
+    /// [`ConnectError::NameInUse`].
     pub take_over: bool,
     /// The limit of each step of connecting: looking up a name, a connect, an answer.
     pub connect_timeout: Duration,
@@ -277,7 +278,8 @@ mod tests {
 
     use super::*;
 
-    /// Connects to a port mapper that answers every request with these bytes, and hangs up or stalls.
+    /// Connects to a port mapper that answers every request with these bytes, and hangs up or
+    /// stalls.
     fn ask(answer: &'static [u8], stall: bool) -> ConnectError {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -15,7 +15,8 @@ const OUR_PROCESS: u32 = 1;
 /// The first word of a reference has 18 bits where nodes of OTP 23 read it.
 const REFERENCE_MASK: u32 = 0x3_ffff;
 
-/// How many events are kept while a spawn waits for its reply. Nobody sends to the host before it spawned something.
+/// How many events are kept while a spawn waits for its reply. Nobody sends to the host before it
+/// spawned something.
 const MAX_WAITING_EVENTS: usize = 64;
 
 /// What a spawn request may hold besides a message: names and the encoding of the arguments.
@@ -91,9 +92,10 @@ impl Connection {
         &self.local_pid
     }
 
-    /// Calls a function in a new process on the node and waits for the process to be there; a call that cannot succeed (the function
-    /// does not exist) shows as its end. The process's group leader is the host, which answers no I/O requests: the function must
-    /// set another before it prints. All arguments together are at most [`MAX_SENT_MESSAGE`] bytes.
+    /// Calls a function in a new process on the node and waits for the process to be there; a call
+    /// that cannot succeed (the function does not exist) shows as its end. The process's group
+    /// leader is the host, which answers no I/O requests: the function must set another before it
+    /// prints. All arguments together are at most [`MAX_SENT_MESSAGE`] bytes.
     pub async fn spawn(&mut self, call: &Call<'_>, bond: SpawnBond) -> Result<Pid, TransportError> {
         let request = self.make_reference();
         let frame = control::encode_spawn(&request, &self.local_pid, call, bond);
@@ -125,8 +127,8 @@ impl Connection {
         }
     }
 
-    /// Queues a message of at most [`MAX_SENT_MESSAGE`] bytes to a process; it arrives there as `{relsync, Binary}`.
-    /// Cancelled, it has queued nothing.
+    /// Queues a message of at most [`MAX_SENT_MESSAGE`] bytes to a process; it arrives there as
+    /// `{relsync, Binary}`. Cancelled, it has queued nothing.
     pub async fn send(&mut self, to: &Pid, message: &[u8]) -> Result<(), TransportError> {
         if message.len() > MAX_SENT_MESSAGE {
             return Err(TransportError::MessageTooLarge {

@@ -1,7 +1,8 @@
 //! The messages of the distribution protocol that the host sends and understands.
 //!
-//! Format: "Protocol between Connected Nodes" in the ERTS documentation, pass-through form: neither the atom cache nor fragments are
-//! ever negotiated, so a frame is `112, 131, Control` and, where the control message has a payload, `131, Payload`.
+//! Format: "Protocol between Connected Nodes" in the ERTS documentation, pass-through form: neither
+//! the atom cache nor fragments are ever negotiated, so a frame is `112, 131, Control` and, where
+//! the control message has a payload, `131, Payload`.
 
 use super::reason;
 use super::term::{self, Pid, Reference, Term, TermError};
@@ -31,10 +32,11 @@ mod number {
     pub(super) const UNLINK_ID_ACK: i64 = 36;
 }
 
-/// What a new process is bound to. Either way the target ends it or tells it when the connection is gone.
+/// How a new process is bound to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpawnBond {
-    /// A link: the process ends with the connection, unless it traps exits, and its end is reported.
+    /// A link: the process ends with the connection, unless it traps exits, and its end is
+    /// reported.
     Link,
     /// A monitor: the process's end is reported, nothing tells it of the connection's.
     Monitor,

@@ -54,7 +54,8 @@ pub(super) async fn ask_port(
         [PORT_ANSWER, _] => return Ok(Answer::Unknown),
         _ => return Ok(Answer::Garbage),
     }
-    // Port, node type, protocol, highest and lowest version; the name and what follows it are of no use.
+    // Port, node type, protocol, highest and lowest version; the name and what follows it are of no
+    // use.
     let [port_high, port_low, _, _, version_high, version_low, _, _] =
         read_array(&mut stream, meter).await?;
     Ok(Answer::Port {

@@ -27,7 +27,8 @@ impl fmt::Display for HandshakeStep {
     }
 }
 
-/// Why no connection to a node came about. One variant per thing that people must do something different about.
+/// Why no connection to a node came about. One variant per thing that people must do something
+/// different about.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The host's name or address is unknown.
@@ -197,7 +198,8 @@ pub enum ConnectError {
         /// The node.
         node: NodeName,
     },
-    /// The node that answered has the same name in the other style: long for short or short for long.
+    /// The node that answered has the same name in the other style: long for short or short for
+    /// long.
     #[error("{node} calls itself {actual}: one is a short name, the other a long one")]
     NameStyle {
         /// The node that was asked for.

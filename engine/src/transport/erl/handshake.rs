@@ -1,7 +1,8 @@
 //! The distribution handshake, as the side that connects.
 //!
-//! Format: "Distribution Handshake" in the ERTS documentation, version 6 (OTP 23 and newer). Each message is a two-byte length and as many
-//! bytes. What the host waits for, and what a hang-up there means:
+//! Format: "Distribution Handshake" in the ERTS documentation, version 6 (OTP 23 and newer). Each
+//! message is a two-byte length and as many bytes. What the host waits for, and what a hang-up
+//! there means:
 //!
 //! | sent | awaited | hang-up |
 //! |---|---|---|
@@ -20,7 +21,8 @@ use super::super::Meter;
 use super::error::{ConnectError, HandshakeStep};
 use super::node_name::{Cookie, LocalName, NodeName};
 
-/// The largest handshake message, in bytes: the fixed fields and a node name, with room for what later releases append.
+/// The largest handshake message, in bytes: the fixed fields and a node name, with room for what
+/// later releases append.
 const MAX_MESSAGE: u16 = 1024;
 
 /// How a TLS alert begins: what a node that expects TLS answers to anything else.
@@ -52,8 +54,8 @@ mod flag {
     pub(super) const MANDATORY_25_DIGEST: u64 = 1 << 36;
 }
 
-/// What the host can do. Without the flag "published" it is a hidden node; without "fragments" and the atom cache every message
-/// comes whole and self-contained.
+/// What the host can do. Without the flag "published" it is a hidden node; without "fragments" and
+/// the atom cache every message comes whole and self-contained.
 const OUR_FLAGS: u64 = flag::EXTENDED_REFERENCES
     | flag::DIST_MONITOR
     | flag::FUN_TAGS
@@ -90,7 +92,8 @@ pub(super) struct Offer<'a> {
     pub(super) timeout: Duration,
     /// A random number.
     pub(super) challenge: u32,
-    /// What tells this run's pids from an earlier one's; not zero. A node that names us chooses another.
+    /// What tells this run's pids from an earlier one's; not zero. A node that names us chooses
+    /// another.
     pub(super) creation: u32,
 }
 
@@ -127,7 +130,8 @@ where
     Ok(identity)
 }
 
-/// The proof of knowing the cookie: a hash of the cookie and the other side's challenge as decimal text.
+/// The proof of knowing the cookie: a hash of the cookie and the other side's challenge as decimal
+/// text.
 fn digest(cookie: &Cookie, challenge: u32) -> [u8; 16] {
     let mut hash = Md5::new();
     hash.update(cookie.bytes());
@@ -393,7 +397,8 @@ mod tests {
         framed(b"snamed:\x00\x05XY@me\x00\x00\x00\x07")
     }
 
-    /// Shakes hands with a peer that says these bytes, whatever it hears, and then hangs up or stalls.
+    /// Shakes hands with a peer that says these bytes, whatever it hears, and then hangs up or
+    /// stalls.
     fn shake(
         local: LocalName,
         answer: Vec<u8>,

@@ -1,16 +1,18 @@
 //! The established connection: frames, ticks, liveness.
 //!
-//! Owns two tasks, one per direction, so that sending never waits for reading and ticks flow while the session computes. A frame is a
-//! four-byte length and as many bytes; length zero is a tick.
+//! Owns two tasks, one per direction, so that sending never waits for reading and ticks flow while
+//! the session computes. A frame is a four-byte length and as many bytes; length zero is a tick.
 //!
-//! - The writer takes what is queued in one piece, writes it at the allowed rate, and ticks when it has written nothing for
-//!   [`Timing::tick`]. It also answers the target's ticks, so that a target with a shorter tick time than the usual is content.
-//! - The reader hands on what concerns the session, answers what the protocol wants answered, and gives up when nothing, not
-//!   even a tick, came for [`Timing::silence`].
+//! - The writer takes what is queued in one piece, writes it at the allowed rate, and ticks when it
+//!   has written nothing for [`Timing::tick`]. It also answers the target's ticks, so that a target
+//!   with a shorter tick time than the usual is content.
+//! - The reader hands on what concerns the session, answers what the protocol wants answered, and
+//!   gives up when nothing, not even a tick, came for [`Timing::silence`].
 //!
-//! **Bounds.** At most [`QUEUE_BYTES`] wait to be written, at most [`INBOX_FRAMES`] received frames wait to be taken; then TCP holds the target
-//! back. A frame beyond the limit is refused before memory is taken for it. The first failure of either task is the
-//! connection's: it is kept, and every later call returns it.
+//! **Bounds.** At most [`QUEUE_BYTES`] wait to be written, at most [`INBOX_FRAMES`] received frames
+//! wait to be taken; then TCP holds the target back. A frame beyond the limit is refused before
+//! memory is taken for it. The first failure of either task is the connection's: it is kept, and
+//! every later call returns it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,9 +47,11 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// When to tick and when to give up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// A tick is sent when nothing else was for this long. A node drops a connection that was silent for its `net_ticktime`.
+    /// A tick is sent when nothing else was for this long. A node drops a connection that was
+    /// silent for its `net_ticktime`.
     pub tick: Duration,
-    /// The connection counts as lost when nothing came for this long. A node ticks four times in its `net_ticktime`.
+    /// The connection counts as lost when nothing came for this long. A node ticks four times in
+    /// its `net_ticktime`.
     pub silence: Duration,
 }
 
@@ -153,7 +157,8 @@ impl Link {
             .map_err(|_| TransportError::Closed)
     }
 
-    /// Takes the next thing that came in; what came before a failure comes before it. Cancelled, it has taken nothing.
+    /// Takes the next thing that came in; what came before a failure comes before it. Cancelled, it
+    /// has taken nothing.
     pub(super) async fn receive(&mut self) -> Result<Inbound, TransportError> {
         tokio::select! {
             biased;
@@ -309,7 +314,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// Reads until the buffer is full. Any byte is a sign of life: on a slow link a frame takes its time.
+    /// Reads until the buffer is full. Any byte is a sign of life: on a slow link a frame takes its
+    /// time.
     async fn fill(&mut self, buffer: &mut [u8]) -> Result<(), TransportError> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -349,7 +355,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             Signal::Unlink { answer } => return self.answer(answer).await,
             Signal::Other => return Ok(()),
         };
-        // If nobody takes it any more, the connection is closing and the rest is read for the hang-up only.
+        // If nobody takes it any more, the connection is closing and the rest is read for the
+        // hang-up only.
         let _ = self.inbox.send(inbound).await;
         Ok(())
     }
@@ -481,7 +488,7 @@ mod tests {
     fn ticks_are_answered_and_count_as_life() {
         block_on(async {
             let patient = Timing {
-                tick: Duration::from_secs(60),
+                tick: Duration::from_secs(3600),
                 silence: Duration::from_millis(900),
             };
             let (mut link, mut peer, meter) = link(patient, None);
@@ -497,12 +504,9 @@ mod tests {
             });
             assert!(matches!(link.receive().await, Ok(Inbound::Message { .. })));
             let mut answers = vec![1; 8];
-            ticking
-                .await
-                .unwrap()
-                .read_exact(&mut answers)
-                .await
-                .unwrap();
+            let mut peer = ticking.await.unwrap();
+            let read = timeout(FAST.silence, peer.read_exact(&mut answers)).await;
+            read.expect("ticks were not answered").unwrap();
             assert_eq!(answers, [0; 8]);
             assert_eq!(meter.counters().round_trips, 0, "ticks are no round trips");
         });

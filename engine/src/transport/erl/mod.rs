@@ -1,12 +1,14 @@
 //! The Erlang distribution protocol as transport: the host joins the target as a hidden node.
 //!
-//! Owns finding the node ([`connect`]), the handshake, the connection with its ticks, and the few terms and control messages that a session
-//! needs. Listens on no port, registers with no EPMD, publishes nothing: the target sees a hidden node with one process.
-//! Does not own what is said, how the agent gets there, or when to reconnect.
+//! Owns finding the node ([`connect`]), the handshake, the connection with its ticks, and the few
+//! terms and control messages that a session needs. Listens on no port, registers with no EPMD,
+//! publishes nothing: the target sees a hidden node with one process. Does not own what is said,
+//! how the agent gets there, or when to reconnect.
 //!
-//! The protocol is written out here rather than taken from a crate: a wrong cookie, a refused name or a foreign protocol must
-//! each be told apart; nothing a peer sends may panic, overflow the stack or size an allocation; ticks and sends must go on
-//! while nobody reads. What is needed of it is small: one side of one handshake, four messages out, six in.
+//! The protocol is written out here rather than taken from a crate: a wrong cookie, a refused name
+//! or a foreign protocol must each be told apart; nothing a peer sends may panic, overflow the
+//! stack or size an allocation; ticks and sends must go on while nobody reads. What is needed of it
+//! is small: one side of one handshake, three messages out, six in.
 //!
 //! A target's view of the whole:
 //!

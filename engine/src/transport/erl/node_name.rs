@@ -123,7 +123,8 @@ pub enum LocalName {
 }
 
 impl LocalName {
-    /// A short name (`--sname`): `name`, or `name@host`. Without a host it gets the first label of this machine's name.
+    /// A short name (`--sname`): `name`, or `name@host`. Without a host it gets the first label of
+    /// this machine's name.
     pub fn short(text: &str, machine: &str) -> Result<Self, NodeNameError> {
         let label = machine.split('.').next().unwrap_or(machine);
         Self::fixed(text, label)

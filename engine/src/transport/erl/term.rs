@@ -1,8 +1,9 @@
 //! The part of Erlang's external term format that the distribution needs.
 //!
-//! Format: "External Term Format" in the ERTS documentation. Decoding borrows from its input, is bounded in depth
-//! ([`MAX_DEPTH`]) and in the number of terms ([`MAX_TERMS`]) and sizes nothing by a count it read. Ports, funs and bit strings decode to
-//! [`Term::Opaque`]: nothing here needs more of them than their place in an exit reason. Compressed terms are refused.
+//! Format: "External Term Format" in the ERTS documentation. Decoding borrows from its input, is
+//! bounded in depth ([`MAX_DEPTH`]) and in the number of terms ([`MAX_TERMS`]) and sizes nothing by
+//! a count it read. Ports, funs and bit strings decode to [`Term::Opaque`]: nothing here needs more
+//! of them than their place in an exit reason. Compressed terms are refused.
 
 use std::borrow::Cow;
 
@@ -90,9 +91,11 @@ pub enum Term<'a> {
     Pid(Pid),
     /// A reference.
     Reference(Reference),
-    /// A term that is already encoded, without the version byte. Only ever encoded, never the result of decoding.
+    /// A term that is already encoded, without the version byte. Only ever encoded, never the
+    /// result of decoding.
     Encoded(&'a [u8]),
-    /// A term of which only the kind is known. Only ever decoded; it encodes as the atom of its kind.
+    /// A term of which only the kind is known. Only ever decoded; it encodes as the atom of its
+    /// kind.
     Opaque(&'static str),
 }
 
@@ -220,7 +223,8 @@ impl Reference {
     }
 }
 
-/// A count as the format writes it. What this process holds in memory and sends in one message is far below 4 GiB.
+/// A count as the format writes it. What this process holds in memory and sends in one message is
+/// far below 4 GiB.
 fn count(items: usize) -> [u8; 4] {
     u32::try_from(items).unwrap_or(u32::MAX).to_be_bytes()
 }
@@ -304,7 +308,8 @@ pub fn decode(bytes: &[u8]) -> Result<(Term<'_>, &[u8]), TermError> {
     Ok((term, decoder.rest))
 }
 
-/// Splits an encoded tuple into its encoded elements, so that parts of a prepared term can be sent on.
+/// Splits an encoded tuple into its encoded elements, so that parts of a prepared term can be sent
+/// on.
 pub fn tuple_elements(bytes: &[u8]) -> Result<Vec<&[u8]>, TermError> {
     let mut decoder = Decoder {
         rest: bytes,
