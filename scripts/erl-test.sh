@@ -51,7 +51,7 @@ test_other_releases() {
   for release in $(scripts/otp-run.sh --list); do
     [ "$release" != "$own" ] || continue
     say "eunit of relsync_lib on OTP $release"
-    scripts/otp-run.sh "$release" escript "$examiner" compile "$build/$release/ebin" lax erlang/apps/relsync_lib/src
+    scripts/otp-run.sh "$release" escript "$examiner" compile "$build/$release/ebin" tests erlang/apps/relsync_lib/src
     scripts/otp-run.sh "$release" escript "$examiner" eunit "$build/$release/ebin" "$build/$release/test" \
       erlang/apps/relsync_lib/test
   done
@@ -60,7 +60,8 @@ test_other_releases() {
 run_tests() {
   compile
   say "eunit"
-  escript "$examiner" eunit "$build/ebin" "$build/test" erlang/apps/*/test
+  escript "$examiner" compile "$build/faults/ebin" tests erlang/apps/*/src
+  escript "$examiner" eunit "$build/faults/ebin" "$build/faults/test" erlang/apps/*/test
   test_other_releases
   escript "$examiner" xref "$build/ebin"
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env escript
 %% @doc Compiles and examines Erlang code, with the OTP release that runs this; called by erl-test.sh.
 %%
-%%   erl_test.escript compile EBIN strict|lax SOURCE_DIR...
+%%   erl_test.escript compile EBIN strict|tests SOURCE_DIR...
 %%   erl_test.escript xref EBIN
 %%   erl_test.escript dialyzer EBIN PLT
 %%   erl_test.escript eunit EBIN TEST_EBIN TEST_DIR...
@@ -12,8 +12,8 @@
 %% Modules that only some targets or only rebar3 have; code that calls them asks first whether they are there.
 -define(OPTIONAL_MODULES, ["zstd", "providers", "rebar_.*", "rebar3.*"]).
 
-main(["compile", Ebin, Strictness | Dirs]) ->
-    finish(compile(Ebin, Strictness, sources(Dirs, "*.erl")));
+main(["compile", Ebin, Purpose | Dirs]) ->
+    finish(compile(Ebin, Purpose, sources(Dirs, "*.erl")));
 main(["xref", Ebin]) ->
     finish(xref(Ebin));
 main(["dialyzer", Ebin, Plt]) ->
@@ -33,14 +33,15 @@ sources(Dirs, Pattern) ->
     [filename:join(Dir, Name) || Dir <- Dirs, Name <- lists:sort(filelib:wildcard(Pattern, Dir))].
 
 %% Starts from an empty directory, so that no beam of a vanished source is examined.
-compile(Ebin, Strictness, Sources) ->
+compile(Ebin, Purpose, Sources) ->
     ok = filelib:ensure_dir(filename:join(Ebin, "x")),
     [ok = file:delete(Beam) || Beam <- filelib:wildcard(filename:join(Ebin, "*.beam"))],
     true = code:add_patha(Ebin),
     Options = [debug_info, report, {outdir, Ebin}, {i, Ebin}] ++
-        case Strictness of
+        case Purpose of
             "strict" -> [warnings_as_errors, warn_export_vars, warn_unused_import];
-            "lax" -> [nowarn_deprecated_catch, nowarn_deprecated_function]
+            %% With the file operations that fail on demand.
+            "tests" -> [{d, 'RELSYNC_FAULTS'}, nowarn_deprecated_catch, nowarn_deprecated_function]
         end,
     %% Behaviours first: the compiler checks their modules' callbacks against the compiled behaviour.
     {Behaviours, Others} = lists:partition(fun defines_behaviour/1, Sources),
@@ -115,7 +116,7 @@ report(Lines) -> {error, lists:join("\n", Lines)}.
 eunit(Ebin, TestEbin, Dirs) ->
     true = code:add_patha(Ebin),
     Sources = sources(Dirs, "*.erl"),
-    case compile(TestEbin, "lax", Sources) of
+    case compile(TestEbin, "tests", Sources) of
         ok ->
             Names = [filename:basename(Source, ".erl") || Source <- Sources],
             Modules = [list_to_atom(Name) || Name <- Names, lists:suffix("_tests", Name)],
