@@ -177,7 +177,8 @@ fn each_release_loads_its_variant_and_accepts_the_boot_expressions() {
                        binary_to_term(Bytes)
                    end,
                    Modules = Read("agent-{}.blob"),
-                   true = Modules =:= lists:ukeysort(1, Modules),
+                   [{{relsync_loader, _}} | Others] = Modules,
+                   true = Others =:= lists:ukeysort(1, Others),
                    [begin
                         {{module, M}} = code:load_binary(M, atom_to_list(M) ++ ".beam", Beam),
                         {{ok, {{M, Md5}}}} = beam_lib:md5(Beam),
