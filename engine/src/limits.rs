@@ -12,8 +12,8 @@ pub const MANIFEST_ENTRIES: usize = 1_000_000;
 /// Bytes of a manifest.
 pub const MANIFEST_BYTES: usize = 64 * MIB;
 /// Bytes of all paths of a manifest together, written out. Front-coding would let a manifest within
-/// [`MANIFEST_BYTES`] claim 4 GB of paths; real paths of a million entries need a quarter of this.
-pub const MANIFEST_PATHS_BYTES: usize = 256 * MIB;
+/// [`MANIFEST_BYTES`] claim 4 GB of paths; real paths of a million entries need about half of this.
+pub const MANIFEST_PATHS_BYTES: usize = 128 * MIB;
 /// Bytes of an entry's path.
 pub const PATH_BYTES: usize = 4096;
 /// Bytes of one component of an entry's path.
