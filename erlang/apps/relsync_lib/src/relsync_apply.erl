@@ -214,7 +214,7 @@ undo(#{state := Dir} = Roots, #{changes := Changes, old := Old}) ->
         %% First, so that a crash in the middle is not taken for a finished commit.
         state(restore_current(Dir, Old)),
         Report = moved(relsync_switch:run(Roots, Reversed, restore)),
-        moved(relsync_switch:sync(Roots, Reversed)),
+        synced(relsync_switch:sync(Roots, Reversed)),
         state(relsync_state:delete_journal(Dir)),
         _ = relsync_state:drop_generation(Dir, number(Old)),
         _ = relsync_state:clear_staging(Dir),
@@ -433,9 +433,11 @@ tree_synced({error, Reason}) -> {error, {switch, Reason}}.
 state(ok) -> ok;
 state({error, Reason}) -> throw({state, Reason}).
 
-moved(ok) -> ok;
 moved({ok, Report}) -> Report;
 moved({error, Reason}) -> throw({switch, Reason}).
+
+synced(ok) -> ok;
+synced({error, Reason}) -> throw({switch, Reason}).
 
 preserve({ok, Changes}) -> Changes;
 preserve({error, Reason}) -> throw({prepare, Reason}).

@@ -67,14 +67,16 @@ lookup_test() ->
     none = relsync_manifest:entry(-1, Manifest).
 
 %% Front coding makes long paths of few bytes: the sum of them is limited.
-inflated_paths_test() ->
-    Deep = deep(16, <<"d">>, []),
-    {dir, Last, _} = lists:last(Deep),
-    Files = [
-        {symlink, <<Last/binary, "/", (iolist_to_binary(io_lib:format("~6..0b", [N])))/binary>>, <<"t">>}
-     || N <- lists:seq(1, 40000)
-    ],
-    {error, paths_too_large} = relsync_manifest:encode(Deep ++ Files).
+inflated_paths_test_() ->
+    {timeout, 60, fun() ->
+        Deep = deep(16, <<"d">>, []),
+        {dir, Last, _} = lists:last(Deep),
+        Files = [
+            {symlink, <<Last/binary, "/", (iolist_to_binary(io_lib:format("~6..0b", [N])))/binary>>, <<"t">>}
+         || N <- lists:seq(1, 40000)
+        ],
+        {error, paths_too_large} = relsync_manifest:encode(Deep ++ Files)
+    end}.
 
 deep(0, _Path, Entries) -> lists:reverse(Entries);
 deep(N, Path, Entries) -> deep(N - 1, <<Path/binary, "/", (binary:copy(<<"n">>, 240))/binary>>, [{dir, Path, 8#755} | Entries]).
