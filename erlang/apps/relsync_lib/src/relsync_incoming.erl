@@ -53,7 +53,7 @@ verified(Dir, PackId) ->
 %% @doc Opens a pack for appending and folds the whole records that are already
 %% there: `Fun(Record, Acc) -> {ok, Acc} | {error, Reason}'. Gives the reader
 %% that stands behind them; `relsync_pack:offset/1' of it is where to go on.
--spec open(relsync_state:dir(), pack_id(), fun((relsync_pack:record(), Acc) -> {ok, Acc} | {error, Reason}), Acc) ->
+-spec open(relsync_state:dir(), pack_id(), fun((relsync_pack:pack_record(), Acc) -> {ok, Acc} | {error, Reason}), Acc) ->
     {ok, incoming(), relsync_pack:reader(), Acc} | {error, error()} | {stopped, Reason}.
 open(Dir, PackId, Fun, Acc) ->
     Path = path(Dir, PackId),

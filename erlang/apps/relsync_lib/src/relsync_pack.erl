@@ -11,7 +11,7 @@
 
 -export([new/0, feed/2, drop_partial/1, offset/1, new_manifest/2, deleted/2, format_error/1]).
 
--export_type([reader/0, record/0, header/0, piece/0, run/0, error/0]).
+-export_type([reader/0, pack_record/0, header/0, piece/0, run/0, error/0]).
 
 -opaque reader() :: #{
     expect := header | frame | nothing | {failed, header | frame | nothing, error()},
@@ -40,7 +40,7 @@
     Length :: whole | pos_integer(),
     Base :: none | {relsync_manifest:index(), whole | {Offset :: non_neg_integer(), Length :: pos_integer()}}
 }.
--type record() :: {header, header()} | {frame, [piece(), ...], Body :: binary()} | trailer.
+-type pack_record() :: {header, header()} | {frame, [piece(), ...], Body :: binary()} | trailer.
 -type error() ::
     {record_too_long, Offset :: non_neg_integer(), Length :: non_neg_integer()}
     | {checksum, Offset :: non_neg_integer()}
@@ -108,7 +108,7 @@ drop_partial(Reader) ->
 
 %% @doc Takes more bytes and gives the records they complete. When good records
 %% stand before a bad one, they are given first, and the next call gives the error.
--spec feed(binary(), reader()) -> {ok, [record()], reader()} | {error, error()}.
+-spec feed(binary(), reader()) -> {ok, [pack_record()], reader()} | {error, error()}.
 feed(_Bytes, #{expect := {failed, _Expect, Error}}) ->
     {error, Error};
 feed(Bytes, #{buffer := Buffer, buffered := Buffered, needed := Needed} = Reader) ->

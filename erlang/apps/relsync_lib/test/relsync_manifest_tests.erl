@@ -5,18 +5,10 @@
 -compile({parse_transform, eunit_autoexport}).
 
 golden_test_() ->
-    Dir = golden_dir(filename:absname("."), "tests/data/golden/manifest"),
+    Dir = relsync_trees:golden_dir("manifest"),
     Files = lists:sort(filelib:wildcard(filename:join(Dir, "*.bin"))),
     true = length(Files) > 20,
     [{filename:basename(File), fun() -> golden(File) end} || File <- Files].
-
-golden_dir(Base, Sub) ->
-    Dir = filename:join(Base, Sub),
-    case {filelib:is_dir(Dir), filename:dirname(Base)} of
-        {true, _} -> Dir;
-        {false, Base} -> error({not_found, Sub});
-        {false, Parent} -> golden_dir(Parent, Sub)
-    end.
 
 golden(File) ->
     {ok, Bytes} = file:read_file(File),

@@ -135,3 +135,48 @@ clean_test() ->
         {ok, []} = relsync_fs:list(relsync_state:staging_dir(Dir)),
         {error, enoent} = relsync_fs:info(relsync_state:file_name(Dir, <<"journal.tmp">>))
     end).
+
+%% Records as the first version wrote them (`tests/data/golden/state') are read for ever.
+golden_test() ->
+    with_dir(fun(Dir) ->
+        Golden = relsync_trees:golden_dir("state"),
+        [
+            {ok, _} = file:copy(filename:join(Golden, From), relsync_state:file_name(Dir, To))
+         || {From, To} <- [
+                {"current.bin", <<"current">>},
+                {"installed.bin", installed_name(manifest())},
+                {"journal.bin", <<"journal">>}
+            ]
+        ],
+        ok = relsync_fs:make_dir(relsync_state:generation_dir(Dir, 1)),
+        {ok, _} = file:copy(filename:join(Golden, "undo.bin"), <<(relsync_state:generation_dir(Dir, 1))/binary, "/undo">>),
+        true = {ok, maps:get(current, golden())} =:= relsync_state:read_current(Dir),
+        true = {ok, maps:get(installed, golden())} =:= relsync_state:read_installed(Dir, manifest()),
+        true = {ok, maps:get(journal, golden())} =:= relsync_state:read_journal(Dir),
+        true = {ok, maps:get(undo, golden())} =:= relsync_state:read_undo(Dir, 1),
+        %% What is written today is read the same.
+        ok = relsync_state:write_journal(Dir, maps:get(journal, golden())),
+        true = {ok, maps:get(journal, golden())} =:= relsync_state:read_journal(Dir)
+    end).
+
+installed_name(Sha256) ->
+    Hex = [io_lib:format("~2.16.0b", [Byte]) || <<Byte>> <= Sha256],
+    iolist_to_binary(["installed/", Hex]).
+
+manifest() -> relsync_manifest:sha256(relsync_manifest:empty()).
+
+golden() ->
+    Old = current(1),
+    New = (current(2))#{state := probation},
+    Changes = [
+        {<<"a">>, {file, <<"generations/1/0">>, 8#644, 1700000000}, {file, <<"staging/0">>, 8#755, 1700000100}},
+        {<<"b">>, {dir, 8#755}, {symlink, <<"../x", 255>>}},
+        {<<"c">>, {mode, 8#600}, {mode, 8#640}},
+        {<<"d">>, {symlink, <<"a">>}, absent}
+    ],
+    #{
+        current => Old,
+        installed => #{0 => 1700000000, 7 => 1},
+        journal => #{direction => forward, changes => Changes, old => Old, new => New, keep => 2},
+        undo => #{from => New, to => none, changes => relsync_change:reverse(Changes)}
+    }.

@@ -9,6 +9,7 @@
 -include_lib("kernel/include/file.hrl").
 
 -export([
+    golden_dir/1,
     new_root/1,
     remove/1,
     write/2,
@@ -26,6 +27,19 @@
 ]).
 
 -define(PIECE_BYTES, 40).
+
+%% @doc Finds the folder of the golden vectors of a kind, from wherever in the
+%% repository the tests run.
+golden_dir(Kind) ->
+    golden_dir(filename:absname("."), filename:join("tests/data/golden", Kind)).
+
+golden_dir(Base, Folder) ->
+    Dir = filename:join(Base, Folder),
+    case {filelib:is_dir(Dir), filename:dirname(Base)} of
+        {true, _} -> Dir;
+        {false, Base} -> error({not_found, Folder});
+        {false, Parent} -> golden_dir(Parent, Folder)
+    end.
 
 %% @doc Makes an empty directory of its own, in memory where there is such a
 %% place: the tests sync thousands of times.
