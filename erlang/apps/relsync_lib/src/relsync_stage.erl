@@ -54,7 +54,7 @@
     | {content_mismatch, relsync_path:path()}
     | {incomplete_file, relsync_path:path()}
     | {no_source, relsync_path:path()}
-    | {frame, term()}
+    | {frame, content_lengths | relsync_delta:reason()}
     | {cannot, read | write | examine, relsync_path:path(), file:posix() | badarg}
     | relsync_pack:error()
     | relsync_state:error().
@@ -555,8 +555,10 @@ format_error({incomplete_file, Path}) ->
     ["the pack holds only a part of \"", relsync_path:display(Path), "\""];
 format_error({no_source, Path}) ->
     ["the pack has no content for \"", relsync_path:display(Path), "\", nor has the target"];
+format_error({frame, content_lengths}) ->
+    "a frame's contents have other lengths than its pieces";
 format_error({frame, Reason}) ->
-    io_lib:format("a frame cannot be decoded: ~tp", [Reason]);
+    ["a frame cannot be decoded: ", relsync_delta:format_error(Reason)];
 format_error({cannot, Action, Path, Posix}) when Action =:= read; Action =:= write; Action =:= examine ->
     [action_text(Action), " \"", relsync_path:display(Path), "\" failed: ", file:format_error(Posix)];
 format_error({Tag, _, _} = Reason) when Tag =:= damaged ->

@@ -1,8 +1,7 @@
 %% @doc Faults for tests: fails, kills or records at the k-th change of the file system.
 %%
 %% `relsync_fs' compiled with `RELSYNC_FAULTS' hands each operation to `run/3'.
-%% Within a test the plan is set with `arm/1', which compiles and loads such a
-%% `relsync_fs' itself; in a node that was built so the environment variable `RELSYNC_FAULTS' sets it: `halt_before:17',
+%% Within a test the plan is set with `arm/1'; in a node of its own the environment variable `RELSYNC_FAULTS' sets it: `halt_before:17',
 %% `halt_after:17' or, for an error from there on, `enospc:17'.
 -module(relsync_fault).
 
@@ -18,15 +17,10 @@
 }.
 
 -define(KEY, {?MODULE, plan}).
--define(BUILT, {?MODULE, built}).
 -define(LOG, relsync_fault_log).
 
 -spec arm(plan()) -> ok.
 arm(Plan) ->
-    load_fault_build(persistent_term:get(?BUILT, false)),
-    set(Plan).
-
-set(Plan) ->
     _ = log(),
     persistent_term:put(?KEY, Plan#{counter => counters:new(1, [])}),
     case Plan of
@@ -36,15 +30,6 @@ set(Plan) ->
         #{} ->
             ok
     end.
-
-load_fault_build(true) ->
-    ok;
-load_fault_build(false) ->
-    Source = proplists:get_value(source, relsync_fs:module_info(compile)),
-    {ok, relsync_fs, Beam} = compile:file(Source, [binary, {d, 'RELSYNC_FAULTS'}]),
-    _ = code:purge(relsync_fs),
-    {module, relsync_fs} = code:load_binary(relsync_fs, Source, Beam),
-    persistent_term:put(?BUILT, true).
 
 %% @doc Stops; gives nothing back of what was recorded.
 -spec disarm() -> ok.
@@ -94,7 +79,7 @@ arm_from_environment(Text) ->
             "halt_after" -> halt_after;
             Posix -> {error_from, list_to_atom(Posix)}
         end,
-    set(#{at => list_to_integer(Number), action => Known}).
+    arm(#{at => list_to_integer(Number), action => Known}).
 
 ruled(Name, Args, Fun, Number, #{rule := Rule} = Plan) ->
     case Rule(Name, Args) of
