@@ -14,7 +14,7 @@
 
 -export([start/2, frame/3, finish/1, manifest/1, format_error/1]).
 
--export_type([stage/0, options/0, staged/0, summary/0, error/0]).
+-export_type([stage/0, options/0, staged/0, error/0]).
 
 -type options() :: #{
     roots := relsync_roots:roots(),
@@ -35,14 +35,7 @@
     manifest := relsync_manifest:manifest(),
     snapshot := <<_:256>>,
     installed := relsync_state:installed(),
-    summary := summary()
-}.
--type summary() :: #{
-    added := non_neg_integer(),
-    changed := non_neg_integer(),
-    removed := non_neg_integer(),
-    kept := non_neg_integer(),
-    left := [{relsync_path:path(), not_ours}]
+    summary := relsync_wanted:summary()
 }.
 -type error() ::
     {other_base, relsync_manifest:sha256()}
@@ -55,7 +48,8 @@
     | {incomplete_file, relsync_path:path()}
     | {no_source, relsync_path:path()}
     | {frame, content_lengths | relsync_delta:reason()}
-    | {cannot, read | write | examine, relsync_path:path(), file:posix() | badarg}
+    | {cannot, read | write, relsync_path:path(), file:posix() | badarg}
+    | relsync_wanted:error()
     | relsync_pack:error()
     | relsync_state:error().
 
@@ -424,107 +418,25 @@ sync_staged(#stage{staged = Staged, roots = #{state := Dir}} = Stage) ->
     [wrote(staged_name(I), relsync_fs:sync_file(staged_file(I, Stage))) || I <- Indexes],
     wrote(<<"staging">>, relsync_fs:sync_dir(relsync_state:staging_dir(Dir))).
 
-describe(#stage{new = New, kept = Kept, staged = Staged, installed = Installed} = Stage) ->
-    {Placed, _Absent} = lists:foldl(
-        fun(Numbered, Acc) -> place(Numbered, Stage, Acc) end,
-        {[], #{}},
-        relsync_manifest:entries(New)
-    ),
-    {Removed, Left} = removals(Stage),
-    KeptTimes = [{I, maps:get(Base, Installed)} || {I, Base} <- maps:to_list(Kept), is_map_key(Base, Installed)],
-    StagedTimes = [{I, Stage#stage.mtime} || I <- maps:keys(Staged)],
+describe(#stage{new = New, roots = #{write := Root}, deletes = Deletes} = Stage) ->
+    Sources = sources(Stage),
+    {Wanted, Summary} = ok(relsync_wanted:changes(Root, New, Sources, Deletes)),
     #{
-        wanted => lists:keysort(1, [{Path, Node} || {Path, _, Node} <- Placed] ++ Removed),
+        wanted => Wanted,
         manifest => New,
         snapshot => Stage#stage.snapshot,
-        installed => maps:from_list(KeptTimes ++ StagedTimes),
-        summary => #{
-            added => length([added || {_, added, _} <- Placed]),
-            changed => length([changed || {_, changed, _} <- Placed]),
-            removed => length(Removed),
-            kept => relsync_manifest:count(New) - length(Placed),
-            left => [{Path, not_ours} || Path <- Left]
-        }
+        installed => maps:from_list([
+            {Index, Mtime}
+         || {Index, {_, _, Mtime}} <- maps:to_list(Sources), is_integer(Mtime)
+        ]),
+        summary => Summary
     }.
 
-%% Says what must be done for an entry. `Absent' holds the paths below which the
-%% tree to be written has nothing, whatever a link there may point to.
-place({Index, Entry}, Stage, {Placed, Absent}) ->
-    Path = relsync_manifest:path(Entry),
-    Live = live(Path, Stage, Absent),
-    Absent1 =
-        case Live of
-            {dir, _} -> Absent;
-            _ -> Absent#{Path => true}
-        end,
-    case want(Index, Entry, Live, Stage) of
-        nothing -> {Placed, Absent1};
-        Node when Live =:= absent -> {[{Path, added, Node} | Placed], Absent1};
-        Node -> {[{Path, changed, Node} | Placed], Absent1}
-    end.
-
-live(Path, #stage{roots = #{write := Root}}, Absent) ->
-    case lists:any(fun(A) -> is_map_key(A, Absent) end, relsync_path:ancestors(Path)) of
-        true ->
-            absent;
-        false ->
-            case relsync_fs:info(relsync_path:join(Root, Path)) of
-                {ok, Info} -> Info;
-                {error, enoent} -> absent;
-                {error, Reason} -> throw({cannot, examine, Path, Reason})
-            end
-    end.
-
-want(Index, {file, Path, Mode, Size, _}, Live, #stage{staged = Staged} = Stage) when
-    not is_map_key(Index, Staged)
-->
-    #stage{kept = #{Index := BaseIndex}, installed = Installed} = Stage,
-    case Live of
-        {file, LiveMode, Size, Mtime} ->
-            maps:get(BaseIndex, Installed, Mtime) =:= Mtime orelse throw({base_changed, Path}),
-            want_mode(Mode, LiveMode);
-        _ ->
-            throw({base_changed, Path})
-    end;
-want(Index, {file, _, Mode, _, _}, _Live, #stage{mtime = Mtime}) ->
-    {file, staged_name(Index), Mode band relsync_fs:mode_mask(), Mtime};
-want(_Index, {dir, _, Mode}, {dir, LiveMode}, _Stage) ->
-    want_mode(Mode, LiveMode);
-want(_Index, {dir, _, Mode}, _Live, _Stage) ->
-    {dir, Mode band relsync_fs:mode_mask()};
-want(_Index, {symlink, Path, Target}, {symlink, _}, #stage{roots = #{write := Root}}) ->
-    case relsync_fs:read_link(relsync_path:join(Root, Path)) of
-        {ok, Target} -> nothing;
-        _ -> {symlink, Target}
-    end;
-want(_Index, {symlink, _, Target}, _Live, _Stage) ->
-    {symlink, Target}.
-
-want_mode(Mode, LiveMode) ->
-    case Mode band relsync_fs:mode_mask() of
-        LiveMode -> nothing;
-        Masked -> {mode, Masked}
-    end.
-
-%% Only what is still of the kind that relsync installed goes.
-removals(#stage{deletes = Deletes, roots = #{write := Root}}) ->
-    Lives = [{Entry, live_now(Root, relsync_manifest:path(Entry))} || Entry <- Deletes],
-    Present = [{Entry, Live} || {Entry, Live} <- Lives, Live =/= absent],
-    {Ours, Others} = lists:partition(
-        fun({Entry, Live}) -> element(1, Entry) =:= element(1, Live) end,
-        Present
-    ),
-    {
-        [{relsync_manifest:path(Entry), absent} || {Entry, _} <- Ours],
-        [relsync_manifest:path(Entry) || {Entry, _} <- Others]
-    }.
-
-live_now(Root, Path) ->
-    case relsync_roots:holder([Root], Path) of
-        {ok, Root, Info} -> Info;
-        {error, enoent} -> absent;
-        {error, Reason} -> throw({cannot, examine, Path, Reason})
-    end.
+sources(#stage{kept = Kept, staged = Staged, installed = Installed, mtime = Mtime}) ->
+    maps:merge(
+        maps:map(fun(_, Base) -> {kept, live, maps:get(Base, Installed, unknown)} end, Kept),
+        maps:map(fun(Index, true) -> {staged, staged_name(Index), Mtime} end, Staged)
+    ).
 
 done(ok) -> ok;
 done({error, Reason}) -> throw(Reason).
@@ -547,8 +459,10 @@ format_error({piece, Index, Why}) ->
     io_lib:format("a piece of entry ~b is wrong: ~s", [Index, piece_text(Why)]);
 format_error({frame_too_large, Bytes, Max}) ->
     io_lib:format("a frame needs ~b bytes at once, more than the ~b allowed", [Bytes, Max]);
-format_error({base_changed, Path}) ->
-    ["\"", relsync_path:display(Path), "\" has changed on the target since it was examined"];
+format_error({base_changed, _} = Reason) ->
+    relsync_wanted:format_error(Reason);
+format_error({cannot, examine, _, _} = Reason) ->
+    relsync_wanted:format_error(Reason);
 format_error({content_mismatch, Path}) ->
     ["the content made for \"", relsync_path:display(Path), "\" is not what the manifest names"];
 format_error({incomplete_file, Path}) ->
@@ -559,7 +473,7 @@ format_error({frame, content_lengths}) ->
     "a frame's contents have other lengths than its pieces";
 format_error({frame, Reason}) ->
     ["a frame cannot be decoded: ", relsync_delta:format_error(Reason)];
-format_error({cannot, Action, Path, Posix}) when Action =:= read; Action =:= write; Action =:= examine ->
+format_error({cannot, Action, Path, Posix}) when Action =:= read; Action =:= write ->
     [action_text(Action), " \"", relsync_path:display(Path), "\" failed: ", file:format_error(Posix)];
 format_error({Tag, _, _} = Reason) when Tag =:= damaged ->
     relsync_state:format_error(Reason);
@@ -574,5 +488,4 @@ piece_text(length) -> "it goes beyond the end of the file";
 piece_text(base) -> "its base is out of range".
 
 action_text(read) -> "reading";
-action_text(write) -> "writing";
-action_text(examine) -> "examining".
+action_text(write) -> "writing".
