@@ -5,6 +5,7 @@ pub mod bases;
 pub mod boot;
 pub mod bytes;
 pub mod chunk;
+pub mod delta;
 pub mod entry;
 pub mod exclude;
 pub mod id;

@@ -1,0 +1,193 @@
+//! The container of a BEAM file: chunks in an IFF form, each possibly compressed, the whole possibly gzip'ed.
+//!
+//! Reading is strict: what the reader accepts, [`Container::write`] gives back bit for bit.
+//! Source: the documentation of `beam_lib` and "The BEAM file format" in The BEAM Book.
+
+use std::borrow::Cow;
+
+use crate::delta::cursor::{Cursor, Malformed};
+use crate::delta::inflate::{self, Framing, Gzip};
+
+/// A module has a dozen chunks; a file with more than this is something else.
+pub(super) const MAX_CHUNKS: usize = 64;
+/// Header of what `beam_lib:strip/1` writes: no name, no time.
+pub(super) const GZIP_HEADER_BYTES: usize = 10;
+
+pub(super) type ChunkId = [u8; 4];
+
+/// How a chunk's data is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wrap {
+    /// Not at all.
+    Plain,
+    /// A length and zlib data, as the literal table.
+    Sized,
+    /// An external term of the compressed kind, version byte and tag included.
+    CompressedTerm,
+}
+
+#[derive(Debug)]
+pub(super) struct Chunk<'a> {
+    pub(super) id: ChunkId,
+    pub(super) wrap: Wrap,
+    /// Compression level; 0 for plain chunks.
+    pub(super) level: u8,
+    /// The data as it stands in the file.
+    pub(super) stored: &'a [u8],
+    /// The data, inflated.
+    pub(super) data: Cow<'a, [u8]>,
+}
+
+/// A gzip wrapper around the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct GzipWrap {
+    pub(super) header: [u8; GZIP_HEADER_BYTES],
+    pub(super) level: u8,
+}
+
+#[derive(Debug)]
+pub(crate) struct Container<'a> {
+    pub(super) gzip: Option<GzipWrap>,
+    pub(super) chunks: Vec<Chunk<'a>>,
+}
+
+/// What to do about compression while reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Inflate, and note the level that the headers let expect: for a base, which is never written again.
+    Base,
+    /// Inflate what comes back bit for bit when deflated again, and note the level that does it.
+    Exact,
+    /// Leave everything compressed.
+    Compressed,
+}
+
+impl<'a> Container<'a> {
+    /// Reads a file that is not gzip'ed.
+    pub(super) fn read(file: &'a [u8], reading: Reading) -> Result<Self, Malformed> {
+        let mut cursor = Cursor::new(file);
+        if &cursor.array()? != b"FOR1" || cursor.be_len()? != cursor.rest().len() || &cursor.array()? != b"BEAM" {
+            return Err(Malformed);
+        }
+        let mut chunks: Vec<Chunk<'_>> = Vec::new();
+        while !cursor.is_empty() {
+            let id: ChunkId = cursor.array()?;
+            let length = cursor.be_len()?;
+            let data = cursor.take(length)?;
+            let padding = cursor.take(padding_len(length))?;
+            let repeated = chunks.iter().any(|chunk| chunk.id == id);
+            if repeated || chunks.len() == MAX_CHUNKS || padding.iter().any(|byte| *byte != 0) {
+                return Err(Malformed);
+            }
+            chunks.push(Chunk::read(id, data, reading));
+        }
+        Ok(Self { gzip: None, chunks })
+    }
+
+    /// Returns a chunk's data, inflated.
+    pub(super) fn data(&self, id: ChunkId) -> Option<&[u8]> {
+        self.chunk(id).map(|chunk| &*chunk.data)
+    }
+
+    pub(super) fn chunk(&self, id: ChunkId) -> Option<&Chunk<'a>> {
+        self.chunks.iter().find(|chunk| chunk.id == id)
+    }
+
+    /// Puts the file together from chunks as they are stored.
+    pub(super) fn write(gzip: Option<GzipWrap>, chunks: &[(ChunkId, Vec<u8>)]) -> Result<Vec<u8>, Malformed> {
+        let mut form = b"FOR1\0\0\0\0BEAM".to_vec();
+        for (id, stored) in chunks {
+            form.extend_from_slice(id);
+            form.extend_from_slice(&be_len(stored.len())?);
+            form.extend_from_slice(stored);
+            form.resize(form.len() + padding_len(stored.len()), 0);
+        }
+        let length = be_len(form.len() - 8)?;
+        form[4..8].copy_from_slice(&length);
+        Ok(match gzip {
+            None => form,
+            Some(GzipWrap { header, level }) => inflate::gzip(&header, level, &form),
+        })
+    }
+}
+
+/// Unwraps a gzip'ed file, as `beam_lib:strip/1` writes it; `None` if the file is not gzip'ed.
+pub(super) fn unzip(file: &[u8], reading: Reading) -> Result<Option<(GzipWrap, Vec<u8>)>, Malformed> {
+    if reading == Reading::Compressed || !file.starts_with(&[0x1f, 0x8b]) {
+        return Ok(None);
+    }
+    let gzip = Gzip::parse(file)?;
+    let header = gzip.header.try_into().map_err(|_| Malformed)?;
+    let likely = gzip.likely_level();
+    let level = match reading {
+        Reading::Exact => {
+            inflate::find_level(&gzip.content, gzip.deflated, likely, Framing::Raw).ok_or(Malformed)?
+        }
+        _ => likely,
+    };
+    Ok(Some((GzipWrap { header, level }, gzip.content)))
+}
+
+impl<'a> Chunk<'a> {
+    fn read(id: ChunkId, stored: &'a [u8], reading: Reading) -> Self {
+        if reading != Reading::Compressed
+            && let Some((wrap, data)) = unwrap(id, stored)
+        {
+            let deflated = &stored[wrap.header_len()..];
+            let likely = inflate::likely_zlib_level(deflated);
+            let level = match reading {
+                Reading::Exact => inflate::find_level(&data, deflated, likely, Framing::Zlib),
+                _ => Some(likely),
+            };
+            if let Some(level) = level {
+                return Self { id, wrap, level, stored, data: Cow::Owned(data) };
+            }
+        }
+        Self { id, wrap: Wrap::Plain, level: 0, stored, data: Cow::Borrowed(stored) }
+    }
+}
+
+fn unwrap(id: ChunkId, stored: &[u8]) -> Option<(Wrap, Vec<u8>)> {
+    let wrap = match (&id, stored) {
+        (b"LitT", _) => Wrap::Sized,
+        (_, [131, 80, ..]) => Wrap::CompressedTerm,
+        _ => return None,
+    };
+    let header_len = wrap.header_len();
+    let length = Cursor::new(stored.get(header_len - 4..)?).be_len().ok()?;
+    let data = inflate::inflate(&stored[header_len..], length, Framing::Zlib).ok()?;
+    // A literal table that starts with zero is not compressed.
+    (length > 0).then_some((wrap, data))
+}
+
+impl Wrap {
+    /// Bytes in front of the zlib data.
+    fn header_len(self) -> usize {
+        match self {
+            Self::Plain => 0,
+            Self::Sized => 4,
+            Self::CompressedTerm => 6,
+        }
+    }
+
+    /// Returns data as it is stored in the file.
+    pub(super) fn store(self, level: u8, data: Vec<u8>) -> Result<Vec<u8>, Malformed> {
+        let mut stored = match self {
+            Self::Plain => return Ok(data),
+            Self::Sized => Vec::new(),
+            Self::CompressedTerm => vec![131, 80],
+        };
+        stored.extend_from_slice(&be_len(data.len())?);
+        stored.extend_from_slice(&inflate::deflate(&data, level, Framing::Zlib));
+        Ok(stored)
+    }
+}
+
+/// Chunks are padded to a multiple of four.
+fn padding_len(length: usize) -> usize {
+    length.wrapping_neg() & 3
+}
+
+pub(super) fn be_len(length: usize) -> Result<[u8; 4], Malformed> {
+    u32::try_from(length).map(u32::to_be_bytes).map_err(|_| Malformed)
+}

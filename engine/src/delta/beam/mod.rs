@@ -1,0 +1,36 @@
+//! The structural transform of BEAM files.
+//!
+//! [`split`] takes a module apart into streams that hardly differ from those of its base, [`join`] puts it together
+//! again, given the same base. Owns the order in which parts depend on each other: names first (atoms), then tables of
+//! names (imports, funs), then code, whose labels the remaining tables refer to, at last the checksums over all.
+//! Neither writes nor compresses. A chunk that is not understood is carried as it is; [`Malformed`] says that the file
+//! as a whole is not a BEAM file that can be put together again.
+//!
+//! Invariant: joining what a file was split into gives that file or an error or another file, and never panics; the
+//! encoder compares.
+//!
+//! [`Malformed`]: crate::delta::cursor::Malformed
+
+mod code;
+mod compact_term;
+mod debug_info;
+mod digest;
+mod iff;
+mod join;
+mod labels;
+mod lines;
+mod module;
+mod opcode;
+mod recipe;
+mod split;
+mod tables;
+
+pub(super) use iff::{Container, Reading};
+pub(super) use join::join;
+pub(super) use module::{Module, Tables};
+pub(super) use split::{Role, split};
+
+/// Computes the MD5 of a module's essential chunks, as stored.
+pub(super) fn module_md5(container: &Container<'_>) -> [u8; 16] {
+    digest::module_md5(|id| container.chunk(id).map(|chunk| chunk.stored))
+}

@@ -1,0 +1,226 @@
+//! A module's tables, read from its chunks.
+
+use std::borrow::Cow;
+
+use super::code::{Header, Symbols};
+use super::compact_term as term;
+use super::iff::{self, ChunkId, Container, GzipWrap, Reading, Wrap};
+use crate::delta::cursor::{Cursor, Malformed};
+use crate::delta::streams::Kind;
+
+/// The chunks that the transform knows, with the kind of stream each becomes.
+pub(super) const CHUNK_KINDS: [(&ChunkId, Kind); 15] = [
+    (b"AtU8", Kind::Atoms),
+    (b"ImpT", Kind::Imports),
+    (b"LitT", Kind::Literals),
+    (b"Type", Kind::Types),
+    (b"StrT", Kind::Strings),
+    (b"Code", Kind::Code),
+    (b"ExpT", Kind::Exports),
+    (b"LocT", Kind::Locals),
+    (b"FunT", Kind::Funs),
+    (b"Attr", Kind::Attributes),
+    (b"CInf", Kind::CompileInfo),
+    (b"Line", Kind::Lines),
+    (b"Dbgi", Kind::DebugInfo),
+    (b"Docs", Kind::Documentation),
+    (b"ExCk", Kind::Checker),
+];
+
+/// Returns the kind of stream that a chunk becomes.
+pub(super) fn kind_of(id: ChunkId) -> Kind {
+    CHUNK_KINDS.iter().find(|(known, _)| **known == id).map_or(Kind::Other, |(_, kind)| *kind)
+}
+
+/// A row of the export and local tables: name, arity, label.
+pub(super) type FunctionRow = [u32; 3];
+/// A row of the fun table: name, arity, label, index, free variables, checksum.
+pub(super) type FunRow = [u32; 6];
+
+/// A BEAM file, unpacked.
+#[derive(Debug)]
+pub(crate) struct Module<'a> {
+    gzip: Option<GzipWrap>,
+    /// The file without its gzip wrapper.
+    form: Cow<'a, [u8]>,
+    reading: Reading,
+}
+
+impl<'a> Module<'a> {
+    /// Unpacks a file.
+    pub(crate) fn unpack(file: &'a [u8], reading: Reading) -> Result<Self, Malformed> {
+        Ok(match iff::unzip(file, reading)? {
+            Some((gzip, form)) => Self { gzip: Some(gzip), form: Cow::Owned(form), reading },
+            None => Self { gzip: None, form: Cow::Borrowed(file), reading },
+        })
+    }
+
+    /// Reads the chunks.
+    pub(crate) fn container(&self) -> Result<Container<'_>, Malformed> {
+        let container = Container::read(&self.form, self.reading)?;
+        Ok(Container { gzip: self.gzip, ..container })
+    }
+}
+
+/// A module's tables. A table that cannot be read, or is absent, is empty, and its chunk is carried as it is.
+#[derive(Debug, Default)]
+pub(crate) struct Tables<'a> {
+    pub(super) atoms: Option<Vec<&'a [u8]>>,
+    /// Whether the lengths of atoms are compact terms (since OTP 28).
+    pub(super) long_atoms: bool,
+    pub(super) imports: Option<Vec<[u32; 3]>>,
+    pub(super) exports: Option<Vec<FunctionRow>>,
+    pub(super) locals: Option<Vec<FunctionRow>>,
+    pub(super) funs: Option<Vec<FunRow>>,
+    pub(super) literals: Option<Vec<&'a [u8]>>,
+    pub(super) types: Vec<&'a [u8]>,
+    pub(super) code: Option<(Header, &'a [u8])>,
+    pub(super) symbols: Symbols,
+}
+
+impl<'a> Tables<'a> {
+    /// Reads the tables of a container.
+    pub(crate) fn read(container: &'a Container<'_>) -> Self {
+        let rows = |id| container.data(id).and_then(|data| rows(data).ok());
+        let mut tables = Self {
+            imports: rows(*b"ImpT"),
+            exports: rows(*b"ExpT"),
+            locals: rows(*b"LocT"),
+            funs: container.data(*b"FunT").and_then(|data| self::rows(data).ok()),
+            types: container.data(*b"Type").and_then(types).unwrap_or_default(),
+            ..Self::default()
+        };
+        if let Some((long, atoms)) = container.data(*b"AtU8").and_then(|data| atoms(data).ok()) {
+            tables.atoms = Some(atoms);
+            tables.long_atoms = long;
+        }
+        if let Some(chunk) = container.chunk(*b"LitT") {
+            // Not compressed, the table starts with a zero in the place of its inflated length.
+            let data = match chunk.wrap {
+                Wrap::Plain => chunk.data.strip_prefix(&[0; 4]),
+                _ => Some(&*chunk.data),
+            };
+            tables.literals = data.and_then(|data| literals(data).ok());
+        }
+        if let Some((header, instructions)) = container.data(*b"Code").and_then(|data| Header::read(data).ok())
+            && let Ok(symbols) = Symbols::collect(instructions)
+        {
+            tables.code = Some((header, instructions));
+            tables.symbols = symbols;
+        }
+        tables
+    }
+
+    pub(super) fn atoms(&self) -> &[&'a [u8]] {
+        self.atoms.as_deref().unwrap_or_default()
+    }
+
+    /// Returns an atom's text; empty for no atom.
+    fn atom(&self, index: u32) -> &'a [u8] {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        index.checked_sub(1).and_then(|index| self.atoms().get(index).copied()).unwrap_or_default()
+    }
+
+    /// Returns what identifies each import: module, function, arity.
+    pub(super) fn import_keys(&self) -> Vec<(&'a [u8], &'a [u8], u32)> {
+        let imports = self.imports.as_deref().unwrap_or_default();
+        imports.iter().map(|[module, function, arity]| (self.atom(*module), self.atom(*function), *arity)).collect()
+    }
+
+    /// Returns what identifies each fun: function and arity.
+    pub(super) fn fun_keys(&self) -> Vec<(&'a [u8], u32)> {
+        let funs = self.funs.as_deref().unwrap_or_default();
+        funs.iter().map(|[function, arity, ..]| (self.atom(*function), *arity)).collect()
+    }
+
+    /// Returns what identifies each function: name and arity.
+    pub(super) fn symbol_keys(&self) -> Vec<(&'a [u8], u32)> {
+        self.symbols.names.iter().map(|(name, arity)| (self.atom(*name), *arity)).collect()
+    }
+}
+
+fn atoms(data: &[u8]) -> Result<(bool, Vec<&[u8]>), Malformed> {
+    let mut cursor = Cursor::new(data);
+    let count = cursor.be_u32()?.cast_signed();
+    let long = count < 0;
+    let mut atoms = Vec::new();
+    for _ in 0..count.unsigned_abs() {
+        let length = if long {
+            usize::try_from(term::read_unsigned(&mut cursor)?).map_err(|_| Malformed)?
+        } else {
+            usize::from(cursor.byte()?)
+        };
+        atoms.push(cursor.take(length)?);
+    }
+    if cursor.is_empty() { Ok((long, atoms)) } else { Err(Malformed) }
+}
+
+fn rows<const N: usize>(data: &[u8]) -> Result<Vec<[u32; N]>, Malformed> {
+    let mut cursor = Cursor::new(data);
+    let count = cursor.be_len()?;
+    if cursor.rest().len() != count.checked_mul(4 * N).ok_or(Malformed)? {
+        return Err(Malformed);
+    }
+    let mut rows = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut row = [0; N];
+        for field in &mut row {
+            *field = cursor.be_u32()?;
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn literals(data: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
+    let mut cursor = Cursor::new(data);
+    let count = cursor.be_u32()?;
+    let mut literals = Vec::new();
+    for _ in 0..count {
+        let length = cursor.be_len()?;
+        literals.push(cursor.take(length)?);
+    }
+    if cursor.is_empty() { Ok(literals) } else { Err(Malformed) }
+}
+
+/// Bits of a type that say that eight, eight and one more bytes follow: lower bound, upper bound, unit.
+///
+/// They moved between versions of the table; the variant that consumes it exactly is the right one.
+const TYPE_VARIANTS: [[u16; 3]; 4] = [
+    [0x2000, 0x4000, 0x8000],
+    [0x1000, 0x2000, 0x4000],
+    [0x0800, 0x1000, 0x2000],
+    [0, 0, 0],
+];
+/// Up to this version each type has both bounds.
+const FIXED_TYPES_VERSION: u32 = 1;
+const FIXED_TYPE_BYTES: usize = 18;
+
+/// Splits a type table (`beam_types:encode_ext/1` of the compiler) into its entries.
+pub(super) fn types(data: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut cursor = Cursor::new(data);
+    let version = cursor.be_u32().ok()?;
+    let count = cursor.be_len().ok()?;
+    let entries = cursor.rest();
+    if version <= FIXED_TYPES_VERSION && Some(entries.len()) == count.checked_mul(FIXED_TYPE_BYTES) {
+        return Some(entries.chunks_exact(FIXED_TYPE_BYTES).collect());
+    }
+    TYPE_VARIANTS.iter().find_map(|bits| variable_types(entries, count, *bits))
+}
+
+fn variable_types(entries: &[u8], count: usize, [lower, upper, unit]: [u16; 3]) -> Option<Vec<&[u8]>> {
+    let mut cursor = Cursor::new(entries);
+    let mut types = Vec::new();
+    for _ in 0..count {
+        let mut ahead = cursor.clone();
+        let flags = ahead.be_u16().ok()?;
+        let mut length = 2;
+        for (bit, bytes) in [(lower, 8), (upper, 8), (unit, 1)] {
+            if flags & bit != 0 {
+                length += bytes;
+            }
+        }
+        types.push(cursor.take(length).ok()?);
+    }
+    cursor.is_empty().then_some(types)
+}

@@ -1,0 +1,212 @@
+//! Undoing and redoing DEFLATE, so that deltas see what was compressed.
+//!
+//! Owns the reading of zlib streams (RFC 1950) and gzip members (RFC 1952) and the search for the compression level that
+//! gives the same bytes again. Only zlib's default window, memory level and strategy are tried: what Erlang's
+//! `zlib:gzip/1`, `zlib:compress/1` and `term_to_binary/2` use, and what the target can be told to repeat.
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+use super::cursor::{Cursor, Malformed};
+
+/// Nothing is inflated to more than this many bytes; what would be stays compressed.
+pub(super) const MAX_INFLATED_BYTES: usize = 8 << 20;
+
+/// DEFLATE never shrinks by more than this.
+const MAX_DEFLATE_RATIO: usize = 1032;
+/// Bytes behind the DEFLATE data of a gzip member: checksum and length.
+const GZIP_TRAILER_BYTES: usize = 8;
+/// Levels in the order of their likelihood, the likely one aside.
+const LEVELS: [u8; 9] = [6, 9, 1, 5, 4, 3, 2, 7, 8];
+
+/// How DEFLATE data is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// Bare, as inside a gzip member.
+    Raw,
+    /// With zlib's header and checksum.
+    Zlib,
+}
+
+/// A gzip file of one member, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Gzip<'a> {
+    /// All up to the DEFLATE data.
+    pub(super) header: &'a [u8],
+    pub(super) deflated: &'a [u8],
+    pub(super) content: Vec<u8>,
+}
+
+impl<'a> Gzip<'a> {
+    /// Takes a file apart; refuses what [`gzip`] could not put together again given the level.
+    pub(super) fn parse(file: &'a [u8]) -> Result<Self, Malformed> {
+        let header_len = gzip_header_len(file)?;
+        let (header, rest) = file.split_at_checked(header_len).ok_or(Malformed)?;
+        let deflated_len = rest.len().checked_sub(GZIP_TRAILER_BYTES).ok_or(Malformed)?;
+        let (deflated, trailer) = rest.split_at(deflated_len);
+        let mut length = [0; 4];
+        length.copy_from_slice(&trailer[4..]);
+        let length = usize::try_from(u32::from_le_bytes(length)).map_err(|_| Malformed)?;
+        let content = inflate(deflated, length, Framing::Raw)?;
+        if trailer != gzip_trailer(&content) {
+            return Err(Malformed);
+        }
+        Ok(Self { header, deflated, content })
+    }
+
+    /// Returns the level that the header lets expect.
+    pub(super) fn likely_level(&self) -> u8 {
+        match self.header[8] {
+            2 => 9,
+            4 => 1,
+            _ => 6,
+        }
+    }
+}
+
+/// Puts a gzip file together.
+pub(super) fn gzip(header: &[u8], level: u8, content: &[u8]) -> Vec<u8> {
+    let mut file = header.to_vec();
+    file.extend_from_slice(&deflate(content, level, Framing::Raw));
+    file.extend_from_slice(&gzip_trailer(content));
+    file
+}
+
+fn gzip_trailer(content: &[u8]) -> [u8; GZIP_TRAILER_BYTES] {
+    let mut trailer = [0; GZIP_TRAILER_BYTES];
+    trailer[..4].copy_from_slice(&crc32fast::hash(content).to_le_bytes());
+    // Content is never longer than `MAX_INFLATED_BYTES`.
+    trailer[4..].copy_from_slice(&u32::try_from(content.len()).unwrap_or(u32::MAX).to_le_bytes());
+    trailer
+}
+
+/// Returns the length of a gzip header (RFC 1952, section 2.3).
+pub(super) fn gzip_header_len(file: &[u8]) -> Result<usize, Malformed> {
+    const EXTRA: u8 = 4;
+    const NAME: u8 = 8;
+    const COMMENT: u8 = 16;
+    const CHECKSUM: u8 = 2;
+    let mut cursor = Cursor::new(file);
+    let fixed: [u8; 10] = cursor.array()?;
+    let flags = fixed[3];
+    if fixed[..3] != [0x1f, 0x8b, 8] || flags & 0xe0 != 0 {
+        return Err(Malformed);
+    }
+    if flags & EXTRA != 0 {
+        let length: [u8; 2] = cursor.array()?;
+        cursor.take(usize::from(u16::from_le_bytes(length)))?;
+    }
+    for text in [NAME, COMMENT] {
+        if flags & text != 0 {
+            while cursor.byte()? != 0 {}
+        }
+    }
+    if flags & CHECKSUM != 0 {
+        cursor.take(2)?;
+    }
+    Ok(cursor.position())
+}
+
+/// Inflates data that fills `data` and gives exactly `length` bytes.
+pub(super) fn inflate(data: &[u8], length: usize, framing: Framing) -> Result<Vec<u8>, Malformed> {
+    if length > MAX_INFLATED_BYTES || length / MAX_DEFLATE_RATIO > data.len() {
+        return Err(Malformed);
+    }
+    let mut inflater = Decompress::new(framing == Framing::Zlib);
+    // One byte more shows when there is more than announced.
+    let mut content = Vec::with_capacity(length + 1);
+    match inflater.decompress_vec(data, &mut content, FlushDecompress::Finish) {
+        Ok(Status::StreamEnd) if content.len() == length && consumed_all(&inflater, data) => Ok(content),
+        _ => Err(Malformed),
+    }
+}
+
+fn consumed_all(inflater: &Decompress, data: &[u8]) -> bool {
+    usize::try_from(inflater.total_in()) == Ok(data.len())
+}
+
+/// Deflates at one level, in one go.
+pub(super) fn deflate(content: &[u8], level: u8, framing: Framing) -> Vec<u8> {
+    let mut deflater = Compress::new(Compression::new(u32::from(level)), framing == Framing::Zlib);
+    let mut out = Vec::with_capacity(content.len() / 3 + 64);
+    loop {
+        let done = usize::try_from(deflater.total_in()).unwrap_or(content.len());
+        match deflater.compress_vec(&content[done..], &mut out, FlushCompress::Finish) {
+            Ok(Status::StreamEnd) | Err(_) => return out,
+            Ok(_) => out.reserve(out.capacity()),
+        }
+    }
+}
+
+/// Finds the level at which `content` deflates to exactly `deflated`.
+pub(super) fn find_level(content: &[u8], deflated: &[u8], likely: u8, framing: Framing) -> Option<u8> {
+    let others = LEVELS.into_iter().filter(|level| *level != likely);
+    std::iter::once(likely).chain(others).find(|level| deflate(content, *level, framing) == deflated)
+}
+
+/// Returns the level that a zlib header lets expect (RFC 1950, FLEVEL).
+pub(super) fn likely_zlib_level(deflated: &[u8]) -> u8 {
+    match deflated.get(1).map(|flags| flags >> 6) {
+        Some(0) => 1,
+        Some(1) => 5,
+        Some(3) => 9,
+        _ => 6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_level_is_found_again() {
+        let content: Vec<u8> = (0..40_000_u32).flat_map(|n| (n * n >> 5).to_be_bytes()).collect();
+        for framing in [Framing::Raw, Framing::Zlib] {
+            for level in 1..=9 {
+                let deflated = deflate(&content, level, framing);
+                let found = find_level(&content, &deflated, 6, framing).expect("a level that was used");
+                assert_eq!(deflate(&content, found, framing), deflated, "{framing:?} {level}");
+            }
+        }
+    }
+
+    #[test]
+    fn gzip_files_come_back() {
+        let content = b"one line\n".repeat(500);
+        let with_name = [0x1f, 0x8b, 8, 8, 1, 2, 3, 4, 0, 3, b'n', 0];
+        for header in [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &with_name] {
+            let file = gzip(header, 6, &content);
+            let parsed = Gzip::parse(&file).expect("a gzip file");
+            assert_eq!((parsed.header, &parsed.content), (header, &content));
+        }
+    }
+
+    #[test]
+    fn damaged_gzip_files_are_refused() {
+        let file = gzip(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3], 6, b"content of a file");
+        for at in 0..3 {
+            let mut damaged = file.clone();
+            damaged[at] ^= 0xff;
+            assert_eq!(Gzip::parse(&damaged), Err(Malformed), "byte {at}");
+        }
+        for at in file.len() - GZIP_TRAILER_BYTES..file.len() {
+            let mut damaged = file.clone();
+            damaged[at] ^= 1;
+            assert_eq!(Gzip::parse(&damaged), Err(Malformed), "byte {at}");
+        }
+        let mut longer = file.clone();
+        longer.push(0);
+        assert_eq!(Gzip::parse(&longer), Err(Malformed));
+        for end in 0..file.len() {
+            assert_eq!(Gzip::parse(&file[..end]), Err(Malformed), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn announced_lengths_are_held_against_the_data() {
+        let deflated = deflate(&[7; 5000], 6, Framing::Zlib);
+        assert_eq!(inflate(&deflated, 5000, Framing::Zlib).map(|content| content.len()), Ok(5000));
+        for length in [0, 4999, 5001, MAX_INFLATED_BYTES, MAX_INFLATED_BYTES + 1, usize::MAX] {
+            assert_eq!(inflate(&deflated, length, Framing::Zlib), Err(Malformed), "{length}");
+        }
+    }
+}
