@@ -29,10 +29,27 @@ fn main() -> Result<()> {
     make_pairs(&scratch)?;
     println!(
         "{:<28} {:>5} {:>9} | {:>8} {:>8} {:>8} {:>8} | {:>8} {:>9} {:>9}",
-        "pair", "files", "bytes", "rsync -z", "xdelta3", "bsdiff", "zstd-pf", "relsync", "enc MB/s", "dec MB/s"
+        "pair",
+        "files",
+        "bytes",
+        "rsync -z",
+        "xdelta3",
+        "bsdiff",
+        "zstd-pf",
+        "relsync",
+        "enc MB/s",
+        "dec MB/s"
     );
-    for root in [Some(scratch), std::env::var_os("RELSYNC_PAIRS").map(PathBuf::from)].into_iter().flatten() {
-        let mut pairs: Vec<_> = std::fs::read_dir(root)?.map(|entry| entry.map(|entry| entry.path())).collect::<std::result::Result<_, _>>()?;
+    for root in [
+        Some(scratch),
+        std::env::var_os("RELSYNC_PAIRS").map(PathBuf::from),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        let mut pairs: Vec<_> = std::fs::read_dir(root)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<std::result::Result<_, _>>()?;
         pairs.sort();
         for pair in pairs.iter().filter(|pair| pair.join("new").is_dir()) {
             measure(pair)?;
@@ -47,14 +64,22 @@ fn make_pairs(scratch: &Path) -> Result<()> {
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/make_pairs.escript");
     let status = Command::new("escript").arg(script).arg(scratch).status()?;
-    if status.success() { Ok(()) } else { Err("make_pairs.escript failed".into()) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err("make_pairs.escript failed".into())
+    }
 }
 
 fn measure(pair: &Path) -> Result<()> {
     let changes = changes(pair)?;
     let bytes: usize = changes.iter().map(|change| change.new.len()).sum();
     let ours = relsync(&changes)?;
-    let others = if std::env::var_os("RELSYNC_ALONE").is_some() { [0; 4] } else { others(&changes)? };
+    let others = if std::env::var_os("RELSYNC_ALONE").is_some() {
+        [0; 4]
+    } else {
+        others(&changes)?
+    };
     println!(
         "{:<28} {:>5} {:>9} | {:>8} {:>8} {:>8} {:>8} | {:>8} {:>9.1} {:>9.1}",
         pair.file_name().unwrap_or_default().to_string_lossy(),
@@ -94,7 +119,10 @@ fn files(root: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
             if path.is_dir() {
                 directories.push(path);
             } else if path.is_file() {
-                files.insert(path.strip_prefix(root)?.to_path_buf(), std::fs::read(&path)?);
+                files.insert(
+                    path.strip_prefix(root)?.to_path_buf(),
+                    std::fs::read(&path)?,
+                );
             }
         }
     }
@@ -109,12 +137,25 @@ struct Ours {
 
 /// Encodes and decodes frames of about [`FRAME_BYTES`].
 fn relsync(changes: &[Change]) -> Result<Ours> {
-    let mut ours = Ours { bytes: 0, encoding: Duration::ZERO, decoding: Duration::ZERO };
+    let mut ours = Ours {
+        bytes: 0,
+        encoding: Duration::ZERO,
+        decoding: Duration::ZERO,
+    };
     let pieces: Vec<Piece<'_>> = changes
         .iter()
-        .map(|change| Piece { new: &change.new, base: (!change.old.is_empty()).then_some(&change.old[..]) })
+        .map(|change| Piece {
+            new: &change.new,
+            base: (!change.old.is_empty()).then_some(&change.old[..]),
+        })
         .collect();
-    let options = Options { limits: Limits { max_content_bytes: 64 << 20, ..Limits::default() }, ..Options::default() };
+    let options = Options {
+        limits: Limits {
+            max_content_bytes: 64 << 20,
+            ..Limits::default()
+        },
+        ..Options::default()
+    };
     let mut rest = &pieces[..];
     while !rest.is_empty() {
         let mut len = 0;
@@ -132,7 +173,11 @@ fn relsync(changes: &[Change]) -> Result<Ours> {
         let start = Instant::now();
         let decoded = delta::decode(&encoded.bytes, &bases, options.limits)?;
         ours.decoding += start.elapsed();
-        if decoded.iter().zip(frame).any(|(decoded, piece)| decoded != piece.new) {
+        if decoded
+            .iter()
+            .zip(frame)
+            .any(|(decoded, piece)| decoded != piece.new)
+        {
             return Err("decoded content differs".into());
         }
         if std::env::var_os("RELSYNC_EXPLAIN").is_some() {
@@ -153,18 +198,60 @@ fn others(changes: &[Change]) -> Result<[u64; 4]> {
         for change in changes {
             let path = scratch.join(side).join(&change.path);
             std::fs::create_dir_all(path.parent().unwrap_or(&scratch))?;
-            std::fs::write(path, if content == 0 { &change.old } else { &change.new })?;
+            std::fs::write(
+                path,
+                if content == 0 {
+                    &change.old
+                } else {
+                    &change.new
+                },
+            )?;
         }
     }
     for change in changes {
-        let (old, new) = (scratch.join("old").join(&change.path), scratch.join("new").join(&change.path));
+        let (old, new) = (
+            scratch.join("old").join(&change.path),
+            scratch.join("new").join(&change.path),
+        );
         let out = scratch.join("out");
         let (old, new, out) = (old.as_os_str(), new.as_os_str(), out.as_os_str());
-        let patch_from = [&"--patch-from=".to_owned(), &old.to_string_lossy().into_owned()].map(String::as_str).concat();
+        let patch_from = [
+            &"--patch-from=".to_owned(),
+            &old.to_string_lossy().into_owned(),
+        ]
+        .map(String::as_str)
+        .concat();
         let runs: [(usize, Vec<&std::ffi::OsStr>); 3] = [
-            (1, vec!["xdelta3".as_ref(), "-9".as_ref(), "-S".as_ref(), "lzma".as_ref(), "-f".as_ref(), "-e".as_ref(), "-s".as_ref(), old, new, out]),
+            (
+                1,
+                vec![
+                    "xdelta3".as_ref(),
+                    "-9".as_ref(),
+                    "-S".as_ref(),
+                    "lzma".as_ref(),
+                    "-f".as_ref(),
+                    "-e".as_ref(),
+                    "-s".as_ref(),
+                    old,
+                    new,
+                    out,
+                ],
+            ),
             (2, vec!["bsdiff".as_ref(), old, new, out]),
-            (3, vec!["zstd".as_ref(), "-q".as_ref(), "-f".as_ref(), "--ultra".as_ref(), "-22".as_ref(), patch_from.as_ref(), new, "-o".as_ref(), out]),
+            (
+                3,
+                vec![
+                    "zstd".as_ref(),
+                    "-q".as_ref(),
+                    "-f".as_ref(),
+                    "--ultra".as_ref(),
+                    "-22".as_ref(),
+                    patch_from.as_ref(),
+                    new,
+                    "-o".as_ref(),
+                    out,
+                ],
+            ),
         ];
         for (tool, command) in runs {
             let output = Command::new(command[0]).args(&command[1..]).output()?;
@@ -175,8 +262,12 @@ fn others(changes: &[Change]) -> Result<[u64; 4]> {
     }
     let batch = scratch.join("batch");
     let mut rsync = Command::new("rsync");
-    rsync.args(["-rIz", "--no-whole-file", "--only-write-batch"]).arg(&batch);
-    rsync.arg(format!("{}/", scratch.join("new").display())).arg(scratch.join("old"));
+    rsync
+        .args(["-rIz", "--no-whole-file", "--only-write-batch"])
+        .arg(&batch);
+    rsync
+        .arg(format!("{}/", scratch.join("new").display()))
+        .arg(scratch.join("old"));
     if rsync.output()?.status.success() {
         totals[0] = std::fs::metadata(&batch)?.len();
     }

@@ -76,6 +76,10 @@ impl<'a> Cursor<'a> {
         for group in 0..MAX_VARINT_BYTES {
             let byte = self.byte()?;
             value |= u64::from(byte & 0x7f) << (7 * group);
+            if byte == 0 && group > 0 {
+                // Only the shortest form is one.
+                return Err(Malformed);
+            }
             if byte < 0x80 {
                 return Ok(value);
             }

@@ -10,7 +10,11 @@ use super::{DecodeError, Limits, bsdiff, residual};
 /// Decodes the body of a frame into the contents of its pieces.
 ///
 /// `bases` holds the base content of each piece, the same that was given to the encoder.
-pub fn decode(body: &[u8], bases: &[Option<&[u8]>], limits: Limits) -> Result<Vec<Vec<u8>>, DecodeError> {
+pub fn decode(
+    body: &[u8],
+    bases: &[Option<&[u8]>],
+    limits: Limits,
+) -> Result<Vec<Vec<u8>>, DecodeError> {
     let mut cursor = Cursor::new(body);
     let version = cursor.byte()?;
     if version != frame::VERSION {
@@ -27,12 +31,18 @@ pub fn decode(body: &[u8], bases: &[Option<&[u8]>], limits: Limits) -> Result<Ve
             None => cursor.take(cursor.rest().len())?,
         };
         for content in decode_group(&head, compressed, group, limits)? {
-            room = room.checked_sub(content.len()).ok_or(DecodeError::TooLarge)?;
+            room = room
+                .checked_sub(content.len())
+                .ok_or(DecodeError::TooLarge)?;
             contents.push(content);
         }
         rest = behind;
     }
-    if cursor.is_empty() { Ok(contents) } else { Err(DecodeError::Malformed) }
+    if cursor.is_empty() {
+        Ok(contents)
+    } else {
+        Err(DecodeError::Malformed)
+    }
 }
 
 fn decode_group(
@@ -41,28 +51,42 @@ fn decode_group(
     bases: &[Option<&[u8]>],
     limits: Limits,
 ) -> Result<Vec<Vec<u8>>, DecodeError> {
-    let reading = if head.leave_compressed { Reading::Compressed } else { Reading::Base };
+    let reading = if head.leave_compressed {
+        Reading::Compressed
+    } else {
+        Reading::Base
+    };
     let modules = unpack_modules(&head.modes, bases, reading)?;
     let containers = modules
         .iter()
         .map(|module| module.as_ref().map(Module::container).transpose())
         .collect::<Result<Vec<_>, _>>()?;
-    let tables: Vec<Tables<'_>> =
-        containers.iter().map(|container| container.as_ref().map(Tables::read).unwrap_or_default()).collect();
+    let tables: Vec<Tables<'_>> = containers
+        .iter()
+        .map(|container| container.as_ref().map(Tables::read).unwrap_or_default())
+        .collect();
     let base_streams = base_streams(&head.modes, bases, &containers, &tables)?;
     let base_streams: Vec<&Streams> = base_streams.iter().collect();
 
     let known: usize = base_streams.iter().map(|streams| streams.total_len()).sum();
-    let room = limits.max_memory_bytes.checked_sub(known).ok_or(DecodeError::TooLarge)?;
+    let room = limits
+        .max_memory_bytes
+        .checked_sub(known)
+        .ok_or(DecodeError::TooLarge)?;
     let prefix = prefix(&base_streams, &head.differences);
-    let content = residual::decompress(compressed, &prefix, room).map_err(|source| DecodeError::Zstd { source })?;
+    let content = residual::decompress(compressed, &prefix, room)
+        .map_err(|source| DecodeError::Zstd { source })?;
     SplitContent::new(&content, head, &base_streams, room)?.join(head, &tables, limits)
 }
 
 /// Puts the base streams of all kinds side by side, but for those that differences are taken from.
 pub(super) fn prefix(bases: &[&Streams], differences: &[bool; KINDS]) -> Vec<u8> {
-    let kinds = Kind::ALL.into_iter().filter(|kind| !differences[kind.index()]);
-    kinds.flat_map(|kind| frame::side_by_side(bases, kind)).collect()
+    let kinds = Kind::ALL
+        .into_iter()
+        .filter(|kind| !differences[kind.index()]);
+    kinds
+        .flat_map(|kind| frame::side_by_side(bases, kind))
+        .collect()
 }
 
 fn unpack_modules<'b>(
@@ -71,9 +95,15 @@ fn unpack_modules<'b>(
     reading: Reading,
 ) -> Result<Vec<Option<Module<'b>>>, DecodeError> {
     let unpack = |(mode, base): (&Mode, &Option<&'b [u8]>)| match (mode, base) {
-        (Mode { transform: Transform::Beam, has_base: true }, Some(base)) => {
-            Module::unpack(base, reading).map(Some).map_err(DecodeError::from)
-        }
+        (
+            Mode {
+                transform: Transform::Beam,
+                has_base: true,
+            },
+            Some(base),
+        ) => Module::unpack(base, reading)
+            .map(Some)
+            .map_err(DecodeError::from),
         (Mode { has_base: true, .. }, None) => Err(DecodeError::BaseMissing),
         _ => Ok(None),
     };
@@ -123,7 +153,12 @@ struct SplitContent<'c> {
 }
 
 impl<'c> SplitContent<'c> {
-    fn new(content: &'c [u8], head: &Head, bases: &[&Streams], room: usize) -> Result<Self, DecodeError> {
+    fn new(
+        content: &'c [u8],
+        head: &Head,
+        bases: &[&Streams],
+        room: usize,
+    ) -> Result<Self, DecodeError> {
         let mut cursor = Cursor::new(content);
         let lengths = frame::take_lengths(&mut cursor, &head.modes, bases)?;
         let mut room = room;
@@ -140,10 +175,19 @@ impl<'c> SplitContent<'c> {
                 cursor.take(total)?.into()
             });
         }
-        if cursor.is_empty() { Ok(Self { kinds, lengths }) } else { Err(DecodeError::Malformed) }
+        if cursor.is_empty() {
+            Ok(Self { kinds, lengths })
+        } else {
+            Err(DecodeError::Malformed)
+        }
     }
 
-    fn join(&self, head: &Head, tables: &[Tables<'_>], limits: Limits) -> Result<Vec<Vec<u8>>, DecodeError> {
+    fn join(
+        &self,
+        head: &Head,
+        tables: &[Tables<'_>],
+        limits: Limits,
+    ) -> Result<Vec<Vec<u8>>, DecodeError> {
         let mut at = [0; KINDS];
         let mut contents = Vec::with_capacity(head.modes.len());
         let mut room = limits.max_content_bytes;
@@ -155,13 +199,18 @@ impl<'c> SplitContent<'c> {
                 *at += length;
             }
             let (content, deflates) = join_piece(mode.transform, &streams, tables)?;
-            room = room.checked_sub(content.len()).ok_or(DecodeError::TooLarge)?;
+            room = room
+                .checked_sub(content.len())
+                .ok_or(DecodeError::TooLarge)?;
             if deflates {
                 deflated.update(&content);
             }
             contents.push(content);
         }
-        if head.deflate_check.is_some_and(|check| check != deflated.finalize()) {
+        if head
+            .deflate_check
+            .is_some_and(|check| check != deflated.finalize())
+        {
             return Err(DecodeError::ZlibDiffers);
         }
         Ok(contents)
@@ -177,11 +226,16 @@ pub(super) fn join_piece(
     match transform {
         Transform::Plain => Ok((streams[Kind::Content.index()].to_vec(), false)),
         Transform::Inflate => {
-            let (level, header) = streams[Kind::Recipe.index()].split_first().ok_or(Malformed)?;
+            let (level, header) = streams[Kind::Recipe.index()]
+                .split_first()
+                .ok_or(Malformed)?;
             if !(1..=9).contains(level) {
                 return Err(Malformed);
             }
-            Ok((inflate::gzip(header, *level, streams[Kind::Content.index()]), true))
+            Ok((
+                inflate::gzip(header, *level, streams[Kind::Content.index()]),
+                true,
+            ))
         }
         Transform::Beam => beam::join(|kind| streams[kind.index()], base),
     }

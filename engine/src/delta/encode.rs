@@ -17,14 +17,26 @@ const MIN_DIFFERENCE_BYTES: usize = 64;
 /// Encodes pieces into the body of one frame for a decoder with the usual limits, the smallest of all candidates.
 #[must_use]
 pub fn encode(pieces: &[Piece<'_>], level: i32) -> Encoded {
-    encode_with(pieces, &Options { level, ..Options::default() })
+    encode_with(
+        pieces,
+        &Options {
+            level,
+            ..Options::default()
+        },
+    )
 }
 
 /// Encodes pieces into the body of one frame, the smallest of all candidates.
 #[must_use]
 pub fn encode_with(pieces: &[Piece<'_>], options: &Options) -> Encoded {
-    let prepared: Vec<Prepared> = pieces.iter().map(|piece| Prepared::fitting(piece, options)).collect();
-    let mut encoded = Encoded { bytes: vec![frame::VERSION], explain: Vec::with_capacity(pieces.len()) };
+    let prepared: Vec<Prepared> = pieces
+        .iter()
+        .map(|piece| Prepared::fitting(piece, options))
+        .collect();
+    let mut encoded = Encoded {
+        bytes: vec![frame::VERSION],
+        explain: Vec::with_capacity(pieces.len()),
+    };
     let mut done = 0;
     while done < pieces.len() {
         let count = group_len(&prepared[done..], options.limits);
@@ -53,11 +65,17 @@ fn group_len(prepared: &[Prepared], limits: Limits) -> usize {
 fn smallest(pieces: &[Piece<'_>], prepared: &[Prepared], options: &Options) -> Coded {
     let transformed = Candidate::new(prepared, options);
     let mut best = transformed.smallest(options);
-    if prepared.iter().any(|prepared| prepared.mode.transform != Transform::Plain) {
+    if prepared
+        .iter()
+        .any(|prepared| prepared.mode.transform != Transform::Plain)
+    {
         let plain: Vec<Prepared> = pieces.iter().map(Prepared::plain).collect();
         let fits = group_len(&plain, options.limits) == plain.len();
         let plain = Candidate::new(&plain, options);
-        if fits && plain.coded(&[false; KINDS], 1).compressed.len() <= ESTIMATE_SLACK * best.compressed.len() {
+        if fits
+            && plain.coded(&[false; KINDS], 1).compressed.len()
+                <= ESTIMATE_SLACK * best.compressed.len()
+        {
             let plain = plain.smallest(options);
             if plain.compressed.len() < best.compressed.len() {
                 best = plain;
@@ -85,7 +103,14 @@ impl Prepared {
             return transformed;
         }
         let plain = Self::plain(piece);
-        if fits(&plain) { plain } else { Self::plain(&Piece { base: None, ..*piece }) }
+        if fits(&plain) {
+            plain
+        } else {
+            Self::plain(&Piece {
+                base: None,
+                ..*piece
+            })
+        }
     }
 
     /// Returns what a decoder holds for this piece: its streams, and room for their lengths.
@@ -95,12 +120,17 @@ impl Prepared {
 
     /// Applies the furthest-reaching transform that comes back bit for bit.
     fn transformed(piece: &Piece<'_>, options: &Options) -> Self {
-        Self::beam(piece, options).or_else(|_| Self::inflated(piece, options)).unwrap_or_else(|_| Self::plain(piece))
+        Self::beam(piece, options)
+            .or_else(|_| Self::inflated(piece, options))
+            .unwrap_or_else(|_| Self::plain(piece))
     }
 
     fn plain(piece: &Piece<'_>) -> Self {
         Self {
-            mode: Mode { transform: Transform::Plain, has_base: piece.base.is_some() },
+            mode: Mode {
+                transform: Transform::Plain,
+                has_base: piece.base.is_some(),
+            },
             base: piece.base.map(Streams::of_content).unwrap_or_default(),
             new: Streams::of_content(piece.new),
             deflated: None,
@@ -112,10 +142,21 @@ impl Prepared {
             return Err(Malformed);
         }
         let gzip = Gzip::parse(piece.new)?;
-        let level = inflate::find_level(&gzip.content, gzip.deflated, gzip.likely_level(), Framing::Raw).ok_or(Malformed)?;
-        let base = piece.base.and_then(|base| simple_base_streams(Transform::Inflate, base).ok());
+        let level = inflate::find_level(
+            &gzip.content,
+            gzip.deflated,
+            gzip.likely_level(),
+            Framing::Raw,
+        )
+        .ok_or(Malformed)?;
+        let base = piece
+            .base
+            .and_then(|base| simple_base_streams(Transform::Inflate, base).ok());
         Self {
-            mode: Mode { transform: Transform::Inflate, has_base: base.is_some() },
+            mode: Mode {
+                transform: Transform::Inflate,
+                has_base: base.is_some(),
+            },
             base: base.unwrap_or_default(),
             new: gzip_streams(gzip, level),
             deflated: None,
@@ -124,19 +165,38 @@ impl Prepared {
     }
 
     fn beam(piece: &Piece<'_>, options: &Options) -> Result<Self, Malformed> {
-        let (reading_base, reading_new) =
-            if options.reflate { (Reading::Base, Reading::Exact) } else { (Reading::Compressed, Reading::Compressed) };
-        let base = piece.base.and_then(|base| Module::unpack(base, reading_base).ok());
+        let (reading_base, reading_new) = if options.reflate {
+            (Reading::Base, Reading::Exact)
+        } else {
+            (Reading::Compressed, Reading::Compressed)
+        };
+        let base = piece
+            .base
+            .and_then(|base| Module::unpack(base, reading_base).ok());
         let base = base.as_ref().and_then(|base| base.container().ok());
         let base_tables = base.as_ref().map(Tables::read).unwrap_or_default();
-        let base_streams = base.as_ref().and_then(|base| beam::split(base, &base_tables, &base_tables, Role::Base).ok());
+        let base_streams = base
+            .as_ref()
+            .and_then(|base| beam::split(base, &base_tables, &base_tables, Role::Base).ok());
         let module = Module::unpack(piece.new, reading_new)?;
         let container = module.container()?;
-        let base_tables = if base_streams.is_some() { base_tables } else { Tables::default() };
+        let base_tables = if base_streams.is_some() {
+            base_tables
+        } else {
+            Tables::default()
+        };
         Self {
-            mode: Mode { transform: Transform::Beam, has_base: base_streams.is_some() },
+            mode: Mode {
+                transform: Transform::Beam,
+                has_base: base_streams.is_some(),
+            },
             base: base_streams.unwrap_or_default(),
-            new: beam::split(&container, &Tables::read(&container), &base_tables, Role::New)?,
+            new: beam::split(
+                &container,
+                &Tables::read(&container),
+                &base_tables,
+                Role::New,
+            )?,
             deflated: None,
         }
         .verified(piece, &base_tables)
@@ -168,7 +228,10 @@ struct Candidate<'p> {
 impl<'p> Candidate<'p> {
     fn new(prepared: &'p [Prepared], options: &Options) -> Self {
         let mut deflate_check: Option<crc32fast::Hasher> = None;
-        for deflated in prepared.iter().filter_map(|prepared| prepared.deflated.as_ref()) {
+        for deflated in prepared
+            .iter()
+            .filter_map(|prepared| prepared.deflated.as_ref())
+        {
             deflate_check.get_or_insert_default().combine(deflated);
         }
         Self {
@@ -198,8 +261,16 @@ impl<'p> Candidate<'p> {
         }
         let compressed = residual::compress(&prefix(&self.bases, differences), &content, level);
         Coded {
-            head: Head { differences: *differences, ..self.head.clone() },
-            novelties: self.bases.iter().zip(&self.new).map(|(base, new)| new.novelty(base)).collect(),
+            head: Head {
+                differences: *differences,
+                ..self.head.clone()
+            },
+            novelties: self
+                .bases
+                .iter()
+                .zip(&self.new)
+                .map(|(base, new)| new.novelty(base))
+                .collect(),
             compressed,
         }
     }
@@ -207,13 +278,23 @@ impl<'p> Candidate<'p> {
     /// Returns the smaller of the codings with and without byte-wise differences.
     fn smallest(&self, options: &Options) -> Coded {
         let best = self.coded(&[false; KINDS], options.level);
-        if self.bases.iter().map(|base| base[Kind::Content].len()).sum::<usize>() < MIN_DIFFERENCE_BYTES {
+        if self
+            .bases
+            .iter()
+            .map(|base| base[Kind::Content].len())
+            .sum::<usize>()
+            < MIN_DIFFERENCE_BYTES
+        {
             return best;
         }
         let mut content = [false; KINDS];
         content[Kind::Content.index()] = true;
         let differences = self.coded(&content, options.level);
-        if differences.compressed.len() < best.compressed.len() { differences } else { best }
+        if differences.compressed.len() < best.compressed.len() {
+            differences
+        } else {
+            best
+        }
     }
 }
 
@@ -235,10 +316,15 @@ impl Coded {
         let bytes = len_u64(encoded.bytes.len() - start);
         let all = len_u64(self.novelties.iter().sum::<usize>()).max(1);
         for (mode, novelty) in self.head.modes.iter().zip(&self.novelties) {
-            let by_difference = mode.transform.has(Kind::Content) && self.head.differences[Kind::Content.index()];
+            let by_difference =
+                mode.transform.has(Kind::Content) && self.head.differences[Kind::Content.index()];
             encoded.explain.push(PieceExplanation {
                 transform: mode.transform,
-                coder: if by_difference { Coder::Differences } else { Coder::Prefix },
+                coder: if by_difference {
+                    Coder::Differences
+                } else {
+                    Coder::Prefix
+                },
                 has_base: mode.has_base,
                 bytes: bytes * len_u64(*novelty) / all,
             });

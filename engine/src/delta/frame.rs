@@ -59,7 +59,14 @@ impl Mode {
             2 => Transform::Beam,
             _ => return Err(Malformed),
         };
-        if byte > 7 { Err(Malformed) } else { Ok(Self { transform, has_base: byte & 4 != 0 }) }
+        if byte > 7 {
+            Err(Malformed)
+        } else {
+            Ok(Self {
+                transform,
+                has_base: byte & 4 != 0,
+            })
+        }
     }
 }
 
@@ -94,7 +101,11 @@ impl Head {
         if let Some(check) = self.deflate_check {
             out.extend_from_slice(&check.to_be_bytes());
         }
-        let differences = self.differences.iter().rev().fold(0, |bits, set| bits << 1 | u64::from(*set));
+        let differences = self
+            .differences
+            .iter()
+            .rev()
+            .fold(0, |bits, set| bits << 1 | u64::from(*set));
         put_varint(out, differences);
         put_len(out, self.modes.len());
         for run in self.modes.chunk_by(|one, other| one == other) {
@@ -112,7 +123,11 @@ impl Head {
         if flags & !(LEAVE_COMPRESSED | HAS_DEFLATE_CHECK | GROUP_FOLLOWS) != 0 {
             return Err(Malformed);
         }
-        let deflate_check = if flags & HAS_DEFLATE_CHECK == 0 { None } else { Some(cursor.be_u32()?) };
+        let deflate_check = if flags & HAS_DEFLATE_CHECK == 0 {
+            None
+        } else {
+            Some(cursor.be_u32()?)
+        };
         let bits = cursor.varint()?;
         if bits >> KINDS != 0 {
             return Err(Malformed);
@@ -130,8 +145,18 @@ impl Head {
             }
             modes.resize(modes.len() + run, Mode::from_byte(cursor.byte()?)?);
         }
-        let compressed_len = if flags & GROUP_FOLLOWS == 0 { None } else { Some(cursor.varint_len()?) };
-        Ok(Self { leave_compressed: flags & LEAVE_COMPRESSED != 0, modes, deflate_check, differences, compressed_len })
+        let compressed_len = if flags & GROUP_FOLLOWS == 0 {
+            None
+        } else {
+            Some(cursor.varint_len()?)
+        };
+        Ok(Self {
+            leave_compressed: flags & LEAVE_COMPRESSED != 0,
+            modes,
+            deflate_check,
+            differences,
+            compressed_len,
+        })
     }
 }
 
@@ -156,7 +181,9 @@ pub(super) fn take_lengths(
     for kind in Kind::ALL {
         for ((mode, base), lengths) in modes.iter().zip(bases).zip(&mut lengths) {
             if mode.transform.has(kind) {
-                let length = len_i64(base[kind].len()).checked_add(cursor.signed()?).ok_or(Malformed)?;
+                let length = len_i64(base[kind].len())
+                    .checked_add(cursor.signed()?)
+                    .ok_or(Malformed)?;
                 lengths[kind.index()] = usize::try_from(length).map_err(|_| Malformed)?;
             }
         }

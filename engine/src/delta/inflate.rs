@@ -41,7 +41,10 @@ impl<'a> Gzip<'a> {
     pub(super) fn parse(file: &'a [u8]) -> Result<Self, Malformed> {
         let header_len = gzip_header_len(file)?;
         let (header, rest) = file.split_at_checked(header_len).ok_or(Malformed)?;
-        let deflated_len = rest.len().checked_sub(GZIP_TRAILER_BYTES).ok_or(Malformed)?;
+        let deflated_len = rest
+            .len()
+            .checked_sub(GZIP_TRAILER_BYTES)
+            .ok_or(Malformed)?;
         let (deflated, trailer) = rest.split_at(deflated_len);
         let mut length = [0; 4];
         length.copy_from_slice(&trailer[4..]);
@@ -50,7 +53,11 @@ impl<'a> Gzip<'a> {
         if trailer != gzip_trailer(&content) {
             return Err(Malformed);
         }
-        Ok(Self { header, deflated, content })
+        Ok(Self {
+            header,
+            deflated,
+            content,
+        })
     }
 
     /// Returns the level that the header lets expect.
@@ -75,7 +82,11 @@ fn gzip_trailer(content: &[u8]) -> [u8; GZIP_TRAILER_BYTES] {
     let mut trailer = [0; GZIP_TRAILER_BYTES];
     trailer[..4].copy_from_slice(&crc32fast::hash(content).to_le_bytes());
     // Content is never longer than `MAX_INFLATED_BYTES`.
-    trailer[4..].copy_from_slice(&u32::try_from(content.len()).unwrap_or(u32::MAX).to_le_bytes());
+    trailer[4..].copy_from_slice(
+        &u32::try_from(content.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
     trailer
 }
 
@@ -115,7 +126,9 @@ pub(super) fn inflate(data: &[u8], length: usize, framing: Framing) -> Result<Ve
     // One byte more shows when there is more than announced.
     let mut content = Vec::with_capacity(length + 1);
     match inflater.decompress_vec(data, &mut content, FlushDecompress::Finish) {
-        Ok(Status::StreamEnd) if content.len() == length && consumed_all(&inflater, data) => Ok(content),
+        Ok(Status::StreamEnd) if content.len() == length && consumed_all(&inflater, data) => {
+            Ok(content)
+        }
         _ => Err(Malformed),
     }
 }
@@ -138,9 +151,16 @@ pub(super) fn deflate(content: &[u8], level: u8, framing: Framing) -> Vec<u8> {
 }
 
 /// Finds the level at which `content` deflates to exactly `deflated`.
-pub(super) fn find_level(content: &[u8], deflated: &[u8], likely: u8, framing: Framing) -> Option<u8> {
+pub(super) fn find_level(
+    content: &[u8],
+    deflated: &[u8],
+    likely: u8,
+    framing: Framing,
+) -> Option<u8> {
     let others = LEVELS.into_iter().filter(|level| *level != likely);
-    std::iter::once(likely).chain(others).find(|level| deflate(content, *level, framing) == deflated)
+    std::iter::once(likely)
+        .chain(others)
+        .find(|level| deflate(content, *level, framing) == deflated)
 }
 
 /// Returns the level that a zlib header lets expect (RFC 1950, FLEVEL).
@@ -159,12 +179,19 @@ mod tests {
 
     #[test]
     fn every_level_is_found_again() {
-        let content: Vec<u8> = (0..40_000_u32).flat_map(|n| (n * n >> 5).to_be_bytes()).collect();
+        let content: Vec<u8> = (0..40_000_u32)
+            .flat_map(|n| (n * n >> 5).to_be_bytes())
+            .collect();
         for framing in [Framing::Raw, Framing::Zlib] {
             for level in 1..=9 {
                 let deflated = deflate(&content, level, framing);
-                let found = find_level(&content, &deflated, 6, framing).expect("a level that was used");
-                assert_eq!(deflate(&content, found, framing), deflated, "{framing:?} {level}");
+                let found =
+                    find_level(&content, &deflated, 6, framing).expect("a level that was used");
+                assert_eq!(
+                    deflate(&content, found, framing),
+                    deflated,
+                    "{framing:?} {level}"
+                );
             }
         }
     }
@@ -182,7 +209,11 @@ mod tests {
 
     #[test]
     fn damaged_gzip_files_are_refused() {
-        let file = gzip(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3], 6, b"content of a file");
+        let file = gzip(
+            &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3],
+            6,
+            b"content of a file",
+        );
         for at in 0..3 {
             let mut damaged = file.clone();
             damaged[at] ^= 0xff;
@@ -204,9 +235,23 @@ mod tests {
     #[test]
     fn announced_lengths_are_held_against_the_data() {
         let deflated = deflate(&[7; 5000], 6, Framing::Zlib);
-        assert_eq!(inflate(&deflated, 5000, Framing::Zlib).map(|content| content.len()), Ok(5000));
-        for length in [0, 4999, 5001, MAX_INFLATED_BYTES, MAX_INFLATED_BYTES + 1, usize::MAX] {
-            assert_eq!(inflate(&deflated, length, Framing::Zlib), Err(Malformed), "{length}");
+        assert_eq!(
+            inflate(&deflated, 5000, Framing::Zlib).map(|content| content.len()),
+            Ok(5000)
+        );
+        for length in [
+            0,
+            4999,
+            5001,
+            MAX_INFLATED_BYTES,
+            MAX_INFLATED_BYTES + 1,
+            usize::MAX,
+        ] {
+            assert_eq!(
+                inflate(&deflated, length, Framing::Zlib),
+                Err(Malformed),
+                "{length}"
+            );
         }
     }
 }

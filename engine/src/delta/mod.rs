@@ -18,6 +18,7 @@ mod frame;
 mod inflate;
 mod residual;
 mod streams;
+mod suffix_array;
 
 pub use decode::decode;
 pub use encode::{encode, encode_with};
@@ -47,7 +48,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_content_bytes: 1 << 20, max_memory_bytes: 8 << 20 }
+        Self {
+            max_content_bytes: 1 << 20,
+            max_memory_bytes: 8 << 20,
+        }
     }
 }
 
@@ -67,7 +71,11 @@ pub const BEST_LEVEL: i32 = 19;
 
 impl Default for Options {
     fn default() -> Self {
-        Self { limits: Limits::default(), level: BEST_LEVEL, reflate: true }
+        Self {
+            limits: Limits::default(),
+            level: BEST_LEVEL,
+            reflate: true,
+        }
     }
 }
 
@@ -160,3 +168,6 @@ pub fn beam_md5(file: &[u8]) -> Option<[u8; 16]> {
     let container = module.container().ok()?;
     Some(beam::module_md5(&container))
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,7 +53,9 @@ fn try_compress(prefix: &[u8], content: &[u8], level: i32) -> io::Result<Vec<u8>
 fn stored(prefix_len: usize, content: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0];
     // An exponent in the upper bits, counted from a window of 1 KiB.
-    frame.push(u8::try_from(window_log(prefix_len + content.len()) - MIN_WINDOW_LOG).unwrap_or(0) << 3);
+    frame.push(
+        u8::try_from(window_log(prefix_len + content.len()) - MIN_WINDOW_LOG).unwrap_or(0) << 3,
+    );
     let blocks = content.len().div_ceil(BLOCK_BYTES).max(1);
     for block in 0..blocks {
         let bytes = &content[block * BLOCK_BYTES..content.len().min((block + 1) * BLOCK_BYTES)];
@@ -67,7 +69,9 @@ fn stored(prefix_len: usize, content: &[u8]) -> Vec<u8> {
 /// Inverts [`compress`]; fails if the content is longer than `max_len` bytes.
 pub(super) fn decompress(frame: &[u8], prefix: &[u8], max_len: usize) -> io::Result<Vec<u8>> {
     let mut context = DCtx::create();
-    context.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG)).map_err(error)?;
+    context
+        .set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG))
+        .map_err(error)?;
     if !prefix.is_empty() {
         context.ref_prefix(prefix).map_err(error)?;
     }
@@ -77,7 +81,9 @@ pub(super) fn decompress(frame: &[u8], prefix: &[u8], max_len: usize) -> io::Res
 }
 
 fn window_log(len: usize) -> u32 {
-    len.next_power_of_two().trailing_zeros().clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG)
+    len.next_power_of_two()
+        .trailing_zeros()
+        .clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG)
 }
 
 fn error(code: usize) -> io::Error {
@@ -90,12 +96,17 @@ mod tests {
 
     #[test]
     fn content_comes_back_with_its_prefix_only() {
-        let prefix: Vec<u8> = (0..50_000_u32).flat_map(|n| (n * n).to_le_bytes()).collect();
+        let prefix: Vec<u8> = (0..50_000_u32)
+            .flat_map(|n| (n * n).to_le_bytes())
+            .collect();
         let mut content = prefix.clone();
         content[70_000] ^= 1;
         let frame = compress(&prefix, &content, crate::delta::BEST_LEVEL);
         assert!(frame.len() < 60, "{} bytes", frame.len());
-        assert_eq!(decompress(&frame, &prefix, content.len()).expect("decompression"), content);
+        assert_eq!(
+            decompress(&frame, &prefix, content.len()).expect("decompression"),
+            content
+        );
         assert!(decompress(&frame, &prefix, content.len() - 1).is_err());
         assert!(decompress(&frame, &prefix[..1000], content.len()).is_err());
         assert!(decompress(&frame[..frame.len() - 1], &prefix, content.len()).is_err());
@@ -105,7 +116,10 @@ mod tests {
     fn stored_frames_are_frames() {
         for len in [0, 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES] {
             let content = vec![7; len];
-            assert_eq!(decompress(&stored(5, &content), b"12345", len).expect("a stored frame"), content);
+            assert_eq!(
+                decompress(&stored(5, &content), b"12345", len).expect("a stored frame"),
+                content
+            );
         }
     }
 }

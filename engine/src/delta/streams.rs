@@ -77,9 +77,19 @@ impl Streams {
     /// Estimates how many bytes are not in the base: what lies between the first and the last difference of each stream.
     pub(super) fn novelty(&self, base: &Self) -> usize {
         let between = |(new, base): (&Vec<u8>, &Vec<u8>)| {
-            let same = new.iter().zip(base).take_while(|(new, base)| new == base).count();
+            let same = new
+                .iter()
+                .zip(base)
+                .take_while(|(new, base)| new == base)
+                .count();
             let (new, base) = (&new[same..], &base[same..]);
-            new.len() - new.iter().rev().zip(base.iter().rev()).take_while(|(new, base)| new == base).count()
+            new.len()
+                - new
+                    .iter()
+                    .rev()
+                    .zip(base.iter().rev())
+                    .take_while(|(new, base)| new == base)
+                    .count()
         };
         self.0.iter().zip(&base.0).map(between).sum::<usize>() + 1
     }

@@ -7,8 +7,8 @@
 //! Source: "The Code chunk" in The BEAM Book and `genop.tab` of the compiler for the operands' meaning.
 
 use super::compact_term::{
-    self as term, ALLOCATION_LIST, FLOAT_REGISTER, LIST, LITERAL, MAX_INDEX, TAG_ATOM, TAG_EXTENDED, TAG_LABEL, TAG_UNSIGNED,
-    TYPED_REGISTER, Term,
+    self as term, ALLOCATION_LIST, FLOAT_REGISTER, LIST, LITERAL, MAX_INDEX, TAG_ATOM,
+    TAG_EXTENDED, TAG_LABEL, TAG_UNSIGNED, TYPED_REGISTER, Term,
 };
 use super::opcode::{self, Unsigned};
 use crate::delta::cursor::{Cursor, Malformed, put_signed, put_varint};
@@ -68,7 +68,13 @@ impl Header {
     /// Starts a chunk.
     pub(super) fn write(self, out: &mut Vec<u8>) {
         out.reserve(HEADER_BYTES);
-        for number in [HEADER_LENGTH, self.version, self.max_opcode, self.labels, self.functions] {
+        for number in [
+            HEADER_LENGTH,
+            self.version,
+            self.max_opcode,
+            self.labels,
+            self.functions,
+        ] {
             out.extend_from_slice(&number.to_be_bytes());
         }
     }
@@ -83,14 +89,26 @@ impl Header {
 
     /// Reads the start of a stream; the counts are still differences.
     pub(super) fn take(cursor: &mut Cursor<'_>) -> Result<(Self, [i64; 2]), Malformed> {
-        let header = Self { version: cursor.varint_u32()?, max_opcode: cursor.varint_u32()?, labels: 0, functions: 0 };
+        let header = Self {
+            version: cursor.varint_u32()?,
+            max_opcode: cursor.varint_u32()?,
+            labels: 0,
+            functions: 0,
+        };
         Ok((header, [cursor.signed()?, cursor.signed()?]))
     }
 
     /// Adds the differences to what the instructions imply.
-    pub(super) fn with_counts(self, differences: [i64; 2], symbols: &Symbols) -> Result<Self, Malformed> {
+    pub(super) fn with_counts(
+        self,
+        differences: [i64; 2],
+        symbols: &Symbols,
+    ) -> Result<Self, Malformed> {
         let count = |implied: i64, difference: i64| {
-            implied.checked_add(difference).and_then(|sum| u32::try_from(sum).ok()).ok_or(Malformed)
+            implied
+                .checked_add(difference)
+                .and_then(|sum| u32::try_from(sum).ok())
+                .ok_or(Malformed)
         };
         Ok(Self {
             labels: count(symbols.label_count, differences[0])?,
@@ -101,7 +119,11 @@ impl Header {
 }
 
 /// Walks instructions and appends them, renumbered, to `out`.
-pub(super) fn walk(instructions: &[u8], renumber: &mut impl Renumber, out: &mut Vec<u8>) -> Result<(), Malformed> {
+pub(super) fn walk(
+    instructions: &[u8],
+    renumber: &mut impl Renumber,
+    out: &mut Vec<u8>,
+) -> Result<(), Malformed> {
     let mut cursor = Cursor::new(instructions);
     while !cursor.is_empty() {
         let opcode = cursor.byte()?;
@@ -140,13 +162,21 @@ fn operand(
 }
 
 /// Copies an operand that is not a list.
-fn element(cursor: &mut Cursor<'_>, renumber: &mut impl Renumber, out: &mut Vec<u8>) -> Result<(), Malformed> {
+fn element(
+    cursor: &mut Cursor<'_>,
+    renumber: &mut impl Renumber,
+    out: &mut Vec<u8>,
+) -> Result<(), Malformed> {
     match cursor.peek() {
         Some(kind @ (FLOAT_REGISTER | LITERAL)) => {
             cursor.byte()?;
             out.push(kind);
             let value = term::read_unsigned(cursor)?;
-            let value = if kind == LITERAL { renumber.index(Index::Literal, value)? } else { value };
+            let value = if kind == LITERAL {
+                renumber.index(Index::Literal, value)?
+            } else {
+                value
+            };
             term::put(out, TAG_UNSIGNED, value);
             Ok(())
         }
@@ -231,8 +261,18 @@ impl Symbols {
         atom: &mut dyn FnMut(u64) -> Result<u64, Malformed>,
         label: &mut dyn FnMut(i64, u64) -> Result<u64, Malformed>,
     ) -> Result<Self, Malformed> {
-        let mut collector =
-            Collector { symbols: Self { label_count: 1, ..Self::default() }, atom, label, opcode: 0, previous: 0, last_label: 0, name: None };
+        let mut collector = Collector {
+            symbols: Self {
+                label_count: 1,
+                ..Self::default()
+            },
+            atom,
+            label,
+            opcode: 0,
+            previous: 0,
+            last_label: 0,
+            name: None,
+        };
         let mut discarded = Vec::with_capacity(instructions.len());
         walk(instructions, &mut collector, &mut discarded)?;
         Ok(collector.symbols)
@@ -265,9 +305,13 @@ impl Renumber for Collector<'_> {
     fn index(&mut self, kind: Index, value: u64) -> Result<u64, Malformed> {
         match kind {
             // The last atom of func_info is the function's name.
-            Index::Atom if self.opcode == opcode::FUNC_INFO => self.name = Some(index_u32((self.atom)(value)?)?),
+            Index::Atom if self.opcode == opcode::FUNC_INFO => {
+                self.name = Some(index_u32((self.atom)(value)?)?)
+            }
             Index::FunctionArity => {
-                self.symbols.names.push((self.name.ok_or(Malformed)?, index_u32(value)?));
+                self.symbols
+                    .names
+                    .push((self.name.ok_or(Malformed)?, index_u32(value)?));
                 self.symbols.entries.push(None);
             }
             Index::LabelDefinition => {
@@ -288,5 +332,9 @@ impl Renumber for Collector<'_> {
 
 /// Narrows an index, refusing what no table can hold.
 pub(super) fn index_u32(value: u64) -> Result<u32, Malformed> {
-    if value < MAX_INDEX { u32::try_from(value).map_err(|_| Malformed) } else { Err(Malformed) }
+    if value < MAX_INDEX {
+        u32::try_from(value).map_err(|_| Malformed)
+    } else {
+        Err(Malformed)
+    }
 }

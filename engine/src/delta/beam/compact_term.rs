@@ -17,6 +17,9 @@ pub(super) const ALLOCATION_LIST: u8 = 0x37;
 pub(super) const LITERAL: u8 = 0x47;
 pub(super) const TYPED_REGISTER: u8 = 0x57;
 
+/// Upper bits of an operand whose number is preceded by its length.
+const LONGEST: u8 = 0xf8;
+
 /// Values of operands that are renumbered must stay below this bound; larger ones are copied or refused.
 pub(super) const MAX_INDEX: u64 = 1 << 32;
 
@@ -28,45 +31,54 @@ pub(super) struct Term {
     pub(super) value: Option<u64>,
 }
 
-/// Reads a simple operand whose first byte is `first`.
-pub(super) fn read_after(first: u8, cursor: &mut Cursor<'_>) -> Result<Term, Malformed> {
-    let tag = first & 7;
-    if first & 0x08 == 0 {
-        return Ok(Term { tag, value: Some(u64::from(first >> 4)) });
-    }
-    if first & 0x10 == 0 {
-        let value = u64::from(first & 0xe0) << 3 | u64::from(cursor.byte()?);
-        return Ok(Term { tag, value: (value >= 16).then_some(value) });
-    }
-    let bytes = match first >> 5 {
-        7 => {
-            let length = read(cursor)?;
-            if length.tag != TAG_UNSIGNED {
-                return Err(Malformed);
-            }
-            let extra = length.value.and_then(|extra| usize::try_from(extra).ok()).ok_or(Malformed)?;
-            cursor.take(extra.checked_add(9).ok_or(Malformed)?)?
-        }
-        short => cursor.take(usize::from(short) + 2)?,
-    };
-    Ok(Term { tag, value: shortest_unsigned(bytes) })
-}
-
 /// Reads a simple operand.
 ///
 /// A length inside is read by calling this again, but never twice: the length of a length is refused.
 pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Term, Malformed> {
     let first = cursor.byte()?;
-    if first & 7 == TAG_EXTENDED || first & 0xf8 == 0xf8 {
+    let tag = first & 7;
+    if tag == TAG_EXTENDED {
         return Err(Malformed);
     }
-    read_after(first, cursor)
+    if first & 0x08 == 0 {
+        return Ok(Term {
+            tag,
+            value: Some(u64::from(first >> 4)),
+        });
+    }
+    if first & 0x10 == 0 {
+        let value = u64::from(first & 0xe0) << 3 | u64::from(cursor.byte()?);
+        return Ok(Term {
+            tag,
+            value: (value >= 16).then_some(value),
+        });
+    }
+    let bytes = match first >> 5 {
+        7 => {
+            if cursor
+                .peek()
+                .is_some_and(|length| length & LONGEST == LONGEST)
+            {
+                return Err(Malformed);
+            }
+            let extra = usize::try_from(read_unsigned(cursor)?).map_err(|_| Malformed)?;
+            cursor.take(extra.checked_add(9).ok_or(Malformed)?)?
+        }
+        short => cursor.take(usize::from(short) + 2)?,
+    };
+    Ok(Term {
+        tag,
+        value: shortest_unsigned(bytes),
+    })
 }
 
 /// Reads an unsigned operand in its shortest form.
 pub(super) fn read_unsigned(cursor: &mut Cursor<'_>) -> Result<u64, Malformed> {
     match read(cursor)? {
-        Term { tag: TAG_UNSIGNED, value: Some(value) } => Ok(value),
+        Term {
+            tag: TAG_UNSIGNED,
+            value: Some(value),
+        } => Ok(value),
         _ => Err(Malformed),
     }
 }
@@ -95,7 +107,9 @@ fn shortest_unsigned(bytes: &[u8]) -> Option<u64> {
     if bytes.len() > 7 || bytes[0] >= 0x80 {
         return None;
     }
-    let value = bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+    let value = bytes
+        .iter()
+        .fold(0, |value, byte| value << 8 | u64::from(*byte));
     let padded = bytes[0] == 0 && bytes[1] < 0x80;
     (value >= 0x800 && (!padded || bytes.len() == 2)).then_some(value)
 }
@@ -124,9 +138,39 @@ mod tests {
 
     #[test]
     fn longer_forms_are_not_renumbered() {
-        for bytes in [&[0x08, 0x0f][..], &[0x18, 0x07, 0xff], &[0x38, 0, 0x7f, 0xff], &[0x18, 0xff, 0xff]] {
-            assert_eq!(read(&mut Cursor::new(bytes)), Ok(Term { tag: TAG_UNSIGNED, value: None }), "{bytes:x?}");
+        for bytes in [
+            &[0x08, 0x0f][..],
+            &[0x18, 0x07, 0xff],
+            &[0x38, 0, 0x7f, 0xff],
+            &[0x18, 0xff, 0xff],
+        ] {
+            assert_eq!(
+                read(&mut Cursor::new(bytes)),
+                Ok(Term {
+                    tag: TAG_UNSIGNED,
+                    value: None
+                }),
+                "{bytes:x?}"
+            );
         }
+    }
+
+    #[test]
+    fn large_numbers_are_copied() {
+        let bytes = [0xf9, 0x40, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13];
+        let mut cursor = Cursor::new(&bytes);
+        assert_eq!(
+            read(&mut cursor),
+            Ok(Term {
+                tag: TAG_INTEGER,
+                value: None
+            })
+        );
+        assert!(cursor.is_empty());
+        assert_eq!(
+            read(&mut Cursor::new(&[0xf9, 0xf8, 0, 1, 2])),
+            Err(Malformed)
+        );
     }
 
     proptest! {

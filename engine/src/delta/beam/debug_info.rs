@@ -67,7 +67,11 @@ fn walk(input: &[u8], position: Position) -> Result<Vec<u8>, Malformed> {
             _ => {}
         }
     }
-    if cursor.is_empty() { Ok(out) } else { Err(Malformed) }
+    if cursor.is_empty() {
+        Ok(out)
+    } else {
+        Err(Malformed)
+    }
 }
 
 /// How many terms follow as elements of one.
@@ -112,7 +116,11 @@ fn copy(cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Result<Elements, Malforme
     Ok(elements)
 }
 
-fn put_position(cursor: &mut Cursor<'_>, line: &mut i64, out: &mut Vec<u8>) -> Result<bool, Malformed> {
+fn put_position(
+    cursor: &mut Cursor<'_>,
+    line: &mut i64,
+    out: &mut Vec<u8>,
+) -> Result<bool, Malformed> {
     let mut ahead = cursor.clone();
     if let Some(next) = integer(&mut ahead) {
         out.push(LINE);
@@ -130,7 +138,11 @@ fn put_position(cursor: &mut Cursor<'_>, line: &mut i64, out: &mut Vec<u8>) -> R
     Ok(true)
 }
 
-fn take_position(cursor: &mut Cursor<'_>, line: &mut i64, out: &mut Vec<u8>) -> Result<bool, Malformed> {
+fn take_position(
+    cursor: &mut Cursor<'_>,
+    line: &mut i64,
+    out: &mut Vec<u8>,
+) -> Result<bool, Malformed> {
     let with_column = match cursor.peek() {
         Some(LINE) => false,
         Some(LINE_AND_COLUMN) => true,
@@ -204,12 +216,13 @@ mod tests {
     fn positions_become_differences() {
         // {a, 300, [{b, {301, 7}}]}
         let term = [
-            131, 104, 3, 119, 1, b'a', 98, 0, 0, 1, 44, 108, 0, 0, 0, 1, 104, 2, 119, 1, b'b', 104, 2, 98, 0, 0, 1, 45, 97,
-            7, 106,
+            131, 104, 3, 119, 1, b'a', 98, 0, 0, 1, 44, 108, 0, 0, 0, 1, 104, 2, 119, 1, b'b', 104,
+            2, 98, 0, 0, 1, 45, 97, 7, 106,
         ];
         let stream = to_stream(&term).expect("a term");
         let expected = [
-            131, 104, 3, 119, 1, b'a', 254, 0xd8, 4, 108, 0, 0, 0, 1, 104, 2, 119, 1, b'b', 253, 2, 7, 106,
+            131, 104, 3, 119, 1, b'a', 254, 0xd8, 4, 108, 0, 0, 0, 1, 104, 2, 119, 1, b'b', 253, 2,
+            7, 106,
         ];
         assert_eq!(stream, expected);
         assert_eq!(from_stream(&stream).expect("its own stream"), term);
@@ -225,11 +238,22 @@ mod tests {
 
     #[test]
     fn what_is_no_term_is_refused() {
-        for bytes in [&[][..], &[131], &[106, 106], &[108, 255, 255, 255, 255, 106], &[104, 2, 106], &[254, 0], &[109, 255, 255, 255, 255]] {
+        for bytes in [
+            &[][..],
+            &[131],
+            &[106, 106],
+            &[108, 255, 255, 255, 255, 106],
+            &[104, 2, 106],
+            &[254, 0],
+            &[109, 255, 255, 255, 255],
+        ] {
             assert_eq!(to_stream(bytes), Err(Malformed), "{bytes:?}");
         }
         // A line beyond what an integer of 32 bits holds.
-        assert_eq!(from_stream(&[104, 2, 119, 0, 254, 0xfe, 0xff, 0xff, 0xff, 0x7f]), Err(Malformed));
+        assert_eq!(
+            from_stream(&[104, 2, 119, 0, 254, 0xfe, 0xff, 0xff, 0xff, 0x7f]),
+            Err(Malformed)
+        );
     }
 
     proptest! {

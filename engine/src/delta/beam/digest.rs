@@ -11,7 +11,8 @@ pub(crate) type ModuleMd5 = [u8; 16];
 
 /// The chunks that the MD5 covers, in its order.
 const ESSENTIAL: [&ChunkId; 11] = [
-    b"Atom", b"AtU8", b"Code", b"StrT", b"ImpT", b"ExpT", b"FunT", b"LitT", b"Meta", b"Recs", b"DbgB",
+    b"Atom", b"AtU8", b"Code", b"StrT", b"ImpT", b"ExpT", b"FunT", b"LitT", b"Meta", b"Recs",
+    b"DbgB",
 ];
 
 const FUN_ROW_BYTES: usize = 24;
@@ -47,7 +48,10 @@ pub(super) fn fun_checksum(md5: &ModuleMd5) -> u32 {
 
 /// Returns where the MD5 stands in an attributes chunk, or stood if it was cut out.
 pub(super) fn vsn_position(attributes: &[u8]) -> Option<usize> {
-    attributes.windows(VSN.len()).position(|window| window == VSN).map(|start| start + VSN.len())
+    attributes
+        .windows(VSN.len())
+        .position(|window| window == VSN)
+        .map(|start| start + VSN.len())
 }
 
 /// Returns the attributes without the MD5, and the MD5.
@@ -70,7 +74,11 @@ pub(super) fn insert_vsn(cut: &[u8], md5: &ModuleMd5) -> Option<Vec<u8>> {
 /// Sets the checksum of each row of a fun table.
 pub(super) fn set_fun_checksums(table: &mut [u8], md5: &ModuleMd5) {
     let checksum = fun_checksum(md5).to_be_bytes();
-    for row in table.get_mut(4..).unwrap_or_default().chunks_exact_mut(FUN_ROW_BYTES) {
+    for row in table
+        .get_mut(4..)
+        .unwrap_or_default()
+        .chunks_exact_mut(FUN_ROW_BYTES)
+    {
         row[FUN_CHECKSUM_AT..].copy_from_slice(&checksum);
     }
 }

@@ -66,7 +66,10 @@ impl<'a> Container<'a> {
     /// Reads a file that is not gzip'ed.
     pub(super) fn read(file: &'a [u8], reading: Reading) -> Result<Self, Malformed> {
         let mut cursor = Cursor::new(file);
-        if &cursor.array()? != b"FOR1" || cursor.be_len()? != cursor.rest().len() || &cursor.array()? != b"BEAM" {
+        if &cursor.array()? != b"FOR1"
+            || cursor.be_len()? != cursor.rest().len()
+            || &cursor.array()? != b"BEAM"
+        {
             return Err(Malformed);
         }
         let mut chunks: Vec<Chunk<'_>> = Vec::new();
@@ -94,7 +97,10 @@ impl<'a> Container<'a> {
     }
 
     /// Puts the file together from chunks as they are stored.
-    pub(super) fn write(gzip: Option<GzipWrap>, chunks: &[(ChunkId, Vec<u8>)]) -> Result<Vec<u8>, Malformed> {
+    pub(super) fn write(
+        gzip: Option<GzipWrap>,
+        chunks: &[(ChunkId, Vec<u8>)],
+    ) -> Result<Vec<u8>, Malformed> {
         let mut form = b"FOR1\0\0\0\0BEAM".to_vec();
         for (id, stored) in chunks {
             form.extend_from_slice(id);
@@ -112,7 +118,10 @@ impl<'a> Container<'a> {
 }
 
 /// Unwraps a gzip'ed file, as `beam_lib:strip/1` writes it; `None` if the file is not gzip'ed.
-pub(super) fn unzip(file: &[u8], reading: Reading) -> Result<Option<(GzipWrap, Vec<u8>)>, Malformed> {
+pub(super) fn unzip(
+    file: &[u8],
+    reading: Reading,
+) -> Result<Option<(GzipWrap, Vec<u8>)>, Malformed> {
     if reading == Reading::Compressed || !file.starts_with(&[0x1f, 0x8b]) {
         return Ok(None);
     }
@@ -120,9 +129,8 @@ pub(super) fn unzip(file: &[u8], reading: Reading) -> Result<Option<(GzipWrap, V
     let header = gzip.header.try_into().map_err(|_| Malformed)?;
     let likely = gzip.likely_level();
     let level = match reading {
-        Reading::Exact => {
-            inflate::find_level(&gzip.content, gzip.deflated, likely, Framing::Raw).ok_or(Malformed)?
-        }
+        Reading::Exact => inflate::find_level(&gzip.content, gzip.deflated, likely, Framing::Raw)
+            .ok_or(Malformed)?,
         _ => likely,
     };
     Ok(Some((GzipWrap { header, level }, gzip.content)))
@@ -140,10 +148,22 @@ impl<'a> Chunk<'a> {
                 _ => Some(likely),
             };
             if let Some(level) = level {
-                return Self { id, wrap, level, stored, data: Cow::Owned(data) };
+                return Self {
+                    id,
+                    wrap,
+                    level,
+                    stored,
+                    data: Cow::Owned(data),
+                };
             }
         }
-        Self { id, wrap: Wrap::Plain, level: 0, stored, data: Cow::Borrowed(stored) }
+        Self {
+            id,
+            wrap: Wrap::Plain,
+            level: 0,
+            stored,
+            data: Cow::Borrowed(stored),
+        }
     }
 }
 
@@ -189,5 +209,7 @@ fn padding_len(length: usize) -> usize {
 }
 
 pub(super) fn be_len(length: usize) -> Result<[u8; 4], Malformed> {
-    u32::try_from(length).map(u32::to_be_bytes).map_err(|_| Malformed)
+    u32::try_from(length)
+        .map(u32::to_be_bytes)
+        .map_err(|_| Malformed)
 }

@@ -1,6 +1,7 @@
 //! Putting a module together from its streams.
 
 use super::code::{self, Header, Symbols};
+use super::compact_term::{self as term, TAG_UNSIGNED};
 use super::debug_info;
 use super::digest;
 use super::iff::{ChunkId, Container, Wrap, be_len};
@@ -9,14 +10,16 @@ use super::lines;
 use super::module::{FunRow, FunctionRow, Tables, kind_of, types};
 use super::recipe::{ChunkRecipe, Recipe};
 use super::tables::Matching;
-use super::compact_term::{self as term, TAG_UNSIGNED};
 use crate::delta::cursor::{Cursor, Malformed, unzigzag};
 use crate::delta::streams::Kind;
 
 /// Puts a module together, given the tables of its base.
 ///
 /// `stream` returns the stream of a kind. Says in the result whether something was deflated.
-pub(crate) fn join<'s>(stream: impl Fn(Kind) -> &'s [u8], base: &Tables<'_>) -> Result<(Vec<u8>, bool), Malformed> {
+pub(crate) fn join<'s>(
+    stream: impl Fn(Kind) -> &'s [u8],
+    base: &Tables<'_>,
+) -> Result<(Vec<u8>, bool), Malformed> {
     let recipe = Recipe::from_stream(stream(Kind::Recipe))?;
     let mut joiner = Joiner::new(&stream, &recipe, base)?;
     let mut other = Cursor::new(stream(Kind::Other));
@@ -49,17 +52,29 @@ struct Joiner<'r, 's> {
 
 impl<'r, 's> Joiner<'r, 's> {
     /// Restores the new module's tables, in the order in which they depend on each other.
-    fn new(stream: &impl Fn(Kind) -> &'s [u8], recipe: &'r Recipe, base: &Tables<'_>) -> Result<Self, Malformed> {
+    fn new(
+        stream: &impl Fn(Kind) -> &'s [u8],
+        recipe: &'r Recipe,
+        base: &Tables<'_>,
+    ) -> Result<Self, Malformed> {
         let structured = |kind| {
-            let chunk = recipe.chunks.iter().find(|chunk| kind_of(chunk.id) == kind)?;
+            let chunk = recipe
+                .chunks
+                .iter()
+                .find(|chunk| kind_of(chunk.id) == kind)?;
             chunk.structured.then(|| stream(kind))
         };
-        let mut new = Tables { long_atoms: recipe.long_atoms, ..Tables::default() };
+        let mut new = Tables {
+            long_atoms: recipe.long_atoms,
+            ..Tables::default()
+        };
         new.atoms = structured(Kind::Atoms).map(entries).transpose()?;
         new.literals = structured(Kind::Literals).map(entries).transpose()?;
         new.types = types(stream(Kind::Types)).unwrap_or_default();
         let atoms = Matching::new(base.atoms(), new.atoms());
-        new.imports = structured(Kind::Imports).map(|stream| imports(stream, &atoms)).transpose()?;
+        new.imports = structured(Kind::Imports)
+            .map(|stream| imports(stream, &atoms))
+            .transpose()?;
         let funs = structured(Kind::Funs)
             .map(|stream| funs(stream, &atoms, recipe.funs_have_md5))
             .transpose()?
@@ -69,17 +84,35 @@ impl<'r, 's> Joiner<'r, 's> {
         if let Some(stream) = structured(Kind::Code) {
             let mut cursor = Cursor::new(stream);
             let (header, differences) = Header::take(&mut cursor)?;
-            new.symbols =
-                Symbols::collect_with(cursor.rest(), &mut |atom| atoms.to_new_from_one(atom), &mut defined_label)?;
-            code = Some((header.with_counts(differences, &new.symbols)?, cursor.rest()));
+            new.symbols = Symbols::collect_with(
+                cursor.rest(),
+                &mut |atom| atoms.to_new_from_one(atom),
+                &mut defined_label,
+            )?;
+            code = Some((
+                header.with_counts(differences, &new.symbols)?,
+                cursor.rest(),
+            ));
         }
         let matchings = Matchings::new(base, &new);
         let labels = RowLabels::new(&matchings, &new.symbols)?;
-        Ok(Self { recipe, new, matchings, labels, funs, code })
+        Ok(Self {
+            recipe,
+            new,
+            matchings,
+            labels,
+            funs,
+            code,
+        })
     }
 
     /// Returns a structured chunk's data.
-    fn chunk(&mut self, kind: Kind, chunk: &ChunkRecipe, stream: &[u8]) -> Result<Vec<u8>, Malformed> {
+    fn chunk(
+        &mut self,
+        kind: Kind,
+        chunk: &ChunkRecipe,
+        stream: &[u8],
+    ) -> Result<Vec<u8>, Malformed> {
         match kind {
             Kind::Atoms => self.atoms(),
             Kind::Imports => rows(self.new.imports.as_deref().unwrap_or_default()),
@@ -90,7 +123,9 @@ impl<'r, 's> Joiner<'r, 's> {
             // The MD5 follows when all else is there.
             Kind::Attributes => Ok(stream.to_vec()),
             Kind::Lines => lines::from_stream(stream, self.new.symbols.line_count),
-            Kind::DebugInfo | Kind::Documentation | Kind::Checker => debug_info::from_stream(stream),
+            Kind::DebugInfo | Kind::Documentation | Kind::Checker => {
+                debug_info::from_stream(stream)
+            }
             _ => Err(Malformed),
         }
     }
@@ -98,11 +133,19 @@ impl<'r, 's> Joiner<'r, 's> {
     fn atoms(&self) -> Result<Vec<u8>, Malformed> {
         let atoms = self.new.atoms();
         let count = i32::try_from(atoms.len()).map_err(|_| Malformed)?;
-        let count = if self.recipe.long_atoms { -count } else { count };
+        let count = if self.recipe.long_atoms {
+            -count
+        } else {
+            count
+        };
         let mut out = count.to_be_bytes().to_vec();
         for atom in atoms {
             if self.recipe.long_atoms {
-                term::put(&mut out, TAG_UNSIGNED, crate::delta::cursor::len_u64(atom.len()));
+                term::put(
+                    &mut out,
+                    TAG_UNSIGNED,
+                    crate::delta::cursor::len_u64(atom.len()),
+                );
             } else {
                 out.push(u8::try_from(atom.len()).map_err(|_| Malformed)?);
             }
@@ -113,7 +156,11 @@ impl<'r, 's> Joiner<'r, 's> {
 
     fn literals(&self, wrap: Wrap) -> Result<Vec<u8>, Malformed> {
         let literals = self.new.literals.as_deref().unwrap_or_default();
-        let mut out = if wrap == Wrap::Plain { vec![0; 4] } else { Vec::new() };
+        let mut out = if wrap == Wrap::Plain {
+            vec![0; 4]
+        } else {
+            Vec::new()
+        };
         out.extend_from_slice(&be_len(literals.len())?);
         for literal in literals {
             out.extend_from_slice(&be_len(literal.len())?);
@@ -137,7 +184,11 @@ impl<'r, 's> Joiner<'r, 's> {
         while !cursor.is_empty() {
             let name = atom(&mut cursor, &self.matchings.atoms)?;
             let arity = cursor.varint_u32()?;
-            functions.push([name, arity, self.labels.label((name, arity), cursor.varint()?)?]);
+            functions.push([
+                name,
+                arity,
+                self.labels.label((name, arity), cursor.varint()?)?,
+            ]);
         }
         rows(&functions)
     }
@@ -156,7 +207,12 @@ impl<'r, 's> Joiner<'r, 's> {
         if !self.recipe.vsn_is_md5 && !self.recipe.funs_have_md5 {
             return Ok(());
         }
-        let md5 = digest::module_md5(|id| stored.iter().find(|(known, _)| *known == id).map(|(_, data)| &data[..]));
+        let md5 = digest::module_md5(|id| {
+            stored
+                .iter()
+                .find(|(known, _)| *known == id)
+                .map(|(_, data)| &data[..])
+        });
         for (id, data) in stored {
             if id == b"Attr" && self.recipe.vsn_is_md5 {
                 *data = digest::insert_vsn(data, &md5).ok_or(Malformed)?;
@@ -186,13 +242,21 @@ fn imports(stream: &[u8], atoms: &Matching) -> Result<Vec<[u32; 3]>, Malformed> 
     let mut cursor = Cursor::new(stream);
     let mut imports = Vec::new();
     while !cursor.is_empty() {
-        imports.push([atom(&mut cursor, atoms)?, atom(&mut cursor, atoms)?, cursor.varint_u32()?]);
+        imports.push([
+            atom(&mut cursor, atoms)?,
+            atom(&mut cursor, atoms)?,
+            cursor.varint_u32()?,
+        ]);
     }
     Ok(imports)
 }
 
 /// Reads the rows of the fun table with their labels' codes.
-fn funs(stream: &[u8], atoms: &Matching, checksums_left_out: bool) -> Result<Vec<(FunRow, u64)>, Malformed> {
+fn funs(
+    stream: &[u8],
+    atoms: &Matching,
+    checksums_left_out: bool,
+) -> Result<Vec<(FunRow, u64)>, Malformed> {
     let mut cursor = Cursor::new(stream);
     let mut funs = Vec::new();
     for place in 0_i64.. {
@@ -204,7 +268,11 @@ fn funs(stream: &[u8], atoms: &Matching, checksums_left_out: bool) -> Result<Vec
         let label_code = cursor.varint()?;
         let index = u32::try_from(place + unzigzag(cursor.varint()?)).map_err(|_| Malformed)?;
         let free = cursor.varint_u32()?;
-        let checksum = if checksums_left_out { 0 } else { cursor.be_u32()? };
+        let checksum = if checksums_left_out {
+            0
+        } else {
+            cursor.be_u32()?
+        };
         funs.push(([name, arity, 0, index, free, checksum], label_code));
     }
     Ok(funs)

@@ -73,7 +73,11 @@ pub(super) struct ToStream<'m> {
 
 impl<'m> ToStream<'m> {
     pub(super) fn new(matchings: &'m Matchings, symbols: &Symbols) -> Result<Self, Malformed> {
-        Ok(Self { matchings, functions: functions_by_label(matchings, symbols)?, place: Place::default() })
+        Ok(Self {
+            matchings,
+            functions: functions_by_label(matchings, symbols)?,
+            place: Place::default(),
+        })
     }
 
     fn label(&self, label: i64) -> u64 {
@@ -152,16 +156,22 @@ pub(super) struct FromStream<'m> {
 
 impl<'m> FromStream<'m> {
     pub(super) fn new(matchings: &'m Matchings, symbols: &Symbols) -> Result<Self, Malformed> {
-        Ok(Self { matchings, labels: labels_by_function(matchings, symbols)?, place: Place::default() })
+        Ok(Self {
+            matchings,
+            labels: labels_by_function(matchings, symbols)?,
+            place: Place::default(),
+        })
     }
 
     fn label(&self, code: u64) -> Result<u64, Malformed> {
         match code {
             NO_LABEL => Ok(0),
             FUNCTION_CLAUSE => Ok(self.place.function_clause.cast_unsigned()),
-            _ if code & 1 == 0 => {
-                self.labels.get(&((code - FIRST_FUNCTION) / 2)).copied().ok_or(Malformed)
-            }
+            _ if code & 1 == 0 => self
+                .labels
+                .get(&((code - FIRST_FUNCTION) / 2))
+                .copied()
+                .ok_or(Malformed),
             _ => number(self.place.last_label + 1 + unzigzag((code - FIRST_DISTANCE) / 2)),
         }
     }
@@ -205,7 +215,10 @@ impl Renumber for FromStream<'_> {
     }
 }
 
-fn functions_by_label(matchings: &Matchings, symbols: &Symbols) -> Result<HashMap<i64, u64>, Malformed> {
+fn functions_by_label(
+    matchings: &Matchings,
+    symbols: &Symbols,
+) -> Result<HashMap<i64, u64>, Malformed> {
     let mut functions = HashMap::with_capacity(symbols.entries.len());
     for (function, entry) in (0..).zip(&symbols.entries) {
         if let Some(label) = entry {
@@ -215,7 +228,10 @@ fn functions_by_label(matchings: &Matchings, symbols: &Symbols) -> Result<HashMa
     Ok(functions)
 }
 
-fn labels_by_function(matchings: &Matchings, symbols: &Symbols) -> Result<HashMap<u64, u64>, Malformed> {
+fn labels_by_function(
+    matchings: &Matchings,
+    symbols: &Symbols,
+) -> Result<HashMap<u64, u64>, Malformed> {
     let mut labels = HashMap::with_capacity(symbols.entries.len());
     for (function, entry) in (0..).zip(&symbols.entries) {
         if let Some(label) = entry {
@@ -262,7 +278,9 @@ impl RowLabels {
     pub(super) fn label(&self, name: (u32, u32), code: u64) -> Result<u32, Malformed> {
         let label = match code.checked_sub(1) {
             None => return self.by_name.get(&name).copied().ok_or(Malformed),
-            Some(function) if function & 1 == 0 => *self.labels.get(&(function / 2)).ok_or(Malformed)?,
+            Some(function) if function & 1 == 0 => {
+                *self.labels.get(&(function / 2)).ok_or(Malformed)?
+            }
             Some(label) => label / 2,
         };
         index_u32(label)
@@ -278,7 +296,11 @@ mod tests {
         for max in 0..5 {
             for line in 0..10 {
                 let code = line_code(line, max);
-                assert_eq!(line_from_code(code, max), line, "line {line} after {max} is {code}");
+                assert_eq!(
+                    line_from_code(code, max),
+                    line,
+                    "line {line} after {max} is {code}"
+                );
             }
             assert_eq!(line_code(max + 1, max), 1);
         }

@@ -37,11 +37,17 @@ pub(super) fn to_stream(chunk: &[u8], instructions: i64) -> Result<Vec<u8>, Malf
     while remaining > 0 {
         match term::read(&mut cursor)? {
             // From here on lines are of this file.
-            Term { tag: TAG_ATOM, value: Some(file) } if file < MAX_INDEX => {
+            Term {
+                tag: TAG_ATOM,
+                value: Some(file),
+            } if file < MAX_INDEX => {
                 out.push(0);
                 put_varint(&mut out, file);
             }
-            Term { tag: TAG_INTEGER, value: Some(next) } if next < MAX_INDEX => {
+            Term {
+                tag: TAG_INTEGER,
+                value: Some(next),
+            } if next < MAX_INDEX => {
                 let next = next.cast_signed();
                 put_varint(&mut out, zigzag(next - line) + 1);
                 line = next;
@@ -59,7 +65,10 @@ pub(super) fn from_stream(stream: &[u8], instructions: i64) -> Result<Vec<u8>, M
     let mut cursor = Cursor::new(stream);
     let version = cursor.varint_u32()?;
     let flags = cursor.varint_u32()?;
-    let instructions = cursor.signed()?.checked_add(instructions).ok_or(Malformed)?;
+    let instructions = cursor
+        .signed()?
+        .checked_add(instructions)
+        .ok_or(Malformed)?;
     let instructions = u32::try_from(instructions).map_err(|_| Malformed)?;
     let lines = cursor.varint_u32()?;
     let files = cursor.varint_u32()?;
@@ -90,8 +99,8 @@ mod tests {
 
     /// Two lines of the module's file and one of an included file.
     const CHUNK: &[u8] = &[
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 3, 0, 0, 0, 1, 0x51, 0x09, 0x40, 0x12, 0x71, 0, 5, b'x', b'.', b'h',
-        b'r', b'l',
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 3, 0, 0, 0, 1, 0x51, 0x09, 0x40, 0x12, 0x71,
+        0, 5, b'x', b'.', b'h', b'r', b'l',
     ];
 
     #[test]
@@ -105,10 +114,18 @@ mod tests {
     fn cut_chunks_and_streams_are_refused() {
         let stream = to_stream(CHUNK, 4).expect("a well-formed chunk");
         for end in 0..25 {
-            assert_eq!(to_stream(&CHUNK[..end], 4), Err(Malformed), "chunk cut at {end}");
+            assert_eq!(
+                to_stream(&CHUNK[..end], 4),
+                Err(Malformed),
+                "chunk cut at {end}"
+            );
         }
         for end in 0..10 {
-            assert_eq!(from_stream(&stream[..end], 4), Err(Malformed), "stream cut at {end}");
+            assert_eq!(
+                from_stream(&stream[..end], 4),
+                Err(Malformed),
+                "stream cut at {end}"
+            );
         }
     }
 }

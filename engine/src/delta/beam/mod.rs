@@ -34,3 +34,17 @@ pub(super) use split::{Role, split};
 pub(super) fn module_md5(container: &Container<'_>) -> [u8; 16] {
     digest::module_md5(|id| container.chunk(id).map(|chunk| chunk.stored))
 }
+
+/// Returns the chunks that a recipe carries as they are.
+#[cfg(test)]
+pub(super) fn opaque_chunks(
+    recipe: &[u8],
+) -> Result<Vec<[u8; 4]>, crate::delta::cursor::Malformed> {
+    let recipe = recipe::Recipe::from_stream(recipe)?;
+    Ok(recipe
+        .chunks
+        .iter()
+        .filter(|chunk| !chunk.structured)
+        .map(|chunk| chunk.id)
+        .collect())
+}

@@ -29,7 +29,10 @@ pub(super) const CHUNK_KINDS: [(&ChunkId, Kind); 15] = [
 
 /// Returns the kind of stream that a chunk becomes.
 pub(super) fn kind_of(id: ChunkId) -> Kind {
-    CHUNK_KINDS.iter().find(|(known, _)| **known == id).map_or(Kind::Other, |(_, kind)| *kind)
+    CHUNK_KINDS
+        .iter()
+        .find(|(known, _)| **known == id)
+        .map_or(Kind::Other, |(_, kind)| *kind)
 }
 
 /// A row of the export and local tables: name, arity, label.
@@ -50,15 +53,26 @@ impl<'a> Module<'a> {
     /// Unpacks a file.
     pub(crate) fn unpack(file: &'a [u8], reading: Reading) -> Result<Self, Malformed> {
         Ok(match iff::unzip(file, reading)? {
-            Some((gzip, form)) => Self { gzip: Some(gzip), form: Cow::Owned(form), reading },
-            None => Self { gzip: None, form: Cow::Borrowed(file), reading },
+            Some((gzip, form)) => Self {
+                gzip: Some(gzip),
+                form: Cow::Owned(form),
+                reading,
+            },
+            None => Self {
+                gzip: None,
+                form: Cow::Borrowed(file),
+                reading,
+            },
         })
     }
 
     /// Reads the chunks.
     pub(crate) fn container(&self) -> Result<Container<'_>, Malformed> {
         let container = Container::read(&self.form, self.reading)?;
-        Ok(Container { gzip: self.gzip, ..container })
+        Ok(Container {
+            gzip: self.gzip,
+            ..container
+        })
     }
 }
 
@@ -86,7 +100,9 @@ impl<'a> Tables<'a> {
             imports: rows(*b"ImpT"),
             exports: rows(*b"ExpT"),
             locals: rows(*b"LocT"),
-            funs: container.data(*b"FunT").and_then(|data| self::rows(data).ok()),
+            funs: container
+                .data(*b"FunT")
+                .and_then(|data| self::rows(data).ok()),
             types: container.data(*b"Type").and_then(types).unwrap_or_default(),
             ..Self::default()
         };
@@ -102,7 +118,9 @@ impl<'a> Tables<'a> {
             };
             tables.literals = data.and_then(|data| literals(data).ok());
         }
-        if let Some((header, instructions)) = container.data(*b"Code").and_then(|data| Header::read(data).ok())
+        if let Some((header, instructions)) = container
+            .data(*b"Code")
+            .and_then(|data| Header::read(data).ok())
             && let Ok(symbols) = Symbols::collect(instructions)
         {
             tables.code = Some((header, instructions));
@@ -118,24 +136,36 @@ impl<'a> Tables<'a> {
     /// Returns an atom's text; empty for no atom.
     fn atom(&self, index: u32) -> &'a [u8] {
         let index = usize::try_from(index).unwrap_or(usize::MAX);
-        index.checked_sub(1).and_then(|index| self.atoms().get(index).copied()).unwrap_or_default()
+        index
+            .checked_sub(1)
+            .and_then(|index| self.atoms().get(index).copied())
+            .unwrap_or_default()
     }
 
     /// Returns what identifies each import: module, function, arity.
     pub(super) fn import_keys(&self) -> Vec<(&'a [u8], &'a [u8], u32)> {
         let imports = self.imports.as_deref().unwrap_or_default();
-        imports.iter().map(|[module, function, arity]| (self.atom(*module), self.atom(*function), *arity)).collect()
+        imports
+            .iter()
+            .map(|[module, function, arity]| (self.atom(*module), self.atom(*function), *arity))
+            .collect()
     }
 
     /// Returns what identifies each fun: function and arity.
     pub(super) fn fun_keys(&self) -> Vec<(&'a [u8], u32)> {
         let funs = self.funs.as_deref().unwrap_or_default();
-        funs.iter().map(|[function, arity, ..]| (self.atom(*function), *arity)).collect()
+        funs.iter()
+            .map(|[function, arity, ..]| (self.atom(*function), *arity))
+            .collect()
     }
 
     /// Returns what identifies each function: name and arity.
     pub(super) fn symbol_keys(&self) -> Vec<(&'a [u8], u32)> {
-        self.symbols.names.iter().map(|(name, arity)| (self.atom(*name), *arity)).collect()
+        self.symbols
+            .names
+            .iter()
+            .map(|(name, arity)| (self.atom(*name), *arity))
+            .collect()
     }
 }
 
@@ -152,7 +182,11 @@ fn atoms(data: &[u8]) -> Result<(bool, Vec<&[u8]>), Malformed> {
         };
         atoms.push(cursor.take(length)?);
     }
-    if cursor.is_empty() { Ok((long, atoms)) } else { Err(Malformed) }
+    if cursor.is_empty() {
+        Ok((long, atoms))
+    } else {
+        Err(Malformed)
+    }
 }
 
 fn rows<const N: usize>(data: &[u8]) -> Result<Vec<[u32; N]>, Malformed> {
@@ -180,7 +214,11 @@ fn literals(data: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
         let length = cursor.be_len()?;
         literals.push(cursor.take(length)?);
     }
-    if cursor.is_empty() { Ok(literals) } else { Err(Malformed) }
+    if cursor.is_empty() {
+        Ok(literals)
+    } else {
+        Err(Malformed)
+    }
 }
 
 /// Bits of a type that say that eight, eight and one more bytes follow: lower bound, upper bound, unit.
@@ -202,13 +240,20 @@ pub(super) fn types(data: &[u8]) -> Option<Vec<&[u8]>> {
     let version = cursor.be_u32().ok()?;
     let count = cursor.be_len().ok()?;
     let entries = cursor.rest();
-    if version <= FIXED_TYPES_VERSION && Some(entries.len()) == count.checked_mul(FIXED_TYPE_BYTES) {
+    if version <= FIXED_TYPES_VERSION && Some(entries.len()) == count.checked_mul(FIXED_TYPE_BYTES)
+    {
         return Some(entries.chunks_exact(FIXED_TYPE_BYTES).collect());
     }
-    TYPE_VARIANTS.iter().find_map(|bits| variable_types(entries, count, *bits))
+    TYPE_VARIANTS
+        .iter()
+        .find_map(|bits| variable_types(entries, count, *bits))
 }
 
-fn variable_types(entries: &[u8], count: usize, [lower, upper, unit]: [u16; 3]) -> Option<Vec<&[u8]>> {
+fn variable_types(
+    entries: &[u8],
+    count: usize,
+    [lower, upper, unit]: [u16; 3],
+) -> Option<Vec<&[u8]>> {
     let mut cursor = Cursor::new(entries);
     let mut types = Vec::new();
     for _ in 0..count {

@@ -44,7 +44,13 @@ impl Recipe {
             out.push(level);
             out.extend_from_slice(&header);
         }
-        for ChunkRecipe { id, structured, wrap, level } in &self.chunks {
+        for ChunkRecipe {
+            id,
+            structured,
+            wrap,
+            level,
+        } in &self.chunks
+        {
             let wrap = match wrap {
                 Wrap::Plain => 0,
                 Wrap::Sized => 1,
@@ -67,7 +73,10 @@ impl Recipe {
             None
         } else {
             let level = deflate_level(cursor.byte()?)?;
-            Some(GzipWrap { level, header: cursor.array::<GZIP_HEADER_BYTES>()? })
+            Some(GzipWrap {
+                level,
+                header: cursor.array::<GZIP_HEADER_BYTES>()?,
+            })
         };
         let mut chunks: Vec<ChunkRecipe> = Vec::new();
         while !cursor.is_empty() {
@@ -79,11 +88,20 @@ impl Recipe {
                 2 => Wrap::CompressedTerm,
                 _ => return Err(Malformed),
             };
-            let level = if wrap == Wrap::Plain { 0 } else { deflate_level(mode >> 4)? };
+            let level = if wrap == Wrap::Plain {
+                0
+            } else {
+                deflate_level(mode >> 4)?
+            };
             if chunks.len() == MAX_CHUNKS || chunks.iter().any(|chunk| chunk.id == id) {
                 return Err(Malformed);
             }
-            chunks.push(ChunkRecipe { id, structured: mode & STRUCTURED != 0, wrap, level });
+            chunks.push(ChunkRecipe {
+                id,
+                structured: mode & STRUCTURED != 0,
+                wrap,
+                level,
+            });
         }
         Ok(Self {
             long_atoms: flags & LONG_ATOMS != 0,
@@ -101,5 +119,9 @@ impl Recipe {
 }
 
 fn deflate_level(level: u8) -> Result<u8, Malformed> {
-    if (1..=9).contains(&level) { Ok(level) } else { Err(Malformed) }
+    if (1..=9).contains(&level) {
+        Ok(level)
+    } else {
+        Err(Malformed)
+    }
 }

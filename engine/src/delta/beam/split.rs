@@ -50,7 +50,12 @@ pub(crate) fn split(
     };
     for chunk in &container.chunks {
         let structured = splitter.chunk(chunk);
-        recipe.chunks.push(ChunkRecipe { id: chunk.id, structured, wrap: chunk.wrap, level: chunk.level });
+        recipe.chunks.push(ChunkRecipe {
+            id: chunk.id,
+            structured,
+            wrap: chunk.wrap,
+            level: chunk.level,
+        });
     }
     splitter.streams[Kind::Recipe] = recipe.to_stream();
     Ok(splitter.streams)
@@ -64,7 +69,8 @@ fn cut_vsn(container: &Container<'_>, md5: Option<&digest::ModuleMd5>) -> Option
 
 fn funs_have_md5(tables: &Tables<'_>, md5: Option<&digest::ModuleMd5>) -> bool {
     let funs = tables.funs.as_deref().unwrap_or_default();
-    !funs.is_empty() && md5.is_none_or(|md5| funs.iter().all(|fun| fun[5] == digest::fun_checksum(md5)))
+    !funs.is_empty()
+        && md5.is_none_or(|md5| funs.iter().all(|fun| fun[5] == digest::fun_checksum(md5)))
 }
 
 struct Splitter<'t> {
@@ -96,11 +102,20 @@ impl Splitter<'_> {
         let tables = self.tables;
         match kind {
             Kind::Atoms => tables.atoms.as_deref().map(entries),
-            Kind::Imports => tables.imports.as_deref().and_then(|rows| self.imports(rows).ok()),
+            Kind::Imports => tables
+                .imports
+                .as_deref()
+                .and_then(|rows| self.imports(rows).ok()),
             Kind::Literals => tables.literals.as_deref().map(entries),
             Kind::Code => self.code().ok(),
-            Kind::Exports => tables.exports.as_deref().and_then(|rows| self.functions(rows).ok()),
-            Kind::Locals => tables.locals.as_deref().and_then(|rows| self.functions(rows).ok()),
+            Kind::Exports => tables
+                .exports
+                .as_deref()
+                .and_then(|rows| self.functions(rows).ok()),
+            Kind::Locals => tables
+                .locals
+                .as_deref()
+                .and_then(|rows| self.functions(rows).ok()),
             Kind::Funs => tables.funs.as_deref().and_then(|rows| self.funs(rows).ok()),
             Kind::Attributes => self.vsn.clone(),
             Kind::Lines => lines::to_stream(&chunk.data, tables.symbols.line_count).ok(),

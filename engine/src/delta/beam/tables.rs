@@ -40,13 +40,22 @@ impl Matching {
         for (index, base_index) in to_base.iter().enumerate() {
             to_new[*base_index] = u32::try_from(index).ok();
         }
-        Self { to_base: to_base.into_iter().filter_map(|index| u32::try_from(index).ok()).collect(), to_new }
+        Self {
+            to_base: to_base
+                .into_iter()
+                .filter_map(|index| u32::try_from(index).ok())
+                .collect(),
+            to_new,
+        }
     }
 
     /// Returns the number in the base's numbering.
     pub(super) fn to_base(&self, index: u64) -> Result<u64, Malformed> {
         let index = index_u32(index)?;
-        match usize::try_from(index).ok().and_then(|index| self.to_base.get(index)) {
+        match usize::try_from(index)
+            .ok()
+            .and_then(|index| self.to_base.get(index))
+        {
             Some(base) => Ok(u64::from(*base)),
             None => Ok(u64::from(index) - len_u64(self.to_base.len()) + len_u64(self.to_new.len())),
         }
@@ -54,7 +63,10 @@ impl Matching {
 
     /// Inverts [`Matching::to_base`].
     pub(super) fn to_new(&self, base: u64) -> Result<u64, Malformed> {
-        match usize::try_from(base).ok().and_then(|base| self.to_new.get(base)) {
+        match usize::try_from(base)
+            .ok()
+            .and_then(|base| self.to_new.get(base))
+        {
             Some(index) => index.map(u64::from).ok_or(Malformed),
             None => Ok(base - len_u64(self.to_new.len()) + len_u64(self.to_base.len())),
         }
@@ -62,12 +74,15 @@ impl Matching {
 
     /// Like [`Matching::to_base`] for indexes that count from 1 and where 0 means none.
     pub(super) fn to_base_from_one(&self, index: u64) -> Result<u64, Malformed> {
-        index.checked_sub(1).map_or(Ok(0), |index| Ok(self.to_base(index)? + 1))
+        index
+            .checked_sub(1)
+            .map_or(Ok(0), |index| Ok(self.to_base(index)? + 1))
     }
 
     /// Inverts [`Matching::to_base_from_one`].
     pub(super) fn to_new_from_one(&self, base: u64) -> Result<u64, Malformed> {
-        base.checked_sub(1).map_or(Ok(0), |base| Ok(self.to_new(base)? + 1))
+        base.checked_sub(1)
+            .map_or(Ok(0), |base| Ok(self.to_new(base)? + 1))
     }
 }
 
@@ -130,7 +145,11 @@ mod tests {
         ] {
             let base: Vec<char> = base.chars().collect();
             let new: Vec<char> = new.chars().collect();
-            assert_eq!(Matching::new(&base, &new).to_base, expected, "{base:?} {new:?}");
+            assert_eq!(
+                Matching::new(&base, &new).to_base,
+                expected,
+                "{base:?} {new:?}"
+            );
         }
     }
 

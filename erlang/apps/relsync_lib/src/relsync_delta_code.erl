@@ -7,7 +7,7 @@
 %% labels.rs.
 -module(relsync_delta_code).
 
--export([put/2, read/1, read_unsigned/1, symbols/1, stream_symbols/2, to_stream/2, from_stream/3]).
+-export([put/2, read/1, read_unsigned/1, symbols/1, stream_symbols/2, to_stream/2, from_stream/2]).
 
 -export_type([symbols/0, restoring/0]).
 
@@ -41,7 +41,7 @@
 -define(MAX_OPCODE, 191).
 -define(LABEL, 1).
 -define(FUNC_INFO, 2).
--define(LINE, 153).
+-define(LINE_OPCODE, 153).
 
 -define(TAG_UNSIGNED, 0).
 -define(TAG_ATOM, 2).
@@ -107,11 +107,10 @@ to_stream(Instructions, #{functions := Functions}) ->
     {Stream, _} = walk(Instructions, #to_stream{functions = ByLabel}, <<>>),
     Stream.
 
-%% @doc Restores instructions from a stream. They may grow to `MaxBytes' at most.
--spec from_stream(binary(), restoring(), non_neg_integer()) -> binary().
-from_stream(Stream, Restoring, MaxBytes) ->
+%% @doc Restores instructions from a stream.
+-spec from_stream(binary(), restoring()) -> binary().
+from_stream(Stream, Restoring) ->
     {Instructions, _} = walk(Stream, #from_stream{restoring = Restoring}, <<>>),
-    byte_size(Instructions) =< MaxBytes orelse throw(malformed),
     Instructions.
 
 -spec walk(binary(), walker(), binary()) -> {binary(), walker()}.
@@ -190,7 +189,7 @@ kind(_, _, _) -> number.
 
 unsigned(?LABEL, 0) -> label_definition;
 unsigned(?FUNC_INFO, 2) -> arity;
-unsigned(?LINE, 0) -> line;
+unsigned(?LINE_OPCODE, 0) -> line;
 %% executable_line, debug_line
 unsigned(183, 0) -> line;
 unsigned(184, 1) -> line;
@@ -214,7 +213,7 @@ instruction(Opcode, #collect{opcode = Previous, line_count = Lines} = Collect) -
         name = none,
         line_count =
             case Opcode of
-                ?LINE -> Lines + 1;
+                ?LINE_OPCODE -> Lines + 1;
                 _ -> Lines
             end
     };
