@@ -2,4 +2,5 @@
 
 mod agent_blob;
 mod erl_transport;
+mod session;
 mod zstd_agent;

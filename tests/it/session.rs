@@ -1,0 +1,118 @@
+//! A session with the real agent on a real node: how it starts, what it says, and that nothing of it stays.
+
+use std::time::Duration;
+
+use relsync_engine::boot::{self, Greeting};
+use relsync_engine::session::{Session, SessionError};
+use relsync_engine::transport::Transport;
+use relsync_engine::transport::erl::{self, Cookie, ErlTarget, ErlTransport, NodeName};
+use relsync_engine::wire::{Reply, Request, TargetStatus};
+use relsync_tests::node::{Node, NodeOptions};
+
+/// Payload of a session in which nothing is to be done, both ways, once the agent is cached.
+const NO_OP_BYTES: u64 = 2048;
+
+/// Round trips of the same: EPMD, the two of the handshake, and the agent's greeting.
+const NO_OP_ROUND_TRIPS: u64 = 4;
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(60), future)
+            .await
+            .expect("it hangs")
+    })
+}
+
+fn greeting(destination: &std::path::Path) -> Greeting {
+    Greeting {
+        host: "tester@here".to_owned(),
+        destination: destination.as_os_str().as_encoded_bytes().to_vec(),
+        writable: None,
+        checksum: false,
+    }
+}
+
+async fn open(
+    node: &Node,
+    destination: &std::path::Path,
+) -> Result<(Session<ErlTransport>, TargetStatus), SessionError> {
+    let target = ErlTarget::new(
+        NodeName::parse(node.name()).expect("a node name"),
+        Cookie::new(node.cookie()).expect("a cookie"),
+    );
+    let connection = erl::connect(&target).await.expect("a connection");
+    boot::open(connection, &greeting(destination)).await
+}
+
+#[test]
+fn a_session_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::start(NodeOptions::default());
+    let processes = "length(processes())";
+    let before = node.eval(processes);
+    block_on(async {
+        let (session, status) = open(&node, dir.path()).await.expect("a session");
+        assert!(status.otp_release >= 23);
+        assert!(status.writable);
+        assert!(status.current.is_none());
+        session.close().await.expect("closed");
+    });
+    node.wait_for("whereis(relsync_session)", "undefined");
+    node.wait_for(
+        "[M || {M, _} <- code:all_loaded(), lists:prefix(\"relsync\", atom_to_list(M))]",
+        "[]",
+    );
+    node.wait_for("nodes(known) -- [node() | nodes(hidden)] =/= x", "true");
+    node.wait_for(processes, &before);
+}
+
+#[test]
+fn a_second_session_is_told_who_is_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::start(NodeOptions::default());
+    block_on(async {
+        let (first, _) = open(&node, dir.path()).await.expect("a session");
+        match open(&node, dir.path()).await {
+            Err(SessionError::Busy { holder }) => assert_eq!(holder, "tester@here"),
+            other => panic!("not busy: {:?}", other.map(|(_, status)| status)),
+        }
+        first.close().await.expect("closed");
+    });
+}
+
+#[test]
+fn a_cached_agent_costs_few_bytes_and_round_trips() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::start(NodeOptions::default());
+    block_on(async {
+        let (mut session, _) = open(&node, dir.path()).await.expect("a session");
+        // A pack is what makes the target keep anything.
+        let begin = Request::PackBegin {
+            pack_id: [7; 32],
+            size: 1,
+            offset: 0,
+        };
+        session.send(&begin).await.expect("sent");
+        session
+            .send(&Request::Status { verify: false })
+            .await
+            .expect("sent");
+        match session.receive().await {
+            Ok(Reply::Status(_) | Reply::Error(_)) => {}
+            other => panic!("{other:?}"),
+        }
+        session.close().await.expect("closed");
+        node.wait_for("whereis(relsync_session)", "undefined");
+        let (session, _) = open(&node, dir.path()).await.expect("a session");
+        let counters = session.counters();
+        session.close().await.expect("closed");
+        let bytes = counters.sent_bytes + counters.received_bytes;
+        println!("no-op: {counters:?}");
+        assert!(bytes <= NO_OP_BYTES, "{counters:?}");
+        assert!(counters.round_trips <= NO_OP_ROUND_TRIPS, "{counters:?}");
+    });
+}
