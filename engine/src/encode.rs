@@ -44,8 +44,8 @@ pub enum EncodeError {
     /// Content could not be read.
     #[error("cannot build the pack")]
     Content(#[from] ContentError),
-    /// The compressor failed.
-    #[error("cannot compress: {0}")]
+    /// The manifest could not be compressed.
+    #[error("cannot compress the manifest")]
     Compress(#[from] zstd_frame::CompressError),
     /// The pack could not be written.
     #[error("cannot write the pack")]
@@ -70,12 +70,10 @@ pub struct CodedPiece {
     pub entry: usize,
     /// The base's index in the base manifest.
     pub base: Option<usize>,
-    /// Transform and coder, in words.
-    pub coding: String,
+    /// Transform and coder.
+    pub how: delta::PieceExplanation,
     /// Its size in bytes.
     pub content_bytes: u64,
-    /// Its share of the frame, in bytes.
-    pub coded_bytes: u64,
 }
 
 /// Builds the pack of `plan`, handing its bytes to `sink` in order.
@@ -170,7 +168,12 @@ fn encode_body(
     let mut contents = Vec::with_capacity(head.pieces.len());
     let mut bases = Vec::with_capacity(head.pieces.len());
     for (piece, start) in head.pieces.iter().zip(starts) {
-        contents.push(read(source, new, piece.entry, piece.length.map(|l| (*start, l)))?);
+        contents.push(read(
+            source,
+            new,
+            piece.entry,
+            piece.length.map(|l| (*start, l)),
+        )?);
         bases.push(match piece.base {
             Some(from) => Some(read(source, base, from.entry, from.range)?),
             None => None,
@@ -184,7 +187,7 @@ fn encode_body(
             base: base.as_deref(),
         })
         .collect();
-    let coded = delta::encode(&pieces, level);
+    let coded = delta::encode(&pieces, &delta::Options::default());
     let explained = head
         .pieces
         .iter()
@@ -193,9 +196,8 @@ fn encode_body(
         .map(|((piece, content), how)| CodedPiece {
             entry: piece.entry,
             base: piece.base.map(|from| from.entry),
-            coding: how.to_string(),
+            how: *how,
             content_bytes: content.len() as u64,
-            coded_bytes: how.bytes,
         })
         .collect();
     Ok(Body {
@@ -210,7 +212,9 @@ fn read(
     entry: usize,
     range: Option<(u64, usize)>,
 ) -> Result<Vec<u8>, ContentError> {
-    let (size, sha256) = manifest.entries()[entry].content().unwrap_or((0, Sha256::of(b"")));
+    let (size, sha256) = manifest.entries()[entry]
+        .content()
+        .unwrap_or((0, Sha256::of(b"")));
     let whole = || usize::try_from(size).unwrap_or(limits::FRAME_MEMORY_BYTES);
     let (offset, length) = range.unwrap_or_else(|| (0, whole()));
     source.read(&sha256, offset, length)

@@ -16,8 +16,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 
 use futures::FutureExt;
 
-use crate::encode::{EncodeError, PackSummary, encode_pack};
-use crate::id::{ManifestId, SnapshotId};
+use crate::encode::{ContentError, ContentSource, EncodeError, PackSummary, encode_pack};
+use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::limits;
 use crate::manifest::{Manifest, ManifestError};
 use crate::plan::{Held, Plan, Rules, Totals};
@@ -383,8 +383,8 @@ async fn outlook<T: Transport>(
                     .get(&change.path)
                     .and_then(crate::entry::Entry::content)
                     .map_or(0, |(size, _)| usize::try_from(size).unwrap_or(0));
-                let content = crate::encode::ContentSource::read(store, sha256, 0, size)
-                    .map_err(EncodeError::from)?;
+                let content =
+                    ContentSource::read(store, sha256, 0, size).map_err(EncodeError::from)?;
                 crate::delta::beam_md5(&content)
             }
             None => None,
@@ -408,7 +408,7 @@ fn build(
     new: &Manifest,
     planned: &Planned,
 ) -> Result<(std::fs::File, PackSummary), PushError> {
-    let mut spool = store.temporary_file().map_err(PushError::Spool)?;
+    let mut spool = tempfile::tempfile_in(store.dir()).map_err(PushError::Spool)?;
     let level = if planned.totals.sent_content_bytes <= BEST_LEVEL_BYTES {
         BEST_LEVEL
     } else {
@@ -423,6 +423,28 @@ fn build(
         &mut |bytes| spool.write_all(bytes),
     )?;
     Ok((spool, pack))
+}
+
+impl ContentSource for Store {
+    fn read(&self, sha256: &Sha256, offset: u64, length: usize) -> Result<Vec<u8>, ContentError> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| ContentError {
+            sha256: *sha256,
+            source,
+        };
+        match self.content(sha256) {
+            Ok(Some(content)) => content
+                .read_range(offset, length)
+                .map_err(|error| failed(error.into())),
+            Ok(None) => Err(failed("the object store does not have it".into())),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    fn chunks(&self, sha256: &Sha256) -> Vec<(ChunkId, u64)> {
+        let chunks = self.chunks_of(sha256).ok().flatten().unwrap_or_default();
+        let lengths = chunks.into_iter().map(|(id, length)| (id, length.into()));
+        lengths.collect()
+    }
 }
 
 struct Sender<'a, T> {

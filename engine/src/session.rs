@@ -3,8 +3,13 @@
 //! Owns sending requests and receiving replies over a transport: messages are cut into parts and joined again, and what the
 //! agent does not answer with fails here, with the reply it gave. Does not decide what is asked: that is `push` and its siblings.
 
+use std::time::Duration;
+
 use crate::transport::{Counters, Transport, TransportError};
 use crate::wire::{Assembler, RemoteError, Reply, Request, WireError, parts};
+
+/// How long to wait for the agent to be gone.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Why a session cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -101,9 +106,13 @@ impl<T: Transport> Session<T> {
         self.transport.counters()
     }
 
-    /// Says good-bye and hangs up.
+    /// Says good-bye, waits a short while until nothing of the agent is left, and hangs up: who comes next does not
+    /// find the target busy.
     pub async fn close(mut self) -> Result<(), SessionError> {
         self.send(&Request::Bye).await?;
+        let ended = async { while self.transport.recv().await.is_ok() {} };
+        // What is late is gone once the connection is.
+        let _late = tokio::time::timeout(GOODBYE, ended).await;
         Ok(self.transport.close().await?)
     }
 }

@@ -2,5 +2,6 @@
 
 mod agent_blob;
 mod erl_transport;
+mod push;
 mod session;
 mod zstd_agent;

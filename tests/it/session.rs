@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use relsync_engine::boot::{self, Greeting};
 use relsync_engine::session::{Session, SessionError};
-use relsync_engine::transport::Transport;
 use relsync_engine::transport::erl::{self, Cookie, ErlTarget, ErlTransport, NodeName};
 use relsync_engine::wire::{Reply, Request, TargetStatus};
 use relsync_tests::node::{Node, NodeOptions};

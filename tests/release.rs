@@ -1,0 +1,113 @@
+//! Sample releases, compiled by the machine's own Erlang.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A release tree under construction: `lib/<app>-<vsn>/ebin` and whatever else is put into it.
+#[derive(Debug)]
+pub struct Release {
+    root: PathBuf,
+}
+
+impl Release {
+    /// Begins an empty tree.
+    ///
+    /// # Panics
+    /// If the directory cannot be made.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        let root = root.into();
+        fs::create_dir_all(&root).expect("a release directory");
+        Self { root }
+    }
+
+    /// Where the tree is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Compiles an application: its modules, each a name and what follows `-module(name).`, and its `.app` file.
+    ///
+    /// # Panics
+    /// If a module does not compile.
+    pub fn app(&self, name: &str, version: &str, modules: &[(&str, &str)]) -> &Self {
+        let ebin = self.root.join(format!("lib/{name}-{version}/ebin"));
+        fs::create_dir_all(&ebin).expect("an ebin directory");
+        compile(&ebin, modules);
+        let names: Vec<&str> = modules.iter().map(|(module, _)| *module).collect();
+        let app = format!(
+            "{{application, {name}, [{{description, \"sample\"}}, {{vsn, \"{version}\"}}, {{modules, [{}]}}, \
+             {{registered, []}}, {{applications, [kernel, stdlib]}}]}}.\n",
+            names.join(", ")
+        );
+        self.file(
+            &format!("lib/{name}-{version}/ebin/{name}.app"),
+            app.as_bytes(),
+        )
+    }
+
+    /// Writes a file, making its directories.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn file(&self, path: &str, content: &[u8]) -> &Self {
+        let path = self.root.join(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        fs::write(path, content).expect("a file");
+        self
+    }
+}
+
+/// Compiles modules into a directory, with debug information as releases have it.
+///
+/// # Panics
+/// If one does not compile.
+pub fn compile(into: &Path, modules: &[(&str, &str)]) {
+    let sources = tempfile::tempdir().expect("a temporary directory");
+    let mut erlc = Command::new("erlc");
+    erlc.args(["+debug_info", "+deterministic", "-o"]).arg(into);
+    for (name, body) in modules {
+        let path = sources.path().join(format!("{name}.erl"));
+        fs::write(&path, format!("-module({name}).\n{body}\n")).expect("a source");
+        erlc.arg(path);
+    }
+    let output = erlc.output().expect("erlc runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "erlc: {said}");
+}
+
+/// What stands in a directory, as lines of path, kind, permissions and content's hash or target, in order. `.relsync` is left out.
+///
+/// # Panics
+/// If something cannot be read.
+pub fn listing(root: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    list(root, Path::new(""), &mut lines);
+    lines.sort();
+    lines
+}
+
+fn list(root: &Path, below: &Path, lines: &mut Vec<String>) {
+    use std::os::unix::fs::PermissionsExt;
+    for entry in fs::read_dir(root.join(below)).expect("a directory") {
+        let name = entry.expect("an entry").file_name();
+        let path = below.join(&name);
+        if path == Path::new(".relsync") {
+            continue;
+        }
+        let full = root.join(&path);
+        let metadata = fs::symlink_metadata(&full).expect("metadata");
+        let mode = metadata.permissions().mode() & 0o7777;
+        if metadata.is_symlink() {
+            let target = fs::read_link(&full).expect("a link");
+            lines.push(format!("{} -> {}", path.display(), target.display()));
+        } else if metadata.is_dir() {
+            lines.push(format!("{}/ {mode:o}", path.display()));
+            list(root, &path, lines);
+        } else {
+            let content = fs::read(&full).expect("a file");
+            let hash = relsync_engine::id::Sha256::of(&content);
+            lines.push(format!("{} {mode:o} {hash}", path.display()));
+        }
+    }
+}
