@@ -14,14 +14,15 @@
 -define(KEPT_CHUNKS, ["AtU8", "Code", "StrT", "ImpT", "ExpT", "FunT", "LitT", "Type", "Line"]).
 
 main(["blob", Out, SourceDir | Options]) ->
-    write(Out, blob(SourceDir, [list_to_atom(Option) || Option <- Options]), [{compressed, 9}]);
+    Modules = blob(SourceDir, [list_to_atom(Option) || Option <- Options]),
+    write(Out, term_to_binary(Modules, [{minor_version, 2}, {compressed, 9}]));
 main(["boot", Out, Source]) ->
-    write(Out, boot(Source), [compressed]);
+    write(Out, zlib:compress(boot(Source)));
 main(_) ->
     fail("usage: agent_blob.escript blob OUT SOURCE_DIR [COMPILER_OPTION...] | boot OUT SOURCE", []).
 
-write(Out, Term, Options) ->
-    case file:write_file(Out, term_to_binary(Term, [{minor_version, 2} | Options])) of
+write(Out, Bytes) ->
+    case file:write_file(Out, Bytes) of
         ok -> ok;
         {error, Reason} -> fail("~ts: ~ts", [Out, file:format_error(Reason)])
     end.
@@ -52,22 +53,38 @@ strip(Beam) ->
     {ok, Stripped} = beam_lib:build_module([Chunk || {Name, _} = Chunk <- Chunks, lists:member(Name, ?KEPT_CHUNKS)]),
     Stripped.
 
-%% The argument names and body of the module's only function.
+%% The body of the module's only function as text without needless spaces: compressed, it is about half the
+%% size of its abstract form.
 boot(Source) ->
     {ok, Forms} = epp:parse_file(Source, []),
     [fail("~ts: ~tp", [Source, Error]) || {error, Error} <- Forms],
     case [Form || {function, _, _, _, _} = Form <- Forms] of
         [{function, _, _Name, _Arity, [{clause, _, Args, [], Body}]}] ->
-            Names = [argument_name(Source, Arg) || Arg <- Args],
-            Expressions = [erl_parse:map_anno(fun(_) -> erl_anno:new(0) end, Expression) || Expression <- Body],
+            lists:foreach(fun(Arg) -> check_argument(Source, Arg) end, Args),
             check_evaluable(Source, Body),
-            {Names, Expressions};
+            [dense(lists:join(",", [erl_pp:expr(Expression) || Expression <- Body])), "."];
         _ ->
             fail("~ts: must hold one function of one clause without a guard", [Source])
     end.
 
-argument_name(_Source, {var, _, Name}) when Name =/= '_' -> Name;
-argument_name(Source, Arg) -> fail("~ts:~p: an argument must be a variable", [Source, line(Arg)]).
+check_argument(_Source, {var, _, Name}) when Name =/= '_' -> ok;
+check_argument(Source, Arg) -> fail("~ts:~p: an argument must be a variable", [Source, line(Arg)]).
+
+%% Tokens stand apart only where they would become others.
+dense(Text) ->
+    {ok, Tokens, _} = erl_scan:string(lists:flatten(Text), 1, [text]),
+    dense([erl_scan:text(Token) || Token <- Tokens], $().
+
+dense([], _Last) ->
+    [];
+dense([Text | Rest], Last) ->
+    Space = [$\s || not (is_bracket(Last) orelse is_bracket(hd(Text))), is_word(Last) =:= is_word(hd(Text))],
+    [Space, Text | dense(Rest, lists:last(Text))].
+
+is_bracket(Char) -> lists:member(Char, "(){}[],;").
+
+is_word(Char) -> Char =:= $_ orelse Char =:= $@ orelse string:uppercase([Char]) =/= string:lowercase([Char]) orelse
+                 (Char >= $0 andalso Char =< $9).
 
 %% Nothing of the module is on the target, and erl_eval expands no records.
 check_evaluable(Source, Forms) when is_list(Forms) ->

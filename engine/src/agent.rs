@@ -13,9 +13,8 @@ use sha2::{Digest, Sha256};
 /// The oldest OTP release that the agent runs on.
 pub const OLDEST_OTP_RELEASE: u32 = 23;
 
-/// What the target evaluates with `erl_eval:exprs/2` before any module of ours is there: the compressed external
-/// form of `{ArgumentNames, Expressions}`.
-pub const BOOT: &[u8] = include_bytes!("../agent/boot.etf");
+/// What the target evaluates before any module of ours is there: Erlang expressions as text, compressed by zlib.
+pub const BOOT: &[u8] = include_bytes!("../agent/boot.z");
 
 /// The agent's modules, compiled for a range of OTP releases.
 #[derive(Debug)]

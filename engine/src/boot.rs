@@ -55,13 +55,13 @@ pub async fn open(
         Term::List(vec![
             binding("P", Term::binary(agent::BOOT)),
             binding(
-                "A",
+                "B",
                 Term::List(vec![
-                    Term::Pid(host_pid),
-                    Term::binary(holder(&greeting.host)),
-                    Term::binary(&state_dir),
-                    Term::Tuple(hashes),
-                    Term::binary(&hello),
+                    binding("Host", Term::Pid(host_pid)),
+                    binding("Who", Term::binary(holder(&greeting.host))),
+                    binding("State", Term::binary(&state_dir)),
+                    binding("Hashes", Term::Tuple(hashes)),
+                    binding("Hello", Term::binary(&hello)),
                 ]),
             ),
         ]),
@@ -104,12 +104,10 @@ fn holder(host: &str) -> &[u8] {
     &bytes[..bytes.len().min(120)]
 }
 
-/// The abstract form of `erl_eval:exprs(P, A)`, whose arguments come by name: `P` holds `{Names, Expressions}` in the external
-/// term format, `A` the values.
+/// The abstract form of `erl_eval:exprs(Program, B)`, where the program's text comes compressed as `P`.
 fn boot_expression() -> Term<'static> {
-    let line = || Term::Integer(0);
     let node = |kind: &'static str, rest: Vec<Term<'static>>| {
-        let mut elements = vec![Term::atom(kind), line()];
+        let mut elements = vec![Term::atom(kind), Term::Integer(0)];
         elements.extend(rest);
         Term::Tuple(elements)
     };
@@ -119,13 +117,15 @@ fn boot_expression() -> Term<'static> {
         let target = node("remote", vec![atom(module), atom(function)]);
         node("call", vec![target, Term::List(arguments)])
     };
-    let program = || call("erlang", "binary_to_term", vec![var("P")]);
-    let element = |n: i64| {
-        let index = node("integer", vec![Term::Integer(n)]);
-        call("erlang", "element", vec![index, program()])
+    let second = |of: Term<'static>| {
+        let two = node("integer", vec![Term::Integer(2)]);
+        call("erlang", "element", vec![two, of])
     };
-    let bindings = call("lists", "zip", vec![element(1), var("A")]);
-    call("erl_eval", "exprs", vec![element(2), bindings])
+    let bytes = call("zlib", "uncompress", vec![var("P")]);
+    let text = call("erlang", "binary_to_list", vec![bytes]);
+    let tokens = second(call("erl_scan", "string", vec![text]));
+    let program = second(call("erl_parse", "parse_exprs", vec![tokens]));
+    call("erl_eval", "exprs", vec![program, var("B")])
 }
 
 fn binding<'a>(name: &'a str, value: Term<'a>) -> Term<'a> {

@@ -55,9 +55,14 @@ fn cut_file(
 ) {
     let from = from.and_then(|(at, base)| Some((at, base.content()?)));
     let alignment = match from {
-        Some((_, (base_size, base_sha256))) if base_size > WHOLE_BASE_BYTES => Some(
-            Alignment::new(&chunks_of(&base_sha256), &chunks_of(sha256), base_size, size),
-        ),
+        Some((_, (base_size, base_sha256))) if base_size > WHOLE_BASE_BYTES => {
+            Some(Alignment::new(
+                &chunks_of(&base_sha256),
+                &chunks_of(sha256),
+                base_size,
+                size,
+            ))
+        }
         _ => None,
     };
     let piece_limit = limits::FRAME_CONTENT_BYTES as u64;
