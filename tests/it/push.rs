@@ -195,3 +195,31 @@ fn a_to_b_to_a() {
     applied(rig.push(b.root()));
     assert_eq!(rig.node.eval("sample:f()"), "b");
 }
+
+#[test]
+fn many_small_files_and_a_large_one() {
+    let mut rig = Rig::new();
+    let tree = rig.release("tree");
+    for n in 0..5000_u32 {
+        tree.file(&format!("data/{}/{n}", n % 50), format!("file {n}").as_bytes());
+    }
+    let mut large: Vec<u8> = Vec::new();
+    let mut word = 1_u64;
+    while large.len() < 64 << 20 {
+        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        large.extend_from_slice(&word.to_le_bytes());
+    }
+    tree.file("data/large", &large);
+    let start = std::time::Instant::now();
+    applied(rig.push(tree.root()));
+    println!("first {:?}", start.elapsed());
+    assert!(listing(&rig.device()) == listing(tree.root()));
+
+    large.splice(20_000_000..20_000_100, *b"inserted");
+    tree.file("data/large", &large);
+    let start = std::time::Instant::now();
+    let report = rig.push(tree.root()).expect("pushed");
+    println!("second {:?} {:?}", start.elapsed(), report.pack.as_ref().map(|p| p.pack_bytes));
+    assert!(report.pack.expect("a pack").pack_bytes < 20_000);
+    assert!(listing(&rig.device()) == listing(tree.root()));
+}

@@ -9,6 +9,7 @@
 %% |-------------|----------------------------------------------------------------|
 %% | idle        | GET_MANIFEST, HOOKS, PACK_BEGIN, ROLLBACK, CONFIRM, PLAN_RELOAD, STATUS, BYE |
 %% | receiving   | PACK_DATA; APPLY when the pack is complete; BYE                |
+%% | failed      | BYE; all else is passed over: it was sent before the error came |
 %%
 %% A lost host while receiving leaves the pack where it is, to be continued. A crash of this process
 %% leaves what relsync_update leaves: the old release, or a journal for the next session.
@@ -55,7 +56,6 @@ run(Host, Hello, Blob) ->
         greet(Send, Hello, Blob)
     catch
         throw:{refuse, Kind, Text} -> Send(error, error_fields(Kind, Text));
-        exit:host_lost -> ok;
         Class:Reason:Stack -> Send(error, error_fields(internal, crash_text(Class, Reason, Stack)))
     end,
     relsync_probation:is_running().
@@ -108,7 +108,7 @@ loop(State, Parts) ->
                         {ok, {bye, _}} ->
                             leave(State);
                         {ok, {Name, Fields}} ->
-                            loop(answer(Name, Fields, State), []);
+                            answer(Name, Fields, State);
                         {error, Reason} ->
                             leave(State),
                             refuse(protocol, relsync_wire:format_error(Reason))
@@ -127,15 +127,41 @@ leave(#{receiving := Receiving, hooks := Hooks, send := Send}) ->
     relsync_update:release_hooks(Hooks, Send),
     ok.
 
-%% An error ends the request, not the session; what was being received is closed and kept.
+%% The host sends ahead, so after an error nothing of what follows may be carried out: an `APPLY' must not
+%% come to pass without the hooks that failed before it. What was being received is kept.
 answer(Name, Fields, #{send := Send} = State) ->
-    try
-        handle(Name, Fields, State)
+    try handle(Name, Fields, State) of
+        Next -> loop(Next, [])
     catch
         throw:{refuse, Kind, Text} ->
-            Send(error, error_fields(Kind, Text)),
-            leave(State),
-            State#{receiving := none, hooks := none}
+            fail(State, Send, Kind, Text);
+        throw:{given_up, Kind, Text} ->
+            fail(State#{hooks := none}, Send, Kind, Text);
+        Class:Reason:Stack ->
+            fail(State, Send, internal, crash_text(Class, Reason, Stack))
+    end.
+
+fail(State, Send, Kind, Text) ->
+    leave(State),
+    Send(error, error_fields(Kind, Text)),
+    await_bye([]).
+
+await_bye(Parts) ->
+    receive
+        {relsync, Part} when is_binary(Part) ->
+            case relsync_wire:add_part(Part, Parts) of
+                {more, More} ->
+                    await_bye(More);
+                {message, Message} ->
+                    case relsync_wire:decode(Message) of
+                        {ok, {bye, _}} -> ok;
+                        _ -> await_bye([])
+                    end;
+                {error, _} ->
+                    ok
+            end;
+        {nodedown, _} ->
+            ok
     end.
 
 %%% Requests
@@ -149,14 +175,9 @@ handle(pack_begin, Fields, #{receiving := none} = State) ->
     begin_pack(Fields, State);
 handle(pack_data, #{bytes := Bytes}, #{receiving := Receiving} = State) when is_map(Receiving) ->
     State#{receiving := receive_data(Bytes, Receiving, State)};
-handle(pack_data, _, State) ->
-    %% The host had sent it before it heard of the error that ended the pack.
-    State;
 handle(apply, Fields, #{receiving := #{complete := true} = Receiving} = State) ->
     apply_pack(Fields, Receiving, State);
-handle(apply, _, #{receiving := none} = State) ->
-    State;
-handle(apply, _, _) ->
+handle(apply, _, #{receiving := Receiving}) when is_map(Receiving) ->
     refuse(pack, "the pack is not complete");
 handle(rollback, Fields, #{receiving := none, roots := Roots, send := Send, hooks := Hooks} = State) ->
     Send(result, relsync_update:rollback(Fields, Roots, Hooks, Send)),

@@ -413,11 +413,11 @@ undo_code(Undo) ->
         {error, Reason} -> [relsync_reload:format_error(Reason)]
     end.
 
-%% The files are as they were: only the hooks have something to undo.
+%% The files are as they were: only the hooks have something to undo, and have done so when the caller hears.
 -spec give_up(#update{}, atom(), unicode:chardata()) -> no_return().
 give_up(#update{hooks = Hooks, send = Send}, Kind, Text) ->
     release_hooks(Hooks, Send),
-    refuse(Kind, Text).
+    throw({given_up, Kind, Text}).
 
 %%% Smaller requests
 
