@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use relsync_engine::boot::{self, Greeting};
-use relsync_engine::push::{Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport, push};
+use relsync_engine::push::{
+    Hooks, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport, push,
+};
+use relsync_engine::session::SessionError;
 use relsync_engine::store::{ScanOptions, SnapshotMeta, Store};
 use relsync_engine::transport::erl::{self, Cookie, ErlTarget, NodeName};
-use relsync_engine::wire::{ApplyResult, Outcome, ReloadMode, Reply, Request};
+use relsync_engine::wire::{ApplyResult, HooksKind, Outcome, ReloadMode, Reply, Request};
 use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::release::{Release, listing};
 
@@ -201,12 +204,17 @@ fn many_small_files_and_a_large_one() {
     let mut rig = Rig::new();
     let tree = rig.release("tree");
     for n in 0..5000_u32 {
-        tree.file(&format!("data/{}/{n}", n % 50), format!("file {n}").as_bytes());
+        tree.file(
+            &format!("data/{}/{n}", n % 50),
+            format!("file {n}").as_bytes(),
+        );
     }
     let mut large: Vec<u8> = Vec::new();
     let mut word = 1_u64;
     while large.len() < 64 << 20 {
-        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        word = word
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         large.extend_from_slice(&word.to_le_bytes());
     }
     tree.file("data/large", &large);
@@ -219,7 +227,219 @@ fn many_small_files_and_a_large_one() {
     tree.file("data/large", &large);
     let start = std::time::Instant::now();
     let report = rig.push(tree.root()).expect("pushed");
-    println!("second {:?} {:?}", start.elapsed(), report.pack.as_ref().map(|p| p.pack_bytes));
+    println!(
+        "second {:?} {:?}",
+        start.elapsed(),
+        report.pack.as_ref().map(|p| p.pack_bytes)
+    );
     assert!(report.pack.expect("a pack").pack_bytes < 20_000);
     assert!(listing(&rig.device()) == listing(tree.root()));
+}
+
+const A: &str = "-export([f/0]).\nf() -> a.";
+const B: &str = "-export([f/0]).\nf() -> b.";
+
+#[test]
+fn a_module_goes_and_another_comes() {
+    let mut rig = Rig::new();
+    let a = rig.release("a");
+    a.app("sample", "1.0", &[("kept", A), ("gone", A)]);
+    let c = rig.release("c");
+    c.app("sample", "1.0", &[("kept", A), ("come", B)]);
+    applied(rig.push(a.root()));
+    assert_eq!(rig.node.eval("{kept:f(), gone:f()}"), "{a,a}");
+
+    let result = applied(rig.push(c.root()));
+    assert_eq!(listing(&rig.device()), listing(c.root()));
+    assert_eq!(
+        statuses(&result),
+        [("come", "notloaded"), ("gone", "remove")]
+    );
+    assert_eq!(rig.node.eval("code:is_loaded(gone)"), "false");
+    assert_eq!(rig.node.eval("catch gone:f()").contains("undef"), true);
+    assert_eq!(rig.node.eval("come:f()"), "b");
+}
+
+#[test]
+fn a_new_application_is_found() {
+    let mut rig = Rig::new();
+    let a = rig.release("a");
+    a.app("sample", "1.0", &[("sample", A)]);
+    let d = rig.release("d");
+    d.app("sample", "1.0", &[("sample", A)])
+        .app("second", "0.1.0", &[("second", B)]);
+    applied(rig.push(a.root()));
+    applied(rig.push(d.root()));
+    assert_eq!(listing(&rig.device()), listing(d.root()));
+    assert_eq!(rig.node.eval("second:f()"), "b");
+    let device = rig.device();
+    let path = rig
+        .node
+        .eval("[P || P <- code:get_path(), string:find(P, \"second\") =/= nomatch]");
+    assert_eq!(
+        path,
+        format!("[{:?}]", device.join("lib/second-0.1.0/ebin"))
+    );
+}
+
+#[test]
+fn a_version_bump_moves_the_code_path_and_costs_little() {
+    let mut rig = Rig::new();
+    let filler: String = (0..400)
+        .map(|n| format!("g({n}) -> {{{n}, \"text {n}\"}};\n"))
+        .collect();
+    let module = |f: &str| format!("-export([f/0, g/1]).\nf() -> {f}.\n{filler}g(_) -> none.");
+    let (one, two) = (module("one"), module("two"));
+    let a = rig.release("a");
+    a.app(
+        "sample",
+        "1.0.0",
+        &[("first", &one), ("second", &one), ("third", &one)],
+    );
+    let b = rig.release("b");
+    b.app(
+        "sample",
+        "1.0.1",
+        &[("first", &two), ("second", &one), ("third", &one)],
+    );
+    applied(rig.push(a.root()));
+    assert_eq!(rig.node.eval("{first:f(), second:f()}"), "{one,one}");
+
+    let report = rig.push(b.root()).expect("pushed");
+    let pack_bytes = report.pack.as_ref().expect("a pack").pack_bytes;
+    let result = applied(Ok(report));
+    assert_eq!(listing(&rig.device()), listing(b.root()));
+    assert_eq!(rig.node.eval("{first:f(), second:f()}"), "{two,one}");
+    let loaded_from = rig.device().join("lib/sample-1.0.1/ebin/first.beam");
+    assert_eq!(
+        rig.node.eval("code:which(first)"),
+        format!("{loaded_from:?}")
+    );
+    assert_eq!(
+        result
+            .modules
+            .iter()
+            .find(|m| m.name == "first")
+            .map(|m| m.status.as_str()),
+        Some("reload")
+    );
+    assert!(pack_bytes < 8_000, "{pack_bytes}");
+    let again = rig.push(b.root()).expect("pushed");
+    assert!(matches!(again.end, PushEnd::UpToDate));
+
+    rig.rollback();
+    assert_eq!(listing(&rig.device()), listing(a.root()));
+    assert_eq!(
+        rig.node
+            .eval("{first:f(), code:which(third) =:= non_existing}"),
+        "{one,false}"
+    );
+}
+
+fn hooks(source: &str) -> Hooks {
+    let ebin = tempfile::tempdir().expect("a directory");
+    relsync_tests::release::compile(ebin.path(), &[("sample_hooks", source)]);
+    Hooks {
+        kind: HooksKind::Beam,
+        name: "sample_hooks".to_owned(),
+        content: std::fs::read(ebin.path().join("sample_hooks.beam")).expect("a beam"),
+        timeout_ms: Some(5_000),
+    }
+}
+
+#[test]
+fn hooks_run_around_the_switch_and_print_on_the_host() {
+    let mut rig = Rig::new();
+    let a = rig.release("a");
+    a.app("sample", "1.0", &[("sample", A)]);
+    let b = rig.release("b");
+    b.app("sample", "1.0", &[("sample", B)]);
+    applied(rig.push(a.root()));
+    rig.node.eval("sample:f()");
+    rig.events.clear();
+    rig.options.hooks = Some(hooks(
+        "-export([presync/0, postsync/1, health/0]).
+         presync() -> io:format(\"before ~p~n\", [sample:f()]).
+         postsync(#{snapshot := Id}) -> io:format(\"after ~p ~p ~ts~n\", [sample:f(), byte_size(Id), \"gr\\x{fc}n\"]).
+         health() -> ok.",
+    ));
+    applied(rig.push(b.root()));
+    let expected = [
+        "presync",
+        "> before a\n",
+        "switch",
+        "reload",
+        "postsync",
+        "> after b 32 gr\u{fc}n\n",
+        "health",
+        "commit",
+    ];
+    assert_eq!(rig.events, expected);
+    assert_eq!(rig.node.eval("code:is_loaded(sample_hooks)"), "false");
+
+    rig.events.clear();
+    assert!(matches!(
+        rig.push(b.root()).expect("pushed").end,
+        PushEnd::UpToDate
+    ));
+    assert_eq!(rig.events, [""; 0]);
+}
+
+#[test]
+fn a_failing_hook_takes_everything_back() {
+    let table: &[(&str, &[&str])] = &[
+        // presync fails: nothing was touched, but what it stopped is started again.
+        (
+            "presync() -> {error, not_now}. postsync() -> io:format(\"post \"). rollback(_) -> io:format(\"back \").
+             health() -> ok.",
+            &["presync", "> post ", "> back "],
+        ),
+        (
+            "presync() -> ok. postsync() -> case sample:f() of a -> io:format(\"post a \"); b -> error(boom) end.
+             rollback(_) -> io:format(\"back \"). health() -> ok.",
+            &["presync", "switch", "reload", "postsync", "undo", "> post a ", "> back "],
+        ),
+        (
+            "presync() -> ok. postsync() -> io:format(\"post ~p \", [sample:f()]). rollback(_) -> ok.
+             health() -> {error, sick}.",
+            &["presync", "switch", "reload", "postsync", "> post b ", "health", "undo", "> post a "],
+        ),
+        (
+            "presync() -> ok. postsync() -> case sample:f() of a -> ok; b -> receive never -> ok end end.
+             rollback(_) -> ok. health() -> ok.",
+            &["presync", "switch", "reload", "postsync", "undo"],
+        ),
+    ];
+    let mut rig = Rig::new();
+    let a = rig.release("a");
+    a.app("sample", "1.0", &[("sample", A)]);
+    let b = rig.release("b");
+    b.app("sample", "1.0", &[("sample", B)]);
+    applied(rig.push(a.root()));
+    rig.node.eval("sample:f()");
+    for (source, steps) in table {
+        rig.events.clear();
+        let source = format!("-export([presync/0, postsync/0, rollback/1, health/0]).\n{source}");
+        rig.options.hooks = Some(Hooks {
+            timeout_ms: Some(1_000),
+            ..hooks(&source)
+        });
+        let failed = match rig.push(b.root()) {
+            Ok(report) => match report.end {
+                PushEnd::Applied(result) => {
+                    assert_eq!(result.outcome, Outcome::RolledBack, "{result:?}");
+                    result.error.expect("an error").kind
+                }
+                other => panic!("{other:?}"),
+            },
+            Err(PushError::Session(SessionError::Remote(error))) => error.kind,
+            Err(other) => panic!("{other:?}"),
+        };
+        assert_eq!(failed, "hooks", "{source}");
+        assert_eq!(&rig.events, steps, "{source}");
+        assert_eq!(listing(&rig.device()), listing(a.root()), "{source}");
+        assert_eq!(rig.node.eval("sample:f()"), "a", "{source}");
+    }
+    rig.options.hooks = None;
+    assert_eq!(applied(rig.push(b.root())).generation, 6);
 }

@@ -386,9 +386,9 @@ with_snapshot(Dir, Fields) ->
 %% Files, then code, then hooks: as it was.
 roll_back(#update{transaction = Transaction, undo = Undo, roots = #{state := Dir}} = Update, Kind, Text) ->
     step(undo, Update),
-    Failures =
-        [relsync_apply:format_error(Reason) || {error, Reason} <- [relsync_apply:abort(Transaction)]] ++
-            undo_code(Undo),
+    FilesFailed = undo_files(Transaction),
+    CodeFailed = undo_code(Undo),
+    Failures = FilesFailed ++ CodeFailed,
     release_hooks(Update#update.hooks, Update#update.send),
     Generation =
         case relsync_state:read_current(Dir) of
@@ -403,6 +403,12 @@ roll_back(#update{transaction = Transaction, undo = Undo, roots = #{state := Dir
         downtime_us => downtime(Update),
         error => error_fields(Kind, Text)
     }).
+
+undo_files(Transaction) ->
+    case relsync_apply:abort(Transaction) of
+        {ok, Report} -> [report_text(Line) || Line <- Report];
+        {error, Reason} -> [relsync_apply:format_error(Reason)]
+    end.
 
 undo_code(none) ->
     [];
