@@ -187,7 +187,7 @@ fn encode_body(
             base: base.as_deref(),
         })
         .collect();
-    let coded = delta::encode(&pieces, &delta::Options::default());
+    let coded = delta::encode(&pieces, level);
     let explained = head
         .pieces
         .iter()
