@@ -344,6 +344,7 @@ give_credit(Bytes, _) ->
     Bytes.
 
 %% What is wrong with a pack does not become right by continuing it.
+-spec drop_pack(receiving(), relsync_roots:roots(), atom(), unicode:chardata()) -> no_return().
 drop_pack(#{incoming := Incoming, pack_id := PackId}, #{state := Dir}, Kind, Text) ->
     relsync_incoming:close(Incoming),
     _ = relsync_incoming:delete(Dir, PackId),
@@ -376,8 +377,11 @@ without_end(Stage) -> Stage.
 apply_pack(Fields, #{incoming := Incoming, pack_id := PackId, stage := Stage}, State) ->
     #{roots := #{state := Dir} = Roots, send := Send, hooks := Hooks, base := Base} = State,
     relsync_incoming:close(Incoming),
-    Send(result, relsync_update:update(Fields, Stage, Base, Roots, Hooks, Send)),
+    Result = relsync_update:update(Fields, Stage, Base, Roots, Hooks, Send),
     _ = relsync_incoming:delete(Dir, PackId),
+    %% Nothing refers to what this removes: manifests of dropped generations, earlier agents.
+    _ = relsync_state:clean(Dir, #{agents => [crypto:hash(sha256, maps:get(blob, State))]}),
+    Send(result, Result),
     State#{receiving := none, base := none, hooks := none}.
 
 %%% Errors

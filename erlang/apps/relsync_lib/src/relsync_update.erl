@@ -59,7 +59,7 @@
     %% Whether any path changes.
     disturbs :: boolean(),
     transaction = none :: none | relsync_apply:transaction(),
-    undo = none :: none | relsync_reload:undo(),
+    undo = none :: none | {undo, relsync_reload:undo()},
     modules = [] :: [relsync_wire:fields()],
     notes = [] :: [unicode:chardata()],
     %% What failed on the way back.
@@ -197,7 +197,7 @@ run_hook(#{loaded := Loaded, timeout := Timeout}, Point, Context, Send) ->
 ) -> relsync_wire:fields().
 update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send) ->
     Staged =
-        #{wanted := Wanted, snapshot := Snapshot} =
+        #{wanted := Wanted, snapshot := Snapshot, summary := #{left := Left}} =
         case relsync_stage:finish(Stage) of
             {ok, Finished} -> Finished;
             {error, Reason} -> refuse(stage_error_kind(Reason), relsync_stage:format_error(Reason))
@@ -214,7 +214,7 @@ update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send)
     Prepare = fun() -> relsync_apply:prepare(Roots, Staged, Options) end,
     Context = #{point => update, snapshot => Snapshot},
     Update = plan(Mode, Changes, Roots, Hooks, Send, Context),
-    Result = run(Update#update{disturbs = Wanted =/= []}, Mode, Prepare),
+    Result = run(Update#update{disturbs = Wanted =/= [], notes = [left_text(Path) || {Path, not_ours} <- Left]}, Mode, Prepare),
     probation(Result, Timeout, Mode, Roots).
 
 probation_state(none) -> confirmed;
@@ -319,13 +319,13 @@ reload(#update{plan = Plan} = Update, Mode) ->
     case relsync_reload:reload(Plan) of
         {ok, Result, Undo} ->
             Done = Update#update{
-                undo = Undo,
+                undo = {undo, Undo},
                 modules = module_fields(Result),
                 notes = Update#update.notes ++ relsync_reload:notes(Result)
             },
             check_hooks([postsync, health], Done, Mode, Result);
         {error, Reason, Undo} ->
-            fail(Update#update{undo = Undo}, Mode, reload_error_kind(Reason), relsync_reload:format_error(Reason))
+            fail(Update#update{undo = {undo, Undo}}, Mode, reload_error_kind(Reason), relsync_reload:format_error(Reason))
     end.
 
 check_hooks([Point | Rest], #update{hooks = Hooks, disturbs = true} = Update, Mode, Result) when is_map(Hooks) ->
@@ -412,7 +412,7 @@ undo_files(Transaction) ->
 
 undo_code(none) ->
     [];
-undo_code(Undo) ->
+undo_code({undo, Undo}) ->
     case relsync_reload:undo(Undo) of
         {ok, []} -> [];
         {ok, Killed} -> [["killed for running the new code: ", relsync_processes:format_users(Users)] || Users <- Killed];
@@ -528,6 +528,9 @@ module_fields(#{modules := Modules}) ->
 
 status_fields({Module, Status}) ->
     #{name => atom_to_binary(Module, utf8), status => atom_to_binary(Status, utf8)}.
+
+left_text(Path) ->
+    ["\"", relsync_path:display(Path), "\" stays: what stands there is not what relsync installed"].
 
 report_text({not_empty, Path}) ->
     ["the directory \"", relsync_path:display(Path), "\" stays: it holds files that are not relsync's"];
