@@ -110,7 +110,6 @@ fn a_cached_agent_costs_few_bytes_and_round_trips() {
         let counters = session.counters();
         session.close().await.expect("closed");
         let bytes = counters.sent_bytes + counters.received_bytes;
-        println!("no-op: {counters:?}");
         assert!(bytes <= NO_OP_BYTES, "{counters:?}");
         assert!(counters.round_trips <= NO_OP_ROUND_TRIPS, "{counters:?}");
     });
