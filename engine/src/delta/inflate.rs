@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn every_level_is_found_again() {
         let content: Vec<u8> = (0..40_000_u32)
-            .flat_map(|n| (n * n >> 5).to_be_bytes())
+            .flat_map(|n| ((n * n) >> 5).to_be_bytes())
             .collect();
         for framing in [Framing::Raw, Framing::Zlib] {
             for level in 1..=9 {
