@@ -41,7 +41,9 @@ test: setup quick-check ## Runs all tests, against every OTP release that can be
 	cargo test --workspace
 	scripts/erl-test.sh test
 
-golden: ## Rewrites the golden vectors (tests/data/golden) with what the Rust side writes now
+golden: setup ## Rewrites the golden vectors (tests/data/golden) with what both sides write now
+	env RELSYNC_BLESS=1 cargo test --workspace golden_requests
+	env RELSYNC_BLESS=1 scripts/erl-test.sh golden
 	env RELSYNC_BLESS=1 cargo test --workspace golden
 
 # The part of `check` that takes no time.

@@ -6,6 +6,8 @@
 #   scripts/erl-test.sh dialyzer    compile, and runs dialyzer where it is installed
 #   scripts/erl-test.sh test        compile, all eunit tests in erlang/apps/*/test with this machine's Erlang, those
 #                                   of relsync_lib with every other release that is here, and xref
+#   scripts/erl-test.sh golden      compile, and the tests of golden vectors alone; with RELSYNC_BLESS=1 these write
+#                                   the vectors that the Erlang side makes
 #
 # Everything built goes to target/erl.
 set -euo pipefail
@@ -57,10 +59,19 @@ test_other_releases() {
   done
 }
 
+compile_with_faults() {
+  escript "$examiner" compile "$build/faults/ebin" tests erlang/apps/*/src
+}
+
+run_golden() {
+  compile_with_faults
+  escript "$examiner" golden "$build/faults/ebin" "$build/faults/test" erlang/apps/*/test
+}
+
 run_tests() {
   compile
   say "eunit"
-  escript "$examiner" compile "$build/faults/ebin" tests erlang/apps/*/src
+  compile_with_faults
   escript "$examiner" eunit "$build/faults/ebin" "$build/faults/test" erlang/apps/*/test
   test_other_releases
   escript "$examiner" xref "$build/ebin"
@@ -71,8 +82,9 @@ case ${1:-} in
   xref) run_xref ;;
   dialyzer) run_dialyzer ;;
   test) run_tests ;;
+  golden) run_golden ;;
   *)
-    echo 'usage: scripts/erl-test.sh compile|xref|dialyzer|test' >&2
+    echo 'usage: scripts/erl-test.sh compile|xref|dialyzer|test|golden' >&2
     exit 2
     ;;
 esac

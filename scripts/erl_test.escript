@@ -5,6 +5,7 @@
 %%   erl_test.escript xref EBIN
 %%   erl_test.escript dialyzer EBIN PLT
 %%   erl_test.escript eunit EBIN TEST_EBIN TEST_DIR...
+%%   erl_test.escript golden EBIN TEST_EBIN TEST_DIR...
 %%
 %% Directories that do not exist count as empty; exits with 1 when anything is found.
 -mode(compile).
@@ -20,8 +21,10 @@ main(["dialyzer", Ebin, Plt]) ->
     finish(dialyzer(Ebin, Plt));
 main(["eunit", Ebin, TestEbin | Dirs]) ->
     finish(eunit(Ebin, TestEbin, Dirs));
+main(["golden", Ebin, TestEbin | Dirs]) ->
+    finish(golden(Ebin, TestEbin, Dirs));
 main(_) ->
-    finish({error, "usage: erl_test.escript compile|xref|dialyzer|eunit ..."}).
+    finish({error, "usage: erl_test.escript compile|xref|dialyzer|eunit|golden ..."}).
 
 finish(ok) ->
     ok;
@@ -114,13 +117,27 @@ report(Lines) -> {error, lists:join("\n", Lines)}.
 
 %% Runs every module `*_tests'; the other modules in the test directories are their support.
 eunit(Ebin, TestEbin, Dirs) ->
+    with_tests(Ebin, TestEbin, Dirs, fun run_eunit/1).
+
+%% Runs the tests whose names begin with "golden".
+golden(Ebin, TestEbin, Dirs) ->
+    with_tests(Ebin, TestEbin, Dirs, fun(Modules) ->
+        run_tests([Test || Module <- Modules, Test <- golden_tests(Module)])
+    end).
+
+golden_tests(Module) ->
+    {module, Module} = code:ensure_loaded(Module),
+    Names = [Name || {Name, 0} <- Module:module_info(exports), lists:prefix("golden", atom_to_list(Name))],
+    [{Module, Name} || Name <- Names, lists:suffix("_test", atom_to_list(Name))] ++
+        [{generator, Module, Name} || Name <- Names, lists:suffix("_test_", atom_to_list(Name))].
+
+with_tests(Ebin, TestEbin, Dirs, Run) ->
     true = code:add_patha(Ebin),
     Sources = sources(Dirs, "*.erl"),
     case compile(TestEbin, "tests", Sources) of
         ok ->
             Names = [filename:basename(Source, ".erl") || Source <- Sources],
-            Modules = [list_to_atom(Name) || Name <- Names, lists:suffix("_tests", Name)],
-            run_eunit(Modules);
+            Run([list_to_atom(Name) || Name <- Names, lists:suffix("_tests", Name)]);
         Error ->
             Error
     end.
@@ -129,13 +146,14 @@ run_eunit([]) ->
     io:format("there are no eunit modules~n");
 run_eunit(Modules) ->
     case [Module || Module <- Modules, has_no_tests(Module)] of
-        [] ->
-            case eunit:test(Modules, [{print_depth, 100}]) of
-                ok -> ok;
-                _ -> {error, "eunit: tests failed"}
-            end;
-        Empty ->
-            {error, io_lib:format("test modules without tests: ~w", [Empty])}
+        [] -> run_tests(Modules);
+        Empty -> {error, io_lib:format("test modules without tests: ~w", [Empty])}
+    end.
+
+run_tests(Tests) ->
+    case eunit:test(Tests, [{print_depth, 100}]) of
+        ok -> ok;
+        _ -> {error, "eunit: tests failed"}
     end.
 
 has_no_tests(Module) ->

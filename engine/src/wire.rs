@@ -824,3 +824,7 @@ impl Assembler {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;
