@@ -219,3 +219,7 @@ fn read(
     let (offset, length) = range.unwrap_or_else(|| (0, whole()));
     source.read(&sha256, offset, length)
 }
+
+#[cfg(test)]
+#[path = "encode_tests.rs"]
+mod tests;

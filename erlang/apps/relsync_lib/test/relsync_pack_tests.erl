@@ -170,3 +170,77 @@ why(Error) -> element(1, Error).
 claimed_length_test() ->
     {ok, [], _} = relsync_pack:feed(<<83886080:32, 0:32, 1>>, relsync_pack:new()),
     true = erlang:memory(binary) < 80000000.
+
+%% Packs that the Rust side made (`tests/data/golden/pack'): read in steps of any size, they say what the listing says, and
+%% their bodies decode to the pieces.
+golden_test_() ->
+    Dir = relsync_trees:golden_dir("pack"),
+    Files = filelib:wildcard(filename:join(Dir, "*.pack")),
+    true = length(Files) >= 2,
+    [{filename:basename(File), fun() -> golden(filename:rootname(File)) end} || File <- Files].
+
+golden(Root) ->
+    Read = fun(Extension) ->
+        {ok, Bytes} = file:read_file(Root ++ Extension),
+        Bytes
+    end,
+    {ok, Old} = relsync_manifest:decode(Read(".old.manifest")),
+    Pack = Read(".pack"),
+    {ok, [{header, Header} | Records], _} = read_all(Pack, byte_size(Pack)),
+    [{ok, [{header, Header} | Records], _} = read_all(Pack, Step) || Step <- [1, 7, 100]],
+    {ok, New} = relsync_pack:new_manifest(Header, Old),
+    true = Read(".new.manifest") =:= relsync_manifest:bytes(New),
+    Frames = lists:droplast(Records),
+    trailer = lists:last(Records),
+    true = length(Frames) =:= maps:get(frames, Header),
+    true = Read(".txt") =:= iolist_to_binary([golden_header(Header), [golden_frame(Frame) || Frame <- Frames]]),
+    Held = golden_held(relsync_manifest:entries(Old), Read(".old.content")),
+    true = Read(".pieces") =:= iolist_to_binary([golden_contents(Frame, Held) || Frame <- Frames]).
+
+golden_header(#{deletes := Runs} = Header) ->
+    [
+        [[atom_to_list(Key), $\t, hex(map_get(Key, Header)), $\n] || Key <- [base, snapshot, manifest]],
+        [[atom_to_list(Key), $\t, integer_to_list(map_get(Key, Header)), $\n] || Key <- [manifest_bytes, content_bytes]],
+        [["delete\t", integer_to_list(N), $\n] || {First, Length} <- Runs, N <- lists:seq(First, First + Length - 1)]
+    ].
+
+golden_frame({frame, Pieces, _Body}) ->
+    ["frame\t", integer_to_list(length(Pieces)), $\n | [golden_piece(Piece) || Piece <- Pieces]].
+
+golden_piece({Entry, Length, Base}) ->
+    Words =
+        case Base of
+            none -> [none];
+            {Held, whole} -> [Held];
+            {Held, {Offset, Bytes}} -> [Held, Offset, Bytes]
+        end,
+    [lists:join($\t, ["piece" | [word(Word) || Word <- [Entry, Length | Words]]]), $\n].
+
+word(Word) when is_atom(Word) -> atom_to_list(Word);
+word(Number) -> integer_to_list(Number).
+
+hex(Bytes) -> [io_lib:format("~2.16.0b", [Byte]) || <<Byte>> <= Bytes].
+
+%% The contents of the files, one behind the other in the order of the entries, by index.
+golden_held(Entries, Contents) ->
+    {Held, <<>>} = lists:foldl(
+        fun
+            ({Index, {file, _, _, Size, _}}, {Acc, Bytes}) ->
+                <<Content:Size/binary, Rest/binary>> = Bytes,
+                {Acc#{Index => Content}, Rest};
+            (_, Acc) ->
+                Acc
+        end,
+        {#{}, Contents},
+        Entries
+    ),
+    Held.
+
+golden_contents({frame, Pieces, Body}, Held) ->
+    Bases = [golden_base(Base, Held) || {_, _, Base} <- Pieces],
+    {ok, Contents} = relsync_delta:decode(Body, Bases, #{max_content_bytes => 1 bsl 20, max_memory_bytes => 8 bsl 20}),
+    Contents.
+
+golden_base(none, _Held) -> none;
+golden_base({Index, whole}, Held) -> map_get(Index, Held);
+golden_base({Index, {Offset, Length}}, Held) -> binary:part(map_get(Index, Held), Offset, Length).
