@@ -142,7 +142,7 @@ impl Planned {
 pub struct PushReport {
     /// What was planned.
     pub planned: Planned,
-    /// The pack, if one was sent.
+    /// The pack, if one was sent, or would be.
     pub pack: Option<PackSummary>,
     /// What the target made of it.
     pub end: PushEnd,
@@ -217,9 +217,10 @@ pub async fn push<T: Transport>(
     }
     if options.dry_run {
         let modules = outlook(session, store, new, &planned, options).await?;
+        let (_, pack) = build(store, new, &planned)?;
         return Ok(PushReport {
             planned,
-            pack: None,
+            pack: Some(pack),
             end: PushEnd::DryRun(modules),
         });
     }
