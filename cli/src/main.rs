@@ -1,2 +1,133 @@
 //! The `relsync` command.
-fn main() {}
+//!
+//! | file | owns |
+//! |---|---|
+//! | `args`, `config`, `units` | the command line, `relsync.toml`, how values are written |
+//! | `target`, `machine`, `source`, `hooks` | what is meant: the node, this host, the snapshot, the hooks |
+//! | `connect`, `push`, `rollback`, `status`, `doctor` | what is done with a target |
+//! | `snapshot`, `export`, `store` | what is done with the local store |
+//! | `plan`, `listing`, `notes`, `terms`, `report`, `progress`, `output` | what is said of it |
+//! | `interrupt`, `error` | Ctrl-C; errors as prose, hint and exit code |
+
+mod args;
+mod config;
+mod connect;
+mod doctor;
+mod error;
+mod export;
+mod hooks;
+mod interrupt;
+mod listing;
+mod machine;
+mod notes;
+mod output;
+mod plan;
+mod progress;
+mod push;
+mod report;
+mod rollback;
+mod snapshot;
+mod source;
+mod status;
+mod store;
+mod target;
+mod terms;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use serde_json::json;
+
+use args::{Cli, Command, OutputArgs};
+use error::{CliError, Exit};
+use interrupt::Interrupt;
+use output::{Output, error_value};
+
+fn main() -> ExitCode {
+    let command = Cli::parse().into_command();
+    let output = Output::new(output_args(&command));
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(source) => {
+            let action = "start".to_owned();
+            return fail(&CliError::Local { action, source }, &output).into();
+        }
+    };
+    let interrupt = Interrupt::listen(&output);
+    let exit = runtime.block_on(run(command, &output, interrupt));
+    // A scan that was interrupted need not be waited for.
+    runtime.shutdown_background();
+    exit.into()
+}
+
+fn output_args(command: &Command) -> OutputArgs {
+    match command {
+        Command::Push(args) => args.update.output,
+        Command::Plan(args) => args.output,
+        Command::Status(args) => args.output,
+        Command::Rollback(args) => args.output,
+        Command::Confirm(args) | Command::Doctor(args) => args.output,
+        Command::Snapshot(command) => command.output(),
+        Command::Store(command) => command.output(),
+        Command::Completions { .. } | Command::Man => OutputArgs::default(),
+    }
+}
+
+async fn run(command: Command, output: &Output, interrupt: Interrupt) -> Exit {
+    let ended = match command {
+        // These two report failures, and end on Ctrl-C, in their own way.
+        Command::Push(args) => Ok(push::run(args.update, args.dry_run, output, &interrupt).await),
+        Command::Plan(args) => Ok(push::run(*args, true, output, &interrupt).await),
+        Command::Status(args) => or_interrupted(status::run(args, output), interrupt).await,
+        Command::Rollback(args) => or_interrupted(rollback::run(args, output), interrupt).await,
+        Command::Confirm(args) => or_interrupted(rollback::confirm(args, output), interrupt).await,
+        Command::Doctor(args) => or_interrupted(doctor::run(args, output), interrupt).await,
+        Command::Snapshot(command) => snapshot::run(command, output),
+        Command::Store(command) => store::run(command, output),
+        Command::Completions { shell } => {
+            print_completions(shell, output);
+            Ok(Exit::Done)
+        }
+        Command::Man => print_manual(output),
+    };
+    ended.unwrap_or_else(|error| fail(&error, output))
+}
+
+async fn or_interrupted(
+    command: impl Future<Output = Result<Exit, CliError>>,
+    mut interrupt: Interrupt,
+) -> Result<Exit, CliError> {
+    tokio::select! {
+        ended = command => ended,
+        () = interrupt.wait() => Err(CliError::Interrupted),
+    }
+}
+
+fn print_completions(shell: clap_complete::Shell, output: &Output) {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "relsync", &mut script);
+    output.raw(&script);
+}
+
+fn print_manual(output: &Output) -> Result<Exit, CliError> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command())
+        .render(&mut page)
+        .map_err(|source| CliError::Local {
+            action: "write the manual page".to_owned(),
+            source,
+        })?;
+    output.raw(&page);
+    Ok(Exit::Done)
+}
+
+fn fail(error: &CliError, output: &Output) -> Exit {
+    let explained = error.explain();
+    output.problem(&explained);
+    output.result(&json!({"outcome": "failed", "error": error_value(&explained)}));
+    explained.exit
+}

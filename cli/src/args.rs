@@ -1,0 +1,646 @@
+//! The command line: flags, their short forms, environment variables and help.
+//!
+//! Owns nothing but the shape. What is absent here is looked up in `relsync.toml` and then defaulted by `config`; what a value
+//! means is up to the command that takes it.
+//!
+//! **Compatibility.** Without a subcommand it is `push`. The flags of relsync 2, which was an Erlang script, keep their names, letters
+//! and values.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use relsync_engine::wire::ReloadMode;
+use serde::Deserialize;
+
+use crate::units::{Rate, Span};
+
+/// Puts a new version of an Erlang/OTP or Elixir release onto a running node.
+///
+/// Without a subcommand it is `push`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "relsync",
+    version,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    after_help = "Exit codes: 0 done or up to date, 1 failed and the target is unchanged, 2 usage, 3 rolled back, \
+                  4 applied but the VM must restart, 5 target unreachable or authentication refused, 10 store problem, \
+                  130 interrupted.\n\
+                  Options can also stand in relsync.toml (same names, and profiles) and in RELSYNC_… variables; \
+                  the command line wins, then the environment."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    push: PushArgs,
+}
+
+impl Cli {
+    /// The command that was asked for.
+    pub(crate) fn into_command(self) -> Command {
+        self.command.unwrap_or(Command::Push(Box::new(self.push)))
+    }
+}
+
+/// What relsync is asked to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Bring a target to the local release
+    Push(Box<PushArgs>),
+    /// Show what a push would do, without doing it
+    Plan(Box<UpdateArgs>),
+    /// Show what a target runs
+    Status(StatusArgs),
+    /// Return a target to an earlier generation
+    Rollback(RollbackArgs),
+    /// End the probation of a target's newest generation
+    Confirm(ConfirmArgs),
+    /// Take, list and compare snapshots in the local store
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Look after the local store
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Check whether a target can be reached and updated, and if not, why
+    Doctor(ConfirmArgs),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// How to reach a target.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Target")]
+pub(crate) struct TargetArgs {
+    /// The node to update, as name@host
+    #[arg(short, long, value_name = "NODE", env = "RELSYNC_DESTINATION_NODE")]
+    pub(crate) destination_node: Option<String>,
+    /// The release's root directory on the target [default: /srv/erlang]
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "DIR",
+        env = "RELSYNC_DESTINATION_PATH"
+    )]
+    pub(crate) destination_path: Option<PathBuf>,
+    /// Where to write if the destination is on a read-only filesystem
+    #[arg(
+        short = 'q',
+        long,
+        value_name = "DIR",
+        env = "RELSYNC_DESTINATION_RW_PATH"
+    )]
+    pub(crate) destination_rw_path: Option<PathBuf>,
+    /// The target's cookie; better kept in the environment or in ~/.erlang.cookie [default: cookie]
+    #[arg(short, long, env = "RELSYNC_COOKIE", hide_env_values = true)]
+    pub(crate) cookie: Option<Secret>,
+    /// Join the target under this short node name instead of one it makes up
+    #[arg(short, long, env = "RELSYNC_SNAME", conflicts_with = "name")]
+    pub(crate) sname: Option<String>,
+    /// Join the target under this long node name
+    #[arg(short, long, env = "RELSYNC_NAME")]
+    pub(crate) name: Option<String>,
+    /// How to reach the target [default: erl]
+    #[arg(short = 'M', long, value_enum, env = "RELSYNC_MODE")]
+    pub(crate) mode: Option<Mode>,
+    /// The SSH port, in mode ssh
+    #[arg(short = 'P', long, hide = true, env = "RELSYNC_PORT")]
+    pub(crate) port: Option<u16>,
+    /// The SSH user, in mode ssh
+    #[arg(short, long, hide = true, env = "RELSYNC_USER")]
+    pub(crate) user: Option<String>,
+    /// The node's own port, if EPMD is not to be asked
+    #[arg(long, value_name = "PORT", env = "RELSYNC_DIST_PORT")]
+    pub(crate) dist_port: Option<u16>,
+    /// The port of the target's EPMD [default: 4369]
+    #[arg(long, value_name = "PORT", env = "RELSYNC_EPMD_PORT")]
+    pub(crate) epmd_port: Option<u16>,
+    /// How long each step of connecting may take [default: 10s]
+    #[arg(long, value_name = "TIME", env = "RELSYNC_TIMEOUT")]
+    pub(crate) timeout: Option<Span>,
+    /// Take options from this profile of relsync.toml
+    #[arg(long, value_name = "NAME", env = "RELSYNC_PROFILE")]
+    pub(crate) profile: Option<String>,
+}
+
+/// How results are shown.
+#[derive(Debug, Default, Clone, Copy, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputArgs {
+    /// Print one JSON object per line, the result last
+    #[arg(long, env = "RELSYNC_JSON")]
+    pub(crate) json: bool,
+    /// Name every entry and module
+    #[arg(short, long, env = "RELSYNC_VERBOSE")]
+    pub(crate) verbose: bool,
+}
+
+/// Where snapshots are kept.
+#[derive(Debug, Default, Args)]
+pub(crate) struct StoreArgs {
+    /// The object store [default: in the user's data directory]
+    #[arg(long, value_name = "DIR", env = "RELSYNC_STORE")]
+    pub(crate) store: Option<PathBuf>,
+}
+
+/// Which entries of a directory belong to its snapshot.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Entries")]
+pub(crate) struct TreeArgs {
+    /// Leave out Erlang's own applications (lib/kernel-…, lib/ssl-…) [default: true]
+    #[arg(
+        short = 'E',
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        env = "RELSYNC_EXCLUDE_SYSTEM_LIBS"
+    )]
+    pub(crate) exclude_system_libs: Option<bool>,
+    /// Synchronise shared libraries (*.so) too
+    #[arg(long, env = "RELSYNC_SHARED_LIBS")]
+    pub(crate) shared_libs: bool,
+    /// Leave out what matches this pattern, as in .gitignore; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+    /// Keep what matches this pattern, whatever --exclude and the defaults say; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) include: Vec<String>,
+}
+
+/// What a push does and how.
+#[derive(Debug, Default, Args)]
+pub(crate) struct UpdateArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    #[command(flatten)]
+    pub(crate) tree: TreeArgs,
+    #[command(flatten)]
+    pub(crate) apply: ApplyArgs,
+    #[command(flatten)]
+    pub(crate) link: LinkArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// Say for each file from which base, in which coding and in how many bytes it is sent
+    #[arg(long, help_heading = "Output")]
+    pub(crate) explain: bool,
+}
+
+/// What is pushed.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Source")]
+pub(crate) struct SourceArgs {
+    /// The release to push [default: ./_rel]
+    #[arg(short, long, value_name = "DIR", env = "RELSYNC_LOCAL_PATH")]
+    pub(crate) local_path: Option<PathBuf>,
+    /// Push this snapshot of the store (id, its beginning, name or tag) instead of a directory
+    #[arg(long, value_name = "ID", conflicts_with = "local_path")]
+    pub(crate) snapshot: Option<String>,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+/// How the target is changed.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Update")]
+pub(crate) struct ApplyArgs {
+    /// The hooks: a module, a .beam or an .erl file
+    #[arg(short = 'H', long, value_name = "MODULE", env = "RELSYNC_HOOKS")]
+    pub(crate) hooks: Option<String>,
+    /// How long each hook may run, 0 for ever [default: 5m]
+    #[arg(long, value_name = "TIME", env = "RELSYNC_HOOK_TIMEOUT")]
+    pub(crate) hook_timeout: Option<Span>,
+    /// When the presync hook runs [default: auto, which is late unless nothing can be written before]
+    #[arg(long, value_enum, value_name = "WHEN", env = "RELSYNC_PRESYNC")]
+    pub(crate) presync: Option<PresyncTime>,
+    /// How running code is replaced [default: soft, which refuses to kill processes]
+    #[arg(long, value_enum, value_name = "HOW", env = "RELSYNC_RELOAD")]
+    pub(crate) reload: Option<Reload>,
+    /// Roll back unless the host can reconnect within this time after the update
+    #[arg(long, value_name = "TIME", env = "RELSYNC_CONFIRM_TIMEOUT")]
+    pub(crate) confirm_timeout: Option<Span>,
+    /// How many earlier generations the target keeps for a rollback [default: 2]
+    #[arg(long, value_name = "COUNT", env = "RELSYNC_KEEP")]
+    pub(crate) keep: Option<u32>,
+    /// Look for files that changed on the target by their hash, not by size and time
+    #[arg(long, env = "RELSYNC_CHECKSUM")]
+    pub(crate) checksum: bool,
+    /// On first contact, delete what is on the target and not in the release
+    #[arg(long, env = "RELSYNC_DELETE")]
+    pub(crate) delete: bool,
+    /// Never delete what matches this pattern on the target; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) protect: Vec<String>,
+    /// Refuse to delete more entries than this
+    #[arg(long, value_name = "COUNT", env = "RELSYNC_MAX_DELETE")]
+    pub(crate) max_delete: Option<u64>,
+}
+
+/// How the link is used.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Link")]
+pub(crate) struct LinkArgs {
+    /// Send at most this many bytes per second, as rsync writes it: 11k, 2M
+    #[arg(long, value_name = "RATE", env = "RELSYNC_BWLIMIT")]
+    pub(crate) bwlimit: Option<Rate>,
+    /// The link's rate, to estimate how long the update takes
+    #[arg(long, value_name = "RATE", env = "RELSYNC_LINK_RATE")]
+    pub(crate) link_rate: Option<Rate>,
+    /// How often to reconnect when the link is lost [default: 3]
+    #[arg(long, value_name = "COUNT", env = "RELSYNC_RETRIES")]
+    pub(crate) retries: Option<u32>,
+}
+
+/// The arguments of `push`.
+#[derive(Debug, Default, Args)]
+pub(crate) struct PushArgs {
+    #[command(flatten)]
+    pub(crate) update: UpdateArgs,
+    /// Show what would be done, and stop
+    #[arg(long, help_heading = "Update")]
+    pub(crate) dry_run: bool,
+}
+
+/// The arguments of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// Hash every installed file
+    #[arg(long)]
+    pub(crate) checksum: bool,
+}
+
+/// The arguments of `rollback`.
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// The generation's number, or the snapshot's id [default: the generation before]
+    #[arg(long, value_name = "ID|GENERATION")]
+    pub(crate) to: Option<String>,
+    /// How running code is replaced [default: soft, which refuses to kill processes]
+    #[arg(long, value_enum, value_name = "HOW", env = "RELSYNC_RELOAD")]
+    pub(crate) reload: Option<Reload>,
+}
+
+/// The arguments of `confirm` and `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfirmArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// The commands on snapshots.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Take a snapshot of a directory
+    Create {
+        /// The directory
+        dir: PathBuf,
+        /// A name for it
+        #[arg(long)]
+        name: Option<String>,
+        /// A remark for people
+        #[arg(long)]
+        note: Option<String>,
+        #[command(flatten)]
+        tree: TreeArgs,
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// List the snapshots, newest first
+    List {
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// List the entries of a snapshot
+    Show {
+        /// Its id, the id's beginning, its name or a tag, or `latest`
+        snapshot: String,
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// List the differences between two snapshots
+    Diff {
+        /// The earlier one
+        old: String,
+        /// The later one
+        new: String,
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Give a snapshot a tag, or move the tag to it
+    Tag {
+        /// The snapshot
+        snapshot: String,
+        /// The tag
+        tag: String,
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Forget a snapshot; `store gc` frees its space
+    Rm {
+        /// The snapshot
+        snapshot: String,
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Write a snapshot's entries into a new directory
+    Export {
+        /// The snapshot
+        snapshot: String,
+        /// The directory, which must not exist or be empty
+        dir: PathBuf,
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+/// The commands on the store.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Show what the store holds
+    Stats {
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Check the store for damage
+    Check {
+        /// Read and hash all content
+        #[arg(long)]
+        read_data: bool,
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Rebuild the store's index from its segments
+    Repair {
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+/// A cookie; never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// How a target is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Mode {
+    /// Erlang's distribution protocol
+    Erl,
+    /// SSH, to a node that runs relsyncd
+    Ssh,
+}
+
+/// How running code is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Reload {
+    /// Refuse if a process would be killed
+    Soft,
+    /// Kill processes that run old code
+    Hard,
+    /// Leave running code alone
+    None,
+    /// Stop and start the applications concerned
+    Apps,
+    /// Restart the VM
+    Vm,
+}
+
+impl From<Reload> for ReloadMode {
+    fn from(reload: Reload) -> Self {
+        match reload {
+            Reload::Soft => Self::Soft,
+            Reload::Hard => Self::Hard,
+            Reload::None => Self::None,
+            Reload::Apps => Self::Apps,
+            Reload::Vm => Self::Vm,
+        }
+    }
+}
+
+/// When the presync hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum PresyncTime {
+    /// Before anything is written
+    Early,
+    /// When everything is staged
+    Late,
+    /// Late, unless nothing can be written before
+    Auto,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Command, clap::Error> {
+        let words = std::iter::once("relsync").chain(words.iter().copied());
+        Cli::try_parse_from(words).map(Cli::into_command)
+    }
+
+    fn push(words: &[&str]) -> PushArgs {
+        match parse(words) {
+            Ok(Command::Push(args)) => *args,
+            other => panic!("{words:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn command_lines_of_the_original_work_unchanged() {
+        let short = [
+            "-d",
+            "app@host",
+            "-p",
+            "/opt/app",
+            "-q",
+            "/rw",
+            "-l",
+            "./_rel/app",
+            "-H",
+            "my_hooks",
+            "-E",
+            "false",
+            "-c",
+            "secret",
+            "-s",
+            "me",
+            "-M",
+            "erl",
+        ];
+        let long = [
+            "--destination-node",
+            "app@host",
+            "--destination-path",
+            "/opt/app",
+            "--destination-rw-path",
+            "/rw",
+            "--local-path",
+            "./_rel/app",
+            "--hooks",
+            "my_hooks",
+            "--exclude-system-libs",
+            "false",
+            "--cookie",
+            "secret",
+            "--sname",
+            "me",
+            "--mode",
+            "erl",
+        ];
+        let with_equals = [
+            "--destination-node=app@host",
+            "--destination-path=/opt/app",
+            "--destination-rw-path=/rw",
+            "--local-path=./_rel/app",
+            "--hooks=my_hooks",
+            "--exclude-system-libs=false",
+            "--cookie=secret",
+            "--sname=me",
+            "--mode=erl",
+        ];
+        for words in [&short[..], &long[..], &with_equals[..]] {
+            let update = push(words).update;
+            let target = &update.target;
+            assert_eq!(target.destination_node.as_deref(), Some("app@host"));
+            assert_eq!(target.destination_path, Some("/opt/app".into()));
+            assert_eq!(target.destination_rw_path, Some("/rw".into()));
+            assert_eq!(update.source.local_path, Some("./_rel/app".into()));
+            assert_eq!(update.apply.hooks.as_deref(), Some("my_hooks"));
+            assert_eq!(update.tree.exclude_system_libs, Some(false));
+            assert_eq!(target.cookie, Some(Secret("secret".to_owned())));
+            assert_eq!(target.sname.as_deref(), Some("me"));
+            assert_eq!(target.mode, Some(Mode::Erl));
+        }
+        let ssh = push(&["-d", "app@host", "-M", "ssh", "-P", "2228", "-u", "root"])
+            .update
+            .target;
+        assert_eq!(ssh.mode, Some(Mode::Ssh));
+        assert_eq!((ssh.port, ssh.user.as_deref()), (Some(2228), Some("root")));
+        let long_name = push(&["-d", "app@h.example.org", "-n", "me@x.example.org"]);
+        let name = long_name.update.target.name;
+        assert_eq!(name.as_deref(), Some("me@x.example.org"));
+    }
+
+    #[test]
+    fn the_switch_for_system_libraries_needs_no_value() {
+        let table: &[(&[&str], Option<bool>)] = &[
+            (&[], None),
+            (&["-E"], Some(true)),
+            (&["-E", "true"], Some(true)),
+            (&["-E", "no"], Some(false)),
+            (&["-E", "-d", "app@host"], Some(true)),
+        ];
+        for (words, expected) in table {
+            let tree = push(words).update.tree;
+            assert_eq!(tree.exclude_system_libs, *expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn push_may_be_named() {
+        let args = push(&["push", "-d", "app@host", "--dry-run"]);
+        assert!(args.dry_run);
+        assert!(matches!(
+            parse(&["plan", "-d", "a@b"]),
+            Ok(Command::Plan(_))
+        ));
+        assert!(matches!(
+            parse(&["status", "-d", "a@b"]),
+            Ok(Command::Status(_))
+        ));
+    }
+
+    #[test]
+    fn wrong_command_lines_are_refused() {
+        let table: &[(&[&str], ErrorKind)] = &[
+            (&["--no-such-option"], ErrorKind::UnknownArgument),
+            (&["no-such-command"], ErrorKind::InvalidSubcommand),
+            (&["-M", "ftp"], ErrorKind::InvalidValue),
+            (&["--bwlimit", "fast"], ErrorKind::ValueValidation),
+            (&["--hook-timeout", "soon"], ErrorKind::ValueValidation),
+            (&["--reload", "maybe"], ErrorKind::InvalidValue),
+            (&["--dist-port", "65536"], ErrorKind::ValueValidation),
+            (&["-s", "a", "-n", "b@c.d"], ErrorKind::ArgumentConflict),
+            (&["-l", "x", "--snapshot", "y"], ErrorKind::ArgumentConflict),
+            (&["-d"], ErrorKind::InvalidValue),
+        ];
+        for (words, kind) in table {
+            let error = parse(words).expect_err("a refusal");
+            assert_eq!(error.kind(), *kind, "{words:?}");
+            assert_eq!(error.exit_code(), 2, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_cookie_does_not_show() {
+        let args = push(&["-c", "very-secret"]);
+        assert!(!format!("{args:?}").contains("very-secret"));
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("RELSYNC_COOKIE"), "{help}");
+    }
+}

@@ -1,0 +1,388 @@
+//! Options from `relsync.toml`.
+//!
+//! Owns the file's shape and how it is laid under the command line. The keys are the long options without their dashes in front; those at
+//! the top hold for every target, those in `[profiles.NAME]` for one, chosen by `--profile` or by `default-profile`. Relative
+//! paths are relative to the file. The precedence is command line, environment (`clap` has merged those two), profile, top.
+//!
+//! The file is only looked for in the working directory: one found further up could be anybody's, and it names hooks to run.
+//! It cannot hold the cookie, because it is made to be committed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::args::{
+    ApplyArgs, LinkArgs, Mode, PresyncTime, Reload, SourceArgs, StoreArgs, TargetArgs, TreeArgs,
+    UpdateArgs,
+};
+use crate::units::{Rate, Span};
+
+/// The file's name.
+const FILE_NAME: &str = "relsync.toml";
+
+/// The largest file that is read.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It is too large to be ours.
+    #[error("{} is larger than 1 MiB", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is no TOML, or holds what no option is.
+    #[error("{} cannot be understood: {}", path.display(), source.to_string().trim_end())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// The profile that was asked for is not in it.
+    #[error("there is no profile {name:?}")]
+    UnknownProfile {
+        /// The profile.
+        name: String,
+        /// Those that are there.
+        known: Vec<String>,
+    },
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct File {
+    default_profile: Option<String>,
+    #[serde(default)]
+    profiles: BTreeMap<String, Options>,
+    // Flattening would lose the refusal of unknown keys, so the top's own options are taken out of the table first.
+    #[serde(skip)]
+    top: Options,
+}
+
+/// Options as the file holds them.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct Options {
+    destination_node: Option<String>,
+    destination_path: Option<PathBuf>,
+    destination_rw_path: Option<PathBuf>,
+    sname: Option<String>,
+    name: Option<String>,
+    mode: Option<Mode>,
+    port: Option<u16>,
+    user: Option<String>,
+    dist_port: Option<u16>,
+    epmd_port: Option<u16>,
+    timeout: Option<Span>,
+    local_path: Option<PathBuf>,
+    store: Option<PathBuf>,
+    exclude_system_libs: Option<bool>,
+    shared_libs: Option<bool>,
+    exclude: Vec<String>,
+    include: Vec<String>,
+    hooks: Option<String>,
+    hook_timeout: Option<Span>,
+    presync: Option<PresyncTime>,
+    reload: Option<Reload>,
+    confirm_timeout: Option<Span>,
+    keep: Option<u32>,
+    checksum: Option<bool>,
+    delete: Option<bool>,
+    protect: Vec<String>,
+    max_delete: Option<u64>,
+    bwlimit: Option<Rate>,
+    link_rate: Option<Rate>,
+    retries: Option<u32>,
+}
+
+/// The options of the file that hold for one run, strongest first.
+#[derive(Debug, Default)]
+pub(crate) struct Config {
+    layers: Vec<Options>,
+}
+
+impl Config {
+    /// Reads the file of the working directory, if there is one, and picks the profile.
+    pub(crate) fn load(profile: Option<&str>) -> Result<Self, ConfigError> {
+        Self::load_file(Path::new(FILE_NAME), profile)
+    }
+
+    fn load_file(path: &Path, profile: Option<&str>) -> Result<Self, ConfigError> {
+        let read_error = |source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let text = match fs::metadata(path) {
+            Ok(metadata) if metadata.len() > MAX_FILE_BYTES => {
+                return Err(ConfigError::TooLarge {
+                    path: path.to_owned(),
+                });
+            }
+            Ok(_) => fs::read_to_string(path).map_err(read_error)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(read_error(error)),
+        };
+        let file = parse(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        file.pick(profile)
+    }
+
+    fn first<T>(&self, pick: impl Fn(&Options) -> Option<T>) -> Option<T> {
+        self.layers.iter().find_map(pick)
+    }
+
+    fn all(&self, pick: impl Fn(&Options) -> &Vec<String>) -> Vec<String> {
+        self.layers
+            .iter()
+            .flat_map(|options| pick(options).clone())
+            .collect()
+    }
+}
+
+fn parse(text: &str) -> Result<File, toml::de::Error> {
+    let mut top: toml::Table = toml::from_str(text)?;
+    let mut own = toml::Table::new();
+    for key in ["default-profile", "profiles"] {
+        if let Some(value) = top.remove(key) {
+            own.insert(key.to_owned(), value);
+        }
+    }
+    let mut file: File = own.try_into()?;
+    file.top = top.try_into()?;
+    Ok(file)
+}
+
+impl File {
+    fn pick(self, profile: Option<&str>) -> Result<Config, ConfigError> {
+        let mut layers = Vec::new();
+        if let Some(name) = profile.or(self.default_profile.as_deref()) {
+            match self.profiles.get(name) {
+                Some(options) => layers.push(options.clone()),
+                None => {
+                    return Err(ConfigError::UnknownProfile {
+                        name: name.to_owned(),
+                        known: self.profiles.into_keys().collect(),
+                    });
+                }
+            }
+        }
+        layers.push(self.top);
+        Ok(Config { layers })
+    }
+}
+
+/// Gives each of the fields that the command line left open the file's value.
+macro_rules! fill {
+    ($config:expr, $args:expr, $($field:ident),+ $(,)?) => {
+        $(if $args.$field.is_none() {
+            $args.$field = $config.first(|options| options.$field.clone());
+        })+
+    };
+}
+
+/// Turns on each of the switches that the file turns on.
+macro_rules! switch_on {
+    ($config:expr, $args:expr, $($field:ident),+ $(,)?) => {
+        $($args.$field |= $config.first(|options| options.$field).unwrap_or(false);)+
+    };
+}
+
+impl Config {
+    /// Lays the file under the arguments of a push.
+    pub(crate) fn fill_update(&self, args: &mut UpdateArgs) {
+        self.fill_target(&mut args.target);
+        self.fill_source(&mut args.source);
+        self.fill_tree(&mut args.tree);
+        self.fill_apply(&mut args.apply);
+        self.fill_link(&mut args.link);
+    }
+
+    /// Lays the file under what says how to reach a target.
+    pub(crate) fn fill_target(&self, args: &mut TargetArgs) {
+        // A name of one kind on the command line sets aside one of the other kind in the file.
+        let named = args.sname.is_some() || args.name.is_some();
+        if !named {
+            fill!(self, args, sname, name);
+        }
+        fill!(
+            self,
+            args,
+            destination_node,
+            destination_path,
+            destination_rw_path,
+            mode,
+            port,
+            user,
+            dist_port,
+            epmd_port,
+            timeout,
+        );
+    }
+
+    /// Lays the file under what says where snapshots are kept.
+    pub(crate) fn fill_store(&self, args: &mut StoreArgs) {
+        fill!(self, args, store);
+    }
+
+    /// Lays the file under what says which entries belong to a snapshot.
+    pub(crate) fn fill_tree(&self, args: &mut TreeArgs) {
+        fill!(self, args, exclude_system_libs);
+        switch_on!(self, args, shared_libs);
+        args.exclude.extend(self.all(|options| &options.exclude));
+        args.include.extend(self.all(|options| &options.include));
+    }
+
+    /// Lays the file under what says how running code is replaced.
+    pub(crate) fn fill_reload(&self, reload: &mut Option<Reload>) {
+        *reload = reload.or_else(|| self.first(|options| options.reload));
+    }
+
+    fn fill_source(&self, args: &mut SourceArgs) {
+        if args.snapshot.is_none() {
+            fill!(self, args, local_path);
+        }
+        self.fill_store(&mut args.store);
+    }
+
+    fn fill_apply(&self, args: &mut ApplyArgs) {
+        self.fill_reload(&mut args.reload);
+        fill!(
+            self,
+            args,
+            hooks,
+            hook_timeout,
+            presync,
+            confirm_timeout,
+            keep,
+            max_delete
+        );
+        switch_on!(self, args, checksum, delete);
+        args.protect.extend(self.all(|options| &options.protect));
+    }
+
+    fn fill_link(&self, args: &mut LinkArgs) {
+        fill!(self, args, bwlimit, link_rate, retries);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const FILE: &str = r#"
+        default-profile = "desk"
+        destination-path = "/opt/app"
+        retries = 7
+        exclude = ["*.log"]
+        bwlimit = "11k"
+
+        [profiles.desk]
+        destination-node = "app@desk"
+        timeout = "2s"
+
+        [profiles.field]
+        destination-node = "app@field.example.org"
+        destination-path = "/data/app"
+        exclude = ["doc/"]
+        checksum = true
+        reload = "hard"
+        name = "me@here.example.org"
+    "#;
+
+    fn config(profile: Option<&str>) -> Config {
+        parse(FILE)
+            .expect("a sound file")
+            .pick(profile)
+            .expect("a known profile")
+    }
+
+    #[test]
+    fn flags_win_over_the_profile_and_the_profile_over_the_top() {
+        let mut args = UpdateArgs::default();
+        config(None).fill_update(&mut args);
+        assert_eq!(args.target.destination_node.as_deref(), Some("app@desk"));
+        assert_eq!(args.target.destination_path, Some("/opt/app".into()));
+        assert_eq!(args.target.timeout, Some(Span(Duration::from_secs(2))));
+        assert_eq!(args.link.retries, Some(7));
+        assert_eq!(args.link.bwlimit, Some(Rate(11 * 1024)));
+        assert_eq!(args.tree.exclude, ["*.log"]);
+        assert!(!args.apply.checksum);
+
+        let mut args = UpdateArgs::default();
+        args.target.destination_node = Some("other@desk".to_owned());
+        args.target.sname = Some("short".to_owned());
+        args.tree.exclude = vec!["*.tmp".to_owned()];
+        args.link.retries = Some(0);
+        config(Some("field")).fill_update(&mut args);
+        assert_eq!(args.target.destination_node.as_deref(), Some("other@desk"));
+        assert_eq!(args.target.destination_path, Some("/data/app".into()));
+        assert_eq!(args.link.retries, Some(0));
+        assert_eq!(args.tree.exclude, ["*.tmp", "doc/", "*.log"]);
+        assert_eq!(args.apply.reload, Some(Reload::Hard));
+        assert!(args.apply.checksum);
+        assert_eq!(args.target.name, None, "a short name was asked for");
+    }
+
+    #[test]
+    fn a_snapshot_sets_aside_the_local_path_of_the_file() {
+        let config = parse("local-path = \"_rel\"")
+            .expect("sound")
+            .pick(None)
+            .expect("no profile");
+        let mut args = UpdateArgs::default();
+        args.source.snapshot = Some("latest".to_owned());
+        config.fill_update(&mut args);
+        assert_eq!(args.source.local_path, None);
+    }
+
+    #[test]
+    fn wrong_files_are_refused() {
+        let table = [
+            ("cookie = \"secret\"", "unknown field"),
+            ("destination-nod = \"a@b\"", "unknown field"),
+            ("[profiles.x]\nnope = 1", "unknown field"),
+            ("bwlimit = \"fast\"", "no rate"),
+            ("mode = \"ftp\"", "unknown variant"),
+            ("= 1", ""),
+            ("retries = -1", ""),
+        ];
+        for (text, expected) in table {
+            let error = parse(text).expect_err(text).to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        let unknown = parse(FILE).expect("sound").pick(Some("moon"));
+        assert!(
+            matches!(unknown, Err(ConfigError::UnknownProfile { known, .. }) if known == ["desk", "field"])
+        );
+    }
+
+    #[test]
+    fn no_file_is_an_empty_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = Config::load_file(&dir.path().join(FILE_NAME), None).expect("an empty one");
+        let mut args = UpdateArgs::default();
+        config.fill_update(&mut args);
+        assert_eq!(args.target.destination_node, None);
+        let wanted = Config::load_file(&dir.path().join(FILE_NAME), Some("desk"));
+        assert!(matches!(wanted, Err(ConfigError::UnknownProfile { .. })));
+    }
+}

@@ -1,0 +1,334 @@
+//! Finds the hooks module and makes it ready to be sent.
+//!
+//! | `--hooks` | what is sent |
+//! |---|---|
+//! | a path that ends in `.beam` | the file |
+//! | a path that ends in `.erl` | the file, compiled here; its source where no `erlc` is |
+//! | a module's name | `NAME.beam` in `.`, `./ebin` or the release's `lib/*/ebin`; else `NAME.erl` in `.` or `./src` as above |
+//!
+//! Compiling happens in a temporary directory; nothing of the developer's is written to. The file's name need not be the module's.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use relsync_engine::push::Hooks;
+use relsync_engine::wire::HooksKind;
+
+use crate::units::Span;
+
+/// The largest hooks file that is read.
+const MAX_HOOKS_BYTES: u64 = 1 << 20;
+
+/// Why there are no hooks to send.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HooksError {
+    /// Neither a module nor a file.
+    #[error("there is no hooks module {name:?}")]
+    NotFound {
+        /// What was asked for.
+        name: String,
+        /// Where it was looked for.
+        searched: Vec<PathBuf>,
+    },
+    /// A file cannot be read.
+    #[error("cannot read the hooks file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is larger than any hooks should be.
+    #[error("the hooks file {} is larger than 1 MiB", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is no `-module` line to take the name from.
+    #[error("{} has no -module(…) line", path.display())]
+    NoModule {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The compiler refused.
+    #[error("{} does not compile", path.display())]
+    Compile {
+        /// The file.
+        path: PathBuf,
+        /// What the compiler printed.
+        messages: String,
+    },
+    /// The compiler could not be run.
+    #[error("cannot compile {}", path.display())]
+    RunCompiler {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Hooks that are ready, and their source as long as that is known: a target of an older OTP may not load what was compiled here.
+#[derive(Debug)]
+pub(crate) struct LoadedHooks {
+    /// What is sent.
+    pub(crate) hooks: Hooks,
+    /// The same as source.
+    pub(crate) as_source: Option<Hooks>,
+}
+
+/// Finds and, if need be, compiles the hooks.
+pub(crate) fn load(
+    name: &str,
+    release: Option<&Path>,
+    timeout: Span,
+) -> Result<LoadedHooks, HooksError> {
+    let path = find(name, release)?;
+    if path.extension() == Some(OsStr::new("beam")) {
+        let hooks = Hooks {
+            kind: HooksKind::Beam,
+            name: stem(&path),
+            content: read(&path)?,
+            timeout_ms: timeout.limit_ms(),
+        };
+        return Ok(LoadedHooks {
+            hooks,
+            as_source: None,
+        });
+    }
+    let text = read(&path)?;
+    let module = module_name(&text).ok_or_else(|| HooksError::NoModule { path: path.clone() })?;
+    let source = Hooks {
+        kind: HooksKind::Source,
+        name: stem(&path),
+        content: text.clone(),
+        timeout_ms: timeout.limit_ms(),
+    };
+    match compile(&path, &text, &module)? {
+        Some(beam) => Ok(LoadedHooks {
+            hooks: Hooks {
+                kind: HooksKind::Beam,
+                name: module,
+                content: beam,
+                timeout_ms: timeout.limit_ms(),
+            },
+            as_source: Some(source),
+        }),
+        None => Ok(LoadedHooks {
+            hooks: source,
+            as_source: None,
+        }),
+    }
+}
+
+fn find(name: &str, release: Option<&Path>) -> Result<PathBuf, HooksError> {
+    let as_path = Path::new(name);
+    let is_file_name = matches!(
+        as_path.extension().and_then(OsStr::to_str),
+        Some("beam" | "erl")
+    );
+    let mut candidates = vec![as_path.to_owned()];
+    if !is_file_name {
+        let beam = format!("{name}.beam");
+        let source = format!("{name}.erl");
+        candidates = vec![PathBuf::from(&beam), Path::new("ebin").join(&beam)];
+        candidates.extend(
+            release
+                .iter()
+                .flat_map(|release| ebin_dirs(release))
+                .map(|ebin| ebin.join(&beam)),
+        );
+        candidates.extend([PathBuf::from(&source), Path::new("src").join(&source)]);
+    }
+    match candidates.iter().find(|path| path.is_file()) {
+        Some(found) => Ok(found.clone()),
+        None => Err(HooksError::NotFound {
+            name: name.to_owned(),
+            searched: candidates,
+        }),
+    }
+}
+
+/// The `lib/*/ebin` directories of a release, by name.
+fn ebin_dirs(release: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(release.join("lib")) else {
+        return Vec::new();
+    };
+    let mut dirs: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path().join("ebin"))
+        .collect();
+    dirs.sort();
+    dirs
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, HooksError> {
+    let error = |source| HooksError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    if fs::metadata(path).map_err(error)?.len() > MAX_HOOKS_BYTES {
+        return Err(HooksError::TooLarge {
+            path: path.to_owned(),
+        });
+    }
+    fs::read(path).map_err(error)
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The name in the `-module(…)` attribute of a source.
+fn module_name(source: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(source);
+    let attribute = text.lines().find_map(|line| {
+        line.trim_start()
+            .strip_prefix('-')?
+            .trim_start()
+            .strip_prefix("module")
+    })?;
+    let name = attribute
+        .trim_start()
+        .strip_prefix('(')?
+        .split(')')
+        .next()?
+        .trim();
+    let name = name
+        .strip_prefix('\'')
+        .and_then(|quoted| quoted.strip_suffix('\''))
+        .unwrap_or(name);
+    // The name becomes a file's name.
+    let is_plain = |c: char| c.is_alphanumeric() || "_@.-".contains(c);
+    let sound = !name.is_empty() && !name.starts_with(['.', '-']) && name.chars().all(is_plain);
+    sound.then(|| name.to_owned())
+}
+
+/// Compiles a source with the `erlc` of the path; `None` where there is none.
+fn compile(path: &Path, text: &[u8], module: &str) -> Result<Option<Vec<u8>>, HooksError> {
+    let run_error = |source| HooksError::RunCompiler {
+        path: path.to_owned(),
+        source,
+    };
+    let dir = tempfile::tempdir().map_err(run_error)?;
+    let copy = dir.path().join(format!("{module}.erl"));
+    // The compiler names the developer's file, though it reads a copy under the module's name.
+    let mut named = format!("-file({:?}, 0).\n", path.display().to_string()).into_bytes();
+    named.extend_from_slice(text);
+    fs::write(&copy, named).map_err(run_error)?;
+    let include = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let output = Command::new("erlc")
+        .args(["+deterministic", "+no_spawn_compiler_process", "-I"])
+        .arg(include)
+        .arg("-o")
+        .arg(dir.path())
+        .arg(&copy)
+        .stdin(Stdio::null())
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(run_error(error)),
+    };
+    if !output.status.success() {
+        let mut messages = String::from_utf8_lossy(&output.stdout).into_owned();
+        messages.push_str(&String::from_utf8_lossy(&output.stderr));
+        return Err(HooksError::Compile {
+            path: path.to_owned(),
+            messages,
+        });
+    }
+    read(&dir.path().join(format!("{module}.beam"))).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const NO_TIMEOUT: Span = Span(Duration::ZERO);
+
+    fn write(dir: &Path, name: &str, text: &str) -> String {
+        let path = dir.join(name);
+        fs::write(&path, text).expect("a file");
+        path.to_str().expect("a path of text").to_owned()
+    }
+
+    #[test]
+    fn the_module_is_named_by_its_attribute() {
+        let table = [
+            ("-module(a).\n", Some("a")),
+            ("%% -module(x).\n - module ( b_1 ) .\n", Some("b_1")),
+            ("-module('My.Hooks').", Some("My.Hooks")),
+            ("-export([a/0]).", None),
+            ("-module(../x).", None),
+            ("-module('/etc/x').", None),
+            ("-module().", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(module_name(text.as_bytes()).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_compiled_whatever_its_file_is_called() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = "-module(hooks_of_mine).\n-export([presync/0]).\npresync() -> ok.\n";
+        let path = write(dir.path(), "other_name.erl", text);
+        let loaded = load(&path, None, Span(Duration::from_secs(3))).expect("hooks");
+        assert_eq!(loaded.hooks.kind, HooksKind::Beam);
+        assert_eq!(loaded.hooks.name, "hooks_of_mine");
+        assert!(loaded.hooks.content.starts_with(b"FOR1"));
+        assert_eq!(loaded.hooks.timeout_ms, Some(3000));
+        let source = loaded.as_source.expect("its source");
+        assert_eq!(
+            (source.kind, source.content.as_slice()),
+            (HooksKind::Source, text.as_bytes())
+        );
+        let left: Vec<_> = fs::read_dir(dir.path()).expect("a directory").collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn messages_of_the_compiler_name_file_and_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = write(
+            dir.path(),
+            "broken.erl",
+            "-module(broken).\n-export([presync/0]).\npresync() -> .\n",
+        );
+        match load(&path, None, NO_TIMEOUT) {
+            Err(HooksError::Compile { messages, .. }) => {
+                assert!(messages.contains("broken.erl:3:"), "{messages}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_module_is_found_in_the_release() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ebin = dir.path().join("lib/app-1.0/ebin");
+        fs::create_dir_all(&ebin).expect("a directory");
+        write(&ebin, "hooks_in_release.beam", "FOR1....");
+        let loaded = load("hooks_in_release", Some(dir.path()), NO_TIMEOUT).expect("hooks");
+        assert_eq!(loaded.hooks.content, b"FOR1....");
+        assert_eq!(loaded.hooks.timeout_ms, None);
+        let missing = load("no_such_hooks_module", Some(dir.path()), NO_TIMEOUT);
+        assert!(
+            matches!(missing, Err(HooksError::NotFound { searched, .. }) if searched.len() == 5)
+        );
+    }
+}

@@ -1,0 +1,225 @@
+//! What a plan changes, entry by entry, in words and as data.
+
+use std::collections::BTreeMap;
+
+use relsync_engine::encode::CodedPiece;
+use relsync_engine::entry::{Entry, EntryPath};
+use relsync_engine::manifest::Manifest;
+use relsync_engine::plan::{Change, Source, Totals};
+use relsync_engine::push::Planned;
+use serde_json::{Value, json};
+
+use crate::units::Bytes;
+
+/// What happens to one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// It is new.
+    Create,
+    /// It differs.
+    Update,
+    /// It goes.
+    Delete,
+}
+
+/// One change of the target's tree.
+#[derive(Debug)]
+pub(crate) struct EntryChange<'a> {
+    /// What happens.
+    pub(crate) action: Action,
+    /// To which path.
+    pub(crate) path: &'a EntryPath,
+    /// The new file's size.
+    pub(crate) bytes: Option<u64>,
+    /// Its index in the new manifest.
+    pub(crate) entry: Option<usize>,
+    /// The path its content is copied from on the target.
+    pub(crate) copied_from: Option<&'a EntryPath>,
+}
+
+/// Lists the changes of a plan in the order of their paths.
+pub(crate) fn changes<'a>(planned: &'a Planned, new: &'a Manifest) -> Vec<EntryChange<'a>> {
+    let held = planned.base.entries();
+    let mut changes: Vec<EntryChange<'a>> = Vec::new();
+    for (index, (plan, entry)) in planned.plan.entries.iter().zip(new.entries()).enumerate() {
+        let action = match plan.change {
+            Change::Added => Action::Create,
+            Change::Changed => Action::Update,
+            Change::Kept => continue,
+        };
+        let copied_from = match plan.source {
+            Some(Source::Copy { base }) => held.get(base).map(|from| &from.path),
+            _ => None,
+        };
+        changes.push(EntryChange {
+            action,
+            path: &entry.path,
+            bytes: entry.content().map(|(size, _)| size),
+            entry: Some(index),
+            copied_from,
+        });
+    }
+    let deleted = planned.plan.deletes.iter().filter_map(|at| held.get(*at));
+    changes.extend(deleted.map(deletion));
+    changes.sort_by(|a, b| a.path.cmp(b.path));
+    changes
+}
+
+/// Lists how one manifest differs from another.
+pub(crate) fn differences<'a>(old: &'a Manifest, new: &'a Manifest) -> Vec<EntryChange<'a>> {
+    let mut changes: Vec<EntryChange<'a>> = Vec::new();
+    for (index, entry) in new.entries().iter().enumerate() {
+        let action = match old.get(entry.path.as_bytes()) {
+            None => Action::Create,
+            Some(before) if before.kind != entry.kind => Action::Update,
+            Some(_) => continue,
+        };
+        changes.push(EntryChange {
+            action,
+            path: &entry.path,
+            bytes: entry.content().map(|(size, _)| size),
+            entry: Some(index),
+            copied_from: None,
+        });
+    }
+    let gone = old
+        .entries()
+        .iter()
+        .filter(|entry| new.index_of(entry.path.as_bytes()).is_none());
+    changes.extend(gone.map(deletion));
+    changes.sort_by(|a, b| a.path.cmp(b.path));
+    changes
+}
+
+fn deletion(entry: &Entry) -> EntryChange<'_> {
+    EntryChange {
+        action: Action::Delete,
+        path: &entry.path,
+        bytes: None,
+        entry: None,
+        copied_from: None,
+    }
+}
+
+impl EntryChange<'_> {
+    /// The change in the words of relsync 2.
+    pub(crate) fn sentence(&self, node: &str) -> String {
+        let (verb, preposition) = match self.action {
+            Action::Create => ("Creating", "on"),
+            Action::Update => ("Updating", "on"),
+            Action::Delete => ("Deleting", "from"),
+        };
+        format!("{verb} \"{}\" {preposition} {node}...", self.path)
+    }
+
+    /// The change in one line of a list, with how its content is coded if that is known.
+    pub(crate) fn line(&self, coding: Option<&Coding>) -> String {
+        let sign = match self.action {
+            Action::Create => '+',
+            Action::Update => '~',
+            Action::Delete => '-',
+        };
+        let mut line = format!("  {sign} {}", self.path);
+        if let Some(bytes) = self.bytes {
+            line.push_str(&format!("  {}", Bytes(bytes)));
+        }
+        if let Some(from) = self.copied_from {
+            line.push_str(&format!("  copied from {from}"));
+        }
+        if let Some(coding) = coding {
+            line.push_str(&format!(
+                "  in {} ({})",
+                Bytes(coding.coded_bytes),
+                coding.words
+            ));
+            if let Some(base) = &coding.base {
+                line.push_str(&format!(" against {base}"));
+            }
+        }
+        line
+    }
+
+    /// The change as data.
+    pub(crate) fn value(&self, coding: Option<&Coding>) -> Value {
+        let action = match self.action {
+            Action::Create => "create",
+            Action::Update => "update",
+            Action::Delete => "delete",
+        };
+        let mut value = json!({
+            "action": action,
+            "path": self.path.to_string(),
+            "bytes": self.bytes,
+            "copied_from": self.copied_from.map(ToString::to_string),
+        });
+        if let Some(coding) = coding {
+            value["coding"] = json!(coding.words);
+            value["base"] = json!(coding.base);
+            value["coded_bytes"] = json!(coding.coded_bytes);
+        }
+        value
+    }
+}
+
+/// How a file's content is coded in a pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Coding {
+    /// Transforms and coders.
+    pub(crate) words: String,
+    /// The path of the first base.
+    pub(crate) base: Option<String>,
+    /// The bytes in the pack.
+    pub(crate) coded_bytes: u64,
+}
+
+/// Sums up the pieces of a pack by the entries of the new manifest.
+pub(crate) fn codings(pieces: &[CodedPiece], base: &Manifest) -> BTreeMap<usize, Coding> {
+    let mut codings: BTreeMap<usize, Coding> = BTreeMap::new();
+    for piece in pieces {
+        let words = piece.how.to_string();
+        let coding = codings.entry(piece.entry).or_insert_with(|| Coding {
+            words: words.clone(),
+            base: piece
+                .base
+                .filter(|_| piece.how.has_base)
+                .and_then(|at| base.entries().get(at))
+                .map(|entry| entry.path.to_string()),
+            coded_bytes: 0,
+        });
+        coding.coded_bytes += piece.how.bytes;
+        if !coding.words.contains(&words) {
+            coding.words.push_str(&format!("; {words}"));
+        }
+    }
+    codings
+}
+
+/// The figures of a plan as data.
+pub(crate) fn totals_value(totals: &Totals) -> Value {
+    json!({
+        "entries": entries_value(totals),
+        "content_bytes": totals.content_bytes,
+    })
+}
+
+/// How many entries change and how.
+pub(crate) fn entries_value(totals: &Totals) -> Value {
+    json!({
+        "added": totals.added,
+        "changed": totals.changed,
+        "removed": totals.removed,
+        "kept": totals.kept,
+    })
+}
+
+/// How many entries change and how, in words.
+pub(crate) fn totals_line(totals: &Totals) -> String {
+    format!(
+        "{} added, {} changed, {} removed, {} kept; {} of content",
+        totals.added,
+        totals.changed,
+        totals.removed,
+        totals.kept,
+        Bytes(totals.content_bytes)
+    )
+}

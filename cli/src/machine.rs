@@ -1,0 +1,80 @@
+//! What this machine and its user are called, where the user's files are, and what time it is.
+//!
+//! The one place besides the command line that looks at the environment.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The largest cookie file that is read.
+const MAX_COOKIE_FILE_BYTES: u64 = 4096;
+
+/// This machine's name, as `hostname` says it.
+pub(crate) fn host_name() -> String {
+    let from_kernel = fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    from_kernel
+        .as_deref()
+        .and_then(non_blank)
+        .or_else(|| hostname_command(&[]))
+        .unwrap_or_else(|| "localhost".to_owned())
+}
+
+/// This machine's name with its domain, as far as it has one.
+pub(crate) fn full_host_name() -> String {
+    hostname_command(&["-f"]).unwrap_or_else(host_name)
+}
+
+fn hostname_command(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("hostname")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    if output.status.success() {
+        non_blank(&text)
+    } else {
+        None
+    }
+}
+
+/// Who calls, as `user@machine`.
+pub(crate) fn caller() -> String {
+    let user = env::var("USER").or_else(|_| env::var("LOGNAME")).ok();
+    let user = user
+        .as_deref()
+        .and_then(non_blank)
+        .unwrap_or_else(|| "someone".to_owned());
+    format!("{user}@{}", host_name())
+}
+
+/// The cookie in the user's `.erlang.cookie`.
+pub(crate) fn cookie_file() -> Option<String> {
+    let path = env::home_dir()?.join(".erlang.cookie");
+    let metadata = fs::metadata(&path).ok()?;
+    if metadata.len() > MAX_COOKIE_FILE_BYTES {
+        return None;
+    }
+    non_blank(&fs::read_to_string(path).ok()?)
+}
+
+/// Where data of this user's programs lives, for relsync.
+pub(crate) fn data_dir() -> Option<PathBuf> {
+    directories::ProjectDirs::from("", "", "relsync").map(|dirs| dirs.data_dir().to_owned())
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn now_ns() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+fn non_blank(text: &str) -> Option<String> {
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}

@@ -1,0 +1,83 @@
+//! Shows what a push would do: entries, modules, bytes, and the time they take.
+
+use std::time::Duration;
+
+use relsync_engine::manifest::Manifest;
+use relsync_engine::push::PushReport;
+use relsync_engine::wire::ModuleStatus;
+
+use crate::listing::{self, Coding};
+use crate::output::Output;
+use crate::report::{Module, Report};
+use crate::units::{Bytes, Elapsed, Rate};
+
+/// Shows a dry run, and completes its report.
+pub(crate) fn show(
+    pushed: &PushReport,
+    modules: &[ModuleStatus],
+    new: &Manifest,
+    rate: Option<Rate>,
+    explained: bool,
+    output: &Output,
+    report: &mut Report,
+) {
+    report.modules = modules.iter().map(Module::from).collect();
+    report.pack_bytes = pushed.pack.as_ref().map_or(0, |pack| pack.pack_bytes);
+    say_entries(pushed, new, explained, output);
+    if !output.is_verbose() {
+        // All of them are listed here; the report lists them only to those who want to see everything.
+        for module in &report.modules {
+            output.line(&module.line());
+        }
+    }
+    output.line(&listing::totals_line(&pushed.planned.totals));
+    let estimate = rate.map(|rate| transfer_time(report.pack_bytes, rate));
+    report.estimated_ms = estimate.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let time = estimate.map_or_else(String::new, |time| {
+        format!(", {} on this link", Elapsed(time))
+    });
+    output.line(&format!("{} to send{time}", Bytes(report.pack_bytes)));
+}
+
+/// Says for each file of a push how it was coded.
+pub(crate) fn explain(pushed: &PushReport, new: &Manifest, output: &Output) {
+    say_entries(pushed, new, true, output);
+}
+
+fn say_entries(pushed: &PushReport, new: &Manifest, explained: bool, output: &Output) {
+    let codings = match &pushed.pack {
+        Some(pack) if explained => listing::codings(&pack.pieces, &pushed.planned.base),
+        _ => Default::default(),
+    };
+    for change in listing::changes(&pushed.planned, new) {
+        let coding: Option<&Coding> = change.entry.and_then(|entry| codings.get(&entry));
+        output.line(&change.line(coding));
+        output.event("entry", &change.value(coding));
+    }
+}
+
+fn transfer_time(bytes: u64, rate: Rate) -> Duration {
+    let milliseconds = u128::from(bytes) * 1000 / u128::from(rate.0.max(1));
+    Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_bytes_by_rate() {
+        let table = [
+            (11_000, 11_000, 1000),
+            (0, 1, 0),
+            (1, 0, 1000),
+            (u64::MAX, 1, u64::MAX),
+        ];
+        for (bytes, rate, milliseconds) in table {
+            assert_eq!(
+                transfer_time(bytes, Rate(rate)),
+                Duration::from_millis(milliseconds)
+            );
+        }
+    }
+}

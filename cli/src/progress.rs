@@ -1,0 +1,136 @@
+//! Shows a push as it happens.
+//!
+//! Turns [`PushEvent`]s into lines, a progress bar, or JSON objects. Keeps the words of relsync 2: `Updating NODE...`,
+//! `Creating|Updating|Deleting "path" on|from NODE...`.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use relsync_engine::encode::PackSummary;
+use relsync_engine::push::{Planned, PushEvent};
+use serde_json::json;
+
+use crate::listing;
+use crate::output::{Output, printable};
+use crate::units::Bytes;
+use relsync_engine::manifest::Manifest;
+
+/// How often programs hear of bytes sent.
+const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Packs up to this size are gone before a bar could be read.
+const SMALLEST_BAR_BYTES: u64 = 64_000;
+
+/// The showing of one attempt to push.
+pub(crate) struct Progress<'a> {
+    output: Output,
+    node: String,
+    new: &'a Manifest,
+    reported: Option<Instant>,
+    bar: Option<ProgressBar>,
+}
+
+impl<'a> Progress<'a> {
+    /// Shows a push of `new` to a node.
+    pub(crate) fn new(output: &Output, node: &str, new: &'a Manifest) -> Self {
+        Self {
+            output: output.clone(),
+            node: node.to_owned(),
+            new,
+            reported: None,
+            bar: None,
+        }
+    }
+
+    /// Shows an event.
+    pub(crate) fn show(&mut self, event: &PushEvent<'_>) {
+        match event {
+            PushEvent::Learning => {
+                self.output
+                    .line("Asking the target what it holds, because the store does not know it...");
+                self.output.event("step", &json!({"step": "learn"}));
+            }
+            PushEvent::Planned(planned) => self.planned(planned),
+            PushEvent::Packed(pack) => self.packed(pack),
+            PushEvent::Sending { sent, taken, total } => self.sending(*sent, *taken, *total),
+            PushEvent::Step(step) => self.step(step),
+            PushEvent::Output(text) => self.hook_output(text),
+        }
+    }
+
+    fn planned(&self, planned: &Planned) {
+        let totals = &planned.totals;
+        self.output.event("planned", &listing::totals_value(totals));
+        for change in listing::changes(planned, self.new) {
+            self.output.detail(&change.sentence(&self.node));
+        }
+    }
+
+    fn packed(&mut self, pack: &PackSummary) {
+        self.output
+            .event("packed", &json!({"pack_bytes": pack.pack_bytes}));
+        self.output
+            .line(&format!("Sending {}...", Bytes(pack.pack_bytes)));
+        if pack.pack_bytes >= SMALLEST_BAR_BYTES && !self.output.is_json() {
+            let bar = ProgressBar::new(pack.pack_bytes);
+            let template = "{bar:32} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+            self.output = self.output.with_bar(bar.clone());
+            self.bar = Some(bar);
+        }
+    }
+
+    fn sending(&mut self, sent: u64, taken: u64, total: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(taken);
+            if taken == total {
+                bar.finish_and_clear();
+            }
+        }
+        let due = self
+            .reported
+            .is_none_or(|at| at.elapsed() >= REPORT_INTERVAL);
+        if self.output.is_json() && (due || taken == total) {
+            self.reported = Some(Instant::now());
+            self.output.event(
+                "progress",
+                &json!({"sent_bytes": sent, "taken_bytes": taken, "total_bytes": total}),
+            );
+        }
+    }
+
+    fn step(&self, step: &str) {
+        let step = printable(step);
+        self.output.event("step", &json!({"step": step}));
+        let line = match step.as_str() {
+            "presync" => "Running presync...",
+            "switch" => "Switching to the new files...",
+            "reload" => "Reloading code...",
+            "postsync" => "Running postsync...",
+            "health" => "Checking health...",
+            "undo" => "Undoing the update...",
+            "rollback" => "Running rollback...",
+            _ => return,
+        };
+        self.output.line(line);
+    }
+
+    /// What a hook printed, as it came; the line's end may come later.
+    fn hook_output(&self, text: &str) {
+        let text = printable(text);
+        self.output.event("output", &json!({"text": text}));
+        for line in text.lines() {
+            self.output.line(&format!("  | {line}"));
+        }
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! `push` and `plan`: brings a target to a snapshot, or shows what that would do.
+//!
+//! | step | on failure |
+//! |---|---|
+//! | arguments, hooks, snapshot | nothing was connected to |
+//! | session, plan, pack | a lost link is picked up again, `--retries` times; the target continues where it has the pack |
+//! | apply | after a lost link the target is asked what became of it |
+//! | confirm, on a new connection | the target rolls back by itself when its probation ends |
+
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use relsync_engine::exclude::Rules;
+use relsync_engine::id::SnapshotId;
+use relsync_engine::manifest::Manifest;
+use relsync_engine::push::{
+    self, Hooks, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport,
+};
+use relsync_engine::session::SessionError;
+use relsync_engine::store::{Exclusion, Store};
+use relsync_engine::wire::{ApplyResult, Outcome as WireOutcome, Request, TargetStatus};
+
+use crate::args::{ApplyArgs, PresyncTime, Reload, UpdateArgs};
+use crate::config::Config;
+use crate::connect::{self, Patience, Traffic};
+use crate::error::{CliError, Exit};
+use crate::hooks;
+use crate::interrupt::Interrupt;
+use crate::notes::Notes;
+use crate::output::{Output, printable};
+use crate::plan;
+use crate::progress::Progress;
+use crate::report::{Outcome, Report};
+use crate::source;
+use crate::target::Target;
+use crate::units::{Rate, Span};
+
+const DEFAULT_RETRIES: u32 = 3;
+const DEFAULT_KEEP: u32 = 2;
+const DEFAULT_HOOK_TIMEOUT: Span = Span(Duration::from_secs(300));
+
+/// How often at least a target is looked for that was lost while it applied: it may be restarting.
+const LEAST_RETRIES_AFTER_APPLY: u32 = 5;
+
+/// What is needed for a push, once everything on this side is ready.
+struct Job {
+    target: Target,
+    store: Store,
+    new: Manifest,
+    exclusions: Vec<Exclusion>,
+    options: PushOptions,
+    hooks_as_source: Option<Hooks>,
+    left_out: Rules,
+    protected: Rules,
+    retries: u32,
+    confirm_timeout: Option<Duration>,
+    link_rate: Option<Rate>,
+    explain: bool,
+}
+
+/// Runs `push`, or `plan` as a dry run.
+pub(crate) async fn run(
+    args: UpdateArgs,
+    dry_run: bool,
+    output: &Output,
+    interrupt: &Interrupt,
+) -> Exit {
+    let started = Instant::now();
+    let mut report = Report::default();
+    let mut traffic = Traffic::default();
+    let pushed = push(args, dry_run, output, interrupt, &mut report, &mut traffic).await;
+    report.set_traffic(&traffic);
+    report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let explained = match pushed {
+        Ok(()) => None,
+        Err(error) => {
+            let explained = error.explain();
+            report.outcome = match explained.exit {
+                Exit::RolledBack => Outcome::RolledBack,
+                _ => Outcome::Failed,
+            };
+            report.set_error(&explained);
+            Some(explained)
+        }
+    };
+    report.say(output, explained.as_ref());
+    match explained {
+        Some(error) => error.exit,
+        None if report.outcome == Outcome::Applied && report.needs_restart => Exit::NeedsRestart,
+        None => Exit::Done,
+    }
+}
+
+async fn push(
+    args: UpdateArgs,
+    dry_run: bool,
+    output: &Output,
+    interrupt: &Interrupt,
+    report: &mut Report,
+    traffic: &mut Traffic,
+) -> Result<(), CliError> {
+    let preparing = {
+        let output = output.clone();
+        tokio::task::spawn_blocking(move || prepare(args, dry_run, &output))
+    };
+    let mut job = tokio::select! {
+        prepared = preparing => prepared.map_err(|error| CliError::Local {
+            action: "prepare the push".to_owned(),
+            source: error.into(),
+        })??,
+        () = wanted(interrupt.clone()) => return Err(CliError::Interrupted),
+    };
+    report.node = job.target.node().to_string();
+    report.snapshot = Some(job.new.id().to_string());
+    report.full_bytes = job.new.content_bytes();
+    output.line(&format!("Updating {}...", report.node));
+    let pushed = attempts(&mut job, output, interrupt, report, traffic).await;
+    interrupt.set_applying(false);
+    settle(pushed, &job, output, report, traffic).await
+}
+
+/// Everything that needs no target.
+fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, CliError> {
+    Config::load(args.target.profile.as_deref())?.fill_update(&mut args);
+    let target = Target::resolve(&args.target, args.apply.checksum, args.link.bwlimit)?;
+    let left_out = source::rules(&args.tree)?;
+    let protected = source::protection(&args.apply.protect)?;
+    let loaded = match &args.apply.hooks {
+        Some(name) if !dry_run => {
+            let timeout = args.apply.hook_timeout.unwrap_or(DEFAULT_HOOK_TIMEOUT);
+            Some(hooks::load(
+                name,
+                source::release_dir(&args.source).as_deref(),
+                timeout,
+            )?)
+        }
+        _ => None,
+    };
+    let (hooks, hooks_as_source) = loaded.map_or((None, None), |loaded| {
+        (Some(loaded.hooks), loaded.as_source)
+    });
+    let options = options(&args.apply, hooks, dry_run);
+    let store = source::open_store(&args.source.store, output)?;
+    let snapshot = source::snapshot(&store, &args.source, left_out.clone(), output)?;
+    Ok(Job {
+        target,
+        store,
+        new: snapshot.manifest,
+        exclusions: snapshot.exclusions,
+        options,
+        hooks_as_source,
+        left_out,
+        protected,
+        retries: args.link.retries.unwrap_or(DEFAULT_RETRIES),
+        confirm_timeout: args
+            .apply
+            .confirm_timeout
+            .map(|span| span.0)
+            .filter(|time| !time.is_zero()),
+        link_rate: args
+            .link
+            .link_rate
+            .or(args.link.bwlimit)
+            .filter(|rate| rate.0 > 0),
+        explain: args.explain,
+    })
+}
+
+fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> PushOptions {
+    PushOptions {
+        reload: args.reload.unwrap_or(Reload::Soft).into(),
+        keep: u64::from(args.keep.unwrap_or(DEFAULT_KEEP)),
+        confirm_timeout_ms: args.confirm_timeout.and_then(Span::limit_ms),
+        hooks,
+        presync: match args.presync {
+            None | Some(PresyncTime::Auto) => Presync::Auto,
+            Some(PresyncTime::Early) => Presync::Early,
+            Some(PresyncTime::Late) => Presync::Late,
+        },
+        delete_extraneous: args.delete,
+        max_delete: args.max_delete,
+        dry_run,
+    }
+}
+
+/// Pushes until it is done, fails for good, or has been tried often enough.
+async fn attempts(
+    job: &mut Job,
+    output: &Output,
+    interrupt: &Interrupt,
+    report: &mut Report,
+    traffic: &mut Traffic,
+) -> Result<PushReport, CliError> {
+    let mut patience = Patience::new(job.retries);
+    let mut was_lost = false;
+    loop {
+        let mut hooks_ran = false;
+        let error = match attempt(job, output, interrupt, report, traffic, &mut hooks_ran).await {
+            Ok(pushed) => return Ok(pushed),
+            Err(error) => error,
+        };
+        let lost = matches!(&error, CliError::Push(PushError::Session(session)) if connect::is_lost_link(session));
+        was_lost |= lost;
+        if let Some(source) = fallback_hooks(&error, hooks_ran, job) {
+            output
+                .line("The target cannot load the hooks as compiled here; sending their source...");
+            job.options.hooks = Some(source);
+            continue;
+        }
+        if !(lost || was_lost && connect::is_passing(&error)) {
+            return Err(error);
+        }
+        let Some(pause) = patience.next_pause() else {
+            return Err(error);
+        };
+        // Under a fixed name, the target may still hold the connection that broke.
+        job.target.erl.take_over = true;
+        output.warning(&format!(
+            "{}; trying again in {} s",
+            error.explain().message,
+            pause.as_secs()
+        ));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = wanted(interrupt.clone()) => return Err(CliError::Interrupted),
+        }
+    }
+}
+
+/// The hooks' source, if their object code was refused before any hook ran: the target may run an older OTP than the compiler here.
+fn fallback_hooks(error: &CliError, hooks_ran: bool, job: &mut Job) -> Option<Hooks> {
+    match error {
+        CliError::Push(PushError::Session(SessionError::Remote(remote)))
+            if remote.kind == "hooks" && !hooks_ran =>
+        {
+            job.hooks_as_source.take()
+        }
+        _ => None,
+    }
+}
+
+async fn attempt(
+    job: &Job,
+    output: &Output,
+    interrupt: &Interrupt,
+    report: &mut Report,
+    traffic: &mut Traffic,
+    hooks_ran: &mut bool,
+) -> Result<PushReport, CliError> {
+    let opened = tokio::select! {
+        opened = connect::open(&job.target) => opened,
+        () = wanted(interrupt.clone()) => Err(CliError::Interrupted),
+    };
+    let (mut session, status) = opened?;
+    report.set_status(&status);
+    say_condition(&status, output);
+    let mut progress = Progress::new(output, &report.node, &job.new);
+    let mut on_event = |event: PushEvent<'_>| {
+        match &event {
+            PushEvent::Sending { sent, total, .. } if sent == total => interrupt.set_applying(true),
+            PushEvent::Step("switch") => interrupt.set_applying(true),
+            PushEvent::Step(_) => *hooks_ran = true,
+            _ => {}
+        }
+        progress.show(&event);
+    };
+    let leave_alone = |path: &[u8]| {
+        source::leaves_out(&job.left_out, path) || source::leaves_out(&job.protected, path)
+    };
+    let pushing = push::push(
+        &mut session,
+        &status,
+        &job.store,
+        &job.new,
+        &job.options,
+        &leave_alone,
+        &mut on_event,
+    );
+    let pushed = tokio::select! {
+        pushed = pushing => pushed.map_err(CliError::from),
+        () = wanted(interrupt.clone()) => Err(CliError::Interrupted),
+    };
+    match &pushed {
+        // There is nobody to say good-bye to.
+        Err(CliError::Push(
+            PushError::Session(SessionError::Transport(_)) | PushError::LostWhileApplying(_),
+        )) => {
+            traffic.add(session.counters());
+        }
+        _ => connect::close(session, traffic).await,
+    }
+    pushed
+}
+
+/// Waits until the user wants to stop and the target is not applying.
+async fn wanted(mut interrupt: Interrupt) {
+    interrupt.wait().await;
+    if interrupt.is_applying() {
+        // The signal's own thread takes it from here; this side waits for the target's answer.
+        pending::<()>().await;
+    }
+}
+
+fn say_condition(status: &TargetStatus, output: &Output) {
+    for (what, repair) in &status.damage {
+        output.warning(&format!(
+            "damaged on the target: {}; {}",
+            printable(what),
+            printable(repair)
+        ));
+    }
+    if let Some(recovered) = &status.recovered {
+        output.warning(&format!(
+            "an interrupted update was found on the target: {}",
+            printable(recovered)
+        ));
+    }
+    if let Some(incoming) = &status.incoming {
+        output.detail(&format!(
+            "The target has {} bytes of an interrupted pack",
+            incoming.verified
+        ));
+    }
+}
+
+/// Makes of a push what the user is told of it.
+async fn settle(
+    pushed: Result<PushReport, CliError>,
+    job: &Job,
+    output: &Output,
+    report: &mut Report,
+    traffic: &mut Traffic,
+) -> Result<(), CliError> {
+    let pushed = match pushed {
+        Err(CliError::Push(PushError::LostWhileApplying(lost))) => {
+            output.warning(&format!(
+                "lost the target while it applied the update ({lost}); looking for it again"
+            ));
+            find_out(job, report, traffic).await?;
+            return confirm_if_asked(job, output, report, traffic).await;
+        }
+        other => other?,
+    };
+    report.set_totals(&pushed.planned.totals);
+    let notes = Notes::of(&pushed.planned, &job.new, &job.exclusions, &job.store);
+    report.notes.extend(notes.texts);
+    match &pushed.end {
+        PushEnd::UpToDate => report.outcome = Outcome::UpToDate,
+        PushEnd::DryRun(modules) => {
+            report.outcome = Outcome::DryRun;
+            report.needs_restart = notes.needs_restart;
+            plan::show(
+                &pushed,
+                modules,
+                &job.new,
+                job.link_rate,
+                job.explain,
+                output,
+                report,
+            );
+        }
+        PushEnd::Applied(result) => {
+            report.pack_bytes = pushed.pack.as_ref().map_or(0, |pack| pack.pack_bytes);
+            report.set_result(result);
+            finish_apply(result, notes.needs_restart, report)?;
+            if job.explain {
+                plan::explain(&pushed, &job.new, output);
+            }
+            confirm_if_asked(job, output, report, traffic).await?;
+        }
+    }
+    Ok(())
+}
+
+fn finish_apply(
+    result: &ApplyResult,
+    needs_restart: bool,
+    report: &mut Report,
+) -> Result<(), CliError> {
+    match result.outcome {
+        WireOutcome::Applied => {
+            report.outcome = Outcome::Applied;
+            report.needs_restart |= needs_restart;
+            Ok(())
+        }
+        WireOutcome::Unchanged => {
+            report.outcome = Outcome::UpToDate;
+            Ok(())
+        }
+        WireOutcome::RolledBack => Err(CliError::RolledBack(
+            result.error.clone().unwrap_or_default(),
+        )),
+    }
+}
+
+/// Asks a target that was lost while it applied what it runs now.
+async fn find_out(job: &Job, report: &mut Report, traffic: &mut Traffic) -> Result<(), CliError> {
+    let mut target = job.target.clone();
+    target.erl.take_over = true;
+    let mut patience = Patience::new(job.retries.max(LEAST_RETRIES_AFTER_APPLY));
+    let mut reason = "there was no time to try".to_owned();
+    while let Some(pause) = patience.next_pause() {
+        tokio::time::sleep(pause).await;
+        match connect::open(&target).await {
+            Ok((session, status)) => {
+                connect::close(session, traffic).await;
+                let current = status.current.as_ref();
+                report.generation = current.map(|current| current.generation);
+                if current.is_some_and(|current| SnapshotId(current.snapshot) == job.new.id()) {
+                    report.outcome = Outcome::Applied;
+                    return Ok(());
+                }
+                let generation = report.generation.unwrap_or_default();
+                return Err(CliError::LostAndRolledBack { generation });
+            }
+            Err(error) => reason = error.explain().message,
+        }
+    }
+    Err(CliError::UnknownEnd { reason })
+}
+
+/// Ends the probation from a new connection, which proves that the target can be reached.
+async fn confirm_if_asked(
+    job: &Job,
+    output: &Output,
+    report: &mut Report,
+    traffic: &mut Traffic,
+) -> Result<(), CliError> {
+    let (Some(timeout), Outcome::Applied) = (job.confirm_timeout, report.outcome) else {
+        return Ok(());
+    };
+    output.line("Confirming from a new connection...");
+    let deadline = tokio::time::Instant::now() + timeout;
+    let mut target = job.target.clone();
+    target.erl.take_over = true;
+    let mut patience = Patience::new(u32::MAX);
+    loop {
+        let error = match tokio::time::timeout_at(deadline, confirm(&target, traffic)).await {
+            Ok(Ok(result)) => return confirmed(&result, &job.new, report),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                let reason = "the confirm timeout has passed".to_owned();
+                return Err(CliError::NotConfirmed { reason });
+            }
+        };
+        let pause = patience
+            .next_pause()
+            .filter(|pause| tokio::time::Instant::now() + *pause < deadline);
+        match pause {
+            Some(pause) if connect::is_passing(&error) => tokio::time::sleep(pause).await,
+            _ => {
+                let reason = error.explain().message;
+                return Err(CliError::NotConfirmed { reason });
+            }
+        }
+    }
+}
+
+/// Checks that what was confirmed is what was pushed: the target may have rolled back before it could be asked.
+fn confirmed(result: &ApplyResult, new: &Manifest, report: &mut Report) -> Result<(), CliError> {
+    if result.snapshot.is_some_and(|id| SnapshotId(id) != new.id()) {
+        return Err(CliError::LostAndRolledBack {
+            generation: result.generation,
+        });
+    }
+    report.probation_ms = result.probation_ms;
+    Ok(())
+}
+
+/// Ends a target's probation.
+pub(crate) async fn confirm(
+    target: &Target,
+    traffic: &mut Traffic,
+) -> Result<ApplyResult, CliError> {
+    let (mut session, _status) = connect::open(target).await?;
+    let answer = async {
+        session.send(&Request::Confirm).await?;
+        connect::result(&mut session, |_| {}).await
+    }
+    .await;
+    connect::close(session, traffic).await;
+    Ok(answer?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_careful() {
+        let options = options(&ApplyArgs::default(), None, false);
+        assert_eq!(options.reload, relsync_engine::wire::ReloadMode::Soft);
+        assert_eq!(options.keep, 2);
+        assert_eq!(options.confirm_timeout_ms, None);
+        assert_eq!(options.presync, Presync::Auto);
+        assert!(!options.delete_extraneous && !options.dry_run);
+    }
+
+    #[test]
+    fn arguments_become_options() {
+        let args = ApplyArgs {
+            reload: Some(Reload::Vm),
+            presync: Some(PresyncTime::Early),
+            confirm_timeout: Some(Span(Duration::from_secs(60))),
+            keep: Some(5),
+            delete: true,
+            max_delete: Some(9),
+            ..ApplyArgs::default()
+        };
+        let options = options(&args, None, true);
+        assert_eq!(options.reload, relsync_engine::wire::ReloadMode::Vm);
+        assert_eq!(options.presync, Presync::Early);
+        assert_eq!(options.confirm_timeout_ms, Some(60_000));
+        assert_eq!((options.keep, options.max_delete), (5, Some(9)));
+        assert!(options.delete_extraneous && options.dry_run);
+    }
+
+    #[test]
+    fn only_what_was_pushed_counts_as_confirmed() {
+        let new = Manifest::empty();
+        let mut report = Report {
+            probation_ms: Some(9),
+            ..Report::default()
+        };
+        let mut result = ApplyResult {
+            generation: 3,
+            snapshot: Some([7; 32]),
+            ..ApplyResult::default()
+        };
+        let error = confirmed(&result, &new, &mut report).expect_err("another snapshot");
+        assert_eq!(error.explain().exit, Exit::RolledBack);
+        result.snapshot = Some(new.id().0);
+        confirmed(&result, &new, &mut report).expect("confirmed");
+        assert_eq!(report.probation_ms, None);
+    }
+
+    #[test]
+    fn a_rolled_back_update_is_an_error() {
+        let mut report = Report::default();
+        let mut result = ApplyResult {
+            outcome: WireOutcome::RolledBack,
+            ..ApplyResult::default()
+        };
+        let error = finish_apply(&result, false, &mut report).expect_err("an error");
+        assert_eq!(error.explain().exit, Exit::RolledBack);
+        result.outcome = WireOutcome::Applied;
+        finish_apply(&result, true, &mut report).expect("applied");
+        assert!(report.outcome == Outcome::Applied && report.needs_restart);
+    }
+}

@@ -1,0 +1,389 @@
+//! How a command that changes a target ended, for people and for programs.
+//!
+//! The field names are part of relsync's interface.
+
+use std::time::Duration;
+
+use relsync_engine::id::SnapshotId;
+use relsync_engine::plan::Totals;
+use relsync_engine::wire::{ApplyResult, ModuleStatus, TargetStatus};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::connect::Traffic;
+use crate::error::Explained;
+use crate::output::{Output, error_value, printable};
+use crate::units::{Bytes, Elapsed};
+
+/// How many digits of a snapshot's id people are shown.
+pub(crate) const SHORT_ID: usize = 12;
+
+/// What became of the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    /// It runs what was asked for.
+    Applied,
+    /// It did so before.
+    UpToDate,
+    /// It runs what it ran, after an attempt.
+    RolledBack,
+    /// It runs what it ran.
+    #[default]
+    Failed,
+    /// Nothing was to be changed.
+    DryRun,
+}
+
+/// The result of a command that changes a target.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Report {
+    /// What became of the target.
+    pub(crate) outcome: Outcome,
+    /// The node.
+    pub(crate) node: String,
+    /// The snapshot that was asked for, or is installed.
+    pub(crate) snapshot: Option<String>,
+    /// The snapshot that was installed.
+    pub(crate) base: Option<String>,
+    /// The generation the target is at.
+    pub(crate) generation: Option<u64>,
+    /// Payload given to the socket.
+    pub(crate) sent_bytes: u64,
+    /// Payload taken from the socket.
+    pub(crate) received_bytes: u64,
+    /// How often an answer was waited for.
+    pub(crate) round_trips: u64,
+    /// The pack's size.
+    pub(crate) pack_bytes: u64,
+    /// Size of the changed files.
+    pub(crate) content_bytes: u64,
+    /// Size of all files, which a full copy would send.
+    pub(crate) full_bytes: u64,
+    /// How many entries changed and how.
+    pub(crate) entries: Entries,
+    /// What became of each module.
+    pub(crate) modules: Vec<Module>,
+    /// What people should know.
+    pub(crate) notes: Vec<String>,
+    /// Whether part of it takes effect when the VM restarts.
+    pub(crate) needs_restart: bool,
+    /// How long the probation lasts.
+    pub(crate) probation_ms: Option<u64>,
+    /// How long it took.
+    pub(crate) duration_ms: u64,
+    /// From the first hook or rename to the last.
+    pub(crate) downtime_ms: Option<f64>,
+    /// The estimate for the link's rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) estimated_ms: Option<u64>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<Value>,
+}
+
+/// How many entries changed and how.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Entries {
+    added: u64,
+    changed: u64,
+    removed: u64,
+    kept: u64,
+}
+
+/// What became of a module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Module {
+    pub(crate) module: String,
+    pub(crate) status: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) detail: String,
+}
+
+impl From<&ModuleStatus> for Module {
+    fn from(status: &ModuleStatus) -> Self {
+        Self {
+            module: printable(&status.name),
+            status: printable(&status.status),
+            detail: printable(&status.detail),
+        }
+    }
+}
+
+impl Module {
+    /// The module in the words of relsync 2, where there was one for its status.
+    pub(crate) fn line(&self) -> String {
+        let word = match self.status.as_str() {
+            "reload" | "load" | "unchanged" => "ok",
+            other => other,
+        };
+        if self.detail.is_empty() {
+            format!("  {word} {}", self.module)
+        } else {
+            format!("  {word} {} ({})", self.module, self.detail)
+        }
+    }
+}
+
+impl Report {
+    /// Takes over the figures of a plan.
+    pub(crate) fn set_totals(&mut self, totals: &Totals) {
+        self.content_bytes = totals.content_bytes;
+        self.entries = Entries {
+            added: totals.added,
+            changed: totals.changed,
+            removed: totals.removed,
+            kept: totals.kept,
+        };
+    }
+
+    /// Takes over what the target said of itself.
+    pub(crate) fn set_status(&mut self, status: &TargetStatus) {
+        if let Some(current) = &status.current {
+            self.generation = Some(current.generation);
+            self.base = Some(SnapshotId(current.snapshot).to_string());
+        }
+    }
+
+    /// Takes over how the target ended a request.
+    pub(crate) fn set_result(&mut self, result: &ApplyResult) {
+        self.generation = Some(result.generation);
+        self.modules = result.modules.iter().map(Module::from).collect();
+        self.notes
+            .extend(result.notes.iter().map(|note| printable(note)));
+        self.needs_restart |= result.needs_restart;
+        self.probation_ms = result.probation_ms;
+        let downtime = Duration::from_micros(result.downtime_us);
+        self.downtime_ms = Some(downtime.as_secs_f64() * 1000.0);
+    }
+
+    /// Takes over what went over the wire.
+    pub(crate) fn set_traffic(&mut self, traffic: &Traffic) {
+        self.sent_bytes = traffic.0.sent_bytes;
+        self.received_bytes = traffic.0.received_bytes;
+        self.round_trips = traffic.0.round_trips;
+    }
+
+    /// Says it: notes, the error if there is one, and the last line.
+    pub(crate) fn say(&self, output: &Output, error: Option<&Explained>) {
+        for module in self
+            .modules
+            .iter()
+            .filter(|module| output.is_verbose() || module.is_remarkable())
+        {
+            output.line(&module.line());
+        }
+        for note in &self.notes {
+            output.line(&format!("note: {note}"));
+        }
+        match error {
+            Some(error) => output.problem(error),
+            None => output.line(&self.summary()),
+        }
+        output.result(self);
+    }
+
+    /// Takes over why it failed.
+    pub(crate) fn set_error(&mut self, error: &Explained) {
+        self.error = Some(error_value(error));
+    }
+
+    fn summary(&self) -> String {
+        let took = Elapsed(Duration::from_millis(self.duration_ms));
+        let node = &self.node;
+        let wire = format!(
+            "{} sent, {} received",
+            Bytes(self.sent_bytes),
+            Bytes(self.received_bytes)
+        );
+        match self.outcome {
+            Outcome::Applied => {
+                let mut line = format!(
+                    "{node} runs generation {}",
+                    self.generation.unwrap_or_default()
+                );
+                if let Some(id) = &self.snapshot {
+                    line.push_str(&format!(" (snapshot {})", short(id)));
+                }
+                line.push_str(&format!(": {wire}"));
+                if self.full_bytes > self.sent_bytes {
+                    line.push_str(&format!(" instead of {}", Bytes(self.full_bytes)));
+                }
+                line.push_str(&format!(", {took}"));
+                if let Some(downtime) = self.downtime_ms {
+                    line.push_str(&format!(", downtime {downtime:.0} ms"));
+                }
+                if let Some(left) = self.probation_ms {
+                    let left = Elapsed(Duration::from_millis(left));
+                    line.push_str(&format!(
+                        "; on probation for {left}, `relsync confirm` ends it"
+                    ));
+                }
+                line
+            }
+            Outcome::UpToDate => {
+                let generation = self
+                    .generation
+                    .map_or_else(String::new, |n| format!(" at generation {n}"));
+                format!("{node} is up to date{generation}: {wire}, {took}")
+            }
+            Outcome::DryRun => format!("Nothing was changed on {node}: {wire}, {took}"),
+            Outcome::RolledBack => format!(
+                "{node} is back at generation {}",
+                self.generation.unwrap_or_default()
+            ),
+            Outcome::Failed => format!("{node} is unchanged"),
+        }
+    }
+}
+
+impl Module {
+    /// Whether people should see it without asking.
+    fn is_remarkable(&self) -> bool {
+        !matches!(
+            self.status.as_str(),
+            "reload" | "load" | "remove" | "unchanged" | "notloaded"
+        )
+    }
+}
+
+/// The beginning of an id, enough for people.
+pub(crate) fn short(id: &str) -> &str {
+    id.get(..SHORT_ID).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use relsync_engine::wire::RemoteError;
+    use serde_json::json;
+
+    use super::*;
+    use crate::error::CliError;
+
+    fn result() -> ApplyResult {
+        ApplyResult {
+            generation: 7,
+            modules: vec![ModuleStatus {
+                name: "app_server".to_owned(),
+                status: "reload".to_owned(),
+                detail: String::new(),
+            }],
+            notes: vec!["a \x1b note".to_owned()],
+            downtime_us: 1500,
+            ..ApplyResult::default()
+        }
+    }
+
+    #[test]
+    fn the_result_has_the_promised_fields() {
+        let mut report = Report {
+            outcome: Outcome::Applied,
+            ..Report::default()
+        };
+        report.set_result(&result());
+        let value = serde_json::to_value(&report).expect("JSON");
+        for field in [
+            "outcome",
+            "snapshot",
+            "base",
+            "generation",
+            "sent_bytes",
+            "received_bytes",
+            "round_trips",
+            "pack_bytes",
+            "content_bytes",
+            "entries",
+            "modules",
+            "duration_ms",
+            "downtime_ms",
+        ] {
+            assert!(value.get(field).is_some(), "{field}");
+        }
+        assert_eq!(value["outcome"], "applied");
+        assert_eq!(
+            value["entries"],
+            json!({"added": 0, "changed": 0, "removed": 0, "kept": 0})
+        );
+        assert_eq!(
+            value["modules"],
+            json!([{"module": "app_server", "status": "reload"}])
+        );
+        assert_eq!(value["downtime_ms"], 1.5);
+        assert_eq!(value["notes"], json!(["a \\x1b note"]));
+        assert!(value.get("error").is_none());
+    }
+
+    #[test]
+    fn outcomes_have_their_names() {
+        let table = [
+            (Outcome::Applied, "applied"),
+            (Outcome::UpToDate, "up-to-date"),
+            (Outcome::RolledBack, "rolled-back"),
+            (Outcome::Failed, "failed"),
+            (Outcome::DryRun, "dry-run"),
+        ];
+        for (outcome, name) in table {
+            assert_eq!(serde_json::to_value(outcome).expect("JSON"), json!(name));
+        }
+    }
+
+    #[test]
+    fn a_failure_has_kind_message_and_hint() {
+        let remote = RemoteError {
+            kind: "in_use".to_owned(),
+            message: "<0.99.0> runs old code".to_owned(),
+            path: None,
+        };
+        let mut report = Report::default();
+        report.set_error(&CliError::RolledBack(remote).explain());
+        let value = serde_json::to_value(&report).expect("JSON");
+        assert_eq!(value["error"]["kind"], "in_use");
+        assert!(
+            value["error"]["message"]
+                .as_str()
+                .is_some_and(|text| text.contains("<0.99.0>"))
+        );
+        assert!(
+            value["error"]["hint"]
+                .as_str()
+                .is_some_and(|text| text.contains("hard"))
+        );
+    }
+
+    #[test]
+    fn the_summary_names_what_counts() {
+        let mut report = Report {
+            outcome: Outcome::Applied,
+            node: "app@board".to_owned(),
+            sent_bytes: 1500,
+            full_bytes: 20_000_000,
+            duration_ms: 1200,
+            ..Report::default()
+        };
+        report.set_result(&result());
+        let summary = report.summary();
+        for part in [
+            "app@board",
+            "generation 7",
+            "1.50 kB sent",
+            "20.0 MB",
+            "1.2 s",
+            "downtime 2 ms",
+        ] {
+            assert!(summary.contains(part), "{part}: {summary}");
+        }
+    }
+
+    #[test]
+    fn modules_keep_the_words_of_the_original() {
+        let module = |status: &str, detail: &str| Module {
+            module: "m".to_owned(),
+            status: status.to_owned(),
+            detail: detail.to_owned(),
+        };
+        assert_eq!(module("reload", "").line(), "  ok m");
+        assert_eq!(module("notloaded", "").line(), "  notloaded m");
+        assert_eq!(module("sticky", "").line(), "  sticky m");
+        assert_eq!(module("in_use", "<0.1.0>").line(), "  in_use m (<0.1.0>)");
+    }
+}

@@ -1,0 +1,189 @@
+//! `rollback` and `confirm`: what happens to a generation after it was applied.
+
+use std::time::Instant;
+
+use relsync_engine::id::SnapshotId;
+use relsync_engine::store::Store;
+use relsync_engine::wire::{ApplyResult, Outcome as WireOutcome, Reply, Request};
+use serde_json::json;
+
+use crate::args::{ConfirmArgs, Reload, RollbackArgs};
+use crate::config::Config;
+use crate::connect::{self, Traffic};
+use crate::error::{CliError, Exit};
+use crate::output::{Output, printable};
+use crate::push;
+use crate::report::{Outcome, Report};
+use crate::source;
+use crate::target::Target;
+
+/// What to return to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    Previous,
+    Generation(u64),
+    Snapshot(SnapshotId),
+}
+
+/// Runs `rollback`.
+pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit, CliError> {
+    let started = Instant::now();
+    let config = Config::load(args.target.profile.as_deref())?;
+    config.fill_target(&mut args.target);
+    config.fill_store(&mut args.store);
+    config.fill_reload(&mut args.reload);
+    let target = Target::resolve(&args.target, false, None)?;
+    let goal = goal(&args)?;
+    let mut report = Report {
+        node: target.node().to_string(),
+        ..Report::default()
+    };
+    let mut traffic = Traffic::default();
+    output.line(&format!("Rolling back {}...", report.node));
+    let (mut session, status) = connect::open(&target).await?;
+    report.set_status(&status);
+    let request = Request::Rollback {
+        generation: match goal {
+            Goal::Generation(generation) => Some(generation),
+            _ => None,
+        },
+        snapshot: match goal {
+            Goal::Snapshot(id) => Some(id.0),
+            _ => None,
+        },
+        reload: args.reload.unwrap_or(Reload::Soft).into(),
+    };
+    let answer = async {
+        session.send(&request).await?;
+        connect::result(&mut session, |reply| say_reply(reply, output)).await
+    }
+    .await;
+    connect::close(session, &mut traffic).await;
+    finish(&answer?, report, &traffic, started, output)
+}
+
+/// Runs `confirm`.
+pub(crate) async fn confirm(mut args: ConfirmArgs, output: &Output) -> Result<Exit, CliError> {
+    Config::load(args.target.profile.as_deref())?.fill_target(&mut args.target);
+    let target = Target::resolve(&args.target, false, None)?;
+    let mut traffic = Traffic::default();
+    let result = push::confirm(&target, &mut traffic).await?;
+    let was_on_probation = result.outcome != WireOutcome::Unchanged;
+    let already = if was_on_probation { "" } else { " already" };
+    output.line(&format!(
+        "{}: generation {} is confirmed{already}",
+        target.node(),
+        result.generation
+    ));
+    output.result(&json!({
+        "outcome": "ok",
+        "node": target.node().as_str(),
+        "generation": result.generation,
+        "snapshot": result.snapshot.map(|id| SnapshotId(id).to_string()),
+        "was_on_probation": was_on_probation,
+        "sent_bytes": traffic.0.sent_bytes,
+        "received_bytes": traffic.0.received_bytes,
+        "round_trips": traffic.0.round_trips,
+    }));
+    Ok(Exit::Done)
+}
+
+fn goal(args: &RollbackArgs) -> Result<Goal, CliError> {
+    let Some(text) = &args.to else {
+        return Ok(Goal::Previous);
+    };
+    if let Some(id) = SnapshotId::from_hex(text) {
+        return Ok(Goal::Snapshot(id));
+    }
+    if let Ok(generation) = text.parse() {
+        return Ok(Goal::Generation(generation));
+    }
+    let store = Store::open(&source::store_dir(&args.store)?)?;
+    Ok(Goal::Snapshot(store.get(text)?.id))
+}
+
+fn say_reply(reply: &Reply, output: &Output) {
+    match reply {
+        Reply::Step { step } => {
+            let step = printable(step);
+            output.event("step", &json!({"step": step}));
+            output.detail(&format!("{step}..."));
+        }
+        Reply::Output { text } => {
+            let text = printable(text);
+            output.event("output", &json!({"text": text}));
+            for line in text.lines() {
+                output.line(&format!("  | {line}"));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn finish(
+    result: &ApplyResult,
+    mut report: Report,
+    traffic: &Traffic,
+    started: Instant,
+    output: &Output,
+) -> Result<Exit, CliError> {
+    if let Some(error) = result
+        .error
+        .clone()
+        .filter(|_| result.outcome == WireOutcome::RolledBack)
+    {
+        return Err(CliError::RolledBack(error));
+    }
+    report.set_result(result);
+    report.set_traffic(traffic);
+    report.snapshot = result.snapshot.map(|id| SnapshotId(id).to_string());
+    report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    report.outcome = match result.outcome {
+        WireOutcome::Unchanged => Outcome::UpToDate,
+        WireOutcome::Applied | WireOutcome::RolledBack => Outcome::Applied,
+    };
+    report.say(output, None);
+    Ok(if report.needs_restart {
+        Exit::NeedsRestart
+    } else {
+        Exit::Done
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{OutputArgs, StoreArgs, TargetArgs};
+
+    fn args(to: Option<&str>, store: &std::path::Path) -> RollbackArgs {
+        RollbackArgs {
+            target: TargetArgs::default(),
+            store: StoreArgs {
+                store: Some(store.to_owned()),
+            },
+            output: OutputArgs::default(),
+            to: to.map(str::to_owned),
+            reload: None,
+        }
+    }
+
+    #[test]
+    fn a_goal_is_a_generation_or_a_snapshot() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let hex = "0".repeat(64);
+        let table = [
+            (None, Goal::Previous),
+            (Some("7"), Goal::Generation(7)),
+            (Some(hex.as_str()), Goal::Snapshot(SnapshotId([0; 32]))),
+        ];
+        for (text, goal) in table {
+            assert_eq!(
+                super::goal(&args(text, dir.path())).expect("a goal"),
+                goal,
+                "{text:?}"
+            );
+        }
+        let unknown = super::goal(&args(Some("no-such-tag"), dir.path())).expect_err("no goal");
+        assert_eq!(unknown.explain().kind, "no_snapshot");
+    }
+}

@@ -1,0 +1,232 @@
+//! Where a push takes its snapshot from: a directory, or the store.
+
+use std::path::{Path, PathBuf};
+
+use relsync_engine::entry::Escaped;
+use relsync_engine::exclude::{Action, PatternError, Reason, Rules};
+use relsync_engine::manifest::Manifest;
+use relsync_engine::store::{
+    Exclusion, ScanOptions, ScanReport, SnapshotMeta, SnapshotRecord, Store, StoreError,
+};
+use serde_json::json;
+
+use crate::args::{SourceArgs, StoreArgs, TreeArgs};
+use crate::error::CliError;
+use crate::machine;
+use crate::output::Output;
+use crate::report::short;
+use crate::units::Bytes;
+
+/// The release that is pushed unless another is named.
+const DEFAULT_LOCAL_PATH: &str = "./_rel";
+
+/// What is to be pushed.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// Its entries.
+    pub(crate) manifest: Manifest,
+    /// What of the directory is not part of it.
+    pub(crate) exclusions: Vec<Exclusion>,
+}
+
+/// The release's directory, if one is pushed.
+pub(crate) fn release_dir(args: &SourceArgs) -> Option<PathBuf> {
+    match (&args.snapshot, &args.local_path) {
+        (Some(_), _) => None,
+        (None, Some(path)) => Some(path.clone()),
+        (None, None) => Some(PathBuf::from(DEFAULT_LOCAL_PATH)),
+    }
+}
+
+/// Opens the store.
+pub(crate) fn open_store(args: &StoreArgs, output: &Output) -> Result<Store, CliError> {
+    let store = Store::open(&store_dir(args)?)?;
+    if store.rebuilt().is_some() {
+        output.warning("the store's index was missing and has been made again from its segments");
+    }
+    Ok(store)
+}
+
+/// The store's directory.
+pub(crate) fn store_dir(args: &StoreArgs) -> Result<PathBuf, CliError> {
+    match &args.store {
+        Some(dir) => Ok(dir.clone()),
+        None => machine::data_dir()
+            .map(|dir| dir.join("store"))
+            .ok_or(CliError::NoDataDir),
+    }
+}
+
+/// The rules for which entries of a directory belong to its snapshot.
+pub(crate) fn rules(args: &TreeArgs) -> Result<Rules, PatternError> {
+    let mut rules = Rules::default()
+        .keep_system_libs(!args.exclude_system_libs.unwrap_or(true))
+        .keep_shared_libs(args.shared_libs);
+    for pattern in &args.include {
+        rules.push(Action::Include, pattern)?;
+    }
+    for pattern in &args.exclude {
+        rules.push(Action::Exclude, pattern)?;
+    }
+    Ok(rules)
+}
+
+/// The rules for what is never deleted on a target.
+pub(crate) fn protection(patterns: &[String]) -> Result<Rules, PatternError> {
+    let mut rules = Rules::keep_all();
+    for pattern in patterns {
+        rules.push(Action::Exclude, pattern)?;
+    }
+    Ok(rules)
+}
+
+/// Whether the rules leave out a path on a target, itself or with a directory it is in.
+pub(crate) fn leaves_out(rules: &Rules, path: &[u8]) -> bool {
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    let mut parents = slashes.map(|(at, _)| &path[..at]);
+    // What the path is on the target is not known here, so that either counts.
+    parents.any(|parent| rules.exclusion(parent, true).is_some())
+        || rules.exclusion(path, false).is_some()
+        || rules.exclusion(path, true).is_some()
+}
+
+/// Takes a snapshot of a directory and says what is left out.
+pub(crate) fn take(
+    store: &Store,
+    dir: &Path,
+    rules: Rules,
+    meta: SnapshotMeta,
+    output: &Output,
+) -> Result<(SnapshotRecord, Manifest, ScanReport), CliError> {
+    let options = ScanOptions {
+        rules,
+        rehash_all: false,
+    };
+    let taken = store.take_snapshot(dir, &options, &meta, &|_| {})?;
+    say_exclusions(&taken.2.exclusions, output);
+    Ok(taken)
+}
+
+/// The snapshot of a push: of the directory, or the one that was named.
+pub(crate) fn snapshot(
+    store: &Store,
+    args: &SourceArgs,
+    rules: Rules,
+    output: &Output,
+) -> Result<Snapshot, CliError> {
+    if let Some(spec) = &args.snapshot {
+        let id = store.get(spec)?.id;
+        let manifest = store
+            .manifest(&id)?
+            .ok_or(StoreError::MissingManifest { id })?;
+        return Ok(Snapshot {
+            manifest,
+            exclusions: Vec::new(),
+        });
+    }
+    let dir = release_dir(args).unwrap_or_default();
+    let meta = SnapshotMeta {
+        now_ns: machine::now_ns(),
+        parent: None,
+        name: None,
+        note: None,
+    };
+    let (record, manifest, report) = take(store, &dir, rules, meta, output)?;
+    output.line(&format!(
+        "Snapshot {} of {}: {} files, {}",
+        short(&record.id.to_string()),
+        dir.display(),
+        report.files,
+        Bytes(report.content_bytes)
+    ));
+    Ok(Snapshot {
+        manifest,
+        exclusions: report.exclusions,
+    })
+}
+
+fn say_exclusions(exclusions: &[Exclusion], output: &Output) {
+    let of = |reason: &Reason| {
+        exclusions
+            .iter()
+            .filter(|exclusion| exclusion.reason == *reason)
+            .count()
+    };
+    let (system, shared) = (of(&Reason::SystemLibrary), of(&Reason::SharedLibrary));
+    if system > 0 {
+        output.line(&format!(
+            "Leaving out {system} of Erlang's own applications (-E false includes them)"
+        ));
+    }
+    if shared > 0 {
+        output.line(&format!(
+            "Leaving out {shared} shared libraries (--shared-libs includes them)"
+        ));
+    }
+    for exclusion in exclusions {
+        let path = Escaped(&exclusion.path).to_string();
+        let reason = exclusion.reason.to_string();
+        output.detail(&format!("  left out: {path} ({reason})"));
+        output.event("left_out", &json!({"path": path, "reason": reason}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn includes_win_over_excludes_and_defaults() {
+        let args = TreeArgs {
+            exclude: vec!["*.log".to_owned(), "priv/nif.so".to_owned()],
+            include: vec!["keep.log".to_owned(), "*.so".to_owned()],
+            ..TreeArgs::default()
+        };
+        let rules = rules(&args).expect("sound patterns");
+        let table = [
+            ("a.log", true),
+            ("keep.log", false),
+            ("lib/x/priv/nif.so", false),
+            ("lib/kernel-9.0", true),
+            ("lib/kernel-9.0/ebin/kernel.beam", true),
+            ("lib/app-1.0/ebin/app.beam", false),
+        ];
+        for (path, left_out) in table {
+            assert_eq!(leaves_out(&rules, path.as_bytes()), left_out, "{path}");
+        }
+        let all = TreeArgs {
+            exclude_system_libs: Some(false),
+            shared_libs: true,
+            ..TreeArgs::default()
+        };
+        let rules = super::rules(&all).expect("no patterns");
+        assert!(!leaves_out(&rules, b"lib/kernel-9.0/ebin/kernel.beam"));
+        assert!(!leaves_out(&rules, b"a.so"));
+    }
+
+    #[test]
+    fn protection_reaches_into_directories() {
+        let rules = protection(&["/db/".to_owned(), "*.key".to_owned()]).expect("sound patterns");
+        let table = [
+            ("db", true),
+            ("db/a/b", true),
+            ("x/db/a", false),
+            ("etc/tls.key", true),
+            ("lib/kernel-9.0/x.so", false),
+        ];
+        for (path, protected) in table {
+            assert_eq!(leaves_out(&rules, path.as_bytes()), protected, "{path}");
+        }
+        assert!(protection(&["[".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn a_named_snapshot_sets_aside_the_directory() {
+        let mut args = SourceArgs::default();
+        assert_eq!(release_dir(&args), Some("./_rel".into()));
+        args.local_path = Some("rel".into());
+        assert_eq!(release_dir(&args), Some("rel".into()));
+        args.snapshot = Some("latest".to_owned());
+        assert_eq!(release_dir(&args), None);
+    }
+}

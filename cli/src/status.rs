@@ -1,0 +1,269 @@
+//! `status`: what a target runs.
+
+use relsync_engine::id::SnapshotId;
+use relsync_engine::session::SessionError;
+use relsync_engine::store::Store;
+use relsync_engine::wire::{DriftKind, Reply, Request, TargetStatus};
+use serde_json::{Value, json};
+
+use crate::args::StatusArgs;
+use crate::config::Config;
+use crate::connect::{self, ErlSession, Traffic};
+use crate::error::{CliError, Exit};
+use crate::output::{Output, printable};
+use crate::report::{Module, short};
+use crate::source;
+use crate::target::Target;
+use crate::units::{Bytes, Utc};
+
+/// How many paths are listed without being asked for.
+const SHOWN_PATHS: usize = 10;
+
+/// What the local store knows of the installed snapshot.
+#[derive(Debug, Default)]
+struct Known {
+    names: Vec<String>,
+    drifted: Vec<String>,
+}
+
+/// Runs `status`.
+pub(crate) async fn run(mut args: StatusArgs, output: &Output) -> Result<Exit, CliError> {
+    let config = Config::load(args.target.profile.as_deref())?;
+    config.fill_target(&mut args.target);
+    config.fill_store(&mut args.store);
+    let target = Target::resolve(&args.target, args.checksum, None)?;
+    let mut traffic = Traffic::default();
+    let (mut session, _) = connect::open(&target).await?;
+    let status = ask(&mut session, args.checksum).await;
+    connect::close(session, &mut traffic).await;
+    let status = status?;
+    let known = known(&args, &status, output);
+    say(target.node().as_str(), &status, &known, output);
+    let mut value = value(target.node().as_str(), &status, &known);
+    value["outcome"] = json!("ok");
+    value["sent_bytes"] = json!(traffic.0.sent_bytes);
+    value["received_bytes"] = json!(traffic.0.received_bytes);
+    value["round_trips"] = json!(traffic.0.round_trips);
+    output.result(&value);
+    Ok(Exit::Done)
+}
+
+async fn ask(session: &mut ErlSession, verify: bool) -> Result<TargetStatus, SessionError> {
+    session.send(&Request::Status { verify }).await?;
+    loop {
+        if let Reply::Status(status) = session.receive_checked().await? {
+            return Ok(*status);
+        }
+    }
+}
+
+/// Looks the installed snapshot up. A store that fails only costs names.
+fn known(args: &StatusArgs, status: &TargetStatus, output: &Output) -> Known {
+    let Some(current) = &status.current else {
+        return Known::default();
+    };
+    let id = SnapshotId(current.snapshot);
+    let look_up = || -> Result<Known, CliError> {
+        let dir = source::store_dir(&args.store)?;
+        if !dir.exists() {
+            return Ok(Known::default());
+        }
+        let store = Store::open(&dir)?;
+        let manifest = store.manifest(&id)?;
+        let path = |index: u64| {
+            let index = usize::try_from(index).ok()?;
+            manifest
+                .as_ref()?
+                .entries()
+                .get(index)
+                .map(|entry| entry.path.to_string())
+        };
+        let names = store
+            .get(&id.to_string())
+            .map(|record| record.name.into_iter().chain(record.tags).collect());
+        Ok(Known {
+            names: names.unwrap_or_default(),
+            drifted: status
+                .drift
+                .iter()
+                .filter_map(|drift| path(drift.index))
+                .collect(),
+        })
+    };
+    look_up().unwrap_or_else(|error| {
+        output.warning(&error.explain().message);
+        Known::default()
+    })
+}
+
+fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
+    output.line(&format!(
+        "{node}: OTP {}, ERTS {}",
+        status.otp_release,
+        printable(&status.erts)
+    ));
+    match &status.current {
+        None => output.line("nothing installed by relsync yet"),
+        Some(current) => {
+            let id = SnapshotId(current.snapshot).to_string();
+            let mut names = known.names.join(", ");
+            if !names.is_empty() {
+                names = format!(" ({names})");
+            }
+            let state = if current.probation {
+                "on probation"
+            } else {
+                "confirmed"
+            };
+            output.line(&format!(
+                "generation {}, snapshot {}{names}, applied {}, {state}",
+                current.generation,
+                short(&id),
+                Utc(current.applied_at)
+            ));
+        }
+    }
+    if !status.kept.is_empty() {
+        let kept: Vec<String> = status.kept.iter().map(ToString::to_string).collect();
+        output.line(&format!(
+            "can be rolled back to generation {}",
+            kept.join(", ")
+        ));
+    }
+    say_drift(status, known, output);
+    if let Some(incoming) = &status.incoming {
+        output.line(&format!(
+            "{} of an interrupted update are there",
+            Bytes(incoming.verified)
+        ));
+    }
+    for (what, repair) in &status.damage {
+        output.line(&format!(
+            "damaged: {}; {}",
+            printable(what),
+            printable(repair)
+        ));
+    }
+    if let Some(recovered) = &status.recovered {
+        output.line(&format!(
+            "an interrupted update was found: {}",
+            printable(recovered)
+        ));
+    }
+    if !status.modules.is_empty() {
+        output.line("modules whose running code is not that of their file:");
+    }
+    for module in &status.modules {
+        output.line(&Module::from(module).line());
+    }
+    match status.free_bytes {
+        Some(free) => output.line(&format!("{} free", Bytes(free))),
+        None => output.detail("free space unknown"),
+    }
+    if !status.writable {
+        output.line("its state directory cannot be written now");
+    }
+}
+
+fn say_drift(status: &TargetStatus, known: &Known, output: &Output) {
+    if status.drift.is_empty() {
+        return;
+    }
+    output.line(&format!(
+        "{} entries changed since they were installed",
+        status.drift.len()
+    ));
+    let shown = if output.is_verbose() {
+        usize::MAX
+    } else {
+        SHOWN_PATHS
+    };
+    for path in known.drifted.iter().take(shown) {
+        output.line(&format!("  {path}"));
+    }
+}
+
+fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
+    let current = status.current.as_ref().map(|current| {
+        json!({
+            "generation": current.generation,
+            "snapshot": SnapshotId(current.snapshot).to_string(),
+            "names": known.names,
+            "state": if current.probation { "probation" } else { "confirmed" },
+            "applied_at": current.applied_at,
+        })
+    });
+    let damage: Vec<Value> = status
+        .damage
+        .iter()
+        .map(|(what, repair)| json!({"what": printable(what), "repair": printable(repair)}))
+        .collect();
+    let drift = |kind: DriftKind| {
+        status
+            .drift
+            .iter()
+            .filter(|drift| drift.kind == kind)
+            .count()
+    };
+    json!({
+        "node": node,
+        "otp_release": status.otp_release,
+        "erts": printable(&status.erts),
+        "embedded": status.embedded,
+        "has_zstd": status.has_zstd,
+        "free_bytes": status.free_bytes,
+        "writable": status.writable,
+        "current": current,
+        "kept": status.kept,
+        "drift": {
+            "missing": drift(DriftKind::Missing),
+            "changed": drift(DriftKind::Changed),
+            "mode": drift(DriftKind::Mode),
+            "paths": known.drifted,
+        },
+        "incoming_bytes": status.incoming.map(|incoming| incoming.verified),
+        "damage": damage,
+        "recovered": status.recovered.as_deref().map(printable),
+        "modules": status.modules.iter().map(Module::from).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use relsync_engine::wire::{Current, Drift};
+
+    use super::*;
+
+    #[test]
+    fn the_status_is_one_object() {
+        let status = TargetStatus {
+            otp_release: 27,
+            current: Some(Current {
+                generation: 3,
+                snapshot: [1; 32],
+                probation: true,
+                ..Current::default()
+            }),
+            drift: vec![Drift {
+                index: 0,
+                kind: DriftKind::Changed,
+            }],
+            kept: vec![1, 2],
+            damage: vec![("current\x1b".to_owned(), "inventory".to_owned())],
+            ..TargetStatus::default()
+        };
+        let known = Known {
+            names: vec!["v1".to_owned()],
+            drifted: vec!["lib/a".to_owned()],
+        };
+        let value = value("app@board", &status, &known);
+        assert_eq!(value["current"]["state"], "probation");
+        assert_eq!(value["current"]["snapshot"], "01".repeat(32));
+        assert_eq!(
+            value["drift"],
+            json!({"missing": 0, "changed": 1, "mode": 0, "paths": ["lib/a"]})
+        );
+        assert_eq!(value["kept"], json!([1, 2]));
+        assert_eq!(value["damage"][0]["what"], "current\\x1b");
+    }
+}

@@ -1,0 +1,147 @@
+//! `store`: looks after the local object store.
+
+use relsync_engine::store::{CheckReport, RebuildReport, Store, StoreStats};
+use serde_json::{Value, json};
+
+use crate::args::{OutputArgs, StoreArgs, StoreCommand};
+use crate::config::Config;
+use crate::error::{CliError, Exit};
+use crate::output::Output;
+use crate::source;
+use crate::units::Bytes;
+
+impl StoreCommand {
+    /// How its results are shown.
+    pub(crate) fn output(&self) -> OutputArgs {
+        match self {
+            Self::Stats { output, .. }
+            | Self::Check { output, .. }
+            | Self::Repair { output, .. } => *output,
+        }
+    }
+}
+
+/// Runs a command on the store.
+pub(crate) fn run(command: StoreCommand, output: &Output) -> Result<Exit, CliError> {
+    match command {
+        StoreCommand::Stats { store, .. } => {
+            let store = open(store, output)?;
+            say_stats(&store, &store.stats()?, output);
+        }
+        StoreCommand::Check {
+            read_data, store, ..
+        } => {
+            let report = open(store, output)?.check(read_data)?;
+            say_check(&report, output)?;
+        }
+        StoreCommand::Repair { mut store, .. } => {
+            Config::load(None)?.fill_store(&mut store);
+            let report = Store::repair(&source::store_dir(&store)?)?;
+            say_repair(&report, output);
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Opens the store that the arguments, or the file, name.
+pub(crate) fn open(mut args: StoreArgs, output: &Output) -> Result<Store, CliError> {
+    Config::load(None)?.fill_store(&mut args);
+    source::open_store(&args, output)
+}
+
+fn say_stats(store: &Store, stats: &StoreStats, output: &Output) {
+    output.line(&format!("store {}", store.dir().display()));
+    output.line(&format!(
+        "  {} snapshots, {} manifests",
+        stats.snapshots, stats.manifests
+    ));
+    output.line(&format!(
+        "  {} contents, {}",
+        stats.contents,
+        Bytes(stats.content_bytes)
+    ));
+    let (chunks, stored) = (Bytes(stats.chunk_bytes), Bytes(stats.stored_bytes));
+    output.line(&format!(
+        "  {} chunks, {chunks}, {stored} compressed",
+        stats.chunks
+    ));
+    output.line(&format!(
+        "  {} segments, {} on disk",
+        stats.segments,
+        Bytes(stats.segment_bytes)
+    ));
+    output.result(&json!({
+        "outcome": "ok",
+        "dir": store.dir().display().to_string(),
+        "snapshots": stats.snapshots,
+        "manifests": stats.manifests,
+        "contents": stats.contents,
+        "content_bytes": stats.content_bytes,
+        "chunks": stats.chunks,
+        "chunk_bytes": stats.chunk_bytes,
+        "stored_bytes": stats.stored_bytes,
+        "segments": stats.segments,
+        "segment_bytes": stats.segment_bytes,
+    }));
+}
+
+fn say_check(report: &CheckReport, output: &Output) -> Result<(), CliError> {
+    for problem in &report.problems {
+        output.line(&format!("problem: {problem}"));
+        output.event("problem", &json!({"message": problem.to_string()}));
+    }
+    output.line(&format!(
+        "{} snapshots, {} contents, {} chunks checked, {} read",
+        report.snapshots,
+        report.contents,
+        report.chunks,
+        Bytes(report.read_bytes)
+    ));
+    match report.problems.len() {
+        0 => {
+            output.result(&json!({
+                "outcome": "ok",
+                "snapshots": report.snapshots,
+                "contents": report.contents,
+                "chunks": report.chunks,
+                "read_bytes": report.read_bytes,
+            }));
+            Ok(())
+        }
+        count => Err(CliError::StoreDamaged { count }),
+    }
+}
+
+fn say_repair(report: &RebuildReport, output: &Output) {
+    output.line(&format!(
+        "index made from {} segments: {} snapshots, {} contents, {} chunks",
+        report.segments, report.snapshots, report.contents, report.chunks
+    ));
+    let lost: Vec<Value> = report
+        .lost_segments
+        .iter()
+        .map(|(name, damage)| json!({"segment": name, "damage": damage.to_string()}))
+        .collect();
+    for (name, damage) in &report.lost_segments {
+        output.line(&format!("  segment {name} cannot be read: {damage}"));
+    }
+    if report.lost_snapshots > 0 || report.lost_contents > 0 || report.damaged_bytes > 0 {
+        output.line(&format!(
+            "  lost: {} snapshots, {} contents; {} are damaged or unfinished",
+            report.lost_snapshots,
+            report.lost_contents,
+            Bytes(report.damaged_bytes)
+        ));
+    }
+    output.result(&json!({
+        "outcome": "ok",
+        "segments": report.segments,
+        "snapshots": report.snapshots,
+        "contents": report.contents,
+        "chunks": report.chunks,
+        "lost_segments": lost,
+        "lost_snapshots": report.lost_snapshots,
+        "lost_contents": report.lost_contents,
+        "damaged_bytes": report.damaged_bytes,
+    }));
+}
