@@ -1,6 +1,8 @@
 //! Integration tests; one binary.
 
 mod agent_blob;
+mod cli_offline;
+mod cli_online;
 mod erl_transport;
 mod push;
 mod session;

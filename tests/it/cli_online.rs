@@ -1,0 +1,355 @@
+//! The command against real nodes.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use relsync_tests::binary::{Cli, Run};
+use relsync_tests::node::{Node, NodeOptions};
+use relsync_tests::release::Release;
+
+struct Rig {
+    cli: Cli,
+    node: Node,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let cli = Cli::new();
+        fs::create_dir(cli.dir().join("device")).expect("a directory");
+        Self {
+            cli,
+            node: Node::start(NodeOptions::default()),
+        }
+    }
+
+    /// Makes the release's version `n`, whose module and configuration say so.
+    fn release(&self, n: u32) {
+        let release = Release::new(self.cli.dir().join("_rel"));
+        let body = format!("-export([version/0]).\nversion() -> {n}.");
+        release.app("sample", "1.0", &[("sample", &body)]);
+        let config = format!("[{{sample, [{{version, {n}}}]}}].\n");
+        release.file("releases/1.0/sys.config", config.as_bytes());
+    }
+
+    /// Puts a file of incompressible content into the release.
+    fn noise(&self, name: &str, bytes: usize) {
+        let mut state = self.cli.dir().as_os_str().len() as u64 ^ bytes as u64;
+        let path = self.cli.dir().join("_rel").join(name);
+        state ^= fs::metadata(&path).map_or(1, |_| 2);
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            // splitmix64
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed.to_le_bytes()[3]
+        })
+        .take(bytes)
+        .collect();
+        fs::write(path, noise).expect("a file");
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let device = self.cli.dir().join("device");
+        let mut command = self.cli.command();
+        command
+            .args(arguments)
+            .env("RELSYNC_COOKIE", self.node.cookie())
+            .env("RELSYNC_DESTINATION_NODE", self.node.name())
+            .env("RELSYNC_DESTINATION_PATH", device);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Run {
+        let run = Run::of(&mut self.command(arguments));
+        assert!(!format!("{run:?}").contains(self.node.cookie()), "{run:?}");
+        run
+    }
+
+    fn push(&self, arguments: &[&str], code: i32) -> serde_json::Value {
+        let run = self.run(&[arguments, &["--json"]].concat());
+        assert_eq!(run.code, Some(code), "{run:?}");
+        run.result()
+    }
+
+    /// Puts the device's application on the node's code path and loads its module.
+    fn load(&self) {
+        let ebin = self.cli.dir().join("device/lib/sample-1.0/ebin");
+        self.node.eval(&format!(
+            "code:add_patha({:?}), {{module, sample}} = code:ensure_loaded(sample).",
+            ebin.display().to_string()
+        ));
+    }
+}
+
+#[test]
+fn a_release_is_planned_pushed_confirmed_and_rolled_back() {
+    let rig = Rig::new();
+    rig.release(1);
+    let first = rig.push(&[], 0);
+    assert_eq!(
+        (&first["outcome"], &first["generation"]),
+        (&"applied".into(), &1.into())
+    );
+    rig.load();
+    assert_eq!(rig.push(&[], 0)["outcome"], "up-to-date");
+
+    rig.release(2);
+    let plan = rig.push(&["plan", "--explain", "--link-rate", "1k"], 0);
+    assert_eq!(plan["outcome"], "dry-run");
+    assert_eq!(plan["modules"][0]["module"], "sample");
+    assert!(
+        plan["pack_bytes"].as_u64().is_some_and(|bytes| bytes > 0),
+        "{plan}"
+    );
+    assert!(
+        plan["estimated_ms"].as_u64().is_some_and(|time| time > 0),
+        "{plan}"
+    );
+    assert_eq!(
+        rig.node.eval("sample:version()."),
+        "1",
+        "a plan changes nothing"
+    );
+
+    let second = rig.push(&["push", "--confirm-timeout", "30s"], 0);
+    assert_eq!(second["outcome"], "applied");
+    assert_eq!(second["base"], first["snapshot"]);
+    assert_eq!(second["probation_ms"], serde_json::Value::Null, "confirmed");
+    assert!(
+        second["notes"].to_string().contains("sample.version"),
+        "{second}"
+    );
+    assert_eq!(rig.node.eval("sample:version()."), "2");
+
+    let status = rig.push(&["status"], 0);
+    assert_eq!(status["current"]["state"], "confirmed");
+    assert_eq!(status["current"]["snapshot"], second["snapshot"]);
+    assert_eq!(rig.push(&["doctor"], 0)["outcome"], "ok");
+
+    let back = rig.push(&["rollback"], 0);
+    assert_eq!(back["snapshot"], first["snapshot"], "{back}");
+    assert_eq!(rig.node.eval("sample:version()."), "1");
+    assert_eq!(rig.push(&["confirm"], 0)["was_on_probation"], false);
+}
+
+#[test]
+fn a_generation_that_cannot_be_confirmed_is_on_probation() {
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    rig.release(2);
+    // The proxy lets one connection through, so that the push cannot confirm from a second one.
+    let proxy = Proxy::start(&rig.node, &[Cut::Never]);
+    let dist_port = proxy.port().to_string();
+    let pushed = rig.push(&["--dist-port", &dist_port, "--confirm-timeout", "5s"], 3);
+    assert_eq!(pushed["error"]["kind"], "not_confirmed", "{pushed}");
+    assert!(pushed["probation_ms"].is_u64(), "{pushed}");
+    assert_eq!(rig.push(&["status"], 0)["current"]["state"], "probation");
+    assert_eq!(rig.push(&["confirm"], 0)["was_on_probation"], true);
+    assert_eq!(rig.push(&["status"], 0)["current"]["state"], "confirmed");
+}
+
+#[test]
+fn a_cut_connection_is_picked_up_again() {
+    let rig = Rig::new();
+    rig.release(1);
+    rig.noise("noise", 2_500_000);
+    let proxy = Proxy::start(
+        &rig.node,
+        &[Cut::After(1_500_000), Cut::After(1_200_000), Cut::Never],
+    );
+    let dist_port = proxy.port().to_string();
+    let pushed = rig.push(&["--dist-port", &dist_port, "--bwlimit", "5MB"], 0);
+    assert_eq!(pushed["outcome"], "applied");
+    let sent = pushed["sent_bytes"].as_u64().expect("a number");
+    // Had each session begun anew, this would be 5 MB.
+    assert!(sent < 4_500_000, "{sent}");
+    let proxy = Proxy::start(&rig.node, &[Cut::After(50_000)]);
+    rig.noise("noise", 300_000);
+    let dist_port = proxy.port().to_string();
+    let failed = rig.push(&["--dist-port", &dist_port, "--retries", "0"], 5);
+    assert_eq!(failed["error"]["kind"], "lost", "{failed}");
+}
+
+#[test]
+fn an_interrupted_push_leaves_the_target_and_goes_on_later() {
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    rig.noise("noise", 300_000);
+    let mut command = rig.command(&["--json", "--bwlimit", "100kB"]);
+    let mut running = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("relsync runs");
+    let mut lines = BufReader::new(running.stdout.take().expect("its output")).lines();
+    let sending = |line: &String| line.contains("\"progress\"");
+    lines
+        .by_ref()
+        .map(|line| line.expect("text"))
+        .find(sending)
+        .expect("progress");
+    let pid = running.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .expect("kill runs")
+            .success()
+    );
+    let last = lines
+        .map(|line| line.expect("text"))
+        .last()
+        .expect("a result");
+    assert_eq!(running.wait().expect("an end").code(), Some(130));
+    let result: serde_json::Value = serde_json::from_str(&last).expect("JSON");
+    assert_eq!(
+        (&result["outcome"], &result["error"]["kind"]),
+        (&"failed".into(), &"interrupted".into())
+    );
+    let status = rig.push(&["status"], 0);
+    assert_eq!(status["current"]["generation"], 1);
+    assert!(
+        status["incoming_bytes"]
+            .as_u64()
+            .is_some_and(|bytes| bytes > 0),
+        "{status}"
+    );
+    assert_eq!(rig.push(&[], 0)["generation"], 2);
+}
+
+#[test]
+fn people_get_lines_in_the_words_of_the_original() {
+    let rig = Rig::new();
+    rig.release(1);
+    let first = rig.run(&["-v"]);
+    assert_eq!(first.code, Some(0), "{first:?}");
+    let node = rig.node.name();
+    let creating = format!("Creating \"releases/1.0/sys.config\" on {node}...");
+    for part in [
+        format!("Updating {node}..."),
+        creating,
+        "generation 1".to_owned(),
+    ] {
+        assert!(first.out.contains(&part), "{part}: {first:?}");
+    }
+    fs::remove_file(rig.cli.dir().join("_rel/releases/1.0/sys.config")).expect("a file");
+    let second = rig.run(&["--verbose"]);
+    let deleting = format!("Deleting \"releases/1.0/sys.config\" from {node}...");
+    assert!(second.out.contains(&deleting), "{second:?}");
+}
+
+#[test]
+fn a_hook_speaks_and_a_failing_one_rolls_back() {
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    rig.load();
+    rig.release(2);
+    let source = "-module(my_hooks).\n-export([presync/0, postsync/0]).\n\
+                  presync() -> io:format(\"here is presync~n\").\npostsync() -> {error, not_today}.\n";
+    fs::write(rig.cli.dir().join("hooks_file.erl"), source).expect("a file");
+    let run = rig.run(&["-H", "hooks_file.erl"]);
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert!(run.out.contains("| here is presync"), "{run:?}");
+    assert!(run.err.contains("not_today"), "{run:?}");
+    assert_eq!(rig.node.eval("sample:version()."), "1");
+    assert_eq!(
+        rig.push(&["-H", "hooks_file.erl"], 3)["outcome"],
+        "rolled-back"
+    );
+}
+
+#[test]
+fn a_wrong_cookie_is_told_apart() {
+    let rig = Rig::new();
+    rig.release(1);
+    let run = rig.run(&["-c", "some-other-cookie", "--json"]);
+    assert_eq!(
+        (run.code, &run.result()["error"]["kind"]),
+        (Some(5), &"wrong_cookie".into())
+    );
+    assert!(!format!("{run:?}").contains("some-other-cookie"));
+}
+
+#[test]
+fn too_many_deletions_are_refused_and_protected_files_stay() {
+    let rig = Rig::new();
+    rig.release(1);
+    let extra = rig.cli.dir().join("_rel/extra");
+    fs::create_dir(&extra).expect("a directory");
+    for name in ["a", "b.db"] {
+        fs::write(extra.join(name), name).expect("a file");
+    }
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    fs::remove_dir_all(&extra).expect("removed");
+    assert_eq!(
+        rig.push(&["--max-delete", "1"], 1)["error"]["kind"],
+        "max_delete"
+    );
+    let pushed = rig.push(&["--protect", "*.db"], 0);
+    assert_eq!(pushed["entries"]["removed"], 1, "{pushed}");
+    assert!(rig.cli.dir().join("device/extra/b.db").is_file());
+    assert!(!rig.cli.dir().join("device/extra/a").exists());
+}
+
+/// When a proxy cuts a connection.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    Never,
+    /// After so many bytes towards the node.
+    After(u64),
+}
+
+/// Stands between the command and a node, and cuts connections; those after the last are refused.
+struct Proxy {
+    port: u16,
+}
+
+impl Proxy {
+    fn start(node: &Node, cuts: &[Cut]) -> Self {
+        let (name, host) = node.name().split_once('@').expect("a node name");
+        let ports = format!("erl_epmd:port_please({name:?}, {host:?})");
+        let port: u16 = node
+            .eval(&format!("element(2, {ports})."))
+            .parse()
+            .expect("the node's port");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let own_port = listener.local_addr().expect("an address").port();
+        let cuts = cuts.to_vec();
+        thread::spawn(move || {
+            for cut in cuts {
+                let (client, _) = listener.accept().expect("a connection");
+                let node = TcpStream::connect(("127.0.0.1", port)).expect("the node");
+                relay(client, node, cut);
+            }
+        });
+        Self { port: own_port }
+    }
+
+    fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+fn relay(client: TcpStream, node: TcpStream, cut: Cut) {
+    let (mut from_node, mut to_client) = (
+        node.try_clone().expect("a socket"),
+        client.try_clone().expect("a socket"),
+    );
+    let back = thread::spawn(move || {
+        let _ = io::copy(&mut from_node, &mut to_client);
+        let _ = to_client.shutdown(Shutdown::Both);
+    });
+    let limit = match cut {
+        Cut::Never => u64::MAX,
+        Cut::After(bytes) => bytes,
+    };
+    let _ = io::copy(&mut (&client).take(limit), &mut &node);
+    let _ = client.shutdown(Shutdown::Both);
+    let _ = node.shutdown(Shutdown::Both);
+    let _ = back.join();
+}
