@@ -51,14 +51,18 @@ wait(Roots, Generation, Timeout, Mode) ->
     after Timeout -> expire(Roots, Generation, Mode)
     end.
 
+%% A process has one name at a time: the timer's own is given up for the session's, and taken back if that
+%% is not to be had.
 expire(Roots, Generation, Mode) ->
+    unregister(?MODULE),
     try register(relsync_session, self()) of
         true ->
             put(relsync_who, <<"a probation that ran out">>),
-            unregister(?MODULE),
             roll_back(Roots, Generation, Mode)
     catch
-        error:badarg -> wait(Roots, Generation, ?RETRY_MS, Mode)
+        error:badarg ->
+            register(?MODULE, self()),
+            wait(Roots, Generation, ?RETRY_MS, Mode)
     end.
 
 roll_back(#{state := Dir} = Roots, Generation, Mode) ->
