@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use relsync_tests::binary::{Cli, Run};
 use relsync_tests::node::{Node, NodeOptions};
@@ -148,8 +149,37 @@ fn a_generation_that_cannot_be_confirmed_is_on_probation() {
     assert_eq!(pushed["error"]["kind"], "not_confirmed", "{pushed}");
     assert!(pushed["probation_ms"].is_u64(), "{pushed}");
     assert_eq!(rig.push(&["status"], 0)["current"]["state"], "probation");
+    rig.load();
+    assert_eq!(rig.node.eval("sample:version()."), "2");
     assert_eq!(rig.push(&["confirm"], 0)["was_on_probation"], true);
     assert_eq!(rig.push(&["status"], 0)["current"]["state"], "confirmed");
+}
+
+#[test]
+fn a_probation_that_runs_out_brings_the_old_release_back() {
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    rig.load();
+    rig.release(2);
+    let proxy = Proxy::start(&rig.node, &[Cut::Never]);
+    let dist_port = proxy.port().to_string();
+    let pushed = rig.push(&["--dist-port", &dist_port, "--confirm-timeout", "2s"], 3);
+    assert_eq!(pushed["error"]["kind"], "not_confirmed", "{pushed}");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // While it goes back the target is busy, before that it is on probation.
+    let status = loop {
+        let run = rig.run(&["status", "--json"]);
+        let status = run.result();
+        if run.code == Some(0) && status["current"]["state"] == "confirmed" {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "{run:?}");
+        thread::sleep(Duration::from_millis(200));
+    };
+    assert_eq!(rig.node.eval("sample:version()."), "1");
+    assert_eq!(status["current"]["snapshot"], pushed["base"]);
+    assert_eq!(status["drift"]["changed"], 0);
 }
 
 #[test]
