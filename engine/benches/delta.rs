@@ -1,7 +1,9 @@
 //! Counts the bytes of deltas between two versions of modules, beside what other tools make of the same pairs.
 //!
 //! `cargo bench -p relsync-engine --bench delta` recompiles modules of the installed OTP with small changes;
-//! `RELSYNC_PAIRS=DIR` adds the pairs `DIR/*/{old,new}`. Files that are equal are left out.
+//! `RELSYNC_PAIRS=DIR` adds the pairs `DIR/*/{old,new}`, `RELSYNC_LEVEL` sets the level, `RELSYNC_ALONE` leaves the other tools
+//! out, `RELSYNC_EXPLAIN` shows how each file was coded. Files that are equal are left out. The agent's decoder is measured on
+//! the same frames: its time, and the most memory its process had.
 #![expect(clippy::print_stdout, reason = "a table is what this prints")]
 
 use std::collections::BTreeMap;
@@ -28,7 +30,7 @@ fn main() -> Result<()> {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("delta-pairs");
     make_pairs(&scratch)?;
     println!(
-        "{:<28} {:>5} {:>9} | {:>8} {:>8} {:>8} {:>8} | {:>8} {:>9} {:>9}",
+        "{:<28} {:>5} {:>9} | {:>8} {:>8} {:>8} {:>8} | {:>8} {:>9} {:>9} | {}",
         "pair",
         "files",
         "bytes",
@@ -38,7 +40,8 @@ fn main() -> Result<()> {
         "zstd-pf",
         "relsync",
         "enc MB/s",
-        "dec MB/s"
+        "dec MB/s",
+        "in Erlang"
     );
     for root in [
         Some(scratch),
@@ -74,14 +77,16 @@ fn make_pairs(scratch: &Path) -> Result<()> {
 fn measure(pair: &Path) -> Result<()> {
     let changes = changes(pair)?;
     let bytes: usize = changes.iter().map(|change| change.new.len()).sum();
+    let _absent_at_first = std::fs::remove_dir_all(frames_directory());
     let ours = relsync(&changes)?;
+    let agent = decode_in_erlang()?;
     let others = if std::env::var_os("RELSYNC_ALONE").is_some() {
         [0; 4]
     } else {
         others(&changes)?
     };
     println!(
-        "{:<28} {:>5} {:>9} | {:>8} {:>8} {:>8} {:>8} | {:>8} {:>9.1} {:>9.1}",
+        "{:<28} {:>5} {:>9} | {:>8} {:>8} {:>8} {:>8} | {:>8} {:>9.1} {:>9.1} | {agent}",
         pair.file_name().unwrap_or_default().to_string_lossy(),
         changes.len(),
         bytes,
@@ -149,7 +154,11 @@ fn relsync(changes: &[Change]) -> Result<Ours> {
             base: (!change.old.is_empty()).then_some(&change.old[..]),
         })
         .collect();
+    let level = std::env::var("RELSYNC_LEVEL")
+        .ok()
+        .and_then(|level| level.parse().ok());
     let options = Options {
+        level: level.unwrap_or(delta::BEST_LEVEL),
         limits: Limits {
             max_content_bytes: 64 << 20,
             ..Limits::default()
@@ -168,6 +177,7 @@ fn relsync(changes: &[Change]) -> Result<Ours> {
         let start = Instant::now();
         let encoded = delta::encode_with(frame, &options);
         ours.encoding += start.elapsed();
+        keep_frame(frame, &encoded.bytes, ours.bytes)?;
         ours.bytes += encoded.bytes.len();
         let bases: Vec<Option<&[u8]>> = frame.iter().map(|piece| piece.base).collect();
         let start = Instant::now();
@@ -187,6 +197,43 @@ fn relsync(changes: &[Change]) -> Result<Ours> {
         }
     }
     Ok(ours)
+}
+
+fn frames_directory() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("delta-frames")
+}
+
+/// Writes a frame down, as the golden vectors are.
+fn keep_frame(frame: &[Piece<'_>], body: &[u8], number: usize) -> Result<()> {
+    let directory = frames_directory().join(number.to_string());
+    std::fs::create_dir_all(&directory)?;
+    std::fs::write(directory.join("body"), body)?;
+    for (index, piece) in frame.iter().enumerate() {
+        std::fs::write(directory.join(format!("{index}.new")), piece.new)?;
+        if let Some(base) = piece.base {
+            std::fs::write(directory.join(format!("{index}.base")), base)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets the agent's decoder decode the frames that were written down; returns what it says.
+fn decode_in_erlang() -> Result<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/decode_frames.escript");
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../erlang/apps/relsync_lib/src");
+    let output = Command::new("escript")
+        .arg(script)
+        .arg(sources)
+        .arg(frames_directory())
+        .output()?;
+    if !output.status.success() {
+        return Err(format!(
+            "decode_frames.escript: {}",
+            String::from_utf8_lossy(&output.stdout)
+        )
+        .into());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Returns what rsync -z, xdelta3, bsdiff and `zstd --patch-from` make of the changes, file by file.

@@ -8,8 +8,10 @@ use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, Strategy, get_error_na
 const MIN_WINDOW_LOG: u32 = 10;
 /// No hash table of the compressor has more than 2^23 entries.
 const MAX_TABLE_LOG: u32 = 23;
-/// 2^8 candidates are compared for each match.
-const SEARCH_LOG: u32 = 8;
+/// 2^5 candidates are compared for each match; with more, nothing gets smaller, but all gets slower.
+const SEARCH_LOG: u32 = 5;
+/// A match of this length is taken without looking further.
+const TARGET_LENGTH: u32 = 256;
 /// Greatest block of a frame.
 const BLOCK_BYTES: usize = 1 << 10;
 /// What every decoder must accept (RFC 8878 recommends 8 MiB; both of ours take the prefix as part of the window).
@@ -39,7 +41,7 @@ fn try_compress(prefix: &[u8], content: &[u8], level: i32) -> io::Result<Vec<u8>
         set(CParameter::HashLog(table_log))?;
         set(CParameter::SearchLog(SEARCH_LOG))?;
         set(CParameter::MinMatch(3))?;
-        set(CParameter::TargetLength(999))?;
+        set(CParameter::TargetLength(TARGET_LENGTH))?;
     }
     if !prefix.is_empty() {
         context.ref_prefix(prefix).map_err(error)?;
