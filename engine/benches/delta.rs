@@ -30,7 +30,7 @@ fn main() -> Result<()> {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("delta-pairs");
     make_pairs(&scratch)?;
     println!(
-        "{:<28} {:>5} {:>9} | {:>8} {:>8} {:>8} {:>8} | {:>8} {:>9} {:>9} | {}",
+        "{:<28} {:>5} {:>9} | {:>8} {:>8} {:>8} {:>8} | {:>8} {:>9} {:>9} | in Erlang",
         "pair",
         "files",
         "bytes",
@@ -40,8 +40,7 @@ fn main() -> Result<()> {
         "zstd-pf",
         "relsync",
         "enc MB/s",
-        "dec MB/s",
-        "in Erlang"
+        "dec MB/s"
     );
     for root in [
         Some(scratch),
