@@ -6,4 +6,5 @@ mod cli_online;
 mod erl_transport;
 mod push;
 mod session;
+mod tidy;
 mod zstd_agent;
