@@ -211,6 +211,8 @@ const ERLANG_CODE_CALLERS: &[(&str, &[&str], &str)] = &[
 /// Paths that exist only on somebody's machine.
 const MACHINE_PATHS: &[&str] = &["/home/", "/root/", "/Users/"];
 
+const README_SECTION: &str = "## What can go wrong";
+
 const GOLDEN: &str = "tests/data/golden/";
 
 /// Kinds of golden vectors: the tests that read them, by the end of their names, and whether these take whatever is in the directory.
@@ -234,6 +236,7 @@ fn check(root: &Path, sources: &[Source]) -> Vec<String> {
         check_machine_paths(root, source, &mut findings);
     }
     check_golden(sources, &mut findings);
+    check_readme(sources, &mut findings);
     findings.0.into_iter().map(|(.., text)| text).collect()
 }
 
@@ -579,6 +582,61 @@ fn reads_golden(line: &Line, kind: &str) -> bool {
         || line.code.contains("golden_dir(") && line.literals.lines().any(|literal| literal == kind)
 }
 
+/// Every row of README.md's table of what can go wrong names tests, and they exist.
+fn check_readme(sources: &[Source], findings: &mut Findings) {
+    let Some(readme) = sources.iter().find(|source| source.path == "README.md") else {
+        return;
+    };
+    let section = readme
+        .text
+        .lines()
+        .enumerate()
+        .skip_while(|(_, line)| !line.starts_with(README_SECTION))
+        .skip(1)
+        .take_while(|(_, line)| !line.starts_with("## "));
+    for (number, line) in
+        section.filter(|(_, line)| line.starts_with("| ") && !line.starts_with("| |"))
+    {
+        // What stands between backquotes in the last column.
+        let column = line
+            .trim_end_matches(" |")
+            .rsplit(" | ")
+            .next()
+            .unwrap_or(line);
+        let names: Vec<_> = column.split('`').skip(1).step_by(2).collect();
+        if names.is_empty() {
+            findings.add(readme, number + 1, "readme", "a row that names no test");
+        }
+        for name in names.into_iter().filter(|name| !is_test(sources, name)) {
+            findings.add(
+                readme,
+                number + 1,
+                "readme",
+                &format!("there is no test `{name}`"),
+            );
+        }
+    }
+}
+
+/// Whether `module::test` is in Rust, or `module:test` in Erlang.
+fn is_test(sources: &[Source], name: &str) -> bool {
+    let (files, declaration) = if let Some((module, test)) = name.split_once("::") {
+        let files = vec![format!("/{module}.rs"), format!("/{module}/tests.rs")];
+        (files, format!("fn {test}("))
+    } else if let Some((module, test)) = name.split_once(':') {
+        (vec![format!("/{module}.erl")], format!("{test}() ->"))
+    } else {
+        return false;
+    };
+    sources.iter().any(|source| {
+        files.iter().any(|file| source.path.ends_with(file))
+            && source
+                .lines()
+                .iter()
+                .any(|line| has_word(&line.code, &declaration))
+    })
+}
+
 fn repository_root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -705,6 +763,30 @@ fn bad_samples_are_found() {
         let found = check(Path::new("/srv/there/relsync"), &[source]);
         assert_eq!(found, *expected, "{path}: {text}");
     }
+}
+
+#[test]
+fn readme_rows_name_tests_that_exist() {
+    let source = |path: &str, text: &str| Source {
+        path: path.to_owned(),
+        text: text.to_owned(),
+    };
+    let rust = source("tests/it/push.rs", "fn it_works() {}");
+    let erlang = source("erlang/apps/a/test/a_tests.erl", "it_test_() ->");
+    let readme = source(
+        "README.md",
+        "| ignored |\n## What can go wrong, and then\n| | |\n|---|---|\n\
+         | a | `x` | `push::it_works`, `a_tests:it_test_` |\n| b | none |\n| c | `push::it_fails`, `a_tests:other_test` |\n\
+         ## Next\n| ignored |\n",
+    );
+    assert_eq!(
+        check(Path::new("/srv/there/relsync"), &[rust, erlang, readme]),
+        [
+            "README.md:6: readme: a row that names no test",
+            "README.md:7: readme: there is no test `a_tests:other_test`",
+            "README.md:7: readme: there is no test `push::it_fails`",
+        ]
+    );
 }
 
 /// A vector counts as used only when a test of each side reads its directory, and one names it.
