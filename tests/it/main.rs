@@ -5,6 +5,7 @@ mod cli_offline;
 mod cli_online;
 mod erl_transport;
 mod push;
+mod readme;
 mod session;
 mod tidy;
 mod zstd_agent;
