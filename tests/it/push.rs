@@ -435,3 +435,44 @@ fn a_failing_hook_takes_everything_back() {
     rig.options.hooks = None;
     assert_eq!(applied(rig.push(b.root())).generation, 2);
 }
+
+#[test]
+fn the_vm_restarts_on_the_new_release() {
+    let mut rig = Rig::new();
+    let log = rig.dir.path().join("boots");
+    let module = |f: &str| {
+        format!(
+            "-export([boot/1]).\nboot([File]) -> file:write_file(File, <<\"{f};\">>, [append])."
+        )
+    };
+    let (one, two) = (module("one"), module("two"));
+    let a = rig.release("a");
+    a.app("sample", "1.0", &[("sample", &one)]);
+    let b = rig.release("b");
+    b.app("sample", "1.0", &[("sample", &two)]);
+    applied(rig.push(a.root()));
+    let ebin = rig.device().join("lib/sample-1.0/ebin");
+    let boot = [
+        "-pa",
+        &ebin.to_string_lossy(),
+        "-run",
+        "sample",
+        "boot",
+        &log.to_string_lossy(),
+    ];
+    rig.node = Node::start(NodeOptions {
+        args: boot.map(Into::into).to_vec(),
+        ..NodeOptions::default()
+    });
+    rig.options.reload = ReloadMode::Vm;
+    let result = applied(rig.push(b.root()));
+    assert_eq!(result.notes, ["the VM restarts"]);
+    let booted = || std::fs::read_to_string(&log).unwrap_or_default();
+    for _ in 0..300 {
+        if booted() == "one;two;" {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("booted: {}", booted());
+}

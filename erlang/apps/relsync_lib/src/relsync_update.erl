@@ -40,6 +40,9 @@
 ]).
 -export_type([send/0, base/0, hooks/0]).
 
+%% How long the host has to hear of the result before the VM restarts.
+-define(RESTART_DELAY_MS, 1000).
+
 -type send() :: fun((atom(), relsync_wire:fields()) -> ok).
 -type base() :: #{
     manifest := relsync_manifest:manifest(),
@@ -354,7 +357,8 @@ commit(#update{transaction = Transaction, hooks = Hooks, roots = #{state := Dir}
     case relsync_apply:commit(Transaction) of
         {ok, Leftovers} ->
             is_map(Hooks) andalso relsync_hooks:unload(maps:get(loaded, Hooks)),
-            Notes = Update#update.notes ++ [relsync_apply:format_error(Reason) || Reason <- Leftovers],
+            Restart = ["the VM restarts" || Mode =:= vm, restart_vm()],
+            Notes = Update#update.notes ++ [relsync_apply:format_error(Reason) || Reason <- Leftovers] ++ Restart,
             Failed =
                 case Update#update.failed of
                     none -> #{};
@@ -366,13 +370,24 @@ commit(#update{transaction = Transaction, hooks = Hooks, roots = #{state := Dir}
                 modules => Update#update.modules,
                 notes => [text(Note) || Note <- Notes],
                 downtime_us => Downtime,
-                needs_restart => Mode =:= vm orelse maps:get(vm_restart, Result, false)
+                needs_restart => Mode =/= vm andalso maps:get(vm_restart, Result, false)
             });
         {error, Reason} when Update#update.direction =:= back ->
             give_up(Update, apply_error_kind(Reason), relsync_apply:format_error(Reason));
         {error, Reason} ->
             roll_back(Update, apply_error_kind(Reason), relsync_apply:format_error(Reason))
     end.
+
+%% The result gets out first. Under heart the whole runtime system starts anew, with the new ERTS; without it
+%% the system starts again within the same one.
+restart_vm() ->
+    Function =
+        case whereis(heart) of
+            undefined -> restart;
+            _ -> reboot
+        end,
+    {ok, _} = timer:apply_after(?RESTART_DELAY_MS, init, Function, []),
+    true.
 
 outcome(#update{disturbs = true}) -> 0;
 outcome(#update{disturbs = false}) -> 2.
