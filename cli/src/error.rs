@@ -73,6 +73,11 @@ pub(crate) enum CliError {
     /// The target's description is wrong.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// A probation does not outlive the restart that is asked for.
+    #[error(
+        "--confirm-timeout cannot be combined with --reload vm: the restart ends the probation"
+    )]
+    ProbationOfRestart,
     /// A pattern is wrong.
     #[error(transparent)]
     Pattern(#[from] relsync_engine::exclude::PatternError),
@@ -229,6 +234,11 @@ impl CliError {
         match self {
             Self::Config(error) => ("config", Exit::Usage, config_hint(error)),
             Self::Target(error) => target_class(error),
+            Self::ProbationOfRestart => (
+                "usage",
+                Exit::Usage,
+                Some("leave one of them out".to_owned()),
+            ),
             Self::Pattern(_) => (
                 "pattern",
                 Exit::Usage,

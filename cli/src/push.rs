@@ -18,7 +18,9 @@ use relsync_engine::push::{
 };
 use relsync_engine::session::SessionError;
 use relsync_engine::store::{Exclusion, Store};
-use relsync_engine::wire::{ApplyResult, Outcome as WireOutcome, Request, TargetStatus};
+use relsync_engine::wire::{
+    ApplyResult, Outcome as WireOutcome, ReloadMode, Request, TargetStatus,
+};
 
 use crate::args::{ApplyArgs, PresyncTime, Reload, UpdateArgs};
 use crate::config::Config;
@@ -140,6 +142,9 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
         (Some(loaded.hooks), loaded.as_source)
     });
     let options = options(&args.apply, hooks, dry_run);
+    if options.reload == ReloadMode::Vm && options.confirm_timeout_ms.is_some() {
+        return Err(CliError::ProbationOfRestart);
+    }
     let store = source::open_store(&args.source.store, output)?;
     let snapshot = source::snapshot(&store, &args.source, left_out.clone(), output)?;
     Ok(Job {
@@ -362,7 +367,8 @@ async fn settle(
         PushEnd::Applied(result) => {
             report.pack_bytes = pushed.pack.as_ref().map_or(0, |pack| pack.pack_bytes);
             report.set_result(result);
-            finish_apply(result, notes.needs_restart, report)?;
+            let restarts = job.options.reload == ReloadMode::Vm;
+            finish_apply(result, notes.needs_restart && !restarts, report)?;
             if job.explain {
                 plan::explain(&pushed, &job.new, output);
             }
