@@ -8,6 +8,7 @@
 //! | confirm, on a new connection | the target rolls back by itself when its probation ends |
 
 use std::future::pending;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use relsync_engine::exclude::Rules;
@@ -47,7 +48,7 @@ const LEAST_RETRIES_AFTER_APPLY: u32 = 5;
 /// What is needed for a push, once everything on this side is ready.
 struct Job {
     target: Target,
-    store: Store,
+    store: Arc<Store>,
     new: Manifest,
     exclusions: Vec<Exclusion>,
     options: PushOptions,
@@ -149,7 +150,7 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
     let snapshot = source::snapshot(&store, &args.source, left_out.clone(), output)?;
     Ok(Job {
         target,
-        store,
+        store: Arc::new(store),
         new: snapshot.manifest,
         exclusions: snapshot.exclusions,
         options,

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::sync::Arc;
 
 use futures::FutureExt;
 
@@ -199,7 +200,7 @@ pub enum PushError {
 pub async fn push<T: Transport>(
     session: &mut Session<T>,
     status: &TargetStatus,
-    store: &Store,
+    store: &Arc<Store>,
     new: &Manifest,
     options: &PushOptions,
     leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
@@ -217,14 +218,18 @@ pub async fn push<T: Transport>(
     }
     if options.dry_run {
         let modules = outlook(session, store, new, &planned, options).await?;
-        let (_, pack) = build(store, new, &planned)?;
+        let built = build(store, new, planned).await?;
         return Ok(PushReport {
-            planned,
-            pack: Some(pack),
+            planned: built.planned,
+            pack: Some(built.pack),
             end: PushEnd::DryRun(modules),
         });
     }
-    let (mut spool, pack) = build(store, new, &planned)?;
+    let Built {
+        planned,
+        mut spool,
+        pack,
+    } = build(store, new, planned).await?;
     on_event(PushEvent::Packed(&pack));
     let mut sender = Sender {
         session,
@@ -403,27 +408,42 @@ async fn outlook<T: Transport>(
     }
 }
 
-/// Builds the pack into a temporary file.
-fn build(
-    store: &Store,
-    new: &Manifest,
-    planned: &Planned,
-) -> Result<(std::fs::File, PackSummary), PushError> {
-    let mut spool = tempfile::tempfile_in(store.dir()).map_err(PushError::Spool)?;
-    let level = if planned.totals.sent_content_bytes <= BEST_LEVEL_BYTES {
-        BEST_LEVEL
-    } else {
-        LARGE_LEVEL
-    };
-    let pack = encode_pack(
-        &planned.plan,
-        planned.held(),
-        new,
-        store,
-        level,
-        &mut |bytes| spool.write_all(bytes),
-    )?;
-    Ok((spool, pack))
+/// A pack that waits to be sent, and the plan it was built for.
+struct Built {
+    planned: Planned,
+    spool: std::fs::File,
+    pack: PackSummary,
+}
+
+/// Builds the pack into a temporary file. This can take a while: it is done on a thread of its own, so that the connection lives on
+/// meanwhile.
+async fn build(store: &Arc<Store>, new: &Manifest, planned: Planned) -> Result<Built, PushError> {
+    let store = Arc::clone(store);
+    let new = new.clone();
+    let building = tokio::task::spawn_blocking(move || {
+        let mut spool = tempfile::tempfile_in(store.dir()).map_err(PushError::Spool)?;
+        let level = if planned.totals.sent_content_bytes <= BEST_LEVEL_BYTES {
+            BEST_LEVEL
+        } else {
+            LARGE_LEVEL
+        };
+        let pack = encode_pack(
+            &planned.plan,
+            planned.held(),
+            &new,
+            &*store,
+            level,
+            &mut |bytes| spool.write_all(bytes),
+        )?;
+        Ok(Built {
+            planned,
+            spool,
+            pack,
+        })
+    });
+    building
+        .await
+        .unwrap_or_else(|stopped| Err(PushError::Spool(std::io::Error::other(stopped))))
 }
 
 impl ContentSource for Store {

@@ -1,6 +1,7 @@
 //! Whole pushes to real nodes.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use relsync_engine::boot::{self, Greeting};
@@ -18,7 +19,7 @@ use relsync_tests::release::{Release, listing};
 struct Rig {
     dir: tempfile::TempDir,
     node: Node,
-    store: Store,
+    store: Arc<Store>,
     options: PushOptions,
     events: Vec<String>,
 }
@@ -27,7 +28,7 @@ impl Rig {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(dir.path().join("device")).expect("a directory");
-        let store = Store::open(&dir.path().join("store")).expect("a store");
+        let store = Arc::new(Store::open(&dir.path().join("store")).expect("a store"));
         Self {
             node: Node::start(NodeOptions::default()),
             store,
