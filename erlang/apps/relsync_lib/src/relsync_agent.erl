@@ -169,8 +169,8 @@ await_bye(Parts) ->
 -spec handle(atom(), relsync_wire:fields(), state()) -> state().
 handle(get_manifest, Fields, State) ->
     send_manifest(maps:get(inventory, Fields, false), State);
-handle(hooks, Fields, #{send := Send, hooks := none} = State) ->
-    State#{hooks := relsync_update:load_hooks(Fields, Send)};
+handle(hooks, Fields, #{send := Send, hooks := none, roots := Roots} = State) ->
+    State#{hooks := relsync_update:load_hooks(Fields, Roots, Send)};
 handle(pack_begin, Fields, #{receiving := none} = State) ->
     begin_pack(Fields, State);
 handle(pack_data, #{bytes := Bytes}, #{receiving := Receiving} = State) when is_map(Receiving) ->
@@ -271,11 +271,11 @@ begin_pack(#{pack_id := PackId, size := Size, offset := Offset}, #{roots := Root
 ->
     #{state := Dir} = Roots,
     #{base := Base} = State = with_base(State0),
-    checked(io, relsync_state, relsync_update:prepare_root(Roots)),
+    checked(relsync_state, relsync_update:prepare_root(Roots)),
     [relsync_incoming:delete(Dir, Other) || {Other, _} <- relsync_incoming:list(Dir), Other =/= PackId],
     %% From here on a later push only names the agent's hash.
-    checked(io, relsync_state, relsync_state:write_agent(Dir, maps:get(blob, State))),
-    Fold = fun(Record, Stage) -> take_record(Record, Stage, Base, Roots) end,
+    checked(relsync_state, relsync_state:write_agent(Dir, maps:get(blob, State))),
+    Fold = fun(Record, Stage) -> take_record(Record, Stage, Base, Roots, Size - min(Size, Offset)) end,
     case relsync_incoming:open(Dir, PackId, Fold, none) of
         {ok, Incoming, Reader, Stage} ->
             Receiving = #{
@@ -296,7 +296,7 @@ begin_pack(#{pack_id := PackId, size := Size, offset := Offset}, #{roots := Root
                     refuse(pack, "the pack does not go on where it stopped; push again")
             end;
         {error, Reason} ->
-            refuse(io, relsync_incoming:format_error(Reason));
+            refuse(relsync_update:error_kind(Reason), relsync_incoming:format_error(Reason));
         {stopped, {Kind, Text}} ->
             _ = relsync_incoming:delete(Dir, PackId),
             refuse(Kind, Text)
@@ -313,11 +313,12 @@ with_base(State) ->
 
 receive_data(Bytes, #{incoming := Incoming0, reader := Reader0, complete := false} = Receiving, State) ->
     #{roots := Roots, base := Base, send := Send} = State,
-    Incoming = checked(io, relsync_incoming, relsync_incoming:append(Incoming0, Bytes)),
+    Left = max(0, maps:get(size, Receiving) - relsync_pack:offset(Reader0)),
+    Incoming = checked(relsync_incoming, relsync_incoming:append(Incoming0, Bytes)),
     case relsync_pack:feed(Bytes, Reader0) of
         {ok, Records, Reader} ->
             Take = fun(Record, Stage) ->
-                case take_record(Record, Stage, Base, Roots) of
+                case take_record(Record, Stage, Base, Roots, Left) of
                     {ok, Next} -> Next;
                     {error, {Kind, Text}} -> drop_pack(Receiving, Roots, Kind, Text)
                 end
@@ -350,23 +351,25 @@ drop_pack(#{incoming := Incoming, pack_id := PackId}, #{state := Dir}, Kind, Tex
     _ = relsync_incoming:delete(Dir, PackId),
     refuse(Kind, Text).
 
-take_record({header, Header}, none, #{manifest := Manifest, installed := Installed, drift := Drift}, Roots) ->
+%% PackBytes: how much of the pack is still to be written beside what comes of it.
+take_record({header, Header}, none, #{manifest := Manifest, installed := Installed, drift := Drift}, Roots, PackBytes) ->
     Options = #{
         roots => Roots,
         base => Manifest,
         installed => Installed,
         drift => Drift,
         now => erlang:system_time(second),
-        free_bytes => free_bytes(Roots)
+        free_bytes => free_bytes(Roots),
+        pack_bytes => PackBytes
     },
     stage_result(relsync_stage:start(Header, Options));
-take_record({frame, Pieces, Body}, Stage, _, _) ->
+take_record({frame, Pieces, Body}, Stage, _, _, _) ->
     stage_result(relsync_stage:frame(Pieces, Body, Stage));
-take_record(trailer, Stage, _, _) ->
+take_record(trailer, Stage, _, _, _) ->
     {ok, {complete, Stage}}.
 
 stage_result({ok, Stage}) -> {ok, Stage};
-stage_result({error, Reason}) -> {error, {relsync_update:stage_error_kind(Reason), relsync_stage:format_error(Reason)}}.
+stage_result({error, Reason}) -> {error, {relsync_update:error_kind(Reason), relsync_stage:format_error(Reason)}}.
 
 is_complete({complete, _}) -> true;
 is_complete(_) -> false.
@@ -390,9 +393,9 @@ apply_pack(Fields, #{incoming := Incoming, pack_id := PackId, stage := Stage}, S
 refuse(Kind, Text) ->
     throw({refuse, Kind, Text}).
 
-checked(_, _, ok) -> ok;
-checked(_, _, {ok, Value}) -> Value;
-checked(Kind, Module, {error, Reason}) -> refuse(Kind, Module:format_error(Reason)).
+checked(_, ok) -> ok;
+checked(_, {ok, Value}) -> Value;
+checked(Module, {error, Reason}) -> refuse(relsync_update:error_kind(Reason), Module:format_error(Reason)).
 
 error_fields(Kind, Text) ->
     #{kind => atom_to_binary(Kind, utf8), message => unicode:characters_to_binary(Text)}.

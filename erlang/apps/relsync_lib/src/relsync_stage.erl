@@ -24,7 +24,9 @@
     now := integer(),
     %% How frame bodies are coded; `relsync_delta:decode/3' unless given.
     decode => decode(),
-    free_bytes => non_neg_integer() | unknown
+    free_bytes => non_neg_integer() | unknown,
+    %% What of the pack is still to be written beside the staged files.
+    pack_bytes => non_neg_integer()
 }.
 -type decode() :: fun(
     (Body :: binary(), [binary() | none], #{max_content_bytes := pos_integer(), max_memory_bytes := pos_integer()}) ->
@@ -138,7 +140,7 @@ check_space(#stage{new = New, roots = #{state := Dir}} = Stage, Options) ->
         base_of_kept(Index, Stage) =:= none
     ],
     Records = 2 * byte_size(relsync_manifest:bytes(New)) + ?BYTES_PER_ENTRY * length(Sizes),
-    Needed = lists:sum(Sizes) + Records + ?RESERVE_BYTES,
+    Needed = lists:sum(Sizes) + Records + maps:get(pack_bytes, Options, 0) + ?RESERVE_BYTES,
     Free =
         case Options of
             #{free_bytes := Given} -> Given;

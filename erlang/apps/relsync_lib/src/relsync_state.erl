@@ -445,9 +445,14 @@ format_error({damaged, Name, Reason}) ->
     ["the state file \"", relsync_path:display(Name), "\" is damaged: ", damage_text(Reason)];
 format_error({cannot, Action, Name, Posix}) ->
     [
-        action_text(Action), " the state file \"", relsync_path:display(Name), "\" failed: ",
+        action_text(Action), " \"", relsync_path:display(place(Name)), "\" failed: ",
         file:format_error(Posix)
     ].
+
+%% Most names are relative to the state directory.
+place(<<"/", _/binary>> = Path) -> Path;
+place(<<>>) -> <<".relsync">>;
+place(Name) -> <<".relsync/", Name/binary>>.
 
 damage_text(not_a_record) -> "it is no state record";
 damage_text({version, Version}) -> io_lib:format("its version ~b is not known here", [Version]);

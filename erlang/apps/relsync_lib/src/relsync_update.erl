@@ -29,14 +29,14 @@
     recover/1,
     installed/1,
     prepare_root/1,
-    load_hooks/2,
+    load_hooks/3,
     release_hooks/2,
     update/6,
     rollback/4,
     confirm/1,
     outlook/2,
     stale_modules/2,
-    stage_error_kind/1
+    error_kind/1
 ]).
 -export_type([send/0, base/0, hooks/0]).
 
@@ -49,7 +49,25 @@
     installed := relsync_state:installed(),
     drift := [relsync_inventory:drift()]
 }.
--type hooks() :: none | #{loaded := relsync_hooks:hooks(), timeout := timeout(), presync := boolean()}.
+-type hooks() ::
+    none
+    | #{
+        loaded := relsync_hooks:hooks(),
+        timeout := timeout(),
+        %% Whether `presync' was begun.
+        presync := boolean(),
+        context := context()
+    }.
+%% What hooks are told, as far as it is known: the snapshots that the update leads to and comes from, the
+%% number of the generation it makes, and what changes.
+-type context() :: #{
+    point := update | undo | rollback,
+    snapshot := none | <<_:256>>,
+    base := none | <<_:256>>,
+    generation := none | non_neg_integer(),
+    modules := [module() | binary()],
+    applications := [atom() | binary()]
+}.
 
 %% An update under way.
 -record(update, {
@@ -57,7 +75,6 @@
     send :: send(),
     hooks :: hooks(),
     plan :: relsync_reload:plan(),
-    context :: map(),
     direction :: forward | back,
     %% Whether any path changes.
     disturbs :: boolean(),
@@ -118,18 +135,24 @@ installed_times(Dir, Sha256) ->
 -spec prepare_root(relsync_roots:roots()) -> ok | {error, relsync_state:error()}.
 prepare_root(#{write := Write, state := Dir}) ->
     case relsync_fs:make_dir(Write) of
-        Result when Result =:= ok; Result =:= {error, eexist} -> relsync_state:prepare_dirs(Dir);
+        Result when Result =:= ok; Result =:= {error, eexist} -> in_full(Dir, relsync_state:prepare_dirs(Dir));
         {error, Reason} -> {error, {cannot, make_dir, Write, Reason}}
     end.
 
-%% @doc Says which kind of error a reason of relsync_stage is to the host.
--spec stage_error_kind(relsync_stage:error()) -> atom().
-stage_error_kind({no_space, _, _}) -> space;
-stage_error_kind({base_changed, _}) -> base_changed;
-stage_error_kind({content_mismatch, _}) -> base_changed;
-stage_error_kind({other_base, _}) -> base_changed;
-stage_error_kind({cannot, _, _, Posix}) -> posix_kind(Posix);
-stage_error_kind(_) -> pack.
+%% On first contact nobody knows yet which directory is meant.
+in_full(Dir, {error, {cannot, Action, Name, Reason}}) ->
+    {error, {cannot, Action, relsync_state:file_name(Dir, Name), Reason}};
+in_full(_, Result) ->
+    Result.
+
+%% @doc Says which kind of error a reason of relsync_stage, relsync_incoming or relsync_state is to the host.
+-spec error_kind(relsync_stage:error() | relsync_incoming:error() | relsync_state:error()) -> atom().
+error_kind({no_space, _, _}) -> space;
+error_kind({base_changed, _}) -> base_changed;
+error_kind({content_mismatch, _}) -> base_changed;
+error_kind({other_base, _}) -> base_changed;
+error_kind({cannot, _, _, Posix}) -> posix_kind(Posix);
+error_kind(_) -> pack.
 
 posix_kind(enospc) -> space;
 posix_kind(edquot) -> space;
@@ -139,8 +162,8 @@ posix_kind(_) -> io.
 %%% Hooks
 
 %% @doc Loads the hooks that the host sent and, if it says so, runs `presync' at once.
--spec load_hooks(relsync_wire:fields(), send()) -> hooks().
-load_hooks(#{content := Content} = Fields, Send) ->
+-spec load_hooks(relsync_wire:fields(), relsync_roots:roots(), send()) -> hooks().
+load_hooks(#{content := Content} = Fields, #{state := Dir}, Send) ->
     Source =
         case maps:get(kind, Fields, 0) of
             0 -> {beam, Content};
@@ -148,7 +171,12 @@ load_hooks(#{content := Content} = Fields, Send) ->
         end,
     case relsync_hooks:load(Source, #{}) of
         {ok, Loaded} ->
-            Hooks = #{loaded => Loaded, timeout => maps:get(timeout, Fields, infinity), presync => false},
+            Hooks = #{
+                loaded => Loaded,
+                timeout => maps:get(timeout, Fields, infinity),
+                presync => false,
+                context => context(update, none, none, [], Dir)
+            },
             case maps:get(presync_now, Fields, false) of
                 true -> early_presync(Hooks, Send);
                 false -> Hooks
@@ -156,13 +184,13 @@ load_hooks(#{content := Content} = Fields, Send) ->
         {error, Reason} ->
             refuse(hooks, relsync_hooks:format_error(Reason))
     end;
-load_hooks(_, _) ->
+load_hooks(_, _, _) ->
     refuse(protocol, "hooks without content").
 
 early_presync(Hooks, Send) ->
     Send(step, #{step => <<"presync">>}),
     Running = Hooks#{presync := true},
-    case run_hook(Hooks, presync, #{}, Send) of
+    case run_hook(Hooks, presync, Send) of
         ok ->
             Running;
         {error, Reason} ->
@@ -174,9 +202,11 @@ early_presync(Hooks, Send) ->
 -spec release_hooks(hooks(), send()) -> ok.
 release_hooks(none, _) ->
     ok;
-release_hooks(#{loaded := Loaded, presync := Presync} = Hooks, Send) ->
+release_hooks(#{loaded := Loaded, presync := Presync, context := Context} = Hooks0, Send) ->
+    #{base := Base} = Context,
+    Hooks = Hooks0#{context := Context#{point := undo, snapshot := Base}},
     [
-        case run_hook(Hooks, Point, #{}, Send) of
+        case run_hook(Hooks, Point, Send) of
             ok -> ok;
             {error, Reason} -> Send(output, #{text => text([relsync_hooks:format_error(Reason), "\n"])})
         end
@@ -185,11 +215,49 @@ release_hooks(#{loaded := Loaded, presync := Presync} = Hooks, Send) ->
     _ = relsync_hooks:unload(Loaded),
     ok.
 
-run_hook(#{loaded := Loaded, timeout := Timeout}, Point, Context, Send) ->
+run_hook(#{loaded := Loaded, timeout := Timeout, context := Context}, Point, Send) ->
     Output = fun(Text) -> Send(output, #{text => Text}) end,
     case relsync_hooks:run(Loaded, Point, Context, Timeout, Output) of
         {ok, _} -> ok;
         {error, Reason} -> {error, Reason}
+    end.
+
+with_context(none, _) -> none;
+with_context(Hooks, Context) -> Hooks#{context := Context}.
+
+context(Point, Snapshot, Generation, Paths, Dir) ->
+    {Base, Next} =
+        case relsync_state:read_current(Dir) of
+            {ok, #{snapshot := Current, last_generation := Last}} -> {Current, Last + 1};
+            _ -> {none, 1}
+        end,
+    Number =
+        case Generation of
+            next -> Next;
+            _ -> Generation
+        end,
+    #{
+        point => Point,
+        snapshot => Snapshot,
+        base => Base,
+        generation => Number,
+        modules => lists:usort([atom(filename:basename(Path, <<".beam">>)) || Path <- Paths, is_module(Path)]),
+        applications => lists:usort(lists:append([application(Path) || Path <- Paths]))
+    }.
+
+%% The application that a path of a release belongs to, if any.
+application(Path) ->
+    case binary:split(Path, <<"/">>, [global]) of
+        [<<"lib">>, Directory, _ | _] -> [atom(hd(binary:split(Directory, <<"-">>)))];
+        _ -> []
+    end.
+
+%% What is too long for a name stays a binary.
+atom(Name) ->
+    try
+        binary_to_atom(Name, utf8)
+    catch
+        error:_ -> Name
     end.
 
 %%% The update
@@ -203,7 +271,7 @@ update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send)
         #{wanted := Wanted, snapshot := Snapshot, summary := #{left := Left}} =
         case relsync_stage:finish(Stage) of
             {ok, Finished} -> Finished;
-            {error, Reason} -> refuse(stage_error_kind(Reason), relsync_stage:format_error(Reason))
+            {error, Reason} -> refuse(error_kind(Reason), relsync_stage:format_error(Reason))
         end,
     Send(staged, #{files => length(Wanted), bytes => 0}),
     Mode = mode(maps:get(reload, Fields, 0)),
@@ -215,8 +283,8 @@ update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send)
         now => erlang:system_time(second)
     },
     Prepare = fun() -> relsync_apply:prepare(Roots, Staged, Options) end,
-    Context = #{point => update, snapshot => Snapshot},
-    Update = plan(Mode, Changes, Roots, Hooks, Send, Context),
+    Context = context(update, Snapshot, next, [Path || {Path, _} <- Wanted], Dir),
+    Update = plan(Mode, Changes, Roots, with_context(Hooks, Context), Send),
     Result = run(Update#update{disturbs = Wanted =/= [], notes = [left_text(Path) || {Path, not_ours} <- Left]}, Mode, Prepare),
     probation(Result, Timeout, Mode, Roots).
 
@@ -245,8 +313,8 @@ rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
     Prepare = fun() -> relsync_apply:rollback(Roots, To, #{now => erlang:system_time(second)}) end,
     Mode = mode(maps:get(reload, Fields, 0)),
     Send(step, #{step => <<"rollback">>}),
-    Context = #{point => rollback, generation => To},
-    Update = plan(Mode, Modules, Roots, Hooks, Send, Context),
+    Context = context(rollback, maps:get(snapshot, Fields, none), To, [Path || {Path, _, _} <- Changes], Dir),
+    Update = plan(Mode, Modules, Roots, with_context(Hooks, Context), Send),
     relsync_probation:cancel(),
     run(Update#update{direction = back, disturbs = Changes =/= []}, Mode, Prepare).
 
@@ -266,7 +334,7 @@ rollback_target(_, []) ->
 
 %%% What update and rollback have in common
 
-plan(Mode, Changes, #{write := Root} = Roots, Hooks, Send, Context) ->
+plan(Mode, Changes, #{write := Root} = Roots, Hooks, Send) ->
     case relsync_reload:plan(path_list(Root), Changes, Mode, reload_limits(Roots)) of
         {ok, Plan} ->
             #update{
@@ -274,7 +342,6 @@ plan(Mode, Changes, #{write := Root} = Roots, Hooks, Send, Context) ->
                 send = Send,
                 hooks = Hooks,
                 plan = Plan,
-                context = Context,
                 direction = forward,
                 disturbs = true
             };
@@ -296,7 +363,7 @@ run(#update{disturbs = Disturbs} = Planned, Mode, Prepare) ->
 presync(#update{hooks = #{presync := false} = Hooks} = Update) ->
     step(presync, Update),
     Started = disturb(Update#update{hooks = Hooks#{presync := true}}),
-    case run_hook(Hooks, presync, Update#update.context, Update#update.send) of
+    case run_hook(Hooks, presync, Update#update.send) of
         ok -> Started;
         {error, Reason} -> give_up(Started, hooks, relsync_hooks:format_error(Reason))
     end;
@@ -333,7 +400,7 @@ reload(#update{plan = Plan} = Update, Mode) ->
 
 check_hooks([Point | Rest], #update{hooks = Hooks, disturbs = true} = Update, Mode, Result) when is_map(Hooks) ->
     step(Point, Update),
-    case run_hook(Hooks, Point, Update#update.context, Update#update.send) of
+    case run_hook(Hooks, Point, Update#update.send) of
         ok -> check_hooks(Rest, Update, Mode, Result);
         {error, Reason} -> fail(Update, Mode, hooks, relsync_hooks:format_error(Reason))
     end;
