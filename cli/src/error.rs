@@ -515,6 +515,11 @@ fn transport_class(error: &TransportError) -> (&'static str, Exit, Option<String
             Exit::Failed,
             Some("the target must run OTP 23 or newer with kernel, stdlib and crypto".to_owned()),
         ),
+        TransportError::AgentEnded { reason } if reason.starts_with("{undef,[{crypto,") => (
+            "agent",
+            Exit::Failed,
+            Some("the release on the target lacks the application crypto: add it to the release's applications".to_owned()),
+        ),
         TransportError::AgentEnded { .. } => (
             "agent",
             Exit::Failed,
@@ -574,6 +579,9 @@ fn remote_hint(kind: &str) -> Option<String> {
         "path" => "check --destination-path and --destination-rw-path",
         "space" => "free some space on the target, or keep fewer generations with --keep",
         "read_only" => "name a directory that can be written with -q, or remount in a presync hook",
+        "io" => {
+            "check --destination-path, and that the user the node runs as may read and write there"
+        }
         "pack" | "base_changed" => {
             "something else changed the target meanwhile: push again with --checksum"
         }

@@ -5,6 +5,9 @@ use super::term::Term;
 /// The most bytes of a rendered reason.
 const MAX_TEXT: usize = 800;
 
+/// The most bytes that are shown of a binary that is no text.
+const MAX_NUMBERS: usize = 16;
+
 /// Renders a term like `~0tp`, cut at a stated length.
 pub(super) fn render(term: &Term<'_>) -> String {
     let mut text = Text { out: String::new() };
@@ -108,11 +111,14 @@ impl Text {
         self.quoted('"', &shown)
     }
 
+    /// What is no text tells people little: its beginning is enough.
     fn numbers(&mut self, bytes: &[u8]) -> bool {
-        bytes
+        let shown = &bytes[..bytes.len().min(MAX_NUMBERS)];
+        shown
             .iter()
             .enumerate()
             .all(|(index, byte)| (index == 0 || self.push(",")) && self.push(&byte.to_string()))
+            && (shown.len() == bytes.len() || self.push(",\u{2026}"))
     }
 
     /// Control characters are written as escapes: the text ends up on a terminal.
@@ -159,6 +165,10 @@ mod tests {
             ),
             (Term::binary(b"text"), "<<\"text\">>"),
             (Term::binary(&[0, 255]), "<<0,255>>"),
+            (
+                Term::binary(&[255; 1000]),
+                "<<255,255,255,255,255,255,255,255,255,255,255,255,255,255,255,255,\u{2026}>>",
+            ),
             (Term::string("a\"b\n"), "\"a\\\"b\\n\""),
             (Term::string("\u{1b}[31m"), "[27,91,51,49,109]"),
             (Term::atom("\u{1b}[31m"), "'\\x{1B}[31m'"),
