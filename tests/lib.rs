@@ -2,6 +2,8 @@
 
 pub mod binary;
 pub mod node;
+pub mod proxy;
 pub mod release;
+pub mod rig;
 
 pub use binary::relsync_binary;

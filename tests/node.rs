@@ -94,7 +94,7 @@ impl NodeOptions {
 
 /// `erl`, or the words of `RELSYNC_TEST_ERL`, so that the whole suite can run against another
 /// release.
-fn default_program() -> Vec<String> {
+pub(crate) fn default_program() -> Vec<String> {
     let words = std::env::var("RELSYNC_TEST_ERL").unwrap_or_default();
     let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
     if words.is_empty() {

@@ -64,8 +64,11 @@ impl Release {
 /// If one does not compile.
 pub fn compile(into: &Path, modules: &[(&str, &str)]) {
     let sources = tempfile::tempdir().expect("a temporary directory");
-    let mut erlc = Command::new("erlc");
-    erlc.args(["+debug_info", "+deterministic", "-o"]).arg(into);
+    let program = compiler();
+    let mut erlc = Command::new(&program[0]);
+    erlc.args(&program[1..])
+        .args(["+debug_info", "+deterministic", "-o"])
+        .arg(into);
     for (name, body) in modules {
         let path = sources.path().join(format!("{name}.erl"));
         fs::write(&path, format!("-module({name}).\n{body}\n")).expect("a source");
@@ -74,6 +77,17 @@ pub fn compile(into: &Path, modules: &[(&str, &str)]) {
     let output = erlc.output().expect("erlc runs");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "erlc: {said}");
+}
+
+/// The `erlc` of the release that the nodes run: where `RELSYNC_TEST_ERL` says how to run its `erl`.
+fn compiler() -> Vec<String> {
+    let mut words = crate::node::default_program();
+    if let Some(last) = words.last_mut()
+        && let Some(dir) = last.strip_suffix("erl")
+    {
+        *last = format!("{dir}erlc");
+    }
+    words
 }
 
 /// What stands in a directory, as lines of path, kind, permissions and content's hash or target, in order. `.relsync` is left out.

@@ -1,89 +1,13 @@
 //! The command against real nodes.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use relsync_tests::binary::{Cli, Run};
-use relsync_tests::node::{Node, NodeOptions};
-use relsync_tests::release::Release;
-
-struct Rig {
-    cli: Cli,
-    node: Node,
-}
-
-impl Rig {
-    fn new() -> Self {
-        let cli = Cli::new();
-        fs::create_dir(cli.dir().join("device")).expect("a directory");
-        Self {
-            cli,
-            node: Node::start(NodeOptions::default()),
-        }
-    }
-
-    /// Makes the release's version `n`, whose module and configuration say so.
-    fn release(&self, n: u32) {
-        let release = Release::new(self.cli.dir().join("_rel"));
-        let body = format!("-export([version/0]).\nversion() -> {n}.");
-        release.app("sample", "1.0", &[("sample", &body)]);
-        let config = format!("[{{sample, [{{version, {n}}}]}}].\n");
-        release.file("releases/1.0/sys.config", config.as_bytes());
-    }
-
-    /// Puts a file of incompressible content into the release.
-    fn noise(&self, name: &str, bytes: usize) {
-        let mut state = self.cli.dir().as_os_str().len() as u64 ^ bytes as u64;
-        let path = self.cli.dir().join("_rel").join(name);
-        state ^= fs::metadata(&path).map_or(1, |_| 2);
-        let noise: Vec<u8> = std::iter::repeat_with(|| {
-            // splitmix64
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            mixed.to_le_bytes()[3]
-        })
-        .take(bytes)
-        .collect();
-        fs::write(path, noise).expect("a file");
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let device = self.cli.dir().join("device");
-        let mut command = self.cli.command();
-        command
-            .args(arguments)
-            .env("RELSYNC_COOKIE", self.node.cookie())
-            .env("RELSYNC_DESTINATION_NODE", self.node.name())
-            .env("RELSYNC_DESTINATION_PATH", device);
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Run {
-        let run = Run::of(&mut self.command(arguments));
-        assert!(!format!("{run:?}").contains(self.node.cookie()), "{run:?}");
-        run
-    }
-
-    fn push(&self, arguments: &[&str], code: i32) -> serde_json::Value {
-        let run = self.run(&[arguments, &["--json"]].concat());
-        assert_eq!(run.code, Some(code), "{run:?}");
-        run.result()
-    }
-
-    /// Puts the device's application on the node's code path and loads its module.
-    fn load(&self) {
-        let ebin = self.cli.dir().join("device/lib/sample-1.0/ebin");
-        self.node.eval(&format!(
-            "code:add_patha({:?}), {{module, sample}} = code:ensure_loaded(sample).",
-            ebin.display().to_string()
-        ));
-    }
-}
+use relsync_tests::proxy::{Cut, Proxy};
+use relsync_tests::rig::Rig;
 
 #[test]
 fn a_release_is_planned_pushed_confirmed_and_rolled_back() {
@@ -324,62 +248,4 @@ fn too_many_deletions_are_refused_and_protected_files_stay() {
     assert_eq!(pushed["entries"]["removed"], 1, "{pushed}");
     assert!(rig.cli.dir().join("device/extra/b.db").is_file());
     assert!(!rig.cli.dir().join("device/extra/a").exists());
-}
-
-/// When a proxy cuts a connection.
-#[derive(Debug, Clone, Copy)]
-enum Cut {
-    Never,
-    /// After so many bytes towards the node.
-    After(u64),
-}
-
-/// Stands between the command and a node, and cuts connections; those after the last are refused.
-struct Proxy {
-    port: u16,
-}
-
-impl Proxy {
-    fn start(node: &Node, cuts: &[Cut]) -> Self {
-        let (name, host) = node.name().split_once('@').expect("a node name");
-        let ports = format!("erl_epmd:port_please({name:?}, {host:?})");
-        let port: u16 = node
-            .eval(&format!("element(2, {ports})."))
-            .parse()
-            .expect("the node's port");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let own_port = listener.local_addr().expect("an address").port();
-        let cuts = cuts.to_vec();
-        thread::spawn(move || {
-            for cut in cuts {
-                let (client, _) = listener.accept().expect("a connection");
-                let node = TcpStream::connect(("127.0.0.1", port)).expect("the node");
-                relay(client, node, cut);
-            }
-        });
-        Self { port: own_port }
-    }
-
-    fn port(&self) -> u16 {
-        self.port
-    }
-}
-
-fn relay(client: TcpStream, node: TcpStream, cut: Cut) {
-    let (mut from_node, mut to_client) = (
-        node.try_clone().expect("a socket"),
-        client.try_clone().expect("a socket"),
-    );
-    let back = thread::spawn(move || {
-        let _ = io::copy(&mut from_node, &mut to_client);
-        let _ = to_client.shutdown(Shutdown::Both);
-    });
-    let limit = match cut {
-        Cut::Never => u64::MAX,
-        Cut::After(bytes) => bytes,
-    };
-    let _ = io::copy(&mut (&client).take(limit), &mut &node);
-    let _ = client.shutdown(Shutdown::Both);
-    let _ = node.shutdown(Shutdown::Both);
-    let _ = back.join();
 }

@@ -1,11 +1,13 @@
 //! Integration tests; one binary.
 
 mod agent_blob;
+mod bad_input;
 mod cli_offline;
 mod cli_online;
 mod erl_transport;
 mod push;
 mod readme;
+mod scenarios;
 mod session;
 mod tidy;
 mod zstd_agent;
