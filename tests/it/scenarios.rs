@@ -296,7 +296,7 @@ fn a_node_in_embedded_mode_loads_what_is_new() {
     assert!(run.err.len() < 800, "{run:?}");
     rig.node.eval(
         "[Dir] = filelib:wildcard(filename:join(code:lib_dir(), \"crypto-*/ebin\")), \
-         true = code:add_pathz(Dir), {module, crypto} = code:load_file(crypto)",
+         true = code:add_pathz(Dir), ok = application:load(crypto), {module, crypto} = code:load_file(crypto)",
     );
     let first = push_all(&rig, &[]);
     assert_eq!(first["modules"][0]["status"], "load", "{first}");
