@@ -172,10 +172,7 @@ impl Sections {
 
 /// Finds the matches.
 fn steps(base: &[u8], new: &[u8]) -> Vec<Step> {
-    let index = Index {
-        base,
-        sorted: suffix_array(base),
-    };
+    let index = Index::new(base);
     let mut steps = Vec::new();
     let (mut last_new, mut last_base) = (0, 0);
     let (mut scan, mut length) = (0, 0);
@@ -299,12 +296,38 @@ fn resolve_overlap(
 struct Index<'b> {
     base: &'b [u8],
     sorted: Vec<usize>,
+    /// For each pair of bytes, where the suffixes that start with it begin; at the end the number of suffixes.
+    starts: Vec<usize>,
 }
 
-impl Index<'_> {
+/// Number of pairs of bytes.
+const PAIRS: usize = 1 << 16;
+
+impl<'b> Index<'b> {
+    fn new(base: &'b [u8]) -> Self {
+        let sorted = suffix_array(base);
+        let mut starts = Vec::with_capacity(PAIRS + 1);
+        for (rank, at) in sorted.iter().enumerate() {
+            // The last suffix, of one byte, stands in front of all others that start with it.
+            let pair = pair(&base[*at..]);
+            if pair >= starts.len() {
+                starts.resize(pair + 1, rank);
+            }
+        }
+        starts.resize(PAIRS + 1, sorted.len());
+        Self {
+            base,
+            sorted,
+            starts,
+        }
+    }
+
     /// Returns position and length of the longest match of the start of `text`.
     fn longest_match(&self, text: &[u8]) -> (usize, usize) {
-        let behind = self.sorted.partition_point(|at| self.base[*at..] < *text);
+        let pair = pair(text);
+        let first = self.starts[pair];
+        let alike = &self.sorted[first..self.starts[pair + 1]];
+        let behind = first + alike.partition_point(|at| self.base[*at..] < *text);
         let neighbours = [behind.checked_sub(1), Some(behind)];
         let suffixes = neighbours
             .into_iter()
@@ -315,6 +338,12 @@ impl Index<'_> {
             .max_by_key(|(_, length)| *length)
             .unwrap_or((0, 0))
     }
+}
+
+/// Returns the first two bytes as a number; a missing one counts as zero.
+fn pair(text: &[u8]) -> usize {
+    let byte = |at| usize::from(text.get(at).copied().unwrap_or(0));
+    byte(0) << 8 | byte(1)
 }
 
 fn common_len(one: &[u8], other: &[u8]) -> usize {

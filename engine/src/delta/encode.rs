@@ -5,12 +5,19 @@ use super::cursor::{Malformed, len_u64};
 use super::decode::{gzip_streams, join_piece, prefix, simple_base_streams};
 use super::frame::{self, Head, Mode, Transform};
 use super::inflate::{self, Framing, Gzip};
-use super::residual;
+use super::residual::{self, Search};
 use super::streams::{KINDS, Kind, Streams};
-use super::{Coder, Encoded, Limits, Options, Piece, PieceExplanation, bsdiff};
+use super::{BEST_LEVEL, Coder, Encoded, Limits, Options, Piece, PieceExplanation, bsdiff};
 
 /// A quick estimate of the plain coding is at most this many times what a thorough search makes of it.
 const ESTIMATE_SLACK: usize = 3;
+/// A quick search is enough if it leaves this part of the content, where size is all that counts, or elsewhere.
+const ENOUGH_AT_BEST: usize = 4096;
+const ENOUGH_ELSEWHERE: usize = 100;
+/// Elsewhere a quick search is enough as well if it leaves no more than this many bytes.
+const ENOUGH_BYTES: usize = 200;
+/// Contents have something in common with their bases if these save this part of their compressed size.
+const ALIKE: usize = 16;
 /// Streams shorter than this are not worth a byte-wise difference.
 const MIN_DIFFERENCE_BYTES: usize = 64;
 
@@ -73,7 +80,7 @@ fn smallest(pieces: &[Piece<'_>], prepared: &[Prepared], options: &Options) -> C
         let fits = group_len(&plain, options.limits) == plain.len();
         let plain = Candidate::new(&plain, options);
         if fits
-            && plain.coded(&[false; KINDS], 1).compressed.len()
+            && plain.coded(&[false; KINDS], Search::Quick).compressed.len()
                 <= ESTIMATE_SLACK * best.compressed.len()
         {
             let plain = plain.smallest(options);
@@ -248,7 +255,7 @@ impl<'p> Candidate<'p> {
     }
 
     /// Codes the streams with differences for the kinds chosen.
-    fn coded(&self, differences: &[bool; KINDS], level: i32) -> Coded {
+    fn coded(&self, differences: &[bool; KINDS], search: Search) -> Coded {
         let mut content = Vec::new();
         frame::put_lengths(&mut content, &self.head.modes, &self.bases, &self.new);
         for kind in Kind::ALL {
@@ -259,7 +266,7 @@ impl<'p> Candidate<'p> {
                 content.extend_from_slice(&new);
             }
         }
-        let compressed = residual::compress(&prefix(&self.bases, differences), &content, level);
+        let compressed = residual::compress(&prefix(&self.bases, differences), &content, search);
         Coded {
             head: Head {
                 differences: *differences,
@@ -275,26 +282,54 @@ impl<'p> Candidate<'p> {
         }
     }
 
-    /// Returns the smaller of the codings with and without byte-wise differences.
+    /// Returns the smaller of the codings with and without byte-wise differences, searching no further than pays.
     fn smallest(&self, options: &Options) -> Coded {
-        let best = self.coded(&[false; KINDS], options.level);
-        if self
-            .bases
-            .iter()
-            .map(|base| base[Kind::Content].len())
-            .sum::<usize>()
-            < MIN_DIFFERENCE_BYTES
-        {
-            return best;
+        const PREFIX_ONLY: [bool; KINDS] = [false; KINDS];
+        let quick = self.coded(&PREFIX_ONLY, Search::Quick);
+        if self.is_enough(&quick, options.level) {
+            return quick;
         }
-        let mut content = [false; KINDS];
-        content[Kind::Content.index()] = true;
-        let differences = self.coded(&content, options.level);
-        if differences.compressed.len() < best.compressed.len() {
-            differences
+        let thorough = Search::Level(options.level);
+        let differences = self.differences_may_help(&quick).then(|| {
+            let mut content = PREFIX_ONLY;
+            content[Kind::Content.index()] = true;
+            self.coded(&content, thorough)
+        });
+        match differences {
+            Some(differences)
+                if differences.compressed.len() * ESTIMATE_SLACK <= quick.compressed.len() =>
+            {
+                differences
+            }
+            differences => {
+                let prefix = self.coded(&PREFIX_ONLY, thorough);
+                differences
+                    .into_iter()
+                    .fold(prefix, |best, other| best.smaller(other))
+            }
+        }
+    }
+
+    /// Says whether what a quick search left is so little that no other is worth its time.
+    fn is_enough(&self, quick: &Coded, level: i32) -> bool {
+        let content: usize = self.new.iter().map(|new| new.total_len()).sum();
+        let left = quick.compressed.len();
+        if level >= BEST_LEVEL {
+            left <= content / ENOUGH_AT_BEST
         } else {
-            best
+            left <= ENOUGH_BYTES || left <= content / ENOUGH_ELSEWHERE
         }
+    }
+
+    /// Says whether contents and bases that are not taken apart have something in common.
+    fn differences_may_help(&self, quick: &Coded) -> bool {
+        let base: usize = self.bases.iter().map(|base| base[Kind::Content].len()).sum();
+        if base < MIN_DIFFERENCE_BYTES {
+            return false;
+        }
+        let new = frame::side_by_side(&self.new, Kind::Content);
+        let alone = residual::compress(&[], &new, Search::Quick).len();
+        quick.compressed.len() < alone - alone / ALIKE
     }
 }
 
@@ -307,6 +342,14 @@ struct Coded {
 }
 
 impl Coded {
+    fn smaller(self, other: Self) -> Self {
+        if other.compressed.len() < self.compressed.len() {
+            other
+        } else {
+            self
+        }
+    }
+
     /// Appends the group to the body.
     fn append(mut self, another_follows: bool, encoded: &mut Encoded) {
         let start = encoded.bytes.len();

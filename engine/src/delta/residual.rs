@@ -12,19 +12,34 @@ const MAX_TABLE_LOG: u32 = 23;
 const SEARCH_LOG: u32 = 5;
 /// A match of this length is taken without looking further.
 const TARGET_LENGTH: u32 = 256;
+/// The level of a quick search.
+const QUICK_LEVEL: i32 = 3;
 /// Greatest block of a frame.
 const BLOCK_BYTES: usize = 1 << 10;
 /// What every decoder must accept (RFC 8878 recommends 8 MiB; both of ours take the prefix as part of the window).
 const MAX_WINDOW_LOG: u32 = 27;
 
+/// How hard matches are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Search {
+    /// Finds long matches anywhere and short ones nearby, many times faster than the levels that compress well.
+    Quick,
+    /// At zstd's level, in depth from [`BEST_LEVEL`](super::BEST_LEVEL) on.
+    Level(i32),
+}
+
 /// Compresses `content` into a frame that needs `prefix` to decode.
 ///
 /// Should the compressor fail, the frame holds the content as it is.
-pub(super) fn compress(prefix: &[u8], content: &[u8], level: i32) -> Vec<u8> {
-    try_compress(prefix, content, level).unwrap_or_else(|_| stored(prefix.len(), content))
+pub(super) fn compress(prefix: &[u8], content: &[u8], search: Search) -> Vec<u8> {
+    try_compress(prefix, content, search).unwrap_or_else(|_| stored(prefix.len(), content))
 }
 
-fn try_compress(prefix: &[u8], content: &[u8], level: i32) -> io::Result<Vec<u8>> {
+fn try_compress(prefix: &[u8], content: &[u8], search: Search) -> io::Result<Vec<u8>> {
+    let level = match search {
+        Search::Quick => QUICK_LEVEL,
+        Search::Level(level) => level,
+    };
     let window_log = window_log(prefix.len() + content.len());
     let mut context = CCtx::try_create().ok_or(io::ErrorKind::OutOfMemory)?;
     let mut set = |parameter| context.set_parameter(parameter).map_err(error);
@@ -33,6 +48,9 @@ fn try_compress(prefix: &[u8], content: &[u8], level: i32) -> io::Result<Vec<u8>
     set(CParameter::ContentSizeFlag(false))?;
     set(CParameter::ChecksumFlag(false))?;
     set(CParameter::DictIdFlag(false))?;
+    if search == Search::Quick {
+        set(CParameter::EnableLongDistanceMatching(true))?;
+    }
     if level >= super::BEST_LEVEL {
         // The tables of the highest levels are made for content much larger than these; ours cover the prefix completely.
         let table_log = (window_log + 1).min(MAX_TABLE_LOG);
@@ -103,7 +121,7 @@ mod tests {
             .collect();
         let mut content = prefix.clone();
         content[70_000] ^= 1;
-        let frame = compress(&prefix, &content, crate::delta::BEST_LEVEL);
+        let frame = compress(&prefix, &content, Search::Level(crate::delta::BEST_LEVEL));
         assert!(frame.len() < 60, "{} bytes", frame.len());
         assert_eq!(
             decompress(&frame, &prefix, content.len()).expect("decompression"),

@@ -148,7 +148,7 @@ fn a_body_is_hardly_longer_than_its_content_compressed() {
     let content: Vec<u8> = (0..5000_u32)
         .flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes())
         .collect();
-    let plain = residual::compress(&[], &content, BEST_LEVEL).len();
+    let plain = residual::compress(&[], &content, residual::Search::Level(BEST_LEVEL)).len();
     let (body, _) = round_trip(&content, None, &Options::default());
     assert!(
         body.len() <= plain + 64,
