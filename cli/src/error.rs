@@ -540,6 +540,7 @@ fn push_class(error: &PushError) -> (&str, Exit, Option<String>) {
             Exit::Unreachable,
             hint("`relsync status` tells which release it runs"),
         ),
+        PushError::ZlibDiffers => ("zlib_differs", Exit::Failed, None),
         PushError::Store(error) => store_class(error),
         PushError::Encode(_) => (
             "store",
@@ -670,6 +671,11 @@ mod tests {
             ),
             (lost().into(), "lost", 5),
             (PushError::Session(lost()).into(), "lost", 5),
+            (
+                PushError::from(SessionError::Remote(remote("zlib_differs"))).into(),
+                "zlib_differs",
+                1,
+            ),
             (
                 PushError::TooManyDeletes { count: 3, limit: 1 }.into(),
                 "max_delete",

@@ -186,6 +186,7 @@ fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> PushOptions
         delete_extraneous: args.delete,
         max_delete: args.max_delete,
         dry_run,
+        reflate: true,
     }
 }
 
@@ -211,6 +212,13 @@ async fn attempts(
             output
                 .line("The target cannot load the hooks as compiled here; sending their source...");
             job.options.hooks = Some(source);
+            continue;
+        }
+        if matches!(&error, CliError::Push(PushError::ZlibDiffers)) && job.options.reflate {
+            output.line(
+                "The target's zlib differs from ours; sending an update that does not need it...",
+            );
+            job.options.reflate = false;
             continue;
         }
         if !(lost || was_lost && connect::is_passing(&error)) {

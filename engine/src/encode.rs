@@ -76,13 +76,22 @@ pub struct CodedPiece {
     pub content_bytes: u64,
 }
 
+/// How the frames of a pack are coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Coding {
+    /// zstd's level.
+    pub level: i32,
+    /// Whether the target's zlib may be relied on to deflate as the host's does.
+    pub reflate: bool,
+}
+
 /// Builds the pack of `plan`, handing its bytes to `sink` in order.
 pub fn encode_pack(
     plan: &Plan,
     held: Held<'_>,
     new: &Manifest,
     source: &dyn ContentSource,
-    level: i32,
+    coding: Coding,
     sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
 ) -> Result<PackSummary, EncodeError> {
     let heads = frames(plan, held.manifest, new, &|sha256| source.chunks(sha256));
@@ -94,7 +103,7 @@ pub fn encode_pack(
         content_bytes: plan.totals(new).sent_content_bytes,
         frames: heads.len() as u64,
         deletes: plan.deletes.clone(),
-        manifest_frame: zstd_frame::compress(held.manifest.encode(), new.encode(), level)?,
+        manifest_frame: zstd_frame::compress(held.manifest.encode(), new.encode(), coding.level)?,
     };
     let mut sealer = Sealer::default();
     let mut pack_bytes = 0;
@@ -112,7 +121,7 @@ pub fn encode_pack(
         let bodies: Vec<Body> = batch
             .par_iter()
             .zip(&starts)
-            .map(|(head, starts)| encode_body(head, starts, held.manifest, new, source, level))
+            .map(|(head, starts)| encode_body(head, starts, held.manifest, new, source, coding))
             .collect::<Result<_, _>>()?;
         for (head, body) in batch.iter().zip(bodies) {
             write(&sealer.record(&head.encode(&mut cursor, &body.bytes)))?;
@@ -163,7 +172,7 @@ fn encode_body(
     base: &Manifest,
     new: &Manifest,
     source: &dyn ContentSource,
-    level: i32,
+    coding: Coding,
 ) -> Result<Body, EncodeError> {
     let mut contents = Vec::with_capacity(head.pieces.len());
     let mut bases = Vec::with_capacity(head.pieces.len());
@@ -187,7 +196,12 @@ fn encode_body(
             base: base.as_deref(),
         })
         .collect();
-    let coded = delta::encode(&pieces, level);
+    let options = delta::Options {
+        level: coding.level,
+        reflate: coding.reflate,
+        ..delta::Options::default()
+    };
+    let coded = delta::encode_with(&pieces, &options);
     let explained = head
         .pieces
         .iter()

@@ -207,7 +207,10 @@ fn update() -> Vector {
         held,
         &new.manifest,
         &Both(&old, &new),
-        delta::BEST_LEVEL,
+        Coding {
+            level: delta::BEST_LEVEL,
+            reflate: true,
+        },
         &mut |bytes| {
             pack.extend_from_slice(bytes);
             Ok(())

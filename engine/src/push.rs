@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 
-use crate::encode::{ContentError, ContentSource, EncodeError, PackSummary, encode_pack};
+use crate::encode::{Coding, ContentError, ContentSource, EncodeError, PackSummary, encode_pack};
 use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::limits;
 use crate::manifest::{Manifest, ManifestError};
@@ -36,6 +36,9 @@ const DATA_BYTES: usize = 32_000;
 const BEST_LEVEL_BYTES: u64 = 16 << 20;
 const BEST_LEVEL: i32 = 19;
 const LARGE_LEVEL: i32 = 9;
+
+/// What the agent calls it when its zlib is not ours (store-format.md, `ERROR` kinds).
+const ZLIB_DIFFERS: &str = "zlib_differs";
 
 /// What a push is asked to do.
 #[derive(Debug, Clone)]
@@ -56,6 +59,8 @@ pub struct PushOptions {
     pub max_delete: Option<u64>,
     /// Whether to stop after planning.
     pub dry_run: bool,
+    /// Whether the target's zlib may be relied on to deflate as ours does; to be switched off after [`PushError::ZlibDiffers`].
+    pub reflate: bool,
 }
 
 /// A hooks module, as it is sent.
@@ -165,10 +170,13 @@ pub enum PushEnd {
 pub enum PushError {
     /// The session failed.
     #[error(transparent)]
-    Session(#[from] SessionError),
+    Session(SessionError),
     /// The session was lost after the target was told to apply: it has either done so or returned to what it ran.
     #[error("lost the target while it applied the update")]
     LostWhileApplying(#[source] SessionError),
+    /// The target's zlib gives other bytes than ours; without [`PushOptions::reflate`], a new session can do without it.
+    #[error("the target's zlib deflates to other bytes than the host's")]
+    ZlibDiffers,
     /// The store failed.
     #[error("the object store failed")]
     Store(#[from] StoreError),
@@ -192,6 +200,15 @@ pub enum PushError {
         /// How many may.
         limit: u64,
     },
+}
+
+impl From<SessionError> for PushError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Remote(remote) if remote.kind == ZLIB_DIFFERS => Self::ZlibDiffers,
+            error => Self::Session(error),
+        }
+    }
 }
 
 /// Brings the target of `session`, which said `status` of itself, to the snapshot `new` of `store`.
@@ -218,7 +235,7 @@ pub async fn push<T: Transport>(
     }
     if options.dry_run {
         let modules = outlook(session, store, new, &planned, options).await?;
-        let built = build(store, new, planned).await?;
+        let built = build(store, new, planned, options.reflate).await?;
         return Ok(PushReport {
             planned: built.planned,
             pack: Some(built.pack),
@@ -229,7 +246,7 @@ pub async fn push<T: Transport>(
         planned,
         mut spool,
         pack,
-    } = build(store, new, planned).await?;
+    } = build(store, new, planned, options.reflate).await?;
     on_event(PushEvent::Packed(&pack));
     let mut sender = Sender {
         session,
@@ -417,7 +434,12 @@ struct Built {
 
 /// Builds the pack into a temporary file. This can take a while: it is done on a thread of its own, so that the connection lives on
 /// meanwhile.
-async fn build(store: &Arc<Store>, new: &Manifest, planned: Planned) -> Result<Built, PushError> {
+async fn build(
+    store: &Arc<Store>,
+    new: &Manifest,
+    planned: Planned,
+    reflate: bool,
+) -> Result<Built, PushError> {
     let store = Arc::clone(store);
     let new = new.clone();
     let building = tokio::task::spawn_blocking(move || {
@@ -432,7 +454,7 @@ async fn build(store: &Arc<Store>, new: &Manifest, planned: Planned) -> Result<B
             planned.held(),
             &new,
             &*store,
-            level,
+            Coding { level, reflate },
             &mut |bytes| spool.write_all(bytes),
         )?;
         Ok(Built {

@@ -41,6 +41,7 @@ impl Rig {
                 delete_extraneous: false,
                 max_delete: None,
                 dry_run: false,
+                reflate: true,
             },
             events: Vec::new(),
             dir,

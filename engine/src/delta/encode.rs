@@ -323,7 +323,11 @@ impl<'p> Candidate<'p> {
 
     /// Says whether contents and bases that are not taken apart have something in common.
     fn differences_may_help(&self, quick: &Coded) -> bool {
-        let base: usize = self.bases.iter().map(|base| base[Kind::Content].len()).sum();
+        let base: usize = self
+            .bases
+            .iter()
+            .map(|base| base[Kind::Content].len())
+            .sum();
         if base < MIN_DIFFERENCE_BYTES {
             return false;
         }

@@ -151,6 +151,7 @@ error_kind({no_space, _, _}) -> space;
 error_kind({base_changed, _}) -> base_changed;
 error_kind({content_mismatch, _}) -> base_changed;
 error_kind({other_base, _}) -> base_changed;
+error_kind({frame, zlib_differs}) -> zlib_differs;
 error_kind({cannot, _, _, Posix}) -> posix_kind(Posix);
 error_kind(_) -> pack.
 

@@ -121,6 +121,16 @@ decoder_limits_test() ->
         {error, {frame, not_today}} = relsync_stage:frame([{0, whole, {0, whole}}], <<"body">>, Stage)
     end).
 
+%% The host is told when it is the zlib that differs, because it can do without.
+another_zlib_test() ->
+    with_old(fun(_Root, Options) ->
+        Decode = fun(_, _, _) -> {error, zlib_differs} end,
+        {ok, Stage} = relsync_stage:start(header(Options), Options#{decode := Decode}),
+        {error, Reason} = relsync_stage:frame([{0, whole, {0, whole}}], <<"body">>, Stage),
+        zlib_differs = relsync_update:error_kind(Reason),
+        pack = relsync_update:error_kind({frame, malformed})
+    end).
+
 %% Bases that changed after they were examined are noticed before or while used.
 changed_base_test_() ->
     [
