@@ -59,6 +59,11 @@ impl Tree {
     }
 }
 
+const CODING: Coding = Coding {
+    level: delta::BEST_LEVEL,
+    reflate: true,
+};
+
 fn mode(bits: u32) -> Mode {
     Mode::new(bits).expect("a mode")
 }
@@ -207,10 +212,7 @@ fn update() -> Vector {
         held,
         &new.manifest,
         &Both(&old, &new),
-        Coding {
-            level: delta::BEST_LEVEL,
-            reflate: true,
-        },
+        CODING,
         &mut |bytes| {
             pack.extend_from_slice(bytes);
             Ok(())
@@ -263,8 +265,8 @@ fn pieces() -> Vector {
         let head = FrameHead { pieces };
         let starts = offsets.of(&head);
         let both = Both(&old, &new);
-        let body =
-            encode_body(&head, &starts, &old.manifest, &new.manifest, &both, 19).expect("a body");
+        let body = encode_body(&head, &starts, &old.manifest, &new.manifest, &both, CODING)
+            .expect("a body");
         pack.extend(sealer.record(&head.encode(&mut cursor, &body.bytes)));
     }
     pack.extend(sealer.finish().0);

@@ -158,6 +158,31 @@ fn a_body_is_hardly_longer_than_its_content_compressed() {
 }
 
 #[test]
+fn what_its_base_contains_costs_next_to_nothing() {
+    let mut word = 1_u64;
+    let base: Vec<u8> = std::iter::repeat_with(|| {
+        word = word
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        word.to_le_bytes()
+    })
+    .take(64 << 10)
+    .flatten()
+    .collect();
+    let mut new = base[100_000..400_000].to_vec();
+    new.splice(150_000..150_100, *b"inserted");
+    for (level, most) in [(9, 200), (BEST_LEVEL, 120)] {
+        let options = Options {
+            level,
+            ..Options::default()
+        };
+        let (body, explanation) = round_trip(&new, Some(&base), &options);
+        assert!(body.len() < most, "{} bytes at level {level}", body.len());
+        assert_eq!(explanation.coder, Coder::Prefix);
+    }
+}
+
+#[test]
 fn frames_beyond_the_decoder_s_memory_are_cut_into_groups() {
     let contents: Vec<Vec<u8>> = (0..6_u8).map(|n| vec![n; 30_000]).collect();
     let pieces: Vec<Piece<'_>> = contents
