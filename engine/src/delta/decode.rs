@@ -81,12 +81,13 @@ fn decode_group(
 
 /// Puts the base streams of all kinds side by side, but for those that differences are taken from.
 pub(super) fn prefix(bases: &[&Streams], differences: &[bool; KINDS]) -> Vec<u8> {
-    let kinds = Kind::ALL
-        .into_iter()
-        .filter(|kind| !differences[kind.index()]);
-    kinds
-        .flat_map(|kind| frame::side_by_side(bases, kind))
-        .collect()
+    let mut prefix = Vec::with_capacity(bases.iter().map(|base| base.total_len()).sum());
+    for kind in Kind::ALL {
+        if !differences[kind.index()] {
+            prefix.extend_from_slice(&frame::side_by_side(bases, kind));
+        }
+    }
+    prefix
 }
 
 fn unpack_modules<'b>(

@@ -178,7 +178,11 @@ fn what_its_base_contains_costs_next_to_nothing() {
         };
         let (body, explanation) = round_trip(&new, Some(&base), &options);
         assert!(body.len() < most, "{} bytes at level {level}", body.len());
-        assert_eq!(explanation.coder, Coder::Prefix);
+        let is_quick = level < BEST_LEVEL;
+        assert!(
+            !is_quick || explanation.coder == Coder::Prefix,
+            "{explanation}"
+        );
     }
 }
 
