@@ -39,6 +39,7 @@
     commit/1,
     abort/1,
     recover/1,
+    pending/1,
     rollback/3,
     changes_back/2,
     confirm/1,
@@ -95,12 +96,14 @@ prepare(#{state := Dir} = Roots, Staged, Options) ->
             keep => maps:get(keep, Options)
         },
         state(relsync_state:sync_generations(Dir)),
+        state(relsync_state:write_reserve(Dir)),
         state(relsync_state:write_journal(Dir, Journal)),
         {ok, #{roots => Roots, journal => Journal, manifest => Manifest, installed => Installed}}
     catch
         throw:unfinished ->
             {error, unfinished};
         throw:Reason ->
+            _ = relsync_state:free_reserve(Dir),
             _ = forget(Dir, Generation),
             {error, Reason}
     end.
@@ -188,6 +191,7 @@ commit(#{roots := Roots, journal := Journal, manifest := Manifest, installed := 
 tidy(Dir, #{new := New, keep := Keep}) ->
     failures([
         fun() -> wrap(relsync_state:delete_journal(Dir)) end,
+        fun() -> wrap(relsync_state:free_reserve(Dir)) end,
         fun() -> drop_beyond(Dir, New, Keep) end,
         fun() -> wrap(relsync_state:clear_staging(Dir)) end
     ]).
@@ -211,7 +215,8 @@ abort(#{roots := Roots, journal := #{direction := forward} = Journal}) ->
 undo(#{state := Dir} = Roots, #{changes := Changes, old := Old}) ->
     Reversed = relsync_change:reverse(Changes),
     try
-        %% First, so that a crash in the middle is not taken for a finished commit.
+        state(relsync_state:free_reserve(Dir)),
+        %% Before the tree, so that a crash in the middle is not taken for a finished commit.
         state(restore_current(Dir, Old)),
         Report = moved(relsync_switch:run(Roots, Reversed, restore)),
         synced(relsync_switch:sync(Roots, Reversed)),
@@ -305,10 +310,15 @@ prepare_rollback(#{state := Dir} = Roots, Current, Undos, Now) ->
     Journal = #{direction => backward, changes => Changes, old => Current, new => New, keep => 0},
     try
         lists:foreach(fun(Change) -> check_content(Dir, Change) end, Changes),
+        state(relsync_state:write_reserve(Dir)),
         state(relsync_state:write_journal(Dir, Journal)),
+        state(relsync_state:free_reserve(Dir)),
         {ok, #{roots => Roots, journal => Journal, manifest => none, installed => #{}}}
     catch
         throw:Reason ->
+            _ = relsync_state:free_reserve(Dir),
+            %% It may have its name though syncing that failed; it must not come to life later.
+            _ = relsync_state:delete_journal(Dir),
             {error, Reason}
     end.
 
@@ -354,8 +364,32 @@ recover(#{state := Dir} = Roots) ->
         {damaged, _, _} = Damage -> recover_damaged(Roots, Damage)
     end.
 
-recover_forward(#{state := Dir} = Roots, #{new := New} = Journal) ->
-    case number(current(Dir)) =:= number(New) of
+%% @doc Lists what `recover/1' is going to do to the live tree.
+-spec pending(relsync_roots:roots()) -> [relsync_change:change()].
+pending(#{state := Dir}) ->
+    case relsync_state:read_journal(Dir) of
+        none ->
+            [];
+        {ok, #{direction := backward, changes := Changes}} ->
+            Changes;
+        {ok, #{direction := forward, changes := Changes} = Journal} ->
+            case has_counted(Dir, Journal) of
+                true -> [];
+                false -> relsync_change:reverse(Changes)
+            end;
+        {damaged, _, _} ->
+            Old = current(Dir),
+            case relsync_state:read_undo(Dir, number(Old)) of
+                {ok, #{to := Old, changes := Changes}} -> Changes;
+                _ -> []
+            end
+    end.
+
+has_counted(Dir, #{new := New}) ->
+    number(current(Dir)) =:= number(New).
+
+recover_forward(#{state := Dir} = Roots, Journal) ->
+    case has_counted(Dir, Journal) of
         true ->
             case tidy(Dir, Journal) of
                 [] -> {ok, completed, []};

@@ -199,7 +199,7 @@ open_at(Path, Offset) ->
 
 -spec write(handle(), iodata()) -> result().
 write(Handle, Bytes) ->
-    op(write, [iolist_size(Bytes)], fun() -> file:write(Handle, Bytes) end).
+    op(write, [Handle, Bytes], fun() -> file:write(Handle, Bytes) end).
 
 %% @doc Brings a file's content to the medium.
 -spec sync_file(binary()) -> result().

@@ -11,8 +11,8 @@
 -export_type([incoming/0, pack_id/0, error/0]).
 
 -type pack_id() :: <<_:256>>.
--opaque incoming() :: #{handle := relsync_fs:handle(), path := binary(), offset := non_neg_integer()}.
--type error() :: {cannot, open | write | read, pack_id() | binary(), file:posix() | badarg}.
+-opaque incoming() :: #{handle := relsync_fs:handle(), pack_id := pack_id(), offset := non_neg_integer()}.
+-type error() :: {cannot, open | write | read, pack_id(), file:posix() | badarg}.
 
 -define(READ_BYTES, 262144).
 
@@ -62,7 +62,7 @@ open(Dir, PackId, Fun, Acc) ->
             Offset = relsync_pack:offset(Reader),
             case relsync_fs:open_append(Path, Offset) of
                 {ok, Handle} ->
-                    {ok, #{handle => Handle, path => Path, offset => Offset}, Reader, Acc1};
+                    {ok, #{handle => Handle, pack_id => PackId, offset => Offset}, Reader, Acc1};
                 {error, Reason} ->
                     {error, {cannot, open, PackId, Reason}}
             end;
@@ -73,8 +73,10 @@ open(Dir, PackId, Fun, Acc) ->
     end.
 
 path(Dir, PackId) ->
-    Name = iolist_to_binary([io_lib:format("~2.16.0b", [Byte]) || <<Byte>> <= PackId]),
-    relsync_state:file_name(Dir, <<"incoming/", Name/binary>>).
+    relsync_state:file_name(Dir, name(PackId)).
+
+name(PackId) ->
+    iolist_to_binary(["incoming/", [io_lib:format("~2.16.0b", [Byte]) || <<Byte>> <= PackId]]).
 
 read_records(Path, Fun, Acc) ->
     case relsync_fs:info(Path) of
@@ -123,10 +125,10 @@ fold(Fun, Acc, [Record | Rest]) ->
 
 %% @doc Appends bytes; they need not end with a record.
 -spec append(incoming(), iodata()) -> {ok, incoming()} | {error, error()}.
-append(#{handle := Handle, offset := Offset, path := Path} = Incoming, Bytes) ->
+append(#{handle := Handle, offset := Offset, pack_id := PackId} = Incoming, Bytes) ->
     case relsync_fs:write(Handle, Bytes) of
         ok -> {ok, Incoming#{offset := Offset + iolist_size(Bytes)}};
-        {error, Reason} -> {error, {cannot, write, Path, Reason}}
+        {error, Reason} -> {error, {cannot, write, PackId, Reason}}
     end.
 
 -spec close(incoming()) -> ok.
@@ -141,8 +143,8 @@ delete(Dir, PackId) ->
 
 %% @doc Gives a sentence for a reason of this module.
 -spec format_error(error()) -> unicode:chardata().
-format_error({cannot, Action, _Pack, Posix}) ->
-    [action_text(Action), " the pack being received failed: ", file:format_error(Posix)].
+format_error({cannot, Action, PackId, Posix}) ->
+    [action_text(Action), " the pack being received, \"", name(PackId), "\", failed: ", file:format_error(Posix)].
 
 action_text(open) -> "opening";
 action_text(read) -> "reading";

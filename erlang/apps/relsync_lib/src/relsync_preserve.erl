@@ -18,6 +18,7 @@
     | {not_empty, relsync_path:path(), Holds :: relsync_path:path()}
     | {special, relsync_path:path()}
     | {no_space, Needed :: non_neg_integer(), Free :: non_neg_integer()}
+    | {cannot_keep, Generation :: non_neg_integer(), file:posix() | badarg}
     | {cannot, examine | keep, relsync_path:path(), file:posix() | badarg}.
 
 -record(keeping, {
@@ -51,7 +52,7 @@ changes(#{write := Root, state := Dir}, Generation, Wanted) ->
             Keeping,
             [Item || {_, Live, New} = Item <- Seen, not (Live =:= absent andalso New =:= absent)]
         ),
-        sync(<<>>, relsync_fs:sync_dir(folder(Keeping))),
+        folder_done(relsync_fs:sync_dir(folder(Keeping)), Keeping),
         {ok, lists:keymerge(1, Changes, restricted_dirs(Changes, Keeping))}
     catch
         throw:{?MODULE, Reason} -> {error, Reason}
@@ -59,8 +60,11 @@ changes(#{write := Root, state := Dir}, Generation, Wanted) ->
 
 make_folder(Keeping) ->
     Folder = folder(Keeping),
-    sync(<<>>, relsync_fs:delete_tree(Folder)),
-    sync(<<>>, relsync_fs:make_dir(Folder)).
+    folder_done(relsync_fs:delete_tree(Folder), Keeping),
+    folder_done(relsync_fs:make_dir(Folder), Keeping).
+
+folder_done(ok, _Keeping) -> ok;
+folder_done({error, Reason}, #keeping{generation = Generation}) -> fail({cannot_keep, Generation, Reason}).
 
 folder(#keeping{dir = Dir, generation = Generation}) ->
     relsync_state:generation_dir(Dir, Generation).
@@ -188,6 +192,8 @@ format_error({special, Path}) ->
     ["\"", relsync_path:display(Path), "\" is neither file, directory nor symbolic link; it is not replaced"];
 format_error({no_space, Needed, Free}) ->
     io_lib:format("keeping the old files needs ~b bytes of free space, ~b are free", [Needed, Free]);
+format_error({cannot_keep, Generation, Posix}) ->
+    io_lib:format("writing \"generations/~b\" of the state directory failed: ~s", [Generation, file:format_error(Posix)]);
 format_error({cannot, examine, Path, Posix}) ->
     ["examining \"", relsync_path:display(Path), "\" failed: ", file:format_error(Posix)];
 format_error({cannot, keep, Path, Posix}) ->

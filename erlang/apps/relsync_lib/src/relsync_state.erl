@@ -29,6 +29,8 @@
     drop_generation/2,
     sync_generations/1,
     clear_staging/1,
+    write_reserve/1,
+    free_reserve/1,
     read_agent/2,
     write_agent/2,
     clean/2,
@@ -72,6 +74,8 @@
 -define(MAX_PAYLOAD_BYTES, 83886080).
 -define(MAX_MANIFEST_BYTES, 67108864).
 -define(MAX_AGENT_BYTES, 16777216).
+%% Directories and links that an undo makes again take a block each; what it moves takes nothing.
+-define(RESERVE_BYTES, 65536).
 -define(KIND_CURRENT, 1).
 -define(KIND_INSTALLED, 2).
 -define(KIND_JOURNAL, 3).
@@ -81,7 +85,8 @@
 %% Directories
 
 %% @doc Makes the state directory and those in it. A link or a file in the place
-%% of one of them is refused: nothing is written through it.
+%% of one of them is refused: nothing is written through it. The state directory's
+%% own name is on the medium then; the others get there with the first record.
 -spec prepare_dirs(dir()) -> ok | {error, error()}.
 prepare_dirs(Dir) ->
     each(fun(Name) -> make_real_dir(Dir, Name) end, [<<>> | ?DIRS]).
@@ -96,10 +101,15 @@ make_real_dir(Dir, Name) ->
     end.
 
 make_private_dir(Path, Name) ->
-    case relsync_fs:make_dir(Path) of
-        ok -> explain(make_dir, Name, relsync_fs:set_mode(Path, 8#700));
-        {error, Reason} -> {error, {cannot, make_dir, Name, Reason}}
-    end.
+    Steps = [
+        fun() -> relsync_fs:make_dir(Path) end,
+        fun() -> relsync_fs:set_mode(Path, 8#700) end,
+        fun() -> sync_name(Path, Name) end
+    ],
+    explain(make_dir, Name, each(fun(Step) -> Step() end, Steps)).
+
+sync_name(Dir, <<>>) -> relsync_fs:sync_dir(filename:dirname(Dir));
+sync_name(_Path, _Name) -> ok.
 
 %% @doc Gives the place of a file whose name is relative to the state directory.
 -spec file_name(dir(), binary()) -> binary().
@@ -258,6 +268,16 @@ sync_generations(Dir) ->
 clear_staging(Dir) ->
     explain(delete, <<"staging">>, relsync_fs:delete_tree(staging_dir(Dir))).
 
+%% @doc Takes some room, so that on a medium that fills up there is some to undo a switch with.
+-spec write_reserve(dir()) -> ok | {error, error()}.
+write_reserve(Dir) ->
+    %% Not zeros: file systems that compress would keep nothing free.
+    replace(Dir, <<"reserve">>, crypto:strong_rand_bytes(?RESERVE_BYTES)).
+
+-spec free_reserve(dir()) -> ok | {error, error()}.
+free_reserve(Dir) ->
+    explain(delete, <<"reserve">>, relsync_fs:delete_tree(file_name(Dir, <<"reserve">>))).
+
 %% Agent blobs
 
 -spec read_agent(dir(), <<_:256>>) -> {ok, binary()} | none | damage().
@@ -308,7 +328,7 @@ clean(Dir, Keep) ->
         fun() -> delete_except(Dir, <<"agent">>, Agents) end,
         fun() -> delete_except(Dir, <<"incoming">>, Packs) end,
         fun() -> delete_except(Dir, <<"staging">>, Staged) end,
-        fun() -> delete_names(Dir, [<<"current.tmp">>, <<"journal.tmp">>]) end
+        fun() -> delete_names(Dir, [<<"current.tmp">>, <<"journal.tmp">>, <<"reserve.tmp">>, <<"reserve">>]) end
     ]).
 
 referenced(Dir) ->

@@ -52,7 +52,7 @@ run(#{write := Root, state := Dir}, Changes, Purpose) ->
     try
         lists:foreach(fun(Change) -> open_dir(Change, Run) end, Changes),
         Cleared = lists:foldl(fun remove/2, Run, Clearing),
-        Placed = lists:foldl(fun place/2, Cleared, Placing),
+        Placed = place_all(Placing, Removing, Cleared),
         Removed = lists:foldl(fun remove/2, Placed, Removing),
         lists:foreach(fun(Change) -> close_dir(Change, Removed) end, lists:reverse(Placing)),
         {ok, lists:reverse(Removed#run.report)}
@@ -105,6 +105,15 @@ remove_dir(Path, Old, Run) ->
 
 %% Placing
 
+%% What a restore removes last, it removes first if that is what makes room for the rest.
+place_all(Placing, Removing, #run{purpose = Purpose} = Run) ->
+    try
+        lists:foldl(fun place/2, Run, Placing)
+    catch
+        throw:{?MODULE, {cannot, _, _, Posix}} when Purpose =:= restore, Posix =:= enospc orelse Posix =:= edquot ->
+            lists:foldl(fun place/2, lists:foldl(fun remove/2, Run, Removing), Placing)
+    end.
+
 place({Path, _Old, New}, #run{root = Root} = Run) ->
     case relsync_path:check_parents(Root, Path) of
         ok -> place_node(New, Path, look(Path, Run), Run);
@@ -119,7 +128,7 @@ place_node({dir, Mode}, Path, Live, Run) ->
     Cleared = clear_leaf(Path, Live, Run),
     Made = done(make_dir, Path, relsync_fs:make_dir(full(Path, Run)), Cleared),
     chmod(Path, Mode bor 8#700, Made),
-    Made;
+    keep_name(Path, Made);
 place_node({mode, Mode}, _Path, {file, Mode, _, _}, Run) ->
     Run;
 place_node({mode, Mode}, Path, {file, _, _, _}, Run) ->
@@ -150,6 +159,13 @@ place_node({file, Source, Mode, Mtime}, Path, Live, #run{dir = Dir} = Run) ->
         _ ->
             fail({no_content, Path})
     end.
+
+%% What a restore moves is the only copy: it must not end up in a directory that a power failure takes
+%% away. Going forward, the old content is kept elsewhere.
+keep_name(Path, #run{purpose = restore} = Run) ->
+    done(sync, Path, relsync_fs:sync_dir(full(relsync_path:parent(Path), Run)), Run);
+keep_name(_Path, #run{purpose = forward} = Run) ->
+    Run.
 
 place_symlink(Target, Path, #run{dir = Dir} = Run) ->
     Temporary = relsync_state:file_name(Dir, <<"symlink.tmp">>),
@@ -201,6 +217,8 @@ displace(Path, #run{dir = Dir} = Run) ->
     Name = free_name(Folder, 1),
     To = relsync_path:join(Folder, Name),
     Moved = done(displace, Path, relsync_fs:rename(full(Path, Run), To), Run),
+    %% It is somebody's data: its new names come to the medium before its old one is taken.
+    _ = [done(displace, Path, relsync_fs:sync_dir(D), Moved) || D <- [Folder, Dir]],
     note({displaced, Path, Name}, Moved).
 
 free_name(Folder, Number) ->
@@ -281,6 +299,8 @@ format_error({vanished, Path}) ->
     ["\"", relsync_path:display(Path), "\" vanished during the switch"];
 format_error({no_content, Path}) ->
     ["the kept content of \"", relsync_path:display(Path), "\" is missing"];
+format_error({cannot, Action, <<>>, Posix}) ->
+    [action_text(Action), " the destination's own directory \".\" failed: ", file:format_error(Posix)];
 format_error({cannot, Action, Path, Posix}) ->
     [action_text(Action), " \"", relsync_path:display(Path), "\" failed: ", file:format_error(Posix)];
 format_error(Reason) ->

@@ -21,8 +21,12 @@
 %% switch: the generation it leads to has run before, and the one it leaves is not kept. What failed is
 %% reported.
 %%
+%% Where the files cannot be taken back, or a way back cannot be completed, because the file system goes
+%% on failing, the error is of the kind `damaged' and the journal stays: every later session tries again
+%% before anything else.
+%%
 %% A VM that dies in between leaves a journal, from which recover/1 of the next session undoes the
-%% switch; the code needs nothing then, since the VM starts from the files.
+%% switch. The VM may have started from files of both releases meanwhile, so the code follows the files then.
 -module(relsync_update).
 
 -export([
@@ -90,16 +94,43 @@
 
 %%% Before an update
 
-%% @doc Ends a transaction that an earlier session left; says what came of it.
+%% @doc Ends a transaction that an earlier session left, files and code; says what came of it.
 -spec recover(relsync_roots:roots()) -> relsync_wire:fields().
 recover(Roots) ->
+    Changes = relsync_apply:pending(Roots),
     case relsync_apply:recover(Roots) of
         {ok, nothing} -> #{};
-        {ok, undone, _} -> #{recovered => <<"an interrupted switch was undone">>};
-        {ok, completed, _} -> #{recovered => <<"an interrupted switch was completed">>};
+        {ok, undone, Report} -> recovered("an interrupted switch was undone", Report, Changes, Roots);
+        {ok, completed, Report} -> recovered("an interrupted switch was completed", Report, Changes, Roots);
         {ok, {lost, Damage}, _} -> #{recovered => text(relsync_state:format_error(Damage))};
-        {error, Reason} -> refuse(damaged, relsync_apply:format_error(Reason))
+        {error, Reason} -> refuse(damaged, unfinished(relsync_apply:format_error(Reason)))
     end.
+
+recovered(What, Report, Changes, Roots) ->
+    Notes = [report_text(Line) || Line <- Report] ++ follow(Changes, Roots),
+    #{recovered => text(lists:join("; ", [What | Notes]))}.
+
+%% The code that runs may be of either release: nobody is killed for bringing it in line, which a VM that
+%% has just started never asks for.
+follow(Changes, #{write := Root} = Roots) ->
+    Modules = [
+        {module_action(Old, New), Path, path_list(relsync_path:join(Root, Path))}
+     || {Path, Old, New} <- Changes, is_module(Path), New =/= Old, moves_code(New)
+    ],
+    Failed =
+        case relsync_reload:plan(path_list(Root), Modules, soft, reload_limits(Roots)) of
+            {ok, Plan} ->
+                case relsync_reload:reload(Plan) of
+                    {ok, _, _} -> none;
+                    {error, Reason, _} -> Reason
+                end;
+            {error, Reason} ->
+                Reason
+        end,
+    [["the running code could not follow: ", relsync_reload:format_error(Failed)] || Failed =/= none].
+
+unfinished(Text) ->
+    [Text, "; the next session tries again to complete what was begun"].
 
 %% @doc Reads what is installed; what is damaged is named and counts as absent.
 -spec installed(relsync_state:dir()) ->
@@ -135,7 +166,12 @@ installed_times(Dir, Sha256) ->
 -spec prepare_root(relsync_roots:roots()) -> ok | {error, relsync_state:error()}.
 prepare_root(#{write := Write, state := Dir}) ->
     case relsync_fs:make_dir(Write) of
-        Result when Result =:= ok; Result =:= {error, eexist} -> in_full(Dir, relsync_state:prepare_dirs(Dir));
+        ok ->
+            %% Without its name all is lost at once, which is as good as never begun.
+            _ = relsync_fs:sync_dir(filename:dirname(Write)),
+            in_full(Dir, relsync_state:prepare_dirs(Dir));
+        {error, eexist} ->
+            in_full(Dir, relsync_state:prepare_dirs(Dir));
         {error, Reason} -> {error, {cannot, make_dir, Write, Reason}}
     end.
 
@@ -316,8 +352,9 @@ rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
     Send(step, #{step => <<"rollback">>}),
     Context = context(rollback, maps:get(snapshot, Fields, none), To, [Path || {Path, _, _} <- Changes], Dir),
     Update = plan(Mode, Modules, Roots, with_context(Hooks, Context), Send),
+    Result = run(Update#update{direction = back, disturbs = Changes =/= []}, Mode, Prepare),
     relsync_probation:cancel(),
-    run(Update#update{direction = back, disturbs = Changes =/= []}, Mode, Prepare).
+    Result.
 
 rollback_target(#{generation := Generation}, _) ->
     Generation;
@@ -350,15 +387,22 @@ plan(Mode, Changes, #{write := Root} = Roots, Hooks, Send) ->
             refuse(reload_error_kind(Reason), relsync_reload:format_error(Reason))
     end.
 
-run(#update{disturbs = Disturbs} = Planned, Mode, Prepare) ->
+run(#update{disturbs = Disturbs, roots = Roots} = Planned, Mode, Prepare) ->
     Update =
         case Disturbs of
             true -> presync(Planned);
             false -> Planned
         end,
-    case Prepare() of
-        {ok, Transaction} -> switch(Update#update{transaction = Transaction}, Mode);
-        {error, Reason} -> give_up(Update, apply_error_kind(Reason), relsync_apply:format_error(Reason))
+    try
+        case Prepare() of
+            {ok, Transaction} -> switch(Update#update{transaction = Transaction}, Mode);
+            {error, Reason} -> give_up(Update, apply_error_kind(Reason), relsync_apply:format_error(Reason))
+        end
+    catch
+        error:Bug:Stack ->
+            %% It must not leave more behind than a cut does.
+            Outcome = maps:get(recovered, recover(Roots), <<"nothing was touched">>),
+            give_up(Update, internal, io_lib:format("the agent failed: ~tP at ~tP; ~ts", [Bug, 20, Stack, 20, Outcome]))
     end.
 
 presync(#update{hooks = #{presync := false} = Hooks} = Update) ->
@@ -378,12 +422,30 @@ switch(#update{transaction = Transaction} = Update0, Mode) ->
         {ok, Report} ->
             reload(Update#update{notes = Update#update.notes ++ [report_text(Line) || Line <- Report]}, Mode);
         {error, Reason} when Update#update.direction =:= back ->
-            %% The journal stays: the next session completes the way back.
-            give_up(Update, apply_error_kind(Reason), relsync_apply:format_error(Reason));
+            complete(Update, Reason, Mode);
         {error, Reason} ->
-            _ = relsync_apply:abort(Transaction),
-            give_up(Update, apply_error_kind(Reason), relsync_apply:format_error(Reason))
+            Text = relsync_apply:format_error(Reason),
+            case undo_files(Update) of
+                {ok, Notes} -> give_up(Update, apply_error_kind(Reason), lists:join("; ", [Text | Notes]));
+                {error, Failed} -> give_up(Update, damaged, half_done(Text, Failed))
+            end
     end.
+
+%% There is no way but on: what failed once is tried once more, and after that by the next session.
+complete(#update{transaction = Transaction} = Update, First, Mode) ->
+    case relsync_apply:switch(Transaction) of
+        {ok, _} -> reload(Update#update{notes = Update#update.notes ++ [relsync_apply:format_error(First)]}, Mode);
+        {error, Reason} -> give_up(Update, damaged, unfinished(relsync_apply:format_error(Reason)))
+    end.
+
+undo_files(#update{transaction = Transaction}) ->
+    case relsync_apply:abort(Transaction) of
+        {ok, Report} -> {ok, [report_text(Line) || Line <- Report]};
+        {error, Reason} -> {error, relsync_apply:format_error(Reason)}
+    end.
+
+half_done(First, Failed) ->
+    unfinished([First, "; taking it back failed as well: ", Failed]).
 
 reload(#update{plan = Plan} = Update, Mode) ->
     step(reload, Update),
@@ -422,7 +484,7 @@ fail(#update{direction = back} = Update, Mode, Kind, Text) ->
 commit(#update{transaction = Transaction, hooks = Hooks, roots = #{state := Dir}} = Update, Mode, Result) ->
     step(commit, Update),
     Downtime = downtime(Update),
-    case relsync_apply:commit(Transaction) of
+    case commit_files(Update) of
         {ok, Leftovers} ->
             is_map(Hooks) andalso relsync_hooks:unload(maps:get(loaded, Hooks)),
             Restart = ["the VM restarts" || Mode =:= vm, restart_vm()],
@@ -441,7 +503,7 @@ commit(#update{transaction = Transaction, hooks = Hooks, roots = #{state := Dir}
                 needs_restart => Mode =/= vm andalso maps:get(vm_restart, Result, false)
             });
         {error, Reason} when Update#update.direction =:= back ->
-            give_up(Update, apply_error_kind(Reason), relsync_apply:format_error(Reason));
+            give_up(Update, damaged, unfinished(relsync_apply:format_error(Reason)));
         {error, Reason} ->
             roll_back(Update, apply_error_kind(Reason), relsync_apply:format_error(Reason))
     end.
@@ -457,6 +519,15 @@ restart_vm() ->
     {ok, _} = timer:apply_after(?RESTART_DELAY_MS, init, Function, []),
     true.
 
+%% On the way back there is no way but on: what fails once is tried once more.
+commit_files(#update{direction = back, transaction = Transaction}) ->
+    case relsync_apply:commit(Transaction) of
+        {error, _} -> relsync_apply:commit(Transaction);
+        Committed -> Committed
+    end;
+commit_files(#update{transaction = Transaction}) ->
+    relsync_apply:commit(Transaction).
+
 outcome(#update{disturbs = true}) -> 0;
 outcome(#update{disturbs = false}) -> 2.
 
@@ -467,11 +538,16 @@ with_snapshot(Dir, Fields) ->
     end.
 
 %% Files, then code, then hooks: as it was.
-roll_back(#update{transaction = Transaction, undo = Undo, roots = #{state := Dir}} = Update, Kind, Text) ->
+roll_back(#update{undo = Undo} = Update, Kind, Text) ->
     step(undo, Update),
-    FilesFailed = undo_files(Transaction),
-    CodeFailed = undo_code(Undo),
-    Failures = FilesFailed ++ CodeFailed,
+    Undone = undo_files(Update),
+    CodeNotes = undo_code(Undo),
+    case Undone of
+        {ok, Notes} -> rolled_back(Update, Kind, Text, Notes ++ CodeNotes);
+        {error, Failed} -> give_up(Update, damaged, half_done(Text, Failed))
+    end.
+
+rolled_back(#update{roots = #{state := Dir}} = Update, Kind, Text, Notes) ->
     release_hooks(Update#update.hooks, Update#update.send),
     Generation =
         case relsync_state:read_current(Dir) of
@@ -482,16 +558,10 @@ roll_back(#update{transaction = Transaction, undo = Undo, roots = #{state := Dir
         outcome => 1,
         generation => Generation,
         modules => Update#update.modules,
-        notes => [text(Note) || Note <- Update#update.notes ++ Failures],
+        notes => [text(Note) || Note <- Update#update.notes ++ Notes],
         downtime_us => downtime(Update),
         error => error_fields(Kind, Text)
     }).
-
-undo_files(Transaction) ->
-    case relsync_apply:abort(Transaction) of
-        {ok, Report} -> [report_text(Line) || Line <- Report];
-        {error, Reason} -> [relsync_apply:format_error(Reason)]
-    end.
 
 undo_code(none) ->
     [];
@@ -636,6 +706,7 @@ reload_error_kind({on_load_timeout, _}) -> bad_beam;
 reload_error_kind(_) -> reload.
 
 apply_error_kind({_, {cannot, _, _, Posix}}) -> posix_kind(Posix);
+apply_error_kind({prepare, {cannot_keep, _, Posix}}) -> posix_kind(Posix);
 apply_error_kind({no_generation, _, _}) -> no_generation;
 apply_error_kind({lost_content, _}) -> damaged;
 apply_error_kind(_) -> io.
