@@ -8,11 +8,21 @@
 -export([run/3, arm/1, disarm/0, count/0, log/0]).
 
 %% Options of `arm/1': `at' is the number of the operation, from 1; `log' records;
-%% `rule' decides by operation, whatever its number.
+%% `rule' decides by operation, whatever its number, `skip' being a lie that it is done;
+%% `watch' sees each operation that is really done, with its result.
 -type plan() :: #{
     at => pos_integer(),
-    action => exit_before | exit_after | halt_before | halt_after | {error, atom()} | {error_from, atom()},
-    rule => fun((atom(), [term()]) -> run | {error, atom()}),
+    action =>
+        exit_before
+        | exit_after
+        | halt_before
+        | halt_after
+        | kill_before
+        | kill_after
+        | {error, atom()}
+        | {error_from, atom()},
+    rule => fun((atom(), [term()]) -> run | skip | {error, atom()}),
+    watch => fun((atom(), [term()], term()) -> term()),
     log => boolean()
 }.
 
@@ -66,8 +76,17 @@ run(Name, Args, Fun) ->
             counters:add(Counter, 1, 1),
             Number = counters:get(Counter, 1),
             _ = [ets:insert(?LOG, {Number, {Name, Args}}) || maps:get(log, Plan, false)],
-            ruled(Name, Args, Fun, Number, Plan)
+            ruled(Name, Args, watched(Name, Args, Fun, Plan), Number, Plan)
     end.
+
+watched(Name, Args, Fun, #{watch := Watch}) ->
+    fun() ->
+        Result = Fun(),
+        _ = Watch(Name, Args, Result),
+        Result
+    end;
+watched(_Name, _Args, Fun, _Plan) ->
+    Fun.
 
 arm_from_environment(false) ->
     disarm();
@@ -84,6 +103,7 @@ arm_from_environment(Text) ->
 ruled(Name, Args, Fun, Number, #{rule := Rule} = Plan) ->
     case Rule(Name, Args) of
         run -> counted(Fun, Number, Plan);
+        skip -> ok;
         {error, Reason} -> {error, Reason}
     end;
 ruled(_Name, _Args, Fun, Number, Plan) ->
@@ -104,9 +124,22 @@ act(halt_before, _, _Fun) ->
 act(halt_after, _, Fun) ->
     _ = Fun(),
     erlang:halt(137, [{flush, false}]);
+act(kill_before, _, _Fun) ->
+    kill();
+act(kill_after, _, Fun) ->
+    _ = Fun(),
+    kill();
 act({error, Reason}, true, _Fun) ->
     {error, Reason};
 act({error, _Reason}, false, Fun) ->
     Fun();
 act({error_from, Reason}, _, _Fun) ->
     {error, Reason}.
+
+%% As the kernel's memory killer does it: nothing of this VM gets to run any more.
+-spec kill() -> no_return().
+kill() ->
+    _ = os:cmd("kill -KILL " ++ os:getpid()),
+    receive
+    after infinity -> error(unreachable)
+    end.

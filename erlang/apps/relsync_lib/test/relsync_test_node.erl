@@ -4,7 +4,7 @@
 %%% kept as what the node printed.
 -module(relsync_test_node).
 
--export([start/1, call/4, output/1, stop/1]).
+-export([start/1, call/4, output/1, stop/1, forget/1]).
 -export([serve/0]).
 
 -define(MARK, "@@relsync@@").
@@ -66,7 +66,11 @@ stop(#{port := Port, inbox := Inbox} = Node) ->
         os:cmd("kill -9 " ++ integer_to_list(Pid))
     end,
     _ = take(Port, []),
-    _ = [file:delete(F) || F <- filelib:wildcard(filename:join(maps:get(inbox, Node), "*"))],
+    forget(Node).
+
+%% @doc Clears up after a node that has ended.
+forget(#{inbox := Inbox}) ->
+    _ = [file:delete(F) || F <- filelib:wildcard(filename:join(Inbox, "*"))],
     ok = file:del_dir(Inbox).
 
 await(#{port := Port} = Node, Id, Timeout) ->
