@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Tests compare with the golden vectors; only `make golden` writes them.
 unexport RELSYNC_BLESS
 
-.PHONY: help setup otp-roots agent build demo test golden quick-check check clean
+.PHONY: help setup otp-roots agent build demo test crash golden quick-check check clean
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -40,6 +40,10 @@ test: setup quick-check ## Runs all tests, against every OTP release that can be
 	@echo "testing against OTP $$(scripts/otp-run.sh --list | paste -sd ' ' -)"
 	cargo test --workspace
 	scripts/erl-test.sh test
+
+crash: setup ## Kills, cuts and fills at every moment of an update; takes an hour
+	scripts/erl-test.sh crash
+	RELSYNC_CRASH=full cargo test --package relsync-tests --test it crash:: -- --nocapture
 
 golden: setup ## Rewrites the golden vectors (tests/data/golden) with what both sides write now
 	env RELSYNC_BLESS=1 cargo test --workspace golden_requests

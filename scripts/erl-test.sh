@@ -8,6 +8,7 @@
 #                                   of relsync_lib with every other release that is here, and xref
 #   scripts/erl-test.sh golden      compile, and the tests of golden vectors alone; with RELSYNC_BLESS=1 these write
 #                                   the vectors that the Erlang side makes
+#   scripts/erl-test.sh crash       the crash tests of the agent at every operation on files, not only at some
 #
 # Everything built goes to target/erl.
 set -euo pipefail
@@ -77,11 +78,19 @@ run_tests() {
   escript "$examiner" xref "$build/ebin"
 }
 
+run_crash() {
+  compile
+  escript "$examiner" compile "$build/faults/ebin" tests erlang/apps/*/src
+  RELSYNC_CRASH=full escript "$examiner" eunit "$build/faults/ebin" "$build/faults/test" \
+    --only 'relsync_(crash|disk_errors|lost_writes)_tests' erlang/apps/relsync_lib/test
+}
+
 case ${1:-} in
   compile) compile ;;
   xref) run_xref ;;
   dialyzer) run_dialyzer ;;
   test) run_tests ;;
+  crash) run_crash ;;
   golden) run_golden ;;
   *)
     echo 'usage: scripts/erl-test.sh compile|xref|dialyzer|test|golden' >&2

@@ -4,7 +4,7 @@
 %%   erl_test.escript compile EBIN strict|tests SOURCE_DIR...
 %%   erl_test.escript xref EBIN
 %%   erl_test.escript dialyzer EBIN PLT
-%%   erl_test.escript eunit EBIN TEST_EBIN TEST_DIR...
+%%   erl_test.escript eunit EBIN TEST_EBIN [--only REGEXP] TEST_DIR...
 %%   erl_test.escript golden EBIN TEST_EBIN TEST_DIR...
 %%
 %% Directories that do not exist count as empty; exits with 1 when anything is found.
@@ -19,8 +19,10 @@ main(["xref", Ebin]) ->
     finish(xref(Ebin));
 main(["dialyzer", Ebin, Plt]) ->
     finish(dialyzer(Ebin, Plt));
+main(["eunit", Ebin, TestEbin, "--only", Only | Dirs]) ->
+    finish(eunit(Ebin, TestEbin, Only, Dirs));
 main(["eunit", Ebin, TestEbin | Dirs]) ->
-    finish(eunit(Ebin, TestEbin, Dirs));
+    finish(eunit(Ebin, TestEbin, "", Dirs));
 main(["golden", Ebin, TestEbin | Dirs]) ->
     finish(golden(Ebin, TestEbin, Dirs));
 main(_) ->
@@ -116,8 +118,9 @@ report([]) -> ok;
 report(Lines) -> {error, lists:join("\n", Lines)}.
 
 %% Runs every module `*_tests'; the other modules in the test directories are their support.
-eunit(Ebin, TestEbin, Dirs) ->
-    with_tests(Ebin, TestEbin, Dirs, fun run_eunit/1).
+eunit(Ebin, TestEbin, Only, Dirs) ->
+    Run = fun(Modules) -> run_eunit([M || M <- Modules, re:run(atom_to_list(M), Only) =/= nomatch]) end,
+    with_tests(Ebin, TestEbin, Dirs, Run).
 
 %% Runs the tests whose names begin with "golden".
 golden(Ebin, TestEbin, Dirs) ->

@@ -13,6 +13,8 @@ pub enum Cut {
     Never,
     /// After so many bytes towards the node.
     After(u64),
+    /// After so many bytes from the node.
+    AfterBack(u64),
 }
 
 /// Stands between the command and a node, and cuts connections; those after the last are refused.
@@ -57,14 +59,16 @@ fn relay(client: TcpStream, node: TcpStream, cut: Cut) {
         node.try_clone().expect("a socket"),
         client.try_clone().expect("a socket"),
     );
-    let back = thread::spawn(move || {
-        let _ = io::copy(&mut from_node, &mut to_client);
-        let _ = to_client.shutdown(Shutdown::Both);
-    });
-    let limit = match cut {
-        Cut::Never => u64::MAX,
-        Cut::After(bytes) => bytes,
+    let (limit, back_limit) = match cut {
+        Cut::Never => (u64::MAX, u64::MAX),
+        Cut::After(bytes) => (bytes, u64::MAX),
+        Cut::AfterBack(bytes) => (u64::MAX, bytes),
     };
+    let back = thread::spawn(move || {
+        let _ = io::copy(&mut (&mut from_node).take(back_limit), &mut to_client);
+        let _ = to_client.shutdown(Shutdown::Both);
+        let _ = from_node.shutdown(Shutdown::Both);
+    });
     let _ = io::copy(&mut (&client).take(limit), &mut &node);
     let _ = client.shutdown(Shutdown::Both);
     let _ = node.shutdown(Shutdown::Both);

@@ -4,6 +4,7 @@ mod agent_blob;
 mod bad_input;
 mod cli_offline;
 mod cli_online;
+mod crash;
 mod erl_transport;
 mod push;
 mod readme;

@@ -33,7 +33,9 @@
     %% What the target holds: the installed manifest or that of a scan, once asked for.
     base := none | relsync_update:base(),
     hooks := relsync_update:hooks(),
-    receiving := none | receiving()
+    receiving := none | receiving(),
+    %% What came of an interrupted transaction that this session found.
+    recovered => relsync_wire:fields()
 }.
 -type receiving() :: #{
     pack_id := binary(),
@@ -77,7 +79,7 @@ greet(Send, Hello, Blob) ->
             Recovered = relsync_update:recover(Roots),
             {Status, Base} = status(Roots, maps:get(checksum, State)),
             Send(hello_reply, maps:merge(Status, Recovered)),
-            loop(State#{base := Base}, []);
+            loop(State#{base := Base, recovered => Recovered}, []);
         {ok, _} ->
             refuse(protocol, "the first message is no greeting");
         {error, Reason} ->
@@ -190,7 +192,7 @@ handle(plan_reload, Fields, #{roots := Roots, send := Send} = State) ->
     State;
 handle(status, Fields, #{roots := Roots, send := Send} = State) ->
     {Status, _} = status(Roots, maps:get(verify, Fields, false)),
-    Send(status_reply, Status#{modules => relsync_update:stale_modules(Roots, ?MAX_STALE_MODULES)}),
+    Send(status_reply, (maps:merge(Status, maps:get(recovered, State)))#{modules => relsync_update:stale_modules(Roots, ?MAX_STALE_MODULES)}),
     State;
 handle(Name, _, _) ->
     refuse(protocol, io_lib:format("~s came out of turn", [Name])).

@@ -463,6 +463,8 @@ hex_digit(N) -> $a + N - 10.
 -spec format_error(error()) -> unicode:chardata().
 format_error({damaged, Name, Reason}) ->
     ["the state file \"", relsync_path:display(Name), "\" is damaged: ", damage_text(Reason)];
+format_error({cannot, Action, <<>>, Posix}) ->
+    [action_text(Action), " the state directory \".relsync\" failed: ", file:format_error(Posix)];
 format_error({cannot, Action, Name, Posix}) ->
     [
         action_text(Action), " \"", relsync_path:display(place(Name)), "\" failed: ",

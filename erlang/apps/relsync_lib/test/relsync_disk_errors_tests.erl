@@ -7,7 +7,7 @@
 
 -compile({parse_transform, eunit_autoexport}).
 
--define(STRIDE, 17).
+-define(STRIDE, 41).
 -define(ERRORS, [enospc, eio, erofs, eacces]).
 %% What takes a block of the medium.
 -define(GROWING, [create, open_append, write, make_dir, link, symlink]).
