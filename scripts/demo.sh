@@ -57,11 +57,11 @@ pids+=("$client")
 await_client '"Hello, world"'
 cat "$work/client.log"
 
-say "3. A first push: nothing is different, so almost nothing is sent; the target now knows what it holds."
+say "3. A first push: nothing is different, so only the agent is sent, once; the target now knows what it holds."
 run push -d "$node" -p "$work/device" -l "$work/release"
 
 say "4. The greeting is changed and the release is built again and pushed."
-sed -i 's/"Hello, "/"Good morning, "/' "$work/src/greeter.erl"
+sed 's/"Hello, "/"Good morning, "/' demo/greeter/src/greeter.erl >"$work/src/greeter.erl"
 build_release "$work/release"
 run push -d "$node" -p "$work/device" -l "$work/release"
 await_client '"Good morning, world"'

@@ -369,7 +369,7 @@ pub(crate) enum SnapshotCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Forget a snapshot; `store gc` frees its space
+    /// Forget a snapshot
     Rm {
         /// The snapshot
         snapshot: String,
