@@ -9,6 +9,10 @@
 
 %% How long to wait before trying again while a session holds the target.
 -define(RETRY_MS, 1000).
+%% How long to wait before trying again what failed.
+-define(RETRY_FAILED_MS, 60000).
+%% What `receive' takes at most.
+-define(MAX_TIMEOUT_MS, 16#FFFFFFFF).
 
 %% @doc Starts the timer for a generation; one that runs already is replaced.
 -spec start(relsync_roots:roots(), pos_integer(), pos_integer(), relsync_reload:mode()) -> ok.
@@ -48,31 +52,43 @@ is_running() ->
 wait(Roots, Generation, Timeout, Mode) ->
     receive
         {?MODULE, cancel} -> ok
-    after Timeout -> expire(Roots, Generation, Mode)
+    after min(Timeout, ?MAX_TIMEOUT_MS) -> expire(Roots, Generation, Mode)
     end.
 
-%% A process has one name at a time: the timer's own is given up for the session's, and taken back if that
-%% is not to be had.
+%% A process has one name at a time: the session's is taken by another process, so that this one can be
+%% found, and cancelled, all the while.
 expire(Roots, Generation, Mode) ->
-    unregister(?MODULE),
+    {_, Monitor} = spawn_monitor(fun() -> exit(take_over(Roots, Generation, Mode)) end),
+    receive
+        {?MODULE, cancel} -> ok;
+        {'DOWN', Monitor, process, _, done} -> ok;
+        {'DOWN', Monitor, process, _, busy} -> wait(Roots, Generation, ?RETRY_MS, Mode);
+        {'DOWN', Monitor, process, _, _} -> wait(Roots, Generation, ?RETRY_FAILED_MS, Mode)
+    end.
+
+take_over(Roots, Generation, Mode) ->
     try register(relsync_session, self()) of
         true ->
             put(relsync_who, <<"a probation that ran out">>),
             roll_back(Roots, Generation, Mode)
     catch
-        error:badarg ->
-            register(?MODULE, self()),
-            wait(Roots, Generation, ?RETRY_MS, Mode)
+        error:badarg -> busy
     end.
 
+%% What a session that died in an update left comes first: it stands in the way.
 roll_back(#{state := Dir} = Roots, Generation, Mode) ->
+    _ = (catch relsync_update:recover(Roots)),
     case relsync_state:read_current(Dir) of
         {ok, #{generation := Generation, state := probation}} ->
             error_logger:warning_msg("relsync: generation ~b was not confirmed and is rolled back~n", [Generation]),
             Result = (catch relsync_update:rollback(#{reload => reload(Mode)}, Roots, none, fun(_, _) -> ok end)),
-            error_logger:info_msg("relsync: rollback of generation ~b: ~tP~n", [Generation, Result, 40]);
+            error_logger:info_msg("relsync: rollback of generation ~b: ~tP~n", [Generation, Result, 40]),
+            case Result of
+                #{} -> done;
+                _ -> failed
+            end;
         _ ->
-            ok
+            done
     end.
 
 %% Nobody is there to be asked: a process in the way does not keep a broken release alive.

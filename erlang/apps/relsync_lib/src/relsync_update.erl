@@ -46,6 +46,8 @@
 
 %% How long the host has to hear of the result before the VM restarts.
 -define(RESTART_DELAY_MS, 1000).
+%% What `receive' takes at most; also less than `infinity'.
+-define(MAX_TIMEOUT_MS, 16#FFFFFFFF).
 
 -type send() :: fun((atom(), relsync_wire:fields()) -> ok).
 -type base() :: #{
@@ -210,7 +212,7 @@ load_hooks(#{content := Content} = Fields, #{state := Dir}, Send) ->
         {ok, Loaded} ->
             Hooks = #{
                 loaded => Loaded,
-                timeout => maps:get(timeout, Fields, infinity),
+                timeout => min(maps:get(timeout, Fields, infinity), ?MAX_TIMEOUT_MS),
                 presync => false,
                 context => context(update, none, none, [], Dir)
             },
@@ -353,6 +355,7 @@ rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
     Context = context(rollback, maps:get(snapshot, Fields, none), To, [Path || {Path, _, _} <- Changes], Dir),
     Update = plan(Mode, Modules, Roots, with_context(Hooks, Context), Send),
     Result = run(Update#update{direction = back, disturbs = Changes =/= []}, Mode, Prepare),
+    %% Not before: where the way back fails, the timer has to try it again.
     relsync_probation:cancel(),
     Result.
 
@@ -461,7 +464,7 @@ reload(#update{plan = Plan} = Update, Mode) ->
             fail(Update#update{undo = {undo, Undo}}, Mode, reload_error_kind(Reason), relsync_reload:format_error(Reason))
     end.
 
-check_hooks([Point | Rest], #update{hooks = Hooks, disturbs = true} = Update, Mode, Result) when is_map(Hooks) ->
+check_hooks([Point | Rest], #update{hooks = #{presync := true} = Hooks} = Update, Mode, Result) ->
     step(Point, Update),
     case run_hook(Hooks, Point, Update#update.send) of
         ok -> check_hooks(Rest, Update, Mode, Result);
