@@ -577,6 +577,8 @@ impl<T: Transport> Sender<'_, T> {
             confirm_timeout_ms: options.confirm_timeout_ms,
             pack_id: pack.id,
         };
+        // Where the target has had the whole pack, nothing said so yet.
+        self.report();
         self.session.send(&request).await?;
         loop {
             match self.session.receive_checked().await {
@@ -593,8 +595,8 @@ impl<T: Transport> Sender<'_, T> {
     fn take(&mut self, reply: &Reply) -> Result<(), PushError> {
         match reply {
             Reply::Credit { bytes } => {
-                self.credit += bytes;
-                self.taken += bytes;
+                self.credit = self.credit.saturating_add(*bytes);
+                self.taken = self.taken.saturating_add(*bytes);
                 self.report();
             }
             Reply::Step { step } => (self.on_event)(PushEvent::Step(step)),
