@@ -234,6 +234,7 @@ fn compile(path: &Path, text: &[u8], module: &str) -> Result<Option<Vec<u8>>, Ho
         .arg("-o")
         .arg(dir.path())
         .arg(&copy)
+        .env_remove("RELSYNC_COOKIE")
         .stdin(Stdio::null())
         .output();
     let output = match output {

@@ -135,6 +135,12 @@ fn finish(
         return Err(CliError::RolledBack(error));
     }
     report.set_result(result);
+    if let Some(error) = &result.error {
+        // The files are back, the code is not: a restart loads it from them.
+        let message = printable(&error.message);
+        report.notes.push(format!("the running code did not follow: {message}"));
+        report.needs_restart = true;
+    }
     report.set_traffic(traffic);
     report.snapshot = result.snapshot.map(|id| SnapshotId(id).to_string());
     report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
