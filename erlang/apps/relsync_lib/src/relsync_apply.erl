@@ -65,6 +65,7 @@
 -type report() :: relsync_switch:report().
 -type error() ::
     unfinished
+    | interfered
     | {no_generation, non_neg_integer(), Available :: [non_neg_integer()]}
     | {lost_content, relsync_path:path()}
     | {prepare, relsync_preserve:error()}
@@ -171,6 +172,7 @@ commit(#{roots := Roots, journal := Journal, manifest := Manifest, installed := 
     #{changes := Changes, new := New} = Journal,
     Sha256 = relsync_manifest:sha256(Manifest),
     Steps = [
+        fun() -> is_ours(Dir, Journal) end,
         fun() -> tree_synced(relsync_switch:sync(Roots, Changes)) end,
         fun() -> wrap(relsync_state:write_manifest(Dir, Manifest)) end,
         fun() -> wrap(relsync_state:write_installed(Dir, Sha256, Installed)) end,
@@ -209,8 +211,20 @@ drop_beyond(Dir, Current, Keep) ->
 %% @doc Undoes a forward transaction; may be called again after an error. What
 %% the undo had to leave or move aside is in the report.
 -spec abort(transaction()) -> {ok, report()} | {error, error()}.
-abort(#{roots := Roots, journal := #{direction := forward} = Journal}) ->
-    undo(Roots, Journal).
+abort(#{roots := #{state := Dir} = Roots, journal := #{direction := forward} = Journal}) ->
+    case is_ours(Dir, Journal) of
+        ok -> undo(Roots, Journal);
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% Two VMs may run from one destination, and a session in the other one has then taken this transaction for
+%% one that crashed, and undone it.
+is_ours(Dir, Journal) ->
+    case relsync_state:read_journal(Dir) of
+        {ok, Journal} -> ok;
+        {damaged, _, _} -> ok;
+        _ -> {error, interfered}
+    end.
 
 undo(#{state := Dir} = Roots, #{changes := Changes, old := Old}) ->
     Reversed = relsync_change:reverse(Changes),
@@ -480,6 +494,8 @@ preserve({error, Reason}) -> throw({prepare, Reason}).
 -spec format_error(error()) -> unicode:chardata().
 format_error(unfinished) ->
     "an earlier update was interrupted and has not been recovered yet";
+format_error(interfered) ->
+    "a session on another node with the same destination has undone the update";
 format_error({no_generation, To, []}) ->
     io_lib:format("generation ~b cannot be restored: no earlier generation is kept here", [To]);
 format_error({no_generation, To, Available}) ->
