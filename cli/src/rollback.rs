@@ -138,7 +138,9 @@ fn finish(
     if let Some(error) = &result.error {
         // The files are back, the code is not: a restart loads it from them.
         let message = printable(&error.message);
-        report.notes.push(format!("the running code did not follow: {message}"));
+        report
+            .notes
+            .push(format!("the running code did not follow: {message}"));
         report.needs_restart = true;
     }
     report.set_traffic(traffic);
