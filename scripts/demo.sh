@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 relsync=${RELSYNC:-target/release/relsync}
-work=$(mktemp -d "${TMPDIR:-/tmp}/relsync-demo.XXXXXX")
+# Not named after the checkout: erlc takes a path that begins like its working directory for one inside it.
+work=$(mktemp -d "${TMPDIR:-/tmp}/demo-of-relsync.XXXXXX")
 node="relsync_demo_$$@localhost"
 cookie="demo$$"
 export RELSYNC_COOKIE=$cookie RELSYNC_STORE=$work/store
@@ -49,6 +50,7 @@ erl -noinput -sname "$node" -setcookie "$cookie" -pa "$work"/device/lib/greeter-
     -eval 'ok = application:start(greeter).' >"$work/device.log" 2>&1 &
 pids+=($!)
 mkdir "$work/client"
+touch "$work/client.log"
 erlc -o "$work/client" demo/caller.erl
 erl -noinput -hidden -sname "caller_$node" -setcookie "$cookie" -pa "$work/client" \
     -eval "timer:sleep(1500), caller:main(['$node', '$work/stop'])." >"$work/client.log" 2>&1 &

@@ -344,8 +344,12 @@ check_content(Dir, {Path, _, {file, Source, _, _}}) ->
 check_content(_Dir, _Change) ->
     ok.
 
-complete_backward(#{state := Dir}, #{new := New}) ->
-    case wrap(restore_current(Dir, New)) of
+complete_backward(#{state := Dir}, #{new := New} = Journal) ->
+    Steps = [
+        fun() -> wrap(restore_times(Dir, Journal)) end,
+        fun() -> wrap(restore_current(Dir, New)) end
+    ],
+    case in_order(Steps) of
         ok ->
             {ok,
                 failures([
@@ -356,6 +360,34 @@ complete_backward(#{state := Dir}, #{new := New}) ->
         {error, Reason} ->
             {error, Reason}
     end.
+
+%% The same snapshot may have been installed again since: the files that come back have the times of the changes,
+%% all others those that the generation that goes knows of.
+restore_times(Dir, #{old := #{manifest := From}, new := #{manifest := To}, changes := Changes}) ->
+    Records = {
+        relsync_state:read_manifest(Dir, From),
+        relsync_state:read_installed(Dir, From),
+        relsync_state:read_manifest(Dir, To)
+    },
+    case Records of
+        {{ok, FromManifest}, {ok, Times}, {ok, ToManifest}} ->
+            Back = maps:from_list([{Path, Mtime} || {Path, _, {file, _, _, Mtime}} <- Changes]),
+            Known = maps:from_list([
+                {relsync_manifest:path(Entry), map_get(Index, Times)}
+             || {Index, Entry} <- relsync_manifest:entries(FromManifest), is_map_key(Index, Times)
+            ]),
+            ByPath = maps:merge(Known, Back),
+            Installed = maps:from_list([
+                {Index, map_get(Path, ByPath)}
+             || {Index, {file, Path, _, _, _}} <- relsync_manifest:entries(ToManifest), is_map_key(Path, ByPath)
+            ]),
+            relsync_state:write_installed(Dir, To, Installed);
+        _ ->
+            %% Files whose times are not known are compared by content.
+            ok
+    end;
+restore_times(_Dir, _Journal) ->
+    ok.
 
 drop_from(Dir, Generation) ->
     in_order([
