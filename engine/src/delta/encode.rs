@@ -11,11 +11,12 @@ use super::{BEST_LEVEL, Coder, Encoded, Limits, Options, Piece, PieceExplanation
 
 /// A quick estimate of the plain coding is at most this many times what a thorough search makes of it.
 const ESTIMATE_SLACK: usize = 3;
-/// A quick search is enough if it leaves this part of the content, where size is all that counts, or elsewhere.
-const ENOUGH_AT_BEST: usize = 4096;
-const ENOUGH_ELSEWHERE: usize = 100;
-/// Elsewhere a quick search is enough as well if it leaves no more than this many bytes.
-const ENOUGH_BYTES: usize = 200;
+/// A quick search is enough if it leaves no more than this part of the content.
+const ENOUGH: usize = 4096;
+/// Below the best level, byte-wise differences are not tried where a quick search leaves no more than this part of the content,
+/// or no more than this many bytes.
+const LITTLE: usize = 100;
+const LITTLE_BYTES: usize = 200;
 /// Contents have something in common with their bases if these save this part of their compressed size.
 const ALIKE: usize = 16;
 /// Streams shorter than this are not worth a byte-wise difference.
@@ -286,11 +287,11 @@ impl<'p> Candidate<'p> {
     fn smallest(&self, options: &Options) -> Coded {
         const PREFIX_ONLY: [bool; KINDS] = [false; KINDS];
         let quick = self.coded(&PREFIX_ONLY, Search::Quick);
-        if self.is_enough(&quick, options.level) {
+        if quick.compressed.len() <= self.content_len() / ENOUGH {
             return quick;
         }
         let thorough = Search::Level(options.level);
-        let differences = self.differences_may_help(&quick).then(|| {
+        let differences = self.differences_may_help(&quick, options.level).then(|| {
             let mut content = PREFIX_ONLY;
             content[Kind::Content.index()] = true;
             self.coded(&content, thorough)
@@ -310,19 +311,16 @@ impl<'p> Candidate<'p> {
         }
     }
 
-    /// Says whether what a quick search left is so little that no other is worth its time.
-    fn is_enough(&self, quick: &Coded, level: i32) -> bool {
-        let content: usize = self.new.iter().map(|new| new.total_len()).sum();
-        let left = quick.compressed.len();
-        if level >= BEST_LEVEL {
-            left <= content / ENOUGH_AT_BEST
-        } else {
-            left <= ENOUGH_BYTES || left <= content / ENOUGH_ELSEWHERE
-        }
+    fn content_len(&self) -> usize {
+        self.new.iter().map(|new| new.total_len()).sum()
     }
 
-    /// Says whether contents and bases that are not taken apart have something in common.
-    fn differences_may_help(&self, quick: &Coded) -> bool {
+    /// Says whether contents and bases that are not taken apart have something in common, but not all.
+    fn differences_may_help(&self, quick: &Coded, level: i32) -> bool {
+        let left = quick.compressed.len();
+        if level < BEST_LEVEL && (left <= LITTLE_BYTES || left <= self.content_len() / LITTLE) {
+            return false;
+        }
         let base: usize = self
             .bases
             .iter()
@@ -333,7 +331,7 @@ impl<'p> Candidate<'p> {
         }
         let new = frame::side_by_side(&self.new, Kind::Content);
         let alone = residual::compress(&[], &new, Search::Quick).len();
-        quick.compressed.len() < alone - alone / ALIKE
+        left < alone - alone / ALIKE
     }
 }
 
