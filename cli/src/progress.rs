@@ -14,6 +14,7 @@ use crate::listing;
 use crate::output::{Output, printable};
 use crate::units::Bytes;
 use relsync_engine::manifest::Manifest;
+use relsync_engine::plan::Totals;
 
 /// How often programs hear of bytes sent.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -26,6 +27,7 @@ pub(crate) struct Progress<'a> {
     output: Output,
     node: String,
     new: &'a Manifest,
+    totals: Totals,
     reported: Option<Instant>,
     bar: Option<ProgressBar>,
 }
@@ -37,6 +39,7 @@ impl<'a> Progress<'a> {
             output: output.clone(),
             node: node.to_owned(),
             new,
+            totals: Totals::default(),
             reported: None,
             bar: None,
         }
@@ -58,9 +61,10 @@ impl<'a> Progress<'a> {
         }
     }
 
-    fn planned(&self, planned: &Planned) {
-        let totals = &planned.totals;
-        self.output.event("planned", &listing::totals_value(totals));
+    fn planned(&mut self, planned: &Planned) {
+        self.totals = planned.totals;
+        self.output
+            .event("planned", &listing::totals_value(&self.totals));
         for change in listing::changes(planned, self.new) {
             self.output.detail(&change.sentence(&self.node));
         }
@@ -69,6 +73,7 @@ impl<'a> Progress<'a> {
     fn packed(&mut self, pack: &PackSummary) {
         self.output
             .event("packed", &json!({"pack_bytes": pack.pack_bytes}));
+        self.output.line(&listing::totals_line(&self.totals));
         self.output
             .line(&format!("Sending {}...", Bytes(pack.pack_bytes)));
         if pack.pack_bytes >= SMALLEST_BAR_BYTES && !self.output.is_json() {
