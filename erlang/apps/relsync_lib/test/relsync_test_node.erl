@@ -25,7 +25,7 @@ start(Args) ->
     ok = file:make_dir(Inbox),
     Port = open_port({spawn_executable, Erl}, [
         {args, All},
-        {env, [{"RELSYNC_TEST_INBOX", Inbox}]},
+        {env, [{"RELSYNC_TEST_INBOX", Inbox}, {"RELSYNC_TEST_PARENT", os:getpid()}]},
         binary,
         exit_status,
         stderr_to_stdout,
@@ -114,6 +114,7 @@ serve(Inbox) ->
             init:stop();
         {false, []} ->
             timer:sleep(10),
+            is_orphan() andalso halt(1),
             serve(Inbox);
         {false, [Name | _]} ->
             File = filename:join(Inbox, Name),
@@ -123,6 +124,11 @@ serve(Inbox) ->
             answer(Id, attempt(M, F, A)),
             serve(Inbox)
     end.
+
+%% Where there is no /proc, a node outlives a test run that was killed.
+is_orphan() ->
+    Parent = filename:join("/proc", os:getenv("RELSYNC_TEST_PARENT")),
+    filelib:is_dir("/proc/self") andalso not filelib:is_dir(Parent).
 
 attempt(M, F, A) ->
     try
