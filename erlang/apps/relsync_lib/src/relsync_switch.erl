@@ -65,11 +65,19 @@ open_dir({Path, Old, New}, Run) ->
     case is_dir_like(Old) orelse is_dir_like(New) of
         true ->
             case look(Path, Run) of
-                {dir, Mode} when Mode band 8#700 =/= 8#700 -> chmod(Path, Mode bor 8#700, Run);
+                {dir, Mode} when Mode band 8#700 =/= 8#700 -> try_to_open(Path, Mode bor 8#700, Run);
                 _ -> ok
             end;
         false ->
             ok
+    end.
+
+%% Somebody else's directory stays as it is: where nothing in it has to change, that is no obstacle, least of all
+%% to an undo.
+try_to_open(Path, Mode, Run) ->
+    case relsync_fs:set_mode(full(Path, Run), Mode) of
+        {error, eperm} -> ok;
+        Result -> _ = done(chmod, Path, Result, Run), ok
     end.
 
 is_dir_like({dir, _}) -> true;
