@@ -149,9 +149,32 @@ run_eunit([]) ->
     io:format("there are no eunit modules~n");
 run_eunit(Modules) ->
     case [Module || Module <- Modules, has_no_tests(Module)] of
-        [] -> run_tests(Modules);
+        [] -> run_apart(Modules);
         Empty -> {error, io_lib:format("test modules without tests: ~w", [Empty])}
     end.
+
+%% What a test module leaves of the code path and of the agent's modules, the next one does not find.
+run_apart(Modules) ->
+    Path = code:get_path(),
+    Failed = lists:filter(
+        fun(Module) ->
+            io:format("~s:~n", [Module]),
+            Result = run_tests(Module),
+            true = code:set_path(Path),
+            [forget(M) || {M, _} <- code:all_loaded(), lists:prefix("relsync_", atom_to_list(M))],
+            Result =/= ok
+        end,
+        Modules
+    ),
+    case Failed of
+        [] -> ok;
+        _ -> {error, io_lib:format("eunit: tests failed in ~w", [Failed])}
+    end.
+
+forget(Module) ->
+    code:purge(Module),
+    code:delete(Module),
+    code:purge(Module).
 
 run_tests(Tests) ->
     case eunit:test(Tests, [{print_depth, 100}]) of
