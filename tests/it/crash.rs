@@ -2,6 +2,7 @@
 //! and code, and the next push arrives. `RELSYNC_CRASH=full` takes many moments, otherwise a few are taken.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -159,10 +160,13 @@ fn a_link_cut_anywhere_leaves_one_release() {
         assert!(run.code != Some(0) || found == wanted, "{cut:?}: {run:?}");
         counts[usize::from(found == wanted)] += 1;
     }
-    println!(
+    writeln!(
+        std::io::stderr(),
         "link cut: {count} cuts, {} old, {} new",
-        counts[0], counts[1]
-    );
+        counts[0],
+        counts[1]
+    )
+    .expect("stderr is open");
 }
 
 #[test]
@@ -187,10 +191,13 @@ fn a_host_killed_at_any_moment_leaves_one_release() {
         let found = rig.found_and_pushed(wanted);
         counts[usize::from(found == wanted)] += 1;
     }
-    println!(
+    writeln!(
+        std::io::stderr(),
         "host killed: {count} times, {} old, {} new",
-        counts[0], counts[1]
-    );
+        counts[0],
+        counts[1]
+    )
+    .expect("stderr is open");
 }
 
 /// Hooks that note when they run; `postsync` waits for a file.
