@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::fields::Message;
 use super::*;
 
 fn golden_dir() -> PathBuf {

@@ -1,0 +1,80 @@
+//! The pack of a push, built beside the connection.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use super::{Planned, PushError};
+use crate::encode::{Coding, ContentError, ContentSource, PackSummary, encode_pack};
+use crate::id::{ChunkId, Sha256};
+use crate::manifest::Manifest;
+use crate::store::Store;
+
+/// Updates of up to this size are compressed as well as can be; larger ones are sent over links where time counts more.
+const BEST_LEVEL_BYTES: u64 = 16 << 20;
+const BEST_LEVEL: i32 = 19;
+const LARGE_LEVEL: i32 = 9;
+
+/// A pack that waits to be sent, and the plan it was built for.
+pub(super) struct Built {
+    pub(super) planned: Planned,
+    pub(super) spool: std::fs::File,
+    pub(super) pack: PackSummary,
+}
+
+/// Builds the pack into a temporary file. This can take a while: it is done on a thread of its own, so that the connection lives on
+/// meanwhile.
+pub(super) async fn build(
+    store: &Arc<Store>,
+    new: &Manifest,
+    planned: Planned,
+    reflate: bool,
+) -> Result<Built, PushError> {
+    let store = Arc::clone(store);
+    let new = new.clone();
+    let building = tokio::task::spawn_blocking(move || {
+        let mut spool = tempfile::tempfile_in(store.dir()).map_err(PushError::Spool)?;
+        let level = if planned.totals.sent_content_bytes <= BEST_LEVEL_BYTES {
+            BEST_LEVEL
+        } else {
+            LARGE_LEVEL
+        };
+        let pack = encode_pack(
+            &planned.plan,
+            planned.held(),
+            &new,
+            &*store,
+            Coding { level, reflate },
+            &mut |bytes| spool.write_all(bytes),
+        )?;
+        Ok(Built {
+            planned,
+            spool,
+            pack,
+        })
+    });
+    building
+        .await
+        .unwrap_or_else(|stopped| Err(PushError::Spool(std::io::Error::other(stopped))))
+}
+
+impl ContentSource for Store {
+    fn read(&self, sha256: &Sha256, offset: u64, length: usize) -> Result<Vec<u8>, ContentError> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| ContentError {
+            sha256: *sha256,
+            source,
+        };
+        match self.content(sha256) {
+            Ok(Some(content)) => content
+                .read_range(offset, length)
+                .map_err(|error| failed(error.into())),
+            Ok(None) => Err(failed("the object store does not have it".into())),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    fn chunks(&self, sha256: &Sha256) -> Vec<(ChunkId, u64)> {
+        let chunks = self.chunks_of(sha256).ok().flatten().unwrap_or_default();
+        let lengths = chunks.into_iter().map(|(id, length)| (id, length.into()));
+        lengths.collect()
+    }
+}

@@ -1,0 +1,176 @@
+//! What the target holds, and what follows for a push.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use super::{Planned, PushError, PushEvent, PushOptions};
+use crate::encode::{ContentSource, EncodeError};
+use crate::id::{ManifestId, SnapshotId};
+use crate::limits;
+use crate::manifest::Manifest;
+use crate::plan::{Held, Plan, Rules};
+use crate::session::{Session, unexpected};
+use crate::store::Store;
+use crate::transport::Transport;
+use crate::wire::{DriftKind, ModuleStatus, Reply, Request, TargetStatus};
+
+/// Plans what takes the target of `session` to the snapshot `new`.
+pub(super) async fn plan<T: Transport>(
+    session: &mut Session<T>,
+    status: &TargetStatus,
+    store: &Store,
+    new: &Manifest,
+    options: &PushOptions,
+    leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
+    on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
+) -> Result<Planned, PushError> {
+    let known = match &status.current {
+        Some(current) => store
+            .manifest(&SnapshotId(current.snapshot))?
+            .filter(|manifest| manifest.sha256() == ManifestId(current.manifest)),
+        None => None,
+    };
+    let mut left_out = Vec::new();
+    let mut inventory = false;
+    let base = if let Some(manifest) = known {
+        manifest
+    } else {
+        on_event(PushEvent::Learning);
+        let learned = learn(session, status).await?;
+        left_out = learned.left_out;
+        inventory = learned.inventory;
+        learned.manifest
+    };
+    let drift: BTreeMap<usize, DriftKind> = if inventory {
+        BTreeMap::new()
+    } else {
+        let entries = base.len();
+        let indexed = status.drift.iter().filter_map(|drift| {
+            let index = usize::try_from(drift.index).ok()?;
+            (index < entries).then_some((index, drift.kind))
+        });
+        indexed.collect()
+    };
+    let held = Held {
+        manifest: &base,
+        drift: &drift,
+        inventory,
+    };
+    let has_content = |sha256: &_| store.has_content(sha256).unwrap_or(false);
+    let rules = Rules {
+        has_content: &has_content,
+        leave_alone,
+        delete_extraneous: options.delete_extraneous,
+    };
+    let plan = Plan::new(held, new, &rules);
+    let totals = plan.totals(new);
+    if let Some(limit) = options.max_delete
+        && totals.removed > limit
+    {
+        return Err(PushError::TooManyDeletes {
+            count: totals.removed,
+            limit,
+        });
+    }
+    let base_snapshot = status
+        .current
+        .as_ref()
+        .map(|current| SnapshotId(current.snapshot));
+    Ok(Planned {
+        base,
+        inventory,
+        base_snapshot,
+        drift,
+        left_out,
+        plan,
+        totals,
+    })
+}
+
+struct Learned {
+    manifest: Manifest,
+    inventory: bool,
+    left_out: Vec<Vec<u8>>,
+}
+
+/// Asks the target for what it holds.
+async fn learn<T: Transport>(
+    session: &mut Session<T>,
+    status: &TargetStatus,
+) -> Result<Learned, PushError> {
+    let request = Request::GetManifest {
+        inventory: status.current.is_none(),
+    };
+    session.send(&request).await?;
+    match session.receive_checked().await? {
+        Reply::Manifest {
+            inventory,
+            compressed,
+            size,
+            left_out,
+        } => {
+            let bytes = inflate(&compressed, size)?;
+            let manifest = Manifest::decode(&bytes)?;
+            let installed = status.current.as_ref().map(|c| ManifestId(c.manifest));
+            if !inventory && installed != Some(manifest.sha256()) {
+                return Err(PushError::WrongManifest);
+            }
+            Ok(Learned {
+                manifest,
+                inventory,
+                left_out,
+            })
+        }
+        other => Err(unexpected("a manifest", &other).into()),
+    }
+}
+
+/// Inflates a zlib stream of exactly `size` bytes of content.
+fn inflate(compressed: &[u8], size: u64) -> Result<Vec<u8>, PushError> {
+    if size > limits::MANIFEST_BYTES as u64 {
+        return Err(PushError::WrongManifest);
+    }
+    let mut bytes = Vec::new();
+    let read = flate2::read::ZlibDecoder::new(compressed)
+        .take(size + 1)
+        .read_to_end(&mut bytes);
+    match read {
+        Ok(length) if length as u64 == size => Ok(bytes),
+        _ => Err(PushError::WrongManifest),
+    }
+}
+
+/// Asks the target what reloading would do.
+pub(super) async fn outlook<T: Transport>(
+    session: &mut Session<T>,
+    store: &Store,
+    new: &Manifest,
+    planned: &Planned,
+    options: &PushOptions,
+) -> Result<Vec<ModuleStatus>, PushError> {
+    let mut modules = Vec::new();
+    for change in planned.plan.module_changes(planned.held(), new) {
+        let md5 = match &change.sha256 {
+            Some(sha256) => {
+                let size = new
+                    .get(&change.path)
+                    .and_then(crate::entry::Entry::content)
+                    .map_or(0, |(size, _)| usize::try_from(size).unwrap_or(0));
+                let content =
+                    ContentSource::read(store, sha256, 0, size).map_err(EncodeError::from)?;
+                crate::delta::beam_md5(&content)
+            }
+            None => None,
+        };
+        modules.push((change.path, change.action, md5));
+    }
+    let request = Request::PlanReload {
+        reload: options.reload,
+        modules,
+    };
+    session.send(&request).await?;
+    match session.receive_checked().await? {
+        Reply::Result(result) => Ok(result.modules),
+        other => Err(unexpected("a result", &other).into()),
+    }
+}

@@ -1,0 +1,260 @@
+//! Brings one target to one snapshot.
+//!
+//! Owns the order of a push: learn what the target holds, plan, build the pack, send it under credit, let the agent apply it,
+//! report. The decisions are in `plan`, the bytes in `encode`, the transaction is the agent's. Nothing here survives a lost session;
+//! calling [`push`] again on a new one continues the pack where the target has it.
+//!
+//! | phase | sent | awaited |
+//! |---|---|---|
+//! | learn | `GET_MANIFEST`, only if the store does not know what is installed | `MANIFEST` |
+//! | dry run | `PLAN_RELOAD` | `RESULT` |
+//! | send | `HOOKS`, `PACK_BEGIN`, `PACK_DATA`… | `CREDIT`…, `STEP`, `OUTPUT` |
+//! | apply | `APPLY`, right behind the last byte | `STAGED`, `STEP`, `OUTPUT`, `RESULT` |
+
+mod build;
+mod learn;
+mod send;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::encode::{EncodeError, PackSummary};
+use crate::id::SnapshotId;
+use crate::manifest::{Manifest, ManifestError};
+use crate::plan::{Held, Plan, Totals};
+use crate::session::{Session, SessionError};
+use crate::store::{Store, StoreError};
+use crate::transport::Transport;
+use crate::wire::{ApplyResult, DriftKind, HooksKind, ModuleStatus, ReloadMode, TargetStatus};
+
+use build::{Built, build};
+use learn::{outlook, plan};
+use send::Sender;
+
+/// What the agent calls it when its zlib is not ours (store-format.md, `ERROR` kinds).
+const ZLIB_DIFFERS: &str = "zlib_differs";
+
+/// What a push is asked to do.
+#[derive(Debug, Clone)]
+pub struct PushOptions {
+    /// How code is reloaded.
+    pub reload: ReloadMode,
+    /// Earlier generations that the target keeps.
+    pub keep: u64,
+    /// How long the new generation is on probation, in milliseconds.
+    pub confirm_timeout_ms: Option<u64>,
+    /// The hooks module.
+    pub hooks: Option<Hooks>,
+    /// When `presync` runs.
+    pub presync: Presync,
+    /// Whether files that relsync did not install are deleted on first contact.
+    pub delete_extraneous: bool,
+    /// How many files may be deleted at most.
+    pub max_delete: Option<u64>,
+    /// Whether to stop after planning.
+    pub dry_run: bool,
+    /// Whether the target's zlib may be relied on to deflate as ours does; to be switched off after [`PushError::ZlibDiffers`].
+    pub reflate: bool,
+}
+
+/// A hooks module, as it is sent.
+#[derive(Debug, Clone)]
+pub struct Hooks {
+    /// Object code or source.
+    pub kind: HooksKind,
+    /// The module's or file's name.
+    pub name: String,
+    /// Its content.
+    pub content: Vec<u8>,
+    /// How long each hook may run, in milliseconds.
+    pub timeout_ms: Option<u64>,
+}
+
+/// When the `presync` hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Presync {
+    /// Before anything is written if nothing can be written without it, else late.
+    #[default]
+    Auto,
+    /// Before anything is written.
+    Early,
+    /// When everything is staged.
+    Late,
+}
+
+/// What happens, as it happens.
+#[derive(Debug)]
+pub enum PushEvent<'a> {
+    /// The target is asked for what it holds, because the store does not know it.
+    Learning,
+    /// The plan is made.
+    Planned(&'a Planned),
+    /// The pack is built.
+    Packed(&'a PackSummary),
+    /// Bytes of the pack were sent; the target has taken `taken` of them.
+    Sending {
+        /// Given to the transport.
+        sent: u64,
+        /// Processed by the target.
+        taken: u64,
+        /// The pack's size.
+        total: u64,
+    },
+    /// The agent begins a step.
+    Step(&'a str),
+    /// A hook printed something.
+    Output(&'a str),
+}
+
+/// What is to be done, for people to read.
+#[derive(Debug)]
+pub struct Planned {
+    /// What the target holds.
+    pub base: Manifest,
+    /// Whether that comes of a scan.
+    pub inventory: bool,
+    /// Its snapshot, if it is one of ours.
+    pub base_snapshot: Option<SnapshotId>,
+    /// Entries of it that changed behind relsync's back.
+    pub drift: BTreeMap<usize, DriftKind>,
+    /// Paths on the target that cannot be updated.
+    pub left_out: Vec<Vec<u8>>,
+    /// What happens to each entry.
+    pub plan: Plan,
+    /// The plan's figures.
+    pub totals: Totals,
+}
+
+impl Planned {
+    /// What the plan was made against.
+    #[must_use]
+    pub fn held(&self) -> Held<'_> {
+        Held {
+            manifest: &self.base,
+            drift: &self.drift,
+            inventory: self.inventory,
+        }
+    }
+}
+
+/// How a push ended.
+#[derive(Debug)]
+pub struct PushReport {
+    /// What was planned.
+    pub planned: Planned,
+    /// The pack, if one was sent, or would be.
+    pub pack: Option<PackSummary>,
+    /// What the target made of it.
+    pub end: PushEnd,
+}
+
+/// What became of the target.
+#[derive(Debug)]
+pub enum PushEnd {
+    /// Nothing was to be done.
+    UpToDate,
+    /// Nothing was done, as asked; the modules' outlook.
+    DryRun(Vec<ModuleStatus>),
+    /// The target applied it, or rolled it back.
+    Applied(Box<ApplyResult>),
+}
+
+/// Why a push failed; the target is as it was unless the session was lost while it applied.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// The session failed.
+    #[error(transparent)]
+    Session(SessionError),
+    /// The session was lost after the target was told to apply: it has either done so or returned to what it ran.
+    #[error("lost the target while it applied the update")]
+    LostWhileApplying(#[source] SessionError),
+    /// The target's zlib gives other bytes than ours; without [`PushOptions::reflate`], a new session can do without it.
+    #[error("the target's zlib deflates to other bytes than the host's")]
+    ZlibDiffers,
+    /// The store failed.
+    #[error("the object store failed")]
+    Store(#[from] StoreError),
+    /// The pack could not be built.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The pack could not be kept on disk while it is sent.
+    #[error("cannot keep the pack in a temporary file")]
+    Spool(#[source] std::io::Error),
+    /// The target's manifest is no manifest.
+    #[error("the target's manifest cannot be read")]
+    Manifest(#[from] ManifestError),
+    /// The target's manifest is not the one it says it has.
+    #[error("the target's manifest is not the one that is installed")]
+    WrongManifest,
+    /// More would be deleted than is allowed.
+    #[error("{count} entries would be deleted, the limit is {limit}")]
+    TooManyDeletes {
+        /// How many would go.
+        count: u64,
+        /// How many may.
+        limit: u64,
+    },
+}
+
+impl From<SessionError> for PushError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Remote(remote) if remote.kind == ZLIB_DIFFERS => Self::ZlibDiffers,
+            error => Self::Session(error),
+        }
+    }
+}
+
+/// Brings the target of `session`, which said `status` of itself, to the snapshot `new` of `store`.
+///
+/// `leave_alone` tells which paths of the target are not touched whatever the snapshot says.
+pub async fn push<T: Transport>(
+    session: &mut Session<T>,
+    status: &TargetStatus,
+    store: &Arc<Store>,
+    new: &Manifest,
+    options: &PushOptions,
+    leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
+    on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
+) -> Result<PushReport, PushError> {
+    let planned = plan(session, status, store, new, options, leave_alone, on_event).await?;
+    on_event(PushEvent::Planned(&planned));
+    let installed = status.current.as_ref().map(|current| current.snapshot);
+    if planned.plan.is_empty() && installed == Some(new.id().0) {
+        return Ok(PushReport {
+            planned,
+            pack: None,
+            end: PushEnd::UpToDate,
+        });
+    }
+    if options.dry_run {
+        let modules = outlook(session, store, new, &planned, options).await?;
+        let built = build(store, new, planned, options.reflate).await?;
+        return Ok(PushReport {
+            planned: built.planned,
+            pack: Some(built.pack),
+            end: PushEnd::DryRun(modules),
+        });
+    }
+    let Built {
+        planned,
+        mut spool,
+        pack,
+    } = build(store, new, planned, options.reflate).await?;
+    on_event(PushEvent::Packed(&pack));
+    let mut sender = Sender {
+        session,
+        on_event,
+        total: pack.pack_bytes,
+        sent: 0,
+        taken: 0,
+        credit: status.credit,
+    };
+    sender.send_pack(status, options, &pack, &mut spool).await?;
+    let result = sender.apply(options, &pack).await?;
+    Ok(PushReport {
+        planned,
+        pack: Some(pack),
+        end: PushEnd::Applied(Box::new(result)),
+    })
+}

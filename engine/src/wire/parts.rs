@@ -1,0 +1,43 @@
+//! Messages in the parts that a transport carries.
+
+use super::{MAX_REPLY_BYTES, WireError};
+
+/// Bytes of a message that travel in one part.
+pub const MAX_PART_BYTES: usize = 32 * 1024;
+
+/// Cuts a message into the parts that a transport carries one by one.
+pub fn parts(message: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
+    let count = message.len().div_ceil(MAX_PART_BYTES).max(1);
+    (0..count).map(move |index| {
+        let start = index * MAX_PART_BYTES;
+        let end = message.len().min(start + MAX_PART_BYTES);
+        let mut part = Vec::with_capacity(1 + end - start);
+        part.push(u8::from(index + 1 < count));
+        part.extend_from_slice(&message[start..end]);
+        part
+    })
+}
+
+/// Joins the parts of one message after the other.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    pending: Vec<u8>,
+}
+
+impl Assembler {
+    /// Takes a part; returns the message it completes, if it does.
+    pub fn add(&mut self, part: &[u8]) -> Result<Option<Vec<u8>>, WireError> {
+        let (&flag, bytes) = part.split_first().ok_or(WireError::Empty)?;
+        if self.pending.len() + bytes.len() > MAX_REPLY_BYTES {
+            return Err(WireError::TooLarge {
+                limit: MAX_REPLY_BYTES,
+            });
+        }
+        self.pending.extend_from_slice(bytes);
+        match flag {
+            0 => Ok(Some(std::mem::take(&mut self.pending))),
+            1 => Ok(None),
+            other => Err(WireError::BadPart(other)),
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! What the agent answers, and what it says of its target.
+
+use super::WireError;
+use super::fields::{Field, Fields};
+
+/// A message of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// The target has no agent of ours cached.
+    WantsAgent {
+        /// Its OTP release.
+        otp_release: u64,
+    },
+    /// Another session holds the target.
+    Busy {
+        /// Who, as that session named itself.
+        holder: String,
+    },
+    /// Answers `Hello`.
+    Hello(Box<TargetStatus>),
+    /// Answers `GetManifest`.
+    Manifest {
+        /// Whether this comes of a scan.
+        inventory: bool,
+        /// The manifest, zlib-compressed.
+        compressed: Vec<u8>,
+        /// Its size in bytes.
+        size: u64,
+        /// Paths that are neither file, directory nor link, or cannot be read.
+        left_out: Vec<Vec<u8>>,
+    },
+    /// More bytes of the pack may be sent.
+    Credit {
+        /// How many.
+        bytes: u64,
+    },
+    /// The pack is complete and verified.
+    Staged {
+        /// Files staged.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// A hook printed something.
+    Output {
+        /// What it printed.
+        text: String,
+    },
+    /// The agent begins a step.
+    Step {
+        /// Which: `presync`, `switch`, `reload`, …
+        step: String,
+    },
+    /// The end of an `Apply`, `Rollback`, `Confirm` or `PlanReload`.
+    Result(Box<ApplyResult>),
+    /// A request failed and changed nothing.
+    Error(RemoteError),
+    /// Answers `Status`.
+    Status(Box<TargetStatus>),
+}
+
+/// What a target says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TargetStatus {
+    /// The protocol it speaks.
+    pub protocol: u64,
+    /// Its OTP release.
+    pub otp_release: u64,
+    /// The version of its runtime system.
+    pub erts: String,
+    /// Whether OTP's own `zstd` is there.
+    pub has_zstd: bool,
+    /// Whether code is loaded at boot only.
+    pub embedded: bool,
+    /// Free bytes where the state is kept, if known.
+    pub free_bytes: Option<u64>,
+    /// Whether the state directory can be written.
+    pub writable: bool,
+    /// What is installed.
+    pub current: Option<Current>,
+    /// Entries of the installed manifest that no longer match.
+    pub drift: Vec<Drift>,
+    /// What is there of an interrupted pack.
+    pub incoming: Option<Incoming>,
+    /// Damaged files of the state directory, and how they are repaired.
+    pub damage: Vec<(String, String)>,
+    /// How many bytes of a pack may be under way.
+    pub credit: u64,
+    /// The generations that can be restored without the host.
+    pub kept: Vec<u64>,
+    /// What an interrupted switch led to, if one was found.
+    pub recovered: Option<String>,
+    /// Modules whose running code is not that of their file.
+    pub modules: Vec<ModuleStatus>,
+}
+
+/// The installed generation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Current {
+    /// Its number.
+    pub generation: u64,
+    /// The snapshot's id.
+    pub snapshot: [u8; 32],
+    /// The manifest's SHA-256.
+    pub manifest: [u8; 32],
+    /// Whether it waits to be confirmed.
+    pub probation: bool,
+    /// When it was applied, in seconds since 1970 by the target's clock.
+    pub applied_at: u64,
+}
+
+/// An entry that changed behind relsync's back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drift {
+    /// Its index in the installed manifest.
+    pub index: u64,
+    /// What is wrong with it.
+    pub kind: DriftKind,
+}
+
+/// How an entry differs from what was installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DriftKind {
+    /// It is gone.
+    Missing,
+    /// Its content or kind changed.
+    Changed,
+    /// Only its permissions changed.
+    Mode,
+}
+
+/// A pack of which the target has a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Incoming {
+    /// The pack's id.
+    pub pack_id: [u8; 32],
+    /// How many of its bytes are there and verified.
+    pub verified: u64,
+}
+
+/// How an `Apply` or `Rollback` ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ApplyResult {
+    /// What the target runs now.
+    pub outcome: Outcome,
+    /// The generation it is at.
+    pub generation: u64,
+    /// What became of each module.
+    pub modules: Vec<ModuleStatus>,
+    /// Things the user should know.
+    pub notes: Vec<String>,
+    /// From the first hook or rename to the last, in microseconds.
+    pub downtime_us: u64,
+    /// Why it was rolled back.
+    pub error: Option<RemoteError>,
+    /// Whether part of the update takes effect only when the VM restarts.
+    pub needs_restart: bool,
+    /// How long the probation lasts, in milliseconds.
+    pub probation_ms: Option<u64>,
+    /// The installed snapshot's id.
+    pub snapshot: Option<[u8; 32]>,
+}
+
+/// What the target runs after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Outcome {
+    /// The new generation.
+    #[default]
+    Applied,
+    /// The one before, after the new one failed.
+    RolledBack,
+    /// What it ran before: nothing was to be done.
+    Unchanged,
+}
+
+/// What became of a module.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModuleStatus {
+    /// The module's name.
+    pub name: String,
+    /// `reload`, `load`, `notloaded`, …
+    pub status: String,
+    /// Anything more, perhaps empty.
+    pub detail: String,
+}
+
+/// An error of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RemoteError {
+    /// One of the kinds of store-format.md.
+    pub kind: String,
+    /// A sentence.
+    pub message: String,
+    /// The path it is about.
+    pub path: Option<String>,
+}
+
+impl Reply {
+    /// Parses one whole message.
+    pub fn decode(message: &[u8]) -> Result<Self, WireError> {
+        let (&kind, fields) = message.split_first().ok_or(WireError::Empty)?;
+        let fields = Fields {
+            message: kind,
+            bytes: fields,
+        };
+        match kind {
+            0x80 => decode_boot(fields),
+            0x81 => Ok(Self::Hello(Box::new(decode_status(fields)?))),
+            0x82 => decode_manifest(fields),
+            0x83 => Ok(Self::Credit {
+                bytes: fields.find_number(1)?,
+            }),
+            0x84 => Ok(Self::Staged {
+                files: fields.find_number(1)?,
+                bytes: fields.find_number(2)?,
+            }),
+            0x85 => Ok(Self::Output {
+                text: fields.find_text(1)?,
+            }),
+            0x86 => Ok(Self::Step {
+                step: fields.find_text(1)?,
+            }),
+            0x87 => Ok(Self::Result(Box::new(decode_result(fields)?))),
+            0x88 => Ok(Self::Error(decode_error(fields)?)),
+            0x89 => Ok(Self::Status(Box::new(decode_status(fields)?))),
+            other => Err(WireError::UnknownMessage(other)),
+        }
+    }
+}
+
+fn decode_boot(fields: Fields<'_>) -> Result<Reply, WireError> {
+    let mut reply = Reply::Busy {
+        holder: String::new(),
+    };
+    fields.each(|field| {
+        match field.tag {
+            1 => {
+                reply = Reply::WantsAgent {
+                    otp_release: field.number()?,
+                }
+            }
+            2 => {
+                reply = Reply::Busy {
+                    holder: field.text(),
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(reply)
+}
+
+fn decode_manifest(fields: Fields<'_>) -> Result<Reply, WireError> {
+    let (mut inventory, mut compressed, mut size, mut left_out) =
+        (false, Vec::new(), 0, Vec::new());
+    fields.each(|field| {
+        match field.tag {
+            1 => inventory = field.number()? != 0,
+            2 => compressed = field.value.to_vec(),
+            3 => size = field.number()?,
+            4 => left_out.push(field.value.to_vec()),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(Reply::Manifest {
+        inventory,
+        compressed,
+        size,
+        left_out,
+    })
+}
+
+fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireError> {
+    let mut status = TargetStatus::default();
+    fields.each(|field| {
+        match field.tag {
+            1 => status.protocol = field.number()?,
+            2 => status.otp_release = field.number()?,
+            3 => status.erts = field.text(),
+            4 => status.has_zstd = true,
+            5 => status.embedded = true,
+            6 => status.free_bytes = Some(field.number()?),
+            7 => status.writable = true,
+            8 => status.current = Some(decode_current(field.nested())?),
+            9 => status.drift.push(decode_drift(field)?),
+            10 => status.incoming = Some(decode_incoming(field.nested())?),
+            11 => status.damage.push(decode_damage(field.nested())?),
+            12 => status.credit = field.number()?,
+            13 => status.kept.push(field.number()?),
+            14 => status.recovered = Some(field.text()),
+            20 => status.modules.push(decode_module(field.nested())?),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(status)
+}
+
+fn decode_current(fields: Fields<'_>) -> Result<Current, WireError> {
+    let mut current = Current::default();
+    fields.each(|field| {
+        match field.tag {
+            1 => current.generation = field.number()?,
+            2 => current.snapshot = field.array()?,
+            3 => current.manifest = field.array()?,
+            4 => current.probation = field.number()? != 0,
+            5 => current.applied_at = field.number()?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(current)
+}
+
+fn decode_drift(field: Field<'_>) -> Result<Drift, WireError> {
+    let fields = field.nested();
+    let kind = match fields.find_number(2)? {
+        0 => DriftKind::Missing,
+        1 => DriftKind::Changed,
+        2 => DriftKind::Mode,
+        _ => return Err(field.malformed()),
+    };
+    Ok(Drift {
+        index: fields.find_number(1)?,
+        kind,
+    })
+}
+
+fn decode_incoming(fields: Fields<'_>) -> Result<Incoming, WireError> {
+    let mut incoming = Incoming::default();
+    fields.each(|field| {
+        match field.tag {
+            1 => incoming.pack_id = field.array()?,
+            2 => incoming.verified = field.number()?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(incoming)
+}
+
+fn decode_damage(fields: Fields<'_>) -> Result<(String, String), WireError> {
+    Ok((fields.find_text(1)?, fields.find_text(2)?))
+}
+
+fn decode_module(fields: Fields<'_>) -> Result<ModuleStatus, WireError> {
+    Ok(ModuleStatus {
+        name: fields.find_text(1)?,
+        status: fields.find_text(2)?,
+        detail: fields.find_text(3)?,
+    })
+}
+
+fn decode_error(fields: Fields<'_>) -> Result<RemoteError, WireError> {
+    let path = fields.find_text(3)?;
+    Ok(RemoteError {
+        kind: fields.find_text(1)?,
+        message: fields.find_text(2)?,
+        path: if path.is_empty() { None } else { Some(path) },
+    })
+}
+
+fn decode_result(fields: Fields<'_>) -> Result<ApplyResult, WireError> {
+    let mut result = ApplyResult::default();
+    fields.each(|field| {
+        match field.tag {
+            1 => {
+                result.outcome = match field.number()? {
+                    0 => Outcome::Applied,
+                    1 => Outcome::RolledBack,
+                    2 => Outcome::Unchanged,
+                    _ => return Err(field.malformed()),
+                }
+            }
+            2 => result.generation = field.number()?,
+            3 => result.modules.push(decode_module(field.nested())?),
+            4 => result.notes.push(field.text()),
+            5 => result.downtime_us = field.number()?,
+            6 => result.error = Some(decode_error(field.nested())?),
+            7 => result.needs_restart = true,
+            8 => result.probation_ms = Some(field.number()?),
+            9 => result.snapshot = Some(field.array()?),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(result)
+}

@@ -1,0 +1,218 @@
+//! What the host asks.
+
+use super::PROTOCOL;
+use super::fields::Message;
+
+/// How running code is brought to the new version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReloadMode {
+    /// Refuse if a process would be killed.
+    #[default]
+    Soft,
+    /// Purge, whoever runs the old code.
+    Hard,
+    /// Leave code alone.
+    None,
+    /// Stop and start the applications concerned.
+    Apps,
+    /// Restart the VM.
+    Vm,
+}
+
+/// What happens to a module's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModuleAction {
+    /// The file is new.
+    Added,
+    /// The file changes.
+    Changed,
+    /// The file goes.
+    Removed,
+}
+
+/// In which form a hooks module is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HooksKind {
+    /// Object code.
+    Beam,
+    /// Source text.
+    Source,
+}
+
+/// A message of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Opens the session.
+    Hello {
+        /// Who calls, as `user@machine`.
+        host: String,
+        /// The release's root on the target.
+        destination: Vec<u8>,
+        /// Where the tree is written if the destination is read-only.
+        writable: Option<Vec<u8>>,
+        /// Whether drift is looked for by hash.
+        checksum: bool,
+    },
+    /// Asks for what the target holds.
+    GetManifest {
+        /// Whether to scan even if a manifest is installed.
+        inventory: bool,
+    },
+    /// Brings the hooks module.
+    Hooks {
+        /// The form of `content`.
+        kind: HooksKind,
+        /// The module or file name.
+        name: String,
+        /// Object code or source.
+        content: Vec<u8>,
+        /// How long each hook may run, in milliseconds.
+        timeout_ms: Option<u64>,
+        /// Whether `presync` runs now, before anything is written.
+        presync_now: bool,
+    },
+    /// Announces a pack.
+    PackBegin {
+        /// The pack's id.
+        pack_id: [u8; 32],
+        /// Its size in bytes.
+        size: u64,
+        /// Where the host will begin.
+        offset: u64,
+    },
+    /// Bytes of the pack.
+    PackData(Vec<u8>),
+    /// Switches to the staged snapshot.
+    Apply {
+        /// How code is reloaded.
+        reload: ReloadMode,
+        /// Earlier generations to keep.
+        keep: u64,
+        /// How long the new generation is on probation, in milliseconds.
+        confirm_timeout_ms: Option<u64>,
+        /// The pack that was sent.
+        pack_id: [u8; 32],
+    },
+    /// Returns to an earlier generation.
+    Rollback {
+        /// The generation, or the one before the current.
+        generation: Option<u64>,
+        /// A snapshot's id instead of a generation.
+        snapshot: Option<[u8; 32]>,
+        /// How code is reloaded.
+        reload: ReloadMode,
+    },
+    /// Ends a probation.
+    Confirm,
+    /// Asks what reloading would do.
+    PlanReload {
+        /// How code would be reloaded.
+        reload: ReloadMode,
+        /// Path, action and MD5 of the new module.
+        modules: Vec<(Vec<u8>, ModuleAction, Option<[u8; 16]>)>,
+    },
+    /// Asks for the target's state.
+    Status {
+        /// Whether every file is hashed.
+        verify: bool,
+    },
+    /// Ends the session.
+    Bye,
+}
+
+impl Request {
+    /// Returns the message's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Hello {
+                host,
+                destination,
+                writable,
+                checksum,
+            } => Message::new(0x01)
+                .number(1, PROTOCOL)
+                .bytes(2, host.as_bytes())
+                .bytes(3, destination)
+                .optional_bytes(4, writable.as_deref())
+                .flag(5, *checksum)
+                .finish(),
+            Self::GetManifest { inventory } => Message::new(0x02).flag(1, *inventory).finish(),
+            Self::Hooks {
+                kind,
+                name,
+                content,
+                timeout_ms,
+                presync_now,
+            } => Message::new(0x03)
+                .number(1, u64::from(*kind == HooksKind::Source))
+                .bytes(2, name.as_bytes())
+                .bytes(3, content)
+                .optional_number(4, *timeout_ms)
+                .flag(5, *presync_now)
+                .finish(),
+            Self::PackBegin {
+                pack_id,
+                size,
+                offset,
+            } => Message::new(0x04)
+                .bytes(1, pack_id)
+                .number(2, *size)
+                .number(3, *offset)
+                .finish(),
+            Self::PackData(bytes) => Message::new(0x05).bytes(1, bytes).finish(),
+            Self::Apply {
+                reload,
+                keep,
+                confirm_timeout_ms,
+                pack_id,
+            } => Message::new(0x06)
+                .number(1, reload_number(*reload))
+                .number(2, *keep)
+                .optional_number(3, *confirm_timeout_ms)
+                .bytes(4, pack_id)
+                .finish(),
+            Self::Rollback {
+                generation,
+                snapshot,
+                reload,
+            } => Message::new(0x07)
+                .optional_number(1, *generation)
+                .optional_bytes(2, snapshot.as_ref().map(<[u8; 32]>::as_slice))
+                .number(3, reload_number(*reload))
+                .finish(),
+            Self::Confirm => Message::new(0x08).finish(),
+            Self::PlanReload { reload, modules } => {
+                let mut message = Message::new(0x09).number(1, reload_number(*reload));
+                for (path, action, md5) in modules {
+                    let action = match action {
+                        ModuleAction::Added => 0,
+                        ModuleAction::Changed => 1,
+                        ModuleAction::Removed => 2,
+                    };
+                    let md5 = md5.as_ref().map(<[u8; 16]>::as_slice);
+                    message = message.nested(
+                        2,
+                        Message::fields()
+                            .bytes(1, path)
+                            .number(2, action)
+                            .optional_bytes(3, md5),
+                    );
+                }
+                message.finish()
+            }
+            Self::Status { verify } => Message::new(0x0a).flag(1, *verify).finish(),
+            Self::Bye => Message::new(0x0f).finish(),
+        }
+    }
+}
+
+fn reload_number(mode: ReloadMode) -> u64 {
+    match mode {
+        ReloadMode::Soft => 0,
+        ReloadMode::Hard => 1,
+        ReloadMode::None => 2,
+        ReloadMode::Apps => 3,
+        ReloadMode::Vm => 4,
+    }
+}
