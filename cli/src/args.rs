@@ -71,8 +71,11 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page of relsync, or of one of its commands
+    Man {
+        /// The command, like `status` or `snapshot create`
+        command: Vec<String>,
+    },
 }
 
 /// How to reach a target.
@@ -135,10 +138,10 @@ pub(crate) struct TargetArgs {
 #[command(next_help_heading = "Output")]
 pub(crate) struct OutputArgs {
     /// Print one JSON object per line, the result last
-    #[arg(long, env = "RELSYNC_JSON")]
+    #[arg(long, env = "RELSYNC_JSON", value_parser = BoolishValueParser::new())]
     pub(crate) json: bool,
     /// Name every entry and module
-    #[arg(short, long, env = "RELSYNC_VERBOSE")]
+    #[arg(short, long, env = "RELSYNC_VERBOSE", value_parser = BoolishValueParser::new())]
     pub(crate) verbose: bool,
 }
 
@@ -166,7 +169,7 @@ pub(crate) struct TreeArgs {
     )]
     pub(crate) exclude_system_libs: Option<bool>,
     /// Synchronise shared libraries (*.so) too
-    #[arg(long, env = "RELSYNC_SHARED_LIBS")]
+    #[arg(long, env = "RELSYNC_SHARED_LIBS", value_parser = BoolishValueParser::new())]
     pub(crate) shared_libs: bool,
     /// Leave out what matches this pattern, as in .gitignore; may be repeated
     #[arg(long, value_name = "GLOB")]
@@ -233,10 +236,10 @@ pub(crate) struct ApplyArgs {
     #[arg(long, value_name = "COUNT", env = "RELSYNC_KEEP")]
     pub(crate) keep: Option<u32>,
     /// Look for files that changed on the target by their hash, not by size and time
-    #[arg(long, env = "RELSYNC_CHECKSUM")]
+    #[arg(long, env = "RELSYNC_CHECKSUM", value_parser = BoolishValueParser::new())]
     pub(crate) checksum: bool,
     /// On first contact, delete what is on the target and not in the release
-    #[arg(long, env = "RELSYNC_DELETE")]
+    #[arg(long, env = "RELSYNC_DELETE", value_parser = BoolishValueParser::new())]
     pub(crate) delete: bool,
     /// Never delete what matches this pattern on the target; may be repeated
     #[arg(long, value_name = "GLOB")]

@@ -11,7 +11,7 @@ use crate::connect::{self, Traffic};
 use crate::error::{CliError, Exit};
 use crate::output::{Output, printable};
 use crate::target::Target;
-use crate::units::Bytes;
+use crate::units::{Bytes, Count};
 
 /// Less than this is hardly enough for any update.
 const LITTLE_FREE_BYTES: u64 = 1_000_000;
@@ -54,7 +54,8 @@ pub(crate) async fn run(mut args: ConfirmArgs, output: &Output) -> Result<Exit, 
                 CliError::Connect(_) => "connection",
                 _ => "agent",
             };
-            Check::new(name, false, error.explain().message).say(output);
+            // Why not is said where all errors are.
+            Check::new(name, false, "does not come about").say(output);
             return Err(error);
         }
     };
@@ -127,9 +128,9 @@ fn checks_of(status: &TargetStatus) -> Vec<Check> {
             "state",
             true,
             format!(
-                "generation {}, {} entries changed since",
+                "generation {}, {} changed since",
                 current.generation,
-                status.drift.len()
+                Count(status.drift.len(), "entry")
             ),
         ),
     };

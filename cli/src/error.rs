@@ -20,6 +20,7 @@ use crate::config::ConfigError;
 use crate::hooks::HooksError;
 use crate::output::printable;
 use crate::target::TargetError;
+use crate::units::Count;
 
 /// How relsync ends; the numbers are part of its interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,10 +143,28 @@ pub(crate) enum CliError {
         path: String,
     },
     /// The store is damaged.
-    #[error("the store has {count} problems")]
+    #[error("the store has {}", Count(*.count, "problem"))]
     StoreDamaged {
         /// How many.
         count: usize,
+    },
+    /// The index is whole again, and some of what it named is gone.
+    #[error(
+        "the store lost {} and {}",
+        Count(*.snapshots, "snapshot"),
+        Count(*.contents, "content")
+    )]
+    StoreLost {
+        /// Snapshots whose manifest is gone.
+        snapshots: u64,
+        /// Files whose content is gone.
+        contents: u64,
+    },
+    /// There is no manual page for that.
+    #[error("there is no command {name:?}")]
+    NoSuchCommand {
+        /// What was asked for.
+        name: String,
     },
     /// The target cannot be updated as things are.
     #[error("{failed} of {count} checks failed")]
@@ -187,7 +206,7 @@ impl CliError {
         let mut message = printable(&self.to_string());
         let mut cause = self.source();
         while let Some(error) = cause {
-            let text = printable(&error.to_string());
+            let text = printable(error.to_string().trim_end());
             if !message.contains(&text) {
                 let _ = write!(message, ": {text}");
             }
@@ -298,6 +317,16 @@ impl CliError {
                 hint(
                     "`relsync store repair` rebuilds the index; content that is lost is stored again by the next snapshot of it",
                 ),
+            ),
+            Self::StoreLost { .. } => (
+                "store_lost",
+                Exit::Store,
+                hint("take the snapshots again: what is still there as a file is stored again"),
+            ),
+            Self::NoSuchCommand { .. } => (
+                "usage",
+                Exit::Usage,
+                hint("`relsync help` lists the commands"),
             ),
             Self::Unfit { .. } => ("unfit", Exit::Failed, None),
         }
@@ -701,6 +730,21 @@ mod tests {
             ),
             (CliError::Interrupted, "interrupted", 130),
             (CliError::StoreDamaged { count: 1 }, "store_damaged", 10),
+            (
+                CliError::StoreLost {
+                    snapshots: 1,
+                    contents: 2,
+                },
+                "store_lost",
+                10,
+            ),
+            (
+                CliError::NoSuchCommand {
+                    name: "x".to_owned(),
+                },
+                "usage",
+                2,
+            ),
             (
                 scan(ScanError::NotADirectory {
                     root: PathBuf::from("x"),

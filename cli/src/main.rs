@@ -73,7 +73,7 @@ fn output_args(command: &Command) -> OutputArgs {
         Command::Confirm(args) | Command::Doctor(args) => args.output,
         Command::Snapshot(command) => command.output(),
         Command::Store(command) => command.output(),
-        Command::Completions { .. } | Command::Man => OutputArgs::default(),
+        Command::Completions { .. } | Command::Man { .. } => OutputArgs::default(),
     }
 }
 
@@ -92,7 +92,7 @@ async fn run(command: Command, output: &Output, interrupt: Interrupt) -> Exit {
             print_completions(shell, output);
             Ok(Exit::Done)
         }
-        Command::Man => print_manual(output),
+        Command::Man { command } => print_manual(&command, output),
     };
     ended.unwrap_or_else(|error| fail(&error, output))
 }
@@ -113,9 +113,16 @@ fn print_completions(shell: clap_complete::Shell, output: &Output) {
     output.raw(&script);
 }
 
-fn print_manual(output: &Output) -> Result<Exit, CliError> {
+fn print_manual(names: &[String], output: &Output) -> Result<Exit, CliError> {
+    let mut root = Cli::command();
+    root.build();
+    let mut command = &root;
+    for name in names {
+        let found = command.find_subcommand(name);
+        command = found.ok_or_else(|| CliError::NoSuchCommand { name: name.clone() })?;
+    }
     let mut page = Vec::new();
-    clap_mangen::Man::new(Cli::command())
+    clap_mangen::Man::new(command.clone())
         .render(&mut page)
         .map_err(|source| CliError::Local {
             action: "write the manual page".to_owned(),

@@ -17,7 +17,7 @@ use crate::output::Output;
 use crate::report::short;
 use crate::source;
 use crate::store::open;
-use crate::units::{Bytes, Utc};
+use crate::units::{Bytes, Count, Utc};
 
 const NS_PER_S: i64 = 1_000_000_000;
 
@@ -94,8 +94,8 @@ pub(crate) fn run(command: SnapshotCommand, output: &Output) -> Result<Exit, Cli
             export::export(&store, &manifest, &dir)?;
             let bytes = manifest.content_bytes();
             output.line(&format!(
-                "{} entries, {}, in {}",
-                manifest.len(),
+                "{}, {}, in {}",
+                Count(manifest.len(), "entry"),
                 Bytes(bytes),
                 dir.display()
             ));
@@ -126,8 +126,8 @@ fn create(
         "known already"
     };
     output.line(&format!(
-        "{id}\n{} entries, {}, {news}; {} read, {} stored",
-        manifest.len(),
+        "{id}\n{}, {}, {news}; {} read, {} stored",
+        Count(manifest.len(), "entry"),
         Bytes(report.content_bytes),
         Bytes(report.hashed_bytes),
         Bytes(report.stored_bytes)
@@ -156,10 +156,10 @@ fn list(store: &Store, output: &Output) -> Result<(), CliError> {
             .map(String::as_str)
             .collect();
         output.line(&format!(
-            "{}  {}  {} entries  {}  {}",
+            "{}  {}  {}  {}  {}",
             short(&record.id.to_string()),
             time(record.time_ns),
-            record.entries,
+            Count(record.entries, "entry"),
             Bytes(record.content_bytes),
             names.join(", ")
         ));

@@ -15,7 +15,7 @@ use crate::error::CliError;
 use crate::machine;
 use crate::output::Output;
 use crate::report::short;
-use crate::units::Bytes;
+use crate::units::{Bytes, Count};
 
 /// The release that is pushed unless another is named.
 const DEFAULT_LOCAL_PATH: &str = "./_rel";
@@ -160,7 +160,8 @@ fn say_exclusions(exclusions: &[Exclusion], output: &Output) {
     }
     if shared > 0 {
         output.line(&format!(
-            "Leaving out {shared} shared libraries (--shared-libs includes them)"
+            "Leaving out {} (--shared-libs includes them)",
+            Count(shared, "shared library")
         ));
     }
     for exclusion in exclusions {

@@ -14,7 +14,7 @@ use crate::output::{Output, printable};
 use crate::report::{Module, short};
 use crate::source;
 use crate::target::Target;
-use crate::units::{Bytes, Utc};
+use crate::units::{Bytes, Count, Utc};
 
 /// How many paths are listed without being asked for.
 const SHOWN_PATHS: usize = 10;
@@ -170,8 +170,8 @@ fn say_drift(status: &TargetStatus, known: &Known, output: &Output) {
         return;
     }
     output.line(&format!(
-        "{} entries changed since they were installed",
-        status.drift.len()
+        "{} changed since installed",
+        Count(status.drift.len(), "entry")
     ));
     let shown = if output.is_verbose() {
         usize::MAX

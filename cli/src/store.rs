@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::error::{CliError, Exit};
 use crate::output::Output;
 use crate::source;
-use crate::units::Bytes;
+use crate::units::{Bytes, Count};
 
 impl StoreCommand {
     /// How its results are shown.
@@ -37,7 +37,7 @@ pub(crate) fn run(command: StoreCommand, output: &Output) -> Result<Exit, CliErr
         StoreCommand::Repair { mut store, .. } => {
             Config::load(None)?.fill_store(&mut store);
             let report = Store::repair(&source::store_dir(&store)?)?;
-            say_repair(&report, output);
+            say_repair(&report, output)?;
         }
     }
     Ok(Exit::Done)
@@ -52,22 +52,23 @@ pub(crate) fn open(mut args: StoreArgs, output: &Output) -> Result<Store, CliErr
 fn say_stats(store: &Store, stats: &StoreStats, output: &Output) {
     output.line(&format!("store {}", store.dir().display()));
     output.line(&format!(
-        "  {} snapshots, {} manifests",
-        stats.snapshots, stats.manifests
+        "  {}, {}",
+        Count(stats.snapshots, "snapshot"),
+        Count(stats.manifests, "manifest")
     ));
     output.line(&format!(
-        "  {} contents, {}",
-        stats.contents,
+        "  {}, {}",
+        Count(stats.contents, "content"),
         Bytes(stats.content_bytes)
     ));
     let (chunks, stored) = (Bytes(stats.chunk_bytes), Bytes(stats.stored_bytes));
     output.line(&format!(
-        "  {} chunks, {chunks}, {stored} compressed",
-        stats.chunks
+        "  {}, {chunks}, {stored} compressed",
+        Count(stats.chunks, "chunk")
     ));
     output.line(&format!(
-        "  {} segments, {} on disk",
-        stats.segments,
+        "  {}, {} on disk",
+        Count(stats.segments, "segment"),
         Bytes(stats.segment_bytes)
     ));
     output.result(&json!({
@@ -91,10 +92,10 @@ fn say_check(report: &CheckReport, output: &Output) -> Result<(), CliError> {
         output.event("problem", &json!({"message": problem.to_string()}));
     }
     output.line(&format!(
-        "{} snapshots, {} contents, {} chunks checked, {} read",
-        report.snapshots,
-        report.contents,
-        report.chunks,
+        "{}, {}, {} checked, {} read",
+        Count(report.snapshots, "snapshot"),
+        Count(report.contents, "content"),
+        Count(report.chunks, "chunk"),
         Bytes(report.read_bytes)
     ));
     match report.problems.len() {
@@ -112,10 +113,13 @@ fn say_check(report: &CheckReport, output: &Output) -> Result<(), CliError> {
     }
 }
 
-fn say_repair(report: &RebuildReport, output: &Output) {
+fn say_repair(report: &RebuildReport, output: &Output) -> Result<(), CliError> {
     output.line(&format!(
-        "index made from {} segments: {} snapshots, {} contents, {} chunks",
-        report.segments, report.snapshots, report.contents, report.chunks
+        "index made from {}: {}, {}, {}",
+        Count(report.segments, "segment"),
+        Count(report.snapshots, "snapshot"),
+        Count(report.contents, "content"),
+        Count(report.chunks, "chunk")
     ));
     let lost: Vec<Value> = report
         .lost_segments
@@ -125,13 +129,20 @@ fn say_repair(report: &RebuildReport, output: &Output) {
     for (name, damage) in &report.lost_segments {
         output.line(&format!("  segment {name} cannot be read: {damage}"));
     }
-    if report.lost_snapshots > 0 || report.lost_contents > 0 || report.damaged_bytes > 0 {
+    let is_lossy = report.lost_snapshots > 0 || report.lost_contents > 0;
+    if is_lossy || report.damaged_bytes > 0 {
         output.line(&format!(
-            "  lost: {} snapshots, {} contents; {} are damaged or unfinished",
-            report.lost_snapshots,
-            report.lost_contents,
+            "  lost: {}, {}; {} are damaged or unfinished",
+            Count(report.lost_snapshots, "snapshot"),
+            Count(report.lost_contents, "content"),
             Bytes(report.damaged_bytes)
         ));
+    }
+    if is_lossy {
+        return Err(CliError::StoreLost {
+            snapshots: report.lost_snapshots,
+            contents: report.lost_contents,
+        });
     }
     output.result(&json!({
         "outcome": "ok",
@@ -140,8 +151,7 @@ fn say_repair(report: &RebuildReport, output: &Output) {
         "contents": report.contents,
         "chunks": report.chunks,
         "lost_segments": lost,
-        "lost_snapshots": report.lost_snapshots,
-        "lost_contents": report.lost_contents,
         "damaged_bytes": report.damaged_bytes,
     }));
+    Ok(())
 }

@@ -159,6 +159,21 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// Shows how many there are of something: `1 entry`, `3 entries`, `2 snapshots`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Count<N>(pub(crate) N, pub(crate) &'static str);
+
+impl<N: fmt::Display> fmt::Display for Count<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.to_string();
+        match (self.1, self.1.strip_suffix('y')) {
+            (noun, _) if count == "1" => write!(f, "{count} {noun}"),
+            (_, Some(stem)) => write!(f, "{count} {stem}ies"),
+            (noun, None) => write!(f, "{count} {noun}s"),
+        }
+    }
+}
+
 /// Shows a duration in the unit that suits it: `12 ms`, `3.4 s`, `2 min 5 s`, `1 h 20 min`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Elapsed(pub(crate) Duration);
@@ -208,6 +223,19 @@ impl fmt::Display for Utc {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_are_english() {
+        let table = [
+            (Count(1, "entry"), "1 entry"),
+            (Count(0, "entry"), "0 entries"),
+            (Count(12, "snapshot"), "12 snapshots"),
+            (Count(1, "snapshot"), "1 snapshot"),
+        ];
+        for (count, text) in table {
+            assert_eq!(count.to_string(), text);
+        }
+    }
 
     #[test]
     fn rates_are_those_of_rsync() {

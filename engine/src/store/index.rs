@@ -560,6 +560,20 @@ impl Changes<'_> {
         .map(drop)
     }
 
+    /// Gives a snapshot another name or note; what is absent stays.
+    pub(crate) fn describe_snapshot(
+        &self,
+        id: &SnapshotId,
+        name: Option<&str>,
+        note: Option<&str>,
+    ) -> Result<(), StoreError> {
+        self.run(
+            "UPDATE snapshots SET name = coalesce(?2, name), note = coalesce(?3, note) WHERE id = ?1",
+            params![id.0, name, note],
+        )
+        .map(drop)
+    }
+
     pub(crate) fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
         self.run("DELETE FROM tags WHERE snapshot = ?1", [id.0])?;
         self.run("DELETE FROM snapshots WHERE id = ?1", [id.0])

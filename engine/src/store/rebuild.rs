@@ -224,6 +224,10 @@ pub(super) fn apply_event(
             None => Ok(()),
         },
         EventKind::Seen => changes.see_snapshot(&id, event.time_ns, Some(event.seq)),
+        EventKind::Described { name, note } => {
+            changes.see_snapshot(&id, event.time_ns, Some(event.seq))?;
+            changes.describe_snapshot(&id, name.as_deref(), note.as_deref())
+        }
         EventKind::Tagged { tag } if changes.has_snapshot(&id)? => changes.put_tag(tag, &id),
         EventKind::Tagged { .. } => Ok(()),
         EventKind::Untagged { tag } => changes.remove_tag(tag),

@@ -16,6 +16,7 @@ const EVENT_SEEN: u8 = 1;
 const EVENT_TAGGED: u8 = 2;
 const EVENT_UNTAGGED: u8 = 3;
 const EVENT_REMOVED: u8 = 4;
+const EVENT_DESCRIBED: u8 = 5;
 
 /// What the caller says about a snapshot to be taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,6 +78,11 @@ pub(crate) enum EventKind {
     },
     /// A tree was found to be like an older snapshot.
     Seen,
+    /// The same, and it was given another name or note; what is absent stays as it was.
+    Described {
+        name: Option<String>,
+        note: Option<String>,
+    },
     /// A tag points to the snapshot, and to no other any more.
     Tagged { tag: String },
     /// A tag points nowhere.
@@ -98,6 +104,11 @@ impl Event {
                 writer.blob(note.as_deref().unwrap_or_default().as_bytes());
             }
             EventKind::Seen => writer.u8(EVENT_SEEN),
+            EventKind::Described { name, note } => {
+                writer.u8(EVENT_DESCRIBED);
+                writer.blob(name.as_deref().unwrap_or_default().as_bytes());
+                writer.blob(note.as_deref().unwrap_or_default().as_bytes());
+            }
             EventKind::Tagged { tag } => {
                 writer.u8(EVENT_TAGGED);
                 writer.blob(tag.as_bytes());
@@ -130,6 +141,10 @@ impl Event {
                 note: text(reader.blob(NOTE_BYTES))?,
             },
             EVENT_SEEN => EventKind::Seen,
+            EVENT_DESCRIBED => EventKind::Described {
+                name: text(reader.blob(NAME_BYTES))?,
+                note: text(reader.blob(NOTE_BYTES))?,
+            },
             EVENT_TAGGED => EventKind::Tagged {
                 tag: text(reader.blob(NAME_BYTES))??,
             },
@@ -156,6 +171,7 @@ pub(crate) fn is_valid_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= NAME_BYTES
         && name != "latest"
+        && SnapshotId::from_hex(name).is_none()
         && !name.starts_with('-')
         && !name.chars().any(|c| c.is_control() || c.is_whitespace())
 }
@@ -180,6 +196,8 @@ mod tests {
                     note,
                 }),
             Just(EventKind::Seen),
+            (option::of(tag()), option::of("\\PC{1,40}"))
+                .prop_map(|(name, note)| EventKind::Described { name, note }),
             tag().prop_map(|tag| EventKind::Tagged { tag }),
             tag().prop_map(|tag| EventKind::Untagged { tag }),
             Just(EventKind::Removed),
@@ -206,6 +224,7 @@ mod tests {
     #[test]
     fn names() {
         let long = "x".repeat(129);
+        let id = "0a".repeat(32);
         for (name, valid) in [
             ("v1.2", true),
             ("größe", true),
@@ -215,6 +234,8 @@ mod tests {
             ("a b", false),
             ("a\x1b", false),
             (&long, false),
+            (&id, false),
+            (&id[1..], true),
         ] {
             assert_eq!(is_valid_name(name), valid, "{name:?}");
         }

@@ -153,7 +153,9 @@ fn record(
     let id = manifest.id();
     let is_latest = store.index.latest()?.is_some_and(|latest| latest.id == id);
     let mut is_new = false;
-    if is_latest && pending.is_empty() {
+    let note = meta.note.clone().filter(|note| !note.is_empty());
+    let is_described = meta.name.is_some() || note.is_some();
+    if is_latest && pending.is_empty() && !is_described {
         store.index.write_lightly(|changes| {
             changes.see_snapshot(&id, meta.now_ns, None)?;
             put_cache(changes, cache)
@@ -168,8 +170,11 @@ fn record(
                 EventKind::Taken {
                     parent: meta.parent,
                     name: meta.name.clone(),
-                    note: meta.note.clone().filter(|note| !note.is_empty()),
+                    note,
                 }
+            } else if is_described {
+                let name = meta.name.clone();
+                EventKind::Described { name, note }
             } else {
                 EventKind::Seen
             };

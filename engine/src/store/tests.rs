@@ -258,6 +258,25 @@ fn specs() {
     assert_eq!(take(&store, &fixture.root(), LATER_NS + 2).0.id, first.id);
     assert_eq!(id("latest").expect("latest"), first.id);
 
+    // The same tree under another name, again and after another one.
+    for (name, now_ns) in [("v1.1", LATER_NS + 3), ("v1.2", LATER_NS + 4)] {
+        let renamed = SnapshotMeta {
+            name: Some(name.into()),
+            ..meta(now_ns)
+        };
+        let (record, _, report) = store
+            .take_snapshot(&fixture.root(), &ScanOptions::default(), &renamed, &|_| ())
+            .expect("snapshot");
+        assert!(!report.is_new);
+        assert_eq!(record.id, first.id);
+        assert_eq!(record.name.as_deref(), Some(name));
+        assert_eq!(record.note.as_deref(), Some("first"));
+        assert_eq!(id(name).expect(name), first.id);
+        store.rebuild_index().expect("rebuilt");
+        assert_eq!(id(name).expect(name), first.id);
+    }
+    assert!(id("v1").is_err(), "it has another name now");
+
     store.tag(&second.id, "stable", LATER_NS).expect("tag");
     assert_eq!(id("stable").expect("stable"), second.id);
     store.untag("stable", LATER_NS).expect("untag");
