@@ -584,6 +584,13 @@ fn push_class(error: &PushError) -> (&str, Exit, Option<String>) {
         PushError::Manifest(_) | PushError::WrongManifest => {
             ("damaged", Exit::Failed, remote_hint("damaged"))
         }
+        PushError::NothingRemains { count } => (
+            "nothing_remains",
+            Exit::Failed,
+            Some(format!(
+                "check --local-path and --destination-path; --max-delete {count} allows it"
+            )),
+        ),
         PushError::TooManyDeletes { .. } => (
             "max_delete",
             Exit::Failed,
@@ -708,6 +715,11 @@ mod tests {
             (
                 PushError::TooManyDeletes { count: 3, limit: 1 }.into(),
                 "max_delete",
+                1,
+            ),
+            (
+                PushError::NothingRemains { count: 3 }.into(),
+                "nothing_remains",
                 1,
             ),
             (PushError::Spool(io()).into(), "store", 10),

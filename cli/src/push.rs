@@ -376,6 +376,9 @@ async fn settle(
         PushEnd::Applied(result) => {
             report.pack_bytes = pushed.pack.as_ref().map_or(0, |pack| pack.pack_bytes);
             report.set_result(result);
+            if job.options.reload == ReloadMode::None {
+                report.notes.extend(notes.code_left_alone);
+            }
             let restarts = job.options.reload == ReloadMode::Vm;
             finish_apply(result, notes.needs_restart && !restarts, report)?;
             if job.explain {

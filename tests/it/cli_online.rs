@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use relsync_tests::proxy::{Cut, Proxy};
+use relsync_tests::release::listing;
 use relsync_tests::rig::Rig;
 
 #[test]
@@ -58,6 +59,22 @@ fn a_release_is_planned_pushed_confirmed_and_rolled_back() {
     assert_eq!(back["snapshot"], first["snapshot"], "{back}");
     assert_eq!(rig.node.eval("sample:version()."), "1");
     assert_eq!(rig.push(&["confirm"], 0)["was_on_probation"], false);
+}
+
+#[test]
+fn code_that_is_left_alone_is_mentioned() {
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    rig.load();
+    rig.release(2);
+    let pushed = rig.push(&["--reload", "none"], 0);
+    assert!(
+        pushed["notes"].to_string().contains("--reload none"),
+        "{pushed}"
+    );
+    assert_eq!(rig.node.eval("sample:version()."), "1");
+    assert_eq!(rig.push(&["status"], 0)["modules"][0]["module"], "sample");
 }
 
 #[test]
@@ -227,6 +244,21 @@ fn a_wrong_cookie_is_told_apart() {
         (Some(5), &"wrong_cookie".into())
     );
     assert!(!format!("{run:?}").contains("some-other-cookie"));
+}
+
+#[test]
+fn another_directory_than_was_meant_is_refused() {
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    let installed = listing(&rig.device());
+    for wrong in ["_rel/lib", "."] {
+        let refused = rig.push(&["-l", wrong, "--exclude", "/device"], 1);
+        assert_eq!(refused["error"]["kind"], "nothing_remains", "{refused}");
+        assert_eq!(listing(&rig.device()), installed);
+    }
+    let allowed = rig.push(&["-l", "_rel/lib", "--max-delete", "1000"], 0);
+    assert_eq!(allowed["outcome"], "applied", "{allowed}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::encode::{ContentSource, EncodeError};
 use crate::id::{ManifestId, SnapshotId};
 use crate::limits;
 use crate::manifest::Manifest;
-use crate::plan::{Held, Plan, Rules};
+use crate::plan::{Held, Plan, Rules, Totals};
 use crate::session::{Session, unexpected};
 use crate::store::Store;
 use crate::transport::Transport;
@@ -64,14 +64,7 @@ pub(super) async fn plan<T: Transport>(
     };
     let plan = Plan::new(held, new, &rules);
     let totals = plan.totals(new);
-    if let Some(limit) = options.max_delete
-        && totals.removed > limit
-    {
-        return Err(PushError::TooManyDeletes {
-            count: totals.removed,
-            limit,
-        });
-    }
+    check_deletes(&totals, options.max_delete)?;
     let base_snapshot = status
         .current
         .as_ref()
@@ -85,6 +78,19 @@ pub(super) async fn plan<T: Transport>(
         plan,
         totals,
     })
+}
+
+/// Holds what would be deleted against what the caller allows. Without a word of the caller something must remain: a release that
+/// shares no path with what is there is most likely another directory than was meant.
+fn check_deletes(totals: &Totals, max_delete: Option<u64>) -> Result<(), PushError> {
+    let count = totals.removed;
+    match max_delete {
+        Some(limit) if count > limit => Err(PushError::TooManyDeletes { count, limit }),
+        None if count > 0 && totals.kept + totals.changed == 0 => {
+            Err(PushError::NothingRemains { count })
+        }
+        _ => Ok(()),
+    }
 }
 
 struct Learned {

@@ -49,7 +49,7 @@ pub struct PushOptions {
     pub presync: Presync,
     /// Whether files that relsync did not install are deleted on first contact.
     pub delete_extraneous: bool,
-    /// How many files may be deleted at most.
+    /// How many entries may be deleted at most; if nothing is said, all but the last that the releases have in common.
     pub max_delete: Option<u64>,
     /// Whether to stop after planning.
     pub dry_run: bool,
@@ -186,6 +186,12 @@ pub enum PushError {
     /// The target's manifest is not the one it says it has.
     #[error("the target's manifest is not the one that is installed")]
     WrongManifest,
+    /// Everything would be deleted, and that was not allowed explicitly.
+    #[error("none of the {count} entries there is in the release: all of them would be deleted")]
+    NothingRemains {
+        /// How many would go.
+        count: u64,
+    },
     /// More would be deleted than is allowed.
     #[error("{count} entries would be deleted, the limit is {limit}")]
     TooManyDeletes {
