@@ -153,6 +153,15 @@ pub(crate) struct StoreArgs {
     pub(crate) store: Option<PathBuf>,
 }
 
+/// What every command on the local store takes.
+#[derive(Debug, Default, Args)]
+pub(crate) struct LocalArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
 /// Which entries of a directory belong to its snapshot.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Entries")]
@@ -330,25 +339,19 @@ pub(crate) enum SnapshotCommand {
         #[command(flatten)]
         tree: TreeArgs,
         #[command(flatten)]
-        store: StoreArgs,
-        #[command(flatten)]
-        output: OutputArgs,
+        local: LocalArgs,
     },
     /// List the snapshots, newest first
     List {
         #[command(flatten)]
-        store: StoreArgs,
-        #[command(flatten)]
-        output: OutputArgs,
+        local: LocalArgs,
     },
     /// List the entries of a snapshot
     Show {
         /// Its id, the id's beginning, its name or a tag, or `latest`
         snapshot: String,
         #[command(flatten)]
-        store: StoreArgs,
-        #[command(flatten)]
-        output: OutputArgs,
+        local: LocalArgs,
     },
     /// List the differences between two snapshots
     Diff {
@@ -357,9 +360,7 @@ pub(crate) enum SnapshotCommand {
         /// The later one
         new: String,
         #[command(flatten)]
-        store: StoreArgs,
-        #[command(flatten)]
-        output: OutputArgs,
+        local: LocalArgs,
     },
     /// Give a snapshot a tag, or move the tag to it
     Tag {
@@ -368,18 +369,14 @@ pub(crate) enum SnapshotCommand {
         /// The tag
         tag: String,
         #[command(flatten)]
-        store: StoreArgs,
-        #[command(flatten)]
-        output: OutputArgs,
+        local: LocalArgs,
     },
     /// Forget a snapshot
     Rm {
         /// The snapshot
         snapshot: String,
         #[command(flatten)]
-        store: StoreArgs,
-        #[command(flatten)]
-        output: OutputArgs,
+        local: LocalArgs,
     },
     /// Write a snapshot's entries into a new directory
     Export {
@@ -388,9 +385,7 @@ pub(crate) enum SnapshotCommand {
         /// The directory, which must not exist or be empty
         dir: PathBuf,
         #[command(flatten)]
-        store: StoreArgs,
-        #[command(flatten)]
-        output: OutputArgs,
+        local: LocalArgs,
     },
 }
 
@@ -400,9 +395,7 @@ pub(crate) enum StoreCommand {
     /// Show what the store holds
     Stats {
         #[command(flatten)]
-        store: StoreArgs,
-        #[command(flatten)]
-        output: OutputArgs,
+        local: LocalArgs,
     },
     /// Check the store for damage
     Check {
@@ -410,16 +403,12 @@ pub(crate) enum StoreCommand {
         #[arg(long)]
         read_data: bool,
         #[command(flatten)]
-        store: StoreArgs,
-        #[command(flatten)]
-        output: OutputArgs,
+        local: LocalArgs,
     },
     /// Rebuild the store's index from its segments
     Repair {
         #[command(flatten)]
-        store: StoreArgs,
-        #[command(flatten)]
-        output: OutputArgs,
+        local: LocalArgs,
     },
 }
 

@@ -25,13 +25,13 @@ impl SnapshotCommand {
     /// How its results are shown.
     pub(crate) fn output(&self) -> OutputArgs {
         match self {
-            Self::Create { output, .. }
-            | Self::List { output, .. }
-            | Self::Show { output, .. }
-            | Self::Diff { output, .. }
-            | Self::Tag { output, .. }
-            | Self::Rm { output, .. }
-            | Self::Export { output, .. } => *output,
+            Self::Create { local, .. }
+            | Self::List { local, .. }
+            | Self::Show { local, .. }
+            | Self::Diff { local, .. }
+            | Self::Tag { local, .. }
+            | Self::Rm { local, .. }
+            | Self::Export { local, .. } => local.output,
         }
     }
 }
@@ -44,7 +44,7 @@ pub(crate) fn run(command: SnapshotCommand, output: &Output) -> Result<Exit, Cli
             name,
             note,
             tree,
-            store,
+            local,
             ..
         } => {
             let meta = SnapshotMeta {
@@ -53,31 +53,31 @@ pub(crate) fn run(command: SnapshotCommand, output: &Output) -> Result<Exit, Cli
                 name,
                 note,
             };
-            create(&open(store, output)?, &dir, tree, meta, output)?;
+            create(&open(local.store, output)?, &dir, tree, meta, output)?;
         }
-        SnapshotCommand::List { store, .. } => list(&open(store, output)?, output)?,
+        SnapshotCommand::List { local, .. } => list(&open(local.store, output)?, output)?,
         SnapshotCommand::Show {
-            snapshot, store, ..
-        } => show(&open(store, output)?, &snapshot, output)?,
+            snapshot, local, ..
+        } => show(&open(local.store, output)?, &snapshot, output)?,
         SnapshotCommand::Diff {
-            old, new, store, ..
-        } => diff(&open(store, output)?, &old, &new, output)?,
+            old, new, local, ..
+        } => diff(&open(local.store, output)?, &old, &new, output)?,
         SnapshotCommand::Tag {
             snapshot,
             tag,
-            store,
+            local,
             ..
         } => {
-            let store = open(store, output)?;
+            let store = open(local.store, output)?;
             let id = store.get(&snapshot)?.id;
             store.tag(&id, &tag, machine::now_ns())?;
             output.line(&format!("{tag} is snapshot {}", short(&id.to_string())));
             output.result(&json!({"outcome": "ok", "snapshot": id.to_string(), "tag": tag}));
         }
         SnapshotCommand::Rm {
-            snapshot, store, ..
+            snapshot, local, ..
         } => {
-            let store = open(store, output)?;
+            let store = open(local.store, output)?;
             let id = store.get(&snapshot)?.id;
             store.remove(&id, machine::now_ns())?;
             output.line(&format!("forgot snapshot {}", short(&id.to_string())));
@@ -86,10 +86,10 @@ pub(crate) fn run(command: SnapshotCommand, output: &Output) -> Result<Exit, Cli
         SnapshotCommand::Export {
             snapshot,
             dir,
-            store,
+            local,
             ..
         } => {
-            let store = open(store, output)?;
+            let store = open(local.store, output)?;
             let (record, manifest) = find(&store, &snapshot)?;
             export::export(&store, &manifest, &dir)?;
             let bytes = manifest.content_bytes();

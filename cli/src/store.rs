@@ -14,9 +14,9 @@ impl StoreCommand {
     /// How its results are shown.
     pub(crate) fn output(&self) -> OutputArgs {
         match self {
-            Self::Stats { output, .. }
-            | Self::Check { output, .. }
-            | Self::Repair { output, .. } => *output,
+            Self::Stats { local, .. } | Self::Check { local, .. } | Self::Repair { local, .. } => {
+                local.output
+            }
         }
     }
 }
@@ -24,19 +24,19 @@ impl StoreCommand {
 /// Runs a command on the store.
 pub(crate) fn run(command: StoreCommand, output: &Output) -> Result<Exit, CliError> {
     match command {
-        StoreCommand::Stats { store, .. } => {
-            let store = open(store, output)?;
+        StoreCommand::Stats { local, .. } => {
+            let store = open(local.store, output)?;
             say_stats(&store, &store.stats()?, output);
         }
         StoreCommand::Check {
-            read_data, store, ..
+            read_data, local, ..
         } => {
-            let report = open(store, output)?.check(read_data)?;
+            let report = open(local.store, output)?.check(read_data)?;
             say_check(&report, output)?;
         }
-        StoreCommand::Repair { mut store, .. } => {
-            Config::load(None)?.fill_store(&mut store);
-            let report = Store::repair(&source::store_dir(&store)?)?;
+        StoreCommand::Repair { mut local, .. } => {
+            Config::load(None)?.fill_store(&mut local.store);
+            let report = Store::repair(&source::store_dir(&local.store)?)?;
             say_repair(&report, output)?;
         }
     }
