@@ -50,6 +50,10 @@ read_module(Module, File, Limits) ->
 
 %% @doc Renders a reason as a fragment of a sentence.
 -spec format_error(reason()) -> iodata().
+format_error(not_a_beam_file) ->
+    "it holds no code";
+format_error(badfile) ->
+    "it is damaged, or compiled for another release of OTP than runs here";
 format_error(Reason) when is_atom(Reason) ->
     case file:format_error(Reason) of
         "unknown POSIX error" ++ _ -> atom_to_list(Reason);

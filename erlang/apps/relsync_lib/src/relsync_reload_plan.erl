@@ -198,6 +198,9 @@ update_group(Module, Key, Value, Groups) ->
     Group = maps:get(Module, Groups, #{new => [], removed => []}),
     Groups#{Module => maps:update_with(Key, fun(L) -> L ++ [Value] end, Group)}.
 
+%% In an outlook the file is not here yet, and of this one the host found no code.
+read_new(Rel, none, _Limits) ->
+    fail({bad_beam, rel_binary(Rel), not_a_beam_file});
 read_new(Rel, File, Limits) ->
     case relsync_beam:read(File, Limits) of
         {ok, Beam} -> {ok, Beam};
