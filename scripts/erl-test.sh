@@ -6,6 +6,7 @@
 #   scripts/erl-test.sh dialyzer    compile, and runs dialyzer where it is installed
 #   scripts/erl-test.sh test        compile, all eunit tests in erlang/apps/*/test with this machine's Erlang, those
 #                                   of relsync_lib with every other release that is here, and xref
+#   scripts/erl-test.sh only PATTERN  compile, and the eunit modules that match the regular expression, with this machine's Erlang
 #   scripts/erl-test.sh golden      compile, and the tests of golden vectors alone; with RELSYNC_BLESS=1 these write
 #                                   the vectors that the Erlang side makes
 #   scripts/erl-test.sh crash       the crash tests of the agent at every operation on files, not only at some
@@ -78,6 +79,11 @@ run_tests() {
   escript "$examiner" xref "$build/ebin"
 }
 
+run_only() {
+  compile_with_faults
+  escript "$examiner" eunit "$build/faults/ebin" "$build/faults/test" --only "$1" erlang/apps/*/test
+}
+
 run_crash() {
   compile
   escript "$examiner" compile "$build/faults/ebin" tests erlang/apps/*/src
@@ -92,8 +98,9 @@ case ${1:-} in
   test) run_tests ;;
   crash) run_crash ;;
   golden) run_golden ;;
+  only) run_only "${2:?which modules?}" ;;
   *)
-    echo 'usage: scripts/erl-test.sh compile|xref|dialyzer|test|golden' >&2
+    echo 'usage: scripts/erl-test.sh compile|xref|dialyzer|test|crash|golden|only PATTERN' >&2
     exit 2
     ;;
 esac
