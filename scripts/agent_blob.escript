@@ -5,7 +5,7 @@
 %%   agent_blob.escript boot OUT SOURCE
 %%
 %% `blob' writes all modules of a directory, compiled by the OTP release that runs this, as one term; `boot'
-%% writes the body of the one function of a module as abstract expressions. Both depend on the sources'
+%% writes the body of the one function of a module as text. Both depend on the sources'
 %% contents and the OTP release alone: neither paths nor times nor the environment reach the output.
 -mode(compile).
 
@@ -17,7 +17,7 @@ main(["blob", Out, SourceDir | Options]) ->
     Modules = blob(SourceDir, [list_to_atom(Option) || Option <- Options]),
     write(Out, term_to_binary(Modules, [{minor_version, 2}, {compressed, 9}]));
 main(["boot", Out, Source]) ->
-    write(Out, zlib:compress(boot(Source)));
+    write(Out, boot(Source));
 main(_) ->
     fail("usage: agent_blob.escript blob OUT SOURCE_DIR [COMPILER_OPTION...] | boot OUT SOURCE", []).
 
@@ -53,7 +53,7 @@ strip(Beam) ->
     {ok, Stripped} = beam_lib:build_module([Chunk || {Name, _} = Chunk <- Chunks, lists:member(Name, ?KEPT_CHUNKS)]),
     Stripped.
 
-%% The body of the module's only function as text without needless spaces: compressed, it is about half the
+%% The body of the module's only function as text without needless spaces: the host compresses it, to about half the
 %% size of its abstract form.
 boot(Source) ->
     {ok, Forms} = epp:parse_file(Source, []),
@@ -62,7 +62,8 @@ boot(Source) ->
         [{function, _, _Name, _Arity, [{clause, _, Args, [], Body}]}] ->
             lists:foreach(fun(Arg) -> check_argument(Source, Arg) end, Args),
             check_evaluable(Source, Body),
-            [dense(lists:join(",", [erl_pp:expr(Expression) || Expression <- Body])), "."];
+            Kept = [atom_to_list(Name) || {var, _, Name} <- Args],
+            [dense(lists:join(",", [erl_pp:expr(Expression) || Expression <- Body]), Kept), "."];
         _ ->
             fail("~ts: must hold one function of one clause without a guard", [Source])
     end.
@@ -70,16 +71,20 @@ boot(Source) ->
 check_argument(_Source, {var, _, Name}) when Name =/= '_' -> ok;
 check_argument(Source, Arg) -> fail("~ts:~p: an argument must be a variable", [Source, line(Arg)]).
 
-%% Tokens stand apart only where they would become others.
-dense(Text) ->
+%% Tokens stand apart only where they would become others; variables that are no arguments are one letter each.
+dense(Text, Kept) ->
     {ok, Tokens, _} = erl_scan:string(lists:flatten(Text), 1, [text]),
-    dense([erl_scan:text(Token) || Token <- Tokens], $().
+    Long = lists:usort([erl_scan:text(Token) || {var, _, Name} = Token <- Tokens, Name =/= '_']) -- Kept,
+    Letters = [[Letter] || Letter <- lists:seq($A, $Z)] -- Kept,
+    length(Long) > length(Letters) andalso fail("more than ~b variables", [length(Letters)]),
+    Short = maps:from_list(lists:zip(Long, lists:sublist(Letters, length(Long)))),
+    join([maps:get(erl_scan:text(Token), Short, erl_scan:text(Token)) || Token <- Tokens], $().
 
-dense([], _Last) ->
+join([], _Last) ->
     [];
-dense([Text | Rest], Last) ->
+join([Text | Rest], Last) ->
     Space = [$\s || not (is_bracket(Last) orelse is_bracket(hd(Text))), is_word(Last) =:= is_word(hd(Text))],
-    [Space, Text | dense(Rest, lists:last(Text))].
+    [Space, Text | join(Rest, lists:last(Text))].
 
 is_bracket(Char) -> lists:member(Char, "(){}[],;").
 

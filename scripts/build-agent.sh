@@ -4,7 +4,7 @@
 #   scripts/build-agent.sh [OUT]           OUT is engine/agent
 #
 # Writes agent-23.blob (compiled by OTP 23, for 23 to 25), agent-26.blob (compiled by OTP 27, for 26 and newer),
-# boot.z, and sources.sha256, which says what they were made from and what came out. Two runs over the same
+# boot.txt, and sources.sha256, which says what they were made from and what came out. Two runs over the same
 # sources give the same bytes. Needs the roots of OTP 23 and 27 (`make otp-roots`).
 set -euo pipefail
 
@@ -27,7 +27,7 @@ build() {
 build 27 blob "$made/agent-26.blob" "$app/src" r26 &
 newer=$!
 build 23 blob "$made/agent-23.blob" "$app/src"
-build 23 boot "$made/boot.z" "$boot"
+build 23 boot "$made/boot.txt" "$boot"
 wait "$newer"
 
 # In the format of sha256sum, sorted bytewise by path.
@@ -40,10 +40,10 @@ digest_sources() {
 }
 digest_outputs() {
   cd "$made"
-  sha256sum agent-23.blob agent-26.blob boot.z | sed 's#  #  engine/agent/#'
+  sha256sum agent-23.blob agent-26.blob boot.txt | sed 's#  #  engine/agent/#'
 }
 { (digest_sources); (digest_outputs); } >"$made/sources.sha256"
 
-for file in agent-23.blob agent-26.blob boot.z sources.sha256; do
+for file in agent-23.blob agent-26.blob boot.txt sources.sha256; do
   cmp -s "$made/$file" "$out/$file" || cp "$made/$file" "$out/$file"
 done

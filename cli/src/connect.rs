@@ -2,7 +2,7 @@
 //!
 //! Owns the pauses between attempts and the sum of what went over the wire in all of them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use relsync_engine::boot;
 use relsync_engine::session::{Session, SessionError};
@@ -22,6 +22,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a good-bye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a target may say that it is busy with a session of this very user: one whose link was cut ends when the target
+/// notices.
+const OWN_SESSION_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The pause between two looks at a target that is busy with a session of this user.
+const OWN_SESSION_PAUSE: Duration = Duration::from_millis(200);
+
 /// A conversation with a target's agent over the Erlang distribution.
 pub(crate) type ErlSession = Session<ErlTransport>;
 
@@ -38,10 +45,20 @@ impl Traffic {
     }
 }
 
-/// Connects to a target and opens a session with its agent.
+/// Connects to a target and opens a session with its agent. A session of the same user that is just ending there is waited for.
 pub(crate) async fn open(target: &Target) -> Result<(ErlSession, TargetStatus), CliError> {
-    let connection = connect(&target.erl).await?;
-    Ok(boot::open(connection, &target.greeting).await?)
+    let deadline = Instant::now() + OWN_SESSION_PATIENCE;
+    loop {
+        let connection = connect(&target.erl).await?;
+        match boot::open(connection, &target.greeting).await {
+            Err(SessionError::Busy { holder })
+                if holder == target.greeting.holder() && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(OWN_SESSION_PAUSE).await;
+            }
+            opened => return Ok(opened?),
+        }
+    }
 }
 
 /// Ends a session, whether or not the target still listens.

@@ -613,6 +613,9 @@ fn remote_hint(kind: &str) -> Option<String> {
         "busy" => {
             "wait for the other push to end; a session whose host is gone ends by itself within a minute or so"
         }
+        "state" => {
+            "look at what stands there and remove it: the next push makes the state directory anew, and scans the target"
+        }
         "path" => "check --destination-path and --destination-rw-path",
         "space" => "free some space on the target, or keep fewer generations with --keep",
         "read_only" => "name a directory that can be written with -q, or remount in a presync hook",

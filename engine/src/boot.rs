@@ -3,10 +3,19 @@
 //! Owns the one call that the target runs before any module of ours is there, and the exchange that follows it: the agent comes from
 //! the target's cache, or is sent once (store-format.md, "Agent blob").
 
+use std::fmt::Write as _;
+use std::io::Read as _;
+
+use flate2::Compression;
+use flate2::read::ZlibEncoder;
+
 use crate::agent;
 use crate::session::{Session, SessionError, unexpected};
 use crate::transport::erl::{Call, Connection, ErlTransport, SpawnBond, Term};
 use crate::wire::{PROTOCOL, Reply, Request, TargetStatus};
+
+/// The longest name of a session: one byte says how long it is.
+const HOLDER_BYTES: usize = 120;
 
 /// What the host says of itself and wants of the target.
 #[derive(Debug, Clone)]
@@ -22,6 +31,15 @@ pub struct Greeting {
 }
 
 impl Greeting {
+    /// What this session is called while it holds the target.
+    pub fn holder(&self) -> &str {
+        let mut end = self.host.len().min(HOLDER_BYTES);
+        while !self.host.is_char_boundary(end) {
+            end -= 1;
+        }
+        &self.host[..end]
+    }
+
     fn state_dir(&self) -> Vec<u8> {
         let mut dir = self
             .writable
@@ -38,31 +56,29 @@ pub async fn open(
     greeting: &Greeting,
 ) -> Result<(Session<ErlTransport>, TargetStatus), SessionError> {
     let hello = Request::Hello {
-        host: greeting.host.clone(),
+        host: greeting.holder().to_owned(),
         destination: greeting.destination.clone(),
         writable: greeting.writable.clone(),
         checksum: greeting.checksum,
     }
     .encode();
-    let state_dir = greeting.state_dir();
-    let host_pid = connection.local_pid().clone();
-    let hashes: Vec<Term<'_>> = agent::both()
+    let hashes: Vec<u8> = agent::both()
         .iter()
-        .map(|variant| Term::binary(&variant.sha256))
+        .flat_map(|variant| variant.sha256)
         .collect();
+    let program = program(&[
+        ("Who", binary(greeting.holder().as_bytes())),
+        ("State", binary(&greeting.state_dir())),
+        ("Hello", binary(&hello)),
+    ]);
     let arguments = [
         boot_expression(),
         Term::List(vec![
-            binding("P", Term::binary(agent::BOOT)),
+            binding("P", Term::binary(&program)),
+            // Hashes do not compress.
             binding(
                 "B",
-                Term::List(vec![
-                    binding("Host", Term::Pid(host_pid)),
-                    binding("Who", Term::binary(holder(&greeting.host))),
-                    binding("State", Term::binary(&state_dir)),
-                    binding("Hashes", Term::Tuple(hashes)),
-                    binding("Hello", Term::binary(&hello)),
-                ]),
+                Term::List(vec![binding("Hashes", Term::binary(&hashes))]),
             ),
         ]),
     ];
@@ -73,13 +89,24 @@ pub async fn open(
     };
     let agent = connection.spawn(&call, SpawnBond::Monitor).await?;
     let mut session = Session::new(connection.into_transport(agent));
+    match greet(&mut session).await {
+        Ok(status) => Ok((session, status)),
+        Err(error) => {
+            // Whoever comes next does not meet the process that refuses.
+            let _what_counts_is_known = session.close().await;
+            Err(error)
+        }
+    }
+}
+
+async fn greet(session: &mut Session<ErlTransport>) -> Result<TargetStatus, SessionError> {
     let mut reply = session.receive_checked().await?;
     if let Reply::WantsAgent { otp_release } = reply {
-        send_agent(&mut session, otp_release).await?;
+        send_agent(session, otp_release).await?;
         reply = session.receive_checked().await?;
     }
     match reply {
-        Reply::Hello(status) if status.protocol == PROTOCOL => Ok((session, *status)),
+        Reply::Hello(status) if status.protocol == PROTOCOL => Ok(*status),
         Reply::Hello(status) => Err(SessionError::Protocol {
             expected: PROTOCOL,
             found: status.protocol,
@@ -98,10 +125,38 @@ async fn send_agent(session: &mut Session<ErlTransport>, release: u64) -> Result
     session.send_message(&message).await
 }
 
-/// What names the session to others: one byte says how long it is.
-fn holder(host: &str) -> &[u8] {
-    let bytes = host.as_bytes();
-    &bytes[..bytes.len().min(120)]
+/// The boot expressions behind the values of their variables, compressed: what the values have in common with each other is sent
+/// once.
+fn program(variables: &[(&str, String)]) -> Vec<u8> {
+    let mut text = String::new();
+    for (name, value) in variables {
+        text.push_str(name);
+        // Not `=<<`, which begins with another operator.
+        text.push_str("= ");
+        text.push_str(value);
+        text.push(',');
+    }
+    text.push_str(agent::BOOT);
+    let mut compressed = Vec::new();
+    let read = ZlibEncoder::new(text.as_bytes(), Compression::best()).read_to_end(&mut compressed);
+    debug_assert!(read.is_ok(), "reading from memory does not fail");
+    compressed
+}
+
+/// Bytes as Erlang's text of a binary.
+fn binary(bytes: &[u8]) -> String {
+    let mut text = String::from("<<\"");
+    for byte in bytes {
+        match byte {
+            b'"' | b'\\' => text.extend(['\\', char::from(*byte)]),
+            b' '..=b'~' => text.push(char::from(*byte)),
+            _ => {
+                let _infallible = write!(text, "\\x{byte:02x}");
+            }
+        }
+    }
+    text.push_str("\">>");
+    text
 }
 
 /// The abstract form of `erl_eval:exprs(Program, B)`, where the program's text comes compressed as `P`.
@@ -112,7 +167,6 @@ fn boot_expression() -> Term<'static> {
         Term::Tuple(elements)
     };
     let atom = |name: &'static str| node("atom", vec![Term::atom(name)]);
-    let var = |name: &'static str| node("var", vec![Term::atom(name)]);
     let call = |module: &'static str, function: &'static str, arguments: Vec<Term<'static>>| {
         let target = node("remote", vec![atom(module), atom(function)]);
         node("call", vec![target, Term::List(arguments)])
@@ -121,11 +175,16 @@ fn boot_expression() -> Term<'static> {
         let two = node("integer", vec![Term::Integer(2)]);
         call("erlang", "element", vec![two, of])
     };
-    let bytes = call("zlib", "uncompress", vec![var("P")]);
+    let compressed = node("var", vec![Term::atom("P")]);
+    let bytes = call("zlib", "uncompress", vec![compressed]);
     let text = call("erlang", "binary_to_list", vec![bytes]);
     let tokens = second(call("erl_scan", "string", vec![text]));
     let program = second(call("erl_parse", "parse_exprs", vec![tokens]));
-    call("erl_eval", "exprs", vec![program, var("B")])
+    call(
+        "erl_eval",
+        "exprs",
+        vec![program, node("var", vec![Term::atom("B")])],
+    )
 }
 
 fn binding<'a>(name: &'a str, value: Term<'a>) -> Term<'a> {

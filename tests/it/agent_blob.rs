@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 const REBUILD: &str =
     "sources and blobs of the agent have parted: run `make agent` and commit the result";
-const GENERATED: [&str; 3] = ["agent-23.blob", "agent-26.blob", "boot.z"];
+const GENERATED: [&str; 3] = ["agent-23.blob", "agent-26.blob", "boot.txt"];
 
 fn repo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -184,10 +184,10 @@ fn each_release_loads_its_variant_and_accepts_the_boot_expressions() {
                         {{ok, {{M, Md5}}}} = beam_lib:md5(Beam),
                         Md5 = M:module_info(md5)
                     end || {{M, Beam}} <- Modules],
-                   {{ok, Boot}} = file:read_file(filename:join({agent_directory:?}, "boot.z")),
-                   {{ok, Tokens, _}} = erl_scan:string(binary_to_list(zlib:uncompress(Boot))),
+                   {{ok, Boot}} = file:read_file(filename:join({agent_directory:?}, "boot.txt")),
+                   {{ok, Tokens, _}} = erl_scan:string(binary_to_list(Boot)),
                    {{ok, Body}} = erl_parse:parse_exprs(Tokens),
-                   Arguments = ['Host', 'Who', 'State', 'Hashes', 'Hello'],
+                   Arguments = ['Who', 'State', 'Hashes', 'Hello'],
                    Clause = {{clause, 0, [{{var, 0, Name}} || Name <- Arguments], [], Body}},
                    {{ok, _}} = erl_lint:module([
                        {{attribute, 0, module, boot}},
@@ -220,7 +220,7 @@ fn build_boot(directory: &Path, content: &str) -> Output {
             .args([&oldest, "escript"])
             .arg(repo().join("scripts/agent_blob.escript"))
             .arg("boot")
-            .args([directory.join("boot.z"), source]),
+            .args([directory.join("boot.txt"), source]),
     )
 }
 
@@ -243,13 +243,13 @@ fn boot_expressions_evaluate_on_every_release() {
                receive {Name, A, B} when is_integer(A) -> [Name, A, B] end."#,
     );
     assert!(built.status.success(), "{}", text(&built.stderr));
-    let boot = directory.path().join("boot.z");
+    let boot = directory.path().join("boot.txt");
     for release in otp_releases() {
         let value = evaluate(
             release,
             &format!(
                 r#"{{ok, Bytes}} = file:read_file({boot:?}),
-                   {{ok, Tokens, _}} = erl_scan:string(binary_to_list(zlib:uncompress(Bytes))),
+                   {{ok, Tokens, _}} = erl_scan:string(binary_to_list(Bytes)),
                    {{ok, Body}} = erl_parse:parse_exprs(Tokens),
                    {{value, Value, _}} = erl_eval:exprs(Body, [{{'Name', relsync}}, {{'Bytes', <<1, 2, 3>>}}]),
                    io:format("~w", [Value])"#
@@ -286,5 +286,5 @@ fn boot_expressions_that_no_target_could_evaluate_are_refused() {
         assert!(!refused.status.success(), "{content}: was built");
         assert!(stderr.contains(complaint), "{content}: {stderr}");
     }
-    assert!(!directory.path().join("boot.z").exists());
+    assert!(!directory.path().join("boot.txt").exists());
 }

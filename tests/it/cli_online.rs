@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use relsync_tests::binary::Run;
 use relsync_tests::proxy::{Cut, Proxy};
 use relsync_tests::release::listing;
 use relsync_tests::rig::Rig;
@@ -280,4 +281,29 @@ fn too_many_deletions_are_refused_and_protected_files_stay() {
     assert_eq!(pushed["entries"]["removed"], 1, "{pushed}");
     assert!(rig.cli.dir().join("device/extra/b.db").is_file());
     assert!(!rig.cli.dir().join("device/extra/a").exists());
+}
+
+#[test]
+fn a_session_of_ones_own_that_ends_is_waited_for() {
+    let rig = Rig::new();
+    let machine = rig
+        .node
+        .eval("{ok, Name} = inet:gethostname(), list_to_atom(Name)");
+    let machine = machine.trim_matches('\'');
+    let status = |holder: &str, milliseconds: u32| {
+        rig.node.eval(&format!(
+            "Self = self(), spawn(fun() -> true = register(relsync_session, self()), put(relsync_who, <<{holder:?}>>), \
+             Self ! held, timer:sleep({milliseconds}) end), receive held -> ok end"
+        ));
+        let run = Run::of(rig.command(&["status"]).env("USER", "tester"));
+        rig.node.eval("catch exit(whereis(relsync_session), kill)");
+        rig.node.wait_for("whereis(relsync_session)", "undefined");
+        run
+    };
+    let own = format!("tester@{machine}");
+    assert_eq!(status(&own, 1000).code, Some(0));
+    for (holder, milliseconds) in [(own.as_str(), 600_000), ("x@y", 1000)] {
+        let run = status(holder, milliseconds);
+        assert!(run.code == Some(1) && run.err.contains(holder), "{run:?}");
+    }
 }

@@ -6,6 +6,8 @@ mod cli_offline;
 mod cli_online;
 mod crash;
 mod erl_transport;
+mod leftovers;
+mod lock;
 mod push;
 mod readme;
 mod scenarios;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use relsync_engine::agent;
 use relsync_engine::boot::{self, Greeting};
 use relsync_engine::session::{Session, SessionError};
 use relsync_engine::transport::erl::{self, Cookie, ErlTarget, ErlTransport, NodeName};
@@ -14,7 +15,7 @@ const NO_OP_BYTES: u64 = 2048;
 /// Round trips of the same: EPMD, the two of the handshake, and the agent's greeting.
 const NO_OP_ROUND_TRIPS: u64 = 4;
 
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -26,7 +27,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
     })
 }
 
-fn greeting(destination: &std::path::Path) -> Greeting {
+pub(crate) fn greeting(destination: &std::path::Path) -> Greeting {
     Greeting {
         host: "tester@here".to_owned(),
         destination: destination.as_os_str().as_encoded_bytes().to_vec(),
@@ -35,7 +36,7 @@ fn greeting(destination: &std::path::Path) -> Greeting {
     }
 }
 
-async fn open(
+pub(crate) async fn open(
     node: &Node,
     destination: &std::path::Path,
 ) -> Result<(Session<ErlTransport>, TargetStatus), SessionError> {
@@ -113,4 +114,50 @@ fn a_cached_agent_costs_few_bytes_and_round_trips() {
         assert!(bytes <= NO_OP_BYTES, "{counters:?}");
         assert!(counters.round_trips <= NO_OP_ROUND_TRIPS, "{counters:?}");
     });
+}
+
+/// Runs the boot expressions while another process holds the session's name and ends at a certain moment.
+fn boot_while_holder_ends(node: &Node, before: &str) -> String {
+    let boot = agent::BOOT;
+    node.eval(&format!(
+        r#"{{ok, Tokens, _}} = erl_scan:string({boot:?}),
+           {{ok, Program}} = erl_parse:parse_exprs(Tokens),
+           Host = self(),
+           Holder = spawn(fun() ->
+               true = register(relsync_session, self()), Host ! ready, receive never -> ok end
+           end),
+           receive ready -> ok end,
+           End = fun(Args) ->
+               Monitor = monitor(process, Holder),
+               lists:member(Args, [[relsync_session], [Holder, dictionary]]) andalso exit(Holder, kill),
+               receive {{'DOWN', Monitor, _, _, _}} -> ok after 0 -> ok end,
+               lists:member(Args, [[relsync_session], [Holder, dictionary]]) andalso
+                   (fun Wait() -> is_process_alive(Holder) andalso Wait() end)()
+           end,
+           Handler = fun({{erlang, {before}}}, Args) -> End(Args), apply(erlang, {before}, Args);
+                        ({{M, F}}, Args) -> apply(M, F, Args);
+                        (F, Args) -> apply(F, Args)
+                     end,
+           Bindings = [{{'Who', <<"me">>}}, {{'State', <<"/nowhere">>}}, {{'Hashes', <<0:512>>}}, {{'Hello', <<>>}}],
+           {{Booted, Ref}} = spawn_monitor(fun() ->
+               group_leader(Host, self()),
+               erl_eval:exprs(Program, Bindings, none, {{value, Handler}})
+           end),
+           Answer = receive
+               {{relsync, <<0, 128, What, _/binary>>}} -> What;
+               {{'DOWN', Ref, _, _, Reason}} -> Reason
+           end,
+           exit(Holder, kill),
+           exit(Booted, kill),
+           Answer"#
+    ))
+}
+
+#[test]
+fn a_holder_that_ends_meanwhile_is_no_obstacle() {
+    let node = Node::start(NodeOptions::default());
+    // 1 asks for the agent, 2 says that somebody else is there.
+    for (before, answer) in [("whereis", "1"), ("process_info", "1"), ("min", "2")] {
+        assert_eq!(boot_while_holder_ends(&node, before), answer, "{before}");
+    }
 }

@@ -203,7 +203,7 @@ const ERLANG_FILES_MODULE: &str = "relsync_fs";
 #[rustfmt::skip]
 const ERLANG_CODE_CALLERS: &[(&str, &[&str], &str)] = &[
     ("relsync_reload", &[], "owns the running code of the release"),
-    ("relsync_loader", &["delete", "load_binary", "purge"], "brings the agent's own modules in and out, before relsync_reload is there"),
+    ("relsync_loader", &["all_loaded", "delete", "load_binary", "load_file", "purge", "soft_purge", "which"], "brings the agent's own modules in and out, before relsync_reload is there"),
     ("relsync_boot", &["delete", "load_binary", "purge"], "loads the loader; it is evaluated, not a module of the target"),
     ("relsync_zstd", &["ensure_loaded"], "asks whether this OTP has a zstd module"),
 ];

@@ -3,7 +3,8 @@
 %% Owns the conversation with the host: what is asked, in which order, and what is answered. It reads
 %% and checks through the modules that own files, code and hooks, and leaves the update itself to
 %% relsync_update. Everything it keeps is in its one process: when the session ends, by `BYE', by a
-%% lost host or by a crash, nothing of it stays (a probation timer apart).
+%% lost host or by a crash, nothing of it stays (a probation timer apart). It looks at nothing before it has the lock
+%% on the destination (relsync_lock) and has found the state directory to be one (relsync_roots).
 %%
 %% | state       | taken                                                          |
 %% |-------------|----------------------------------------------------------------|
@@ -28,6 +29,8 @@
 -type state() :: #{
     send := relsync_update:send(),
     roots := relsync_roots:roots(),
+    %% There is nothing to lock, and nobody to meet, as long as there is no destination.
+    locked := boolean(),
     blob := binary(),
     checksum := boolean(),
     %% What the target holds: the installed manifest or that of a scan, once asked for.
@@ -57,9 +60,11 @@ run(Host, Hello, Blob) ->
     try
         greet(Send, Hello, Blob)
     catch
+        throw:{busy, Holder} -> Send(boot, #{holder => Holder});
         throw:{refuse, Kind, Text} -> Send(error, error_fields(Kind, Text));
         Class:Reason:Stack -> Send(error, error_fields(internal, crash_text(Class, Reason, Stack)))
     end,
+    relsync_lock:release(),
     relsync_probation:is_running().
 
 -spec greet(relsync_update:send(), binary(), binary()) -> ok.
@@ -70,12 +75,14 @@ greet(Send, Hello, Blob) ->
             State = #{
                 send => Send,
                 roots => Roots,
+                locked => lock(Roots),
                 blob => Blob,
                 checksum => maps:get(checksum, Fields, false),
                 base => none,
                 hooks => none,
                 receiving => none
             },
+            checked(relsync_roots, state, relsync_roots:check(Roots)),
             Recovered = relsync_update:recover(Roots),
             {Status, Base} = status(Roots, maps:get(checksum, State)),
             Send(hello_reply, maps:merge(Status, Recovered)),
@@ -84,6 +91,20 @@ greet(Send, Hello, Blob) ->
             refuse(protocol, "the first message is no greeting");
         {error, Reason} ->
             refuse(protocol, relsync_wire:format_error(Reason))
+    end.
+
+lock(Roots) ->
+    case relsync_lock:take(Roots, who()) of
+        ok -> true;
+        absent -> false;
+        {busy, Holder} -> throw({busy, Holder})
+    end.
+
+%% As the boot expressions left it.
+who() ->
+    case get(relsync_who) of
+        undefined -> <<"?">>;
+        Who -> Who
     end.
 
 roots(Destination, Writable) ->
@@ -272,8 +293,7 @@ begin_pack(#{pack_id := PackId, size := Size, offset := Offset}, #{roots := Root
     byte_size(PackId) =:= 32
 ->
     #{state := Dir} = Roots,
-    #{base := Base} = State = with_base(State0),
-    checked(relsync_state, relsync_update:prepare_root(Roots)),
+    #{base := Base} = State = lock_new(with_base(State0)),
     [relsync_incoming:delete(Dir, Other) || {Other, _} <- relsync_incoming:list(Dir), Other =/= PackId],
     %% From here on a later push only names the agent's hash.
     checked(relsync_state, relsync_state:write_agent(Dir, maps:get(blob, State))),
@@ -305,6 +325,21 @@ begin_pack(#{pack_id := PackId, size := Size, offset := Offset}, #{roots := Root
     end;
 begin_pack(_, _) ->
     refuse(protocol, "the announcement of a pack lacks its id, size or offset").
+
+%% Who else made the destination meanwhile, or installed something there, comes first.
+lock_new(#{locked := Locked, roots := #{state := Dir} = Roots} = State) ->
+    checked(relsync_state, relsync_update:prepare_root(Roots)),
+    try Locked orelse lock(Roots) of
+        true when Locked -> State;
+        true ->
+            case relsync_state:read_current(Dir) of
+                none -> State#{locked := true};
+                _ -> refuse(base_changed, "another session has installed something here meanwhile")
+            end;
+        false -> refuse(base_changed, "the destination has gone while it was made")
+    catch
+        throw:{busy, Holder} -> refuse(busy, ["the target is busy with ", Holder])
+    end.
 
 with_base(#{base := none} = State) ->
     %% The host plans against nothing only if it was told that there is nothing.
@@ -398,6 +433,9 @@ refuse(Kind, Text) ->
 checked(_, ok) -> ok;
 checked(_, {ok, Value}) -> Value;
 checked(Module, {error, Reason}) -> refuse(relsync_update:error_kind(Reason), Module:format_error(Reason)).
+
+checked(_, _, ok) -> ok;
+checked(Module, Kind, {error, Reason}) -> refuse(Kind, Module:format_error(Reason)).
 
 error_fields(Kind, Text) ->
     #{kind => atom_to_binary(Kind, utf8), message => unicode:characters_to_binary(Text)}.

@@ -22,6 +22,9 @@
 -export([
     is_writable/1,
     info/1,
+    directory/1,
+    owner/1,
+    own_user/0,
     list/1,
     read_link/1,
     read_file/2,
@@ -48,13 +51,14 @@
     mode_mask/0
 ]).
 
--export_type([info/0, handle/0, result/0]).
+-export_type([info/0, directory/0, handle/0, result/0]).
 
 -type info() ::
     {file, Mode :: mode(), Size :: non_neg_integer(), Mtime :: integer()}
     | {dir, mode()}
     | {symlink, mode()}
     | {other, mode()}.
+-type directory() :: #{device := integer(), inode := integer(), user := integer(), mode := mode()}.
 -type mode() :: 0..8#6777.
 -type handle() :: file:io_device() | term().
 -type result() :: ok | {error, file:posix() | badarg}.
@@ -93,6 +97,30 @@ info(Path) ->
         {error, Reason} ->
             {error, Reason}
     end.
+
+%% @doc Says which directory a path leads to, links followed, and who may do what there.
+-spec directory(binary()) -> {ok, directory()} | {error, file:posix() | badarg}.
+directory(Path) ->
+    case prim_file:read_file_info(Path) of
+        {ok, #file_info{type = directory, major_device = Device, inode = Inode, uid = User, mode = Mode}} ->
+            {ok, #{device => Device, inode => Inode, user => User, mode => Mode band ?MODE_MASK}};
+        {ok, _} ->
+            {error, enotdir};
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% @doc Says whose something is; links are not followed.
+-spec owner(binary()) -> {ok, User :: non_neg_integer()} | {error, file:posix() | badarg}.
+owner(Path) ->
+    case prim_file:read_link_info(Path) of
+        {ok, #file_info{uid = User}} -> {ok, User};
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% @doc Says as which user this VM works on files, where the system tells.
+-spec own_user() -> {ok, non_neg_integer()} | {error, file:posix() | badarg}.
+own_user() -> owner(<<"/proc/self/.">>).
 
 %% @doc Says whether a directory, or the nearest one above it that exists, can be written.
 -spec is_writable(binary()) -> boolean().

@@ -69,10 +69,25 @@ expire(Roots, Generation, Mode) ->
 take_over(Roots, Generation, Mode) ->
     try register(relsync_session, self()) of
         true ->
-            put(relsync_who, <<"a probation that ran out">>),
-            roll_back(Roots, Generation, Mode)
+            Who = <<"a probation that ran out">>,
+            put(relsync_who, Who),
+            locked(Roots, Who, fun() -> roll_back(Roots, Generation, Mode) end)
     catch
         error:badarg -> busy
+    end.
+
+%% Sessions of other VMs count as well.
+locked(Roots, Who, Fun) ->
+    case {relsync_lock:take(Roots, Who), relsync_roots:check(Roots)} of
+        {{busy, _}, _} ->
+            busy;
+        {_, {error, _}} ->
+            relsync_lock:release(),
+            failed;
+        _ ->
+            Done = Fun(),
+            relsync_lock:release(),
+            Done
     end.
 
 %% What a session that died in an update left comes first: it stands in the way.

@@ -623,7 +623,8 @@ load_temporary(Beam, Limits0) ->
 load_temporary(Module, MD5, Beam, Before, #{on_load_timeout := Timeout} = Limits) ->
     case make_room(Module, Before, Limits) of
         ok ->
-            case load_one({Module, atom_to_list(Module) ++ ".beam", Beam}, Timeout) of
+            %% By this file name a session's janitor knows what a killed session has left.
+            case load_one({Module, "relsync/" ++ atom_to_list(Module) ++ ".beam", Beam}, Timeout) of
                 ok ->
                     _ = code:soft_purge(Module),
                     {ok, Module, {loaded, Module, MD5, Before}};

@@ -129,6 +129,8 @@ incoming(_) ->
     unknown.
 
 -spec outgoing(atom()) -> {byte(), schema()}.
+outgoing(boot) ->
+    {16#80, [{2, holder, bytes}]};
 outgoing(hello_reply) ->
     {16#81, status_fields()};
 outgoing(manifest) ->

@@ -1,0 +1,69 @@
+%% @doc The lock on a destination, between this VM and another one.
+-module(relsync_lock_tests).
+
+-compile({parse_transform, eunit_autoexport}).
+
+with_other_vm(Fun) ->
+    Root = relsync_trees:new_root("lock"),
+    Node = relsync_test_node:start([]),
+    Other = fun(Function, Args) -> relsync_test_node:call(Node, relsync_lock, Function, Args) end,
+    try
+        Fun(relsync_roots:new(Root), Other)
+    after
+        relsync_test_node:stop(Node),
+        relsync_lock:release(),
+        relsync_trees:remove(Root)
+    end.
+
+exclusive_test_() ->
+    {timeout, 120, fun() ->
+        with_other_vm(fun(#{write := Root} = Roots, Other) ->
+            ok = relsync_lock:take(Roots, <<"me">>),
+            case os:type() of
+                {unix, linux} ->
+                    {busy, <<"me on nonode@nohost">>} = Other(take, [Roots, <<"you">>]),
+                    %% Another destination, and one that is not there yet, are free.
+                    Elsewhere = relsync_roots:new(filename:dirname(Root)),
+                    ok = Other(take, [Elsewhere, <<"you">>]),
+                    ok = Other(release, []),
+                    absent = Other(take, [relsync_roots:new(<<Root/binary, "/none">>), <<"you">>]),
+                    ok = relsync_lock:release(),
+                    ok = Other(take, [Roots, <<"you">>]),
+                    {busy, <<"you on nonode@nohost">>} = relsync_lock:take(Roots, <<"me">>),
+                    ok = Other(release, []),
+                    ok = relsync_lock:take(Roots, <<"me">>);
+                _ ->
+                    ok = Other(take, [Roots, <<"you">>])
+            end,
+            nothing_left()
+        end)
+    end}.
+
+nothing_left() ->
+    Before = length(processes()),
+    ok = relsync_lock:release(),
+    ok = relsync_lock:release(),
+    true = length(processes()) < Before orelse os:type() =/= {unix, linux},
+    undefined = get(relsync_lock).
+
+%% A probation that has run out waits until the session of the other VM is over.
+probation_test_() ->
+    {timeout, 120, fun() ->
+        with_other_vm(fun(Roots, Other) ->
+            ok = Other(take, [Roots, <<"you">>]),
+            ok = relsync_probation:start(Roots, 1, 10, soft),
+            timer:sleep(300),
+            os:type() =:= {unix, linux} andalso (true = relsync_probation:is_running()),
+            ok = Other(release, []),
+            gone(100)
+        end)
+    end}.
+
+gone(Tries) ->
+    case relsync_probation:is_running() of
+        false ->
+            ok;
+        true when Tries > 0 ->
+            timer:sleep(100),
+            gone(Tries - 1)
+    end.

@@ -1,0 +1,118 @@
+//! Nothing of the agent stays in a VM when the last session or probation has ended, however it ended.
+
+use std::fs;
+use std::process::Stdio;
+
+use relsync_tests::proxy::{Cut, Proxy};
+use relsync_tests::rig::Rig;
+
+/// Everything that a session could leave behind, as lists.
+const INVENTORY: &str = "\
+    Inventory = fun() -> \
+        [[M || {M, _} <- code:all_loaded()], \
+         [M || {M, _} <- code:all_loaded(), erlang:check_old_code(M)], \
+         registered(), ets:all(), processes(), erlang:ports(), nodes(hidden)] \
+    end";
+
+/// A release on a node that has seen a push and a way back, so that what they need of OTP is loaded.
+fn rig() -> Rig {
+    let rig = Rig::new();
+    rig.release(1);
+    rig.push(&[], 0);
+    rig.load();
+    rig.release(2);
+    rig.push(&["-H", &hooks(&rig, "ok")], 0);
+    rig.push(&["rollback"], 0);
+    // What the tests themselves start there.
+    let _proxy = Proxy::start(&rig.node, &[]);
+    rig.node.wait_for("whereis(relsync_session)", "undefined");
+    let keep = "application:set_env(kernel, inventory, Inventory())";
+    rig.node.eval(&format!("{INVENTORY}, {keep}"));
+    rig
+}
+
+/// Hooks whose `presync` evaluates this.
+fn hooks(rig: &Rig, presync: &str) -> String {
+    let source = format!("-module(waiter).\n-export([presync/0]).\npresync() -> {presync}.\n");
+    fs::write(rig.cli.dir().join("waiter.erl"), source).expect("a file");
+    "waiter".to_owned()
+}
+
+/// Waits until the node is as it was.
+fn as_it_was(rig: &Rig) {
+    let differences = "{ok, Before} = application:get_env(kernel, inventory), \
+        [[{M, F} || {M, F} <- code:all_loaded(), lists:prefix(\"relsync\", atom_to_list(M))] | \
+         [{gone, Old -- New, new, New -- Old} || {Old, New} <- lists:zip(Before, Inventory()), \
+         lists:sort(Old) =/= lists:sort(New)]]";
+    rig.node
+        .wait_for(&format!("{INVENTORY}, {differences}"), "[[]]");
+}
+
+#[test]
+fn a_push_leaves_nothing() {
+    let rig = rig();
+    rig.push(&[], 0);
+    as_it_was(&rig);
+    rig.push(&["status"], 0);
+    as_it_was(&rig);
+    rig.release(3);
+    let run = rig.run(&["-H", &hooks(&rig, "error(no)")]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    as_it_was(&rig);
+}
+
+#[test]
+fn a_killed_session_leaves_nothing() {
+    let rig = rig();
+    let hooks = hooks(&rig, "register(waiting, self()), receive never -> ok end");
+    let mut push = rig
+        .command(&["-H", &hooks, "--retries", "0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the command");
+    rig.node.wait_for("is_pid(whereis(waiting))", "true");
+    rig.node.eval("exit(whereis(relsync_session), kill)");
+    assert_ne!(push.wait().expect("it ends").code(), Some(0));
+    as_it_was(&rig);
+    rig.push(&[], 0);
+    as_it_was(&rig);
+}
+
+/// Pushes through a link that breaks before the confirmation.
+fn push_on_probation(rig: &Rig, timeout: &str) {
+    let proxy = Proxy::start(&rig.node, &[Cut::Never]);
+    let port = proxy.port().to_string();
+    let pushed = rig.push(&["--dist-port", &port, "--confirm-timeout", timeout], 3);
+    assert_eq!(pushed["error"]["kind"], "not_confirmed", "{pushed}");
+}
+
+#[test]
+fn a_probation_leaves_nothing_when_it_expires() {
+    let rig = rig();
+    push_on_probation(&rig, "1s");
+    rig.node.wait_for("sample:version()", "1");
+    as_it_was(&rig);
+}
+
+#[test]
+fn a_probation_leaves_nothing_when_it_is_confirmed() {
+    let rig = rig();
+    rig.push(&["--confirm-timeout", "60s"], 0);
+    as_it_was(&rig);
+    rig.release(1);
+    push_on_probation(&rig, "60s");
+    assert_eq!(rig.push(&["status"], 0)["current"]["state"], "probation");
+    rig.node
+        .wait_for("is_pid(whereis(relsync_probation))", "true");
+    rig.push(&["confirm"], 0);
+    as_it_was(&rig);
+}
+
+#[test]
+fn a_killed_probation_leaves_nothing() {
+    let rig = rig();
+    push_on_probation(&rig, "60s");
+    rig.node.eval("exit(whereis(relsync_probation), kill)");
+    as_it_was(&rig);
+}
