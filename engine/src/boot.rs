@@ -71,17 +71,20 @@ pub async fn open(
         ("State", binary(&greeting.state_dir())),
         ("Hello", binary(&hello)),
     ]);
-    let arguments = [
-        boot_expression(),
-        Term::List(vec![
-            binding("P", Term::binary(&program)),
-            // Hashes do not compress.
-            binding(
-                "B",
-                Term::List(vec![binding("Hashes", Term::binary(&hashes))]),
-            ),
-        ]),
-    ];
+    let hashes = Term::List(vec![binding("Hashes", Term::binary(&hashes))]);
+    // Hashes do not compress.
+    let mut bindings = vec![("P", Term::binary(&program)), ("B", hashes)];
+    bindings.extend(
+        STEPS.iter().map(|(name, module, function, arity)| {
+            (*name, Term::Function(module, function, *arity))
+        }),
+    );
+    // Erlang looks bindings up in the order of their names.
+    bindings.sort_by_key(|(name, _)| *name);
+    let bindings = bindings
+        .into_iter()
+        .map(|(name, value)| binding(name, value));
+    let arguments = [boot_expression(), Term::List(bindings.collect())];
     let call = Call {
         module: "erl_eval",
         function: "expr",
@@ -159,6 +162,16 @@ fn binary(bytes: &[u8]) -> String {
     text
 }
 
+/// What makes a running program of compressed text, under the names of variables: shorter than naming them in the abstract form.
+const STEPS: [(&str, &str, &str, u8); 6] = [
+    ("U", "zlib", "uncompress", 1),
+    ("L", "erlang", "binary_to_list", 1),
+    ("S", "erl_scan", "string", 1),
+    ("E", "erlang", "element", 2),
+    ("Q", "erl_parse", "parse_exprs", 1),
+    ("X", "erl_eval", "exprs", 2),
+];
+
 /// The abstract form of `erl_eval:exprs(Program, B)`, where the program's text comes compressed as `P`.
 fn boot_expression() -> Term<'static> {
     let node = |kind: &'static str, rest: Vec<Term<'static>>| {
@@ -166,25 +179,18 @@ fn boot_expression() -> Term<'static> {
         elements.extend(rest);
         Term::Tuple(elements)
     };
-    let atom = |name: &'static str| node("atom", vec![Term::atom(name)]);
-    let call = |module: &'static str, function: &'static str, arguments: Vec<Term<'static>>| {
-        let target = node("remote", vec![atom(module), atom(function)]);
-        node("call", vec![target, Term::List(arguments)])
+    let var = |name: &'static str| node("var", vec![Term::atom(name)]);
+    let call = |step: &'static str, arguments: Vec<Term<'static>>| {
+        node("call", vec![var(step), Term::List(arguments)])
     };
     let second = |of: Term<'static>| {
         let two = node("integer", vec![Term::Integer(2)]);
-        call("erlang", "element", vec![two, of])
+        call("E", vec![two, of])
     };
-    let compressed = node("var", vec![Term::atom("P")]);
-    let bytes = call("zlib", "uncompress", vec![compressed]);
-    let text = call("erlang", "binary_to_list", vec![bytes]);
-    let tokens = second(call("erl_scan", "string", vec![text]));
-    let program = second(call("erl_parse", "parse_exprs", vec![tokens]));
-    call(
-        "erl_eval",
-        "exprs",
-        vec![program, node("var", vec![Term::atom("B")])],
-    )
+    let text = call("L", vec![call("U", vec![var("P")])]);
+    let tokens = second(call("S", vec![text]));
+    let program = second(call("Q", vec![tokens]));
+    call("X", vec![program, var("B")])
 }
 
 fn binding<'a>(name: &'a str, value: Term<'a>) -> Term<'a> {

@@ -53,7 +53,7 @@ fn push_nothing(rig: &Rig) {
         (&0.into(), &0.into())
     );
     let traffic = number(&result["sent_bytes"]) + number(&result["received_bytes"]);
-    assert!(traffic <= 2_200, "{result}");
+    assert!(traffic <= 2_000, "{result}");
     assert_eq!(rig.state(), before);
 }
 

@@ -10,7 +10,7 @@ use relsync_engine::wire::{Reply, Request, TargetStatus};
 use relsync_tests::node::{Node, NodeOptions};
 
 /// Payload of a session in which nothing is to be done, both ways, once the agent is cached.
-const NO_OP_BYTES: u64 = 2048;
+const NO_OP_BYTES: u64 = 2000;
 
 /// Round trips of the same: EPMD, the two of the handshake, and the agent's greeting.
 const NO_OP_ROUND_TRIPS: u64 = 4;
@@ -86,10 +86,14 @@ fn a_second_session_is_told_who_is_there() {
 
 #[test]
 fn a_cached_agent_costs_few_bytes_and_round_trips() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let top = tempfile::tempdir().expect("a directory");
+    let dir = top
+        .path()
+        .join("a/rather/long/way/to/the/release-that-is-updated");
+    std::fs::create_dir_all(&dir).expect("a directory");
     let node = Node::start(NodeOptions::default());
     block_on(async {
-        let (mut session, _) = open(&node, dir.path()).await.expect("a session");
+        let (mut session, _) = open(&node, &dir).await.expect("a session");
         // A pack is what makes the target keep anything.
         let begin = Request::PackBegin {
             pack_id: [7; 32],
@@ -107,7 +111,7 @@ fn a_cached_agent_costs_few_bytes_and_round_trips() {
         }
         session.close().await.expect("closed");
         node.wait_for("whereis(relsync_session)", "undefined");
-        let (session, _) = open(&node, dir.path()).await.expect("a session");
+        let (session, _) = open(&node, &dir).await.expect("a session");
         let counters = session.counters();
         session.close().await.expect("closed");
         let bytes = counters.sent_bytes + counters.received_bytes;

@@ -58,6 +58,7 @@ impl Text {
             Term::Pid(pid) => self.push(&format!("<{}.{}.{}>", pid.node, pid.id, pid.serial)),
             Term::Reference(reference) => self.push(&format!("#Ref<{}>", reference.node)),
             Term::Encoded(_) => self.push("#Encoded"),
+            Term::Function(..) => self.push("#fun"),
             Term::Opaque(kind) => self.push("#") && self.push(kind),
         }
     }

@@ -91,6 +91,8 @@ pub enum Term<'a> {
     Pid(Pid),
     /// A reference.
     Reference(Reference),
+    /// A function that a module exports: module, name, arity. Only ever encoded, never the result of decoding.
+    Function(&'static str, &'static str, u8),
     /// A term that is already encoded, without the version byte. Only ever encoded, never the
     /// result of decoding.
     Encoded(&'a [u8]),
@@ -193,6 +195,12 @@ impl<'a> Term<'a> {
             }
             Self::Pid(pid) => pid.encode(out),
             Self::Reference(reference) => reference.encode(out),
+            Self::Function(module, name, arity) => {
+                out.push(tag::EXPORT);
+                encode_atom(module, out);
+                encode_atom(name, out);
+                out.extend([tag::SMALL_INTEGER, *arity]);
+            }
             Self::Encoded(bytes) => out.extend_from_slice(bytes),
             Self::Opaque(kind) => encode_atom(kind, out),
         }
