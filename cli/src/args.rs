@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use relsync_engine::wire::ReloadMode;
 use serde::Deserialize;
 
-use crate::units::{Rate, Span};
+use crate::units::{Rate, Size, Span};
 
 /// Puts a new version of an Erlang/OTP or Elixir release onto a running node.
 ///
@@ -26,8 +26,8 @@ use crate::units::{Rate, Span};
     max_term_width = 100,
     args_conflicts_with_subcommands = true,
     after_help = "Exit codes: 0 done or up to date, 1 failed and the target is unchanged, 2 usage, 3 rolled back, \
-                  4 applied but the VM must restart, 5 target unreachable or authentication refused, 10 store problem, \
-                  130 interrupted.\n\
+                  4 applied but the VM must restart, 5 target unreachable or authentication refused, 7 the target's \
+                  file system failed between two releases, 10 store problem, 130 interrupted.\n\
                   Options can also stand in relsync.toml (same names, and profiles) and in RELSYNC_… variables; \
                   the command line wins, then the environment."
 )]
@@ -244,6 +244,9 @@ pub(crate) struct ApplyArgs {
     /// How many earlier generations the target keeps for a rollback [default: 2]
     #[arg(long, value_name = "COUNT", env = "RELSYNC_KEEP")]
     pub(crate) keep: Option<u32>,
+    /// How many bytes of them at most; the newest one stays in any case
+    #[arg(long, value_name = "SIZE", env = "RELSYNC_KEEP_BYTES")]
+    pub(crate) keep_bytes: Option<Size>,
     /// Look for files that changed on the target by their hash, not by size and time
     #[arg(long, env = "RELSYNC_CHECKSUM", value_parser = BoolishValueParser::new())]
     pub(crate) checksum: bool,

@@ -18,7 +18,7 @@ use crate::args::{
     ApplyArgs, LinkArgs, Mode, PresyncTime, Reload, SourceArgs, StoreArgs, TargetArgs, TreeArgs,
     UpdateArgs,
 };
-use crate::units::{Rate, Span};
+use crate::units::{Rate, Size, Span};
 
 /// The file's name.
 const FILE_NAME: &str = "relsync.toml";
@@ -100,6 +100,7 @@ struct Options {
     reload: Option<Reload>,
     confirm_timeout: Option<Span>,
     keep: Option<u32>,
+    keep_bytes: Option<Size>,
     checksum: Option<bool>,
     delete: Option<bool>,
     protect: Vec<String>,
@@ -270,6 +271,7 @@ impl Config {
             presync,
             confirm_timeout,
             keep,
+            keep_bytes,
             max_delete
         );
         switch_on!(self, args, checksum, delete);

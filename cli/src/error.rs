@@ -37,6 +37,8 @@ pub(crate) enum Exit {
     NeedsRestart = 4,
     /// The target cannot be reached, or does not let us in.
     Unreachable = 5,
+    /// The target's file system failed in the middle of a switch, and again when it was to be taken back.
+    HalfDone = 7,
     /// The local store failed.
     Store = 10,
     /// Interrupted; the target is unchanged.
@@ -59,6 +61,7 @@ impl Exit {
             Self::RolledBack => 3,
             Self::NeedsRestart => 4,
             Self::Unreachable => 5,
+            Self::HalfDone => 7,
             Self::Store => 10,
             Self::Interrupted => 130,
         }
@@ -112,6 +115,30 @@ pub(crate) enum CliError {
         /// The generation it runs.
         generation: u64,
     },
+    /// The target was lost after it was told to apply, and never began.
+    #[error("the target was lost before it began to apply the update")]
+    LostAndUnchanged,
+    /// The target was lost after it was told to apply, and runs something else altogether.
+    #[error(
+        "the target was lost while it applied the update, and runs generation {generation} of somebody else's by now"
+    )]
+    LostAndReplaced {
+        /// The generation it runs.
+        generation: u64,
+    },
+    /// Another generation than the one to be confirmed is installed.
+    #[error(
+        "generation {meant} was not confirmed in time: the target runs generation {generation}"
+    )]
+    ProbationOver {
+        /// The generation that was to be confirmed.
+        meant: u64,
+        /// The generation it runs.
+        generation: u64,
+    },
+    /// There is nothing that could be confirmed.
+    #[error("nothing is installed that could be confirmed")]
+    NothingInstalled,
     /// The update was applied and then undone by the target.
     #[error("the target rolled the update back: {}", printable(&.0.message))]
     RolledBack(RemoteError),
@@ -235,7 +262,11 @@ impl CliError {
     fn concerns_target(&self) -> bool {
         matches!(
             self,
-            Self::Hooks(_) | Self::Store(StoreError::Scan(_)) | Self::Push(_) | Self::Session(_)
+            Self::Hooks(_)
+                | Self::Store(StoreError::Scan(_))
+                | Self::Push(_)
+                | Self::Session(_)
+                | Self::LostAndUnchanged
         )
     }
 
@@ -286,6 +317,28 @@ impl CliError {
                 hint(
                     "push again; if it happens again, the update may break the network or restart the VM",
                 ),
+            ),
+            Self::LostAndUnchanged => (
+                "lost",
+                Exit::Failed,
+                hint("push again: it continues with what the target has of the update"),
+            ),
+            Self::LostAndReplaced { .. } => (
+                "lost",
+                Exit::Unreachable,
+                hint("`relsync status` shows what it runs; somebody else seems to update it too"),
+            ),
+            Self::ProbationOver { .. } => (
+                "not_confirmed",
+                Exit::RolledBack,
+                hint(
+                    "it goes back by itself when it is not confirmed in time: push again, with a longer --confirm-timeout if the link is slow",
+                ),
+            ),
+            Self::NothingInstalled => (
+                "not_on_probation",
+                Exit::Failed,
+                remote_hint("not_on_probation"),
             ),
             Self::RolledBack(remote) => (&remote.kind, Exit::RolledBack, remote_hint(&remote.kind)),
             Self::NotConfirmed { .. } => (
@@ -564,7 +617,7 @@ fn push_class(error: &PushError) -> (&str, Exit, Option<String>) {
     let hint = |text: &str| Some(text.to_owned());
     match error {
         PushError::Session(error) => session_class(error),
-        PushError::LostWhileApplying(_) => (
+        PushError::LostWhileApplying { .. } => (
             "lost",
             Exit::Unreachable,
             hint("`relsync status` tells which release it runs"),
@@ -581,9 +634,13 @@ fn push_class(error: &PushError) -> (&str, Exit, Option<String>) {
             Exit::Store,
             hint("check the free space where the store is"),
         ),
-        PushError::Manifest(_) | PushError::WrongManifest => {
-            ("damaged", Exit::Failed, remote_hint("damaged"))
-        }
+        PushError::Manifest(_) | PushError::WrongManifest => (
+            "bad_manifest",
+            Exit::Failed,
+            hint(
+                "push again: the target says more of what is damaged in `relsync status`, and scans its tree where a record is",
+            ),
+        ),
         PushError::NothingRemains { count } => (
             "nothing_remains",
             Exit::Failed,
@@ -599,10 +656,11 @@ fn push_class(error: &PushError) -> (&str, Exit, Option<String>) {
     }
 }
 
-/// How the process ends when the agent refuses: its errors leave the target as it was.
+/// How the process ends when the agent refuses: its errors leave the target as it was, but for one.
 fn remote_exit(kind: &str) -> Exit {
     match kind {
         "path" => Exit::Usage,
+        "damaged" => Exit::HalfDone,
         _ => Exit::Failed,
     }
 }
@@ -632,7 +690,10 @@ fn remote_hint(kind: &str) -> Option<String> {
         "bad_beam" => {
             "the release was compiled for another OTP release than the target runs, or a file is damaged"
         }
-        "damaged" => "push again: what is damaged on the target is repaired from a full inventory",
+        "damaged" => {
+            "the target's files are between two releases, its code still runs: repair its file system (space, permissions, the \
+             medium) before its VM restarts, then run `relsync status` or push again, which completes or undoes the switch first"
+        }
         "no_generation" => {
             "`relsync status` lists what the target keeps; push older ones with --snapshot ID"
         }
@@ -729,6 +790,24 @@ mod tests {
             (CliError::NoDataDir, "store", 10),
             (CliError::RolledBack(remote("hooks")), "hooks", 3),
             (CliError::LostAndRolledBack { generation: 4 }, "lost", 3),
+            (CliError::LostAndUnchanged, "lost", 1),
+            (CliError::LostAndReplaced { generation: 4 }, "lost", 5),
+            (
+                CliError::ProbationOver {
+                    meant: 4,
+                    generation: 3,
+                },
+                "not_confirmed",
+                3,
+            ),
+            (CliError::NothingInstalled, "not_on_probation", 1),
+            (SessionError::Remote(remote("damaged")).into(), "damaged", 7),
+            (
+                PushError::Session(SessionError::Remote(remote("damaged"))).into(),
+                "damaged",
+                7,
+            ),
+            (PushError::WrongManifest.into(), "bad_manifest", 1),
             (
                 CliError::UnknownEnd {
                     reason: "x".to_owned(),
@@ -817,6 +896,11 @@ mod tests {
             !rolled_back.message.contains("nothing was changed"),
             "{rolled_back:?}"
         );
+        let half_done = CliError::from(SessionError::Remote(remote("damaged"))).explain();
+        assert!(
+            !half_done.message.contains("nothing was changed"),
+            "{half_done:?}"
+        );
     }
 
     #[test]
@@ -847,6 +931,7 @@ mod tests {
             ("read_only", "-q"),
             ("space", "--keep"),
             ("base_changed", "--checksum"),
+            ("damaged", "before its VM restarts"),
         ];
         for (kind, expected) in table {
             let hint = CliError::from(SessionError::Remote(remote(kind)))

@@ -26,6 +26,7 @@ mod progress;
 mod push;
 mod report;
 mod rollback;
+mod settle;
 mod snapshot;
 mod source;
 mod status;

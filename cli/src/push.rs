@@ -12,16 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use relsync_engine::exclude::Rules;
-use relsync_engine::id::SnapshotId;
 use relsync_engine::manifest::Manifest;
 use relsync_engine::push::{
     self, Hooks, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport,
 };
 use relsync_engine::session::SessionError;
 use relsync_engine::store::{Exclusion, Store};
-use relsync_engine::wire::{
-    ApplyResult, Outcome as WireOutcome, ReloadMode, Request, TargetStatus,
-};
+use relsync_engine::wire::{ApplyResult, Outcome as WireOutcome, ReloadMode, TargetStatus};
 
 use crate::args::{ApplyArgs, PresyncTime, Reload, UpdateArgs};
 use crate::config::Config;
@@ -34,6 +31,7 @@ use crate::output::{Output, printable};
 use crate::plan;
 use crate::progress::Progress;
 use crate::report::{Outcome, Report};
+use crate::settle::{self, Meant};
 use crate::source;
 use crate::target::Target;
 use crate::units::{Rate, Span};
@@ -41,9 +39,6 @@ use crate::units::{Rate, Span};
 const DEFAULT_RETRIES: u32 = 3;
 const DEFAULT_KEEP: u32 = 2;
 const DEFAULT_HOOK_TIMEOUT: Span = Span(Duration::from_secs(300));
-
-/// How often at least a target is looked for that was lost while it applied: it may be restarting.
-const LEAST_RETRIES_AFTER_APPLY: u32 = 5;
 
 /// What is needed for a push, once everything on this side is ready.
 struct Job {
@@ -119,7 +114,7 @@ async fn push(
     output.line(&format!("Updating {}...", report.node));
     let pushed = attempts(&mut job, output, interrupt, report, traffic).await;
     interrupt.set_applying(false);
-    settle(pushed, &job, output, report, traffic).await
+    conclude(pushed, &job, output, report, traffic).await
 }
 
 /// Everything that needs no target.
@@ -176,6 +171,7 @@ fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> PushOptions
     PushOptions {
         reload: args.reload.unwrap_or(Reload::Soft).into(),
         keep: u64::from(args.keep.unwrap_or(DEFAULT_KEEP)),
+        keep_bytes: args.keep_bytes.map(|size| size.0),
         confirm_timeout_ms: args.confirm_timeout.and_then(Span::limit_ms),
         hooks,
         presync: match args.presync {
@@ -297,7 +293,7 @@ async fn attempt(
     match &pushed {
         // There is nobody to say good-bye to.
         Err(CliError::Push(
-            PushError::Session(SessionError::Transport(_)) | PushError::LostWhileApplying(_),
+            PushError::Session(SessionError::Transport(_)) | PushError::LostWhileApplying { .. },
         )) => {
             traffic.add(session.counters());
         }
@@ -338,7 +334,7 @@ fn say_condition(status: &TargetStatus, output: &Output) {
 }
 
 /// Makes of a push what the user is told of it.
-async fn settle(
+async fn conclude(
     pushed: Result<PushReport, CliError>,
     job: &Job,
     output: &Output,
@@ -346,11 +342,11 @@ async fn settle(
     traffic: &mut Traffic,
 ) -> Result<(), CliError> {
     let pushed = match pushed {
-        Err(CliError::Push(PushError::LostWhileApplying(lost))) => {
+        Err(CliError::Push(PushError::LostWhileApplying { lost, source })) => {
             output.warning(&format!(
-                "lost the target while it applied the update ({lost}); looking for it again"
+                "lost the target while it applied the update ({source}); looking for it again"
             ));
-            find_out(job, report, traffic).await?;
+            settle::find_out(&job.target, job.retries, &lost, report, traffic).await?;
             return confirm_if_asked(job, output, report, traffic).await;
         }
         other => other?,
@@ -360,6 +356,13 @@ async fn settle(
     report.notes.extend(notes.texts);
     match &pushed.end {
         PushEnd::UpToDate => report.outcome = Outcome::UpToDate,
+        PushEnd::Confirmed(result) => {
+            report.outcome = Outcome::UpToDate;
+            report.notes.push(format!(
+                "generation {} was still on probation after an earlier push; it is confirmed now",
+                result.generation
+            ));
+        }
         PushEnd::DryRun(modules) => {
             report.outcome = Outcome::DryRun;
             report.needs_restart = notes.needs_restart;
@@ -411,104 +414,37 @@ fn finish_apply(
     }
 }
 
-/// Asks a target that was lost while it applied what it runs now.
-async fn find_out(job: &Job, report: &mut Report, traffic: &mut Traffic) -> Result<(), CliError> {
-    let mut target = job.target.clone();
-    target.erl.take_over = true;
-    let mut patience = Patience::new(job.retries.max(LEAST_RETRIES_AFTER_APPLY));
-    let mut reason = "there was no time to try".to_owned();
-    while let Some(pause) = patience.next_pause() {
-        tokio::time::sleep(pause).await;
-        match connect::open(&target).await {
-            Ok((session, status)) => {
-                connect::close(session, traffic).await;
-                let current = status.current.as_ref();
-                report.generation = current.map(|current| current.generation);
-                if current.is_some_and(|current| SnapshotId(current.snapshot) == job.new.id()) {
-                    report.outcome = Outcome::Applied;
-                    return Ok(());
-                }
-                let generation = report.generation.unwrap_or_default();
-                return Err(CliError::LostAndRolledBack { generation });
-            }
-            Err(error) => reason = error.explain().message,
-        }
-    }
-    Err(CliError::UnknownEnd { reason })
-}
-
-/// Ends the probation from a new connection, which proves that the target can be reached.
+/// Ends the probation, if the update is on one.
 async fn confirm_if_asked(
     job: &Job,
     output: &Output,
     report: &mut Report,
     traffic: &mut Traffic,
 ) -> Result<(), CliError> {
-    let (Some(timeout), Outcome::Applied) = (job.confirm_timeout, report.outcome) else {
+    let (Some(timeout), Outcome::Applied, Some(generation)) =
+        (job.confirm_timeout, report.outcome, report.generation)
+    else {
         return Ok(());
     };
-    output.line("Confirming from a new connection...");
-    let deadline = tokio::time::Instant::now() + timeout;
-    let mut target = job.target.clone();
-    target.erl.take_over = true;
-    let mut patience = Patience::new(u32::MAX);
-    loop {
-        let error = match tokio::time::timeout_at(deadline, confirm(&target, traffic)).await {
-            Ok(Ok(result)) => return confirmed(&result, &job.new, report),
-            Ok(Err(error)) => error,
-            Err(_) => {
-                let reason = "the confirm timeout has passed".to_owned();
-                return Err(CliError::NotConfirmed { reason });
-            }
-        };
-        let pause = patience
-            .next_pause()
-            .filter(|pause| tokio::time::Instant::now() + *pause < deadline);
-        match pause {
-            Some(pause) if connect::is_passing(&error) => tokio::time::sleep(pause).await,
-            _ => {
-                let reason = error.explain().message;
-                return Err(CliError::NotConfirmed { reason });
-            }
-        }
-    }
-}
-
-/// Checks that what was confirmed is what was pushed: the target may have rolled back before it could be asked.
-fn confirmed(result: &ApplyResult, new: &Manifest, report: &mut Report) -> Result<(), CliError> {
-    if result.snapshot.is_some_and(|id| SnapshotId(id) != new.id()) {
-        return Err(CliError::LostAndRolledBack {
-            generation: result.generation,
-        });
-    }
-    report.probation_ms = result.probation_ms;
+    let meant = Meant {
+        generation,
+        snapshot: job.new.id().0,
+    };
+    settle::confirm_in_time(&job.target, meant, timeout, output, traffic).await?;
+    report.probation_ms = None;
     Ok(())
-}
-
-/// Ends a target's probation.
-pub(crate) async fn confirm(
-    target: &Target,
-    traffic: &mut Traffic,
-) -> Result<ApplyResult, CliError> {
-    let (mut session, _status) = connect::open(target).await?;
-    let answer = async {
-        session.send(&Request::Confirm).await?;
-        connect::result(&mut session, |_| {}).await
-    }
-    .await;
-    connect::close(session, traffic).await;
-    Ok(answer?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::Size;
 
     #[test]
     fn defaults_are_careful() {
         let options = options(&ApplyArgs::default(), None, false);
         assert_eq!(options.reload, relsync_engine::wire::ReloadMode::Soft);
-        assert_eq!(options.keep, 2);
+        assert_eq!((options.keep, options.keep_bytes), (2, None));
         assert_eq!(options.confirm_timeout_ms, None);
         assert_eq!(options.presync, Presync::Auto);
         assert!(!options.delete_extraneous && !options.dry_run);
@@ -521,6 +457,7 @@ mod tests {
             presync: Some(PresyncTime::Early),
             confirm_timeout: Some(Span(Duration::from_secs(60))),
             keep: Some(5),
+            keep_bytes: Some(Size(1 << 20)),
             delete: true,
             max_delete: Some(9),
             ..ApplyArgs::default()
@@ -530,26 +467,8 @@ mod tests {
         assert_eq!(options.presync, Presync::Early);
         assert_eq!(options.confirm_timeout_ms, Some(60_000));
         assert_eq!((options.keep, options.max_delete), (5, Some(9)));
+        assert_eq!(options.keep_bytes, Some(1 << 20));
         assert!(options.delete_extraneous && options.dry_run);
-    }
-
-    #[test]
-    fn only_what_was_pushed_counts_as_confirmed() {
-        let new = Manifest::empty();
-        let mut report = Report {
-            probation_ms: Some(9),
-            ..Report::default()
-        };
-        let mut result = ApplyResult {
-            generation: 3,
-            snapshot: Some([7; 32]),
-            ..ApplyResult::default()
-        };
-        let error = confirmed(&result, &new, &mut report).expect_err("another snapshot");
-        assert_eq!(error.explain().exit, Exit::RolledBack);
-        result.snapshot = Some(new.id().0);
-        confirmed(&result, &new, &mut report).expect("confirmed");
-        assert_eq!(report.probation_ms, None);
     }
 
     #[test]

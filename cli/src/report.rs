@@ -199,8 +199,8 @@ impl Report {
         match self.outcome {
             Outcome::Applied => {
                 let mut line = format!(
-                    "{node} runs generation {}",
-                    self.generation.unwrap_or_default()
+                    "{node} runs {}",
+                    generation_text(self.generation.unwrap_or_default())
                 );
                 if let Some(id) = &self.snapshot {
                     line.push_str(&format!(" (snapshot {})", short(id)));
@@ -224,13 +224,14 @@ impl Report {
             Outcome::UpToDate => {
                 let generation = self
                     .generation
+                    .filter(|n| *n > 0)
                     .map_or_else(String::new, |n| format!(" at generation {n}"));
                 format!("{node} is up to date{generation}: {wire}, {took}")
             }
             Outcome::DryRun => format!("Nothing was changed on {node}: {wire}, {took}"),
             Outcome::RolledBack => format!(
-                "{node} is back at generation {}",
-                self.generation.unwrap_or_default()
+                "{node} is back at {}",
+                generation_text(self.generation.unwrap_or_default())
             ),
             Outcome::Failed => format!("{node} is unchanged"),
         }
@@ -244,6 +245,14 @@ impl Module {
             self.status.as_str(),
             "reload" | "load" | "remove" | "unchanged" | "notloaded"
         )
+    }
+}
+
+/// A generation's number, or what number 0 stands for.
+pub(crate) fn generation_text(generation: u64) -> String {
+    match generation {
+        0 => "what was there before the first push (generation 0)".to_owned(),
+        generation => format!("generation {generation}"),
     }
 }
 

@@ -12,8 +12,8 @@ use crate::config::Config;
 use crate::connect::{self, Traffic};
 use crate::error::{CliError, Exit};
 use crate::output::{Output, printable};
-use crate::push;
 use crate::report::{Outcome, Report};
+use crate::settle;
 use crate::source;
 use crate::target::Target;
 
@@ -67,7 +67,7 @@ pub(crate) async fn confirm(mut args: ConfirmArgs, output: &Output) -> Result<Ex
     Config::load(args.target.profile.as_deref())?.fill_target(&mut args.target);
     let target = Target::resolve(&args.target, false, None)?;
     let mut traffic = Traffic::default();
-    let result = push::confirm(&target, &mut traffic).await?;
+    let result = settle::confirm(&target, None, &mut traffic, &mut false).await?;
     let was_on_probation = result.outcome != WireOutcome::Unchanged;
     let already = if was_on_probation { "" } else { " already" };
     output.line(&format!(
@@ -146,10 +146,8 @@ fn finish(
     report.set_traffic(traffic);
     report.snapshot = result.snapshot.map(|id| SnapshotId(id).to_string());
     report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    report.outcome = match result.outcome {
-        WireOutcome::Unchanged => Outcome::UpToDate,
-        WireOutcome::Applied | WireOutcome::RolledBack => Outcome::Applied,
-    };
+    // Even where no file differed, another generation is installed now.
+    report.outcome = Outcome::Applied;
     report.say(output, None);
     Ok(if report.needs_restart {
         Exit::NeedsRestart

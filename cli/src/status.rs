@@ -1,5 +1,7 @@
 //! `status`: what a target runs.
 
+use std::time::Duration;
+
 use relsync_engine::id::SnapshotId;
 use relsync_engine::session::SessionError;
 use relsync_engine::store::Store;
@@ -14,7 +16,7 @@ use crate::output::{Output, printable};
 use crate::report::{Module, short};
 use crate::source;
 use crate::target::Target;
-use crate::units::{Bytes, Count, Utc};
+use crate::units::{Bytes, Count, Elapsed, Utc};
 
 /// How many paths are listed without being asked for.
 const SHOWN_PATHS: usize = 10;
@@ -110,10 +112,12 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
             if !names.is_empty() {
                 names = format!(" ({names})");
             }
-            let state = if current.probation {
-                "on probation"
-            } else {
-                "confirmed"
+            let state = match (current.probation, current.probation_ms) {
+                (false, _) => "confirmed".to_owned(),
+                (true, None) => "on probation".to_owned(),
+                (true, Some(left)) => {
+                    format!("on probation for {}", Elapsed(Duration::from_millis(left)))
+                }
             };
             output.line(&format!(
                 "generation {}, snapshot {}{names}, applied {}, {state}",
@@ -124,7 +128,11 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
         }
     }
     if !status.kept.is_empty() {
-        let kept: Vec<String> = status.kept.iter().map(ToString::to_string).collect();
+        let kept: Vec<String> = status
+            .kept
+            .iter()
+            .map(|generation| kept_text(*generation, status))
+            .collect();
         output.line(&format!(
             "can be rolled back to generation {}",
             kept.join(", ")
@@ -165,6 +173,18 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
     }
 }
 
+/// A kept generation, and how much is kept for it.
+fn kept_text(generation: u64, status: &TargetStatus) -> String {
+    let size = status
+        .kept_bytes
+        .iter()
+        .find(|(number, _)| *number == generation);
+    match size {
+        Some((_, bytes)) => format!("{generation} ({})", Bytes(*bytes)),
+        None => generation.to_string(),
+    }
+}
+
 fn say_drift(status: &TargetStatus, known: &Known, output: &Output) {
     if status.drift.is_empty() {
         return;
@@ -191,12 +211,18 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
             "names": known.names,
             "state": if current.probation { "probation" } else { "confirmed" },
             "applied_at": current.applied_at,
+            "probation_ms": current.probation_ms,
         })
     });
     let damage: Vec<Value> = status
         .damage
         .iter()
         .map(|(what, repair)| json!({"what": printable(what), "repair": printable(repair)}))
+        .collect();
+    let kept_bytes: Vec<Value> = status
+        .kept_bytes
+        .iter()
+        .map(|(generation, bytes)| json!({"generation": generation, "bytes": bytes}))
         .collect();
     let drift = |kind: DriftKind| {
         status
@@ -215,6 +241,7 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
         "writable": status.writable,
         "current": current,
         "kept": status.kept,
+        "kept_bytes": kept_bytes,
         "drift": {
             "missing": drift(DriftKind::Missing),
             "changed": drift(DriftKind::Changed),
@@ -249,6 +276,7 @@ mod tests {
                 kind: DriftKind::Changed,
             }],
             kept: vec![1, 2],
+            kept_bytes: vec![(2, 5_000), (1, 0)],
             damage: vec![("current\x1b".to_owned(), "inventory".to_owned())],
             ..TargetStatus::default()
         };
@@ -264,6 +292,12 @@ mod tests {
             json!({"missing": 0, "changed": 1, "mode": 0, "paths": ["lib/a"]})
         );
         assert_eq!(value["kept"], json!([1, 2]));
+        assert_eq!(
+            value["kept_bytes"][0],
+            json!({"generation": 2, "bytes": 5_000})
+        );
+        assert_eq!(kept_text(2, &status), "2 (5.00 kB)");
+        assert_eq!(kept_text(7, &status), "7");
         assert_eq!(value["damage"][0]["what"], "current\\x1b");
     }
 }

@@ -20,6 +20,12 @@ pub(crate) enum UnitError {
         /// The text.
         text: String,
     },
+    /// Not a size.
+    #[error("{text:?} is no size: write a number and B, k, M or G, like 500M or 2G")]
+    Size {
+        /// The text.
+        text: String,
+    },
     /// Not a duration.
     #[error("{text:?} is no duration: write a number and ms, s, m or h, like 60s or 2m")]
     Duration {
@@ -44,17 +50,57 @@ impl FromStr for Rate {
             text: text.to_owned(),
         };
         let (number, suffix) = split_number(text);
-        let unit: u64 = match suffix.to_ascii_lowercase().as_str() {
-            "b" => 1,
-            "" | "k" | "kib" => 1 << 10,
-            "m" | "mib" => 1 << 20,
-            "g" | "gib" => 1 << 30,
-            "kb" => 1_000,
-            "mb" => 1_000_000,
-            "gb" => 1_000_000_000,
-            _ => return Err(error()),
+        let unit = match suffix {
+            "" => Some(1 << 10),
+            suffix => byte_unit(suffix),
         };
-        scaled(number, unit).map(Self).ok_or_else(error)
+        unit.and_then(|unit| scaled(number, unit))
+            .map(Self)
+            .ok_or_else(error)
+    }
+}
+
+/// What a suffix stands for, as rsync writes it.
+fn byte_unit(suffix: &str) -> Option<u64> {
+    Some(match suffix.to_ascii_lowercase().as_str() {
+        "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        _ => return None,
+    })
+}
+
+/// A number of bytes, with the suffixes of a [`Rate`]; a bare number counts in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Size(pub(crate) u64);
+
+impl FromStr for Size {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let (number, suffix) = split_number(text);
+        let unit = match suffix {
+            "" => Some(1),
+            suffix => byte_unit(suffix),
+        };
+        unit.and_then(|unit| scaled(number, unit))
+            .map(Self)
+            .ok_or_else(|| UnitError::Size {
+                text: text.to_owned(),
+            })
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = UnitError;
+
+    fn try_from(text: String) -> Result<Self, UnitError> {
+        text.parse()
     }
 }
 

@@ -8,6 +8,7 @@ mod crash;
 mod erl_transport;
 mod leftovers;
 mod lock;
+mod probation;
 mod push;
 mod readme;
 mod scenarios;

@@ -35,6 +35,7 @@ impl Rig {
             options: PushOptions {
                 reload: ReloadMode::Soft,
                 keep: 2,
+                keep_bytes: None,
                 confirm_timeout_ms: None,
                 hooks: None,
                 presync: Presync::Auto,

@@ -79,7 +79,8 @@ const CLI_LAYERS: &[(&str, &[&str])] = &[
     (
         "what is done",
         &[
-            "doctor", "export", "push", "rollback", "snapshot", "source", "status", "store",
+            "doctor", "export", "push", "rollback", "settle", "snapshot", "source", "status",
+            "store",
         ],
     ),
     ("the program", &["main"]),

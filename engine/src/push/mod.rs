@@ -10,9 +10,12 @@
 //! | dry run | `PLAN_RELOAD` | `RESULT` |
 //! | send | `HOOKS`, `PACK_BEGIN`, `PACK_DATA`… | `CREDIT`…, `STEP`, `OUTPUT` |
 //! | apply | `APPLY`, right behind the last byte | `STAGED`, `STEP`, `OUTPUT`, `RESULT` |
+//! | up to date, on probation | `CONFIRM` | `RESULT` |
 
 mod build;
+mod confirm;
 mod learn;
+mod lost;
 mod send;
 
 use std::collections::BTreeMap;
@@ -26,6 +29,9 @@ use crate::session::{Session, SessionError};
 use crate::store::{Store, StoreError};
 use crate::transport::Transport;
 use crate::wire::{ApplyResult, DriftKind, HooksKind, ModuleStatus, ReloadMode, TargetStatus};
+
+pub use confirm::confirm;
+pub use lost::{Aftermath, Lost};
 
 use build::{Built, build};
 use learn::{outlook, plan};
@@ -41,6 +47,8 @@ pub struct PushOptions {
     pub reload: ReloadMode,
     /// Earlier generations that the target keeps.
     pub keep: u64,
+    /// How many bytes of them, at most.
+    pub keep_bytes: Option<u64>,
     /// How long the new generation is on probation, in milliseconds.
     pub confirm_timeout_ms: Option<u64>,
     /// The hooks module.
@@ -153,6 +161,8 @@ pub struct PushReport {
 pub enum PushEnd {
     /// Nothing was to be done.
     UpToDate,
+    /// Nothing was to be done but to end the probation of an earlier push, which this session proves to have gone well.
+    Confirmed(Box<ApplyResult>),
     /// Nothing was done, as asked; the modules' outlook.
     DryRun(Vec<ModuleStatus>),
     /// The target applied it, or rolled it back.
@@ -165,9 +175,15 @@ pub enum PushError {
     /// The session failed.
     #[error(transparent)]
     Session(SessionError),
-    /// The session was lost after the target was told to apply: it has either done so or returned to what it ran.
+    /// The session failed after the target was told to apply: only a new one can tell what came of it.
     #[error("lost the target while it applied the update")]
-    LostWhileApplying(#[source] SessionError),
+    LostWhileApplying {
+        /// What was under way.
+        lost: Box<Lost>,
+        /// How the session failed.
+        #[source]
+        source: SessionError,
+    },
     /// The target's zlib gives other bytes than ours; without [`PushOptions::reflate`], a new session can do without it.
     #[error("the target's zlib deflates to other bytes than the host's")]
     ZlibDiffers,
@@ -227,10 +243,17 @@ pub async fn push<T: Transport>(
     on_event(PushEvent::Planned(&planned));
     let installed = status.current.as_ref().map(|current| current.snapshot);
     if planned.plan.is_empty() && installed == Some(new.id().0) {
+        let end = match &status.current {
+            Some(current) if current.probation && !options.dry_run => {
+                let confirmed = confirm(session, current.generation, current.snapshot).await?;
+                PushEnd::Confirmed(Box::new(confirmed))
+            }
+            _ => PushEnd::UpToDate,
+        };
         return Ok(PushReport {
             planned,
             pack: None,
-            end: PushEnd::UpToDate,
+            end,
         });
     }
     if options.dry_run {
@@ -257,7 +280,15 @@ pub async fn push<T: Transport>(
         credit: status.credit,
     };
     sender.send_pack(status, options, &pack, &mut spool).await?;
-    let result = sender.apply(options, &pack).await?;
+    let result = match sender.apply(options, &pack).await {
+        Ok(result) => result,
+        Err(SessionError::Remote(remote)) => return Err(SessionError::Remote(remote).into()),
+        // Whatever else ends the session, the target may have done all, a part or nothing of it.
+        Err(source) => {
+            let lost = Box::new(Lost::new(status, new.id()));
+            return Err(PushError::LostWhileApplying { lost, source });
+        }
+    };
     Ok(PushReport {
         planned,
         pack: Some(pack),

@@ -94,29 +94,26 @@ impl<T: Transport> Sender<'_, T> {
         &mut self,
         options: &PushOptions,
         pack: &PackSummary,
-    ) -> Result<ApplyResult, PushError> {
+    ) -> Result<ApplyResult, SessionError> {
         let request = Request::Apply {
             reload: options.reload,
             keep: options.keep,
             confirm_timeout_ms: options.confirm_timeout_ms,
             pack_id: pack.id,
+            keep_bytes: options.keep_bytes,
         };
         // Where the target has had the whole pack, nothing said so yet.
         self.report();
         self.session.send(&request).await?;
         loop {
-            match self.session.receive_checked().await {
-                Ok(Reply::Result(result)) => return Ok(*result),
-                Ok(reply) => self.take(&reply)?,
-                Err(lost @ SessionError::Transport(_)) => {
-                    return Err(PushError::LostWhileApplying(lost));
-                }
-                Err(error) => return Err(error.into()),
+            match self.session.receive_checked().await? {
+                Reply::Result(result) => return Ok(*result),
+                reply => self.take(&reply)?,
             }
         }
     }
 
-    fn take(&mut self, reply: &Reply) -> Result<(), PushError> {
+    fn take(&mut self, reply: &Reply) -> Result<(), SessionError> {
         match reply {
             Reply::Credit { bytes } => {
                 self.credit = self.credit.saturating_add(*bytes);
@@ -126,7 +123,7 @@ impl<T: Transport> Sender<'_, T> {
             Reply::Step { step } => (self.on_event)(PushEvent::Step(step)),
             Reply::Output { text } => (self.on_event)(PushEvent::Output(text)),
             Reply::Staged { .. } => {}
-            other => return Err(unexpected("progress", other).into()),
+            other => return Err(unexpected("progress", other)),
         }
         Ok(())
     }

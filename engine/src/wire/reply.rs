@@ -88,10 +88,14 @@ pub struct TargetStatus {
     pub credit: u64,
     /// The generations that can be restored without the host.
     pub kept: Vec<u64>,
+    /// How many updates have disturbed it and come to an end.
+    pub ended: u64,
     /// What an interrupted switch led to, if one was found.
     pub recovered: Option<String>,
     /// Modules whose running code is not that of their file.
     pub modules: Vec<ModuleStatus>,
+    /// The bytes that are kept for generations, as far as they were asked for.
+    pub kept_bytes: Vec<(u64, u64)>,
 }
 
 /// The installed generation.
@@ -107,6 +111,8 @@ pub struct Current {
     pub probation: bool,
     /// When it was applied, in seconds since 1970 by the target's clock.
     pub applied_at: u64,
+    /// How long its probation goes on, in milliseconds.
+    pub probation_ms: Option<u64>,
 }
 
 /// An entry that changed behind relsync's back.
@@ -290,7 +296,9 @@ fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireError> {
             12 => status.credit = field.number()?,
             13 => status.kept.push(field.number()?),
             14 => status.recovered = Some(field.text()),
+            15 => status.ended = field.number()?,
             20 => status.modules.push(decode_module(field.nested())?),
+            21 => status.kept_bytes.push(decode_kept(field.nested())?),
             _ => {}
         }
         Ok(())
@@ -307,6 +315,7 @@ fn decode_current(fields: Fields<'_>) -> Result<Current, WireError> {
             3 => current.manifest = field.array()?,
             4 => current.probation = field.number()? != 0,
             5 => current.applied_at = field.number()?,
+            6 => current.probation_ms = Some(field.number()?),
             _ => {}
         }
         Ok(())
@@ -343,6 +352,10 @@ fn decode_incoming(fields: Fields<'_>) -> Result<Incoming, WireError> {
 
 fn decode_damage(fields: Fields<'_>) -> Result<(String, String), WireError> {
     Ok((fields.find_text(1)?, fields.find_text(2)?))
+}
+
+fn decode_kept(fields: Fields<'_>) -> Result<(u64, u64), WireError> {
+    Ok((fields.find_number(1)?, fields.find_number(2)?))
 }
 
 fn decode_module(fields: Fields<'_>) -> Result<ModuleStatus, WireError> {

@@ -92,6 +92,8 @@ pub enum Request {
         confirm_timeout_ms: Option<u64>,
         /// The pack that was sent.
         pack_id: [u8; 32],
+        /// Bytes of earlier generations to keep, at most.
+        keep_bytes: Option<u64>,
     },
     /// Returns to an earlier generation.
     Rollback {
@@ -103,7 +105,12 @@ pub enum Request {
         reload: ReloadMode,
     },
     /// Ends a probation.
-    Confirm,
+    Confirm {
+        /// The generation that is meant.
+        generation: u64,
+        /// Its snapshot's id.
+        snapshot: [u8; 32],
+    },
     /// Asks what reloading would do.
     PlanReload {
         /// How code would be reloaded.
@@ -166,11 +173,13 @@ impl Request {
                 keep,
                 confirm_timeout_ms,
                 pack_id,
+                keep_bytes,
             } => Message::new(0x06)
                 .number(1, reload_number(*reload))
                 .number(2, *keep)
                 .optional_number(3, *confirm_timeout_ms)
                 .bytes(4, pack_id)
+                .optional_number(5, *keep_bytes)
                 .finish(),
             Self::Rollback {
                 generation,
@@ -181,7 +190,13 @@ impl Request {
                 .optional_bytes(2, snapshot.as_ref().map(<[u8; 32]>::as_slice))
                 .number(3, reload_number(*reload))
                 .finish(),
-            Self::Confirm => Message::new(0x08).finish(),
+            Self::Confirm {
+                generation,
+                snapshot,
+            } => Message::new(0x08)
+                .number(1, *generation)
+                .bytes(2, snapshot)
+                .finish(),
             Self::PlanReload { reload, modules } => {
                 let mut message = Message::new(0x09).number(1, reload_number(*reload));
                 for (path, action, md5) in modules {

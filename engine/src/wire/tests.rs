@@ -39,7 +39,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 writable: None,
                 checksum: false,
             },
-            "hello\ndestination\t/srv/erlang\nhost\tuser@board\nprotocol\t1\n",
+            "hello\ndestination\t/srv/erlang\nhost\tuser@board\nprotocol\t2\n",
         ),
         (
             "host-hello-all",
@@ -49,7 +49,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 writable: Some(b"/rw".to_vec()),
                 checksum: true,
             },
-            "hello\nchecksum\ttrue\ndestination\t/srv/\\xff\\x5c\nhost\t\\xc3\\xbcbung@board\nprotocol\t1\nwritable\t/rw\n",
+            "hello\nchecksum\ttrue\ndestination\t/srv/\\xff\\x5c\nhost\t\\xc3\\xbcbung@board\nprotocol\t2\nwritable\t/rw\n",
         ),
         (
             "host-get-manifest",
@@ -104,6 +104,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 keep: 2,
                 confirm_timeout_ms: None,
                 pack_id: [b'p'; 32],
+                keep_bytes: None,
             },
             "apply\nkeep\t2\npack_id\tpppppppppppppppppppppppppppppppp\nreload\t0\n",
         ),
@@ -114,8 +115,9 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 keep: 0,
                 confirm_timeout_ms: Some(300),
                 pack_id: [b'q'; 32],
+                keep_bytes: Some(5_000_000_000),
             },
-            "apply\nconfirm_timeout\t300\nkeep\t0\npack_id\tqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq\nreload\t4\n",
+            "apply\nconfirm_timeout\t300\nkeep\t0\nkeep_bytes\t5000000000\npack_id\tqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq\nreload\t4\n",
         ),
         (
             "host-rollback",
@@ -135,7 +137,14 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
             },
             "rollback\ngeneration\t7\nreload\t3\nsnapshot\tssssssssssssssssssssssssssssssss\n",
         ),
-        ("host-confirm", Request::Confirm, "confirm\n"),
+        (
+            "host-confirm",
+            Request::Confirm {
+                generation: 8,
+                snapshot: [b's'; 32],
+            },
+            "confirm\ngeneration\t8\nsnapshot\tssssssssssssssssssssssssssssssss\n",
+        ),
         (
             "host-plan-reload",
             Request::PlanReload {
@@ -180,7 +189,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ]
     };
     let status = || TargetStatus {
-        protocol: 1,
+        protocol: 2,
         otp_release: 25,
         erts: "13.1.5".to_owned(),
         has_zstd: true,
@@ -193,6 +202,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
             manifest: [b'm'; 32],
             probation: true,
             applied_at: 1_700_000_000,
+            probation_ms: Some(59_000),
         }),
         drift: vec![
             Drift {
@@ -216,13 +226,15 @@ fn replies() -> Vec<(&'static str, Reply)> {
         credit: 262_144,
         kept: vec![299, 298],
         recovered: Some("undone".to_owned()),
+        ended: 7,
         modules: Vec::new(),
+        kept_bytes: Vec::new(),
     };
     vec![
         (
             "agent-hello-least",
             Reply::Hello(Box::new(TargetStatus {
-                protocol: 1,
+                protocol: 2,
                 otp_release: 23,
                 erts: "11.1".to_owned(),
                 credit: 1,
@@ -234,6 +246,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
             "agent-status",
             Reply::Status(Box::new(TargetStatus {
                 modules: modules(),
+                kept_bytes: vec![(299, 1 << 33), (298, 0)],
                 ..status()
             })),
         ),

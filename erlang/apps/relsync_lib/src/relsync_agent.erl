@@ -18,7 +18,7 @@
 
 -export([run/3]).
 
--define(PROTOCOL, 1).
+-define(PROTOCOL, 2).
 %% How many bytes of a pack the host may have under way: this much waits in the mailbox at most.
 -define(CREDIT_BYTES, 262144).
 %% Credit is given back in pieces of at least this size.
@@ -84,6 +84,7 @@ greet(Send, Hello, Blob) ->
             },
             checked(relsync_roots, state, relsync_roots:check(Roots)),
             Recovered = relsync_update:recover(Roots),
+            relsync_probation:resume(Roots),
             {Status, Base} = status(Roots, maps:get(checksum, State)),
             Send(hello_reply, maps:merge(Status, Recovered)),
             loop(State#{base := Base, recovered => Recovered}, []);
@@ -205,15 +206,18 @@ handle(apply, _, #{receiving := Receiving}) when is_map(Receiving) ->
 handle(rollback, Fields, #{receiving := none, roots := Roots, send := Send, hooks := Hooks} = State) ->
     Send(result, relsync_update:rollback(Fields, Roots, Hooks, Send)),
     State#{base := none, hooks := none};
-handle(confirm, _, #{roots := Roots, send := Send} = State) ->
-    Send(result, relsync_update:confirm(Roots)),
+handle(confirm, Fields, #{roots := Roots, send := Send} = State) ->
+    Send(result, relsync_update:confirm(Fields, Roots)),
     State;
 handle(plan_reload, Fields, #{roots := Roots, send := Send} = State) ->
     Send(result, relsync_update:outlook(Fields, Roots)),
     State;
 handle(status, Fields, #{roots := Roots, send := Send} = State) ->
     {Status, _} = status(Roots, maps:get(verify, Fields, false)),
-    Send(status_reply, (maps:merge(Status, maps:get(recovered, State)))#{modules => relsync_update:stale_modules(Roots, ?MAX_STALE_MODULES)}),
+    Send(status_reply, (maps:merge(Status, maps:get(recovered, State)))#{
+        modules => relsync_update:stale_modules(Roots, ?MAX_STALE_MODULES),
+        kept_bytes => kept_bytes(Roots)
+    }),
     State;
 handle(Name, _, _) ->
     refuse(protocol, io_lib:format("~s came out of turn", [Name])).
@@ -230,6 +234,7 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
         writable => relsync_fs:is_writable(Write),
         credit => ?CREDIT_BYTES,
         kept => relsync_state:generations(Dir),
+        ended => relsync_state:ended(Dir),
         free_bytes => free_bytes(Roots)
     },
     Known = maps:filter(fun(_, Value) -> Value =/= unknown end, Status),
@@ -250,6 +255,11 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
     Named = [#{what => What, repair => Repair} || {What, Repair} <- Damage],
     {maps:merge(maps:merge(Known, Held), Incoming#{damage => Named}), Base}.
 
+%% What hard links share is counted with the newest.
+kept_bytes(#{state := Dir}) ->
+    Sizes = relsync_preserve:sizes(Dir, lists:reverse(relsync_state:generations(Dir))),
+    [#{generation => Generation, bytes => Bytes} || {Generation, Bytes} <- Sizes].
+
 free_bytes(#{write := Write}) ->
     case relsync_fs:free_bytes(Write) of
         unknown -> relsync_fs:free_bytes(filename:dirname(Write));
@@ -257,12 +267,13 @@ free_bytes(#{write := Write}) ->
     end.
 
 current_fields(#{generation := Generation, snapshot := Snapshot, manifest := Manifest, state := State, applied_at := At}) ->
-    Number =
-        case State of
-            confirmed -> 0;
-            probation -> 1
-        end,
-    #{generation => Generation, snapshot => Snapshot, manifest => Manifest, state => Number, applied_at => At}.
+    Fields = #{generation => Generation, snapshot => Snapshot, manifest => Manifest, applied_at => At},
+    case State of
+        confirmed ->
+            Fields#{state => 0};
+        {probation, Probation} ->
+            Fields#{state => 1, probation_ms => relsync_probation:left(Probation, erlang:system_time(millisecond))}
+    end.
 
 drift_fields({Index, missing}) -> #{index => Index, kind => 0};
 drift_fields({Index, mode}) -> #{index => Index, kind => 2};

@@ -51,9 +51,11 @@
 -export_type([transaction/0, options/0, report/0, error/0]).
 
 -type options() :: #{
-    state := confirmed | probation,
-    %% How many earlier generations stay restorable.
+    %% The timeout of a probation in milliseconds, and how code goes back with the files when it runs out.
+    state := confirmed | {probation, non_neg_integer(), relsync_reload:mode()},
+    %% How many earlier generations stay restorable, and how many bytes of them.
     keep := non_neg_integer(),
+    keep_bytes => non_neg_integer() | infinity,
     now := integer()
 }.
 -opaque transaction() :: #{
@@ -66,6 +68,7 @@
 -type error() ::
     unfinished
     | interfered
+    | no_number
     | {no_generation, non_neg_integer(), Available :: [non_neg_integer()]}
     | {lost_content, relsync_path:path()}
     | {prepare, relsync_preserve:error()}
@@ -81,9 +84,9 @@
 prepare(#{state := Dir} = Roots, Staged, Options) ->
     #{wanted := Wanted, manifest := Manifest, snapshot := Snapshot, installed := Installed} = Staged,
     Old = current(Dir),
-    New = successor(Old, Manifest, Snapshot, Options),
     Generation = number(Old),
     try
+        New = successor(Old, Manifest, Snapshot, Options),
         relsync_state:read_journal(Dir) =:= none orelse throw(unfinished),
         state(relsync_state:prepare_dirs(Dir)),
         Changes = preserve(relsync_preserve:changes(Roots, Generation, Wanted)),
@@ -94,15 +97,16 @@ prepare(#{state := Dir} = Roots, Staged, Options) ->
             changes => Changes,
             old => Old,
             new => New,
-            keep => maps:get(keep, Options)
+            keep => maps:get(keep, Options),
+            keep_bytes => maps:get(keep_bytes, Options, infinity)
         },
         state(relsync_state:sync_generations(Dir)),
         state(relsync_state:write_reserve(Dir)),
         state(relsync_state:write_journal(Dir, Journal)),
         {ok, #{roots => Roots, journal => Journal, manifest => Manifest, installed => Installed}}
     catch
-        throw:unfinished ->
-            {error, unfinished};
+        throw:Refused when Refused =:= unfinished; Refused =:= no_number ->
+            {error, Refused};
         throw:Reason ->
             _ = relsync_state:free_reserve(Dir),
             _ = forget(Dir, Generation),
@@ -124,14 +128,25 @@ successor(Old, Manifest, Snapshot, #{state := State, now := Now}) ->
             none -> 1;
             #{last_generation := Last} -> Last + 1
         end,
+    Number =< relsync_record:max_generation() orelse throw(no_number),
     #{
         generation => Number,
         last_generation => Number,
         snapshot => Snapshot,
         manifest => relsync_manifest:sha256(Manifest),
-        state => State,
-        applied_at => Now
+        state => begun(State, Now * 1000),
+        applied_at => max(0, Now)
     }.
+
+begun(confirmed, _) -> confirmed;
+begun({probation, Timeout, Reload}, Now) ->
+    {probation, #{deadline => max(0, Now) + Timeout, timeout => Timeout, reload => Reload}}.
+
+%% Its time begins when it counts, not when the hooks before that began.
+in_force(#{state := {probation, #{timeout := Timeout, reload := Reload}}} = New) ->
+    New#{state := begun({probation, Timeout, Reload}, erlang:system_time(millisecond))};
+in_force(New) ->
+    New.
 
 %% The journal goes before what it refers to.
 forget(Dir, Generation) ->
@@ -148,11 +163,11 @@ generation(#{journal := #{new := New}}) -> number(New).
 %% @doc Moves the live tree. After an error the caller aborts a forward
 %% transaction; one that goes back is completed by `recover/1'.
 -spec switch(transaction()) -> {ok, report()} | {error, error()}.
-switch(#{roots := Roots, journal := #{direction := Direction, changes := Changes}}) ->
+switch(#{roots := Roots, journal := #{direction := Direction, changes := Changes} = Journal}) ->
     Purpose =
         case Direction of
             forward -> forward;
-            backward -> restore
+            backward -> {restore, number(maps:get(new, Journal))}
         end,
     case relsync_switch:run(Roots, Changes, Purpose) of
         {ok, Report} -> {ok, Report};
@@ -176,37 +191,58 @@ commit(#{roots := Roots, journal := Journal, manifest := Manifest, installed := 
         fun() -> tree_synced(relsync_switch:sync(Roots, Changes)) end,
         fun() -> wrap(relsync_state:write_manifest(Dir, Manifest)) end,
         fun() -> wrap(relsync_state:write_installed(Dir, Sha256, Installed)) end,
-        fun() -> wrap(relsync_state:write_current(Dir, New)) end
+        fun() -> wrap(relsync_state:write_current(Dir, in_force(New))) end
     ],
     case in_order(Steps) of
         ok ->
             {ok, tidy(Dir, Journal)};
         {error, Reason} ->
             %% The rename may have happened though syncing it failed: then it counts.
-            case current(Dir) of
-                New -> {ok, [Reason]};
-                _ -> {error, Reason}
+            case has_counted(Dir, Journal) of
+                true -> {ok, [Reason]};
+                false -> {error, Reason}
             end
     end.
 
 %% What is left to do once `current' names the new generation.
-tidy(Dir, #{new := New, keep := Keep}) ->
+tidy(Dir, Journal) ->
     failures([
         fun() -> wrap(relsync_state:delete_journal(Dir)) end,
         fun() -> wrap(relsync_state:free_reserve(Dir)) end,
-        fun() -> drop_beyond(Dir, New, Keep) end,
+        fun() -> drop_beyond(Dir, Journal) end,
         fun() -> wrap(relsync_state:clear_staging(Dir)) end
     ]).
 
-%% A generation on probation must have somewhere to go back to.
-drop_beyond(Dir, #{state := probation} = Current, 0) ->
-    drop_beyond(Dir, Current, 1);
-drop_beyond(Dir, Current, Keep) ->
-    Kept = lists:sublist([number(To) || #{to := To} <- chain(Dir, Current)], Keep),
-    in_order([
-        fun() -> wrap(relsync_state:drop_generation(Dir, N)) end
-     || N <- relsync_state:generations(Dir), not lists:member(N, Kept)
-    ]).
+drop_beyond(Dir, #{new := New} = Journal) ->
+    Kept = kept(Dir, [number(To) || #{to := To} <- chain(Dir, New)], Journal),
+    in_order(
+        [
+            fun() -> wrap(relsync_state:drop_generation(Dir, N)) end
+         || N <- relsync_state:generations(Dir), not lists:member(N, Kept)
+        ] ++ [fun() -> wrap(relsync_state:drop_displaced(Dir, Kept)) end]
+    ).
+
+%% A generation on probation must have somewhere to go back to, and what is kept at all is so whatever its size.
+kept(Dir, Chain, #{new := #{state := {probation, _}}, keep := 0} = Journal) ->
+    kept(Dir, Chain, Journal#{keep := 1});
+kept(_Dir, Chain, #{keep := Keep, keep_bytes := infinity}) ->
+    lists:sublist(Chain, Keep);
+kept(Dir, Chain, #{keep := Keep, keep_bytes := Quota}) ->
+    within(relsync_preserve:sizes(Dir, lists:sublist(Chain, Keep)), Quota).
+
+within([], _) ->
+    [];
+within([{Newest, Bytes} | Older], Quota) ->
+    {_, Kept} = lists:foldl(
+        fun
+            ({N, Size}, {Left, Acc}) when Size =< Left -> {Left - Size, [N | Acc]};
+            %% The way back leads over each of them in turn: behind a gap nothing can be reached.
+            (_, {_, Acc}) -> {-1, Acc}
+        end,
+        {Quota - Bytes, [Newest]},
+        Older
+    ),
+    Kept.
 
 %% @doc Undoes a forward transaction; may be called again after an error. What
 %% the undo had to leave or move aside is in the report.
@@ -232,7 +268,7 @@ undo(#{state := Dir} = Roots, #{changes := Changes, old := Old}) ->
         state(relsync_state:free_reserve(Dir)),
         %% Before the tree, so that a crash in the middle is not taken for a finished commit.
         state(restore_current(Dir, Old)),
-        Report = moved(relsync_switch:run(Roots, Reversed, restore)),
+        Report = moved(relsync_switch:run(Roots, Reversed, {restore, number(Old)})),
         synced(relsync_switch:sync(Roots, Reversed)),
         state(relsync_state:delete_journal(Dir)),
         _ = relsync_state:drop_generation(Dir, number(Old)),
@@ -319,9 +355,9 @@ prepare_rollback(#{state := Dir} = Roots, Current, Undos, Now) ->
             none -> none;
             _ ->
                 Last = maps:get(last_generation, Current),
-                Target#{state := confirmed, last_generation := Last, applied_at := Now}
+                Target#{state := confirmed, last_generation := Last, applied_at := max(0, Now)}
         end,
-    Journal = #{direction => backward, changes => Changes, old => Current, new => New, keep => 0},
+    Journal = #{direction => backward, changes => Changes, old => Current, new => New, keep => 0, keep_bytes => infinity},
     try
         lists:foreach(fun(Change) -> check_content(Dir, Change) end, Changes),
         state(relsync_state:write_reserve(Dir)),
@@ -528,6 +564,8 @@ format_error(unfinished) ->
     "an earlier update was interrupted and has not been recovered yet";
 format_error(interfered) ->
     "a session on another node with the same destination has undone the update";
+format_error(no_number) ->
+    io_lib:format("generations are numbered up to ~b, and all numbers are used", [relsync_record:max_generation()]);
 format_error({no_generation, To, []}) ->
     io_lib:format("generation ~b cannot be restored: no earlier generation is kept here", [To]);
 format_error({no_generation, To, Available}) ->

@@ -25,6 +25,7 @@
     directory/1,
     owner/1,
     own_user/0,
+    identity/1,
     list/1,
     read_link/1,
     read_file/2,
@@ -121,6 +122,15 @@ owner(Path) ->
 %% @doc Says as which user this VM works on files, where the system tells.
 -spec own_user() -> {ok, non_neg_integer()} | {error, file:posix() | badarg}.
 own_user() -> owner(<<"/proc/self/.">>).
+
+%% @doc Tells the content of a regular file from that of any other, whatever their names, and how large it is.
+-spec identity(binary()) -> {ok, Identity :: term(), Size :: non_neg_integer()} | {error, file:posix() | badarg}.
+identity(Path) ->
+    case prim_file:read_link_info(Path, [{time, posix}]) of
+        {ok, #file_info{type = regular, size = Size, major_device = Device, inode = Inode}} -> {ok, {Device, Inode}, Size};
+        {ok, _} -> {error, einval};
+        {error, Reason} -> {error, Reason}
+    end.
 
 %% @doc Says whether a directory, or the nearest one above it that exists, can be written.
 -spec is_writable(binary()) -> boolean().

@@ -9,7 +9,7 @@
 %% no links or forbids one, if there is the space.
 -module(relsync_preserve).
 
--export([changes/3, format_error/1]).
+-export([changes/3, sizes/2, format_error/1]).
 
 -export_type([error/0]).
 
@@ -174,6 +174,33 @@ restricted_dirs(Changes, #keeping{root = Root, wanted = Wanted}) ->
         {ok, _, {dir, Mode}} <- [relsync_roots:holder([Root], Dir)],
         Mode band 8#300 =/= 8#300
     ].
+
+%% @doc Says how many bytes are kept for each of the generations. Content of several names is one
+%% content, and is counted with the first that has it.
+-spec sizes(relsync_state:dir(), [non_neg_integer()]) -> [{non_neg_integer(), non_neg_integer()}].
+sizes(Dir, Generations) ->
+    {Sizes, _} = lists:mapfoldl(
+        fun(Generation, Seen0) ->
+            Folder = relsync_state:generation_dir(Dir, Generation),
+            Names =
+                case relsync_fs:list(Folder) of
+                    {ok, Listed} -> Listed;
+                    {error, _} -> []
+                end,
+            {Bytes, Seen} = lists:foldl(fun(Name, Acc) -> add_size(Folder, Name, Acc) end, {0, Seen0}, Names),
+            {{Generation, Bytes}, Seen}
+        end,
+        #{},
+        Generations
+    ),
+    Sizes.
+
+add_size(Folder, Name, {Bytes, Seen}) ->
+    case relsync_fs:identity(relsync_path:join(Folder, Name)) of
+        {ok, Identity, _Size} when is_map_key(Identity, Seen) -> {Bytes, Seen};
+        {ok, Identity, Size} -> {Bytes + Size, Seen#{Identity => true}};
+        {error, _} -> {Bytes, Seen}
+    end.
 
 sync(_Path, ok) -> ok;
 sync(Path, {error, Reason}) -> fail({cannot, keep, Path, Reason}).

@@ -1,8 +1,8 @@
 %% @doc The state directory of a destination: what relsync remembers there.
 %%
-%% Owns the names and the coding of everything under `.relsync' but packs being
-%% received (`relsync_incoming'). It does not decide what a generation is or when
-%% one ends (`relsync_apply').
+%% Owns the names and files of everything under `.relsync' but packs being
+%% received (`relsync_incoming'); the records' bytes are those of `relsync_record'.
+%% It does not decide what a generation is or when one ends (`relsync_apply').
 %%
 %% Every record is replaced by writing `<name>.tmp', syncing it, renaming it and
 %% syncing the directory: a crash leaves the old record or the new one. What is
@@ -27,10 +27,13 @@
     generations/1,
     generation_dir/2,
     drop_generation/2,
+    drop_displaced/2,
     sync_generations/1,
     clear_staging/1,
     write_reserve/1,
     free_reserve/1,
+    ended/1,
+    count_ended/1,
     read_agent/2,
     write_agent/2,
     clean/2,
@@ -43,43 +46,19 @@
 -export_type([dir/0, current/0, journal/0, undo/0, installed/0, damage/0, error/0]).
 
 -type dir() :: binary().
--type current() :: #{
-    generation := non_neg_integer(),
-    last_generation := non_neg_integer(),
-    snapshot := <<_:256>>,
-    manifest := relsync_manifest:sha256(),
-    state := confirmed | probation,
-    applied_at := integer()
-}.
--type installed() :: #{relsync_manifest:index() => Mtime :: integer()}.
--type journal() :: #{
-    direction := forward | backward,
-    changes := [relsync_change:change()],
-    old := current() | none,
-    new := current() | none,
-    keep := non_neg_integer()
-}.
--type undo() :: #{
-    from := current(),
-    to := current() | none,
-    changes := [relsync_change:change()]
-}.
+-type current() :: relsync_record:current().
+-type installed() :: relsync_record:installed().
+-type journal() :: relsync_record:journal().
+-type undo() :: relsync_record:undo().
 -type damage() ::
-    {damaged, Name :: binary(), not_a_record | {version, byte()} | truncated | checksum | content | file:posix()}.
+    {damaged, Name :: binary(), relsync_record:error() | file:posix()}.
 -type error() ::
     damage() | {cannot, Action :: atom(), Name :: binary(), file:posix() | badarg}.
 
--define(MAGIC, "RSST").
--define(VERSION, 1).
--define(MAX_PAYLOAD_BYTES, 83886080).
 -define(MAX_MANIFEST_BYTES, 67108864).
 -define(MAX_AGENT_BYTES, 16777216).
 %% Directories and links that an undo makes again take a block each; what it moves takes nothing.
 -define(RESERVE_BYTES, 65536).
--define(KIND_CURRENT, 1).
--define(KIND_INSTALLED, 2).
--define(KIND_JOURNAL, 3).
--define(KIND_UNDO, 4).
 -define(DIRS, [<<"manifests">>, <<"installed">>, <<"generations">>, <<"incoming">>, <<"staging">>, <<"agent">>]).
 
 %% Directories
@@ -118,7 +97,7 @@ file_name(Dir, Name) -> relsync_path:join(Dir, Name).
 -spec staging_dir(dir()) -> binary().
 staging_dir(Dir) -> file_name(Dir, <<"staging">>).
 
-%% @doc Where an undo puts directories that stand in its way and are not empty.
+%% @doc Where a return to generation N puts directories that stand in its way and are not empty, as `N.1', `N.2' and so on.
 -spec displaced_dir(dir()) -> binary().
 displaced_dir(Dir) -> file_name(Dir, <<"displaced">>).
 
@@ -126,31 +105,14 @@ displaced_dir(Dir) -> file_name(Dir, <<"displaced">>).
 
 -spec read_current(dir()) -> {ok, current()} | none | damage().
 read_current(Dir) ->
-    read_record(Dir, <<"current">>, ?KIND_CURRENT, fun is_current/1).
+    read_record(Dir, <<"current">>, current).
 
 -spec write_current(dir(), current()) -> ok | {error, error()}.
 write_current(Dir, Current) ->
-    write_record(Dir, <<"current">>, ?KIND_CURRENT, Current).
+    write_record(Dir, <<"current">>, current, Current).
 
 -spec delete_current(dir()) -> ok | {error, error()}.
 delete_current(Dir) -> delete_record(Dir, <<"current">>).
-
-is_current(#{
-    generation := Generation,
-    last_generation := Last,
-    snapshot := <<_:32/binary>>,
-    manifest := <<_:32/binary>>,
-    state := State,
-    applied_at := At
-}) ->
-    is_integer(Generation) andalso Generation >= 0 andalso is_integer(Last) andalso
-        Last >= Generation andalso is_integer(At) andalso
-        lists:member(State, [confirmed, probation]);
-is_current(_) ->
-    false.
-
-is_current_or_none(none) -> true;
-is_current_or_none(Term) -> is_current(Term).
 
 %% Manifests and what was installed of them
 
@@ -184,53 +146,32 @@ installed_name(Sha256) -> <<"installed/", (hex(Sha256))/binary>>.
 
 -spec read_installed(dir(), relsync_manifest:sha256()) -> {ok, installed()} | none | damage().
 read_installed(Dir, Sha256) ->
-    case read_record(Dir, installed_name(Sha256), ?KIND_INSTALLED, fun is_installed/1) of
-        {ok, Pairs} -> {ok, maps:from_list(Pairs)};
-        Other -> Other
-    end.
+    read_record(Dir, installed_name(Sha256), installed).
 
 -spec write_installed(dir(), relsync_manifest:sha256(), installed()) -> ok | {error, error()}.
 write_installed(Dir, Sha256, Installed) ->
-    Pairs = lists:sort(maps:to_list(Installed)),
-    write_record(Dir, installed_name(Sha256), ?KIND_INSTALLED, Pairs).
-
-is_installed([{Index, Mtime} | Rest]) when is_integer(Index), Index >= 0, is_integer(Mtime) ->
-    is_installed(Rest);
-is_installed(Rest) ->
-    Rest =:= [].
+    write_record(Dir, installed_name(Sha256), installed, Installed).
 
 %% The journal and the undo records
 
 -spec read_journal(dir()) -> {ok, journal()} | none | damage().
 read_journal(Dir) ->
-    read_record(Dir, <<"journal">>, ?KIND_JOURNAL, fun is_journal/1).
+    read_record(Dir, <<"journal">>, journal).
 
 -spec write_journal(dir(), journal()) -> ok | {error, error()}.
 write_journal(Dir, Journal) ->
-    write_record(Dir, <<"journal">>, ?KIND_JOURNAL, Journal).
+    write_record(Dir, <<"journal">>, journal, Journal).
 
 -spec delete_journal(dir()) -> ok | {error, error()}.
 delete_journal(Dir) -> delete_record(Dir, <<"journal">>).
 
-is_journal(#{direction := Direction, changes := Changes, old := Old, new := New, keep := Keep}) ->
-    lists:member(Direction, [forward, backward]) andalso is_current_or_none(Old) andalso
-        is_current_or_none(New) andalso not (Old =:= none andalso New =:= none) andalso
-        is_integer(Keep) andalso Keep >= 0 andalso relsync_change:check(Changes);
-is_journal(_) ->
-    false.
-
 -spec read_undo(dir(), non_neg_integer()) -> {ok, undo()} | none | damage().
 read_undo(Dir, Generation) ->
-    read_record(Dir, undo_name(Generation), ?KIND_UNDO, fun is_undo/1).
+    read_record(Dir, undo_name(Generation), undo).
 
 -spec write_undo(dir(), non_neg_integer(), undo()) -> ok | {error, error()}.
 write_undo(Dir, Generation, Undo) ->
-    write_record(Dir, undo_name(Generation), ?KIND_UNDO, Undo).
-
-is_undo(#{from := From, to := To, changes := Changes}) ->
-    is_current(From) andalso is_current_or_none(To) andalso relsync_change:check(Changes);
-is_undo(_) ->
-    false.
+    write_record(Dir, undo_name(Generation), undo, Undo).
 
 undo_name(Generation) -> <<(generation_dir_name(Generation))/binary, "/undo">>.
 
@@ -242,20 +183,33 @@ generation_dir(Dir, Generation) -> file_name(Dir, generation_dir_name(Generation
 %% @doc Lists the generations of which something is kept, in ascending order.
 -spec generations(dir()) -> [non_neg_integer()].
 generations(Dir) ->
-    lists:sort([Number || Name <- names(Dir, <<"generations">>), {ok, Number} <- [number(Name)]]).
+    lists:sort([Number || Name <- names(Dir, <<"generations">>), Number <- number(Name)]).
 
-number(Name) ->
+%% Only what generation_dir_name/1 writes: `01' and `+1' are names of somebody else.
+number(<<Digit, _/binary>> = Name) when Digit >= $1, Digit =< $9; Name =:= <<"0">> ->
     try binary_to_integer(Name) of
-        Number when Number >= 0 -> {ok, Number};
-        _ -> none
+        Number -> [Number || Number =< relsync_record:max_generation()]
     catch
-        error:badarg -> none
-    end.
+        error:badarg -> []
+    end;
+number(_) ->
+    [].
 
 -spec drop_generation(dir(), non_neg_integer()) -> ok | {error, error()}.
 drop_generation(Dir, Generation) ->
     Name = generation_dir_name(Generation),
     explain(delete, Name, relsync_fs:delete_tree(file_name(Dir, Name))).
+
+%% @doc Removes what was moved aside on the way back to generations that are not kept any more.
+-spec drop_displaced(dir(), [non_neg_integer()]) -> ok | {error, error()}.
+drop_displaced(Dir, Kept) ->
+    delete_names(Dir, [
+        <<"displaced/", Name/binary>>
+     || Name <- names(Dir, <<"displaced">>),
+        [Generation, _] <- [binary:split(Name, <<".">>)],
+        Number <- number(Generation),
+        not lists:member(Number, Kept)
+    ]).
 
 %% @doc Brings the names of the generations to the medium.
 -spec sync_generations(dir()) -> ok | {error, error()}.
@@ -277,6 +231,21 @@ write_reserve(Dir) ->
 -spec free_reserve(dir()) -> ok | {error, error()}.
 free_reserve(Dir) ->
     explain(delete, <<"reserve">>, relsync_fs:delete_tree(file_name(Dir, <<"reserve">>))).
+
+%% Ended updates
+
+%% @doc How many updates have disturbed the destination and come to an end.
+-spec ended(dir()) -> non_neg_integer().
+ended(Dir) ->
+    case read_record(Dir, <<"ended">>, ended) of
+        {ok, #{count := Count}} -> Count;
+        _ -> 0
+    end.
+
+%% @doc Counts one more.
+-spec count_ended(dir()) -> ok | {error, error()}.
+count_ended(Dir) ->
+    write_record(Dir, <<"ended">>, ended, #{count => (ended(Dir) + 1) band 16#FFFFFFFF}).
 
 %% Agent blobs
 
@@ -328,7 +297,7 @@ clean(Dir, Keep) ->
         fun() -> delete_except(Dir, <<"agent">>, Agents) end,
         fun() -> delete_except(Dir, <<"incoming">>, Packs) end,
         fun() -> delete_except(Dir, <<"staging">>, Staged) end,
-        fun() -> delete_names(Dir, [<<"current.tmp">>, <<"journal.tmp">>, <<"reserve.tmp">>, <<"reserve">>]) end
+        fun() -> delete_names(Dir, [<<"current.tmp">>, <<"journal.tmp">>, <<"ended.tmp">>, <<"reserve.tmp">>, <<"reserve">>]) end
     ]).
 
 referenced(Dir) ->
@@ -357,10 +326,10 @@ names(Dir, Subdir) ->
 
 %% Records
 
-read_record(Dir, Name, Kind, IsValid) ->
-    case relsync_fs:read_file(file_name(Dir, Name), ?MAX_PAYLOAD_BYTES + 64) of
+read_record(Dir, Name, Kind) ->
+    case relsync_fs:read_file(file_name(Dir, Name), relsync_record:max_bytes()) of
         {ok, Bytes} ->
-            case decode_record(Bytes, Kind, IsValid) of
+            case relsync_record:decode(Kind, Bytes) of
                 {ok, Term} -> {ok, Term};
                 {error, Reason} -> {damaged, Name, Reason}
             end;
@@ -370,46 +339,10 @@ read_record(Dir, Name, Kind, IsValid) ->
             {damaged, Name, Reason}
     end.
 
-decode_record(<<?MAGIC, ?VERSION, Kind, Length:32, Rest/binary>> = Bytes, Kind, IsValid) when
-    Length =< ?MAX_PAYLOAD_BYTES
-->
-    Head = byte_size(Bytes) - 32,
-    case Rest of
-        <<Payload:Length/binary, Sum:32/binary>> ->
-            case crypto:hash(sha256, binary:part(Bytes, 0, Head)) of
-                Sum -> decode_payload(Payload, IsValid);
-                _ -> {error, checksum}
-            end;
-        _ ->
-            {error, truncated}
-    end;
-decode_record(<<?MAGIC, Version, _/binary>>, _Kind, _IsValid) when Version =/= ?VERSION ->
-    {error, {version, Version}};
-decode_record(_Bytes, _Kind, _IsValid) ->
-    {error, not_a_record}.
-
-%% A compressed term (tag 80) could be far larger than the record that holds it.
-decode_payload(<<131, 80, _/binary>>, _IsValid) ->
-    {error, content};
-decode_payload(Payload, IsValid) ->
-    try binary_to_term(Payload, [safe]) of
-        Term ->
-            case IsValid(Term) of
-                true -> {ok, Term};
-                false -> {error, content}
-            end
-    catch
-        error:badarg -> {error, content}
-    end.
-
 write_record(Dir, Name, Kind, Term) ->
-    Payload = term_to_binary(Term),
-    case byte_size(Payload) of
-        Length when Length =< ?MAX_PAYLOAD_BYTES ->
-            Head = <<?MAGIC, ?VERSION, Kind, Length:32, Payload/binary>>,
-            replace(Dir, Name, [Head, crypto:hash(sha256, Head)]);
-        _ ->
-            {error, {cannot, write, Name, efbig}}
+    case relsync_record:encode(Kind, Term) of
+        {ok, Bytes} -> replace(Dir, Name, Bytes);
+        {error, Reason} -> {error, {cannot, write, Name, Reason}}
     end.
 
 replace(Dir, Name, Bytes) ->

@@ -19,7 +19,8 @@
 
 -export_type([purpose/0, report/0, error/0]).
 
--type purpose() :: forward | restore.
+%% A return names the generation that it leads to.
+-type purpose() :: forward | {restore, non_neg_integer()}.
 -type report() :: [
     {not_empty, relsync_path:path()}
     | {special, relsync_path:path()}
@@ -118,7 +119,9 @@ place_all(Placing, Removing, #run{purpose = Purpose} = Run) ->
     try
         lists:foldl(fun place/2, Run, Placing)
     catch
-        throw:{?MODULE, {cannot, _, _, Posix}} when Purpose =:= restore, Posix =:= enospc orelse Posix =:= edquot ->
+        throw:{?MODULE, {cannot, _, _, Posix}} when
+            Purpose =/= forward, Posix =:= enospc orelse Posix =:= edquot
+        ->
             lists:foldl(fun place/2, lists:foldl(fun remove/2, Run, Removing), Placing)
     end.
 
@@ -170,7 +173,7 @@ place_node({file, Source, Mode, Mtime}, Path, Live, #run{dir = Dir} = Run) ->
 
 %% What a restore moves is the only copy: it must not end up in a directory that a power failure takes
 %% away. Going forward, the old content is kept elsewhere.
-keep_name(Path, #run{purpose = restore} = Run) ->
+keep_name(Path, #run{purpose = {restore, _}} = Run) ->
     done(sync, Path, relsync_fs:sync_dir(full(relsync_path:parent(Path), Run)), Run);
 keep_name(_Path, #run{purpose = forward} = Run) ->
     Run.
@@ -212,28 +215,28 @@ clear_leaf(_Path, absent, Run) ->
 
 clear_dir(Path, {dir, _}, #run{purpose = Purpose} = Run) ->
     case {relsync_fs:delete_dir(full(Path, Run)), Purpose} of
-        {{error, eexist}, restore} -> displace(Path, Run);
+        {{error, eexist}, {restore, Generation}} -> displace(Path, Generation, Run);
         {{error, eexist}, forward} -> fail({not_empty, Path});
         {Result, _} -> done(delete, Path, Result, Run)
     end;
 clear_dir(_Path, _Live, Run) ->
     Run.
 
-displace(Path, #run{dir = Dir} = Run) ->
+displace(Path, Generation, #run{dir = Dir} = Run) ->
     Folder = relsync_state:displaced_dir(Dir),
     _ = relsync_fs:make_dir(Folder),
-    Name = free_name(Folder, 1),
+    Name = free_name(Folder, Generation, 1),
     To = relsync_path:join(Folder, Name),
     Moved = done(displace, Path, relsync_fs:rename(full(Path, Run), To), Run),
     %% It is somebody's data: its new names come to the medium before its old one is taken.
     _ = [done(displace, Path, relsync_fs:sync_dir(D), Moved) || D <- [Folder, Dir]],
     note({displaced, Path, Name}, Moved).
 
-free_name(Folder, Number) ->
-    Name = integer_to_binary(Number),
+free_name(Folder, Generation, Number) ->
+    Name = iolist_to_binary(io_lib:format("~b.~b", [Generation, Number])),
     case relsync_fs:info(relsync_path:join(Folder, Name)) of
         {error, enoent} -> Name;
-        _ -> free_name(Folder, Number + 1)
+        _ -> free_name(Folder, Generation, Number + 1)
     end.
 
 %% Syncing
@@ -242,7 +245,7 @@ free_name(Folder, Number) ->
 %% on a tree of several file systems may have left.
 -spec sync(relsync_roots:roots(), [relsync_change:change()]) -> ok | {error, error()}.
 sync(#{write := Root, state := Dir}, Changes) ->
-    Run = #run{root = Root, dir = Dir, purpose = restore},
+    Run = #run{root = Root, dir = Dir, purpose = forward},
     Parents = [relsync_path:parent(Path) || {Path, _, _} <- Changes],
     Touched = [Path || {Path, Old, New} <- Changes, is_dir_like(Old) orelse is_dir_like(New)],
     try

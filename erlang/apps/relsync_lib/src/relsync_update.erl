@@ -37,7 +37,7 @@
     release_hooks/2,
     update/6,
     rollback/4,
-    confirm/1,
+    confirm/2,
     outlook/2,
     stale_modules/2,
     error_kind/1
@@ -108,7 +108,8 @@ recover(Roots) ->
         {error, Reason} -> refuse(damaged, unfinished(relsync_apply:format_error(Reason)))
     end.
 
-recovered(What, Report, Changes, Roots) ->
+recovered(What, Report, Changes, #{state := Dir} = Roots) ->
+    _ = relsync_state:count_ended(Dir),
     Notes = [report_text(Line) || Line <- Report] ++ follow(Changes, Roots),
     #{recovered => text(lists:join("; ", [What | Notes]))}.
 
@@ -315,26 +316,33 @@ update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send)
     Send(staged, #{files => length(Wanted), bytes => 0}),
     Mode = mode(maps:get(reload, Fields, 0)),
     Changes = module_changes(Wanted, Base, Dir),
-    Timeout = maps:get(confirm_timeout, Fields, none),
+    State = probation_state(Fields, Mode),
     Options = #{
-        state => probation_state(Timeout),
+        state => State,
         keep => maps:get(keep, Fields, 2),
+        keep_bytes => maps:get(keep_bytes, Fields, infinity),
         now => erlang:system_time(second)
     },
     Prepare = fun() -> relsync_apply:prepare(Roots, Staged, Options) end,
     Context = context(update, Snapshot, next, [Path || {Path, _} <- Wanted], Dir),
     Update = plan(Mode, Changes, Roots, with_context(Hooks, Context), Send),
     Result = run(Update#update{disturbs = Wanted =/= [], notes = [left_text(Path) || {Path, not_ours} <- Left]}, Mode, Prepare),
-    probation(Result, Timeout, Mode, Roots).
+    %% Who does not hear of the result can ask for it.
+    _ = relsync_state:count_ended(Dir),
+    probation(Result, State, Roots).
 
-probation_state(none) -> confirmed;
-probation_state(_) -> probation.
+probation_state(#{confirm_timeout := Timeout}, Mode) -> {probation, min(Timeout, ?MAX_TIMEOUT_MS), Mode};
+probation_state(_, _) -> confirmed.
 
-probation(#{outcome := Outcome} = Result, Timeout, Mode, Roots) when Timeout =/= none, Outcome =/= 1 ->
-    relsync_probation:start(Roots, maps:get(generation, Result), Timeout, Mode),
-    Result#{probation_ms => Timeout};
-probation(Result, _, _, _) ->
-    Result.
+%% What was taken back leads to where a probation of before goes on.
+probation(#{outcome := 1} = Result, _, _) ->
+    Result;
+probation(Result, confirmed, #{state := Dir}) ->
+    relsync_probation:cancel(Dir),
+    Result;
+probation(Result, {probation, Timeout, _}, Roots) ->
+    relsync_probation:start(Roots),
+    Result#{probation_ms => Timeout}.
 
 %% @doc Returns to a generation that is kept here. Gives the fields of a `RESULT', or throws a refusal.
 -spec rollback(relsync_wire:fields(), relsync_roots:roots(), hooks(), send()) -> relsync_wire:fields().
@@ -356,7 +364,7 @@ rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
     Update = plan(Mode, Modules, Roots, with_context(Hooks, Context), Send),
     Result = run(Update#update{direction = back, disturbs = Changes =/= []}, Mode, Prepare),
     %% Not before: where the way back fails, the timer has to try it again.
-    relsync_probation:cancel(),
+    relsync_probation:cancel(Dir),
     Result.
 
 rollback_target(#{generation := Generation}, _) ->
@@ -583,23 +591,28 @@ give_up(#update{hooks = Hooks, send = Send}, Kind, Text) ->
 
 %%% Smaller requests
 
-%% @doc Takes the current generation out of probation.
--spec confirm(relsync_roots:roots()) -> relsync_wire:fields().
-confirm(#{state := Dir} = Roots) ->
+%% @doc Takes a generation out of probation, if it is the one that is installed: who asks may have been away while the
+%% target went back, or while somebody else updated it.
+-spec confirm(relsync_wire:fields(), relsync_roots:roots()) -> relsync_wire:fields().
+confirm(#{generation := Generation, snapshot := Snapshot}, #{state := Dir} = Roots) ->
     case relsync_state:read_current(Dir) of
-        {ok, #{state := probation, generation := Generation}} ->
+        {ok, #{state := {probation, _}, generation := Generation, snapshot := Snapshot}} ->
             case relsync_apply:confirm(Roots) of
                 ok ->
-                    relsync_probation:cancel(),
-                    with_snapshot(Dir, #{outcome => 0, generation => Generation});
+                    relsync_probation:cancel(Dir),
+                    #{outcome => 0, generation => Generation, snapshot => Snapshot};
                 {error, Reason} ->
                     refuse(io, relsync_apply:format_error(Reason))
             end;
-        {ok, #{generation := Generation}} ->
-            with_snapshot(Dir, #{outcome => 2, generation => Generation});
+        {ok, #{generation := Generation, snapshot := Snapshot}} ->
+            #{outcome => 2, generation => Generation, snapshot => Snapshot};
+        {ok, #{generation := Other}} ->
+            refuse(not_on_probation, io_lib:format("generation ~b is to be confirmed, but generation ~b is installed", [Generation, Other]));
         _ ->
             refuse(not_on_probation, "nothing is installed that could be confirmed")
-    end.
+    end;
+confirm(_, _) ->
+    refuse(protocol, "a confirmation without a generation and a snapshot").
 
 %% @doc Says what reloading would do, of modules that are not here yet.
 -spec outlook(relsync_wire:fields(), relsync_roots:roots()) -> relsync_wire:fields().

@@ -112,12 +112,13 @@ incoming(16#06) ->
         {1, reload, number},
         {2, keep, number},
         {3, confirm_timeout, number},
-        {4, pack_id, bytes}
+        {4, pack_id, bytes},
+        {5, keep_bytes, number}
     ]};
 incoming(16#07) ->
     {rollback, [{1, generation, number}, {2, snapshot, bytes}, {3, reload, number}]};
 incoming(16#08) ->
-    {confirm, []};
+    {confirm, [{1, generation, number}, {2, snapshot, bytes}]};
 incoming(16#09) ->
     Module = [{1, path, bytes}, {2, action, number}, {3, md5, bytes}],
     {plan_reload, [{1, reload, number}, {2, modules, {list, {message, Module}}}]};
@@ -160,7 +161,10 @@ outgoing(result) ->
 outgoing(error) ->
     {16#88, error_fields()};
 outgoing(status_reply) ->
-    {16#89, status_fields() ++ [{20, modules, {list, {message, module_fields()}}}]}.
+    {16#89, status_fields() ++ [
+        {20, modules, {list, {message, module_fields()}}},
+        {21, kept_bytes, {list, {message, [{1, generation, number}, {2, bytes, number}]}}}
+    ]}.
 
 status_fields() ->
     [
@@ -177,14 +181,16 @@ status_fields() ->
                 {2, snapshot, bytes},
                 {3, manifest, bytes},
                 {4, state, number},
-                {5, applied_at, number}
+                {5, applied_at, number},
+                {6, probation_ms, number}
             ]}},
         {9, drift, {list, {message, [{1, index, number}, {2, kind, number}]}}},
         {10, incoming, {message, [{1, pack_id, bytes}, {2, verified, number}]}},
         {11, damage, {list, {message, [{1, what, bytes}, {2, repair, bytes}]}}},
         {12, credit, number},
         {13, kept, {list, number}},
-        {14, recovered, bytes}
+        {14, recovered, bytes},
+        {15, ended, number}
     ].
 
 module_fields() ->

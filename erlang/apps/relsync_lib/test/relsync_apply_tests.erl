@@ -279,7 +279,14 @@ keep_test_() ->
         First = relsync_push:first_contact(Roots),
         Tree = fun(N) -> #{<<"f">> => {file, 8#644, integer_to_binary(N)}} end,
         {ok, _} = relsync_push:run(relsync_trees:pack(maps:get(base, First), #{}, Tree(1)), First, commit),
-        [push_next(Roots, Tree(N - 1), Tree(N), #{state => confirmed, keep => 2}) || N <- lists:seq(2, 5)],
+        Push = fun(N) -> push_next(Roots, Tree(N - 1), Tree(N), #{state => confirmed, keep => 2}) end,
+        lists:foreach(Push, [2, 3, 4]),
+        Displaced = relsync_state:displaced_dir(maps:get(state, Roots)),
+        ok = relsync_fs:make_dir(Displaced),
+        [ok = relsync_fs:make_dir(relsync_path:join(Displaced, Name)) || Name <- [<<"2.1">>, <<"3.1">>]],
+        Push(5),
+        %% What lay in the way of a generation goes with it.
+        {ok, [<<"3.1">>]} = relsync_fs:list(Displaced),
         [4, 3] = [N || #{generation := N} <- relsync_apply:history(Roots)],
         {error, {no_generation, 1, [4, 3]} = Reason} = relsync_apply:rollback(Roots, 1, #{now => 0}),
         true = is_binary(unicode:characters_to_binary(relsync_apply:format_error(Reason))),
@@ -287,7 +294,7 @@ keep_test_() ->
         same_tree(Tree(3), Root, generation_3),
         [] = relsync_apply:history(Roots),
         %% Numbers are never used twice.
-        push_next(Roots, Tree(3), Tree(6), #{state => probation, keep => 0}),
+        push_next(Roots, Tree(3), Tree(6), #{state => {probation, 60000, soft}, keep => 0}),
         6 = relsync_push:current(Roots),
         %% On probation there is always a way back.
         [#{generation := 3}] = relsync_apply:history(Roots),
@@ -300,6 +307,69 @@ keep_test_() ->
         [] = maps:get(drift, relsync_push:installed(Roots)),
         relsync_trees:remove(Root)
     end}.
+
+%% The oldest go first when all together are too large; a content of two names counts once.
+keep_bytes_test_() ->
+    {timeout, 60, fun() ->
+        Root = relsync_trees:new_root("keep_bytes"),
+        #{state := Dir} = Roots = relsync_roots:new(Root),
+        First = relsync_push:first_contact(Roots),
+        Tree = fun(N) -> #{<<"f">> => {file, 8#644, binary:copy(<<N>>, 10000 * N)}, <<"g">> => {file, 8#644, <<N>>}} end,
+        {ok, _} = relsync_push:run(relsync_trees:pack(maps:get(base, First), #{}, Tree(1)), First, commit),
+        Push = fun(N, Quota) ->
+            push_next(Roots, Tree(N - 1), Tree(N), #{state => confirmed, keep => 9, keep_bytes => Quota}),
+            [Kept || #{generation := Kept} <- relsync_apply:history(Roots)]
+        end,
+        [1] = Push(2, 200000),
+        [2, 1] = Push(3, 200000),
+        Undo = fun(N) ->
+            {ok, Size} = size_of(Dir, ["generations/", integer_to_list(N), "/undo"]),
+            Size
+        end,
+        Held = fun(N) -> 10000 * N + 1 + Undo(N) end,
+        [{2, Two}, {1, One}, {0, _}] = relsync_preserve:sizes(Dir, [2, 1, 0]),
+        [{2, Two}, {1, One}] = [{N, Held(N)} || N <- [2, 1]],
+        %% Of a content that has another name in a newer generation, the older one frees nothing.
+        ok = relsync_fs:link(relsync_state:file_name(Dir, <<"generations/1/0">>), relsync_state:file_name(Dir, <<"generations/2/9">>)),
+        Shared = Two + One - Undo(1) - 1,
+        Left = Undo(1) + 1,
+        [{2, Shared}, {1, Left}] = relsync_preserve:sizes(Dir, [2, 1]),
+        ok = relsync_fs:delete_tree(relsync_state:file_name(Dir, <<"generations/2/9">>)),
+        %% 3, 2 and 1 hold more than the quota, 3 and 2 do not.
+        [3, 2] = Push(4, 55000),
+        %% What is newest stays however large it is, but nothing beside it.
+        [4] = Push(5, 10),
+        %% None is kept that lies behind one that is not, however small it is.
+        [5, 4] = Push(6, 1000000),
+        [6] = Push(7, 100000),
+        [6] = relsync_state:generations(Dir),
+        relsync_trees:remove(Root)
+    end}.
+
+size_of(Dir, Name) ->
+    case relsync_fs:info(relsync_state:file_name(Dir, iolist_to_binary(Name))) of
+        {ok, {file, _, Size, _}} -> {ok, Size};
+        Other -> Other
+    end.
+
+%% The last number is used, none beyond it.
+last_number_test() ->
+    Root = relsync_trees:new_root("last_number"),
+    #{state := Dir} = Roots = relsync_roots:new(Root),
+    First = relsync_push:first_contact(Roots),
+    Tree = fun(N) -> #{<<"f">> => {file, 8#644, <<N>>}} end,
+    {ok, _} = relsync_push:run(relsync_trees:pack(maps:get(base, First), #{}, Tree(1)), First, commit),
+    {ok, Current} = relsync_state:read_current(Dir),
+    ok = relsync_state:write_current(Dir, Current#{last_generation := 16#FFFFFFFE}),
+    push_next(Roots, Tree(1), Tree(2), #{state => confirmed, keep => 1}),
+    16#FFFFFFFF = relsync_push:current(Roots),
+    Options = relsync_push:installed(Roots),
+    {error, no_number = Reason} =
+        relsync_push:run(pack(Options, Tree(2), Tree(3)), Options, commit, #{state => confirmed, keep => 1}),
+    true = is_binary(unicode:characters_to_binary(relsync_apply:format_error(Reason))),
+    [_] = relsync_apply:history(Roots),
+    same_tree(Tree(2), Root, last_number),
+    relsync_trees:remove(Root).
 
 push_next(Roots, Old, New, Apply) ->
     Options = relsync_push:installed(Roots),

@@ -49,11 +49,22 @@ nothing_left() ->
 %% A probation that has run out waits until the session of the other VM is over.
 probation_test_() ->
     {timeout, 120, fun() ->
-        with_other_vm(fun(Roots, Other) ->
+        with_other_vm(fun(#{state := Dir} = Roots, Other) ->
             ok = Other(take, [Roots, <<"you">>]),
-            ok = relsync_probation:start(Roots, 1, 10, soft),
+            Current = #{
+                generation => 1,
+                last_generation => 1,
+                snapshot => <<1:256>>,
+                manifest => <<1:256>>,
+                state => {probation, #{deadline => 1, timeout => 10, reload => soft}},
+                applied_at => 0
+            },
+            ok = relsync_state:prepare_dirs(Dir),
+            ok = relsync_state:write_current(Dir, Current),
+            ok = relsync_probation:start(Roots),
             timer:sleep(300),
             os:type() =:= {unix, linux} andalso (true = relsync_probation:is_running()),
+            ok = relsync_state:write_current(Dir, Current#{state := confirmed}),
             ok = Other(release, []),
             gone(100)
         end)

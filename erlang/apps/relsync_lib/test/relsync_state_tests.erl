@@ -32,6 +32,9 @@ records_test() ->
         none = relsync_state:read_current(Dir),
         Manifest = relsync_trees:manifest(#{<<"a">> => {file, 8#644, <<"x">>}}),
         Sha256 = relsync_manifest:sha256(Manifest),
+        0 = relsync_state:ended(Dir),
+        [ok = relsync_state:count_ended(Dir) || _ <- [1, 2]],
+        2 = relsync_state:ended(Dir),
         none = relsync_state:read_manifest(Dir, Sha256),
         ok = relsync_state:write_manifest(Dir, Manifest),
         {ok, Manifest} = relsync_state:read_manifest(Dir, Sha256),
@@ -75,8 +78,16 @@ nonsense_test_() ->
             end)
         end
      || {Expected, Version, Kind, Payload} <- [
-            {{version, 2}, 2, 3, term_to_binary(x)},
-            {not_a_record, 1, 1, term_to_binary(x)},
+            {{version, 3}, 3, 3, term_to_binary(x)},
+            {{version, 0}, 0, 3, term_to_binary(x)},
+            {not_a_record, 2, 1, term_to_binary(x)},
+            {content, 1, 3, term_to_binary([])},
+            {content, 2, 3, term_to_binary(#{old => current(1)})},
+            {content, 2, 3, term_to_binary(maps:remove(keep_bytes, binary_to_term(journal([]))))},
+            {content, 2, 3, journal([], #{keep => -1})},
+            {content, 2, 3, journal([], #{keep => 1 bsl 64})},
+            {content, 2, 3, journal([], #{keep_bytes => -1})},
+            {content, 2, 3, journal([], #{new => none})},
             {content, 1, 3, term_to_binary(x)},
             {content, 1, 3, <<"no term">>},
             {content, 1, 3, term_to_binary(lists:duplicate(1000, 0), [compressed])},
@@ -91,7 +102,62 @@ nonsense_test_() ->
     ].
 
 journal(Changes) ->
-    term_to_binary(#{direction => forward, changes => Changes, old => none, new => current(1), keep => 2}).
+    journal(Changes, #{}).
+
+journal(Changes, Other) ->
+    Journal = #{
+        direction => forward, changes => Changes, old => none, new => current(1), keep => 2, keep_bytes => infinity
+    },
+    term_to_binary(maps:merge(Journal, Other)).
+
+%% What is beyond the bounds of the fields is as damaged as any nonsense: nobody has to check it again.
+bounds_test_() ->
+    Probation = #{deadline => 5, timeout => 5, reload => soft},
+    [
+        fun() ->
+            {ok, Bytes} = relsync_record:encode(current, maps:merge(current(3), Change)),
+            case {Expected, relsync_record:decode(current, iolist_to_binary(Bytes))} of
+                {ok, {ok, _}} -> ok;
+                {content, {error, content}} -> ok
+            end
+        end
+     || {Expected, Change} <- [
+            {ok, #{}},
+            {ok, #{generation => 1, last_generation => 16#FFFFFFFF}},
+            {content, #{generation => 0}},
+            {content, #{generation => 3.0}},
+            {content, #{last_generation => 2}},
+            {content, #{generation => 1 bsl 32, last_generation => 1 bsl 32}},
+            {content, #{snapshot => <<1>>}},
+            {content, #{manifest => <<1:255>>}},
+            {content, #{applied_at => -1}},
+            {content, #{applied_at => 253402300800}},
+            {content, #{state => probation}},
+            {content, #{more => 1}},
+            {ok, #{state => {probation, Probation}}},
+            {ok, #{state => {probation, Probation#{timeout => 0}}}},
+            {content, #{state => {probation, Probation#{timeout => -1}}}},
+            {content, #{state => {probation, Probation#{timeout => 1 bsl 32}}}},
+            {content, #{state => {probation, Probation#{deadline => -1}}}},
+            {content, #{state => {probation, Probation#{deadline => 1 bsl 60}}}},
+            {content, #{state => {probation, Probation#{reload => other}}}},
+            {content, #{state => {probation, maps:remove(reload, Probation)}}}
+        ]
+    ].
+
+%% Only names that relsync writes are generations, and only what belongs to one is cleared away with it.
+names_test() ->
+    with_dir(fun(Dir) ->
+        Names = [<<"0">>, <<"7">>, <<"12">>, <<"+1">>, <<"-1">>, <<"01">>, <<"00">>, <<"1x">>, <<"4294967296">>, <<"1 ">>],
+        [ok = relsync_fs:make_dir(relsync_state:file_name(Dir, <<"generations/", Name/binary>>)) || Name <- Names],
+        [0, 7, 12] = relsync_state:generations(Dir),
+        Displaced = [<<"7.1">>, <<"7.2">>, <<"12.1">>, <<"7">>, <<"07.1">>, <<"x.1">>],
+        ok = relsync_fs:make_dir(relsync_state:displaced_dir(Dir)),
+        [ok = relsync_fs:make_dir(relsync_state:file_name(Dir, <<"displaced/", Name/binary>>)) || Name <- Displaced],
+        ok = relsync_state:drop_displaced(Dir, [12]),
+        {ok, Left} = relsync_fs:list(relsync_state:displaced_dir(Dir)),
+        [<<"07.1">>, <<"12.1">>, <<"7">>, <<"x.1">>] = lists:sort(Left)
+    end).
 
 manifest_under_a_wrong_name_test() ->
     with_dir(fun(Dir) ->
@@ -136,27 +202,49 @@ clean_test() ->
         {error, enoent} = relsync_fs:info(relsync_state:file_name(Dir, <<"journal.tmp">>))
     end).
 
-%% Records as the first version wrote them (`tests/data/golden/state') are read for ever.
-golden_test() ->
+%% Records as each version wrote them (`tests/data/golden/state') are read for ever. RELSYNC_BLESS=1 in the
+%% environment writes those of today's.
+golden_test_() ->
+    [
+        {"version 1", fun() -> golden("", golden_1()) end},
+        {"version 2", fun() ->
+            Golden = relsync_trees:golden_dir("state"),
+            _ = [bless(Golden, Kind, Term) || os:getenv("RELSYNC_BLESS") =/= false, {Kind, Term} <- maps:to_list(golden_2())],
+            golden("-2", golden_2())
+        end}
+    ].
+
+%% The order of a term's keys is that of the release that wrote it: what is there is only replaced if it says something else.
+bless(Golden, Kind, Term) ->
+    File = filename:join(Golden, atom_to_list(Kind) ++ "-2.bin"),
+    case file:read_file(File) of
+        {ok, Bytes} -> true = {ok, Term} =:= relsync_record:decode(Kind, Bytes);
+        {error, enoent} ->
+            {ok, Bytes} = relsync_record:encode(Kind, Term),
+            ok = file:write_file(File, Bytes)
+    end.
+
+golden(Suffix, #{current := Current, installed := Installed, journal := Journal, undo := Undo} = Records) ->
     with_dir(fun(Dir) ->
+        ok = relsync_fs:make_dir(relsync_state:generation_dir(Dir, 1)),
         Golden = relsync_trees:golden_dir("state"),
         [
-            {ok, _} = file:copy(filename:join(Golden, From), relsync_state:file_name(Dir, To))
+            {ok, _} = file:copy(filename:join(Golden, From ++ Suffix ++ ".bin"), relsync_state:file_name(Dir, To))
          || {From, To} <- [
-                {"current.bin", <<"current">>},
-                {"installed.bin", installed_name(manifest())},
-                {"journal.bin", <<"journal">>}
-            ]
+                {"current", <<"current">>},
+                {"installed", installed_name(manifest())},
+                {"journal", <<"journal">>},
+                {"undo", <<"generations/1/undo">>}
+            ] ++ [{"ended", <<"ended">>} || is_map_key(ended, Records)]
         ],
-        ok = relsync_fs:make_dir(relsync_state:generation_dir(Dir, 1)),
-        {ok, _} = file:copy(filename:join(Golden, "undo.bin"), <<(relsync_state:generation_dir(Dir, 1))/binary, "/undo">>),
-        true = {ok, maps:get(current, golden())} =:= relsync_state:read_current(Dir),
-        true = {ok, maps:get(installed, golden())} =:= relsync_state:read_installed(Dir, manifest()),
-        true = {ok, maps:get(journal, golden())} =:= relsync_state:read_journal(Dir),
-        true = {ok, maps:get(undo, golden())} =:= relsync_state:read_undo(Dir, 1),
+        true = maps:get(ended, Records, #{count => 0}) =:= #{count => relsync_state:ended(Dir)},
+        true = {ok, Current} =:= relsync_state:read_current(Dir),
+        true = {ok, Installed} =:= relsync_state:read_installed(Dir, manifest()),
+        true = {ok, Journal} =:= relsync_state:read_journal(Dir),
+        true = {ok, Undo} =:= relsync_state:read_undo(Dir, 1),
         %% What is written today is read the same.
-        ok = relsync_state:write_journal(Dir, maps:get(journal, golden())),
-        true = {ok, maps:get(journal, golden())} =:= relsync_state:read_journal(Dir)
+        ok = relsync_state:write_journal(Dir, Journal),
+        true = {ok, Journal} =:= relsync_state:read_journal(Dir)
     end).
 
 installed_name(Sha256) ->
@@ -165,9 +253,16 @@ installed_name(Sha256) ->
 
 manifest() -> relsync_manifest:sha256(relsync_manifest:empty()).
 
-golden() ->
+%% A probation that knew no end has run out.
+golden_1() -> records(#{deadline => 5000, timeout => 0, reload => soft}, infinity, confirmed).
+
+golden_2() ->
+    Probation = #{deadline => 1700000060000, timeout => 60000, reload => apps},
+    (records(Probation, 1 bsl 40, {probation, Probation}))#{ended => #{count => 300}}.
+
+records(Probation, Quota, State) ->
     Old = current(1),
-    New = (current(2))#{state := probation},
+    New = (current(2))#{state := {probation, Probation}},
     Changes = [
         {<<"a">>, {file, <<"generations/1/0">>, 8#644, 1700000000}, {file, <<"staging/0">>, 8#755, 1700000100}},
         {<<"b">>, {dir, 8#755}, {symlink, <<"../x", 255>>}},
@@ -175,8 +270,8 @@ golden() ->
         {<<"d">>, {symlink, <<"a">>}, absent}
     ],
     #{
-        current => Old,
+        current => Old#{state := State},
         installed => #{0 => 1700000000, 7 => 1},
-        journal => #{direction => forward, changes => Changes, old => Old, new => New, keep => 2},
+        journal => #{direction => forward, changes => Changes, old => Old, new => New, keep => 2, keep_bytes => Quota},
         undo => #{from => New, to => none, changes => relsync_change:reverse(Changes)}
     }.

@@ -147,9 +147,9 @@ displaced_test() ->
         {ok, []} = relsync_apply:switch(Transaction),
         ok = prim_file:write_file(under(Root, <<"lib/data">>), <<"theirs">>),
         {ok, Report} = relsync_apply:abort(Transaction),
-        {displaced, <<"lib">>, <<"1">>} = lists:keyfind(displaced, 1, Report),
+        {displaced, <<"lib">>, <<"0.1">>} = lists:keyfind(displaced, 1, Report),
         same(Old, Root),
-        {ok, <<"theirs">>} = relsync_fs:read_file(under(Root, <<".relsync/displaced/1/data">>), 100)
+        {ok, <<"theirs">>} = relsync_fs:read_file(under(Root, <<".relsync/displaced/0.1/data">>), 100)
     end).
 
 %% A file in use keeps its inode for whoever has it open.

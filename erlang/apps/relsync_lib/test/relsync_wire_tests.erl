@@ -47,10 +47,13 @@ golden(File, Bytes) ->
 messages() ->
     [
         {"agent-hello-least", hello_reply, #{
-            protocol => 1, otp_release => 23, erts => <<"11.1">>, has_zstd => false, drift => [], credit => 1
+            protocol => 2, otp_release => 23, erts => <<"11.1">>, has_zstd => false, drift => [], credit => 1
         }},
         {"agent-hello-all", hello_reply, status()},
-        {"agent-status", status_reply, (status())#{modules => modules()}},
+        {"agent-status", status_reply, (status())#{
+            modules => modules(),
+            kept_bytes => [#{generation => 299, bytes => 1 bsl 33}, #{generation => 298, bytes => 0}]
+        }},
         {"agent-manifest", manifest, #{
             kind => 1,
             bytes => <<"x", 16#9c, 3, 0, 0, 0, 0, 1>>,
@@ -85,7 +88,7 @@ messages() ->
 
 status() ->
     #{
-        protocol => 1,
+        protocol => 2,
         otp_release => 25,
         erts => <<"13.1.5">>,
         has_zstd => true,
@@ -97,14 +100,16 @@ status() ->
             snapshot => binary:copy(<<"s">>, 32),
             manifest => binary:copy(<<"m">>, 32),
             state => 1,
-            applied_at => 1700000000
+            applied_at => 1700000000,
+            probation_ms => 59000
         },
         drift => [#{index => 0, kind => 0}, #{index => 128, kind => 1}, #{index => 999999, kind => 2}],
         incoming => #{pack_id => binary:copy(<<"p">>, 32), verified => 4096},
         damage => [#{what => <<"journal">>, repair => <<"set aside">>}],
         credit => 262144,
         kept => [299, 298],
-        recovered => <<"undone">>
+        recovered => <<"undone">>,
+        ended => 7
     }.
 
 modules() ->

@@ -1,0 +1,111 @@
+//! What became of an update whose session failed after the target was told to apply it.
+//!
+//! The target goes on without its host to one end or the other. What it runs then, and how many updates it counts as ended, tell which.
+
+use crate::id::SnapshotId;
+use crate::wire::{Current, TargetStatus};
+
+/// An update whose end is not known.
+#[derive(Debug, Clone)]
+pub struct Lost {
+    before: Option<Current>,
+    ended_before: u64,
+    snapshot: SnapshotId,
+}
+
+/// What a target made of an update whose host it lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aftermath {
+    /// It runs the new generation.
+    Applied,
+    /// It began to switch, or had switched, and is back.
+    RolledBack,
+    /// It never switched.
+    Unchanged,
+    /// It runs neither the old nor the new generation: somebody else has been there since.
+    Replaced,
+}
+
+impl Lost {
+    /// Keeps what is needed to tell later: what the target ran `before`, and what it was to get.
+    pub(super) fn new(before: &TargetStatus, snapshot: SnapshotId) -> Self {
+        Self {
+            before: before.current.clone(),
+            ended_before: before.ended,
+            snapshot,
+        }
+    }
+
+    /// Tells from what the target says in a new session how it ended.
+    #[must_use]
+    pub fn aftermath(&self, after: &TargetStatus) -> Aftermath {
+        let generation =
+            |current: &Option<Current>| current.as_ref().map_or(0, |current| current.generation);
+        let snapshot = |current: &Option<Current>| current.as_ref().map(|current| current.snapshot);
+        let (old, now) = (generation(&self.before), generation(&after.current));
+        let is_new = snapshot(&after.current) == Some(self.snapshot.0);
+        if is_new && now > old {
+            return Aftermath::Applied;
+        }
+        if (now, snapshot(&after.current)) != (old, snapshot(&self.before)) {
+            return Aftermath::Replaced;
+        }
+        if after.ended == self.ended_before && after.recovered.is_none() {
+            Aftermath::Unchanged
+        } else {
+            Aftermath::RolledBack
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn current(generation: u64, snapshot: u8) -> Option<Current> {
+        Some(Current {
+            generation,
+            snapshot: [snapshot; 32],
+            ..Current::default()
+        })
+    }
+
+    #[test]
+    fn what_a_target_says_tells_how_it_ended() {
+        let undone = Some("an interrupted switch was undone".to_owned());
+        #[rustfmt::skip]
+        let table = [
+            (current(3, 1), current(4, 2), 8, None, Aftermath::Applied),
+            (None, current(1, 2), 8, None, Aftermath::Applied),
+            // Where even counting it failed.
+            (current(3, 1), current(4, 2), 7, None, Aftermath::Applied),
+            // The same snapshot again, because something had drifted.
+            (current(3, 2), current(4, 2), 8, None, Aftermath::Applied),
+            (current(3, 2), current(3, 2), 8, None, Aftermath::RolledBack),
+            (current(3, 2), current(3, 2), 7, None, Aftermath::Unchanged),
+            (current(3, 1), current(3, 1), 8, None, Aftermath::RolledBack),
+            (current(3, 1), current(3, 1), 7, undone.clone(), Aftermath::RolledBack),
+            (None, None, 8, undone, Aftermath::RolledBack),
+            (None, None, 8, None, Aftermath::RolledBack),
+            (current(3, 1), current(3, 1), 7, None, Aftermath::Unchanged),
+            (None, None, 7, None, Aftermath::Unchanged),
+            (current(3, 1), current(4, 7), 8, None, Aftermath::Replaced),
+            (current(3, 1), current(2, 2), 8, None, Aftermath::Replaced),
+            (current(3, 1), None, 8, None, Aftermath::Replaced),
+        ];
+        for (before, now, ended, recovered, expected) in table {
+            let lost = Lost {
+                before: before.clone(),
+                ended_before: 7,
+                snapshot: SnapshotId([2; 32]),
+            };
+            let after = TargetStatus {
+                current: now,
+                ended,
+                recovered,
+                ..TargetStatus::default()
+            };
+            assert_eq!(lost.aftermath(&after), expected, "{before:?}: {after:?}");
+        }
+    }
+}
