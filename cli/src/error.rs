@@ -573,6 +573,13 @@ fn session_class(error: &SessionError) -> (&str, Exit, Option<String>) {
             remote_exit(&remote.kind),
             remote_hint(&remote.kind),
         ),
+        SessionError::Hung { .. } => (
+            "hung",
+            Exit::Unreachable,
+            hint(
+                "`exit(whereis(relsync_session), kill)` on the target ends the session; then `relsync status` tells which release it runs",
+            ),
+        ),
         SessionError::Busy { .. } => ("busy", Exit::Failed, remote_hint("busy")),
         SessionError::OldOtp { .. } => (
             "old_otp",

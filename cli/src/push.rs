@@ -293,7 +293,8 @@ async fn attempt(
     match &pushed {
         // There is nobody to say good-bye to.
         Err(CliError::Push(
-            PushError::Session(SessionError::Transport(_)) | PushError::LostWhileApplying { .. },
+            PushError::Session(SessionError::Transport(_) | SessionError::Hung { .. })
+            | PushError::LostWhileApplying { .. },
         )) => {
             traffic.add(session.counters());
         }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use relsync_engine::boot::Greeting;
+use relsync_engine::session::SILENCE;
 use relsync_engine::transport::RateLimiter;
 use relsync_engine::transport::erl::{
     Cookie, CookieError, ErlTarget, LocalName, NodeName, NodeNameError,
@@ -95,6 +96,7 @@ impl Target {
                 .map(|path| absolute("--destination-rw-path", path))
                 .transpose()?,
             checksum,
+            silence: SILENCE,
         };
         let mut erl = ErlTarget::new(node, cookie(args)?);
         if let Some(local) = local_name(args)? {

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io::Read as _;
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::read::ZlibEncoder;
@@ -28,6 +29,8 @@ pub struct Greeting {
     pub writable: Option<Vec<u8>>,
     /// Whether drift is looked for by hash instead of size, time and mode.
     pub checksum: bool,
+    /// How long the agent may say nothing.
+    pub silence: Duration,
 }
 
 impl Greeting {
@@ -91,7 +94,7 @@ pub async fn open(
         arguments: &arguments,
     };
     let agent = connection.spawn(&call, SpawnBond::Monitor).await?;
-    let mut session = Session::new(connection.into_transport(agent));
+    let mut session = Session::new(connection.into_transport(agent), greeting.silence);
     match greet(&mut session).await {
         Ok(status) => Ok((session, status)),
         Err(error) => {

@@ -2,8 +2,14 @@
 //!
 //! Owns sending requests and receiving replies over a transport: messages are cut into parts and joined again, and what the
 //! agent does not answer with fails here, with the reply it gave. Does not decide what is asked: that is `push` and its siblings.
+//!
+//! An agent that says nothing is told from a target that is gone: the connection lives, the agent's process hangs. While it
+//! works on files it gives a sign of life three times a minute (a `CREDIT` of nothing), so silence has a limit; who lets it do
+//! what may take longer, as hooks may, raises the limit.
 
 use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::transport::{Counters, Transport, TransportError};
 use crate::wire::{Assembler, RemoteError, Reply, Request, WireError, parts};
@@ -11,12 +17,24 @@ use crate::wire::{Assembler, RemoteError, Reply, Request, WireError, parts};
 /// How long to wait for the agent to be gone.
 const GOODBYE: Duration = Duration::from_secs(5);
 
+/// How long an agent may say nothing, unless it was asked for something that takes longer.
+pub const SILENCE: Duration = Duration::from_secs(180);
+
+/// What must have moved over the socket for a silence to be the link's: more than ticks, less than the slowest link that is any use.
+const MOVING_BYTES: u64 = 2_000;
+
 /// Why a session cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The connection failed.
     #[error("lost the target")]
     Transport(#[from] TransportError),
+    /// The target lives, but its agent says nothing.
+    #[error("the agent on the target hangs: it has said nothing for {} s, though the target lives", after.as_secs())]
+    Hung {
+        /// How long it said nothing.
+        after: Duration,
+    },
     /// The agent's message makes no sense.
     #[error("the agent's message cannot be read")]
     Wire(#[from] WireError),
@@ -58,15 +76,22 @@ pub enum SessionError {
 pub struct Session<T> {
     transport: T,
     assembler: Assembler,
+    silence: Option<Duration>,
 }
 
 impl<T: Transport> Session<T> {
-    /// Takes over a transport whose other end is the agent.
-    pub fn new(transport: T) -> Self {
+    /// Takes over a transport whose other end is the agent, which says something at least this often.
+    pub fn new(transport: T, silence: Duration) -> Self {
         Self {
             transport,
             assembler: Assembler::default(),
+            silence: Some(silence),
         }
+    }
+
+    /// Lets the agent say nothing for so much longer from now on; without an amount, for ever.
+    pub fn allow_more_silence(&mut self, more: Option<Duration>) {
+        self.silence = more.and_then(|more| self.silence?.checked_add(more));
     }
 
     /// Sends a request.
@@ -85,11 +110,37 @@ impl<T: Transport> Session<T> {
     /// Waits for the agent's next message, whatever it is. Cancelled, it has lost nothing.
     pub async fn receive(&mut self) -> Result<Reply, SessionError> {
         loop {
-            let part = self.transport.recv().await?;
-            if let Some(message) = self.assembler.add(&part)? {
-                return Ok(Reply::decode(&message)?);
+            let part = self.receive_part().await?;
+            let Some(message) = self.assembler.add(&part)? else {
+                continue;
+            };
+            match Reply::decode(&message)? {
+                // A sign of life.
+                Reply::Credit { bytes: 0 } => {}
+                reply => return Ok(reply),
             }
         }
+    }
+
+    async fn receive_part(&mut self) -> Result<Vec<u8>, SessionError> {
+        let Some(silence) = self.silence else {
+            return Ok(self.transport.recv().await?);
+        };
+        let mut moved = self.moved_bytes();
+        loop {
+            if let Ok(part) = timeout(silence, self.transport.recv()).await {
+                return Ok(part?);
+            }
+            let before = std::mem::replace(&mut moved, self.moved_bytes());
+            if moved - before < MOVING_BYTES {
+                return Err(SessionError::Hung { after: silence });
+            }
+        }
+    }
+
+    fn moved_bytes(&self) -> u64 {
+        let counters = self.transport.counters();
+        counters.sent_bytes + counters.received_bytes
     }
 
     /// Waits for the agent's next message; an error of the agent is an error here.
@@ -112,7 +163,7 @@ impl<T: Transport> Session<T> {
         self.send(&Request::Bye).await?;
         let ended = async { while self.transport.recv().await.is_ok() {} };
         // What is late is gone once the connection is.
-        let _late = tokio::time::timeout(GOODBYE, ended).await;
+        let _late = timeout(GOODBYE, ended).await;
         Ok(self.transport.close().await?)
     }
 }

@@ -8,10 +8,12 @@ use relsync_engine::boot::{self, Greeting};
 use relsync_engine::push::{
     Hooks, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport, push,
 };
-use relsync_engine::session::SessionError;
+use relsync_engine::session::{SILENCE, SessionError};
 use relsync_engine::store::{ScanOptions, SnapshotMeta, Store};
 use relsync_engine::transport::erl::{self, Cookie, ErlTarget, NodeName};
-use relsync_engine::wire::{ApplyResult, HooksKind, Outcome, ReloadMode, Reply, Request};
+use relsync_engine::wire::{
+    ApplyResult, HooksKind, ModuleAction, Outcome, ReloadMode, Reply, Request,
+};
 use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::release::{Release, listing};
 
@@ -22,6 +24,7 @@ struct Rig {
     store: Arc<Store>,
     options: PushOptions,
     events: Vec<String>,
+    silence: Duration,
 }
 
 impl Rig {
@@ -45,6 +48,7 @@ impl Rig {
                 reflate: true,
             },
             events: Vec::new(),
+            silence: SILENCE,
             dir,
         }
     }
@@ -70,6 +74,8 @@ impl Rig {
             .take_snapshot(tree, &ScanOptions::default(), &meta, &|_| {})
             .expect("a snapshot");
         let device = self.device();
+        let mut greeting = greeting(&device);
+        greeting.silence = self.silence;
         let Self {
             node,
             store,
@@ -78,7 +84,7 @@ impl Rig {
             ..
         } = self;
         run(async {
-            let (mut session, status) = boot::open(connect(node).await, &greeting(&device)).await?;
+            let (mut session, status) = boot::open(connect(node).await, &greeting).await?;
             let mut on_event = |event: PushEvent<'_>| match event {
                 PushEvent::Step(step) => events.push(step.to_owned()),
                 PushEvent::Output(text) => events.push(format!("> {text}")),
@@ -139,6 +145,7 @@ fn greeting(destination: &Path) -> Greeting {
         destination: destination.as_os_str().as_encoded_bytes().to_vec(),
         writable: None,
         checksum: false,
+        silence: SILENCE,
     }
 }
 
@@ -510,4 +517,102 @@ fn a_snapshot_that_was_installed_twice_shows_no_drift_after_the_way_back() {
     let report = rig.push(a.root()).expect("pushed");
     assert_eq!(report.planned.drift.len(), 0);
     assert!(matches!(report.end, PushEnd::UpToDate), "{report:?}");
+}
+
+#[test]
+fn a_hung_agent_is_not_waited_for() {
+    let mut rig = Rig::new();
+    let a = rig.release("a");
+    a.app("sample", "1.0", &[("sample", "-export([f/0]).\nf() -> a.")]);
+    applied(rig.push(a.root()));
+    let before = listing(&rig.device());
+    let b = rig.release("b");
+    b.app("sample", "1.0", &[("sample", "-export([f/0]).\nf() -> b.")]);
+    let source = "-module(hang).\n-export([presync/0]).\n\
+        presync() -> Session = whereis(relsync_session), Self = self(),\n\
+        spawn(fun() -> register(hanger, self()), erlang:suspend_process(Session), Self ! done,\n\
+        receive never -> ok end end),\n\
+        receive done -> ok end.\n";
+    rig.options.hooks = Some(Hooks {
+        kind: HooksKind::Source,
+        name: "hang".to_owned(),
+        content: source.as_bytes().to_vec(),
+        timeout_ms: Some(100),
+    });
+    rig.silence = Duration::from_secs(2);
+    match rig.push(b.root()) {
+        Err(PushError::LostWhileApplying {
+            source: SessionError::Hung { after },
+            ..
+        }) => {
+            assert_eq!(after, Duration::from_millis(2300));
+        }
+        other => panic!("{other:?}"),
+    }
+    // The session still holds the target; set free, it finds the host gone and takes everything back.
+    rig.options.hooks = None;
+    match rig.push(b.root()) {
+        Err(PushError::Session(SessionError::Busy { holder })) => assert_eq!(holder, "tester@here"),
+        other => panic!("{other:?}"),
+    }
+    rig.node.eval("exit(whereis(hanger), kill)");
+    rig.node.wait_for("whereis(relsync_session)", "undefined");
+    assert_eq!(listing(&rig.device()), before);
+    applied(rig.push(b.root()));
+}
+
+#[test]
+fn a_hung_agent_that_is_killed_lets_the_next_session_in() {
+    let mut rig = Rig::new();
+    let a = rig.release("a");
+    a.app("sample", "1.0", &[("sample", "-export([f/0]).\nf() -> a.")]);
+    let device = rig.device();
+    let mut greeting = greeting(&device);
+    greeting.silence = Duration::from_secs(2);
+    run(async {
+        let (mut session, _) = boot::open(connect(&rig.node).await, &greeting)
+            .await
+            .expect("a session");
+        rig.node
+            .eval("erlang:suspend_process(whereis(relsync_session))");
+        let status = Request::Status { verify: false };
+        session.send(&status).await.expect("sent");
+        match session.receive().await {
+            Err(SessionError::Hung { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        rig.node.eval("exit(whereis(relsync_session), kill)");
+        rig.node.wait_for("whereis(relsync_session)", "undefined");
+    });
+    applied(rig.push(a.root()));
+}
+
+#[test]
+fn a_plan_may_name_many_modules() {
+    let rig = Rig::new();
+    let device = rig.device();
+    let modules: Vec<_> = (0..15_000)
+        .map(|n| {
+            let path = format!(
+                "lib/an_application_with_a_long_name-1.0/ebin/one_of_its_many_modules_{n}.beam"
+            );
+            (path.into_bytes(), ModuleAction::Added, Some([7; 16]))
+        })
+        .collect();
+    run(async {
+        let (mut session, _) = boot::open(connect(&rig.node).await, &greeting(&device))
+            .await
+            .expect("a session");
+        let request = Request::PlanReload {
+            reload: ReloadMode::Soft,
+            modules,
+        };
+        assert!(request.encode().len() > 1_500_000);
+        session.send(&request).await.expect("sent");
+        match session.receive_checked().await {
+            Ok(Reply::Result(result)) => assert_eq!(result.modules.len(), 15_000),
+            other => panic!("{other:?}"),
+        }
+        session.close().await.expect("closed");
+    });
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use relsync_engine::agent;
 use relsync_engine::boot::{self, Greeting};
-use relsync_engine::session::{Session, SessionError};
+use relsync_engine::session::{SILENCE, Session, SessionError};
 use relsync_engine::transport::erl::{self, Cookie, ErlTarget, ErlTransport, NodeName};
 use relsync_engine::wire::{Reply, Request, TargetStatus};
 use relsync_tests::node::{Node, NodeOptions};
@@ -33,6 +33,7 @@ pub(crate) fn greeting(destination: &std::path::Path) -> Greeting {
         destination: destination.as_os_str().as_encoded_bytes().to_vec(),
         writable: None,
         checksum: false,
+        silence: SILENCE,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The pack on its way to the target, and the order to apply it.
 
 use std::io::{Read, Seek, SeekFrom};
+use std::time::Duration;
 
 use futures::FutureExt;
 
@@ -12,6 +13,10 @@ use crate::wire::{ApplyResult, Reply, Request, TargetStatus};
 
 /// Bytes of the pack in one message.
 const DATA_BYTES: usize = 32_000;
+
+/// How many hooks may run one after the other before the target says anything: `presync`, and where it fails `postsync` and
+/// `rollback`.
+const HOOKS_WITHOUT_A_WORD: u32 = 3;
 
 /// Sends under the credit that the target gives, and passes on what it says meanwhile.
 pub(super) struct Sender<'a, T> {
@@ -45,6 +50,10 @@ impl<T: Transport> Sender<'_, T> {
                 presync_now,
             };
             self.session.send(&request).await?;
+            // Where `presync` fails, the others run to undo it before anything is said.
+            let limit = hooks.timeout_ms.map(Duration::from_millis);
+            let all = limit.and_then(|limit| limit.checked_mul(HOOKS_WITHOUT_A_WORD));
+            self.session.allow_more_silence(all);
         }
         let offset = match &status.incoming {
             Some(incoming) if incoming.pack_id == pack.id => incoming.verified.min(self.total),

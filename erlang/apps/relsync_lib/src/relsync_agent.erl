@@ -23,6 +23,8 @@
 -define(CREDIT_BYTES, 262144).
 %% Credit is given back in pieces of at least this size.
 -define(CREDIT_STEP_BYTES, 32768).
+%% How often the host hears of an agent that works.
+-define(PULSE_MS, 20000).
 %% Modules that are named in a status at most.
 -define(MAX_STALE_MODULES, 1000).
 
@@ -57,6 +59,7 @@ run(Host, Hello, Blob) ->
         [Host ! {relsync, Part} || Part <- relsync_wire:parts(relsync_wire:encode(Name, Fields))],
         ok
     end,
+    relsync_pulse:start(fun() -> Send(credit, #{bytes => 0}) end, ?PULSE_MS),
     try
         greet(Send, Hello, Blob)
     catch

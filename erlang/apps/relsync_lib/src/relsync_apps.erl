@@ -163,6 +163,7 @@ retype(Apps, Type) ->
 
 %% The application controller's calls have no timeout of their own.
 bounded(What, App, Timeout, Fun) ->
+    relsync_pulse:beat(),
     {Pid, Monitor} = spawn_monitor(fun() -> exit({result, Fun()}) end),
     receive
         {'DOWN', Monitor, process, Pid, {result, Result}} -> Result;

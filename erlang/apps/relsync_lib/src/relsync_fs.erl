@@ -9,6 +9,8 @@
 %% that a name that is no UTF-8 is a name like any other. Nothing follows a
 %% symbolic link in the last component, but `sync_dir/1' and `list/1' of a root.
 %%
+%% The host hears from time to time that work goes on (relsync_pulse).
+%%
 %% Every operation that changes anything goes through `op/3'. Compiled with
 %% `RELSYNC_FAULTS' (tests only), the operation is handed to `relsync_fault',
 %% which counts, records, fails or kills; otherwise `op/3' is the operation.
@@ -68,10 +70,14 @@
 -define(COPY_BYTES, 131072).
 -define(DF_TIMEOUT_MS, 5000).
 
+op(Name, Args, Fun) ->
+    relsync_pulse:beat(),
+    apart(Name, Args, Fun).
+
 -ifdef(RELSYNC_FAULTS).
-op(Name, Args, Fun) -> relsync_fault:run(Name, Args, Fun).
+apart(Name, Args, Fun) -> relsync_fault:run(Name, Args, Fun).
 -else.
-op(_Name, _Args, Fun) -> Fun().
+apart(_Name, _Args, Fun) -> Fun().
 -endif.
 
 %% @doc The permission bits that can be set and compared.
@@ -84,6 +90,7 @@ mode_mask() -> ?MODE_MASK.
 %% something that is no directory does not exist.
 -spec info(binary()) -> {ok, info()} | {error, file:posix() | badarg}.
 info(Path) ->
+    relsync_pulse:beat(),
     case prim_file:read_link_info(Path, [{time, posix}]) of
         {ok, #file_info{type = regular, size = Size, mode = Mode, mtime = Mtime}} ->
             {ok, {file, Mode band ?MODE_MASK, Size, Mtime}};
@@ -192,7 +199,9 @@ read_whole(Path, Size) ->
 open_read(Path) -> prim_file:open(Path, [read, raw, binary]).
 
 -spec read(handle(), non_neg_integer()) -> {ok, binary()} | eof | {error, file:posix() | badarg}.
-read(Handle, Bytes) -> file:read(Handle, Bytes).
+read(Handle, Bytes) ->
+    relsync_pulse:beat(),
+    file:read(Handle, Bytes).
 
 -spec pread(handle(), non_neg_integer(), non_neg_integer()) ->
     {ok, binary()} | eof | {error, file:posix() | badarg}.

@@ -800,6 +800,7 @@ call_if_known(Module, Function) ->
 
 %% Loads one purged module in a process of its own: its `-on_load' function may take forever.
 load_one({Module, File, Beam}, Timeout) ->
+    relsync_pulse:beat(),
     {Pid, Monitor} = spawn_monitor(fun() -> exit({loaded, code:load_binary(Module, File, Beam)}) end),
     receive
         {'DOWN', Monitor, process, Pid, {loaded, {module, Module}}} -> ok;

@@ -25,6 +25,9 @@
 %% Bytes of one part, and of one assembled message of the host.
 -define(MAX_PART, 32768).
 -define(MAX_MESSAGE, 1048576).
+%% It names every module that would change.
+-define(PLAN_RELOAD, 16#09).
+-define(MAX_PLAN_RELOAD, 16777216).
 -define(MAX_NUMBER, 16#FFFFFFFFFFFFFFFF).
 
 %% @doc Parses one whole message of the host.
@@ -61,13 +64,21 @@ parts(Last) ->
     {more, [binary()]} | {message, binary()} | {error, error()}.
 add_part(<<Flag, Part/binary>>, Before) when Flag =< 1 ->
     Parts = [Part | Before],
-    case iolist_size(Parts) of
-        Size when Size > ?MAX_MESSAGE -> {error, {too_large, Size}};
-        _ when Flag =:= 1 -> {more, Parts};
-        _ -> {message, iolist_to_binary(lists:reverse(Parts))}
+    case {iolist_size(Parts), Flag} of
+        {Size, _} when Size > ?MAX_PLAN_RELOAD -> {error, {too_large, Size}};
+        {Size, _} when Size > ?MAX_MESSAGE -> add_large(Flag, Parts, Size);
+        {_, 1} -> {more, Parts};
+        {_, 0} -> {message, iolist_to_binary(lists:reverse(Parts))}
     end;
 add_part(_, _) ->
     {error, truncated}.
+
+add_large(Flag, Parts, Size) ->
+    case {lists:last(Parts), Flag} of
+        {<<?PLAN_RELOAD, _/binary>>, 1} -> {more, Parts};
+        {<<?PLAN_RELOAD, _/binary>>, 0} -> {message, iolist_to_binary(lists:reverse(Parts))};
+        _ -> {error, {too_large, Size}}
+    end.
 
 %% @doc Says in a sentence fragment what is wrong with a message.
 -spec format_error(error()) -> iolist().
@@ -80,7 +91,7 @@ format_error(bad_varint) ->
 format_error(truncated) ->
     "a message ends too early";
 format_error({too_large, Size}) ->
-    io_lib:format("a message of at least ~b bytes is over the limit of ~b", [Size, ?MAX_MESSAGE]).
+    io_lib:format("a message of at least ~b bytes is over its limit", [Size]).
 
 %%% Messages
 

@@ -84,3 +84,25 @@ free_bytes_test() ->
     after 0 -> ok
     end,
     relsync_trees:remove(Root).
+
+%% Work on files gives signs of life, but no more than asked for.
+pulse_test() ->
+    Self = self(),
+    Root = relsync_trees:new_root("pulse"),
+    relsync_pulse:start(fun() -> Self ! alive, ok end, 0),
+    Steps = [
+        fun() -> relsync_fs:info(Root) end,
+        fun() -> relsync_fs:make_dir(<<Root/binary, "/dir">>) end
+    ],
+    [alive, alive] = [
+        begin
+            _ = Step(),
+            receive alive -> alive after 0 -> silent end
+        end
+     || Step <- Steps
+    ],
+    relsync_pulse:start(fun() -> Self ! alive, ok end, 3600000),
+    _ = [Step() || Step <- Steps],
+    silent = receive alive -> alive after 0 -> silent end,
+    erase(relsync_pulse),
+    relsync_trees:remove(Root).

@@ -238,4 +238,8 @@ bad_parts_test() ->
     {more, Full} = relsync_wire:add_part(<<1, 0:?MAX_MESSAGE/unit:8>>, []),
     {message, <<0:?MAX_MESSAGE/unit:8>>} = relsync_wire:add_part(<<0>>, Full),
     {error, {too_large, _}} = relsync_wire:add_part(<<0, 1>>, Full),
-    {error, {too_large, _}} = relsync_wire:add_part(<<1, 1>>, Full).
+    {error, {too_large, _}} = relsync_wire:add_part(<<1, 1>>, Full),
+    %% A plan may be longer, but not as long as anybody likes.
+    {more, Plan} = relsync_wire:add_part(<<1, 16#09, 0:16777215/unit:8>>, []),
+    {message, <<16#09, _/binary>>} = relsync_wire:add_part(<<0>>, Plan),
+    {error, {too_large, _}} = relsync_wire:add_part(<<0, 1>>, Plan).
