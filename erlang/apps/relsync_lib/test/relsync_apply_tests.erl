@@ -290,9 +290,15 @@ keep_test_() ->
         [4, 3] = [N || #{generation := N} <- relsync_apply:history(Roots)],
         {error, {no_generation, 1, [4, 3]} = Reason} = relsync_apply:rollback(Roots, 1, #{now => 0}),
         true = is_binary(unicode:characters_to_binary(relsync_apply:format_error(Reason))),
+        {error, {installed_already, 5}} = relsync_apply:rollback(Roots, 5, #{now => 0}),
         ok = rollback(Roots, 3),
         same_tree(Tree(3), Root, generation_3),
         [] = relsync_apply:history(Roots),
+        {error, {no_generation, 1, []} = None} = relsync_apply:rollback(Roots, 1, #{now => 0}),
+        {error, {installed_already, 3} = Here} = relsync_apply:changes_back(Roots, 3),
+        Empty = relsync_roots:new(<<Root/binary, "/none">>),
+        {error, nothing_installed = Nothing} = relsync_apply:changes_back(Empty, 1),
+        [true = is_binary(unicode:characters_to_binary(relsync_apply:format_error(E))) || E <- [None, Here, Nothing]],
         %% Numbers are never used twice.
         push_next(Roots, Tree(3), Tree(6), #{state => {probation, 60000, soft}, keep => 0}),
         6 = relsync_push:current(Roots),
@@ -374,6 +380,23 @@ last_number_test() ->
 push_next(Roots, Old, New, Apply) ->
     Options = relsync_push:installed(Roots),
     {ok, []} = relsync_push:run(pack(Options, Old, New), Options, commit, Apply).
+
+%% A session of another VM has taken the push for one that crashed, and undone it: it must not count, nor be undone again.
+interfered_test() ->
+    #{root := Root, roots := Roots, generations := #{1 := Old}} = push(7),
+    Options = relsync_push:installed(Roots),
+    Pack = pack(Options, Old, Old#{<<"interfered">> => {file, 8#644, <<"new">>}}),
+    {ok, Staged} = relsync_push:stage(Pack, 1000, Options),
+    Apply = #{state => confirmed, keep => 2, now => 0},
+    {ok, Transaction} = relsync_apply:prepare(Roots, Staged, Apply),
+    {ok, _} = relsync_apply:switch(Transaction),
+    {ok, undone, _} = relsync_apply:recover(Roots),
+    {error, interfered} = relsync_apply:commit(Transaction),
+    {error, interfered} = relsync_apply:abort(Transaction),
+    1 = relsync_push:current(Roots),
+    same_tree(Old, Root, interfered),
+    {ok, nothing} = relsync_apply:recover(Roots),
+    relsync_trees:remove(Root).
 
 unfinished_test() ->
     #{root := Root, roots := Roots, run := Run} = Case = push(7),

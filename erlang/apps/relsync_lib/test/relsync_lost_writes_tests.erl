@@ -148,7 +148,7 @@ outcome(Tree, Counts, #{top := Top} = Case) ->
             {error, Reason} -> {error, Reason}
         end,
     Checked =
-        case {Result, relsync_update:installed(Dir)} of
+        case {Result, relsync_contact:installed(Dir)} of
             {{Which, Generation}, {none, []}} when Generation =:= none -> Which;
             {{Which, Generation}, {ok, #{generation := Generation}, Manifest, Times, []}} ->
                 case relsync_inventory:drift(Read, Manifest, Times, false) of

@@ -35,6 +35,8 @@ next(Roots, From, To, Timeout) ->
     Apply = #{state => {probation, Timeout, none}, keep => 2},
     {ok, _} = relsync_push:run(relsync_trees:pack(Base, tree(From), tree(To)), Options, commit, Apply).
 
+%% The third needs no content that is not there, so that a pack of the tests can be taken by an agent.
+tree(3) -> (tree(2))#{<<"link">> => {symlink, <<"f">>}};
 tree(N) -> #{<<"f">> => {file, 8#644, integer_to_binary(N)}}.
 
 installed(#{state := Dir, write := Root}) ->
@@ -199,3 +201,68 @@ longest_test_() ->
         {2, {probation, _}} = installed(Roots),
         delete(Roots)
     end}.
+
+%% A host may ask for any time; what is given is what a timer can wait for.
+capped_test_() ->
+    {timeout, 60, fun() ->
+        #{write := Root} = Roots = on_probation(60000),
+        Beam = hooks(),
+        More = #{hooks => [{4, 1 bsl 60}], apply => [{3, 1 bsl 60}]},
+        #{base := Base} = relsync_push:installed(Roots),
+        {ok, #{outcome := applied, probation_ms := 16#FFFFFFFF}} =
+            relsync_test_host:push(Root, relsync_trees:pack(Base, tree(2), tree(3)), [Beam], More),
+        {3, {probation, #{timeout := 16#FFFFFFFF}}} = installed(Roots),
+        true = relsync_probation:is_running(),
+        delete(Roots)
+    end}.
+
+%% A new generation without a probation ends that of the one before, a failed one does not.
+pushed_upon_test_() ->
+    {timeout, 60, fun() ->
+        #{write := Root} = Roots = on_probation(60000),
+        ok = relsync_probation:start(Roots),
+        #{base := Base} = relsync_push:installed(Roots),
+        Pack = relsync_trees:pack(Base, tree(2), tree(3)),
+        {ok, #{outcome := rolled_back}} = relsync_test_host:push(Root, Pack, [failing_hooks()]),
+        {2, {probation, _}} = installed(Roots),
+        true = relsync_probation:is_running(),
+        {ok, #{outcome := applied}} = relsync_test_host:push(Root, Pack, []),
+        {3, confirmed} = installed(Roots),
+        false = relsync_probation:is_running(),
+        delete(Roots)
+    end}.
+
+%% What an early `presync' stopped is started again even where nothing was to be changed.
+early_presync_test_() ->
+    {timeout, 60, fun() ->
+        #{write := Root} = Roots = on_probation(60000),
+        #{base := Base} = relsync_push:installed(Roots),
+        Same = relsync_trees:pack(Base, tree(2), tree(2)),
+        _ = ran(),
+        {ok, #{outcome := unchanged}} = relsync_test_host:push(Root, Same, [hooks()], #{hooks => [{5, flag}]}),
+        [presync, postsync, health] = ran(),
+        {ok, #{outcome := unchanged}} = relsync_test_host:push(Root, Same, [hooks()]),
+        [] = ran(),
+        delete(Roots)
+    end}.
+
+%% Hooks that tell who runs these tests; the agent runs in the same VM.
+hooks() -> hooks("ok").
+
+failing_hooks() -> hooks("{error, no}").
+
+hooks(Postsync) ->
+    whereis(rt_probation) =:= self() orelse register(rt_probation, self()),
+    relsync_test_release:beam([
+        "-module(rt_probation_hooks).\n"
+        "-export([presync/0, postsync/0, health/0]).\n"
+        "presync() -> rt_probation ! presync, ok.\n"
+        "postsync() -> rt_probation ! postsync, ", Postsync, ".\n"
+        "health() -> rt_probation ! health, ok.\n"
+    ]).
+
+ran() ->
+    receive
+        Point when Point =:= presync; Point =:= postsync; Point =:= health -> [Point | ran()]
+    after 0 -> []
+    end.

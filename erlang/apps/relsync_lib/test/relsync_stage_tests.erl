@@ -127,8 +127,8 @@ another_zlib_test() ->
         Decode = fun(_, _, _) -> {error, zlib_differs} end,
         {ok, Stage} = relsync_stage:start(header(Options), Options#{decode := Decode}),
         {error, Reason} = relsync_stage:frame([{0, whole, {0, whole}}], <<"body">>, Stage),
-        zlib_differs = relsync_update:error_kind(Reason),
-        pack = relsync_update:error_kind({frame, malformed})
+        zlib_differs = relsync_refusal:error_kind(Reason),
+        pack = relsync_refusal:error_kind({frame, malformed})
     end).
 
 %% Bases that changed after they were examined are noticed before or while used.

@@ -3,7 +3,7 @@
 %% The agent runs in a process of its own, as on a target, under the name that is the session's lock.
 -module(relsync_test_host).
 
--export([hello/1, push/3, rollback/2, request/3, await/1, bye/1]).
+-export([hello/1, push/3, push/4, rollback/2, request/3, await/1, bye/1]).
 
 -define(TIMEOUT, 30000).
 -define(DATA_BYTES, 700).
@@ -31,30 +31,35 @@ ended(#{monitor := Monitor}, Error) ->
 
 %% @doc A push from a greeting to the end of the session. Gives the fields of the result, or those of the error.
 push(Destination, Pack, Hooks) ->
+    push(Destination, Pack, Hooks, #{}).
+
+%% @doc The same with other fields in `HOOKS' and `APPLY' than usual.
+push(Destination, Pack, Hooks, More) ->
     case hello(Destination) of
         {ok, Session, Status} ->
-            Result = push_pack(Session, Status, Pack, Hooks),
+            Result = push_pack(Session, Status, Pack, Hooks, More),
             ok = bye(Session),
             Result;
         {error, Error} ->
             {error, Error}
     end.
 
-push_pack(Session, #{generation := _}, Pack, Hooks) ->
-    send_pack(Session, Pack, Hooks);
-push_pack(Session, _Status, Pack, Hooks) ->
+push_pack(Session, #{generation := _}, Pack, Hooks, More) ->
+    send_pack(Session, Pack, Hooks, More);
+push_pack(Session, _Status, Pack, Hooks, More) ->
     request(Session, 16#02, [{1, flag}]),
     case await(Session) of
-        {manifest, _} -> send_pack(Session, Pack, Hooks);
+        {manifest, _} -> send_pack(Session, Pack, Hooks, More);
         {error, Error} -> {error, Error}
     end.
 
-send_pack(Session, Pack, Hooks) ->
-    _ = [request(Session, 16#03, [{1, 0}, {3, Beam}, {4, 10000}]) || Beam <- Hooks],
+send_pack(Session, Pack, Hooks, More) ->
+    HooksFields = maps:get(hooks, More, [{4, 10000}]),
+    _ = [request(Session, 16#03, [{1, 0}, {3, Beam} | HooksFields]) || Beam <- Hooks],
     PackId = crypto:hash(blake2s, Pack),
     request(Session, 16#04, [{1, PackId}, {2, byte_size(Pack)}, {3, 0}]),
     [request(Session, 16#05, [{1, Bytes}]) || Bytes <- pieces(Pack)],
-    request(Session, 16#06, [{1, 0}, {2, 2}, {4, PackId}]),
+    request(Session, 16#06, [{1, 0}, {2, 2}, {4, PackId} | maps:get(apply, More, [])]),
     await_result(Session).
 
 pieces(<<Piece:?DATA_BYTES/binary, Rest/binary>>) when Rest =/= <<>> -> [Piece | pieces(Rest)];
@@ -147,6 +152,7 @@ result(Fields) ->
     #{
         outcome => element(1 + number(proplists:get_value(1, Fields)), {applied, rolled_back, unchanged}),
         generation => number(proplists:get_value(2, Fields)),
+        probation_ms => number(proplists:get_value(8, Fields, <<0>>)),
         notes => [Note || {4, Note} <- Fields],
         error => hd([problem(fields(Nested)) || {6, Nested} <- Fields] ++ [none])
     }.
