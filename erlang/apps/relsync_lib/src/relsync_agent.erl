@@ -37,7 +37,7 @@
     checksum := boolean(),
     %% What the target holds: the installed manifest or that of a scan, once asked for.
     base := none | relsync_update:base(),
-    hooks := relsync_update:hooks(),
+    hooks := relsync_update_hooks:hooks(),
     receiving := none | receiving(),
     %% What came of an interrupted transaction that this session found.
     recovered => relsync_wire:fields()
@@ -86,7 +86,7 @@ greet(Send, Hello, Blob) ->
                 receiving => none
             },
             checked(relsync_roots, state, relsync_roots:check(Roots)),
-            Recovered = relsync_update:recover(Roots),
+            Recovered = relsync_contact:recover(Roots),
             relsync_probation:resume(Roots),
             {Status, Base} = status(Roots, maps:get(checksum, State)),
             Send(hello_reply, maps:merge(Status, Recovered)),
@@ -151,7 +151,7 @@ loop(State, Parts) ->
 %% The session is over. A `presync' without its update is undone by the other hooks.
 leave(#{receiving := Receiving, hooks := Hooks, send := Send}) ->
     is_map(Receiving) andalso relsync_incoming:close(maps:get(incoming, Receiving)),
-    relsync_update:release_hooks(Hooks, Send),
+    relsync_update_hooks:release(Hooks, Send),
     ok.
 
 %% The host sends ahead, so after an error nothing of what follows may be carried out: an `APPLY' must not
@@ -197,7 +197,7 @@ await_bye(Parts) ->
 handle(get_manifest, Fields, State) ->
     send_manifest(maps:get(inventory, Fields, false), State);
 handle(hooks, Fields, #{send := Send, hooks := none, roots := Roots} = State) ->
-    State#{hooks := relsync_update:load_hooks(Fields, Roots, Send)};
+    State#{hooks := relsync_update_hooks:load(Fields, Roots, Send)};
 handle(pack_begin, Fields, #{receiving := none} = State) ->
     begin_pack(Fields, State);
 handle(pack_data, #{bytes := Bytes}, #{receiving := Receiving} = State) when is_map(Receiving) ->
@@ -213,12 +213,12 @@ handle(confirm, Fields, #{roots := Roots, send := Send} = State) ->
     Send(result, relsync_update:confirm(Fields, Roots)),
     State;
 handle(plan_reload, Fields, #{roots := Roots, send := Send} = State) ->
-    Send(result, relsync_update:outlook(Fields, Roots)),
+    Send(result, relsync_modules:outlook(Fields, Roots)),
     State;
 handle(status, Fields, #{roots := Roots, send := Send} = State) ->
     {Status, _} = status(Roots, maps:get(verify, Fields, false)),
     Send(status_reply, (maps:merge(Status, maps:get(recovered, State)))#{
-        modules => relsync_update:stale_modules(Roots, ?MAX_STALE_MODULES),
+        modules => relsync_modules:stale(Roots, ?MAX_STALE_MODULES),
         kept_bytes => kept_bytes(Roots)
     }),
     State;
@@ -242,7 +242,7 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
     },
     Known = maps:filter(fun(_, Value) -> Value =/= unknown end, Status),
     {Held, Base, Damage} =
-        case relsync_update:installed(Dir) of
+        case relsync_contact:installed(Dir) of
             {ok, Current, Manifest, Installed, Damages} ->
                 Drift = relsync_inventory:drift(Read, Manifest, Installed, Checksum),
                 Fields = #{current => current_fields(Current), drift => [drift_fields(D) || D <- Drift]},
@@ -332,7 +332,7 @@ begin_pack(#{pack_id := PackId, size := Size, offset := Offset}, #{roots := Root
                     refuse(pack, "the pack does not go on where it stopped; push again")
             end;
         {error, Reason} ->
-            refuse(relsync_update:error_kind(Reason), relsync_incoming:format_error(Reason));
+            refuse(relsync_refusal:error_kind(Reason), relsync_incoming:format_error(Reason));
         {stopped, {Kind, Text}} ->
             _ = relsync_incoming:delete(Dir, PackId),
             refuse(Kind, Text)
@@ -342,7 +342,7 @@ begin_pack(_, _) ->
 
 %% Who else made the destination meanwhile, or installed something there, comes first.
 lock_new(#{locked := Locked, roots := #{state := Dir} = Roots} = State) ->
-    checked(relsync_state, relsync_update:prepare_root(Roots)),
+    checked(relsync_state, relsync_contact:prepare_root(Roots)),
     try Locked orelse lock(Roots) of
         true when Locked -> State;
         true ->
@@ -420,7 +420,7 @@ take_record(trailer, Stage, _, _, _) ->
     {ok, {complete, Stage}}.
 
 stage_result({ok, Stage}) -> {ok, Stage};
-stage_result({error, Reason}) -> {error, {relsync_update:error_kind(Reason), relsync_stage:format_error(Reason)}}.
+stage_result({error, Reason}) -> {error, {relsync_refusal:error_kind(Reason), relsync_stage:format_error(Reason)}}.
 
 is_complete({complete, _}) -> true;
 is_complete(_) -> false.
@@ -446,7 +446,7 @@ refuse(Kind, Text) ->
 
 checked(_, ok) -> ok;
 checked(_, {ok, Value}) -> Value;
-checked(Module, {error, Reason}) -> refuse(relsync_update:error_kind(Reason), Module:format_error(Reason)).
+checked(Module, {error, Reason}) -> refuse(relsync_refusal:error_kind(Reason), Module:format_error(Reason)).
 
 checked(_, _, ok) -> ok;
 checked(Module, Kind, {error, Reason}) -> refuse(Kind, Module:format_error(Reason)).

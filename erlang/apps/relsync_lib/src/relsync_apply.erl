@@ -69,6 +69,8 @@
     unfinished
     | interfered
     | no_number
+    | nothing_installed
+    | {installed_already, pos_integer()}
     | {no_generation, non_neg_integer(), Available :: [non_neg_integer()]}
     | {lost_content, relsync_path:path()}
     | {prepare, relsync_preserve:error()}
@@ -222,7 +224,8 @@ drop_beyond(Dir, #{new := New} = Journal) ->
         ] ++ [fun() -> wrap(relsync_state:drop_displaced(Dir, Kept)) end]
     ).
 
-%% A generation on probation must have somewhere to go back to, and what is kept at all is so whatever its size.
+%% A generation on probation must have somewhere to go back to, and what is kept at all is so whatever its
+%% size.
 kept(Dir, Chain, #{new := #{state := {probation, _}}, keep := 0} = Journal) ->
     kept(Dir, Chain, Journal#{keep := 1});
 kept(_Dir, Chain, #{keep := Keep, keep_bytes := infinity}) ->
@@ -298,7 +301,7 @@ rollback(#{state := Dir} = Roots, To, #{now := Now}) ->
     Chain = chain(Dir, Current),
     case {relsync_state:read_journal(Dir), until(To, Chain)} of
         {none, none} ->
-            {error, not_kept(To, Chain)};
+            {error, not_kept(To, Current, Chain)};
         {none, Undos} ->
             prepare_rollback(Roots, Current, Undos, Now);
         _ ->
@@ -309,13 +312,16 @@ rollback(#{state := Dir} = Roots, To, #{now := Now}) ->
 -spec changes_back(relsync_roots:roots(), non_neg_integer()) ->
     {ok, [relsync_change:change()]} | {error, error()}.
 changes_back(#{state := Dir}, To) ->
-    Chain = chain(Dir, current(Dir)),
+    Current = current(Dir),
+    Chain = chain(Dir, Current),
     case until(To, Chain) of
-        none -> {error, not_kept(To, Chain)};
+        none -> {error, not_kept(To, Current, Chain)};
         Undos -> {ok, composed(Undos)}
     end.
 
-not_kept(To, Chain) -> {no_generation, To, [number(Target) || #{to := Target} <- Chain]}.
+not_kept(_, none, _) -> nothing_installed;
+not_kept(To, #{generation := To}, _) -> {installed_already, To};
+not_kept(To, _, Chain) -> {no_generation, To, [number(Target) || #{to := Target} <- Chain]}.
 
 composed([#{changes := First} | Rest]) ->
     lists:foldl(fun(#{changes := Later}, Sum) -> relsync_change:compose(Sum, Later) end, First, Rest).
@@ -357,7 +363,14 @@ prepare_rollback(#{state := Dir} = Roots, Current, Undos, Now) ->
                 Last = maps:get(last_generation, Current),
                 Target#{state := confirmed, last_generation := Last, applied_at := max(0, Now)}
         end,
-    Journal = #{direction => backward, changes => Changes, old => Current, new => New, keep => 0, keep_bytes => infinity},
+    Journal = #{
+        direction => backward,
+        changes => Changes,
+        old => Current,
+        new => New,
+        keep => 0,
+        keep_bytes => infinity
+    },
     try
         lists:foreach(fun(Change) -> check_content(Dir, Change) end, Changes),
         state(relsync_state:write_reserve(Dir)),
@@ -397,8 +410,8 @@ complete_backward(#{state := Dir}, #{new := New} = Journal) ->
             {error, Reason}
     end.
 
-%% The same snapshot may have been installed again since: the files that come back have the times of the changes,
-%% all others those that the generation that goes knows of.
+%% The same snapshot may have been installed again since: the files that come back have the times of the
+%% changes, all others those that the generation that goes knows of.
 restore_times(Dir, #{old := #{manifest := From}, new := #{manifest := To}, changes := Changes}) ->
     Records = {
         relsync_state:read_manifest(Dir, From),
@@ -415,7 +428,8 @@ restore_times(Dir, #{old := #{manifest := From}, new := #{manifest := To}, chang
             ByPath = maps:merge(Known, Back),
             Installed = maps:from_list([
                 {Index, map_get(Path, ByPath)}
-             || {Index, {file, Path, _, _, _}} <- relsync_manifest:entries(ToManifest), is_map_key(Path, ByPath)
+             || {Index, {file, Path, _, _, _}} <- relsync_manifest:entries(ToManifest),
+                is_map_key(Path, ByPath)
             ]),
             relsync_state:write_installed(Dir, To, Installed);
         _ ->
@@ -564,8 +578,13 @@ format_error(unfinished) ->
     "an earlier update was interrupted and has not been recovered yet";
 format_error(interfered) ->
     "a session on another node with the same destination has undone the update";
+format_error(nothing_installed) ->
+    "relsync has installed nothing here that could be left";
+format_error({installed_already, Generation}) ->
+    io_lib:format("generation ~b is the one that is installed", [Generation]);
 format_error(no_number) ->
-    io_lib:format("generations are numbered up to ~b, and all numbers are used", [relsync_record:max_generation()]);
+    Last = relsync_record:max_generation(),
+    io_lib:format("generations are numbered up to ~b, and all numbers are used", [Last]);
 format_error({no_generation, To, []}) ->
     io_lib:format("generation ~b cannot be restored: no earlier generation is kept here", [To]);
 format_error({no_generation, To, Available}) ->

@@ -5,8 +5,9 @@
 %% the session's name is taken, so that no host interferes, and the destination is rolled back, files and
 %% code, without any host.
 %%
-%% What is true stands in `current': the generation, until when, and how long at most. A timer only says when to
-%% look there. So a VM that restarted loses nothing but the timer, and the next session starts it anew.
+%% What is true stands in `current': the generation, until when, and how long at most. A timer only says
+%% when to look there. So a VM that restarted loses nothing but the timer, and the next session starts it
+%% anew.
 %%
 %% | timer     | event                     | then                                                 |
 %% |-----------|---------------------------|------------------------------------------------------|
@@ -189,11 +190,13 @@ locked(Roots, Who, Fun) ->
 
 %% What a session that died in an update left comes first: it stands in the way.
 roll_back(#{state := Dir} = Roots, Generation) ->
-    _ = (catch relsync_update:recover(Roots)),
+    _ = (catch relsync_contact:recover(Roots)),
     case relsync_state:read_current(Dir) of
         {ok, #{generation := Generation, state := {probation, #{reload := Reload}}}} ->
-            error_logger:warning_msg("relsync: generation ~b was not confirmed and is rolled back~n", [Generation]),
-            Result = (catch relsync_update:rollback(#{reload => reload(Reload)}, Roots, none, fun(_, _) -> ok end)),
+            Warning = "relsync: generation ~b was not confirmed and is rolled back~n",
+            error_logger:warning_msg(Warning, [Generation]),
+            Fields = #{reload => reload(Reload)},
+            Result = (catch relsync_update:rollback(Fields, Roots, none, fun(_, _) -> ok end)),
             error_logger:info_msg("relsync: rollback of generation ~b: ~tP~n", [Generation, Result, 40]),
             case Result of
                 #{} -> done;

@@ -3,9 +3,9 @@
 %% Owns the coding and the checks of every record under `.relsync', in all versions that were ever written
 %% (store-format.md, "Target state"). Reads and writes no file: that is `relsync_state'. Pure.
 %%
-%% Invariants: bytes of anybody are decoded or refused, never a crash; a record of an earlier version comes out as
-%% one of today's; what is decoded is within the bounds that its users rely on: numbers fit the wire, paths
-%% stay in the destination.
+%% Invariants: bytes of anybody are decoded or refused, never a crash; a record of an earlier version comes
+%% out as one of today's; what is decoded is within the bounds that its users rely on: numbers fit the
+%% wire, paths stay in the destination.
 -module(relsync_record).
 
 -export([encode/2, decode/2, max_bytes/0, max_generation/0]).
@@ -48,6 +48,7 @@
 %% How many updates have disturbed the destination and come to an end, whatever it was: who lost sight of one
 %% can tell by it whether that one did.
 -type ended() :: #{count := non_neg_integer()}.
+-type record() :: current() | installed() | journal() | undo() | ended().
 -type error() :: not_a_record | {version, byte()} | truncated | checksum | content.
 
 -define(MAGIC, "RSST").
@@ -74,7 +75,7 @@ max_bytes() -> ?MAX_PAYLOAD_BYTES + ?AROUND_BYTES.
 max_generation() -> ?MAX_GENERATION.
 
 %% @doc Builds the bytes of a record.
--spec encode(kind(), current() | installed() | journal() | undo() | ended()) -> {ok, iodata()} | {error, efbig}.
+-spec encode(kind(), record()) -> {ok, iodata()} | {error, efbig}.
 encode(Kind, Term) ->
     Payload = term_to_binary(payload(Kind, Term)),
     case byte_size(Payload) of
@@ -95,7 +96,7 @@ payload(installed, Installed) -> lists:sort(maps:to_list(Installed));
 payload(_, Term) -> Term.
 
 %% @doc Parses and checks a record.
--spec decode(kind(), binary()) -> {ok, current() | installed() | journal() | undo() | ended()} | {error, error()}.
+-spec decode(kind(), binary()) -> {ok, record()} | {error, error()}.
 decode(Kind, <<?MAGIC, Version, Number, Length:32, Rest/binary>> = Bytes) when
     Version >= 1, Version =< ?VERSION, Length =< ?MAX_PAYLOAD_BYTES
 ->
@@ -126,8 +127,8 @@ decode_payload(Kind, Version, Payload) ->
         error:badarg -> {error, content}
     end.
 
-%% Version 1 knew neither when a probation ends nor a limit to the bytes that are kept. Its probations have run
-%% out: the next session confirms them, or they are rolled back behind it.
+%% Version 1 knew neither when a probation ends nor a limit to the bytes that are kept. Its probations have
+%% run out: the next session confirms them, or they are rolled back behind it.
 upgrade(Kind, 1, #{} = Term) ->
     case Kind of
         current -> upgrade_current(Term);
@@ -207,7 +208,9 @@ is_state(_) ->
 is_current_or_none(none) -> true;
 is_current_or_none(Term) -> is_current(Term).
 
-is_journal(#{direction := Direction, changes := Changes, old := Old, new := New, keep := Keep, keep_bytes := Bytes}) when
+is_journal(
+    #{direction := Direction, changes := Changes, old := Old, new := New, keep := Keep, keep_bytes := Bytes}
+) when
     ?IS_WITHIN(Keep, 0, ?MAX_NUMBER), (Bytes =:= infinity orelse ?IS_WITHIN(Bytes, 0, ?MAX_NUMBER))
 ->
     lists:member(Direction, [forward, backward]) andalso is_current_or_none(Old) andalso

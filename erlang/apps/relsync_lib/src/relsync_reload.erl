@@ -606,7 +606,8 @@ stale_module(Module, File, Roots, Limits) ->
 
 %% @doc Loads a module that is no part of the release. If the same code runs already, that is used.
 %% Refuses to replace code that it could not bring back, or that processes run.
--spec load_temporary(binary(), relsync_reload_plan:limits()) -> {ok, module(), temporary()} | {error, reason()}.
+-spec load_temporary(binary(), relsync_reload_plan:limits()) ->
+    {ok, module(), temporary()} | {error, reason()}.
 load_temporary(Beam, Limits0) ->
     Limits = maps:merge(?DEFAULTS, Limits0),
     case relsync_beam:md5(Beam) of
@@ -713,7 +714,8 @@ format_error({in_use, Users}) ->
     Lines = [io_lib:format("~tp by ~ts", [M, in_use(U)]) || {M, _, _} = U <- Users],
     ["processes would be killed or lose their code: ", lists:join("; ", Lines)];
 format_error({not_loadable, Modules}) ->
-    ["this VM cannot load ", lists:join(", ", [io_lib:format("~tp (~ts)", [M, why(W)]) || {M, W} <- Modules])];
+    Texts = [io_lib:format("~tp (~ts)", [M, why(W)]) || {M, W} <- Modules],
+    ["this VM cannot load ", lists:join(", ", Texts)];
 format_error({not_as_planned, Module, File}) ->
     io_lib:format("~ts does not hold the code of ~tp that was planned", [File, Module]);
 format_error({on_load_failed, Module, Why}) ->

@@ -59,7 +59,12 @@
 -define(MAX_AGENT_BYTES, 16777216).
 %% Directories and links that an undo makes again take a block each; what it moves takes nothing.
 -define(RESERVE_BYTES, 65536).
--define(DIRS, [<<"manifests">>, <<"installed">>, <<"generations">>, <<"incoming">>, <<"staging">>, <<"agent">>]).
+-define(DIRS, [
+    <<"manifests">>, <<"installed">>, <<"generations">>, <<"incoming">>, <<"staging">>, <<"agent">>
+]).
+-define(LEFTOVERS, [
+    <<"current.tmp">>, <<"journal.tmp">>, <<"ended.tmp">>, <<"reserve.tmp">>, <<"reserve">>
+]).
 
 %% Directories
 
@@ -97,7 +102,8 @@ file_name(Dir, Name) -> relsync_path:join(Dir, Name).
 -spec staging_dir(dir()) -> binary().
 staging_dir(Dir) -> file_name(Dir, <<"staging">>).
 
-%% @doc Where a return to generation N puts directories that stand in its way and are not empty, as `N.1', `N.2' and so on.
+%% @doc Where a return to generation N puts directories that stand in its way and are not empty, as `N.1',
+%% `N.2' and so on.
 -spec displaced_dir(dir()) -> binary().
 displaced_dir(Dir) -> file_name(Dir, <<"displaced">>).
 
@@ -297,7 +303,7 @@ clean(Dir, Keep) ->
         fun() -> delete_except(Dir, <<"agent">>, Agents) end,
         fun() -> delete_except(Dir, <<"incoming">>, Packs) end,
         fun() -> delete_except(Dir, <<"staging">>, Staged) end,
-        fun() -> delete_names(Dir, [<<"current.tmp">>, <<"journal.tmp">>, <<"ended.tmp">>, <<"reserve.tmp">>, <<"reserve">>]) end
+        fun() -> delete_names(Dir, ?LEFTOVERS) end
     ]).
 
 referenced(Dir) ->

@@ -1,0 +1,100 @@
+%% @doc What a session finds at a destination, and puts right before anything else.
+%%
+%% Owns the end of what an earlier session left (files by relsync_apply, code by relsync_reload), the
+%% reading of what is installed, and the making of a new destination. What is damaged is named, and counts
+%% as absent.
+-module(relsync_contact).
+
+-export([recover/1, installed/1, prepare_root/1]).
+
+%% What is damaged, and what is done about it.
+-type damages() :: [{binary(), binary()}].
+
+%% @doc Ends a transaction that an earlier session left, files and code; says what came of it.
+-spec recover(relsync_roots:roots()) -> relsync_wire:fields().
+recover(Roots) ->
+    Changes = relsync_apply:pending(Roots),
+    case relsync_apply:recover(Roots) of
+        {ok, nothing} -> #{};
+        {ok, undone, Report} -> recovered("an interrupted switch was undone", Report, Changes, Roots);
+        {ok, completed, Report} -> recovered("an interrupted switch was completed", Report, Changes, Roots);
+        {ok, {lost, Damage}, _} -> #{recovered => relsync_refusal:text(relsync_state:format_error(Damage))};
+        {error, Reason} ->
+            Text = relsync_apply:format_error(Reason),
+            relsync_refusal:refuse(damaged, relsync_refusal:unfinished(Text))
+    end.
+
+recovered(What, Report, Changes, #{state := Dir} = Roots) ->
+    _ = relsync_state:count_ended(Dir),
+    Notes = [relsync_refusal:report_text(Line) || Line <- Report] ++ follow(Changes, Roots),
+    #{recovered => relsync_refusal:text(lists:join("; ", [What | Notes]))}.
+
+%% The code that runs may be of either release: nobody is killed for bringing it in line, which a VM that
+%% has just started never asks for.
+follow(Changes, #{write := Root} = Roots) ->
+    InTree = fun(Path, _) -> relsync_modules:path_list(relsync_path:join(Root, Path)) end,
+    Modules = relsync_modules:changes_back(Changes, InTree),
+    Limits = relsync_modules:limits(Roots),
+    Failed =
+        case relsync_reload:plan(relsync_modules:path_list(Root), Modules, soft, Limits) of
+            {ok, Plan} ->
+                case relsync_reload:reload(Plan) of
+                    {ok, _, _} -> none;
+                    {error, Reason, _} -> Reason
+                end;
+            {error, Reason} ->
+                Reason
+        end,
+    [["the running code could not follow: ", relsync_reload:format_error(Failed)] || Failed =/= none].
+
+%% @doc Reads what is installed; what is damaged is named and counts as absent.
+-spec installed(relsync_state:dir()) ->
+    {ok, relsync_state:current(), relsync_manifest:manifest(), relsync_state:installed(), damages()}
+    | {none, damages()}.
+installed(Dir) ->
+    case relsync_state:read_current(Dir) of
+        {ok, #{manifest := Sha256} = Current} ->
+            case relsync_state:read_manifest(Dir, Sha256) of
+                {ok, Manifest} ->
+                    {Installed, Damage} = installed_times(Dir, Sha256),
+                    {ok, Current, Manifest, Installed, Damage};
+                none ->
+                    {none, [{<<"the installed manifest is missing">>, <<"the tree is scanned">>}]};
+                Damage ->
+                    {none, [named(Damage, <<"the tree is scanned">>)]}
+            end;
+        none ->
+            {none, []};
+        Damage ->
+            {none, [named(Damage, <<"the tree is scanned">>)]}
+    end.
+
+%% Without its times every file is compared by content.
+installed_times(Dir, Sha256) ->
+    case relsync_state:read_installed(Dir, Sha256) of
+        {ok, Installed} -> {Installed, []};
+        none -> {#{}, [{<<"the installed times are missing">>, <<"files are compared by content">>}]};
+        Damage -> {#{}, [named(Damage, <<"files are compared by content">>)]}
+    end.
+
+named(Damage, Repair) ->
+    {relsync_refusal:text(relsync_state:format_error(Damage)), Repair}.
+
+%% @doc Makes the destination and its state directory.
+-spec prepare_root(relsync_roots:roots()) -> ok | {error, relsync_state:error()}.
+prepare_root(#{write := Write, state := Dir}) ->
+    case relsync_fs:make_dir(Write) of
+        ok ->
+            %% Without its name all is lost at once, which is as good as never begun.
+            _ = relsync_fs:sync_dir(filename:dirname(Write)),
+            in_full(Dir, relsync_state:prepare_dirs(Dir));
+        {error, eexist} ->
+            in_full(Dir, relsync_state:prepare_dirs(Dir));
+        {error, Reason} -> {error, {cannot, make_dir, Write, Reason}}
+    end.
+
+%% On first contact nobody knows yet which directory is meant.
+in_full(Dir, {error, {cannot, Action, Name, Reason}}) ->
+    {error, {cannot, Action, relsync_state:file_name(Dir, Name), Reason}};
+in_full(_, Result) ->
+    Result.
