@@ -7,7 +7,7 @@
 %%
 %% Names are raw bytes both ways, whatever the emulator's file name encoding, so
 %% that a name that is no UTF-8 is a name like any other. Nothing follows a
-%% symbolic link in the last component, but `sync_dir/1' and `list/1' of a root.
+%% symbolic link in the last component, but `sync_dir/1', `directory/1' and `list/1' of a root.
 %%
 %% The host hears from time to time that work goes on (relsync_pulse).
 %%
@@ -196,7 +196,32 @@ read_whole(Path, Size) ->
     end.
 
 -spec open_read(binary()) -> {ok, handle()} | {error, file:posix() | badarg}.
-open_read(Path) -> prim_file:open(Path, [read, raw, binary]).
+open_read(Path) -> open_regular(Path, [read, raw, binary]).
+
+%% What is opened must be the very file that stands there: a link that somebody puts in its place between a look
+%% and the opening would be followed, and a pipe would wait for its writer.
+open_regular(Path, Modes) ->
+    case prim_file:read_link_info(Path) of
+        {ok, #file_info{type = regular, major_device = Device, inode = Inode}} ->
+            case prim_file:open(Path, Modes) of
+                {ok, Handle} ->
+                    case prim_file:read_handle_info(Handle) of
+                        {ok, #file_info{type = regular, major_device = Device, inode = Inode}} ->
+                            {ok, Handle};
+                        _ ->
+                            close(Handle),
+                            {error, eloop}
+                    end;
+                {error, Reason} ->
+                    {error, Reason}
+            end;
+        {ok, #file_info{type = directory}} ->
+            {error, eisdir};
+        {ok, _} ->
+            {error, eloop};
+        {error, Reason} ->
+            {error, Reason}
+    end.
 
 -spec read(handle(), non_neg_integer()) -> {ok, binary()} | eof | {error, file:posix() | badarg}.
 read(Handle, Bytes) ->
@@ -225,8 +250,15 @@ create(Path) ->
 open_append(Path, Offset) ->
     op(open_append, [Path, Offset], fun() -> open_at(Path, Offset) end).
 
+%% What is begun anew is a new file, whatever stood there.
+open_for_append(Path, 0) ->
+    _ = prim_file:delete(Path),
+    prim_file:open(Path, [read, write, exclusive, raw, binary]);
+open_for_append(Path, _) ->
+    open_regular(Path, [read, write, raw, binary]).
+
 open_at(Path, Offset) ->
-    case prim_file:open(Path, [read, write, raw, binary]) of
+    case open_for_append(Path, Offset) of
         {ok, Handle} ->
             Placed =
                 case file:position(Handle, Offset) of
@@ -394,9 +426,17 @@ delete_dir_tree(Path, Mode) ->
 delete_each(_Dir, []) ->
     ok;
 delete_each(Dir, [Name | Rest]) ->
-    case delete_tree(<<Dir/binary, "/", Name/binary>>) of
-        ok -> delete_each(Dir, Rest);
-        {error, Reason} -> {error, Reason}
+    %% A link that has taken the directory's place leads to somebody else's files.
+    case info(Dir) of
+        {ok, {dir, _}} ->
+            case delete_tree(<<Dir/binary, "/", Name/binary>>) of
+                ok -> delete_each(Dir, Rest);
+                {error, Reason} -> {error, Reason}
+            end;
+        {ok, _} ->
+            {error, eloop};
+        {error, Reason} ->
+            absent_is_ok({error, Reason})
     end.
 
 absent_is_ok({error, enoent}) -> ok;
