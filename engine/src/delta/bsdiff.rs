@@ -1,30 +1,62 @@
-//! Byte-wise differences, for content that keeps its shape while addresses in it change: native executables.
+//! Byte-wise differences, for content that keeps its shape while numbers in it change: native executables, and the streams of
+//! modules that were compiled anew.
 //!
 //! Finds approximate matches in the base by exact ones that are extended as long as most bytes agree, and writes what
 //! to add to the base's bytes, most of which is zero and left out. Nothing here compresses; zstd does that to the result.
 //!
+//! Exact matches are looked for where the last one would go on, and else in a hash table of the base's strings: linear in time,
+//! and as good in what it finds as a suffix array that takes ten times as long.
+//!
 //! Source: Colin Percival, "Naïve differences of executable code", 2003 (bsdiff).
 
 use super::cursor::{Cursor, Malformed, len_i64, put_len, put_signed};
-use super::suffix_array::suffix_array;
 
 /// How many more bytes than the match that goes on anyway a match must have to be worth a seek.
 const MIN_GAIN: usize = 8;
+/// While the last match goes on for this many bytes, no other is looked for.
+const GOES_ON: usize = 32;
 
-/// Appends the differences between two contents.
-pub(super) fn put(out: &mut Vec<u8>, base: &[u8], new: &[u8]) {
-    let mut sections = Sections::default();
-    for step in steps(base, new) {
-        sections.push(base, new, &step);
+/// The differences between two contents.
+#[derive(Debug, Default)]
+pub(super) struct Differences {
+    control: Vec<u8>,
+    gaps: Vec<u8>,
+    values: Vec<u8>,
+    extra: Vec<u8>,
+}
+
+impl Differences {
+    /// Finds the differences of `new` from `base`; `None` as soon as they are more than `limit` bytes before compression.
+    pub(super) fn between(base: &[u8], new: &[u8], limit: usize) -> Option<Self> {
+        let mut writer = Writer::default();
+        let mut index = Index::new(base);
+        let mut last = (0, 0);
+        let mut scan = 0;
+        while scan < new.len() {
+            let step = next_step(&mut index, new, &mut last, &mut scan);
+            writer.push(base, new, &step);
+            if writer.differences.len() > limit {
+                return None;
+            }
+        }
+        Some(writer.differences)
     }
-    for section in [
-        &sections.control,
-        &sections.gaps,
-        &sections.values,
-        &sections.extra,
-    ] {
-        put_len(out, section.len());
-        out.extend_from_slice(section);
+
+    /// Returns their length in bytes, before compression.
+    fn len(&self) -> usize {
+        self.sections().iter().map(|section| section.len()).sum()
+    }
+
+    /// Appends them.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        for section in self.sections() {
+            put_len(out, section.len());
+            out.extend_from_slice(section);
+        }
+    }
+
+    fn sections(&self) -> [&[u8]; 4] {
+        [&self.control, &self.gaps, &self.values, &self.extra]
     }
 }
 
@@ -127,115 +159,132 @@ struct Step {
     next_base_at: usize,
 }
 
+/// Writes differences, counting how many bytes had none, and then had some.
 #[derive(Default)]
-struct Sections {
-    control: Vec<u8>,
-    gaps: Vec<u8>,
-    values: Vec<u8>,
-    extra: Vec<u8>,
+struct Writer {
+    differences: Differences,
     equal: usize,
     differing: usize,
 }
 
-impl Sections {
+impl Writer {
     fn push(&mut self, base: &[u8], new: &[u8], step: &Step) {
-        put_len(&mut self.control, step.copied);
-        put_len(&mut self.control, step.inserted);
+        let to = &mut self.differences;
+        put_len(&mut to.control, step.copied);
+        put_len(&mut to.control, step.inserted);
         put_signed(
-            &mut self.control,
+            &mut to.control,
             len_i64(step.next_base_at) - len_i64(step.base_at + step.copied),
         );
         let new_end = step.new_at + step.copied;
-        for (base, new) in base[step.base_at..].iter().zip(&new[step.new_at..new_end]) {
-            let difference = new.wrapping_sub(*base);
-            if difference != 0 {
-                self.values.push(difference);
-                self.differing += 1;
-            } else {
-                self.end_run();
-                self.equal += 1;
-            }
-        }
-        self.extra
+        to.extra
             .extend_from_slice(&new[new_end..new_end + step.inserted]);
+        let mut base = &base[step.base_at..step.base_at + step.copied];
+        let mut new = &new[step.new_at..new_end];
+        while !new.is_empty() {
+            let equal = common_len(base, new);
+            if equal > 0 {
+                self.end_run();
+                self.equal += equal;
+                (base, new) = (&base[equal..], &new[equal..]);
+            }
+            let differing = base.iter().zip(new).take_while(|(base, new)| base != new);
+            let values = differing.map(|(base, new)| new.wrapping_sub(*base));
+            let before = self.differences.values.len();
+            self.differences.values.extend(values);
+            let differing = self.differences.values.len() - before;
+            self.differing += differing;
+            (base, new) = (&base[differing..], &new[differing..]);
+        }
         self.end_run();
     }
 
     fn end_run(&mut self) {
         if self.differing > 0 {
-            put_len(&mut self.gaps, self.equal);
-            put_len(&mut self.gaps, self.differing);
+            put_len(&mut self.differences.gaps, self.equal);
+            put_len(&mut self.differences.gaps, self.differing);
             (self.equal, self.differing) = (0, 0);
         }
     }
 }
 
-/// Finds the matches.
-fn steps(base: &[u8], new: &[u8]) -> Vec<Step> {
-    let index = Index::new(base);
-    let mut steps = Vec::new();
-    let (mut last_new, mut last_base) = (0, 0);
-    let (mut scan, mut length) = (0, 0);
-    let mut found = 0;
-    while scan < new.len() {
-        scan += length;
-        // How many bytes of the coming match agree with the base if the last match goes on.
-        let mut agreeing = 0;
-        let mut scored = scan;
-        length = 0;
-        while scan < new.len() {
-            (found, length) = index.longest_match(&new[scan..]);
-            while scored < scan + length {
-                agreeing += usize::from(goes_on(base, new, last_base, last_new, scored));
-                scored += 1;
-            }
-            if length == agreeing && length != 0 || length > agreeing + MIN_GAIN {
-                break;
-            }
-            agreeing -= usize::from(goes_on(base, new, last_base, last_new, scan));
-            scan += 1;
-        }
-        if length == agreeing && scan < new.len() {
-            continue;
-        }
-        let forward = extend_forward(&base[last_base..], &new[last_new..scan]);
-        let backward = if scan < new.len() {
-            extend_backward(&base[..found], &new[last_new..scan])
-        } else {
-            0
-        };
-        let (forward, backward) = resolve_overlap(
-            base,
-            new,
-            Gap {
-                last_base,
-                last_new,
-                found,
-                scan,
-            },
-            forward,
-            backward,
-        );
-        let next_base = if scan < new.len() {
-            found - backward
-        } else {
-            last_base + forward
-        };
-        steps.push(Step {
-            base_at: last_base,
-            new_at: last_new,
-            copied: forward,
-            inserted: scan - backward - last_new - forward,
-            next_base_at: next_base,
-        });
-        (last_new, last_base) = (scan - backward, next_base);
+/// Returns the step from the last match, at `last` in `new` and in the base, to the next one, and moves on to that.
+fn next_step(
+    index: &mut Index<'_>,
+    new: &[u8],
+    last: &mut (usize, usize),
+    scan: &mut usize,
+) -> Step {
+    let base = index.base;
+    let (last_new, last_base) = *last;
+    let (at, found) = next_match(index, new, *last, *scan);
+    let forward = extend_forward(&base[last_base..], &new[last_new..at]);
+    let backward = if at < new.len() {
+        extend_backward(&base[..found], &new[last_new..at])
+    } else {
+        0
+    };
+    let gap = Gap {
+        last_base,
+        last_new,
+        found,
+        scan: at,
+    };
+    let (forward, backward) = resolve_overlap(base, new, &gap, forward, backward);
+    let next_base_at = if at < new.len() {
+        found - backward
+    } else {
+        last_base + forward
+    };
+    *scan = at;
+    *last = (at - backward, next_base_at);
+    Step {
+        base_at: last_base,
+        new_at: last_new,
+        copied: forward,
+        inserted: at - backward - last_new - forward,
+        next_base_at,
     }
-    steps
 }
 
-/// Says whether the byte at `at` is the base's if the last match goes on.
-fn goes_on(base: &[u8], new: &[u8], last_base: usize, last_new: usize, at: usize) -> bool {
-    base.get(last_base + at - last_new) == Some(&new[at])
+/// Returns where in `new` the next match begins that is worth a seek, and where in the base; the end of `new` if there is none.
+///
+/// `last` says where the last match began, in `new` and in the base; what is before `scan` belongs to it or to none.
+fn next_match(
+    index: &mut Index<'_>,
+    new: &[u8],
+    last: (usize, usize),
+    mut scan: usize,
+) -> (usize, usize) {
+    let base = index.base;
+    let goes_on = |at: usize| base.get(last.1 + at - last.0) == Some(&new[at]);
+    // How many of the bytes from `scan` to `scored` agree with the base if the last match goes on.
+    let (mut agreeing, mut scored) = (0, scan);
+    while scan < new.len() {
+        let rest = base.get(last.1 + scan - last.0..).unwrap_or_default();
+        let on = common_len(&rest[..rest.len().min(GOES_ON)], &new[scan..]);
+        if on == GOES_ON {
+            scan += common_len(rest, &new[scan..]);
+            (agreeing, scored) = (0, scan);
+            continue;
+        }
+        let (found, length) = index.longest_match(&new[scan..], last.1 + scan - last.0);
+        while scored < scan + length.max(1) {
+            agreeing += usize::from(goes_on(scored));
+            scored += 1;
+        }
+        if length > agreeing + MIN_GAIN {
+            return index.longer_match(new, scan, found, length, last.1.wrapping_sub(last.0));
+        }
+        if length > 0 && length == agreeing {
+            scan += length;
+            (agreeing, scored) = (0, scan);
+        } else {
+            agreeing -= usize::from(goes_on(scan));
+            scan += 1;
+        }
+    }
+    (new.len(), 0)
 }
 
 /// Returns how far a match extends to the right as long as more than half of its bytes agree.
@@ -271,7 +320,7 @@ struct Gap {
 fn resolve_overlap(
     base: &[u8],
     new: &[u8],
-    gap: Gap,
+    gap: &Gap,
     forward: usize,
     backward: usize,
 ) -> (usize, usize) {
@@ -292,65 +341,136 @@ fn resolve_overlap(
     (left + split, backward - split)
 }
 
-/// The base and its suffixes in order.
+/// Strings of this many bytes are found by their hash.
+const KEY_BYTES: usize = 8;
+/// In a base of more than this many bytes, only strings at every fourth place are in the table.
+const DENSE_BYTES: usize = 256 << 10;
+const SPARSE_STRIDE: usize = 4;
+/// Of the strings with one hash, so many on either side of where the last match would go on are compared.
+const NEIGHBOURS: usize = 32;
+
+/// Finds strings in the base; the table is made when it is first needed.
 struct Index<'b> {
     base: &'b [u8],
-    sorted: Vec<usize>,
-    /// For each pair of bytes, where the suffixes that start with it begin; at the end the number of suffixes.
-    starts: Vec<usize>,
+    stride: usize,
+    /// For each hash where its places begin; at the end their number. Empty at first.
+    starts: Vec<u32>,
+    /// Where strings are, in strides, by their hash and then ascending.
+    places: Vec<u32>,
 }
-
-/// Number of pairs of bytes.
-const PAIRS: usize = 1 << 16;
 
 impl<'b> Index<'b> {
     fn new(base: &'b [u8]) -> Self {
-        let sorted = suffix_array(base);
-        let mut starts = Vec::with_capacity(PAIRS + 1);
-        for (rank, at) in sorted.iter().enumerate() {
-            // The last suffix, of one byte, stands in front of all others that start with it.
-            let pair = pair(&base[*at..]);
-            if pair >= starts.len() {
-                starts.resize(pair + 1, rank);
-            }
-        }
-        starts.resize(PAIRS + 1, sorted.len());
+        let stride = if base.len() > DENSE_BYTES {
+            SPARSE_STRIDE
+        } else {
+            1
+        };
         Self {
             base,
-            sorted,
-            starts,
+            stride,
+            starts: Vec::new(),
+            places: Vec::new(),
         }
     }
 
-    /// Returns position and length of the longest match of the start of `text`.
-    fn longest_match(&self, text: &[u8]) -> (usize, usize) {
-        let pair = pair(text);
-        let first = self.starts[pair];
-        let alike = &self.sorted[first..self.starts[pair + 1]];
-        let behind = first + alike.partition_point(|at| self.base[*at..] < *text);
-        let neighbours = [behind.checked_sub(1), Some(behind)];
-        let suffixes = neighbours
-            .into_iter()
-            .flatten()
-            .filter_map(|index| self.sorted.get(index));
-        suffixes
-            .map(|at| (*at, common_len(&self.base[*at..], text)))
-            .max_by_key(|(_, length)| *length)
-            .unwrap_or((0, 0))
+    fn fill(&mut self) {
+        let count = (self.base.len() + 1)
+            .saturating_sub(KEY_BYTES)
+            .div_ceil(self.stride);
+        let hashes = count.next_power_of_two();
+        let hash_at = |place: u32| hash(&self.base[index(place) * self.stride..], hashes);
+        let all = 0..u32::try_from(count).unwrap_or(0);
+        // Counts, then ends, which become beginnings as places are put in from behind.
+        let mut starts = vec![0_u32; hashes + 1];
+        for hash in all.clone().filter_map(hash_at) {
+            starts[hash] += 1;
+        }
+        let mut end = 0;
+        for start in &mut starts {
+            end += *start;
+            *start = end;
+        }
+        let mut places = vec![0; count];
+        for place in all.rev() {
+            if let Some(hash) = hash_at(place) {
+                starts[hash] -= 1;
+                places[index(starts[hash])] = place;
+            }
+        }
+        self.starts = starts;
+        self.places = places;
+    }
+
+    /// Returns a match that was found, or a longer one that begins at one of the next strings.
+    fn longer_match(
+        &mut self,
+        new: &[u8],
+        scan: usize,
+        found: usize,
+        length: usize,
+        distance: usize,
+    ) -> (usize, usize) {
+        let mut best = (scan, found);
+        let mut longest = length;
+        for scan in scan + 1..new.len().min(scan + self.stride) {
+            let (found, length) = self.longest_match(&new[scan..], scan.wrapping_add(distance));
+            if length > longest {
+                (best, longest) = ((scan, found), length);
+            }
+        }
+        best
+    }
+
+    /// Returns position and length of the longest match found of the start of `text`, near `expected` if there are many; its
+    /// length is zero if there is none.
+    fn longest_match(&mut self, text: &[u8], expected: usize) -> (usize, usize) {
+        if self.starts.is_empty() {
+            self.fill();
+        }
+        let mut longest = (0, 0);
+        let Some(hash) = hash(text, self.starts.len() - 1) else {
+            return longest;
+        };
+        let alike = &self.places[index(self.starts[hash])..index(self.starts[hash + 1])];
+        let expected = expected / self.stride;
+        let behind = alike.partition_point(|place| index(*place) < expected);
+        let near = behind.saturating_sub(NEIGHBOURS)..alike.len().min(behind + NEIGHBOURS);
+        for place in &alike[near] {
+            let at = index(*place) * self.stride;
+            let length = common_len(&self.base[at..], text);
+            if length > longest.1 {
+                longest = (at, length);
+            }
+        }
+        longest
     }
 }
 
-/// Returns the first two bytes as a number; a missing one counts as zero.
-fn pair(text: &[u8]) -> usize {
-    let byte = |at| usize::from(text.get(at).copied().unwrap_or(0));
-    byte(0) << 8 | byte(1)
+/// Frames are far below 4 GiB.
+fn index(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+/// Returns the hash of the first [`KEY_BYTES`] bytes, less than `limit`, a power of two.
+fn hash(text: &[u8], limit: usize) -> Option<usize> {
+    let key = u64::from_le_bytes(*text.first_chunk::<KEY_BYTES>()?);
+    let mixed = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    usize::try_from(mixed).ok().map(|mixed| mixed & (limit - 1))
+}
+
+/// Returns how many bytes two texts begin with in common.
 fn common_len(one: &[u8], other: &[u8]) -> usize {
-    one.iter()
-        .zip(other)
+    let words = one
+        .as_chunks::<KEY_BYTES>()
+        .0
+        .iter()
+        .zip(other.as_chunks::<KEY_BYTES>().0)
         .take_while(|(one, other)| one == other)
-        .count()
+        .count();
+    let done = words * KEY_BYTES;
+    let bytes = one[done..].iter().zip(&other[done..]);
+    done + bytes.take_while(|(one, other)| one == other).count()
 }
 
 #[cfg(test)]
@@ -360,7 +480,8 @@ mod tests {
 
     fn differences(base: &[u8], new: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        put(&mut out, base, new);
+        let found = Differences::between(base, new, usize::MAX).expect("no limit");
+        found.put(&mut out);
         out
     }
 

@@ -3,9 +3,10 @@
 use super::beam::{self, Container, Module, Reading, Role, Tables};
 use super::cursor::{Cursor, Malformed};
 use super::frame::{self, Head, Mode, Transform};
-use super::inflate::{self, Gzip};
+use super::inflate::{self, Deflater, Gzip};
 use super::streams::{KINDS, Kind, Streams};
-use super::{DecodeError, Limits, bsdiff, residual};
+use super::{DecodeError, Limits, bsdiff};
+use crate::zstd_frame;
 
 /// Decodes the body of a frame into the contents of its pieces.
 ///
@@ -74,7 +75,7 @@ fn decode_group(
         .checked_sub(known)
         .ok_or(DecodeError::TooLarge)?;
     let prefix = prefix(&base_streams, &head.differences);
-    let content = residual::decompress(compressed, &prefix, room)
+    let content = zstd_frame::decompress_bare(&prefix, compressed, room)
         .map_err(|source| DecodeError::Zstd { source })?;
     SplitContent::new(&content, head, &base_streams, room)?.join(head, &tables, limits)
 }
@@ -199,7 +200,8 @@ impl<'c> SplitContent<'c> {
             for (at, length) in at.iter_mut().zip(lengths) {
                 *at += length;
             }
-            let (content, deflates) = join_piece(mode.transform, &streams, tables)?;
+            let (content, deflates) =
+                join_piece(mode.transform, &streams, tables, &Deflater::default())?;
             room = room
                 .checked_sub(content.len())
                 .ok_or(DecodeError::TooLarge)?;
@@ -223,6 +225,7 @@ pub(super) fn join_piece(
     transform: Transform,
     streams: &[&[u8]; KINDS],
     base: &Tables<'_>,
+    deflater: &Deflater<'_>,
 ) -> Result<(Vec<u8>, bool), Malformed> {
     match transform {
         Transform::Plain => Ok((streams[Kind::Content.index()].to_vec(), false)),
@@ -234,10 +237,10 @@ pub(super) fn join_piece(
                 return Err(Malformed);
             }
             Ok((
-                inflate::gzip(header, *level, streams[Kind::Content.index()]),
+                inflate::gzip(header, *level, streams[Kind::Content.index()], deflater),
                 true,
             ))
         }
-        Transform::Beam => beam::join(|kind| streams[kind.index()], base),
+        Transform::Beam => beam::join(|kind| streams[kind.index()], base, deflater),
     }
 }

@@ -4,6 +4,8 @@
 //! gives the same bytes again. Only zlib's default window, memory level and strategy are tried: what Erlang's
 //! `zlib:gzip/1`, `zlib:compress/1` and `term_to_binary/2` use, and what the target can be told to repeat.
 
+use std::borrow::Cow;
+
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::cursor::{Cursor, Malformed};
@@ -13,6 +15,8 @@ pub(super) const MAX_INFLATED_BYTES: usize = 8 << 20;
 
 /// DEFLATE never shrinks by more than this.
 const MAX_DEFLATE_RATIO: usize = 1032;
+/// What is deflated at once.
+const PART_BYTES: usize = 16 << 10;
 /// Bytes behind the DEFLATE data of a gzip member: checksum and length.
 const GZIP_TRAILER_BYTES: usize = 8;
 /// Levels in the order of their likelihood, the likely one aside.
@@ -71,9 +75,9 @@ impl<'a> Gzip<'a> {
 }
 
 /// Puts a gzip file together.
-pub(super) fn gzip(header: &[u8], level: u8, content: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(header: &[u8], level: u8, content: &[u8], deflater: &Deflater<'_>) -> Vec<u8> {
     let mut file = header.to_vec();
-    file.extend_from_slice(&deflate(content, level, Framing::Raw));
+    file.extend_from_slice(&deflater.deflate(content, level, Framing::Raw));
     file.extend_from_slice(&gzip_trailer(content));
     file
 }
@@ -137,16 +141,63 @@ fn consumed_all(inflater: &Decompress, data: &[u8]) -> bool {
     usize::try_from(inflater.total_in()) == Ok(data.len())
 }
 
+/// Deflates what it does not know the result of.
+///
+/// Deflating takes longer than all else that putting a module together takes; whoever has just seen what a content deflates to
+/// need not do it again.
+#[derive(Debug, Default)]
+pub(super) struct Deflater<'k> {
+    known: Vec<Deflated<'k>>,
+}
+
+/// What a content deflates to at a level.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deflated<'k> {
+    pub(super) content: &'k [u8],
+    pub(super) level: u8,
+    pub(super) framing: Framing,
+    pub(super) deflated: &'k [u8],
+}
+
+impl<'k> Deflater<'k> {
+    /// Tells what a content deflates to; it must be true.
+    pub(super) fn learn(&mut self, known: Deflated<'k>) {
+        self.known.push(known);
+    }
+
+    /// Deflates at one level, in one go.
+    pub(super) fn deflate(&self, content: &[u8], level: u8, framing: Framing) -> Cow<'k, [u8]> {
+        let known = self.known.iter().find(|known| {
+            known.level == level && known.framing == framing && known.content == content
+        });
+        known.map_or_else(
+            || Cow::Owned(deflate(content, level, framing)),
+            |known| Cow::Borrowed(known.deflated),
+        )
+    }
+}
+
 /// Deflates at one level, in one go.
-pub(super) fn deflate(content: &[u8], level: u8, framing: Framing) -> Vec<u8> {
-    let mut deflater = Compress::new(Compression::new(u32::from(level)), framing == Framing::Zlib);
+fn deflate(content: &[u8], level: u8, framing: Framing) -> Vec<u8> {
     let mut out = Vec::with_capacity(content.len() / 3 + 64);
+    deflate_to(content, level, framing, &mut |part| {
+        out.extend_from_slice(part);
+        true
+    });
+    out
+}
+
+/// Hands what `content` deflates to to `take`, part by part, until there is no more or it returns false.
+fn deflate_to(content: &[u8], level: u8, framing: Framing, take: &mut dyn FnMut(&[u8]) -> bool) {
+    let mut deflater = Compress::new(Compression::new(u32::from(level)), framing == Framing::Zlib);
+    let mut part = Vec::with_capacity(PART_BYTES);
     loop {
         let done = usize::try_from(deflater.total_in()).unwrap_or(content.len());
-        match deflater.compress_vec(&content[done..], &mut out, FlushCompress::Finish) {
-            Ok(Status::StreamEnd) | Err(_) => return out,
-            Ok(_) => out.reserve(out.capacity()),
+        let status = deflater.compress_vec(&content[done..], &mut part, FlushCompress::Finish);
+        if !take(&part) || !matches!(status, Ok(Status::Ok | Status::BufError)) {
+            return;
         }
+        part.clear();
     }
 }
 
@@ -160,7 +211,17 @@ pub(super) fn find_level(
     let others = LEVELS.into_iter().filter(|level| *level != likely);
     std::iter::once(likely)
         .chain(others)
-        .find(|level| deflate(content, *level, framing) == deflated)
+        .find(|level| deflates_to(content, *level, framing, deflated))
+}
+
+/// Says whether `content` deflates to `deflated`; a wrong level shows in its first part.
+fn deflates_to(content: &[u8], level: u8, framing: Framing, deflated: &[u8]) -> bool {
+    let mut rest = Some(deflated);
+    deflate_to(content, level, framing, &mut |part| {
+        rest = rest.and_then(|rest| rest.strip_prefix(part));
+        rest.is_some()
+    });
+    rest.is_some_and(<[u8]>::is_empty)
 }
 
 /// Returns the level that a zlib header lets expect (RFC 1950, FLEVEL).
@@ -201,7 +262,7 @@ mod tests {
         let content = b"one line\n".repeat(500);
         let with_name = [0x1f, 0x8b, 8, 8, 1, 2, 3, 4, 0, 3, b'n', 0];
         for header in [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &with_name] {
-            let file = gzip(header, 6, &content);
+            let file = gzip(header, 6, &content, &Deflater::default());
             let parsed = Gzip::parse(&file).expect("a gzip file");
             assert_eq!((parsed.header, &parsed.content), (header, &content));
         }
@@ -213,6 +274,7 @@ mod tests {
             &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3],
             6,
             b"content of a file",
+            &Deflater::default(),
         );
         for at in 0..3 {
             let mut damaged = file.clone();

@@ -4,21 +4,20 @@
 //! and the choice between them. Pure: bytes in, bytes out. Does not choose bases, cut frames or check hashes.
 //!
 //! Invariants: [`decode`] of [`encode`] gives the pieces back, bit for bit, because the encoder runs the decoder's
-//! transforms and takes a simpler one where they differ; a body is hardly longer than the pieces compressed together;
-//! hostile bodies and bases give errors, within the limits' memory.
+//! transforms and takes a simpler one where they differ; a body is at most 64 bytes, and five for each piece, longer than what
+//! zstd makes of the contents together at the same level; hostile bodies and bases give errors, within the limits' memory.
 //!
 //! The agent decodes with the Erlang twin of this code, `relsync_delta`; `store-format.md` specifies the bytes.
 
 mod beam;
 mod bsdiff;
+mod candidate;
 mod cursor;
 mod decode;
 mod encode;
 mod frame;
 mod inflate;
-mod residual;
 mod streams;
-mod suffix_array;
 
 pub use decode::decode;
 pub use encode::{encode, encode_with};
@@ -60,7 +59,7 @@ impl Default for Limits {
 pub struct Options {
     /// What the decoder is allowed.
     pub limits: Limits,
-    /// zstd's level, 1 to 22; from [`BEST_LEVEL`] on the whole prefix is searched in depth.
+    /// zstd's level, 1 to 22; from [`BEST_LEVEL`] on the whole prefix is searched, in depth where much is left to say.
     pub level: i32,
     /// Whether the target's zlib may be relied on to deflate as ours does.
     pub reflate: bool,
@@ -151,7 +150,7 @@ pub enum DecodeError {
     Zstd {
         /// What the decompressor said.
         #[source]
-        source: std::io::Error,
+        source: crate::zstd_frame::DecompressError,
     },
 }
 

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use crate::delta::cursor::{Cursor, Malformed};
-use crate::delta::inflate::{self, Framing, Gzip};
+use crate::delta::inflate::{self, Deflated, Deflater, Framing, Gzip};
 
 /// A module has a dozen chunks; a file with more than this is something else.
 pub(super) const MAX_CHUNKS: usize = 64;
@@ -92,6 +92,18 @@ impl<'a> Container<'a> {
         self.chunk(id).map(|chunk| &*chunk.data)
     }
 
+    /// Teaches a deflater what the chunks' data deflates to; true of what was read as [`Reading::Exact`].
+    pub(super) fn teach<'c>(&'c self, deflater: &mut Deflater<'c>) {
+        for chunk in self.chunks.iter().filter(|chunk| chunk.wrap != Wrap::Plain) {
+            deflater.learn(Deflated {
+                content: &chunk.data,
+                level: chunk.level,
+                framing: Framing::Zlib,
+                deflated: &chunk.stored[chunk.wrap.header_len()..],
+            });
+        }
+    }
+
     pub(super) fn chunk(&self, id: ChunkId) -> Option<&Chunk<'a>> {
         self.chunks.iter().find(|chunk| chunk.id == id)
     }
@@ -100,6 +112,7 @@ impl<'a> Container<'a> {
     pub(super) fn write(
         gzip: Option<GzipWrap>,
         chunks: &[(ChunkId, Vec<u8>)],
+        deflater: &Deflater<'_>,
     ) -> Result<Vec<u8>, Malformed> {
         let mut form = b"FOR1\0\0\0\0BEAM".to_vec();
         for (id, stored) in chunks {
@@ -112,7 +125,7 @@ impl<'a> Container<'a> {
         form[4..8].copy_from_slice(&length);
         Ok(match gzip {
             None => form,
-            Some(GzipWrap { header, level }) => inflate::gzip(&header, level, &form),
+            Some(GzipWrap { header, level }) => inflate::gzip(&header, level, &form, deflater),
         })
     }
 }
@@ -121,7 +134,7 @@ impl<'a> Container<'a> {
 pub(super) fn unzip(
     file: &[u8],
     reading: Reading,
-) -> Result<Option<(GzipWrap, Vec<u8>)>, Malformed> {
+) -> Result<Option<(GzipWrap, Gzip<'_>)>, Malformed> {
     if reading == Reading::Compressed || !file.starts_with(&[0x1f, 0x8b]) {
         return Ok(None);
     }
@@ -133,7 +146,7 @@ pub(super) fn unzip(
             .ok_or(Malformed)?,
         _ => likely,
     };
-    Ok(Some((GzipWrap { header, level }, gzip.content)))
+    Ok(Some((GzipWrap { header, level }, gzip)))
 }
 
 impl<'a> Chunk<'a> {
@@ -191,14 +204,19 @@ impl Wrap {
     }
 
     /// Returns data as it is stored in the file.
-    pub(super) fn store(self, level: u8, data: Vec<u8>) -> Result<Vec<u8>, Malformed> {
+    pub(super) fn store(
+        self,
+        level: u8,
+        data: Vec<u8>,
+        deflater: &Deflater<'_>,
+    ) -> Result<Vec<u8>, Malformed> {
         let mut stored = match self {
             Self::Plain => return Ok(data),
             Self::Sized => Vec::new(),
             Self::CompressedTerm => vec![131, 80],
         };
         stored.extend_from_slice(&be_len(data.len())?);
-        stored.extend_from_slice(&inflate::deflate(&data, level, Framing::Zlib));
+        stored.extend_from_slice(&deflater.deflate(&data, level, Framing::Zlib));
         Ok(stored)
     }
 }

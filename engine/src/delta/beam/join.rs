@@ -11,6 +11,7 @@ use super::module::{FunRow, FunctionRow, Tables, kind_of, types};
 use super::recipe::{ChunkRecipe, Recipe};
 use super::tables::Matching;
 use crate::delta::cursor::{Cursor, Malformed, unzigzag};
+use crate::delta::inflate::Deflater;
 use crate::delta::streams::Kind;
 
 /// Puts a module together, given the tables of its base.
@@ -19,6 +20,7 @@ use crate::delta::streams::Kind;
 pub(crate) fn join<'s>(
     stream: impl Fn(Kind) -> &'s [u8],
     base: &Tables<'_>,
+    deflater: &Deflater<'_>,
 ) -> Result<(Vec<u8>, bool), Malformed> {
     let recipe = Recipe::from_stream(stream(Kind::Recipe))?;
     let mut joiner = Joiner::new(&stream, &recipe, base)?;
@@ -33,10 +35,11 @@ pub(crate) fn join<'s>(
             kind if chunk.structured => joiner.chunk(kind, chunk, stream(kind))?,
             kind => stream(kind).to_vec(),
         };
-        stored.push((chunk.id, chunk.wrap.store(chunk.level, data)?));
+        stored.push((chunk.id, chunk.wrap.store(chunk.level, data, deflater)?));
     }
     joiner.insert_md5(&mut stored)?;
-    Ok((Container::write(recipe.gzip, &stored)?, recipe.deflates()))
+    let file = Container::write(recipe.gzip, &stored, deflater)?;
+    Ok((file, recipe.deflates()))
 }
 
 struct Joiner<'r, 's> {

@@ -6,6 +6,7 @@ use super::code::{Header, Symbols};
 use super::compact_term as term;
 use super::iff::{self, ChunkId, Container, GzipWrap, Reading, Wrap};
 use crate::delta::cursor::{Cursor, Malformed};
+use crate::delta::inflate::{Deflated, Deflater, Framing};
 use crate::delta::streams::Kind;
 
 /// The chunks that the transform knows, with the kind of stream each becomes.
@@ -46,6 +47,8 @@ pub(crate) struct Module<'a> {
     gzip: Option<GzipWrap>,
     /// The file without its gzip wrapper.
     form: Cow<'a, [u8]>,
+    /// What is in the wrapper.
+    deflated: &'a [u8],
     reading: Reading,
 }
 
@@ -53,17 +56,34 @@ impl<'a> Module<'a> {
     /// Unpacks a file.
     pub(crate) fn unpack(file: &'a [u8], reading: Reading) -> Result<Self, Malformed> {
         Ok(match iff::unzip(file, reading)? {
-            Some((gzip, form)) => Self {
-                gzip: Some(gzip),
-                form: Cow::Owned(form),
+            Some((wrap, gzip)) => Self {
+                gzip: Some(wrap),
+                form: Cow::Owned(gzip.content),
+                deflated: gzip.deflated,
                 reading,
             },
             None => Self {
                 gzip: None,
                 form: Cow::Borrowed(file),
+                deflated: &[],
                 reading,
             },
         })
+    }
+
+    /// Returns a deflater that knows what is deflated in this module, which was read as [`Reading::Exact`].
+    pub(crate) fn deflater<'m>(&'m self, container: &'m Container<'_>) -> Deflater<'m> {
+        let mut deflater = Deflater::default();
+        container.teach(&mut deflater);
+        if let Some(GzipWrap { level, .. }) = self.gzip {
+            deflater.learn(Deflated {
+                content: &self.form,
+                level,
+                framing: Framing::Raw,
+                deflated: self.deflated,
+            });
+        }
+        deflater
     }
 
     /// Reads the chunks.
