@@ -137,7 +137,8 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
     let (hooks, hooks_as_source) = loaded.map_or((None, None), |loaded| {
         (Some(loaded.hooks), loaded.as_source)
     });
-    let options = options(&args.apply, hooks, dry_run);
+    let mut options = options(&args.apply, hooks, dry_run);
+    options.target = target.identity();
     if options.reload == ReloadMode::Vm && options.confirm_timeout_ms.is_some() {
         return Err(CliError::ProbationOfRestart);
     }
@@ -182,6 +183,7 @@ fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> PushOptions
         delete_extraneous: args.delete,
         max_delete: args.max_delete,
         dry_run,
+        target: String::new(),
         reflate: true,
     }
 }

@@ -113,6 +113,12 @@ impl Target {
         Ok(Self { erl, greeting })
     }
 
+    /// What this target is known by, as long as it keeps its node name and its destination.
+    pub(crate) fn identity(&self) -> String {
+        let destination = String::from_utf8_lossy(&self.greeting.destination);
+        format!("{} {destination}", self.node())
+    }
+
     /// The node's name.
     pub(crate) fn node(&self) -> &NodeName {
         &self.erl.node
@@ -194,6 +200,7 @@ mod tests {
         };
         let target = Target::resolve(&args, true, Some(Rate(1000))).expect("a target");
         assert_eq!(target.greeting.destination, b"/opt/app");
+        assert_eq!(target.identity(), "app@board /opt/app");
         assert_eq!(target.greeting.writable.as_deref(), Some(&b"/"[..]));
         assert!(target.greeting.checksum);
         assert_eq!(

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use relsync_tests::binary::Run;
+use relsync_tests::node::NodeOptions;
 use relsync_tests::proxy::{Cut, Proxy};
 use relsync_tests::release::listing;
 use relsync_tests::rig::Rig;
@@ -305,5 +306,46 @@ fn a_session_of_ones_own_that_ends_is_waited_for() {
     for (holder, milliseconds) in [(own.as_str(), 600_000), ("x@y", 1000)] {
         let run = status(holder, milliseconds);
         assert!(run.code == Some(1) && run.err.contains(holder), "{run:?}");
+    }
+}
+
+/// A library that, loaded before zlib, makes every deflater use the fixed Huffman codes: as right as any, but other bytes.
+const OTHER_ZLIB: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+typedef int init(void *, int, int, int, int, int, const char *, int);
+int deflateInit2_(void *stream, int level, int method, int window, int memory, int strategy, const char *version, int size) {
+    (void) strategy;
+    return ((init *) dlsym(RTLD_NEXT, "deflateInit2_"))(stream, level, method, window, memory, 4, version, size);
+}
+"#;
+
+#[test]
+fn a_target_with_another_zlib_is_updated_and_remembered() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (source, library) = (dir.path().join("other.c"), dir.path().join("other.so"));
+    fs::write(&source, OTHER_ZLIB).expect("a file");
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .arg("-ldl")
+        .status();
+    assert!(compiled.expect("a C compiler").success());
+    let rig = Rig::with(NodeOptions {
+        env: [("LD_PRELOAD".to_owned(), library.into())].into(),
+        ..NodeOptions::default()
+    });
+    let differs = "zlib differs";
+    rig.release(1);
+    let first = rig.run(&[]);
+    assert_eq!(first.code, Some(0), "{first:?}");
+    assert!(first.out.contains(differs), "{first:?}");
+    rig.load();
+    for version in [2, 3] {
+        rig.release(version);
+        let next = rig.run(&[]);
+        assert_eq!(next.code, Some(0), "{next:?}");
+        assert!(!next.out.contains(differs), "{next:?}");
+        assert_eq!(rig.node.eval("sample:version()."), version.to_string());
     }
 }

@@ -45,6 +45,7 @@ impl Rig {
                 delete_extraneous: false,
                 max_delete: None,
                 dry_run: false,
+                target: "the device".to_owned(),
                 reflate: true,
             },
             events: Vec::new(),

@@ -61,7 +61,10 @@ pub struct PushOptions {
     pub max_delete: Option<u64>,
     /// Whether to stop after planning.
     pub dry_run: bool,
-    /// Whether the target's zlib may be relied on to deflate as ours does; to be switched off after [`PushError::ZlibDiffers`].
+    /// What the store knows the target by: whoever pushes to the same one later says the same.
+    pub target: String,
+    /// Whether the target's zlib may be relied on to deflate as ours does, unless the store remembers that it does not; to be
+    /// switched off after [`PushError::ZlibDiffers`].
     pub reflate: bool,
 }
 
@@ -229,8 +232,30 @@ impl From<SessionError> for PushError {
 
 /// Brings the target of `session`, which said `status` of itself, to the snapshot `new` of `store`.
 ///
-/// `leave_alone` tells which paths of the target are not touched whatever the snapshot says.
+/// `leave_alone` tells which paths of the target are not touched whatever the snapshot says. That the target's zlib differs is
+/// remembered in the store, so that the next push need not find out.
 pub async fn push<T: Transport>(
+    session: &mut Session<T>,
+    status: &TargetStatus,
+    store: &Arc<Store>,
+    new: &Manifest,
+    options: &PushOptions,
+    leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
+    on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
+) -> Result<PushReport, PushError> {
+    let differs = store.deflates_differently(&options.target, &status.erts)?;
+    let options = &PushOptions {
+        reflate: options.reflate && !differs,
+        ..options.clone()
+    };
+    let pushed = bring(session, status, store, new, options, leave_alone, on_event).await;
+    if matches!(pushed, Err(PushError::ZlibDiffers)) {
+        store.remember_other_zlib(&options.target, &status.erts)?;
+    }
+    pushed
+}
+
+async fn bring<T: Transport>(
     session: &mut Session<T>,
     status: &TargetStatus,
     store: &Arc<Store>,

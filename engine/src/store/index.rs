@@ -1,6 +1,7 @@
 //! The index: where in the segments things are. The only file with SQL.
 //!
-//! The index holds nothing that the segments do not hold as well, the cache of file stats apart.
+//! The index holds nothing that the segments do not hold as well, the cache of file stats apart, and which targets deflate to other
+//! bytes than the host: losing either costs time, once.
 //!
 //! **Locking.** `SQLite` in WAL mode: readers never wait, writers wait for each other up to
 //! [`BUSY_TIMEOUT`]. **Compatibility.** `user_version` counts [`MIGRATIONS`], which are only ever appended;
@@ -42,6 +43,8 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO counters VALUES ('seq', 0);
     CREATE TABLE file_caches (root BLOB PRIMARY KEY, files BLOB NOT NULL);
+", "
+    CREATE TABLE other_zlibs (target TEXT PRIMARY KEY, erts TEXT NOT NULL) WITHOUT ROWID;
 "];
 
 const SNAPSHOT_COLUMNS: &str =
@@ -338,6 +341,16 @@ impl Index {
         })
     }
 
+    /// Returns with which version of the runtime system a target was seen to deflate to other bytes than the host.
+    pub(crate) fn other_zlib(&self, target: &str) -> Result<Option<String>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT erts FROM other_zlibs WHERE target = ?1")?
+                .query_row([target], |row| row.get(0))
+                .optional()
+        })
+    }
+
     pub(crate) fn counts(&self) -> Result<IndexCounts, StoreError> {
         self.read(|connection| {
             connection.query_row(
@@ -590,6 +603,14 @@ impl Changes<'_> {
 
     pub(crate) fn remove_tag(&self, tag: &str) -> Result<(), StoreError> {
         self.run("DELETE FROM tags WHERE tag = ?1", [tag]).map(drop)
+    }
+
+    pub(crate) fn put_other_zlib(&self, target: &str, erts: &str) -> Result<(), StoreError> {
+        self.run(
+            "INSERT OR REPLACE INTO other_zlibs VALUES (?1, ?2)",
+            params![target, erts],
+        )
+        .map(drop)
     }
 
     pub(crate) fn put_file_cache(&self, root: &[u8], files: &[u8]) -> Result<(), StoreError> {
