@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use relsync_engine::encode::CodedPiece;
+use relsync_engine::encode::{CodedPiece, PackSummary};
 use relsync_engine::entry::{Entry, EntryPath};
 use relsync_engine::manifest::Manifest;
 use relsync_engine::plan::{Change, Source, Totals};
@@ -192,6 +192,50 @@ pub(crate) fn codings(pieces: &[CodedPiece], base: &Manifest) -> BTreeMap<usize,
         }
     }
     codings
+}
+
+/// What the files of a pack come to; the parts of the files add up to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CodedTotals {
+    /// The files' own size.
+    content_bytes: u64,
+    /// The bytes in the pack.
+    coded_bytes: u64,
+    /// About what the files would be, compressed by themselves.
+    plain_bytes: u64,
+    /// What else is in the pack: the list of entries, what is deleted, checksums.
+    other_bytes: u64,
+}
+
+impl CodedTotals {
+    pub(crate) fn new(pack: &PackSummary) -> Self {
+        let coded_bytes = pack.pieces.iter().map(|piece| piece.how.bytes).sum();
+        Self {
+            content_bytes: pack.pieces.iter().map(|piece| piece.content_bytes).sum(),
+            coded_bytes,
+            plain_bytes: pack.plain_bytes,
+            other_bytes: pack.pack_bytes.saturating_sub(coded_bytes),
+        }
+    }
+
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "{} of files in {}, where {} would be needed without what the target has; {} of lists and checksums",
+            Bytes(self.content_bytes),
+            Bytes(self.coded_bytes),
+            Bytes(self.plain_bytes),
+            Bytes(self.other_bytes)
+        )
+    }
+
+    pub(crate) fn value(&self) -> Value {
+        json!({
+            "content_bytes": self.content_bytes,
+            "coded_bytes": self.coded_bytes,
+            "plain_bytes": self.plain_bytes,
+            "other_bytes": self.other_bytes,
+        })
+    }
 }
 
 /// The figures of a plan as data.

@@ -6,7 +6,7 @@ use relsync_engine::manifest::Manifest;
 use relsync_engine::push::PushReport;
 use relsync_engine::wire::ModuleStatus;
 
-use crate::listing::{self, Coding};
+use crate::listing::{self, CodedTotals, Coding};
 use crate::output::Output;
 use crate::report::{Module, Report};
 use crate::units::{Bytes, Elapsed, Rate};
@@ -53,6 +53,11 @@ fn say_entries(pushed: &PushReport, new: &Manifest, explained: bool, output: &Ou
         let coding: Option<&Coding> = change.entry.and_then(|entry| codings.get(&entry));
         output.line(&change.line(coding));
         output.event("entry", &change.value(coding));
+    }
+    if let Some(pack) = pushed.pack.as_ref().filter(|_| explained) {
+        let totals = CodedTotals::new(pack);
+        output.line(&totals.line());
+        output.event("coding", &totals.value());
     }
 }
 

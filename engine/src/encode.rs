@@ -59,6 +59,8 @@ pub struct PackSummary {
     pub id: [u8; 32],
     /// Its size in bytes.
     pub pack_bytes: u64,
+    /// About what zstd makes of the content by itself, in bytes.
+    pub plain_bytes: u64,
     /// How each piece was coded, in order.
     pub pieces: Vec<CodedPiece>,
 }
@@ -115,6 +117,7 @@ pub fn encode_pack(
 
     let mut cursor = Cursor::default();
     let mut pieces = Vec::new();
+    let mut plain_bytes = 0;
     let mut offsets = Offsets::default();
     for batch in heads.chunks(2 * rayon::current_num_threads()) {
         let starts: Vec<Vec<u64>> = batch.iter().map(|head| offsets.of(head)).collect();
@@ -126,6 +129,7 @@ pub fn encode_pack(
         for (head, body) in batch.iter().zip(bodies) {
             write(&sealer.record(&head.encode(&mut cursor, &body.bytes)))?;
             pieces.extend(body.pieces);
+            plain_bytes += body.plain_bytes;
         }
     }
     let (trailer, id) = sealer.finish();
@@ -133,6 +137,7 @@ pub fn encode_pack(
     Ok(PackSummary {
         id,
         pack_bytes,
+        plain_bytes,
         pieces,
     })
 }
@@ -163,6 +168,7 @@ impl Offsets {
 
 struct Body {
     bytes: Vec<u8>,
+    plain_bytes: u64,
     pieces: Vec<CodedPiece>,
 }
 
@@ -216,6 +222,7 @@ fn encode_body(
         .collect();
     Ok(Body {
         bytes: coded.bytes,
+        plain_bytes: coded.plain_bytes,
         pieces: explained,
     })
 }

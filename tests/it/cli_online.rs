@@ -25,7 +25,9 @@ fn a_release_is_planned_pushed_confirmed_and_rolled_back() {
     assert_eq!(rig.push(&[], 0)["outcome"], "up-to-date");
 
     rig.release(2);
-    let plan = rig.push(&["plan", "--explain", "--link-rate", "1k"], 0);
+    let planned = rig.run(&["plan", "--explain", "--link-rate", "1k", "--json"]);
+    assert_coding_adds_up(&planned);
+    let plan = planned.result();
     assert_eq!(plan["outcome"], "dry-run");
     assert_eq!(plan["modules"][0]["module"], "sample");
     assert!(
@@ -77,6 +79,30 @@ fn code_that_is_left_alone_is_mentioned() {
     );
     assert_eq!(rig.node.eval("sample:version()."), "1");
     assert_eq!(rig.push(&["status"], 0)["modules"][0]["module"], "sample");
+}
+
+/// What `--explain` says of the files adds up to what it says of the pack.
+fn assert_coding_adds_up(planned: &Run) {
+    let events: Vec<serde_json::Value> = planned
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("an object"))
+        .collect();
+    let of = |kind: &'static str| events.iter().filter(move |event| event["type"] == kind);
+    let sum = |field: &str| {
+        of("entry")
+            .filter_map(|entry| entry[field].as_u64())
+            .sum::<u64>()
+    };
+    let coding = of("coding").next().expect("totals");
+    assert!(
+        sum("coded_bytes") > 0 && coding["plain_bytes"].as_u64() > Some(0),
+        "{planned:?}"
+    );
+    assert_eq!(coding["coded_bytes"], sum("coded_bytes"), "{planned:?}");
+    let pack = planned.result()["pack_bytes"].as_u64();
+    let other = coding["other_bytes"].as_u64().expect("bytes");
+    assert_eq!(pack, Some(sum("coded_bytes") + other), "{planned:?}");
 }
 
 #[test]

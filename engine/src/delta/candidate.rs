@@ -251,16 +251,25 @@ impl Coded {
 
     /// Appends the group to the body.
     pub(super) fn append(mut self, another_follows: bool, encoded: &mut Encoded) {
-        let start = encoded.bytes.len();
+        // What stands in front of the first group is the first group's, so that the parts add up to the body.
+        let start = if encoded.explain.is_empty() {
+            0
+        } else {
+            encoded.bytes.len()
+        };
         self.head.compressed_len = another_follows.then_some(self.compressed.len());
         self.head.put(&mut encoded.bytes);
         encoded.bytes.extend_from_slice(&self.compressed);
         let bytes = len_u64(encoded.bytes.len() - start);
         let all = len_u64(self.novelties.iter().sum::<usize>()).max(1);
+        let (mut passed, mut given) = (0, 0);
         for (mode, novelty) in self.head.modes.iter().zip(&self.novelties) {
             let by_difference = Kind::ALL
                 .into_iter()
                 .any(|kind| mode.transform.has(kind) && self.head.differences[kind.index()]);
+            passed += len_u64(*novelty);
+            let part = bytes * passed / all - given;
+            given += part;
             encoded.explain.push(PieceExplanation {
                 transform: mode.transform,
                 coder: if by_difference {
@@ -269,7 +278,7 @@ impl Coded {
                     Coder::Prefix
                 },
                 has_base: mode.has_base,
-                bytes: bytes * len_u64(*novelty) / all,
+                bytes: part,
             });
         }
     }

@@ -2,7 +2,7 @@
 
 use super::beam::{self, Module, Reading, Role, Tables};
 use super::candidate::{Candidate, Coded};
-use super::cursor::Malformed;
+use super::cursor::{Malformed, len_u64};
 use super::decode::{gzip_streams, join_piece, simple_base_streams};
 use super::frame::{self, Mode, Transform};
 use super::inflate::{self, Deflated, Deflater, Framing, Gzip};
@@ -37,13 +37,15 @@ pub fn encode_with(pieces: &[Piece<'_>], options: &Options) -> Encoded {
     let mut encoded = Encoded {
         bytes: vec![frame::VERSION],
         explain: Vec::with_capacity(pieces.len()),
+        plain_bytes: 0,
     };
     let mut done = 0;
     while done < pieces.len() {
         let count = group_len(&prepared[done..], options.limits);
         let group = done..done + count;
         done += count;
-        let chosen = smallest(&pieces[group.clone()], &prepared[group], options);
+        let (chosen, plain_bytes) = smallest(&pieces[group.clone()], &prepared[group], options);
+        encoded.plain_bytes += len_u64(plain_bytes);
         chosen.append(done < pieces.len(), &mut encoded);
     }
     encoded
@@ -62,8 +64,8 @@ fn group_len(prepared: &[Prepared], limits: Limits) -> usize {
     prepared.iter().take_while(fits).count().max(1)
 }
 
-/// Codes a group of pieces in the smallest way.
-fn smallest(pieces: &[Piece<'_>], prepared: &[Prepared], options: &Options) -> Coded {
+/// Codes a group of pieces in the smallest way; returns also about what zstd makes of it by itself, in bytes.
+fn smallest(pieces: &[Piece<'_>], prepared: &[Prepared], options: &Options) -> (Coded, usize) {
     let mut best = Candidate::new(prepared, options).smallest(usize::MAX);
     let is_transformed = |prepared: &Prepared| prepared.mode.transform != Transform::Plain;
     if prepared.iter().any(is_transformed) {
@@ -74,12 +76,17 @@ fn smallest(pieces: &[Piece<'_>], prepared: &[Prepared], options: &Options) -> C
         best = best.smaller_of(may_win, |limit| Some(plain.smallest(limit)));
     }
     if best.is_solid() {
-        return best;
+        let plain_bytes = best.len();
+        return (best, plain_bytes);
     }
     let solid: Vec<Prepared> = pieces.iter().map(Prepared::solid).collect();
     let solid = Candidate::new(&solid, options);
-    let may_win = solid.estimate_solid() <= SOLID_SLACK * best.len();
-    best.smaller_of(may_win, |limit| solid.solid(limit))
+    let estimate = solid.estimate_solid();
+    let may_win = estimate <= SOLID_SLACK * best.len();
+    (
+        best.smaller_of(may_win, |limit| solid.solid(limit)),
+        estimate,
+    )
 }
 
 /// A piece and its base, transformed.

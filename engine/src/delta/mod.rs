@@ -85,6 +85,8 @@ pub struct Encoded {
     pub bytes: Vec<u8>,
     /// For each piece how it was coded.
     pub explain: Vec<PieceExplanation>,
+    /// About what zstd makes of the contents by itself, in bytes.
+    pub plain_bytes: u64,
 }
 
 /// How a piece was coded.
@@ -96,7 +98,7 @@ pub struct PieceExplanation {
     pub coder: Coder,
     /// Whether the base was of use.
     pub has_base: bool,
-    /// About which part of the body is this piece's, in bytes.
+    /// About which part of the body is this piece's, in bytes; the parts add up to the body.
     pub bytes: u64,
 }
 

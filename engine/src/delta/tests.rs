@@ -355,6 +355,8 @@ fn frames_beyond_the_decoder_s_memory_are_cut_into_groups() {
         decode(&encoded.bytes, &bases, limits).expect("own body"),
         contents
     );
+    let parts: u64 = encoded.explain.iter().map(|part| part.bytes).sum();
+    assert_eq!(parts, encoded.bytes.len() as u64, "of several groups");
     let less = Limits {
         max_memory_bytes: 119_000,
         ..limits
@@ -412,6 +414,8 @@ proptest! {
         let encoded = encode(&as_pieces, BEST_LEVEL);
         let expected: Vec<Vec<u8>> = pieces.iter().map(|(new, _)| new.clone()).collect();
         prop_assert_eq!(encoded.explain.len(), pieces.len());
+        let parts: u64 = encoded.explain.iter().map(|explanation| explanation.bytes).sum();
+        prop_assert!(pieces.is_empty() || parts == encoded.bytes.len() as u64, "{:?}", encoded);
         prop_assert_eq!(decode(&encoded.bytes, &bases, Limits::default()).expect("own body"), expected);
     }
 
