@@ -26,7 +26,7 @@ use crate::units::{Rate, Size, Span};
     max_term_width = 100,
     args_conflicts_with_subcommands = true,
     after_help = "Exit codes: 0 done or up to date, 1 failed and the target is unchanged, 2 usage, 3 rolled back, \
-                  4 applied but the VM must restart, 5 target unreachable or authentication refused, 7 the target's \
+                  4 applied but the VM must restart, 5 target unreachable or authentication refused, 6 the target's \
                   file system failed between two releases, 10 store problem, 130 interrupted.\n\
                   Options can also stand in relsync.toml (same names, and profiles) and in RELSYNC_… variables; \
                   the command line wins, then the environment."

@@ -38,7 +38,7 @@ pub(crate) enum Exit {
     /// The target cannot be reached, or does not let us in.
     Unreachable = 5,
     /// The target's file system failed in the middle of a switch, and again when it was to be taken back.
-    HalfDone = 7,
+    HalfDone = 6,
     /// The local store failed.
     Store = 10,
     /// Interrupted; the target is unchanged.
@@ -61,7 +61,7 @@ impl Exit {
             Self::RolledBack => 3,
             Self::NeedsRestart => 4,
             Self::Unreachable => 5,
-            Self::HalfDone => 7,
+            Self::HalfDone => 6,
             Self::Store => 10,
             Self::Interrupted => 130,
         }
@@ -694,6 +694,12 @@ fn remote_hint(kind: &str) -> Option<String> {
         "in_use" => {
             "`--reload hard` kills these processes, `--reload apps` restarts their applications"
         }
+        "same_name" => {
+            "the target's file system ignores case: rename one of them, or leave it out with --exclude"
+        }
+        "on_load" => {
+            "what the message says happened on the target; a library that the module loads may be missing there (--shared-libs)"
+        }
         "bad_beam" => {
             "the release was compiled for another OTP release than the target runs, or a file is damaged"
         }
@@ -808,11 +814,11 @@ mod tests {
                 3,
             ),
             (CliError::NothingInstalled, "not_on_probation", 1),
-            (SessionError::Remote(remote("damaged")).into(), "damaged", 7),
+            (SessionError::Remote(remote("damaged")).into(), "damaged", 6),
             (
                 PushError::Session(SessionError::Remote(remote("damaged"))).into(),
                 "damaged",
-                7,
+                6,
             ),
             (PushError::WrongManifest.into(), "bad_manifest", 1),
             (

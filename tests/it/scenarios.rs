@@ -141,7 +141,7 @@ fn entries_of_every_kind_and_name() {
     assert_eq!(rig.push(&[], 0)["outcome"], "up-to-date");
     fs::remove_dir_all(&root).expect("removed");
     rig.tree().file("only", b"one");
-    push_all(&rig, &[]);
+    push_all(&rig, &["--max-delete", "100"]);
 }
 
 #[test]
@@ -439,7 +439,7 @@ fn on_load_runs_and_its_failure_takes_everything_back() {
             ("other", &version(3)),
         ],
     );
-    rig.refused(&[], 3, "bad_beam", &["on_load", "sample"]);
+    rig.refused(&[], 3, "on_load", &["on_load", "sample"]);
     assert_eq!(rig.node.eval("{sample:f(), other:f()}"), "{2,1}");
     tree.app("sample", "1.0", &[("sample", &module(4, "ok"))]);
     push_all(&rig, &[]);

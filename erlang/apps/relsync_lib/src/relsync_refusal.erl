@@ -18,6 +18,7 @@ error_kind({no_space, _, _}) -> space;
 error_kind({base_changed, _}) -> base_changed;
 error_kind({content_mismatch, _}) -> base_changed;
 error_kind({other_base, _}) -> base_changed;
+error_kind({same_name, _, _}) -> same_name;
 error_kind({frame, zlib_differs}) -> zlib_differs;
 error_kind({cannot, _, _, Posix}) -> posix_kind(Posix);
 error_kind(_) -> pack.
@@ -32,8 +33,8 @@ posix_kind(_) -> io.
 reload_error_kind({in_use, _}) -> in_use;
 reload_error_kind({bad_beam, _, _}) -> bad_beam;
 reload_error_kind({not_loadable, _}) -> bad_beam;
-reload_error_kind({on_load_failed, _, _}) -> bad_beam;
-reload_error_kind({on_load_timeout, _}) -> bad_beam;
+reload_error_kind({on_load_failed, _, _}) -> on_load;
+reload_error_kind({on_load_timeout, _}) -> on_load;
 reload_error_kind(_) -> reload.
 
 %% @doc Says which kind of error a reason of relsync_apply is.

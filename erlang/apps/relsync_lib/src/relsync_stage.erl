@@ -51,6 +51,7 @@
     | {no_source, relsync_path:path()}
     | {frame, content_lengths | relsync_delta:reason()}
     | {cannot, read | write, relsync_path:path(), file:posix() | badarg}
+    | relsync_case:error()
     | relsync_wanted:error()
     | relsync_pack:error()
     | relsync_state:error().
@@ -109,6 +110,7 @@ start(#{base := BaseSha256} = Header, #{base := Base} = Options) ->
         Stage = new(Header, Options, New, Deletes),
         check_space(Stage, Options),
         clear_staging(Stage),
+        done(relsync_case:check(maps:get(state, maps:get(roots, Options)), New, Deletes)),
         {ok, Stage}
     catch
         throw:Reason -> {error, Reason}
@@ -461,6 +463,8 @@ format_error({piece, Index, Why}) ->
     io_lib:format("a piece of entry ~b is wrong: ~s", [Index, piece_text(Why)]);
 format_error({frame_too_large, Bytes, Max}) ->
     io_lib:format("a frame needs ~b bytes at once, more than the ~b allowed", [Bytes, Max]);
+format_error({same_name, _, _} = Reason) ->
+    relsync_case:format_error(Reason);
 format_error({base_changed, _} = Reason) ->
     relsync_wanted:format_error(Reason);
 format_error({cannot, examine, _, _} = Reason) ->

@@ -194,3 +194,39 @@ not_ours_test() ->
         {ok, #{summary := #{left := [{<<"app-1/moved">>, not_ours}]}}} =
             relsync_push:stage(Pack, 100, Options#{drift := [{Index, kind}]})
     end).
+
+%% A link makes the state directory answer to its name in capitals, as it does where case does not count.
+case_clash_test() ->
+    Table = [
+        {#{<<"A">> => <<"1">>}, {<<"A">>, <<"a">>}},
+        {#{<<"lib/K">> => <<"1">>, <<"lib/k">> => <<"2">>}, {<<"lib/K">>, <<"lib/k">>}},
+        {#{<<"\303\244">> => <<"1">>, <<"A\314\210">> => <<"2">>}, {<<"A\314\210">>, <<"\303\244">>}},
+        {#{<<"ab">> => <<"1">>, <<"Ac">> => <<"2">>}, none}
+    ],
+    [
+        with_old(fun(Root, #{base := Base} = Options) ->
+            New = maps:map(fun(_, Content) -> {file, 8#644, Content} end, Files),
+            Dirs = #{<<"lib">> => {dir, 8#755}},
+            Pack = relsync_trees:pack(Base, old(), maps:merge(maps:remove(<<"kept">>, old()), maps:merge(Dirs, New))),
+            true = is_map(element(2, relsync_push:stage(Pack, 100, Options))),
+            ok = file:make_symlink(".relsync", <<Root/binary, "/.RELSYNC">>),
+            case {relsync_push:stage(Pack, 100, Options), Clash} of
+                {{ok, _}, none} ->
+                    ok;
+                {{error, Reason}, {A, B}} ->
+                    {same_name, A, B} = Reason,
+                    true = is_binary(unicode:characters_to_binary(relsync_stage:format_error(Reason)))
+            end
+        end)
+     || {Files, Clash} <- Table
+    ].
+
+%% On such a file system deleting the old spelling would delete the new one.
+case_change_test() ->
+    with_old(fun(Root, #{base := Base} = Options) ->
+        Renamed = maps:put(<<"KEPT">>, maps:get(<<"kept">>, old()), maps:remove(<<"kept">>, old())),
+        Pack = relsync_trees:pack(Base, old(), Renamed),
+        {ok, _} = relsync_push:stage(Pack, 100, Options),
+        ok = file:make_symlink(".relsync", <<Root/binary, "/.RELSYNC">>),
+        {error, {same_name, <<"KEPT">>, <<"kept">>}} = relsync_push:stage(Pack, 100, Options)
+    end).
