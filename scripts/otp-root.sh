@@ -15,7 +15,8 @@ set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 otp_dir=${RELSYNC_OTP_DIR:-$repo/target/otp}
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+# shellcheck source=scripts/debian.bash
+source "$repo/scripts/debian.bash"
 
 # Changing the layout or the packages changes the stamp, which makes old roots be built anew.
 layout=1
@@ -37,48 +38,6 @@ suite_of() {
 stamp() { printf 'layout %s: %s\n' "$layout" "${packages[*]}"; }
 
 is_ready() { [ "$(cat "$otp_dir/$1/.ready" 2>/dev/null)" = "$(stamp)" ]; }
-
-# The first mirror of Debian itself (not of its security updates) that the machine's own apt uses.
-mirror() {
-  if [ -n "${RELSYNC_DEB_MIRROR:-}" ]; then
-    echo "$RELSYNC_DEB_MIRROR"
-    return
-  fi
-  {
-    sed -nE 's/^URIs:[[:space:]]*([^[:space:]]+).*/\1/p' /etc/apt/sources.list.d/debian.sources || true
-    sed -nE 's/^deb[[:space:]]+(\[[^]]*\][[:space:]]+)?([^[:space:]]+).*/\2/p' /etc/apt/sources.list || true
-  } 2>/dev/null | sed -nE '\#/debian/?$#{p;q}'
-}
-
-# Writes an apt configuration that shares nothing with the machine's own apt but its proxy and timeouts.
-write_apt_config() {
-  local apt=$1 suite=$2
-  mkdir -p "$apt"/{lists/partial,cache/archives/partial,etc/sources.list.d,etc/preferences.d}
-  echo "deb [signed-by=$keyring] $(mirror) $suite main" >"$apt/etc/sources.list"
-  : >"$apt/status"
-  cat >"$apt/apt.conf" <<CONF
-Dir::Etc::sourcelist "$apt/etc/sources.list";
-Dir::Etc::sourceparts "$apt/etc/sources.list.d";
-Dir::Etc::preferences "$apt/etc/preferences";
-Dir::Etc::preferencesparts "$apt/etc/preferences.d";
-Dir::State "$apt";
-Dir::State::lists "$apt/lists";
-Dir::State::status "$apt/status";
-Dir::Cache "$apt/cache";
-APT::Architecture "$(dpkg --print-architecture)";
-APT::Architectures { "$(dpkg --print-architecture)"; };
-APT::Install-Recommends "false";
-APT::Sandbox::User "";
-APT::Update::Post-Invoke-Success "";
-Acquire::Retries "3";
-Acquire::http::Timeout "60";
-Acquire::Languages "none";
-Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
-Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
-Binary::apt-get::APT::Keep-Downloaded-Packages "true";
-Debug::NoLocking "true";
-CONF
-}
 
 # Downloads the packages and those libraries among their dependencies that run-time linking needs: nothing
 # is executed inside a root but OTP's own programs, so that shells, perl and the like can stay away.
@@ -166,7 +125,7 @@ make_root() {
   rm -rf "$root" "$apt"
   mkdir -p "$root"
   say "OTP $version: fetching from Debian $suite"
-  write_apt_config "$apt" "$suite"
+  debian_apt_config "$apt" "$suite"
   download "$apt"
   unpack "$apt" "$root"
   write_shims "$root"
@@ -194,11 +153,8 @@ for version in "$@"; do
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
-for tool in apt-get dpkg dpkg-deb tar flock; do
-  command -v "$tool" >/dev/null || die 3 "cannot make OTP roots here: there is no $tool (they come from Debian's packages)"
-done
-[ -n "$(mirror)" ] || die 3 "cannot make OTP roots here: apt's sources name no Debian mirror (or set RELSYNC_DEB_MIRROR)"
-[ -r "$keyring" ] || die 3 "cannot make OTP roots here: there is no $keyring to verify Debian's packages with"
+why=$(debian_missing)
+[ -z "$why" ] || die 3 "cannot make OTP roots here: $why"
 
 mkdir -p "$otp_dir"
 jobs=()
