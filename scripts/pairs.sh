@@ -106,28 +106,29 @@ collect() {
   fi
 }
 
-# Strips as releases are stripped; by the newest OTP that is here, which knows the chunks of all.
-strip_beams() {
+# Runs an expression on a folder with the newest OTP that is here, which knows the chunks of all.
+in_newest_otp() {
   local newest
   newest=$("$repo/scripts/otp-run.sh" --list | tail -1)
-  "$repo/scripts/otp-run.sh" "$newest" erl -noinput -boot no_dot_erlang -eval '
-    [Folder] = init:get_plain_arguments(),
-    filelib:fold_files(Folder, "[.]beam$", true, fun(File, _) ->
-      {ok, {_, _}} = beam_lib:strip(File)
-    end, none), halt().' -extra "$1"
+  "$repo/scripts/otp-run.sh" "$newest" erl -noinput -boot no_dot_erlang -eval "[Folder] = init:get_plain_arguments(), $1, halt()." \
+    -extra "$2"
+}
+
+# Strips as releases are stripped.
+strip_beams() {
+  in_newest_otp 'filelib:fold_files(Folder, "[.]beam$", true, fun(File, _) -> {ok, _} = beam_lib:strip(File) end, none)' "$1"
 }
 
 # The compilers of the beams in a folder.
 compilers() {
-  erl -noinput -boot no_dot_erlang -eval '
-    [Folder] = init:get_plain_arguments(),
+  in_newest_otp '
     Compilers = filelib:fold_files(Folder, "[.]beam$", true, fun(File, All) ->
       case beam_lib:chunks(File, [compile_info]) of
         {ok, {_, [{compile_info, Info}]}} -> ordsets:add_element(proplists:get_value(version, Info, "?"), All);
         {error, beam_lib, _} -> All
       end
     end, []),
-    io:format("~s", [lists:join(", ", Compilers)]), halt().' -extra "$1"
+    io:format("~s", [lists:join(", ", Compilers)])' "$1"
 }
 
 make_pair() {

@@ -369,7 +369,7 @@ chunk(Kind, true, Wrap, Stream, New, Other) ->
     {iolist_to_binary(restored(Kind, Wrap, Stream(Kind), New)), Other}.
 
 restored(?ATOMS, _, _, #{tables := #{atoms := Atoms}, flags := Flags}) when Flags band ?LONG_ATOMS =/= 0 ->
-    [<<(-length(Atoms)):32>>, [[relsync_delta_code:put(0, byte_size(Atom)), Atom] || Atom <- Atoms]];
+    [<<(-length(Atoms)):32>>, [[relsync_delta_compact:put(0, byte_size(Atom)), Atom] || Atom <- Atoms]];
 restored(?ATOMS, _, _, #{tables := #{atoms := Atoms}}) ->
     lists:all(fun(Atom) -> byte_size(Atom) < 256 end, Atoms) orelse throw(malformed),
     [<<(length(Atoms)):32>>, [[byte_size(Atom), Atom] || Atom <- Atoms]];

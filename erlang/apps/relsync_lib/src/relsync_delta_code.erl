@@ -1,13 +1,13 @@
 %% @doc The code chunk of a BEAM file: its instructions with every index expressed in the base's
 %% numbering, and back.
 %%
-%% One walk serves all purposes: it reads instructions, gives each operand that is an index to
-%% `index/4', and writes the instruction again with the index that comes back. Its output has the
-%% same syntax as its input. Pure; throws `malformed'. The twin of engine/src/delta/beam/code.rs and
-%% labels.rs.
+%% Two walks over the same syntax: one collects what the code defines, the other writes the instructions
+%% again with other indexes. Most operands are registers and small numbers in one byte: these are skipped, and
+%% whatever stands between two indexes that change is copied at once. The output has the same syntax as the
+%% input. Pure; throws `malformed'. The twin of engine/src/delta/beam/code.rs and labels.rs.
 -module(relsync_delta_code).
 
--export([put/2, read/1, read_unsigned/1, symbols/1, stream_symbols/2, to_stream/2, from_stream/2]).
+-export([symbols/1, stream_symbols/2, to_stream/2, from_stream/2]).
 
 -export_type([symbols/0, restoring/0]).
 
@@ -20,6 +20,10 @@
     line_count := non_neg_integer()
 }.
 -type kind() :: atom | label | label_definition | arity | line | import | function | literal | type.
+-type index() :: {kind(), non_neg_integer()}.
+-type opcode() :: byte() | none.
+%% A number of bytes to be copied, or an index: its size, what it counts, its tag and its number.
+-type part() :: pos_integer() | {pos_integer(), kind(), 0..6, non_neg_integer()}.
 -type renumber() :: fun((non_neg_integer()) -> non_neg_integer()).
 %% How indexes of the base's numbering become the new module's; labels by the base's functions.
 -type restoring() :: #{
@@ -55,34 +59,25 @@
 
 %% Indexes stay below this.
 -define(MAX_INDEX, 16#100000000).
-%% Compact terms beyond this are copied, not renumbered.
--define(MAX_NUMBER, (1 bsl 55)).
+
+%% Tags of operands that refer to nothing: integers and registers.
+-define(IS_COPIED(Tag), (Tag =:= 1 orelse Tag =:= 3 orelse Tag =:= 4 orelse Tag =:= 6)).
 
 -record(collect, {
     %% What makes atoms and label definitions those of the module.
     atom :: renumber(),
     label :: fun((non_neg_integer(), non_neg_integer()) -> non_neg_integer()),
-    opcode = 0 :: byte(),
-    previous = 0 :: byte(),
     last_label = 0 :: non_neg_integer(),
-    name = none :: none | non_neg_integer(),
     functions = [] :: [{non_neg_integer(), arity(), none | non_neg_integer()}],
-    label_count = 1 :: non_neg_integer(),
-    line_count = 0 :: non_neg_integer()
+    label_count = 1 :: non_neg_integer()
 }).
--record(to_stream, {
-    functions :: #{non_neg_integer() => non_neg_integer()},
+%% What indexes of labels and lines are relative to.
+-record(place, {
     last_label = 0 :: non_neg_integer(),
     function_clause = 0 :: non_neg_integer(),
     max_line = 0 :: non_neg_integer()
 }).
--record(from_stream, {
-    restoring :: restoring(),
-    last_label = 0 :: non_neg_integer(),
-    function_clause = 0 :: non_neg_integer(),
-    max_line = 0 :: non_neg_integer()
-}).
--type walker() :: #collect{} | #to_stream{} | #from_stream{}.
+-type direction() :: {to_stream, Functions :: #{non_neg_integer() => non_neg_integer()}} | {from_stream, restoring()}.
 
 %% @doc Collects the symbols of instructions as they stand in a chunk.
 -spec symbols(binary()) -> symbols().
@@ -94,97 +89,137 @@ symbols(Instructions) ->
 stream_symbols(Instructions, Atom) ->
     collect(Instructions, #collect{atom = Atom, label = fun defined_label/2}).
 
-collect(Instructions, Collect) ->
-    {_Discarded, Collected} = walk(Instructions, Collect, <<>>),
-    #collect{functions = Functions, label_count = LabelCount, line_count = LineCount} = Collected,
-    #{functions => lists:reverse(Functions), label_count => LabelCount, line_count => LineCount}.
-
 %% @doc Writes the instructions of a base: all but labels and lines keeps its number.
 -spec to_stream(binary(), symbols()) -> binary().
 to_stream(Instructions, #{functions := Functions}) ->
     Numbered = lists:zip(lists:seq(0, length(Functions) - 1), Functions),
     ByLabel = maps:from_list([{Entry, I} || {I, {_, _, Entry}} <- Numbered, Entry =/= none]),
-    {Stream, _} = walk(Instructions, #to_stream{functions = ByLabel}, <<>>),
-    Stream.
+    rewrite(Instructions, 0, 0, 0, 0, #place{}, <<>>, Instructions, {to_stream, ByLabel}).
 
 %% @doc Restores instructions from a stream.
 -spec from_stream(binary(), restoring()) -> binary().
 from_stream(Stream, Restoring) ->
-    {Instructions, _} = walk(Stream, #from_stream{restoring = Restoring}, <<>>),
-    Instructions.
+    rewrite(Stream, 0, 0, 0, 0, #place{}, <<>>, Stream, {from_stream, Restoring}).
 
--spec walk(binary(), walker(), binary()) -> {binary(), walker()}.
-walk(<<>>, Walker, Out) ->
-    {Out, Walker};
-walk(<<Opcode, Rest/binary>>, Walker, Out) when Opcode >= 1, Opcode =< ?MAX_OPCODE ->
-    operands(element(Opcode, ?OPERANDS), 0, Opcode, Rest, instruction(Opcode, Walker), <<Out/binary, Opcode>>);
-walk(_, _, _) ->
+collect(Instructions, Collect) ->
+    {#collect{functions = Functions, label_count = LabelCount}, LineCount} = collect(Instructions, 0, 0, 0, Collect),
+    #{functions => lists:reverse(Functions), label_count => LabelCount, line_count => LineCount}.
+
+%% `Previous' is the instruction before, while operands are skipped it is theirs.
+collect(<<>>, _Left, _Previous, Lines, Collect) ->
+    {Collect, Lines};
+collect(<<?LABEL, Rest/binary>>, _Left, Previous, Lines, Collect) ->
+    {Rest1, Indexes} = indexes(1, ?LABEL, Rest, []),
+    collect(Rest1, 0, ?LABEL, Lines, lists:foldl(fun(Index, Acc) -> defined(Index, Previous, Acc) end, Collect, Indexes));
+collect(<<?FUNC_INFO, Rest/binary>>, _Left, _Previous, Lines, Collect) ->
+    {Rest1, Indexes} = indexes(3, ?FUNC_INFO, Rest, []),
+    collect(Rest1, 0, ?FUNC_INFO, Lines, function(Indexes, none, Collect));
+collect(<<?LINE_OPCODE, Rest/binary>>, _Left, _Previous, Lines, Collect) ->
+    skip(Rest, 1, ?LINE_OPCODE, Lines + 1, Collect);
+collect(<<Opcode, Rest/binary>>, _Left, _Previous, Lines, Collect) when Opcode >= 1, Opcode =< ?MAX_OPCODE ->
+    skip(Rest, element(Opcode, ?OPERANDS), Opcode, Lines, Collect);
+collect(_, _, _, _, _) ->
     throw(malformed).
 
-operands(Count, Count, _Opcode, Rest, Walker, Out) ->
-    walk(Rest, Walker, Out);
-operands(Count, At, Opcode, <<?LIST, Rest/binary>>, Walker, Out) ->
-    {Length, Rest1} = read_unsigned(Rest),
-    Out1 = put_term(<<Out/binary, ?LIST>>, ?TAG_UNSIGNED, Length),
-    {Rest2, Walker1, Out2} = elements(Length, Rest1, Walker, Out1),
-    operands(Count, At + 1, Opcode, Rest2, Walker1, Out2);
-operands(Count, At, Opcode, <<_:5, ?TAG_EXTENDED:3, _/binary>> = Rest, Walker, Out) ->
-    {Rest1, Walker1, Out1} = element_of(Rest, Walker, Out),
-    operands(Count, At + 1, Opcode, Rest1, Walker1, Out1);
-operands(Count, At, Opcode, Rest, Walker, Out) ->
-    {Rest1, Walker1, Out1} = simple(Rest, Opcode, At, Walker, Out),
-    operands(Count, At + 1, Opcode, Rest1, Walker1, Out1).
+%% Binary patterns come first, so that the runtime goes on with one match for all instructions.
+skip(<<_:4, 0:1, Tag:3, Rest/binary>>, Left, Opcode, Lines, Collect) when Left > 0, Tag =/= ?TAG_EXTENDED ->
+    skip(Rest, Left - 1, Opcode, Lines, Collect);
+skip(Rest, 0, Opcode, Lines, Collect) ->
+    collect(Rest, 0, Opcode, Lines, Collect);
+skip(<<?LIST, Rest/binary>>, Left, Opcode, Lines, Collect) ->
+    {Length, Rest1} = relsync_delta_compact:read_unsigned(Rest),
+    skip(skip_elements(Rest1, Length), Left - 1, Opcode, Lines, Collect);
+skip(Rest, Left, Opcode, Lines, Collect) ->
+    {Rest1, _} = parts(Rest, Opcode, Left),
+    skip(Rest1, Left - 1, Opcode, Lines, Collect).
 
-elements(0, Rest, Walker, Out) ->
-    {Rest, Walker, Out};
-elements(Count, Rest, Walker, Out) ->
-    {Rest1, Walker1, Out1} = element_of(Rest, Walker, Out),
-    elements(Count - 1, Rest1, Walker1, Out1).
+skip_elements(<<_:4, 0:1, Tag:3, Rest/binary>>, Left) when Left > 0, Tag =/= ?TAG_EXTENDED ->
+    skip_elements(Rest, Left - 1);
+skip_elements(Rest, 0) ->
+    Rest;
+skip_elements(Rest, Left) ->
+    {Rest1, _} = parts(Rest, none, 1),
+    skip_elements(Rest1, Left - 1).
 
-%% Copies an operand that is not a list.
-element_of(<<?FLOAT_REGISTER, Rest/binary>>, Walker, Out) ->
-    {Register, Rest1} = read_unsigned(Rest),
-    {Rest1, Walker, put_term(<<Out/binary, ?FLOAT_REGISTER>>, ?TAG_UNSIGNED, Register)};
-element_of(<<?LITERAL, Rest/binary>>, Walker, Out) ->
-    {Literal, Rest1} = read_unsigned(Rest),
-    {Index, Walker1} = index(literal, Literal, Walker),
-    {Rest1, Walker1, put_term(<<Out/binary, ?LITERAL>>, ?TAG_UNSIGNED, Index)};
-element_of(<<?ALLOCATION_LIST, Rest/binary>>, Walker, Out) ->
-    {Length, Rest1} = read_unsigned(Rest),
-    {Rest2, Out1} = allocations(2 * Length, Rest1, put_term(<<Out/binary, ?ALLOCATION_LIST>>, ?TAG_UNSIGNED, Length)),
-    {Rest2, Walker, Out1};
-element_of(<<?TYPED_REGISTER, Rest/binary>>, Walker, Out) ->
-    {Rest1, Walker1, Out1} = simple(Rest, none, 0, Walker, <<Out/binary, ?TYPED_REGISTER>>),
-    {Type, Rest2} = read_unsigned(Rest1),
-    {Index, Walker2} = index(type, Type, Walker1),
-    {Rest2, Walker2, put_term(Out1, ?TAG_UNSIGNED, Index)};
-element_of(Rest, Walker, Out) ->
-    simple(Rest, none, 0, Walker, Out).
+%% The last atom of func_info is the function's name.
+function([{atom, Atom} | Indexes], _, #collect{atom = Renumber} = Collect) ->
+    function(Indexes, number(Renumber(Atom)), Collect);
+function([{arity, _} | _], none, _) ->
+    throw(malformed);
+function([{arity, Arity} | Indexes], Name, #collect{functions = Functions} = Collect) ->
+    function(Indexes, Name, Collect#collect{functions = [{Name, number(Arity), none} | Functions]});
+function([_ | Indexes], Name, Collect) ->
+    function(Indexes, Name, Collect);
+function([], _, Collect) ->
+    Collect.
 
-allocations(0, Rest, Out) ->
-    {Rest, Out};
-allocations(Count, Rest, Out) ->
-    {Number, Rest1} = read_unsigned(Rest),
-    allocations(Count - 1, Rest1, put_term(Out, ?TAG_UNSIGNED, Number)).
+defined({label_definition, Code}, Previous, Collect) ->
+    #collect{label = Defined, last_label = Last, label_count = Count, functions = Functions} = Collect,
+    Label = number(Defined(Last, Code)),
+    Collect#collect{
+        last_label = Label, label_count = max(Count, Label + 1), functions = enter(Previous, Label, Functions)
+    };
+defined(_, _, Collect) ->
+    Collect.
 
-%% Copies an operand that is neither a list nor extended.
-simple(Bytes, Opcode, At, Walker, Out) ->
-    {Tag, Number, Rest} = read(Bytes),
-    case kind(Tag, Opcode, At) of
-        number ->
-            Length = byte_size(Bytes) - byte_size(Rest),
-            {Rest, Walker, <<Out/binary, (binary:part(Bytes, 0, Length))/binary>>};
-        Kind when is_integer(Number) ->
-            {Index, Walker1} = index(Kind, Number, Walker),
-            {Rest, Walker1, put_term(Out, Tag, Index)};
-        _ ->
-            throw(malformed)
+enter(?FUNC_INFO, Label, [{Name, Arity, _} | Functions]) -> [{Name, Arity, Label} | Functions];
+enter(_, _, Functions) -> Functions.
+
+%% The indexes in the operands of an instruction, in order.
+-spec indexes(non_neg_integer(), opcode(), binary(), [[index()]]) -> {binary(), [index()]}.
+indexes(0, _Opcode, Rest, Indexes) ->
+    {Rest, lists:append(lists:reverse(Indexes))};
+indexes(Left, Opcode, <<?LIST, Rest/binary>>, Indexes) ->
+    {Length, Rest1} = relsync_delta_compact:read_unsigned(Rest),
+    {Rest2, OfElements} = indexes(Length, none, Rest1, []),
+    indexes(Left - 1, Opcode, Rest2, [OfElements | Indexes]);
+indexes(Left, Opcode, Rest, Indexes) ->
+    {Rest1, Parts} = parts(Rest, Opcode, Left),
+    indexes(Left - 1, Opcode, Rest1, [[{Kind, Number} || {_, Kind, _, Number} <- Parts] | Indexes]).
+
+%% Reads an operand that is not a list: its sizes, and what of it is an index. `Left' counts the instruction's
+%% operands from this one on.
+-spec parts(binary(), opcode(), pos_integer()) -> {binary(), [part()]}.
+parts(<<?FLOAT_REGISTER, Rest/binary>> = Bytes, _, _) ->
+    {_, Rest1} = relsync_delta_compact:read_unsigned(Rest),
+    {Rest1, [byte_size(Bytes) - byte_size(Rest1)]};
+parts(<<?LITERAL, Rest/binary>>, _, _) ->
+    {Literal, Rest1} = relsync_delta_compact:read_unsigned(Rest),
+    {Rest1, [1, {byte_size(Rest) - byte_size(Rest1), literal, ?TAG_UNSIGNED, Literal}]};
+parts(<<?ALLOCATION_LIST, Rest/binary>> = Bytes, _, _) ->
+    {Length, Rest1} = relsync_delta_compact:read_unsigned(Rest),
+    Rest2 = skip_unsigned(2 * Length, Rest1),
+    {Rest2, [byte_size(Bytes) - byte_size(Rest2)]};
+parts(<<?TYPED_REGISTER, Rest/binary>>, _, _) ->
+    {Rest1, Register} = simple(Rest, none, 1),
+    {Type, Rest2} = relsync_delta_compact:read_unsigned(Rest1),
+    {Rest2, [1, Register, {byte_size(Rest1) - byte_size(Rest2), type, ?TAG_UNSIGNED, Type}]};
+parts(Bytes, Opcode, Left) ->
+    {Rest, Part} = simple(Bytes, Opcode, Left),
+    {Rest, [Part]}.
+
+skip_unsigned(0, Rest) ->
+    Rest;
+skip_unsigned(Count, Rest) ->
+    {_, Rest1} = relsync_delta_compact:read_unsigned(Rest),
+    skip_unsigned(Count - 1, Rest1).
+
+%% An operand that is neither a list nor extended.
+-spec simple(binary(), opcode(), pos_integer()) -> {binary(), part()}.
+simple(Bytes, Opcode, Left) ->
+    {Tag, Number, Rest} = relsync_delta_compact:read(Bytes),
+    Size = byte_size(Bytes) - byte_size(Rest),
+    case kind(Tag, Opcode, Left) of
+        number -> {Rest, Size};
+        Kind when is_integer(Number) -> {Rest, {Size, Kind, Tag, Number}};
+        _ -> throw(malformed)
     end.
 
 %% What an operand refers to.
 kind(?TAG_ATOM, _, _) -> atom;
 kind(?TAG_LABEL, _, _) -> label;
-kind(?TAG_UNSIGNED, Opcode, At) -> unsigned(Opcode, At);
+kind(?TAG_UNSIGNED, none, _) -> number;
+kind(?TAG_UNSIGNED, Opcode, Left) -> unsigned(Opcode, element(Opcode, ?OPERANDS) - Left);
 kind(_, _, _) -> number.
 
 unsigned(?LABEL, 0) -> label_definition;
@@ -206,95 +241,134 @@ unsigned(Opcode, 2) when Opcode =:= 124; Opcode =:= 125; Opcode =:= 152 -> impor
 unsigned(Opcode, 0) when Opcode =:= 103; Opcode =:= 171; Opcode =:= 178 -> function;
 unsigned(_, _) -> number.
 
-instruction(Opcode, #collect{opcode = Previous, line_count = Lines} = Collect) ->
-    Collect#collect{
-        opcode = Opcode,
-        previous = Previous,
-        name = none,
-        line_count =
-            case Opcode of
-                ?LINE_OPCODE -> Lines + 1;
-                _ -> Lines
+%% Rewrites `All' from its place `At' on, where `Bytes' starts; what stands from `From' to there is still to be copied.
+-spec rewrite(binary(), non_neg_integer(), byte(), non_neg_integer(), non_neg_integer(), #place{}, binary(), binary(), direction()) ->
+    binary().
+rewrite(<<>>, _Left, _Opcode, At, From, _Place, Out, All, _Direction) ->
+    copy(From, At, Out, All);
+rewrite(<<?FUNC_INFO, Rest/binary>>, _Left, _Opcode, At, From, #place{last_label = Last} = Place, Out, All, Direction) ->
+    operands(Rest, 3, ?FUNC_INFO, At + 1, From, Place#place{function_clause = Last}, Out, All, Direction);
+rewrite(<<Opcode, Rest/binary>>, _Left, _Opcode, At, From, Place, Out, All, Direction) when
+    Opcode >= 1, Opcode =< ?MAX_OPCODE
+->
+    operands(Rest, element(Opcode, ?OPERANDS), Opcode, At + 1, From, Place, Out, All, Direction);
+rewrite(_, _, _, _, _, _, _, _, _) ->
+    throw(malformed).
+
+operands(<<_:4, 0:1, Tag:3, Rest/binary>>, Left, Opcode, At, From, Place, Out, All, Direction) when
+    Left > 0, ?IS_COPIED(Tag)
+->
+    operands(Rest, Left - 1, Opcode, At + 1, From, Place, Out, All, Direction);
+operands(<<Number:4, 0:1, Tag:3, Rest/binary>>, Left, Opcode, At, From, Place, Out, All, Direction) when
+    Left > 0, Tag =/= ?TAG_EXTENDED
+->
+    case kind(Tag, Opcode, Left) of
+        number ->
+            operands(Rest, Left - 1, Opcode, At + 1, From, Place, Out, All, Direction);
+        Kind ->
+            case renumber(Kind, Number, Place, Direction) of
+                {Number, Place1} ->
+                    operands(Rest, Left - 1, Opcode, At + 1, From, Place1, Out, All, Direction);
+                {Index, Place1} ->
+                    Out1 = relsync_delta_compact:append(copy(From, At, Out, All), Tag, Index),
+                    operands(Rest, Left - 1, Opcode, At + 1, At + 1, Place1, Out1, All, Direction)
             end
-    };
-instruction(?FUNC_INFO, #to_stream{last_label = Last} = To) ->
-    To#to_stream{function_clause = Last};
-instruction(?FUNC_INFO, #from_stream{last_label = Last} = From) ->
-    From#from_stream{function_clause = Last};
-instruction(_, Walker) ->
-    Walker.
+    end;
+operands(Rest, 0, Opcode, At, From, Place, Out, All, Direction) ->
+    rewrite(Rest, 0, Opcode, At, From, Place, Out, All, Direction);
+operands(<<?LIST, Rest/binary>>, Left, Opcode, At, From, Place, Out, All, Direction) ->
+    {Length, Rest1} = relsync_delta_compact:read_unsigned(Rest),
+    At1 = At + 1 + byte_size(Rest) - byte_size(Rest1),
+    {Rest2, At2, From2, Out2} = elements(Rest1, Length, At1, From, Place, Out, All, Direction),
+    operands(Rest2, Left - 1, Opcode, At2, From2, Place, Out2, All, Direction);
+operands(Bytes, Left, Opcode, At, From, Place, Out, All, Direction) ->
+    {Rest, Parts} = parts(Bytes, Opcode, Left),
+    {At1, From1, Place1, Out1} = replace(Parts, At, From, Place, Out, All, Direction),
+    operands(Rest, Left - 1, Opcode, At1, From1, Place1, Out1, All, Direction).
+
+elements(<<_:4, 0:1, Tag:3, Rest/binary>>, Left, At, From, Place, Out, All, Direction) when
+    Left > 0, ?IS_COPIED(Tag) orelse Tag =:= ?TAG_UNSIGNED
+->
+    elements(Rest, Left - 1, At + 1, From, Place, Out, All, Direction);
+elements(Rest, 0, At, From, _Place, Out, _All, _Direction) ->
+    {Rest, At, From, Out};
+elements(Bytes, Left, At, From, Place, Out, All, Direction) ->
+    {Rest, Parts} = parts(Bytes, none, 1),
+    {At1, From1, _, Out1} = replace(Parts, At, From, Place, Out, All, Direction),
+    elements(Rest, Left - 1, At1, From1, Place, Out1, All, Direction).
+
+%% Goes on behind parts of an operand, of which indexes are replaced.
+replace([], At, From, Place, Out, _All, _Direction) ->
+    {At, From, Place, Out};
+replace([{Size, Kind, Tag, Number} | Parts], At, From, Place, Out, All, Direction) ->
+    case renumber(Kind, Number, Place, Direction) of
+        {Number, Place1} ->
+            replace(Parts, At + Size, From, Place1, Out, All, Direction);
+        {Index, Place1} ->
+            Out1 = relsync_delta_compact:append(copy(From, At, Out, All), Tag, Index),
+            replace(Parts, At + Size, At + Size, Place1, Out1, All, Direction)
+    end;
+replace([Size | Parts], At, From, Place, Out, All, Direction) ->
+    replace(Parts, At + Size, From, Place, Out, All, Direction).
+
+copy(At, At, Out, _All) -> Out;
+copy(From, At, Out, All) -> <<Out/binary, (binary_part(All, From, At - From))/binary>>.
 
 %% Replaces an index.
--spec index(kind(), non_neg_integer(), walker()) -> {non_neg_integer(), walker()}.
-index(Kind, Index, #collect{} = Collect) ->
-    {Index, collect_index(Kind, Index, Collect)};
-index(_, Index, #to_stream{}) when Index >= ?MAX_INDEX ->
+-spec renumber(kind(), non_neg_integer(), #place{}, direction()) -> {non_neg_integer(), #place{}}.
+renumber(Kind, Index, Place, {to_stream, Functions}) when Index < ?MAX_INDEX ->
+    to_stream(Kind, Index, Place, Functions);
+renumber(_, _, _, {to_stream, _}) ->
     throw(malformed);
-index(label, Label, #to_stream{} = To) ->
-    {label_code(Label, To), To};
-index(label_definition, Label, #to_stream{last_label = Last} = To) ->
-    {relsync_varint:zigzag(Label - Last - 1), To#to_stream{last_label = Label}};
-index(line, Line, #to_stream{max_line = Max} = To) ->
-    {line_code(Line, Max), To#to_stream{max_line = max(Line, Max)}};
-index(_, Index, #to_stream{} = To) ->
-    {Index, To};
-index(label, Code, #from_stream{} = From) ->
-    {label(Code, From), From};
-index(label_definition, Code, #from_stream{last_label = Last} = From) ->
+renumber(label, Code, Place, {from_stream, #{labels := Labels}}) ->
+    {label(Code, Place, Labels), Place};
+renumber(label_definition, Code, #place{last_label = Last} = Place, _) ->
     Label = defined_label(Last, Code),
-    {Label, From#from_stream{last_label = Label}};
-index(line, Code, #from_stream{max_line = Max} = From) ->
-    Line = number(line_from_code(Code, Max)),
-    {Line, From#from_stream{max_line = max(Line, Max)}};
-index(arity, Arity, #from_stream{} = From) ->
-    {Arity, From};
-index(Kind, Index, #from_stream{restoring = Restoring} = From) ->
-    {(maps:get(Kind, Restoring))(Index), From}.
+    {Label, Place#place{last_label = Label}};
+renumber(line, Code, #place{max_line = Max} = Place, _) ->
+    case number(line_from_code(Code, Max)) of
+        Line when Line > Max -> {Line, Place#place{max_line = Line}};
+        Line -> {Line, Place}
+    end;
+renumber(arity, Arity, Place, _) ->
+    {Arity, Place};
+renumber(Kind, Index, Place, {from_stream, Restoring}) ->
+    {(maps:get(Kind, Restoring))(Index), Place}.
 
-%% The last atom of func_info is the function's name.
-collect_index(atom, Atom, #collect{opcode = ?FUNC_INFO, atom = Renumber} = Collect) ->
-    Collect#collect{name = number(Renumber(Atom))};
-collect_index(arity, Arity, #collect{name = Name, functions = Functions} = Collect) when Name =/= none ->
-    Collect#collect{functions = [{Name, number(Arity), none} | Functions]};
-collect_index(arity, _, _) ->
-    throw(malformed);
-collect_index(label_definition, Code, Collect) ->
-    #collect{label = Defined, last_label = Last, label_count = Count, functions = Functions} = Collect,
-    Label = number(Defined(Last, Code)),
-    Collect#collect{
-        last_label = Label,
-        label_count = max(Count, Label + 1),
-        functions = enter(Collect#collect.previous, Label, Functions)
-    };
-collect_index(_, _, Collect) ->
-    Collect.
-
-enter(?FUNC_INFO, Label, [{Name, Arity, _} | Functions]) -> [{Name, Arity, Label} | Functions];
-enter(_, _, Functions) -> Functions.
+to_stream(label, Label, Place, Functions) ->
+    {label_code(Label, Place, Functions), Place};
+to_stream(label_definition, Label, #place{last_label = Last} = Place, _) ->
+    {relsync_varint:zigzag(Label - Last - 1), Place#place{last_label = Label}};
+to_stream(line, Line, #place{max_line = Max} = Place, _) when Line > Max ->
+    {line_code(Line, Max), Place#place{max_line = Line}};
+to_stream(line, Line, #place{max_line = Max} = Place, _) ->
+    {line_code(Line, Max), Place};
+to_stream(_, Index, Place, _) ->
+    {Index, Place}.
 
 %% Codes of labels: none, the one before the current function's func_info, and from here on even
 %% numbers for functions and odd ones for distances.
-label_code(0, _) ->
+label_code(0, _, _) ->
     0;
-label_code(Label, #to_stream{function_clause = Label}) ->
+label_code(Label, #place{function_clause = Label}, _) ->
     1;
-label_code(Label, #to_stream{functions = Functions, last_label = Last}) ->
+label_code(Label, #place{last_label = Last}, Functions) ->
     case Functions of
         #{Label := Function} -> 2 + 2 * Function;
         _ -> 3 + 2 * relsync_varint:zigzag(Label - Last - 1)
     end.
 
-label(0, _) ->
+label(0, _, _) ->
     0;
-label(1, #from_stream{function_clause = Label}) ->
+label(1, #place{function_clause = Label}, _) ->
     Label;
-label(Code, #from_stream{restoring = #{labels := Labels}}) when Code band 1 =:= 0 ->
+label(Code, _, Labels) when Code band 1 =:= 0 ->
     Function = (Code - 2) div 2,
     case Labels of
         #{Function := Label} -> Label;
         _ -> throw(malformed)
     end;
-label(Code, #from_stream{last_label = Last}) ->
+label(Code, #place{last_label = Last}, _) ->
     number(Last + 1 + relsync_varint:unzigzag((Code - 3) div 2)).
 
 defined_label(Last, Code) ->
@@ -310,71 +384,3 @@ line_from_code(Code, Max) -> Max + (Code + 1) div 2.
 
 number(Number) when Number >= 0, Number < ?MAX_INDEX -> Number;
 number(_) -> throw(malformed).
-
-%% @doc Reads a compact term. Its number is `none' where it is negative, too large, or not in its
-%% shortest form: such a term can be copied only.
--spec read(binary()) -> {Tag :: 0..6, non_neg_integer() | none, binary()}.
-read(<<_:5, ?TAG_EXTENDED:3, _/binary>>) ->
-    throw(malformed);
-read(<<Number:4, 0:1, Tag:3, Rest/binary>>) ->
-    {Tag, Number, Rest};
-read(<<High:3, 0:1, 1:1, Tag:3, Low, Rest/binary>>) when High > 0; Low >= 16 ->
-    {Tag, High bsl 8 bor Low, Rest};
-read(<<0:3, 0:1, 1:1, Tag:3, _, Rest/binary>>) ->
-    {Tag, none, Rest};
-read(<<7:3, 1:1, 1:1, Tag:3, Bytes/binary>>) ->
-    Extra =
-        case Bytes of
-            <<31:5, _/bitstring>> -> throw(malformed);
-            _ -> read_unsigned(Bytes)
-        end,
-    case Extra of
-        {More, Rest} when More + 9 =< byte_size(Rest) ->
-            {Tag, none, binary:part(Rest, More + 9, byte_size(Rest) - More - 9)};
-        _ ->
-            throw(malformed)
-    end;
-read(<<Length:3, 1:1, 1:1, Tag:3, Bytes/binary>>) ->
-    Size = Length + 2,
-    case Bytes of
-        <<Number:Size/unit:8, Rest/binary>> -> {Tag, shortest(Number, Size), Rest};
-        _ -> throw(malformed)
-    end;
-read(_) ->
-    throw(malformed).
-
-%% A number is read as signed: its first bit is 0, and its first byte only if the next one begins with 1.
-shortest(Number, Size) when
-    Size =< 7, Number >= 16#800, Number bsr (8 * Size - 1) =:= 0, Size =:= 2 orelse Number bsr (8 * Size - 9) > 0
-->
-    Number;
-shortest(_, _) ->
-    none.
-
-%% @doc Reads a compact term that is an unsigned number.
--spec read_unsigned(binary()) -> {non_neg_integer(), binary()}.
-read_unsigned(<<31:5, _:3, _/binary>>) ->
-    throw(malformed);
-read_unsigned(Bytes) ->
-    case read(Bytes) of
-        {?TAG_UNSIGNED, Number, Rest} when is_integer(Number) -> {Number, Rest};
-        _ -> throw(malformed)
-    end.
-
-%% @doc Gives a compact term in its shortest form.
--spec put(Tag :: 0..6, non_neg_integer()) -> binary().
-put(Tag, Number) ->
-    put_term(<<>>, Tag, Number).
-
-put_term(Out, Tag, Number) when Number < 16 ->
-    <<Out/binary, Number:4, 0:1, Tag:3>>;
-put_term(Out, Tag, Number) when Number < 16#800 ->
-    <<Out/binary, (Number bsr 8):3, 0:1, 1:1, Tag:3, Number>>;
-put_term(Out, Tag, Number) when Number < ?MAX_NUMBER ->
-    Size = signed_size(Number, 2),
-    <<Out/binary, (Size - 2):3, 1:1, 1:1, Tag:3, Number:Size/unit:8>>;
-put_term(_, _, _) ->
-    throw(malformed).
-
-signed_size(Number, Size) when Number < 1 bsl (8 * Size - 1) -> Size;
-signed_size(Number, Size) -> signed_size(Number, Size + 1).

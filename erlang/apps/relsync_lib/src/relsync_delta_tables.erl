@@ -80,7 +80,7 @@ try_read(Id, Chunks, Default, Read) ->
 %% @doc Splits an atom table; says whether lengths are compact terms.
 -spec atoms(binary()) -> {boolean(), [binary()]}.
 atoms(<<Count:32/signed, Atoms/binary>>) when Count < 0 ->
-    {true, items(-Count, Atoms, fun relsync_delta_code:read_unsigned/1, [])};
+    {true, items(-Count, Atoms, fun relsync_delta_compact:read_unsigned/1, [])};
 atoms(<<Count:32/signed, Atoms/binary>>) ->
     {false, items(Count, Atoms, fun length_byte/1, [])};
 atoms(_) ->

@@ -16,6 +16,17 @@
 -define(LIST, 108).
 -define(MAP, 116).
 -define(EXPORT, 113).
+-define(NIL, 106).
+-define(STRING, 107).
+-define(BINARY, 109).
+-define(BITS, 77).
+-define(FLOAT, 70).
+-define(SMALL_BIG, 110).
+-define(LARGE_BIG, 111).
+-define(ATOM, 118).
+-define(SMALL_ATOM, 119).
+-define(LATIN1_ATOM, 100).
+-define(SMALL_LATIN1_ATOM, 115).
 %% Stand for a line, and for a tuple of line and column.
 -define(LINE_POSITION, 254).
 -define(COLUMN_POSITION, 253).
@@ -29,125 +40,158 @@
 
 %% @doc Writes the stream of a chunk that is one term, with or without its version byte.
 -spec to_stream(binary()) -> binary().
-to_stream(<<?VERSION, Term/binary>>) -> terms(Term, [1], 0, to_stream, <<?VERSION>>);
-to_stream(Term) -> terms(Term, [1], 0, to_stream, <<>>).
+to_stream(Chunk) -> positions(Chunk, to_stream).
 
 %% @doc Restores a chunk from its stream.
 -spec from_stream(binary()) -> binary().
-from_stream(<<?VERSION, Stream/binary>>) -> terms(Stream, [1], 0, from_stream, <<?VERSION>>);
-from_stream(Stream) -> terms(Stream, [1], 0, from_stream, <<>>).
+from_stream(Stream) -> positions(Stream, from_stream).
 
-%% Open: for each open term how many of its elements are to come.
--spec terms(binary(), [non_neg_integer()], integer(), direction(), binary()) -> binary().
-terms(Rest, [0 | Open], Line, Direction, Out) ->
-    terms(Rest, Open, Line, Direction, Out);
-terms(<<>>, [], _Line, _Direction, Out) ->
-    Out;
-terms(<<?SMALL_TUPLE, Count, Rest/binary>>, [N | Open], Line, Direction, Out) ->
-    tuple(Count, Rest, [N - 1 | Open], Line, Direction, <<Out/binary, ?SMALL_TUPLE, Count>>);
-terms(<<?LARGE_TUPLE, Count:32, Rest/binary>>, [N | Open], Line, Direction, Out) ->
-    tuple(Count, Rest, [N - 1 | Open], Line, Direction, <<Out/binary, ?LARGE_TUPLE, Count:32>>);
-terms(<<?LIST, Count:32, Rest/binary>>, [N | Open], Line, Direction, Out) ->
+positions(<<?VERSION, Term/binary>> = All, Direction) -> terms(Term, 1, [], 0, 1, 0, <<>>, All, Direction);
+positions(All, Direction) -> terms(All, 1, [], 0, 0, 0, <<>>, All, Direction).
+
+%% Rewrites `All' from its place `At' on, where `Bytes' starts; what stands from `From' to there is still to be copied.
+%% `Left': how many elements are to come of the innermost open term; `Open': how many of each of the others.
+%% Binary patterns come first, so that the runtime goes on with one match for the whole term.
+-spec terms(
+    binary(), non_neg_integer(), [non_neg_integer()], integer(), non_neg_integer(), non_neg_integer(), binary(), binary(), direction()
+) -> binary().
+terms(<<?SMALL_TUPLE, Count, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
+    tuple(Rest, Count, [Left - 1 | Open], Line, At + 2, From, Out, All, Direction);
+terms(<<?LIST, Count:32, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
     %% The tail is an element too.
-    terms(Rest, [Count + 1, N - 1 | Open], Line, Direction, <<Out/binary, ?LIST, Count:32>>);
-terms(<<?MAP, Count:32, Rest/binary>>, [N | Open], Line, Direction, Out) ->
-    terms(Rest, [2 * Count, N - 1 | Open], Line, Direction, <<Out/binary, ?MAP, Count:32>>);
-terms(<<?EXPORT, Rest/binary>>, [N | Open], Line, Direction, Out) ->
-    terms(Rest, [3, N - 1 | Open], Line, Direction, <<Out/binary, ?EXPORT>>);
-terms(Bytes, [N | Open], Line, Direction, Out) ->
+    terms(Rest, Count + 1, [Left - 1 | Open], Line, At + 5, From, Out, All, Direction);
+terms(<<?NIL, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
+    terms(Rest, Left - 1, Open, Line, At + 1, From, Out, All, Direction);
+terms(<<?SMALL_ATOM, Size, _:Size/binary, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
+    terms(Rest, Left - 1, Open, Line, At + 2 + Size, From, Out, All, Direction);
+terms(<<?SMALL_INTEGER, _, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
+    terms(Rest, Left - 1, Open, Line, At + 2, From, Out, All, Direction);
+terms(<<?STRING, Size:16, _:Size/binary, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
+    terms(Rest, Left - 1, Open, Line, At + 3 + Size, From, Out, All, Direction);
+terms(<<?BINARY, Size:32, _:Size/binary, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
+    terms(Rest, Left - 1, Open, Line, At + 5 + Size, From, Out, All, Direction);
+terms(<<?MAP, Count:32, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
+    terms(Rest, 2 * Count, [Left - 1 | Open], Line, At + 5, From, Out, All, Direction);
+terms(<<?LARGE_TUPLE, Count:32, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
+    tuple(Rest, Count, [Left - 1 | Open], Line, At + 5, From, Out, All, Direction);
+terms(<<?EXPORT, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
+    terms(Rest, 3, [Left - 1 | Open], Line, At + 1, From, Out, All, Direction);
+terms(<<>>, 0, [], _Line, At, From, Out, All, _Direction) ->
+    copy(From, At, Out, All);
+terms(Bytes, 0, [Left | Open], Line, At, From, Out, All, Direction) ->
+    terms(Bytes, Left, Open, Line, At, From, Out, All, Direction);
+terms(_, 0, [], _, _, _, _, _, _) ->
+    throw(malformed);
+terms(Bytes, Left, Open, Line, At, From, Out, All, Direction) ->
     Size = leaf_size(Bytes),
     case Bytes of
-        <<Leaf:Size/binary, Rest/binary>> ->
-            terms(Rest, [N - 1 | Open], Line, Direction, <<Out/binary, Leaf/binary>>);
-        _ ->
-            throw(malformed)
-    end;
-terms(_, [], _, _, _) ->
-    throw(malformed).
+        <<_:Size/binary, Rest/binary>> -> terms(Rest, Left - 1, Open, Line, At + Size, From, Out, All, Direction);
+        _ -> throw(malformed)
+    end.
 
-tuple(Count, <<Tag, _/binary>> = Bytes, Open, Line, Direction, Out) when
-    Count >= 2, Tag =:= 119 orelse Tag =:= 100 orelse Tag =:= 118 orelse Tag =:= 115
+%% In front of the first element of a tuple. Behind an atom there may be a position.
+tuple(<<?SMALL_ATOM, Size, _:Size/binary, Rest/binary>>, Count, Open, Line, At, From, Out, All, Direction) when Count > 1 ->
+    position(Rest, Count - 1, Open, Line, At + 2 + Size, From, Out, All, Direction);
+tuple(<<?SMALL_LATIN1_ATOM, Size, _:Size/binary, Rest/binary>>, Count, Open, Line, At, From, Out, All, Direction) when
+    Count > 1
 ->
-    Size = leaf_size(Bytes),
-    case Bytes of
-        <<Atom:Size/binary, Rest/binary>> ->
-            position(Direction, Count, Rest, Open, Line, <<Out/binary, Atom/binary>>);
-        _ ->
-            throw(malformed)
-    end;
-tuple(Count, Rest, Open, Line, Direction, Out) ->
-    terms(Rest, [Count | Open], Line, Direction, Out).
+    position(Rest, Count - 1, Open, Line, At + 2 + Size, From, Out, All, Direction);
+tuple(<<Tag, Size:16, _:Size/binary, Rest/binary>>, Count, Open, Line, At, From, Out, All, Direction) when
+    Count > 1, Tag =:= ?ATOM orelse Tag =:= ?LATIN1_ATOM
+->
+    position(Rest, Count - 1, Open, Line, At + 3 + Size, From, Out, All, Direction);
+tuple(Bytes, Count, Open, Line, At, From, Out, All, Direction) ->
+    terms(Bytes, Count, Open, Line, At, From, Out, All, Direction).
 
 %% Replaces what stands at the place of a position, if it is one.
-position(to_stream, Count, Bytes, Open, Line, Out) ->
-    case integer(Bytes) of
-        {Next, Rest} ->
-            Out1 = signed(Next - Line, <<Out/binary, ?LINE_POSITION>>),
-            terms(Rest, [Count - 2 | Open], advance(Line, Next), to_stream, Out1);
+position(<<?SMALL_TUPLE, 2, ?SMALL_INTEGER, Next, ?SMALL_INTEGER, Column, Rest/binary>>, Left, Open, Line, At, From, Out, All, to_stream) ->
+    Out1 = put_column(Next - Line, Column, copy(From, At, Out, All)),
+    terms(Rest, Left - 1, Open, Next, At + 6, At + 6, Out1, All, to_stream);
+position(<<?SMALL_TUPLE, 2, ?INTEGER, Next:32, ?SMALL_INTEGER, Column, Rest/binary>>, Left, Open, Line, At, From, Out, All, to_stream) when
+    Next > 255, Next < ?MAX_LINE
+->
+    Out1 = put_column(Next - Line, Column, copy(From, At, Out, All)),
+    terms(Rest, Left - 1, Open, Next, At + 9, At + 9, Out1, All, to_stream);
+position(<<?SMALL_TUPLE, 2, Pair/binary>> = Bytes, Left, Open, Line, At, From, Out, All, to_stream) ->
+    case pair(Pair) of
+        {Next, Column, Rest} ->
+            Out1 = put_column(Next - Line, Column, copy(From, At, Out, All)),
+            At1 = At + byte_size(Bytes) - byte_size(Rest),
+            terms(Rest, Left - 1, Open, advance(Line, Next), At1, At1, Out1, All, to_stream);
         none ->
-            case pair(Bytes) of
-                {Next, Column, Rest} ->
-                    Out1 = unsigned(Column, signed(Next - Line, <<Out/binary, ?COLUMN_POSITION>>)),
-                    terms(Rest, [Count - 2 | Open], advance(Line, Next), to_stream, Out1);
-                none ->
-                    terms(Bytes, [Count - 1 | Open], Line, to_stream, Out)
-            end
+            terms(Bytes, Left, Open, Line, At, From, Out, All, to_stream)
     end;
-position(from_stream, Count, <<?LINE_POSITION, Bytes/binary>>, Open, Line, Out) ->
-    {Difference, Rest} = read_signed(Bytes),
-    Next = Line + Difference,
-    terms(Rest, [Count - 2 | Open], advance(Line, Next), from_stream, put_integer(Next, Out));
-position(from_stream, Count, <<?COLUMN_POSITION, Bytes/binary>>, Open, Line, Out) ->
-    {Difference, Rest1} = read_signed(Bytes),
+position(<<?SMALL_INTEGER, Next, Rest/binary>>, Left, Open, Line, At, From, Out, All, to_stream) ->
+    Out1 = signed(Next - Line, <<(copy(From, At, Out, All))/binary, ?LINE_POSITION>>),
+    terms(Rest, Left - 1, Open, Next, At + 2, At + 2, Out1, All, to_stream);
+position(<<?INTEGER, Next:32/signed, Rest/binary>>, Left, Open, Line, At, From, Out, All, to_stream) when
+    Next < 0; Next > 255
+->
+    Out1 = signed(Next - Line, <<(copy(From, At, Out, All))/binary, ?LINE_POSITION>>),
+    terms(Rest, Left - 1, Open, advance(Line, Next), At + 5, At + 5, Out1, All, to_stream);
+position(<<?COLUMN_POSITION, 0:1, Code:7, 0:1, Column:7, Rest/binary>>, Left, Open, Line, At, From, Out, All, from_stream) ->
+    Next = Line + relsync_varint:unzigzag(Code),
+    Out1 = <<(copy(From, At, Out, All))/binary, ?SMALL_TUPLE, 2, (integer(Next))/binary, ?SMALL_INTEGER, Column>>,
+    terms(Rest, Left - 1, Open, advance(Line, Next), At + 3, At + 3, Out1, All, from_stream);
+position(<<?COLUMN_POSITION, Numbers/binary>>, Left, Open, Line, At, From, Out, All, from_stream) ->
+    {Difference, Rest1} = read_signed(Numbers),
     {Column, Rest} = read_unsigned(Rest1),
     Next = Line + Difference,
-    Out1 = put_integer(Column, put_integer(Next, <<Out/binary, ?SMALL_TUPLE, 2>>)),
-    terms(Rest, [Count - 2 | Open], advance(Line, Next), from_stream, Out1);
-position(from_stream, Count, Bytes, Open, Line, Out) ->
-    terms(Bytes, [Count - 1 | Open], Line, from_stream, Out).
+    Out1 = <<(copy(From, At, Out, All))/binary, ?SMALL_TUPLE, 2, (integer(Next))/binary, (integer(Column))/binary>>,
+    At1 = At + 1 + byte_size(Numbers) - byte_size(Rest),
+    terms(Rest, Left - 1, Open, advance(Line, Next), At1, At1, Out1, All, from_stream);
+position(<<?LINE_POSITION, Numbers/binary>>, Left, Open, Line, At, From, Out, All, from_stream) ->
+    {Difference, Rest} = read_signed(Numbers),
+    Next = Line + Difference,
+    Out1 = <<(copy(From, At, Out, All))/binary, (integer(Next))/binary>>,
+    At1 = At + 1 + byte_size(Numbers) - byte_size(Rest),
+    terms(Rest, Left - 1, Open, advance(Line, Next), At1, At1, Out1, All, from_stream);
+position(Bytes, Left, Open, Line, At, From, Out, All, Direction) ->
+    terms(Bytes, Left, Open, Line, At, From, Out, All, Direction).
+
+copy(At, At, Out, _All) -> Out;
+copy(From, At, Out, All) -> <<Out/binary, (binary_part(All, From, At - From))/binary>>.
+
+put_column(Difference, Column, Out) ->
+    unsigned(Column, signed(Difference, <<Out/binary, ?COLUMN_POSITION>>)).
 
 advance(_Line, Next) when Next >= 0, Next < ?MAX_LINE -> Next;
 advance(Line, _Next) -> Line.
 
-%% An integer in its shortest form.
-integer(<<?SMALL_INTEGER, Integer, Rest/binary>>) -> {Integer, Rest};
-integer(<<?INTEGER, Integer:32/signed, Rest/binary>>) when Integer < 0; Integer > 255 -> {Integer, Rest};
-integer(_) -> none.
-
-pair(<<?SMALL_TUPLE, 2, Bytes/binary>>) ->
-    case integer(Bytes) of
+pair(Bytes) ->
+    case read_integer(Bytes) of
         {Line, Rest1} ->
-            case integer(Rest1) of
+            case read_integer(Rest1) of
                 {Column, Rest} when Column >= 0 -> {Line, Column, Rest};
                 _ -> none
             end;
         none ->
             none
-    end;
-pair(_) ->
-    none.
+    end.
 
-put_integer(Integer, Out) when Integer >= 0, Integer < 256 ->
-    <<Out/binary, ?SMALL_INTEGER, Integer>>;
-put_integer(Integer, Out) when Integer >= -16#80000000, Integer < 16#80000000 ->
-    <<Out/binary, ?INTEGER, Integer:32>>;
-put_integer(_, _) ->
-    throw(malformed).
+%% An integer in its shortest form.
+read_integer(<<?SMALL_INTEGER, Integer, Rest/binary>>) -> {Integer, Rest};
+read_integer(<<?INTEGER, Integer:32/signed, Rest/binary>>) when Integer < 0; Integer > 255 -> {Integer, Rest};
+read_integer(_) -> none.
+
+integer(Integer) when Integer >= 0, Integer < 256 -> <<?SMALL_INTEGER, Integer>>;
+integer(Integer) when Integer >= -16#80000000, Integer < 16#80000000 -> <<?INTEGER, Integer:32>>;
+integer(_) -> throw(malformed).
 
 %% The size of a term that has no elements.
 leaf_size(<<?SMALL_INTEGER, _/binary>>) -> 2;
-leaf_size(<<119, Length, _/binary>>) -> Length + 2;
-leaf_size(<<106, _/binary>>) -> 1;
+leaf_size(<<?SMALL_ATOM, Length, _/binary>>) -> Length + 2;
+leaf_size(<<?NIL, _/binary>>) -> 1;
 leaf_size(<<?INTEGER, _/binary>>) -> 5;
-leaf_size(<<107, Length:16, _/binary>>) -> Length + 3;
-leaf_size(<<109, Length:32, _/binary>>) -> Length + 5;
-leaf_size(<<100, Length:16, _/binary>>) -> Length + 3;
-leaf_size(<<118, Length:16, _/binary>>) -> Length + 3;
-leaf_size(<<115, Length, _/binary>>) -> Length + 2;
-leaf_size(<<70, _/binary>>) -> 9;
-leaf_size(<<110, Length, _/binary>>) -> Length + 3;
-leaf_size(<<111, Length:32, _/binary>>) -> Length + 6;
-leaf_size(<<77, Length:32, _/binary>>) -> Length + 6;
+leaf_size(<<?STRING, Length:16, _/binary>>) -> Length + 3;
+leaf_size(<<?BINARY, Length:32, _/binary>>) -> Length + 5;
+leaf_size(<<?LATIN1_ATOM, Length:16, _/binary>>) -> Length + 3;
+leaf_size(<<?ATOM, Length:16, _/binary>>) -> Length + 3;
+leaf_size(<<?SMALL_LATIN1_ATOM, Length, _/binary>>) -> Length + 2;
+leaf_size(<<?FLOAT, _/binary>>) -> 9;
+leaf_size(<<?SMALL_BIG, Length, _/binary>>) -> Length + 3;
+leaf_size(<<?LARGE_BIG, Length:32, _/binary>>) -> Length + 6;
+leaf_size(<<?BITS, Length:32, _/binary>>) -> Length + 6;
 leaf_size(_) -> throw(malformed).
 
 %% @doc Writes the stream of a line chunk. `Instructions' is the number of `line' instructions.
@@ -167,7 +211,7 @@ lines_to_stream(_, _) ->
 put_lines(0, _Line, Names, Out) ->
     <<Out/binary, Names/binary>>;
 put_lines(Count, Line, Bytes, Out) ->
-    case relsync_delta_code:read(Bytes) of
+    case relsync_delta_compact:read(Bytes) of
         {?TAG_ATOM, File, Rest} when is_integer(File), File < ?MAX_INDEX ->
             put_lines(Count, Line, Rest, unsigned(File, <<Out/binary, 0>>));
         {?TAG_INTEGER, Next, Rest} when is_integer(Next), Next < ?MAX_INDEX ->
@@ -193,10 +237,10 @@ take_lines(Count, Line, Bytes, Out) ->
     case read_number(Bytes) of
         {0, Rest1} ->
             {File, Rest} = read_unsigned(Rest1),
-            take_lines(Count, Line, Rest, <<Out/binary, (relsync_delta_code:put(?TAG_ATOM, File))/binary>>);
+            take_lines(Count, Line, Rest, <<Out/binary, (relsync_delta_compact:put(?TAG_ATOM, File))/binary>>);
         {Code, Rest} ->
             Next = index(Line + relsync_varint:unzigzag(Code - 1)),
-            take_lines(Count - 1, Next, Rest, <<Out/binary, (relsync_delta_code:put(?TAG_INTEGER, Next))/binary>>)
+            take_lines(Count - 1, Next, Rest, <<Out/binary, (relsync_delta_compact:put(?TAG_INTEGER, Next))/binary>>)
     end.
 
 index(Index) when Index >= 0, Index < ?MAX_INDEX -> Index;
