@@ -10,6 +10,7 @@ use super::compact_term::{
     self as term, ALLOCATION_LIST, FLOAT_REGISTER, LIST, LITERAL, MAX_INDEX, TAG_ATOM,
     TAG_EXTENDED, TAG_LABEL, TAG_UNSIGNED, TYPED_REGISTER, Term,
 };
+use super::module::push_entry;
 use super::opcode::{self, Unsigned};
 use crate::delta::cursor::{Cursor, Malformed, put_signed, put_varint};
 
@@ -309,9 +310,8 @@ impl Renumber for Collector<'_> {
                 self.name = Some(index_u32((self.atom)(value)?)?)
             }
             Index::FunctionArity => {
-                self.symbols
-                    .names
-                    .push((self.name.ok_or(Malformed)?, index_u32(value)?));
+                let function = (self.name.ok_or(Malformed)?, index_u32(value)?);
+                push_entry(&mut self.symbols.names, function)?;
                 self.symbols.entries.push(None);
             }
             Index::LabelDefinition => {

@@ -7,7 +7,7 @@ use super::digest;
 use super::iff::{ChunkId, Container, Wrap, be_len};
 use super::labels::{FromStream, Matchings, RowLabels, defined_label};
 use super::lines;
-use super::module::{FunRow, FunctionRow, Tables, kind_of, types};
+use super::module::{FunRow, FunctionRow, Tables, kind_of, push_entry, types};
 use super::recipe::{ChunkRecipe, Recipe};
 use super::tables::Matching;
 use crate::delta::cursor::{Cursor, Malformed, unzigzag};
@@ -187,11 +187,8 @@ impl<'r, 's> Joiner<'r, 's> {
         while !cursor.is_empty() {
             let name = atom(&mut cursor, &self.matchings.atoms)?;
             let arity = cursor.varint_u32()?;
-            functions.push([
-                name,
-                arity,
-                self.labels.label((name, arity), cursor.varint()?)?,
-            ]);
+            let label = self.labels.label((name, arity), cursor.varint()?)?;
+            push_entry(&mut functions, [name, arity, label])?;
         }
         rows(&functions)
     }
@@ -232,7 +229,7 @@ fn entries(stream: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
     let mut entries = Vec::new();
     while !cursor.is_empty() {
         let length = cursor.varint_len()?;
-        entries.push(cursor.take(length)?);
+        push_entry(&mut entries, cursor.take(length)?)?;
     }
     Ok(entries)
 }
@@ -245,11 +242,12 @@ fn imports(stream: &[u8], atoms: &Matching) -> Result<Vec<[u32; 3]>, Malformed> 
     let mut cursor = Cursor::new(stream);
     let mut imports = Vec::new();
     while !cursor.is_empty() {
-        imports.push([
+        let row = [
             atom(&mut cursor, atoms)?,
             atom(&mut cursor, atoms)?,
             cursor.varint_u32()?,
-        ]);
+        ];
+        push_entry(&mut imports, row)?;
     }
     Ok(imports)
 }
@@ -276,7 +274,10 @@ fn funs(
         } else {
             cursor.be_u32()?
         };
-        funs.push(([name, arity, 0, index, free, checksum], label_code));
+        push_entry(
+            &mut funs,
+            ([name, arity, 0, index, free, checksum], label_code),
+        )?;
     }
     Ok(funs)
 }

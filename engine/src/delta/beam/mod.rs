@@ -35,6 +35,12 @@ pub(super) fn module_md5(container: &Container<'_>) -> [u8; 16] {
     digest::module_md5(|id| container.chunk(id).map(|chunk| chunk.stored))
 }
 
+/// Returns how many operands an instruction has.
+#[cfg(test)]
+pub(super) fn instruction_operands(opcode: u8) -> Option<u8> {
+    opcode::operands(opcode)
+}
+
 /// Returns the chunks that a recipe carries as they are.
 #[cfg(test)]
 pub(super) fn opaque_chunks(

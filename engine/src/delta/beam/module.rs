@@ -28,6 +28,19 @@ pub(super) const CHUNK_KINDS: [(&ChunkId, Kind); 15] = [
     (b"ExCk", Kind::Checker),
 ];
 
+/// No table has more entries, nor code more functions; a module of more is not taken apart. A stream of a few bytes could
+/// otherwise make a decoder hold many times the streams' limit in empty entries.
+pub(super) const MAX_TABLE_ENTRIES: usize = 1 << 17;
+
+/// Appends an entry to a table that has room for it.
+pub(super) fn push_entry<T>(table: &mut Vec<T>, entry: T) -> Result<(), Malformed> {
+    if table.len() >= MAX_TABLE_ENTRIES {
+        return Err(Malformed);
+    }
+    table.push(entry);
+    Ok(())
+}
+
 /// Returns the kind of stream that a chunk becomes.
 pub(super) fn kind_of(id: ChunkId) -> Kind {
     CHUNK_KINDS
@@ -200,7 +213,7 @@ fn atoms(data: &[u8]) -> Result<(bool, Vec<&[u8]>), Malformed> {
         } else {
             usize::from(cursor.byte()?)
         };
-        atoms.push(cursor.take(length)?);
+        push_entry(&mut atoms, cursor.take(length)?)?;
     }
     if cursor.is_empty() {
         Ok((long, atoms))
@@ -212,7 +225,9 @@ fn atoms(data: &[u8]) -> Result<(bool, Vec<&[u8]>), Malformed> {
 fn rows<const N: usize>(data: &[u8]) -> Result<Vec<[u32; N]>, Malformed> {
     let mut cursor = Cursor::new(data);
     let count = cursor.be_len()?;
-    if cursor.rest().len() != count.checked_mul(4 * N).ok_or(Malformed)? {
+    if count > MAX_TABLE_ENTRIES
+        || cursor.rest().len() != count.checked_mul(4 * N).ok_or(Malformed)?
+    {
         return Err(Malformed);
     }
     let mut rows = Vec::with_capacity(count);
@@ -232,7 +247,7 @@ fn literals(data: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
     let mut literals = Vec::new();
     for _ in 0..count {
         let length = cursor.be_len()?;
-        literals.push(cursor.take(length)?);
+        push_entry(&mut literals, cursor.take(length)?)?;
     }
     if cursor.is_empty() {
         Ok(literals)
@@ -259,6 +274,9 @@ pub(super) fn types(data: &[u8]) -> Option<Vec<&[u8]>> {
     let mut cursor = Cursor::new(data);
     let version = cursor.be_u32().ok()?;
     let count = cursor.be_len().ok()?;
+    if count > MAX_TABLE_ENTRIES {
+        return None;
+    }
     let entries = cursor.rest();
     if version <= FIXED_TYPES_VERSION && Some(entries.len()) == count.checked_mul(FIXED_TYPE_BYTES)
     {

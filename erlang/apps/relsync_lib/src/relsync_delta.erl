@@ -123,26 +123,32 @@ mode(_) -> throw(malformed).
 
 group(#head{modes = Modes, differences = Differences} = Head, Compressed, Bases, Room, Limits) ->
     #{max_memory_bytes := Memory} = Limits,
-    Parsed = [base(Mode, Base, Head#head.reading) || {Mode, Base} <- lists:zip(Modes, Bases)],
+    {Parsed, Left} = lists:mapfoldl(
+        fun({Mode, Base}, Room1) -> base_within(Room1, Mode, Base, Head#head.reading) end, Memory, lists:zip(Modes, Bases)
+    ),
     Streams = [BaseStreams || {BaseStreams, _Tables} <- Parsed],
-    Known = lists:sum([byte_size(Stream) || Each <- Streams, Stream <- maps:values(Each)]),
-    Known =< Memory orelse throw({?MODULE, too_large}),
     Prefix = iolist_to_binary([
         side_by_side(Kind, Streams)
      || Kind <- lists:seq(0, ?KINDS - 1), not is_difference(Kind, Differences)
     ]),
     Content =
-        case relsync_zstd:decompress(Compressed, Prefix, Memory - Known) of
+        case relsync_zstd:decompress(Compressed, Prefix, Left) of
             {ok, Decompressed} -> Decompressed;
             {error, Reason} -> throw({?MODULE, {zstd, Reason}})
         end,
     {Lengths, Coded} = lengths(?KINDS, 0, Modes, Streams, Content, #{}),
-    New = new_streams(0, Lengths, Streams, Differences, Coded, Memory - Known, #{}),
+    New = new_streams(0, Lengths, Streams, Differences, Coded, Left, #{}),
     Joined = pieces(lists:zip(Modes, [Tables || {_, Tables} <- Parsed]), Lengths, New, Room),
     check(Head#head.check, Joined),
     [Piece || {Piece, _Deflated} <- Joined].
 
-%% The streams and the tables of a base.
+%% The streams and the tables of a base, if there is room for its streams; and the room that is left.
+base_within(Room, Mode, Base, Reading) ->
+    {Streams, _Tables} = Parsed = base(Mode, Base, Reading),
+    Left = Room - lists:sum([byte_size(Stream) || Stream <- maps:values(Streams)]),
+    Left >= 0 orelse throw({?MODULE, too_large}),
+    {Parsed, Left}.
+
 base({_, false}, _Base, _Reading) ->
     {#{}, relsync_delta_tables:empty()};
 base({_, true}, none, _Reading) ->

@@ -292,7 +292,7 @@ new_tables(Flags, Chunks, Stream, Base) ->
         end,
     Tables = (relsync_delta_tables:empty())#{
         atoms := Atoms,
-        imports := Structured(?IMPORTS, fun(Rows) -> imports(Rows, Atom, []) end),
+        imports := Structured(?IMPORTS, fun(Rows) -> imports(Rows, 0, Atom, []) end),
         functions := [Row || {Row, _Code} <- Functions],
         literals := Structured(?LITERALS, fun relsync_delta_tables:entries/1),
         types := relsync_delta_tables:types(Stream(?TYPES)),
@@ -315,17 +315,19 @@ new_tables(Flags, Chunks, Stream, Base) ->
 list(none) -> [];
 list(List) -> List.
 
-imports(<<>>, _Atom, Rows) ->
+imports(<<>>, _At, _Atom, Rows) ->
     lists:reverse(Rows);
-imports(Stream, Atom, Rows) ->
+imports(Stream, At, Atom, Rows) ->
+    ok = relsync_delta_tables:room(At),
     {Module, R1} = number(Stream),
     {Function, R2} = number(R1),
     {Arity, R3} = number(R2),
-    imports(R3, Atom, [[index(Atom(Module)), index(Atom(Function)), index(Arity)] | Rows]).
+    imports(R3, At + 1, Atom, [[index(Atom(Module)), index(Atom(Function)), index(Arity)] | Rows]).
 
 functions(<<>>, _At, _Flags, _Atom, Rows) ->
     lists:reverse(Rows);
 functions(Stream, At, Flags, Atom, Rows) ->
+    ok = relsync_delta_tables:room(At),
     {Name, R1} = number(Stream),
     {Arity, R2} = number(R1),
     {Label, R3} = number(R2),
@@ -388,7 +390,7 @@ restored(?CODE, _, _, #{code := {[_ | _] = Head, Instructions}} = New) ->
         relsync_delta_code:from_stream(Instructions, restoring(New))
     ];
 restored(Kind, _, Stream, New) when Kind =:= ?EXPORTS; Kind =:= ?LOCALS ->
-    put_rows(rows(Stream, New, []));
+    put_rows(rows(Stream, 0, New, []));
 restored(?FUNCTIONS, _, _, #{functions := Functions, labels := Labels}) ->
     put_rows([
         [Name, Arity, label({Name, Arity}, Code, Labels), Index, Free, Checksum]
@@ -419,14 +421,15 @@ restoring(#{tables := New, base := Base, atom := Atom, labels := #{labels := Lab
         labels => Labels
     }.
 
-rows(<<>>, _New, Rows) ->
+rows(<<>>, _At, _New, Rows) ->
     lists:reverse(Rows);
-rows(Stream, #{atom := Atom, labels := Labels} = New, Rows) ->
+rows(Stream, At, #{atom := Atom, labels := Labels} = New, Rows) ->
+    ok = relsync_delta_tables:room(At),
     {NameCode, R1} = number(Stream),
     {Arity, R2} = number(R1),
     {Code, R3} = number(R2),
     Name = index(Atom(NameCode)),
-    rows(R3, New, [[Name, index(Arity), label({Name, Arity}, Code, Labels)] | Rows]).
+    rows(R3, At + 1, New, [[Name, index(Arity), label({Name, Arity}, Code, Labels)] | Rows]).
 
 label(Function, 0, #{by_name := ByName}) ->
     case ByName of

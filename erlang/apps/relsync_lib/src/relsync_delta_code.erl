@@ -69,6 +69,7 @@
     label :: fun((non_neg_integer(), non_neg_integer()) -> non_neg_integer()),
     last_label = 0 :: non_neg_integer(),
     functions = [] :: [{non_neg_integer(), arity(), none | non_neg_integer()}],
+    function_count = 0 :: non_neg_integer(),
     label_count = 1 :: non_neg_integer()
 }).
 %% What indexes of labels and lines are relative to.
@@ -109,11 +110,11 @@ collect(Instructions, Collect) ->
 collect(<<>>, _Left, _Previous, Lines, Collect) ->
     {Collect, Lines};
 collect(<<?LABEL, Rest/binary>>, _Left, Previous, Lines, Collect) ->
-    {Rest1, Indexes} = indexes(1, ?LABEL, Rest, []),
-    collect(Rest1, 0, ?LABEL, Lines, lists:foldl(fun(Index, Acc) -> defined(Index, Previous, Acc) end, Collect, Indexes));
+    {Rest1, Collect1} = fold(fun(Index, Acc) -> defined(Index, Previous, Acc) end, Collect, 1, ?LABEL, Rest),
+    collect(Rest1, 0, ?LABEL, Lines, Collect1);
 collect(<<?FUNC_INFO, Rest/binary>>, _Left, _Previous, Lines, Collect) ->
-    {Rest1, Indexes} = indexes(3, ?FUNC_INFO, Rest, []),
-    collect(Rest1, 0, ?FUNC_INFO, Lines, function(Indexes, none, Collect));
+    {Rest1, {_, Collect1}} = fold(fun function/2, {none, Collect}, 3, ?FUNC_INFO, Rest),
+    collect(Rest1, 0, ?FUNC_INFO, Lines, Collect1);
 collect(<<?LINE_OPCODE, Rest/binary>>, _Left, _Previous, Lines, Collect) ->
     skip(Rest, 1, ?LINE_OPCODE, Lines + 1, Collect);
 collect(<<Opcode, Rest/binary>>, _Left, _Previous, Lines, Collect) when Opcode >= 1, Opcode =< ?MAX_OPCODE ->
@@ -142,16 +143,15 @@ skip_elements(Rest, Left) ->
     skip_elements(Rest1, Left - 1).
 
 %% The last atom of func_info is the function's name.
-function([{atom, Atom} | Indexes], _, #collect{atom = Renumber} = Collect) ->
-    function(Indexes, number(Renumber(Atom)), Collect);
-function([{arity, _} | _], none, _) ->
+function({atom, Atom}, {_, #collect{atom = Renumber} = Collect}) ->
+    {number(Renumber(Atom)), Collect};
+function({arity, _}, {none, _}) ->
     throw(malformed);
-function([{arity, Arity} | Indexes], Name, #collect{functions = Functions} = Collect) ->
-    function(Indexes, Name, Collect#collect{functions = [{Name, number(Arity), none} | Functions]});
-function([_ | Indexes], Name, Collect) ->
-    function(Indexes, Name, Collect);
-function([], _, Collect) ->
-    Collect.
+function({arity, Arity}, {Name, #collect{functions = Functions, function_count = Count} = Collect}) ->
+    ok = relsync_delta_tables:room(Count),
+    {Name, Collect#collect{functions = [{Name, number(Arity), none} | Functions], function_count = Count + 1}};
+function(_, Acc) ->
+    Acc.
 
 defined({label_definition, Code}, Previous, Collect) ->
     #collect{label = Defined, last_label = Last, label_count = Count, functions = Functions} = Collect,
@@ -165,17 +165,18 @@ defined(_, _, Collect) ->
 enter(?FUNC_INFO, Label, [{Name, Arity, _} | Functions]) -> [{Name, Arity, Label} | Functions];
 enter(_, _, Functions) -> Functions.
 
-%% The indexes in the operands of an instruction, in order.
--spec indexes(non_neg_integer(), opcode(), binary(), [[index()]]) -> {binary(), [index()]}.
-indexes(0, _Opcode, Rest, Indexes) ->
-    {Rest, lists:append(lists:reverse(Indexes))};
-indexes(Left, Opcode, <<?LIST, Rest/binary>>, Indexes) ->
+%% Goes through the indexes in the operands of an instruction, in order.
+-spec fold(fun((index(), Acc) -> Acc), Acc, non_neg_integer(), opcode(), binary()) -> {binary(), Acc}.
+fold(_, Acc, 0, _Opcode, Rest) ->
+    {Rest, Acc};
+fold(Fun, Acc, Left, Opcode, <<?LIST, Rest/binary>>) when Opcode =/= none ->
     {Length, Rest1} = relsync_delta_compact:read_unsigned(Rest),
-    {Rest2, OfElements} = indexes(Length, none, Rest1, []),
-    indexes(Left - 1, Opcode, Rest2, [OfElements | Indexes]);
-indexes(Left, Opcode, Rest, Indexes) ->
-    {Rest1, Parts} = parts(Rest, Opcode, Left),
-    indexes(Left - 1, Opcode, Rest1, [[{Kind, Number} || {_, Kind, _, Number} <- Parts] | Indexes]).
+    {Rest2, Acc1} = fold(Fun, Acc, Length, none, Rest1),
+    fold(Fun, Acc1, Left - 1, Opcode, Rest2);
+fold(Fun, Acc, Left, Opcode, Bytes) ->
+    {Rest, Parts} = parts(Bytes, Opcode, Left),
+    Acc1 = lists:foldl(Fun, Acc, [{Kind, Number} || {_, Kind, _, Number} <- Parts]),
+    fold(Fun, Acc1, Left - 1, Opcode, Rest).
 
 %% Reads an operand that is not a list: its sizes, and what of it is an index. `Left' counts the instruction's
 %% operands from this one on.

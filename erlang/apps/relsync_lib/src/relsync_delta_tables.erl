@@ -4,7 +4,7 @@
 %% `malformed'. The twin of engine/src/delta/beam/module.rs and tables.rs.
 -module(relsync_delta_tables).
 
--export([read/1, empty/0, atoms/1, rows/2, entries/1, types/1, match/2, match_functions/2]).
+-export([read/1, empty/0, room/1, atoms/1, rows/2, entries/1, types/1, match/2, match_functions/2]).
 -export([to_new/2, to_new_from_one/2, import_keys/1, function_keys/1, symbol_keys/1]).
 
 -export_type([tables/0, matching/0, chunks/0]).
@@ -27,7 +27,9 @@
 %% To the new index of each index in the base's numbering; how many those are; how many entries are new.
 -type matching() :: {#{non_neg_integer() => non_neg_integer()}, non_neg_integer(), non_neg_integer()}.
 
--define(MAX_INDEX, 16#100000000).
+%% No table has more entries, nor code more functions; a module of more is not taken apart. A stream of a few
+%% bytes could otherwise make many times the streams' limit of empty entries.
+-define(MAX_ENTRIES, 131072).
 -define(FIXED_TYPE_BYTES, 18).
 
 %% @doc The tables of nothing.
@@ -45,6 +47,11 @@ empty() ->
         code => none,
         symbols => #{functions => [], label_count => 0, line_count => 0}
     }.
+
+%% @doc Throws if a table of so many entries has no room for another one.
+-spec room(non_neg_integer()) -> ok.
+room(Count) when Count < ?MAX_ENTRIES -> ok;
+room(_) -> throw(malformed).
 
 %% @doc Reads the tables of a module's chunks.
 -spec read(chunks()) -> tables().
@@ -94,7 +101,7 @@ length_word(_) -> throw(malformed).
 
 items(0, <<>>, _ReadLength, Items) ->
     lists:reverse(Items);
-items(Count, Bytes, ReadLength, Items) when Count > 0 ->
+items(Count, Bytes, ReadLength, Items) when Count > 0, Count =< ?MAX_ENTRIES ->
     {Length, Rest} = ReadLength(Bytes),
     case Rest of
         <<Item:Length/binary, Rest1/binary>> -> items(Count - 1, Rest1, ReadLength, [Item | Items]);
@@ -119,22 +126,23 @@ try_items(Count, Bytes) ->
 
 %% @doc Splits streamed entries, each behind its length.
 -spec entries(binary()) -> [binary()].
-entries(Stream) -> entries(Stream, []).
+entries(Stream) -> entries(Stream, 0, []).
 
-entries(<<>>, Entries) ->
+entries(<<>>, _Count, Entries) ->
     lists:reverse(Entries);
-entries(Stream, Entries) ->
+entries(Stream, Count, Entries) ->
+    ok = room(Count),
     case relsync_varint:decode(Stream) of
         {ok, Length, Rest} when Length =< byte_size(Rest) ->
             <<Entry:Length/binary, Rest1/binary>> = Rest,
-            entries(Rest1, [Entry | Entries]);
+            entries(Rest1, Count + 1, [Entry | Entries]);
         _ ->
             throw(malformed)
     end.
 
 %% @doc Splits a table of rows of 32-bit numbers.
 -spec rows(binary(), Width :: pos_integer()) -> [row()].
-rows(<<Count:32, Rows/binary>>, Width) when byte_size(Rows) =:= Count * 4 * Width ->
+rows(<<Count:32, Rows/binary>>, Width) when Count =< ?MAX_ENTRIES, byte_size(Rows) =:= Count * 4 * Width ->
     Size = 4 * Width,
     [[Field || <<Field:32>> <= Row] || <<Row:Size/binary>> <= Rows];
 rows(_, _) ->
@@ -150,6 +158,8 @@ code(_) ->
 %% Bits of an entry say that eight, eight and one more bytes follow. They moved between versions of the
 %% table; the variant that consumes it exactly is the right one.
 -spec types(binary()) -> [binary()].
+types(<<_Version:32, Count:32, _/binary>>) when Count > ?MAX_ENTRIES ->
+    [];
 types(<<Version:32, Count:32, Types/binary>>) when Version =< 1, byte_size(Types) =:= Count * ?FIXED_TYPE_BYTES ->
     [Type || <<Type:?FIXED_TYPE_BYTES/binary>> <= Types];
 types(<<_Version:32, Count:32, Types/binary>>) ->

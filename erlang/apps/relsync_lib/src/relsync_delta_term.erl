@@ -56,10 +56,10 @@ positions(All, Direction) -> terms(All, 1, [], 0, 0, 0, <<>>, All, Direction).
     binary(), non_neg_integer(), [non_neg_integer()], integer(), non_neg_integer(), non_neg_integer(), binary(), binary(), direction()
 ) -> binary().
 terms(<<?SMALL_TUPLE, Count, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
-    tuple(Rest, Count, [Left - 1 | Open], Line, At + 2, From, Out, All, Direction);
+    tuple(Rest, Count, opened(Left, Open), Line, At + 2, From, Out, All, Direction);
 terms(<<?LIST, Count:32, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
     %% The tail is an element too.
-    terms(Rest, Count + 1, [Left - 1 | Open], Line, At + 5, From, Out, All, Direction);
+    terms(Rest, Count + 1, opened(Left, Open), Line, At + 5, From, Out, All, Direction);
 terms(<<?NIL, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
     terms(Rest, Left - 1, Open, Line, At + 1, From, Out, All, Direction);
 terms(<<?SMALL_ATOM, Size, _:Size/binary, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
@@ -71,11 +71,11 @@ terms(<<?STRING, Size:16, _:Size/binary, Rest/binary>>, Left, Open, Line, At, Fr
 terms(<<?BINARY, Size:32, _:Size/binary, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
     terms(Rest, Left - 1, Open, Line, At + 5 + Size, From, Out, All, Direction);
 terms(<<?MAP, Count:32, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
-    terms(Rest, 2 * Count, [Left - 1 | Open], Line, At + 5, From, Out, All, Direction);
+    terms(Rest, 2 * Count, opened(Left, Open), Line, At + 5, From, Out, All, Direction);
 terms(<<?LARGE_TUPLE, Count:32, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
-    tuple(Rest, Count, [Left - 1 | Open], Line, At + 5, From, Out, All, Direction);
+    tuple(Rest, Count, opened(Left, Open), Line, At + 5, From, Out, All, Direction);
 terms(<<?EXPORT, Rest/binary>>, Left, Open, Line, At, From, Out, All, Direction) when Left > 0 ->
-    terms(Rest, 3, [Left - 1 | Open], Line, At + 1, From, Out, All, Direction);
+    terms(Rest, 3, opened(Left, Open), Line, At + 1, From, Out, All, Direction);
 terms(<<>>, 0, [], _Line, At, From, Out, All, _Direction) ->
     copy(From, At, Out, All);
 terms(Bytes, 0, [Left | Open], Line, At, From, Out, All, Direction) ->
@@ -88,6 +88,10 @@ terms(Bytes, Left, Open, Line, At, From, Out, All, Direction) ->
         <<_:Size/binary, Rest/binary>> -> terms(Rest, Left - 1, Open, Line, At + Size, From, Out, All, Direction);
         _ -> throw(malformed)
     end.
+
+%% A term that is the last element of another needs no way back to it: abstract code nests lists that deep.
+opened(1, Open) -> Open;
+opened(Left, Open) -> [Left - 1 | Open].
 
 %% In front of the first element of a tuple. Behind an atom there may be a position.
 tuple(<<?SMALL_ATOM, Size, _:Size/binary, Rest/binary>>, Count, Open, Line, At, From, Out, All, Direction) when Count > 1 ->

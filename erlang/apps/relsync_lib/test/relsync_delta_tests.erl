@@ -3,6 +3,8 @@
 
 -include("relsync_assert.hrl").
 
+-export([vector/1, golden_folder/0]).
+
 -define(LIMITS, #{max_content_bytes => 1048576, max_memory_bytes => 8388608}).
 
 golden_test_() ->
