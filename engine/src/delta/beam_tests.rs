@@ -11,6 +11,7 @@ use std::process::Command;
 use super::beam::{
     Module, Reading, Role, Tables, instruction_operands, join, opaque_chunks, split,
 };
+use super::inflate::Deflater;
 use super::streams::{KINDS, Kind, Streams};
 use super::{Limits, Options, Piece, beam_md5, decode, encode_with};
 
@@ -116,7 +117,7 @@ fn split_and_joined(new: &[u8], base: &[u8]) -> Option<(Streams, Vec<u8>)> {
     let container = module.container().ok()?;
     let streams = split(&container, &Tables::read(&container), &base, Role::New).ok()?;
     let each: [&[u8]; KINDS] = std::array::from_fn(|kind| &streams[Kind::ALL[kind]][..]);
-    let (joined, _) = join(|kind| each[kind.index()], &base).ok()?;
+    let (joined, _) = join(|kind| each[kind.index()], &base, &Deflater::default()).ok()?;
     Some((streams, joined))
 }
 
