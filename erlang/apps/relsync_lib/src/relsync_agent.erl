@@ -228,6 +228,7 @@ handle(Name, _, _) ->
 %%% What the target holds
 
 status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
+    {Lost, LostDamage} = lists:unzip(relsync_contact:damaged_generations(Dir)),
     Status = #{
         protocol => ?PROTOCOL,
         otp_release => list_to_integer(erlang:system_info(otp_release)),
@@ -236,7 +237,7 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
         embedded => relsync_reload:is_embedded(),
         writable => relsync_fs:is_writable(Write),
         credit => ?CREDIT_BYTES,
-        kept => relsync_state:generations(Dir),
+        kept => relsync_state:generations(Dir) -- Lost,
         ended => relsync_state:ended(Dir),
         free_bytes => free_bytes(Roots)
     },
@@ -255,7 +256,7 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
             [{PackId, _} | _] -> #{incoming => #{pack_id => PackId, verified => relsync_incoming:verified(Dir, PackId)}};
             [] -> #{}
         end,
-    Named = [#{what => What, repair => Repair} || {What, Repair} <- Damage],
+    Named = [#{what => What, repair => Repair} || {What, Repair} <- Damage ++ LostDamage],
     {maps:merge(maps:merge(Known, Held), Incoming#{damage => Named}), Base}.
 
 %% What hard links share is counted with the newest.

@@ -72,7 +72,7 @@
     | nothing_installed
     | {installed_already, pos_integer()}
     | {no_generation, non_neg_integer(), Available :: [non_neg_integer()]}
-    | {lost_content, relsync_path:path()}
+    | {lost_content | damaged_content, relsync_path:path()}
     | {prepare, relsync_preserve:error()}
     | {switch, relsync_switch:error()}
     | {state, relsync_state:error()}.
@@ -372,7 +372,8 @@ prepare_rollback(#{state := Dir} = Roots, Current, Undos, Now) ->
         keep_bytes => infinity
     },
     try
-        lists:foreach(fun(Change) -> check_content(Dir, Change) end, Changes),
+        Known = known_content(Dir, Target),
+        lists:foreach(fun(Change) -> check_content(Dir, Change, Known) end, Changes),
         state(relsync_state:write_reserve(Dir)),
         state(relsync_state:write_journal(Dir, Journal)),
         state(relsync_state:free_reserve(Dir)),
@@ -385,13 +386,34 @@ prepare_rollback(#{state := Dir} = Roots, Current, Undos, Now) ->
             {error, Reason}
     end.
 
-check_content(Dir, {Path, _, {file, Source, _, _}}) ->
-    case relsync_fs:info(relsync_state:file_name(Dir, Source)) of
-        {ok, {file, _, _, _}} -> ok;
-        _ -> throw({lost_content, Path})
+%% What is kept may have been edited before or since, which its time tells; with the time it was installed with it has
+%% that content, or the medium has lost it.
+check_content(Dir, {Path, _, {file, Source, _, Mtime}}, Known) ->
+    File = relsync_state:file_name(Dir, Source),
+    case {relsync_fs:info(File), Known} of
+        {{ok, {file, _, _, Mtime}}, #{Path := {Sha256, Size, Mtime}}} ->
+            relsync_inventory:hash_file(File) =:= {ok, Sha256, Size} orelse throw({damaged_content, Path});
+        {{ok, {file, _, _, _}}, _} ->
+            ok;
+        _ ->
+            throw({lost_content, Path})
     end;
-check_content(_Dir, _Change) ->
+check_content(_Dir, _Change, _Known) ->
     ok.
+
+%% The files of a generation by their path, as they were installed.
+known_content(_Dir, none) ->
+    #{};
+known_content(Dir, #{manifest := Sha256}) ->
+    case {relsync_state:read_manifest(Dir, Sha256), relsync_state:read_installed(Dir, Sha256)} of
+        {{ok, Manifest}, {ok, Times}} ->
+            maps:from_list([
+                {Path, {Hash, Size, map_get(Index, Times)}}
+             || {Index, {file, Path, _, Size, Hash}} <- relsync_manifest:entries(Manifest), is_map_key(Index, Times)
+            ]);
+        _ ->
+            #{}
+    end.
 
 complete_backward(#{state := Dir}, #{new := New} = Journal) ->
     Steps = [
@@ -592,6 +614,8 @@ format_error({no_generation, To, Available}) ->
     io_lib:format("generation ~b is not kept here; these are: ~s", [To, lists:join(", ", Texts)]);
 format_error({lost_content, Path}) ->
     ["the kept content of \"", relsync_path:display(Path), "\" is missing"];
+format_error({damaged_content, Path}) ->
+    ["the kept content of \"", relsync_path:display(Path), "\" is damaged"];
 format_error({prepare, Reason}) ->
     relsync_preserve:format_error(Reason);
 format_error({switch, Reason}) ->

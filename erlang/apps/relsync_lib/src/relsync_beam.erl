@@ -9,12 +9,25 @@
 
 -type reason() :: file:posix() | {too_large, pos_integer()} | {named, module()} | not_a_beam_file | term().
 
-%% @doc Reads a file of at most `max_beam_bytes'.
+%% A file that is there and cannot be read is tried once more after this.
+-define(READ_AGAIN_MS, 50).
+
+%% @doc Reads a file of at most `max_beam_bytes'. On a way back its code is what runs next: one error of the medium is no reason
+%% to go without.
 -spec read(file:filename_all() | none, #{max_beam_bytes := pos_integer(), _ => _}) ->
     {ok, binary()} | {error, reason()}.
 read(none, _Limits) ->
     {error, enoent};
 read(File, #{max_beam_bytes := Max}) ->
+    case read_once(File, Max) of
+        {error, Reason} when is_atom(Reason), Reason =/= enoent, Reason =/= einval ->
+            timer:sleep(?READ_AGAIN_MS),
+            read_once(File, Max);
+        Result ->
+            Result
+    end.
+
+read_once(File, Max) ->
     case file:read_file_info(File) of
         {ok, #file_info{type = regular, size = Size}} when Size =< Max -> file:read_file(File);
         {ok, #file_info{type = regular}} -> {error, {too_large, Max}};

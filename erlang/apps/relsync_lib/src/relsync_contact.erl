@@ -5,7 +5,7 @@
 %% as absent.
 -module(relsync_contact).
 
--export([recover/1, installed/1, prepare_root/1]).
+-export([recover/1, installed/1, damaged_generations/1, prepare_root/1]).
 
 %% What is damaged, and what is done about it.
 -type damages() :: [{binary(), binary()}].
@@ -79,6 +79,23 @@ installed_times(Dir, Sha256) ->
 
 named(Damage, Repair) ->
     {relsync_refusal:text(relsync_state:format_error(Damage)), Repair}.
+
+%% @doc Names the kept generations that there is no way back to, for want of their records.
+-spec damaged_generations(relsync_state:dir()) -> [{non_neg_integer(), {binary(), binary()}}].
+damaged_generations(Dir) ->
+    [
+        {N, {relsync_refusal:text(Problem), <<"the generation cannot be rolled back to">>}}
+     || N <- relsync_state:generations(Dir), Problem <- undo_problem(Dir, N)
+    ].
+
+%% What is kept of the current generation has no record before an update is prepared.
+undo_problem(Dir, N) ->
+    case {relsync_state:read_undo(Dir, N), relsync_state:read_current(Dir)} of
+        {{ok, _}, _} -> [];
+        {none, {ok, #{generation := Current}}} when N < Current -> [io_lib:format("the record of generation ~b is missing", [N])];
+        {none, _} -> [];
+        {Damage, _} -> [relsync_state:format_error(Damage)]
+    end.
 
 %% @doc Makes the destination and its state directory.
 -spec prepare_root(relsync_roots:roots()) -> ok | {error, relsync_state:error()}.

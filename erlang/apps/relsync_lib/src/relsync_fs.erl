@@ -69,6 +69,7 @@
 -define(MODE_MASK, 8#6777).
 -define(COPY_BYTES, 131072).
 -define(DF_TIMEOUT_MS, 5000).
+-define(READ_AGAIN_MS, 50).
 
 op(Name, Args, Fun) ->
     relsync_pulse:beat(),
@@ -171,9 +172,19 @@ raw_name(Name) ->
     Native = prim_file:internal_name2native(Name),
     binary:part(Native, 0, byte_size(Native) - 1).
 
-%% @doc Reads a whole file of at most `Max' bytes; `efbig' when it is larger.
+%% @doc Reads a whole file of at most `Max' bytes; `efbig' when it is larger. A file that is there but cannot
+%% be read is tried once more: a record that counts as lost costs more than the wait.
 -spec read_file(binary(), non_neg_integer()) -> {ok, binary()} | {error, file:posix() | badarg}.
 read_file(Path, Max) ->
+    case read_file_once(Path, Max) of
+        {error, Reason} when Reason =/= enoent, Reason =/= efbig, Reason =/= eisdir, Reason =/= einval ->
+            timer:sleep(?READ_AGAIN_MS),
+            read_file_once(Path, Max);
+        Result ->
+            Result
+    end.
+
+read_file_once(Path, Max) ->
     case info(Path) of
         {ok, {file, _Mode, Size, _Mtime}} when Size > Max -> {error, efbig};
         {ok, {file, _Mode, Size, _Mtime}} -> read_whole(Path, Size);

@@ -8,7 +8,7 @@
 %% bounded by the entries: contents are hashed in pieces.
 -module(relsync_inventory).
 
--export([scan/2, drift/4, format_error/1]).
+-export([scan/2, drift/4, hash_file/1, format_error/1]).
 
 -export_type([drift/0, left_out/0, error/0]).
 
@@ -100,6 +100,8 @@ scan_path(Root, Path, Select, {Found, LeftOut} = Acc) ->
             {Found, [{Path, unreadable} | LeftOut]}
     end.
 
+%% @doc Gives the SHA-256 and the size of a file's content.
+-spec hash_file(binary()) -> {ok, relsync_manifest:sha256(), non_neg_integer()} | {error, file:posix() | badarg}.
 hash_file(Full) ->
     case relsync_fs:open_read(Full) of
         {ok, Handle} ->

@@ -45,6 +45,7 @@ apply_error_kind({no_generation, _, _}) -> no_generation;
 apply_error_kind({installed_already, _}) -> no_generation;
 apply_error_kind(nothing_installed) -> no_generation;
 apply_error_kind({lost_content, _}) -> no_generation;
+apply_error_kind({damaged_content, _}) -> no_generation;
 apply_error_kind(_) -> io.
 
 %% @doc Refuses for a reason of relsync_reload.

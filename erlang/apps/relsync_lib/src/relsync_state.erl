@@ -359,10 +359,22 @@ replace(Dir, Name, Bytes) ->
         fun() -> relsync_fs:delete_tree(Temporary) end,
         fun() -> write_new(Temporary, Bytes) end,
         fun() -> relsync_fs:sync_file(Temporary) end,
-        fun() -> relsync_fs:rename(Temporary, Path) end,
+        fun() -> take_place(Temporary, Path) end,
         fun() -> relsync_fs:sync_dir(Parent) end
     ],
     explain(write, Name, each(fun(Step) -> Step() end, Steps)).
+
+%% A directory in a record's place is no record.
+take_place(Temporary, Path) ->
+    case {relsync_fs:rename(Temporary, Path), relsync_fs:info(Path)} of
+        {{error, _}, {ok, {dir, _}}} ->
+            each(fun(Step) -> Step() end, [
+                fun() -> relsync_fs:delete_tree(Path) end,
+                fun() -> relsync_fs:rename(Temporary, Path) end
+            ]);
+        {Renamed, _} ->
+            Renamed
+    end.
 
 write_new(Path, Bytes) ->
     case relsync_fs:create(Path) of

@@ -16,13 +16,12 @@ matrix_test_() ->
 matrix(Name) ->
     Case = relsync_crash_case:make(Name),
     Points = [{At, Action} || At <- operations(Name), Action <- [kill_before, kill_after]],
-    {Counts, Node} = points(Points, Case, start(), #{points => 0, old => 0, new => 0, recovered => 0}),
+    {Tried, Node} = relsync_crash_report:counted(io_lib:format("~s, VM killed", [Name]), fun(Count) ->
+        points(Points, Case, start(), Count, 0)
+    end),
     relsync_test_node:stop(Node),
     relsync_crash_case:delete(Case),
-    #{points := Tried, old := Old, new := New, recovered := Recovered} = Counts,
-    io:format(user, "~n  ~s: ~b points, ~b old, ~b new, ~b recovered, 0 anything else ", [Name, Tried, Old, New, Recovered]),
-    true = Tried >= 2,
-    Tried = Old + New.
+    true = Tried >= 2.
 
 %% A recovery is of few operations: those at its start are always among them.
 operations(Name) ->
@@ -32,17 +31,18 @@ operations(Name) ->
         {_, false} -> lists:seq(?STRIDE div 2, 10000, ?STRIDE)
     end.
 
-points([{At, Action} = Point | Points], #{device := Device} = Case, Node, Counts) ->
+points([{At, Action} = Point | Points], #{device := Device} = Case, Node, Count, Tried) ->
     relsync_crash_case:reset(Case),
     _ = relsync_test_node:call(Node, relsync_crash_node, boot, [Device]),
     try relsync_test_node:call(Node, relsync_crash_node, run, [Case, #{at => At, action => Action}]) of
         %% It ended before that operation.
-        {{ok, _}, Count} when Count < At -> {Counts, Node}
+        {{ok, _}, Last} when Last < At -> {Tried, Node}
     catch
         error:{node_ended, ?KILLED, _} ->
             relsync_test_node:forget(Node),
             Next = start(),
-            points(Points, Case, Next, count(survivor(Case, Next, Point), Counts))
+            Count(survivor(Case, Next, Point)),
+            points(Points, Case, Next, Count, Tried + 1)
     end.
 
 %% What a VM finds that starts after the kill.
@@ -57,15 +57,7 @@ survivor(#{device := Device, name := Name} = Case, Node, Point) ->
     %% A second session finds nothing more to do, a second start loads the same.
     #{recovered := none} = relsync_test_node:call(Node, relsync_crash_node, greet, [Device]),
     Running = relsync_test_node:call(Node, relsync_crash_node, boot, [Device]),
-    {Which, Recovered}.
-
-count({Which, Recovered}, #{points := Points, recovered := All} = Counts) ->
-    Said =
-        case Recovered of
-            none -> 0;
-            _ -> 1
-        end,
-    maps:update_with(Which, fun(N) -> N + 1 end, Counts#{points := Points + 1, recovered := All + Said}).
+    Which.
 
 start() ->
     Tests = filename:dirname(filename:absname(code:which(?MODULE))),

@@ -14,24 +14,45 @@
 
 once_test_() ->
     [
-        title(Name, Error, "once", fun() -> at_each(Name, fun(At) -> #{at => At, action => {error, Error}} end, fun once/3) end)
+        title(Name, Error, "once", fun(Title) -> at_each(Title, Name, fun(At) -> #{at => At, action => {error, Error}} end, fun once/3) end)
      || Name <- [push, first_push, rollback], Error <- ?ERRORS
     ].
 
 for_good_test_() ->
     [
-        title(Name, Error, "for good", fun() -> at_each(Name, fun(At) -> #{at => At, action => {error_from, Error}} end, fun for_good/3) end)
+        title(Name, Error, "for good", fun(Title) -> at_each(Title, Name, fun(At) -> #{at => At, action => {error_from, Error}} end, fun for_good/3) end)
      || Name <- [push, rollback], Error <- [eio, erofs]
     ].
 
 no_space_test_() ->
     [
-        title(Name, enospc, "for what grows", fun() -> at_each(Name, fun no_space/1, fun once/3) end)
+        title(Name, enospc, "for what grows", fun(Title) -> at_each(Title, Name, fun no_space/1, fun once/3) end)
      || Name <- [push, first_push, rollback]
     ].
 
+%% Without the reserve there is a moment at which a full medium leaves no way back.
+reserve_is_needed_test_() ->
+    {timeout, 600, fun() ->
+        NoReserve = "write_reserve(_Dir) -> ok.",
+        {failed, {at, _, _, _, _}} = relsync_mutant:with_function(relsync_state, NoReserve, fun fills_up/0)
+    end}.
+
+fills_up() ->
+    Case = relsync_crash_case:make(push),
+    try
+        at_operation(1, 1, Case, fun no_space/1, fun once/3)
+    of
+        _ -> passed
+    catch
+        error:Reason -> {failed, Reason}
+    after
+        relsync_fault:disarm(),
+        relsync_crash_case:delete(Case)
+    end.
+
 title(Name, Error, How, Fun) ->
-    {lists:flatten(io_lib:format("~s, ~s ~s", [Name, Error, How])), {timeout, 1200, Fun}}.
+    Title = lists:flatten(io_lib:format("~s, ~s ~s", [Name, Error, How])),
+    {Title, {timeout, 1200, fun() -> Fun(Title) end}}.
 
 %% From that operation on the medium is full: what grows needs what was freed after that.
 no_space(At) ->
@@ -65,14 +86,19 @@ full(Name, _Args, Counters) ->
 blocks(<<"reserve">>) -> 16;
 blocks(_) -> 1.
 
-at_each(Name, Fault, Check) ->
+at_each(Title, Name, Fault, Check) ->
     Case = relsync_crash_case:make(Name),
     Stride =
         case os:getenv("RELSYNC_CRASH") of
             "full" -> 1;
             _ -> ?STRIDE
         end,
-    at_operation(1 + Stride div 2, Stride, Case, Fault, Check),
+    relsync_crash_report:counted(Title, fun(Count) ->
+        at_operation(1 + Stride div 2, Stride, Case, Fault, fun(C, Result, Hooks) ->
+            Check(C, Result, Hooks),
+            Count(which(C))
+        end)
+    end),
     relsync_crash_case:delete(Case).
 
 at_operation(At, Stride, #{device := Device, top := Top} = Case, Fault, Check) ->

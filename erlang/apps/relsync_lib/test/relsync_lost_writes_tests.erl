@@ -26,9 +26,8 @@ none_is_broken(Name) ->
     Found = lists:foldl(fun(Moment, Acc) -> examine(Moment, Randoms, Case, Acc) end, nothing_yet(), Moments),
     relsync_crash_case:delete(Case),
     #{old := Old, new := New, broken := Broken} = Found,
-    io:format(user, "~n  ~s: ~b moments, ~b trees: ~b old, ~b new, ~b anything else ", [
-        Name, length(Moments), Old + New + length(Broken), Old, New, length(Broken)
-    ]),
+    Title = io_lib:format("~s, writes lost at ~b moments", [Name, length(Moments)]),
+    relsync_crash_report:row(Title, Old, New, length(Broken)),
     Broken =:= [] orelse error({Name, lists:sublist(Broken, 3)}).
 
 %% Without any of these syncs some failure breaks the device: the check above can fail.

@@ -128,6 +128,7 @@ blob(Tag, Bytes) ->
     Binary = iolist_to_binary(Bytes),
     [Tag, relsync_varint:encode(byte_size(Binary)), Binary].
 
+decode(<<16#80, 2, Length, Who:Length/binary>>) -> {error, #{kind => <<"busy">>, message => Who}};
 decode(<<16#81, Fields/binary>>) -> {hello_reply, status(fields(Fields))};
 decode(<<16#82, Fields/binary>>) -> {manifest, fields(Fields)};
 decode(<<16#83, Fields/binary>>) -> {credit, fields(Fields)};
