@@ -41,9 +41,8 @@ test: setup quick-check ## Runs all tests, against every OTP release that can be
 	cargo test --workspace
 	scripts/erl-test.sh test
 
-crash: setup ## Kills, cuts and fills at every moment of an update; takes an hour
-	scripts/erl-test.sh crash
-	RELSYNC_CRASH=full cargo test --package relsync-tests --test it crash:: -- --nocapture
+crash: setup ## Kills, cuts, fills and damages at every moment of an update; takes up to an hour
+	@scripts/crash.sh
 
 golden: setup ## Rewrites the golden vectors (tests/data/golden) with what both sides write now
 	env RELSYNC_BLESS=1 cargo test --workspace golden_requests

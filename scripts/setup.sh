@@ -14,9 +14,13 @@ oldest_release=25
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
+# The tests of errors from the kernel need it, on Linux; elsewhere they are passed over.
+is_wanted_strace() { [ "$(uname)" = Linux ] && ! command -v strace >/dev/null; }
+
 # Prints what is missing, one Debian package a line.
 missing_packages() {
   command -v cc >/dev/null || echo build-essential
+  is_wanted_strace && echo strace
   if ! command -v erl >/dev/null || ! command -v erlc >/dev/null; then
     echo erlang-base
     printf 'erlang-%s\n' "${applications[@]//_/-}"

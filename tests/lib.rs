@@ -1,9 +1,12 @@
 //! What the integration tests share: real nodes, sample releases, the built binary.
 
 pub mod binary;
+pub mod device;
 pub mod node;
 pub mod proxy;
 pub mod release;
 pub mod rig;
+pub mod tally;
+pub mod tracer;
 
 pub use binary::relsync_binary;

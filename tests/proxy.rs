@@ -1,10 +1,16 @@
 //! A connection to a node that breaks when a test wants it to.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use crate::node::Node;
+
+/// How many messages of the handshake, whose lengths have two bytes, go towards the node, and come from it.
+const HANDSHAKE: [u64; 2] = [2, 3];
 
 /// When a proxy cuts a connection.
 #[derive(Debug, Clone, Copy)]
@@ -15,12 +21,33 @@ pub enum Cut {
     After(u64),
     /// After so many bytes from the node.
     AfterBack(u64),
+    /// After so many messages of the distribution protocol towards the node.
+    AfterFrames(u64),
+    /// After so many messages from the node.
+    AfterFramesBack(u64),
+}
+
+/// What passed on the last connection, towards the node and from it.
+#[derive(Debug, Default)]
+struct Passed {
+    frames: [AtomicU64; 2],
+    bytes: [AtomicU64; 2],
 }
 
 /// Stands between the command and a node, and cuts connections; those after the last are refused.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
+    passed: Arc<Passed>,
+    reached: Receiver<()>,
+}
+
+/// What a relay does when it comes to its cut.
+#[derive(Debug, Clone)]
+enum AtCut {
+    Close,
+    /// Says so, and lets nothing more pass that way until the command is gone.
+    Hold(Sender<()>),
 }
 
 impl Proxy {
@@ -29,48 +56,155 @@ impl Proxy {
     /// # Panics
     /// If there is no port, or the node has none.
     pub fn start(node: &Node, cuts: &[Cut]) -> Self {
-        let (name, host) = node.name().split_once('@').expect("a node name");
-        let ports = format!("erl_epmd:port_please({name:?}, {host:?})");
-        let port: u16 = node
-            .eval(&format!("element(2, {ports})."))
-            .parse()
-            .expect("the node's port");
+        Self::new(node, cuts, false)
+    }
+
+    /// A proxy that does not cut but holds: nothing more passes that way, so that the command can be killed at that moment.
+    ///
+    /// # Panics
+    /// As [`Proxy::start`].
+    pub fn holding(node: &Node, cuts: &[Cut]) -> Self {
+        Self::new(node, cuts, true)
+    }
+
+    fn new(node: &Node, cuts: &[Cut], holds: bool) -> Self {
+        let port = node.dist_port();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let own_port = listener.local_addr().expect("an address").port();
         let cuts = cuts.to_vec();
+        let passed = Arc::new(Passed::default());
+        let (sender, reached) = channel();
+        let counters = Arc::clone(&passed);
         thread::spawn(move || {
             for cut in cuts {
                 let (client, _) = listener.accept().expect("a connection");
                 let node = TcpStream::connect(("127.0.0.1", port)).expect("the node");
-                relay(client, node, cut);
+                for counter in counters.frames.iter().chain(&counters.bytes) {
+                    counter.store(0, Ordering::Relaxed);
+                }
+                let at_cut = if holds {
+                    AtCut::Hold(sender.clone())
+                } else {
+                    AtCut::Close
+                };
+                relay(client, node, cut, &at_cut, &counters);
             }
         });
-        Self { port: own_port }
+        Self {
+            port: own_port,
+            passed,
+            reached,
+        }
     }
 
     /// Where to connect instead of the node's own port.
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// How many messages passed on the last connection, towards the node and from it.
+    pub fn frames(&self) -> [u64; 2] {
+        self.passed
+            .frames
+            .each_ref()
+            .map(|n| n.load(Ordering::Relaxed))
+    }
+
+    /// How many bytes passed on the last connection, towards the node and from it.
+    pub fn bytes(&self) -> [u64; 2] {
+        self.passed
+            .bytes
+            .each_ref()
+            .map(|n| n.load(Ordering::Relaxed))
+    }
+
+    /// Waits until a proxy that holds has come to its cut, or the command has ended (false).
+    pub fn wait(&self, is_over: impl FnMut() -> bool) -> bool {
+        let mut is_over = is_over;
+        loop {
+            match self
+                .reached
+                .recv_timeout(std::time::Duration::from_millis(5))
+            {
+                Ok(()) => return true,
+                Err(_) if is_over() => return self.reached.try_recv().is_ok(),
+                Err(_) => {}
+            }
+        }
+    }
 }
 
-fn relay(client: TcpStream, node: TcpStream, cut: Cut) {
+fn relay(client: TcpStream, node: TcpStream, cut: Cut, at_cut: &AtCut, passed: &Arc<Passed>) {
     let (mut from_node, mut to_client) = (
         node.try_clone().expect("a socket"),
         client.try_clone().expect("a socket"),
     );
-    let (limit, back_limit) = match cut {
-        Cut::Never => (u64::MAX, u64::MAX),
-        Cut::After(bytes) => (bytes, u64::MAX),
-        Cut::AfterBack(bytes) => (u64::MAX, bytes),
+    let back = {
+        let (at_cut, passed) = (at_cut.clone(), Arc::clone(passed));
+        thread::spawn(move || {
+            if pass(&mut from_node, &mut to_client, cut, 1, &passed) {
+                at_the_cut(&at_cut, &mut from_node);
+            }
+            let _ = to_client.shutdown(Shutdown::Both);
+            let _ = from_node.shutdown(Shutdown::Both);
+        })
     };
-    let back = thread::spawn(move || {
-        let _ = io::copy(&mut (&mut from_node).take(back_limit), &mut to_client);
-        let _ = to_client.shutdown(Shutdown::Both);
-        let _ = from_node.shutdown(Shutdown::Both);
-    });
-    let _ = io::copy(&mut (&client).take(limit), &mut &node);
-    let _ = client.shutdown(Shutdown::Both);
-    let _ = node.shutdown(Shutdown::Both);
+    let (mut from_client, mut to_node) = (client, node);
+    if pass(&mut from_client, &mut to_node, cut, 0, passed) {
+        at_the_cut(at_cut, &mut from_client);
+    }
+    let _ = from_client.shutdown(Shutdown::Both);
+    let _ = to_node.shutdown(Shutdown::Both);
     let _ = back.join();
+}
+
+/// The side that is held ends when the other one has closed both connections.
+fn at_the_cut(at_cut: &AtCut, from: &mut TcpStream) {
+    if let AtCut::Hold(sender) = at_cut {
+        let _ = sender.send(());
+        let _ = io::copy(from, &mut io::sink());
+    }
+}
+
+/// Passes on what comes until the cut (true) or the end.
+fn pass(from: &mut TcpStream, to: &mut TcpStream, cut: Cut, way: usize, passed: &Passed) -> bool {
+    let (mut bytes_left, mut frames_left) = (u64::MAX, u64::MAX);
+    match (cut, way) {
+        (Cut::After(n), 0) | (Cut::AfterBack(n), 1) => bytes_left = n,
+        (Cut::AfterFrames(n), 0) | (Cut::AfterFramesBack(n), 1) => frames_left = n,
+        _ => {}
+    }
+    let mut number = 0;
+    while bytes_left > 0 && frames_left > 0 {
+        let header = if number < HANDSHAKE[way] { 2 } else { 4 };
+        let Some(frame) = read_frame(from, header) else {
+            return false;
+        };
+        let length = u64::try_from(frame.len())
+            .unwrap_or(u64::MAX)
+            .min(bytes_left);
+        let Ok(taken) = usize::try_from(length) else {
+            return false;
+        };
+        if to.write_all(&frame[..taken]).is_err() {
+            return false;
+        }
+        bytes_left -= length;
+        frames_left -= 1;
+        number += 1;
+        passed.bytes[way].fetch_add(length, Ordering::Relaxed);
+        passed.frames[way].store(number, Ordering::Relaxed);
+    }
+    true
+}
+
+/// A message with its length, of `header` bytes.
+fn read_frame(from: &mut TcpStream, header: usize) -> Option<Vec<u8>> {
+    let mut frame = vec![0; header];
+    from.read_exact(&mut frame).ok()?;
+    let length = frame
+        .iter()
+        .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    from.take(length).read_to_end(&mut frame).ok()?;
+    (frame.len() as u64 == length + header as u64).then_some(frame)
 }

@@ -5,6 +5,7 @@ mod bad_input;
 mod cli_offline;
 mod cli_online;
 mod crash;
+mod damage;
 mod erl_transport;
 mod leftovers;
 mod lock;

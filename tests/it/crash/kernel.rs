@@ -1,0 +1,66 @@
+//! The kernel answers each call that the agent makes about the device's files with an error, once: `strace` injects it.
+
+use relsync_tests::device::{Device, PUSH, ROLLBACK, Scenario};
+use relsync_tests::node::NodeOptions;
+use relsync_tests::tally::{self, Tally};
+use relsync_tests::tracer::{Call, Tracer};
+
+/// Each call fails with these in turn.
+const ERRORS: [&str; 4] = ["ENOSPC", "EIO", "EROFS", "EACCES"];
+
+/// Each call, or some of them, with the error that it fails with.
+fn points(calls: &[Call]) -> Vec<(Call, &'static str)> {
+    let errors = ERRORS.iter().copied().cycle();
+    tally::sample(calls.iter().cloned().zip(errors).collect(), 7)
+}
+
+fn fail_everywhere(scenario: &Scenario) {
+    // With one thread for files the calls come in one order, and `strace` counts by thread.
+    let device = Device::new(NodeOptions {
+        args: vec!["+SDio".into(), "1".into()],
+        ..NodeOptions::default()
+    });
+    let log = device.cli.dir().join("calls");
+    device.reset(scenario.template);
+    let tracer = match Tracer::record(&device.node, &log) {
+        Ok(tracer) => tracer,
+        Err(reason) => {
+            tally::say(&format!(
+                "SKIPPED: {}, errors from the kernel: {reason}",
+                scenario.name
+            ));
+            return;
+        }
+    };
+    let run = device.run(scenario.arguments);
+    let calls = tracer.calls(device.root());
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(calls.len() > 50, "{calls:#?}");
+
+    let mut tally = Tally::new(&format!("{}, error from the kernel", scenario.name));
+    let mut missed = 0;
+    let points = points(&calls);
+    for (call, error) in &points {
+        device.reset(scenario.template);
+        let tracer = Tracer::inject(&device.node, &log, call, error).expect("strace");
+        let run = device.run(scenario.arguments);
+        device.settle();
+        if !tracer.has_injected() {
+            missed += 1;
+        }
+        let found = device.aftermath(scenario, Some(&run));
+        tally.count(&format!("{error} of {call:?}"), found);
+    }
+    assert!(missed * 20 <= points.len(), "{missed} errors never came");
+    tally.finish(points.len());
+}
+
+#[test]
+fn an_error_of_the_kernel_anywhere_in_a_push_leaves_one_release() {
+    fail_everywhere(&PUSH);
+}
+
+#[test]
+fn an_error_of_the_kernel_anywhere_in_a_rollback_leaves_one_release() {
+    fail_everywhere(&ROLLBACK);
+}

@@ -1,0 +1,123 @@
+//! The link is cut and the host is killed, after every message and at random bytes.
+
+use std::process::Stdio;
+
+use relsync_tests::binary::Run;
+use relsync_tests::device::{Device, PUSH, ROLLBACK, Scenario};
+use relsync_tests::node::NodeOptions;
+use relsync_tests::proxy::{Cut, Proxy};
+use relsync_tests::rig::noise;
+use relsync_tests::tally::{self, Tally};
+
+/// After every message either way.
+fn after_every_message([there, back]: [u64; 2]) -> Vec<Cut> {
+    let there = (1..=there).map(Cut::AfterFrames);
+    there.chain((1..=back).map(Cut::AfterFramesBack)).collect()
+}
+
+/// After random numbers of bytes, half of them among the last ones, where the update is told to begin.
+fn at_random_bytes([there, back]: [u64; 2], seed: u64, count: usize) -> Vec<Cut> {
+    let random = noise(seed, count * 4);
+    let numbers = random.chunks_exact(4).map(|bytes| {
+        let bytes = bytes.try_into().expect("four bytes");
+        u64::from(u32::from_le_bytes(bytes))
+    });
+    numbers
+        .enumerate()
+        .map(|(index, number)| match index % 4 {
+            0 => Cut::After(number % there),
+            1 => Cut::After(there - number % 600.min(there)),
+            2 => Cut::AfterBack(number % back),
+            _ => Cut::AfterBack(back - number % 300.min(back)),
+        })
+        .collect()
+}
+
+/// What passes, in messages and bytes, when nothing happens.
+fn undisturbed(device: &Device, scenario: &Scenario) -> ([u64; 2], [u64; 2]) {
+    device.reset(scenario.template);
+    let proxy = Proxy::start(&device.node, &[Cut::Never]);
+    let run = through(device, scenario, &proxy);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(device.find(), Ok(scenario.new));
+    (proxy.frames(), proxy.bytes())
+}
+
+fn arguments<'a>(scenario: &Scenario, port: &'a str) -> Vec<&'a str> {
+    [scenario.arguments, &["--dist-port", port]].concat()
+}
+
+fn through(device: &Device, scenario: &Scenario, proxy: &Proxy) -> Run {
+    device.run(&arguments(scenario, &proxy.port().to_string()))
+}
+
+/// What a push tells is what is: applied, or not.
+fn is_told(scenario: &Scenario, run: &Run, is_new: bool) -> Result<bool, String> {
+    if scenario.name == PUSH.name && is_new != (run.code == Some(0)) {
+        return Err(format!("new: {is_new}, and it told {run:?}"));
+    }
+    Ok(is_new)
+}
+
+fn cut_everywhere(scenario: &Scenario) {
+    let device = Device::new(NodeOptions::default());
+    let (frames, bytes) = undisturbed(&device, scenario);
+    let mut cuts = tally::sample(after_every_message(frames), 3);
+    cuts.extend(at_random_bytes(bytes, tally::seed(), tally::moments(2, 30)));
+    let mut tally = Tally::new(&format!("{}, link cut", scenario.name));
+    for cut in &cuts {
+        device.reset(scenario.template);
+        // The link is there again for who asks what came of it.
+        let proxy = Proxy::start(&device.node, &[*cut, Cut::Never]);
+        let run = through(&device, scenario, &proxy);
+        let found = device
+            .aftermath(scenario, Some(&run))
+            .and_then(|is_new| is_told(scenario, &run, is_new));
+        tally.count(&format!("{cut:?}"), found);
+    }
+    tally.finish(cuts.len());
+}
+
+fn kill_everywhere(scenario: &Scenario) {
+    let device = Device::new(NodeOptions::default());
+    let (frames, bytes) = undisturbed(&device, scenario);
+    let mut cuts = tally::sample(after_every_message(frames), 3);
+    cuts.extend(at_random_bytes(bytes, tally::seed(), tally::moments(2, 30)));
+    let mut tally = Tally::new(&format!("{}, host killed", scenario.name));
+    for cut in &cuts {
+        device.reset(scenario.template);
+        let proxy = Proxy::holding(&device.node, &[*cut]);
+        let port = proxy.port().to_string();
+        let mut host = device
+            .command(&arguments(scenario, &port))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("relsync runs");
+        proxy.wait(|| host.try_wait().is_ok_and(|ended| ended.is_some()));
+        let _ = host.kill();
+        host.wait().expect("an end");
+        tally.count(&format!("{cut:?}"), device.aftermath(scenario, None));
+    }
+    tally.finish(cuts.len());
+}
+
+#[test]
+fn a_link_cut_anywhere_in_a_push_leaves_one_release() {
+    cut_everywhere(&PUSH);
+}
+
+#[test]
+fn a_link_cut_anywhere_in_a_rollback_leaves_one_release() {
+    cut_everywhere(&ROLLBACK);
+}
+
+#[test]
+fn a_host_killed_anywhere_in_a_push_leaves_one_release() {
+    kill_everywhere(&PUSH);
+}
+
+#[test]
+fn a_host_killed_anywhere_in_a_rollback_leaves_one_release() {
+    kill_everywhere(&ROLLBACK);
+}
