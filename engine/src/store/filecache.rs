@@ -53,18 +53,22 @@ pub(crate) fn decode(bytes: &[u8]) -> Vec<CachedFile> {
     if u32::from_be_bytes(*crc) != crc32fast::hash(bytes) {
         return Vec::new();
     }
-    read_files(&mut Reader::new(bytes)).unwrap_or_default()
+    read_files(Reader::new(bytes)).unwrap_or_default()
 }
 
-fn read_files(reader: &mut Reader<'_>) -> Result<Vec<CachedFile>, ReadError> {
+fn read_files(mut reader: Reader<'_>) -> Result<Vec<CachedFile>, ReadError> {
     if reader.u8()? != VERSION {
         return Ok(Vec::new());
     }
     let count = reader.length(reader.remaining() / SHORTEST_ENTRY_BYTES)?;
     let mut files = Vec::with_capacity(count);
     for _ in 0..count {
+        let path = reader.blob(limits::PATH_BYTES)?.to_vec();
+        if path.is_empty() {
+            return Ok(Vec::new());
+        }
         files.push(CachedFile {
-            path: reader.blob(limits::PATH_BYTES)?.to_vec(),
+            path,
             is_stored: reader.u8()? != 0,
             stat: FileStat {
                 size: reader.varint()?,
@@ -75,6 +79,7 @@ fn read_files(reader: &mut Reader<'_>) -> Result<Vec<CachedFile>, ReadError> {
             sha256: Sha256(reader.array()?),
         });
     }
+    reader.finish()?;
     Ok(files)
 }
 
@@ -129,6 +134,26 @@ mod tests {
                     is_stored,
                 },
             )
+    }
+
+    #[test]
+    fn what_nobody_writes_is_an_empty_cache() {
+        let file = |path: &[u8]| CachedFile {
+            path: path.to_vec(),
+            stat: FileStat {
+                size: 0,
+                mtime_ns: 0,
+                ctime_ns: 0,
+                inode: 0,
+            },
+            sha256: Sha256([0; 32]),
+            is_stored: true,
+        };
+        assert_eq!(decode(&encode(&[file(b"a"), file(b"")])), vec![]);
+        let sealed = encode(&[file(b"a")]);
+        let longer = [&sealed[..sealed.len() - 4], b"more"].concat();
+        let longer = [&longer[..], &crc32fast::hash(&longer).to_be_bytes()].concat();
+        assert_eq!(decode(&longer), vec![]);
     }
 
     proptest! {

@@ -55,8 +55,14 @@ impl Text {
             }
             Term::Tuple(items) => self.push("{") && self.items(items) && self.push("}"),
             Term::Map(pairs) => self.push("#{") && self.pairs(pairs) && self.push("}"),
-            Term::Pid(pid) => self.push(&format!("<{}.{}.{}>", pid.node, pid.id, pid.serial)),
-            Term::Reference(reference) => self.push(&format!("#Ref<{}>", reference.node)),
+            Term::Pid(pid) => {
+                self.push("<")
+                    && self.escaped(&pid.node)
+                    && self.push(&format!(".{}.{}>", pid.id, pid.serial))
+            }
+            Term::Reference(reference) => {
+                self.push("#Ref<") && self.escaped(&reference.node) && self.push(">")
+            }
             Term::Encoded(_) => self.push("#Encoded"),
             Term::Function(..) => self.push("#fun"),
             Term::Opaque(kind) => self.push("#") && self.push(kind),
@@ -122,7 +128,6 @@ impl Text {
             && (shown.len() == bytes.len() || self.push(",\u{2026}"))
     }
 
-    /// Control characters are written as escapes: the text ends up on a terminal.
     fn quoted(&mut self, quote: char, text: &str) -> bool {
         let mut buffer = [0; 4];
         let quote_text = &*quote.encode_utf8(&mut buffer);
@@ -131,12 +136,23 @@ impl Text {
                 c if c == quote || c == '\\' => {
                     self.push("\\") && self.push(c.encode_utf8(&mut [0; 4]))
                 }
-                '\n' => self.push("\\n"),
-                '\t' => self.push("\\t"),
-                c if c.is_control() => self.push(&format!("\\x{{{:X}}}", u32::from(c))),
-                c => self.push(c.encode_utf8(&mut [0; 4])),
+                c => self.character(c),
             })
             && self.push(quote_text)
+    }
+
+    fn escaped(&mut self, text: &str) -> bool {
+        text.chars().all(|c| self.character(c))
+    }
+
+    /// Control characters are written as escapes: the text ends up on a terminal.
+    fn character(&mut self, c: char) -> bool {
+        match c {
+            '\n' => self.push("\\n"),
+            '\t' => self.push("\\t"),
+            c if c.is_control() => self.push(&format!("\\x{{{:X}}}", u32::from(c))),
+            c => self.push(c.encode_utf8(&mut [0; 4])),
+        }
     }
 }
 
@@ -146,7 +162,27 @@ fn is_unprintable(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::term::{Pid, Reference};
     use super::*;
+
+    #[test]
+    fn nodes_of_pids_and_references_cannot_drive_a_terminal() {
+        let node = "a@\u{1b}[2J\n".to_owned();
+        let (id, serial, creation) = (1, 2, 3);
+        let reference = Term::Reference(Reference {
+            node: node.clone(),
+            creation,
+            words: vec![1],
+        });
+        let pid = Term::Pid(Pid {
+            node,
+            id,
+            serial,
+            creation,
+        });
+        assert_eq!(render(&pid), "<a@\\x{1B}[2J\\n.1.2>");
+        assert_eq!(render(&reference), "#Ref<a@\\x{1B}[2J\\n>");
+    }
 
     #[test]
     fn reasons_read_like_erlang() {

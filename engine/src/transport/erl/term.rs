@@ -13,6 +13,9 @@ const MAX_DEPTH: usize = 256;
 /// How many terms one decoding may yield: it bounds the memory that a hostile term costs.
 const MAX_TERMS: usize = 16 * 1024;
 
+/// The most characters of an atom.
+const MAX_ATOM: usize = 255;
+
 /// The longest list of small integers that is encoded as a string.
 const MAX_STRING: usize = 65_535;
 
@@ -122,6 +125,9 @@ pub enum TermError {
     /// An atom is not UTF-8.
     #[error("term has an atom that is not UTF-8")]
     Utf8,
+    /// An atom is longer than any of Erlang's: written again, its length would not fit.
+    #[error("term has an atom of more than {MAX_ATOM} characters")]
+    Atom,
     /// It is not of the shape that was asked for.
     #[error("term is not {wanted}")]
     Shape {
@@ -501,6 +507,9 @@ impl<'a> Decoder<'a> {
     fn big(&mut self, length: usize) -> Result<Term<'a>, TermError> {
         let negative = self.byte()? != 0;
         let digits = self.take(length)?;
+        // Leading zeros, which stand last.
+        let significant = digits.iter().rposition(|digit| *digit != 0);
+        let digits = &digits[..significant.map_or(0, |last| last + 1)];
         if digits.len() <= 8 {
             let mut word = [0; 8];
             word[..digits.len()].copy_from_slice(digits);
@@ -531,14 +540,16 @@ impl<'a> Decoder<'a> {
             _ => self.short()?,
         };
         let bytes = self.take(length)?;
-        match found {
+        let text = match found {
             tag::ATOM_UTF8 | tag::SMALL_ATOM_UTF8 => std::str::from_utf8(bytes)
                 .map(Cow::Borrowed)
-                .map_err(|_| TermError::Utf8),
-            _ => Ok(Cow::Owned(
-                bytes.iter().map(|byte| char::from(*byte)).collect(),
-            )),
+                .map_err(|_| TermError::Utf8)?,
+            _ => Cow::Owned(bytes.iter().map(|byte| char::from(*byte)).collect()),
+        };
+        if text.chars().nth(MAX_ATOM).is_some() {
+            return Err(TermError::Atom);
         }
+        Ok(text)
     }
 
     fn pid(&mut self) -> Result<Pid, TermError> {
@@ -693,13 +704,23 @@ mod tests {
     }
 
     #[test]
+    fn leading_zeros_do_not_count() {
+        let zero = [110, 9, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(decode(&zero), Ok((Term::Integer(0), &[][..])));
+        let one = [111, 0, 0, 0, 9, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(decode(&one), Ok((Term::Integer(-1), &[][..])));
+    }
+
+    #[test]
     fn hostile_terms_are_refused() {
         let deep: Vec<u8> = [104, 1].repeat(100_000);
         let deep_tails: Vec<u8> = [108, 0, 0, 0, 0].repeat(100_000);
         let mut many = vec![108, 0, 15, 66, 64];
         many.extend([106].repeat(1_000_000));
-        let table: [(&[u8], TermError); 9] = [
+        let long_atom = [&[100, 1, 0][..], &[0xe9; 256]].concat();
+        let table: [(&[u8], TermError); 10] = [
             (&[], TermError::Truncated),
+            (&long_atom, TermError::Atom),
             (&deep, TermError::Depth),
             (&deep_tails, TermError::Depth),
             (&many, TermError::Terms),
