@@ -224,10 +224,9 @@ fn compile(path: &Path, text: &[u8], module: &str) -> Result<Option<Vec<u8>>, Ho
     let mut named = format!("-file({:?}, 0).\n", path.display().to_string()).into_bytes();
     named.extend_from_slice(text);
     fs::write(&copy, named).map_err(run_error)?;
-    let include = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    // Absolute, so that no directory's name passes for an option.
+    let include = std::path::absolute(path).map_err(run_error)?;
+    let include = include.parent().unwrap_or(Path::new("/"));
     let output = Command::new("erlc")
         .args(["+deterministic", "+no_spawn_compiler_process", "-I"])
         .arg(include)

@@ -42,7 +42,8 @@ pub struct ErlTarget {
     /// before OTP 25 let go of a connection only when it ends by itself: then the error stays
     /// [`ConnectError::NameInUse`].
     pub take_over: bool,
-    /// The limit of each step of connecting: looking up a name, a connect, an answer.
+    /// The limit of each step of connecting: looking up a name, a connect, an answer, a
+    /// process.
     pub connect_timeout: Duration,
     /// When to tick and when to give up.
     pub timing: Timing,
@@ -116,6 +117,7 @@ pub async fn connect(target: &ErlTarget) -> Result<Connection, ConnectError> {
         identity.name,
         identity.creation,
         salt,
+        target.connect_timeout,
     ))
 }
 

@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::super::{Counters, MAX_SENT_MESSAGE, Meter, Transport, TransportError};
 use super::control::{self, Call, SpawnBond};
@@ -44,6 +47,8 @@ pub struct Connection {
     local_name: NodeName,
     local_pid: Pid,
     salt: u32,
+    /// How long a new process may take to be there.
+    spawn_timeout: Duration,
     references: u32,
     monitored: Vec<(Reference, Pid)>,
     waiting: VecDeque<Event>,
@@ -57,6 +62,7 @@ impl Connection {
         local_name: NodeName,
         creation: u32,
         salt: u32,
+        spawn_timeout: Duration,
     ) -> Self {
         let local_pid = Pid {
             node: local_name.as_str().to_owned(),
@@ -71,6 +77,7 @@ impl Connection {
             local_name,
             local_pid,
             salt,
+            spawn_timeout,
             references: 0,
             monitored: Vec::new(),
             waiting: VecDeque::new(),
@@ -93,7 +100,8 @@ impl Connection {
     }
 
     /// Calls a function in a new process on the node and waits for the process to be there; a call
-    /// that cannot succeed (the function does not exist) shows as its end. The process's group
+    /// that cannot succeed (the function does not exist) shows as its end. It takes no longer than a
+    /// step of connecting. The process's group
     /// leader is the host, which answers no I/O requests: the function must set another before it
     /// prints. All arguments together are at most [`MAX_SENT_MESSAGE`] bytes.
     pub async fn spawn(&mut self, call: &Call<'_>, bond: SpawnBond) -> Result<Pid, TransportError> {
@@ -106,22 +114,33 @@ impl Connection {
             });
         }
         self.link.send(frame).await?;
+        let after = self.spawn_timeout;
+        // The node answers before the function runs: one that only ticks is not what it seems.
+        let spawned = timeout(after, self.spawned(&request))
+            .await
+            .map_err(|_| TransportError::Silent { after })??;
+        let pid = spawned.map_err(|reason| TransportError::SpawnRefused {
+            module: call.module.to_owned(),
+            function: call.function.to_owned(),
+            reason,
+        })?;
+        if bond == SpawnBond::Monitor {
+            self.monitored.push((request, pid.clone()));
+        }
+        Ok(pid)
+    }
+
+    /// Waits for the answer to a request to spawn; what else comes is kept for later.
+    async fn spawned(
+        &mut self,
+        request: &Reference,
+    ) -> Result<Result<Pid, String>, TransportError> {
         loop {
             match self.link.receive().await? {
                 Inbound::SpawnReply {
                     request: answered,
                     result,
-                } if answered == request => {
-                    let pid = result.map_err(|reason| TransportError::SpawnRefused {
-                        module: call.module.to_owned(),
-                        function: call.function.to_owned(),
-                        reason,
-                    })?;
-                    if bond == SpawnBond::Monitor {
-                        self.monitored.push((request, pid.clone()));
-                    }
-                    return Ok(pid);
-                }
+                } if answered == *request => return Ok(result),
                 other => self.keep(other)?,
             }
         }
