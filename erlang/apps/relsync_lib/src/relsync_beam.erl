@@ -7,6 +7,11 @@
 
 -include_lib("kernel/include/file.hrl").
 
+%% The same as the largest beam that is read.
+-define(MAX_INFLATED_BYTES, 67108864).
+%% The largest window, with gzip's header and checksum.
+-define(GZIP_WINDOW_BITS, 31).
+
 -type reason() :: file:posix() | {too_large, pos_integer()} | {named, module()} | not_a_beam_file | term().
 
 %% A file that is there and cannot be read is tried once more after this.
@@ -35,16 +40,48 @@ read_once(File, Max) ->
         {error, _} = Error -> Error
     end.
 
-%% @doc Names the module in a beam and the MD5 that `Module:module_info(md5)' will answer.
+%% @doc Names the module in a beam, which may be gzip'ed, and the MD5 that `Module:module_info(md5)' will answer.
 -spec md5(binary()) -> {ok, {module(), MD5 :: binary()}} | {error, reason()}.
+md5(<<16#1F, 16#8B, _/binary>> = Gzipped) ->
+    case inflate(Gzipped) of
+        {ok, Beam} -> plain_md5(Beam);
+        {error, Reason} -> {error, Reason}
+    end;
 md5(Beam) ->
-    %% `beam_lib' may crash on what is hardly a beam.
+    plain_md5(Beam).
+
+plain_md5(<<"FOR1", _/binary>> = Beam) ->
+    %% `beam_lib' may crash on what is hardly a beam, or answer the crash.
     try beam_lib:md5(Beam) of
         {ok, {Module, MD5}} -> {ok, {Module, MD5}};
-        {error, beam_lib, Reason} -> {error, without_content(Reason)}
+        {error, beam_lib, Reason} -> {error, without_content(Reason)};
+        {'EXIT', _} -> {error, not_a_beam_file}
     catch
         _:_ -> {error, not_a_beam_file}
+    end;
+plain_md5(_) ->
+    {error, not_a_beam_file}.
+
+%% What `beam_lib' and the loader would inflate without a limit: a file of a few bytes could take all memory there is.
+inflate(Gzipped) ->
+    Z = zlib:open(),
+    try
+        ok = zlib:inflateInit(Z, ?GZIP_WINDOW_BITS),
+        collect(zlib:safeInflate(Z, Gzipped), Z, 0, [])
+    catch
+        error:_ -> {error, not_a_beam_file}
+    after
+        zlib:close(Z)
     end.
+
+collect({Status, Part}, Z, Before, Parts) when Status =:= continue; Status =:= finished ->
+    case Before + iolist_size(Part) of
+        Size when Size > ?MAX_INFLATED_BYTES -> {error, {too_large, ?MAX_INFLATED_BYTES}};
+        Size when Status =:= continue -> collect(zlib:safeInflate(Z, []), Z, Size, [Parts | Part]);
+        _ -> {ok, iolist_to_binary([Parts | Part])}
+    end;
+collect(_, _, _, _) ->
+    {error, not_a_beam_file}.
 
 %% @doc Reads the file of a module whose name is known.
 -spec read_module(module(), file:filename_all() | none, #{max_beam_bytes := pos_integer(), _ => _}) ->
