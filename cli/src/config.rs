@@ -62,9 +62,10 @@ pub(crate) enum ConfigError {
     },
 }
 
+/// The file as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct File {
+pub(crate) struct File {
     default_profile: Option<String>,
     #[serde(default)]
     profiles: BTreeMap<String, Options>,
@@ -156,7 +157,8 @@ impl Config {
     }
 }
 
-fn parse(text: &str) -> Result<File, toml::de::Error> {
+/// Reads a file's text.
+pub(crate) fn parse(text: &str) -> Result<File, toml::de::Error> {
     let mut top: toml::Table = toml::from_str(text)?;
     let mut own = toml::Table::new();
     for key in ["default-profile", "profiles"] {
@@ -170,7 +172,8 @@ fn parse(text: &str) -> Result<File, toml::de::Error> {
 }
 
 impl File {
-    fn pick(self, profile: Option<&str>) -> Result<Config, ConfigError> {
+    /// Picks the options of the profile, or of the default one, and those of the top.
+    pub(crate) fn pick(self, profile: Option<&str>) -> Result<Config, ConfigError> {
         let mut layers = Vec::new();
         if let Some(name) = profile.or(self.default_profile.as_deref()) {
             match self.profiles.get(name) {

@@ -15,6 +15,8 @@ mod connect;
 mod doctor;
 mod error;
 mod export;
+#[cfg(test)]
+mod fuzzing;
 mod hooks;
 mod interrupt;
 mod listing;

@@ -10,6 +10,8 @@ pub mod encode;
 pub mod entry;
 pub mod exclude;
 pub mod frames;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod id;
 pub mod limits;
 pub mod manifest;

@@ -146,7 +146,7 @@ fn refused(code: usize) -> CompressError {
 }
 
 /// Returns a bare frame of uncompressed blocks (RFC 8878, section 3.1.1).
-fn stored(prefix_len: usize, content: &[u8]) -> Vec<u8> {
+pub(crate) fn stored(prefix_len: usize, content: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0];
     // An exponent in the upper bits, counted from a window of 1 KiB.
     frame.push(

@@ -276,7 +276,8 @@ fn has_word(text: &str, word: &str) -> bool {
 fn module_of<'a>(source: &'a Source, crate_dir: &str) -> Option<&'a str> {
     let path = source.between(crate_dir, ".rs")?;
     let module = path.split('/').next()?;
-    (module != "lib" && !module.ends_with("_tests")).then_some(module)
+    let is_product = !matches!(module, "lib" | "fuzzing") && !module.ends_with("_tests");
+    is_product.then_some(module)
 }
 
 fn check_rust(source: &Source, findings: &mut Findings) {

@@ -52,6 +52,25 @@ fn decode_group(
     bases: &[Option<&[u8]>],
     limits: Limits,
 ) -> Result<Vec<Vec<u8>>, DecodeError> {
+    with_bases(head, bases, |tables, base_streams| {
+        let known: usize = base_streams.iter().map(|streams| streams.total_len()).sum();
+        let room = limits
+            .max_memory_bytes
+            .checked_sub(known)
+            .ok_or(DecodeError::TooLarge)?;
+        let prefix = prefix(base_streams, &head.differences);
+        let content = zstd_frame::decompress_bare(&prefix, compressed, room)
+            .map_err(|source| DecodeError::Zstd { source })?;
+        SplitContent::new(&content, head, base_streams, room)?.join(head, tables, limits)
+    })
+}
+
+/// Calls `then` with the tables and the streams of a group's bases.
+fn with_bases<T>(
+    head: &Head,
+    bases: &[Option<&[u8]>],
+    then: impl FnOnce(&[Tables<'_>], &[&Streams]) -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
     let reading = if head.leave_compressed {
         Reading::Compressed
     } else {
@@ -66,18 +85,16 @@ fn decode_group(
         .iter()
         .map(|container| container.as_ref().map(Tables::read).unwrap_or_default())
         .collect();
-    let base_streams = base_streams(&head.modes, bases, &containers, &tables)?;
-    let base_streams: Vec<&Streams> = base_streams.iter().collect();
+    let streams = base_streams(&head.modes, bases, &containers, &tables)?;
+    then(&tables, &streams.iter().collect::<Vec<_>>())
+}
 
-    let known: usize = base_streams.iter().map(|streams| streams.total_len()).sum();
-    let room = limits
-        .max_memory_bytes
-        .checked_sub(known)
-        .ok_or(DecodeError::TooLarge)?;
-    let prefix = prefix(&base_streams, &head.differences);
-    let content = zstd_frame::decompress_bare(&prefix, compressed, room)
-        .map_err(|source| DecodeError::Zstd { source })?;
-    SplitContent::new(&content, head, &base_streams, room)?.join(head, &tables, limits)
+/// Returns what the frame of a group was compressed with.
+#[cfg(any(test, fuzzing))]
+pub(super) fn prefix_of(head: &Head, bases: &[Option<&[u8]>]) -> Result<Vec<u8>, DecodeError> {
+    with_bases(head, bases, |_, streams| {
+        Ok(prefix(streams, &head.differences))
+    })
 }
 
 /// Puts the base streams of all kinds side by side, but for those that differences are taken from.

@@ -16,6 +16,8 @@ mod cursor;
 mod decode;
 mod encode;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod inflate;
 mod streams;
 

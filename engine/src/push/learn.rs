@@ -132,7 +132,7 @@ async fn learn<T: Transport>(
 }
 
 /// Inflates a zlib stream of exactly `size` bytes of content.
-fn inflate(compressed: &[u8], size: u64) -> Result<Vec<u8>, PushError> {
+pub(super) fn inflate(compressed: &[u8], size: u64) -> Result<Vec<u8>, PushError> {
     if size > limits::MANIFEST_BYTES as u64 {
         return Err(PushError::WrongManifest);
     }

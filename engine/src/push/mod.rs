@@ -14,6 +14,8 @@
 
 mod build;
 mod confirm;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod learn;
 mod lost;
 mod send;

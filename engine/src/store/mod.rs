@@ -24,6 +24,8 @@ mod check;
 mod content;
 mod error;
 mod filecache;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod index;
 mod ingest;
 mod rebuild;

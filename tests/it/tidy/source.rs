@@ -35,7 +35,8 @@ impl Source {
 
     /// Returns the lines of a Rust file before its tests; none of a file of tests.
     pub(super) fn product_lines(&self) -> Vec<Line> {
-        if self.path.ends_with("_tests.rs") || self.path.ends_with("/tests.rs") {
+        let of_tests = ["_tests.rs", "/tests.rs", "/fuzzing.rs"];
+        if of_tests.iter().any(|end| self.path.ends_with(end)) {
             return Vec::new();
         }
         let mut lines = self.lines();

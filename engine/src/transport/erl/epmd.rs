@@ -4,8 +4,7 @@
 
 use std::io;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::super::Meter;
 
@@ -38,11 +37,10 @@ pub(super) enum Answer {
 }
 
 /// Asks for the node of this name, which is the part before the `@`.
-pub(super) async fn ask_port(
-    mut stream: TcpStream,
-    name: &str,
-    meter: &Meter,
-) -> io::Result<Answer> {
+pub(super) async fn ask_port<S>(mut stream: S, name: &str, meter: &Meter) -> io::Result<Answer>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     send_request(&mut stream, PORT_REQUEST, name, meter).await?;
     let head: [u8; 2] = match read_array(&mut stream, meter).await {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Answer::Garbage),
@@ -65,7 +63,10 @@ pub(super) async fn ask_port(
 }
 
 /// Asks which names are registered.
-pub(super) async fn ask_names(mut stream: TcpStream, meter: &Meter) -> io::Result<Vec<String>> {
+pub(super) async fn ask_names<S>(mut stream: S, meter: &Meter) -> io::Result<Vec<String>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     send_request(&mut stream, NAMES_REQUEST, "", meter).await?;
     let mut answer = Vec::new();
     let read = stream.take(MAX_NAMES).read_to_end(&mut answer).await;
@@ -76,7 +77,7 @@ pub(super) async fn ask_names(mut stream: TcpStream, meter: &Meter) -> io::Resul
 }
 
 async fn send_request(
-    stream: &mut TcpStream,
+    stream: &mut (impl AsyncWrite + Unpin),
     request: u8,
     name: &str,
     meter: &Meter,
@@ -91,7 +92,10 @@ async fn send_request(
     Ok(())
 }
 
-async fn read_array<const N: usize>(stream: &mut TcpStream, meter: &Meter) -> io::Result<[u8; N]> {
+async fn read_array<const N: usize>(
+    stream: &mut (impl AsyncRead + Unpin),
+    meter: &Meter,
+) -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     stream.read_exact(&mut bytes).await?;
     meter.received(N);

@@ -25,6 +25,8 @@ mod connection;
 mod control;
 mod epmd;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod handshake;
 mod link;
 mod node_name;
