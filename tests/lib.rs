@@ -8,5 +8,6 @@ pub mod release;
 pub mod rig;
 pub mod tally;
 pub mod tracer;
+pub mod rogue;
 
 pub use binary::relsync_binary;

@@ -15,4 +15,5 @@ mod readme;
 mod scenarios;
 mod session;
 mod tidy;
+mod vulnerabilities;
 mod zstd_agent;

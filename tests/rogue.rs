@@ -1,0 +1,238 @@
+//! A target that is none: it speaks Erlang's distribution protocol as a node does, and says to the host whatever a test wants.
+//!
+//! It serves one connection after the other, each with the same script, and ends with the test process.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use md5::{Digest, Md5};
+use relsync_engine::transport::erl::{Term, decode};
+use relsync_engine::wire::parts;
+
+/// The cookie that it shares with the host.
+pub const COOKIE: &str = "rogue-cookie";
+
+/// The name under which it is reached.
+pub const NAME: &str = "rogue@localhost";
+
+/// All flags of the protocol that any node has.
+const FLAGS: u64 = 0x0000_001f_07df_7fff;
+
+/// How far it plays along, and what it does then.
+#[derive(Debug, Clone)]
+pub enum Script {
+    /// Accepts connections and says nothing.
+    Mute,
+    /// Begins the handshake with a byte each time this has passed, of a message that never ends.
+    Drip(Duration),
+    /// Completes the handshake, then only ticks.
+    TickOnly,
+    /// Starts the agent, as it says, and then says these messages, whatever it hears; ticks from then on.
+    Say(Vec<Vec<u8>>),
+    /// The same, and says the last message when it is told to apply.
+    Serve(Vec<Vec<u8>>, Vec<u8>),
+    /// As `Say`, but these are bytes of the connection, without any frame of the protocol.
+    Raw(Vec<u8>),
+}
+
+/// A running rogue node.
+#[derive(Debug)]
+pub struct Rogue {
+    port: u16,
+    heard: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Rogue {
+    /// Begins to listen.
+    ///
+    /// # Panics
+    /// If there is no port.
+    pub fn start(script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let log = heard.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (script, log) = (script.clone(), log.clone());
+                // The host hangs up when it has had enough.
+                thread::spawn(move || {
+                    let _ = serve(stream, &script, &log);
+                });
+            }
+        });
+        Self { port, heard }
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The parts of messages that hosts sent to the agent so far.
+    pub fn heard(&self) -> Vec<Vec<u8>> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.clone()
+    }
+}
+
+fn serve(mut stream: TcpStream, script: &Script, log: &Mutex<Vec<Vec<u8>>>) -> io::Result<()> {
+    match script {
+        Script::Mute => {
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest)?;
+            return Ok(());
+        }
+        Script::Drip(pause) => {
+            stream.write_all(&1000_u16.to_be_bytes())?;
+            loop {
+                thread::sleep(*pause);
+                stream.write_all(b"s")?;
+            }
+        }
+        Script::TickOnly | Script::Say(_) | Script::Serve(..) | Script::Raw(_) => {}
+    }
+    shake_hands(&mut stream)?;
+    let ticking = stream.try_clone()?;
+    thread::spawn(move || tick(ticking));
+    let mut caller = None;
+    loop {
+        let frame = receive_frame(&mut stream)?;
+        let Some((control, payload)) = parse(&frame) else {
+            continue;
+        };
+        match (control.as_slice(), script) {
+            (_, Script::TickOnly) => {}
+            ([Term::Integer(29), request, host, ..], script) => {
+                let agent = Term::Encoded(AGENT);
+                let zero = Term::Integer(0);
+                let reply = vec![
+                    Term::Integer(31),
+                    request.clone(),
+                    host.clone(),
+                    zero,
+                    agent,
+                ];
+                send_frame(&mut stream, &Term::Tuple(reply), None)?;
+                speak(&mut stream, host, script)?;
+                let mut encoded = Vec::new();
+                host.encode(&mut encoded);
+                caller = Some(encoded);
+            }
+            ([Term::Integer(2), ..], _) => {
+                if let Some(Term::Tuple(elements)) = payload
+                    && let [_, Term::Binary(part)] = elements.as_slice()
+                {
+                    let mut heard = log.lock().unwrap_or_else(PoisonError::into_inner);
+                    heard.push(part.to_vec());
+                    if let (Script::Serve(_, result), Some(APPLY), Some(caller)) =
+                        (script, part.get(1).copied(), &caller)
+                    {
+                        say(&mut stream, &Term::Encoded(caller), result)?;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The process that stands for the agent, `<0.99.0>` of this node, in the external term format.
+const AGENT: &[u8] = b"Xw\x0frogue@localhost\0\0\0\x63\0\0\0\0\0\0\0\x07";
+
+/// The type of the message that tells the agent to apply the update.
+const APPLY: u8 = 0x06;
+
+fn speak(stream: &mut TcpStream, host: &Term<'_>, script: &Script) -> io::Result<()> {
+    match script {
+        Script::Say(messages) | Script::Serve(messages, _) => messages
+            .iter()
+            .try_for_each(|message| say(stream, host, message)),
+        Script::Raw(bytes) => stream.write_all(bytes),
+        Script::Mute | Script::Drip(_) | Script::TickOnly => Ok(()),
+    }
+}
+
+fn say(stream: &mut TcpStream, host: &Term<'_>, message: &[u8]) -> io::Result<()> {
+    for part in parts(message) {
+        let control = Term::Tuple(vec![Term::Integer(2), Term::atom(""), host.clone()]);
+        let message = Term::Tuple(vec![Term::atom("relsync"), Term::binary(&part)]);
+        send_frame(stream, &control, Some(&message))?;
+    }
+    Ok(())
+}
+
+fn tick(mut stream: TcpStream) {
+    while stream.write_all(&[0; 4]).is_ok() {
+        thread::sleep(Duration::from_millis(300));
+    }
+}
+
+/// The node's side of the handshake ("Distribution Handshake" in the ERTS documentation); it names the host and proves the cookie.
+fn shake_hands(stream: &mut TcpStream) -> io::Result<()> {
+    receive_message(stream)?;
+    send_message(stream, b"snamed:\0\x0bHOST@lohost\0\0\0\x07")?;
+    let mut challenge = vec![b'N'];
+    challenge.extend(FLAGS.to_be_bytes());
+    challenge.extend([0, 0, 0, 9, 0, 0, 0, 7]);
+    challenge.extend(u16::try_from(NAME.len()).unwrap_or_default().to_be_bytes());
+    challenge.extend(NAME.as_bytes());
+    send_message(stream, &challenge)?;
+    let reply = receive_message(stream)?;
+    let theirs = reply.get(1..5).and_then(|word| word.try_into().ok());
+    let theirs = u32::from_be_bytes(theirs.ok_or(io::ErrorKind::InvalidData)?);
+    let mut proof = vec![b'a'];
+    proof.extend(Md5::digest(format!("{COOKIE}{theirs}")));
+    send_message(stream, &proof)
+}
+
+fn receive_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut message = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut message)?;
+    Ok(message)
+}
+
+fn send_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes(), message].concat())
+}
+
+fn receive_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let length = u32::from_be_bytes(length);
+    let mut frame = Vec::new();
+    stream.take(length.into()).read_to_end(&mut frame)?;
+    Ok(frame)
+}
+
+/// The elements of a frame's control tuple, and its payload.
+fn parse(frame: &[u8]) -> Option<(Vec<Term<'_>>, Option<Term<'_>>)> {
+    let (control, rest) = decode(frame.strip_prefix(&[112, 131])?).ok()?;
+    let payload = rest.strip_prefix(&[131]).and_then(|rest| decode(rest).ok());
+    match control {
+        Term::Tuple(elements) => Some((elements, payload.map(|(term, _)| term))),
+        _ => None,
+    }
+}
+
+fn send_frame(
+    stream: &mut TcpStream,
+    control: &Term<'_>,
+    payload: Option<&Term<'_>>,
+) -> io::Result<()> {
+    let mut frame = vec![0, 0, 0, 0, 112, 131];
+    control.encode(&mut frame);
+    if let Some(payload) = payload {
+        frame.push(131);
+        payload.encode(&mut frame);
+    }
+    let length = u32::try_from(frame.len() - 4).map_err(io::Error::other)?;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    stream.write_all(&frame)
+}
