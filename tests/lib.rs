@@ -6,8 +6,8 @@ pub mod node;
 pub mod proxy;
 pub mod release;
 pub mod rig;
+pub mod rogue;
 pub mod tally;
 pub mod tracer;
-pub mod rogue;
 
 pub use binary::relsync_binary;
