@@ -203,8 +203,8 @@ const ERLANG_FILES_MODULE: &str = "relsync_fs";
 /// Modules that may call the code server: which functions, and why. An empty list means all.
 #[rustfmt::skip]
 const ERLANG_CODE_CALLERS: &[(&str, &[&str], &str)] = &[
-    ("relsync_reload", &[], "owns the running code of the release"),
-    ("relsync_loader", &["all_loaded", "delete", "load_binary", "load_file", "purge", "soft_purge", "which"], "brings the agent's own modules in and out, before relsync_reload is there"),
+    ("relsync_code", &[], "owns the running code of the release"),
+    ("relsync_loader", &["all_loaded", "delete", "load_binary", "load_file", "purge", "soft_purge", "which"], "brings the agent's own modules in and out, before relsync_code is there"),
     ("relsync_boot", &["delete", "load_binary", "purge"], "loads the loader; it is evaluated, not a module of the target"),
     ("relsync_zstd", &["ensure_loaded"], "asks whether this OTP has a zstd module"),
 ];
@@ -741,7 +741,7 @@ fn bad_samples_are_found() {
         ("erlang/apps/relsync_lib/test/relsync_fs_tests.erl", "f(X) -> file:delete(X).\n", &[]),
         ("erlang/apps/relsync_lib/src/relsync_stage.erl", "f(M) -> code:purge(M).\n", &["erlang/apps/relsync_lib/src/relsync_stage.erl:1: erlang-code: relsync_stage must not call `code:purge`"]),
         ("erlang/apps/relsync_lib/src/relsync_zstd.erl", "f(M) -> code:ensure_loaded(M), code:load_file(M).\n", &["erlang/apps/relsync_lib/src/relsync_zstd.erl:1: erlang-code: relsync_zstd must not call `code:load_file`"]),
-        ("erlang/apps/relsync_lib/src/relsync_reload.erl", "f(M) -> code:load_file(M).\n", &[]),
+        ("erlang/apps/relsync_lib/src/relsync_code.erl", "f(M) -> code:load_file(M).\n", &[]),
         // Golden vectors and machine paths.
         ("tests/data/golden/novel/a.bin", "", &["tests/data/golden/novel/a.bin:1: golden: no rule says who reads tests/data/golden/novel"]),
         ("tests/data/golden/wire/a.bin", "", &[

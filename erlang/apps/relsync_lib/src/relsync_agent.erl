@@ -3,8 +3,9 @@
 %% Owns the conversation with the host: what is asked, in which order, and what is answered. It reads
 %% and checks through the modules that own files, code and hooks, and leaves the update itself to
 %% relsync_update. Everything it keeps is in its one process: when the session ends, by `BYE', by a
-%% lost host or by a crash, nothing of it stays (a probation timer apart). It looks at nothing before it has the lock
-%% on the destination (relsync_lock) and has found the state directory to be one (relsync_roots).
+%% lost host or by a crash, nothing of it stays (a probation timer apart). It looks at nothing before it
+%% has the lock on the destination (relsync_lock) and has found the state directory to be one
+%% (relsync_roots).
 %%
 %% | state       | taken                                                          |
 %% |-------------|----------------------------------------------------------------|
@@ -234,7 +235,7 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
         otp_release => list_to_integer(erlang:system_info(otp_release)),
         erts => list_to_binary(erlang:system_info(version)),
         has_zstd => relsync_zstd:is_native(),
-        embedded => relsync_reload:is_embedded(),
+        embedded => relsync_code:is_embedded(),
         writable => relsync_fs:is_writable(Write),
         credit => ?CREDIT_BYTES,
         kept => relsync_state:generations(Dir) -- Lost,
@@ -253,8 +254,10 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
         end,
     Incoming =
         case relsync_incoming:list(Dir) of
-            [{PackId, _} | _] -> #{incoming => #{pack_id => PackId, verified => relsync_incoming:verified(Dir, PackId)}};
-            [] -> #{}
+            [{PackId, _} | _] ->
+                #{incoming => #{pack_id => PackId, verified => relsync_incoming:verified(Dir, PackId)}};
+            [] ->
+                #{}
         end,
     Named = [#{what => What, repair => Repair} || {What, Repair} <- Damage ++ LostDamage],
     {maps:merge(maps:merge(Known, Held), Incoming#{damage => Named}), Base}.
@@ -270,13 +273,15 @@ free_bytes(#{write := Write}) ->
         Bytes -> Bytes
     end.
 
-current_fields(#{generation := Generation, snapshot := Snapshot, manifest := Manifest, state := State, applied_at := At}) ->
+current_fields(#{state := State} = Current) ->
+    #{generation := Generation, snapshot := Snapshot, manifest := Manifest, applied_at := At} = Current,
     Fields = #{generation => Generation, snapshot => Snapshot, manifest => Manifest, applied_at => At},
     case State of
         confirmed ->
             Fields#{state => 0};
         {probation, Probation} ->
-            Fields#{state => 1, probation_ms => relsync_probation:left(Probation, erlang:system_time(millisecond))}
+            Left = relsync_probation:left(Probation, erlang:system_time(millisecond)),
+            Fields#{state => 1, probation_ms => Left}
     end.
 
 drift_fields({Index, missing}) -> #{index => Index, kind => 0};
@@ -404,7 +409,8 @@ drop_pack(#{incoming := Incoming, pack_id := PackId}, #{state := Dir}, Kind, Tex
     refuse(Kind, Text).
 
 %% PackBytes: how much of the pack is still to be written beside what comes of it.
-take_record({header, Header}, none, #{manifest := Manifest, installed := Installed, drift := Drift}, Roots, PackBytes) ->
+take_record({header, Header}, none, Base, Roots, PackBytes) ->
+    #{manifest := Manifest, installed := Installed, drift := Drift} = Base,
     Options = #{
         roots => Roots,
         base => Manifest,
@@ -420,8 +426,10 @@ take_record({frame, Pieces, Body}, Stage, _, _, _) ->
 take_record(trailer, Stage, _, _, _) ->
     {ok, {complete, Stage}}.
 
-stage_result({ok, Stage}) -> {ok, Stage};
-stage_result({error, Reason}) -> {error, {relsync_refusal:error_kind(Reason), relsync_stage:format_error(Reason)}}.
+stage_result({ok, Stage}) ->
+    {ok, Stage};
+stage_result({error, Reason}) ->
+    {error, {relsync_refusal:error_kind(Reason), relsync_stage:format_error(Reason)}}.
 
 is_complete({complete, _}) -> true;
 is_complete(_) -> false.

@@ -1,5 +1,5 @@
 %%% Decides how the code path changes when a release changes: pure of the code server, which only
-%%% `relsync_reload' talks to. It looks at directories and symbolic links, and writes nothing.
+%%% `relsync_code' talks to. It looks at directories and symbolic links, and writes nothing.
 %%%
 %%% Invariants: a directory that joins lies under the release's root on this machine; it takes the
 %%% place of the version that it replaces, and its spelling (a release may be reached through a

@@ -10,7 +10,7 @@
 %%% A hook runs in a process of its own, with a group leader that passes on what it prints. Invariants:
 %%% `run/5' returns after all output of the hook has been passed on; when it has returned, no process of
 %%% ours is left, and processes that the hook started live on with the node's own group leader; `unload/1'
-%%% leaves the code as `load/2' found it. It calls `code' through `relsync_reload' only.
+%%% leaves the code as `load/2' found it. It calls `code' through `relsync_temporary' only.
 -module(relsync_hooks).
 
 -export([load/2, unload/1, module/1, run/5, format_error/1]).
@@ -20,7 +20,7 @@
 -type source() :: {beam, binary()} | {source, binary()}.
 -type point() :: presync | postsync | health | rollback.
 -type hooks() ::
-    {loaded, module(), relsync_reload:temporary()}
+    {loaded, module(), relsync_temporary:temporary()}
     | {interpreted, relsync_hooks_source:program()}.
 -type limits() :: #{
     max_hooks_bytes => pos_integer(),
@@ -31,7 +31,7 @@
 -type reason() ::
     {too_large, pos_integer()}
     | {source, relsync_hooks_source:reason()}
-    | {reload, relsync_reload:reason()}
+    | {temporary, relsync_temporary:reason()}
     | {hook_refused, point(), term()}
     | {unhealthy, term()}
     | {hook_failed, point(), error | exit | throw, term(), list()}
@@ -52,9 +52,9 @@ load({_, Bytes} = Source, Limits0) ->
     end.
 
 load_source({beam, Beam}, _Limits) ->
-    case relsync_reload:load_temporary(Beam, #{}) of
+    case relsync_temporary:load(Beam, #{}) of
         {ok, Module, Temporary} -> {ok, {loaded, Module, Temporary}};
-        {error, Reason} -> {error, {reload, Reason}}
+        {error, Reason} -> {error, {temporary, Reason}}
     end;
 load_source({source, Text}, #{compiler := UseCompiler} = Limits) ->
     case relsync_hooks_source:parse(Text) of
@@ -73,9 +73,9 @@ load_source({source, Text}, #{compiler := UseCompiler} = Limits) ->
 unload({interpreted, _Program}) ->
     ok;
 unload({loaded, _Module, Temporary}) ->
-    case relsync_reload:unload_temporary(Temporary) of
+    case relsync_temporary:unload(Temporary) of
         ok -> ok;
-        {error, Reason} -> {error, {reload, Reason}}
+        {error, Reason} -> {error, {temporary, Reason}}
     end.
 
 %% @doc Names the hooks module.
@@ -173,8 +173,8 @@ format_error({too_large, Max}) ->
     io_lib:format("the hooks are larger than ~b bytes", [Max]);
 format_error({source, Reason}) ->
     ["the hooks cannot be compiled: ", relsync_hooks_source:format_error(Reason)];
-format_error({reload, Reason}) ->
-    relsync_reload:format_error(Reason);
+format_error({temporary, Reason}) ->
+    relsync_temporary:format_error(Reason);
 format_error({hook_refused, Point, Reason}) ->
     io_lib:format("the ~s hook returned an error: ~tP", [Point, Reason, 30]);
 format_error({unhealthy, Value}) ->

@@ -11,7 +11,7 @@
 -spec changes(
     [{relsync_path:path(), relsync_change:file_node()}], relsync_manifest:manifest(), relsync_state:dir()
 ) ->
-    [relsync_reload:change()].
+    [relsync_reload_plan:change()].
 changes(Wanted, Base, Dir) ->
     [
         {module_action(Path, New, Base), Path, source_file(New, Dir)}
@@ -24,7 +24,7 @@ changes(Wanted, Base, Dir) ->
     [relsync_change:change()],
     fun((relsync_path:path(), relsync_change:file_node()) -> file:name_all() | none)
 ) ->
-    [relsync_reload:change()].
+    [relsync_reload_plan:change()].
 changes_back(Changes, Where) ->
     [
         {module_action(Old, New), Path, Where(Path, New)}
@@ -97,7 +97,7 @@ outlook(#{modules := Modules}, #{write := Root} = Roots) ->
         {action(maps:get(action, M, 0)), Path, expected(M)}
      || #{path := Path} = M <- Modules
     ],
-    case relsync_reload:outlook(path_list(Root), Changes, limits(Roots)) of
+    case relsync_reload_outlook:outlook(path_list(Root), Changes, limits(Roots)) of
         {ok, Statuses} -> #{outcome => 2, modules => [status_fields(S) || S <- Statuses]};
         {error, Reason} -> relsync_refusal:refuse_reload(Reason)
     end.
@@ -112,7 +112,7 @@ action(_) -> removed.
 %% @doc Names the modules whose running code is not that of their file.
 -spec stale(relsync_roots:roots(), pos_integer()) -> [relsync_wire:fields()].
 stale(#{write := Root}, Max) ->
-    Stale = relsync_reload:modules(path_list(Root), Max),
+    Stale = relsync_stale:modules(path_list(Root), Max),
     [
         (status_fields({Module, OnDisk}))#{detail => relsync_refusal:text(File)}
      || #{module := Module, file := File, on_disk := OnDisk} <- Stale

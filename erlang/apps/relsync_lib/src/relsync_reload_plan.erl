@@ -4,7 +4,7 @@
 %%% beams and looks whether files exist; it changes nothing.
 -module(relsync_reload_plan).
 
--export([group/2, add/5, modules/1, items/2, new_beam/3, settle/1, is_agent/1, format_error/1]).
+-export([limits/1, group/2, add/5, modules/1, items/2, new_beam/3, settle/1, is_agent/1, format_error/1]).
 
 -export_type([change/0, status/0, item/0, limits/0, groups/0, facts/0, env/0, reason/0]).
 
@@ -70,7 +70,9 @@
 %% The changes of each module: a version bump has a new file and a removed one.
 -opaque groups() :: #{
     module() => #{
-        new := [{added | changed, Rel :: file:filename(), file:filename_all() | {md5, binary()}, MD5 :: binary()}],
+        new := [
+            {added | changed, Rel :: file:filename(), file:filename_all() | {md5, binary()}, MD5 :: binary()}
+        ],
         removed := [Rel :: file:filename()]
     }
 }.
@@ -103,6 +105,22 @@
 
 %% Modules of these names are the agent; `relsyncd' itself may be reloaded.
 -define(AGENT_PREFIX, "relsync_").
+
+%% What holds where the caller says nothing else.
+-define(DEFAULTS, #{
+    max_beam_bytes => 64 * 1024 * 1024,
+    max_modules => 50000,
+    max_users => 10,
+    check_timeout => 10000,
+    on_load_timeout => 30000,
+    app_timeout => 60000,
+    roots => [],
+    stale => true
+}).
+
+%% @doc Completes limits with those that hold where the caller says nothing.
+-spec limits(limits()) -> limits().
+limits(Limits) -> maps:merge(?DEFAULTS, Limits).
 
 %% @doc Checks changes, reads the new beams, and sorts both by module. Also answers with the changes'
 %% relative paths as strings.

@@ -57,7 +57,7 @@
     %% Whether any path changes.
     disturbs :: boolean(),
     transaction = none :: none | relsync_apply:transaction(),
-    undo = none :: none | {undo, relsync_reload:undo()},
+    undo = none :: none | {undo, relsync_reload_undo:undo()},
     modules = [] :: [relsync_wire:fields()],
     notes = [] :: [unicode:chardata()],
     %% What failed on the way back.
@@ -358,12 +358,12 @@ rolled_back(#update{roots = #{state := Dir}} = Update, Kind, Text, Notes) ->
     }).
 
 undo_code(Undo) ->
-    case relsync_reload:undo(Undo) of
+    case relsync_reload_undo:undo(Undo) of
         {ok, []} -> [];
         {ok, Killed} ->
             Text = "killed for running the new code: ",
             [[Text, relsync_processes:format_users(Users)] || Users <- Killed];
-        {error, Reason} -> [relsync_reload:format_error(Reason)]
+        {error, Reason} -> [relsync_reload_undo:format_error(Reason)]
     end.
 
 -spec give_up_apply(#update{}, relsync_apply:error(), [unicode:chardata()]) -> no_return().

@@ -213,7 +213,7 @@ beam_test_() ->
         ?assertEqual({ok, beam}, relsync_hooks:run(Hooks, presync, #{}, 1000, fun(_) -> ok end)),
         ok = relsync_hooks:unload(Hooks),
         ?assertEqual(false, code:is_loaded(rt_hooks)),
-        ?assertMatch({error, {reload, {bad_hooks, _}}}, relsync_hooks:load({beam, <<"no">>}, #{})),
+        ?assertMatch({error, {temporary, {bad_hooks, _}}}, relsync_hooks:load({beam, <<"no">>}, #{})),
         ?assertEqual({error, {too_large, 3}}, relsync_hooks:load({beam, Beam}, #{max_hooks_bytes => 3}))
     end}.
 

@@ -96,9 +96,9 @@ changed_module_is_reloaded_and_undone(Release) ->
     ?assertEqual(filename:join(ebin(Release, "rt_app-1.0"), "rt_a.beam"), code:which(rt_a)),
     ?assertNot(erlang:check_old_code(rt_a)),
     Back(),
-    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
     ?assertEqual(1, rt_a:v()),
-    ?assertEqual({ok, []}, relsync_reload:undo(Undo)).
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)).
 
 same_code_is_unchanged(Release) ->
     Changes = [stage(Release, ?A, zlib:gzip(beam(module(rt_a, 1))))],
@@ -151,7 +151,7 @@ module_of_the_read_only_root_is_ours(#{dir := Dir, root := ReadOnly}) ->
     ?assertEqual(filename:join(maps:get(root, Overlay), ?A), code:which(rt_a)),
     ?assertEqual([ebin(Overlay, "rt_app-1.0") | Before], code:get_path()),
     Back(),
-    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
     ?assertEqual(Before, code:get_path()),
     ?assertEqual(1, rt_a:v()).
 
@@ -244,7 +244,7 @@ lingering_processes_are_reported(Release) ->
     ?assertMatch([{rt_a, 1, [{Pid, _}]}], maps:get(lingering, Result)),
     ?assert(is_process_alive(Pid)),
     Back(),
-    ?assertMatch({ok, [{rt_a, 1, [{Pid, _}]}]}, relsync_reload:undo(Undo)),
+    ?assertMatch({ok, [{rt_a, 1, [{Pid, _}]}]}, relsync_reload_undo:undo(Undo)),
     ?assertEqual(1, rt_a:v()).
 
 removal_with_residents_is_refused(#{root := Root} = Release) ->
@@ -264,7 +264,7 @@ removed_module_is_gone_and_comes_back(Release) ->
     ?assertEqual(false, code:is_loaded(rt_a)),
     ?assertError(undef, rt_a:v()),
     Back(),
-    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
     ?assertMatch({file, _}, code:is_loaded(rt_a)),
     ?assertEqual(1, rt_a:v()).
 
@@ -289,7 +289,7 @@ version_bump_takes_the_place_on_the_path(Release) ->
     ?assertEqual(filename:dirname(New), code:lib_dir(rt_app)),
     ?assertEqual(2, rt_a:v()),
     Back(),
-    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
     ?assertEqual(Before, code:get_path()),
     ?assertEqual({1, 1}, {rt_a:v(), rt_b:v()}),
     ?assertEqual(filename:join(Old, "rt_a.beam"), code:which(rt_a)).
@@ -300,7 +300,7 @@ unchanged_module_of_a_bumped_version_stays_ours(Release) ->
     ?assertEqual(reload, status(rt_b, Result)),
     ?assertEqual(2, rt_b:v()),
     Back(),
-    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
     ?assertEqual(1, rt_b:v()).
 
 new_application_joins_at_the_end(Release) ->
@@ -312,7 +312,7 @@ new_application_joins_at_the_end(Release) ->
     ?assertEqual(Before ++ [New], code:get_path()),
     ?assertEqual(1, rt_c:v()),
     Back(),
-    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
     ?assertEqual(Before, code:get_path()).
 
 vanished_application_leaves_the_path(Release) ->
@@ -322,7 +322,7 @@ vanished_application_leaves_the_path(Release) ->
     ?assertEqual([Old], maps:get(left, Result)),
     ?assertEqual(lists:delete(Old, Before), code:get_path()),
     Back(),
-    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
     ?assertEqual(Before, code:get_path()),
     ?assertEqual({1, 1}, {rt_a:v(), rt_b:v()}).
 
@@ -344,7 +344,7 @@ path_with_missing_directories_is_changed_and_restored(#{dir := Dir} = Release) -
     Old = ebin(Release, "rt_app-1.0"),
     ?assertEqual([Missing, New | Before -- [Missing, Old]], code:get_path()),
     Back(),
-    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
     ?assertEqual(Before, code:get_path()).
 
 root_behind_a_link_is_recognised(#{dir := Dir, root := Root, path := Path} = Release) ->
@@ -379,7 +379,7 @@ on_load_module_is_loaded_last(Release) ->
     {{ok, _, Undo}, Back} = push(Release, Changes, soft),
     ?assertEqual({2, 2}, {rt_a:v(), rt_on_load:v()}),
     Back(),
-    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
     ?assertEqual({1, 1}, {rt_a:v(), rt_on_load:v()}).
 
 failing_on_load_is_undone(Release) ->
@@ -388,7 +388,7 @@ failing_on_load_is_undone(Release) ->
     ?assertMatch({on_load_failed, rt_b, _}, Reason),
     ?assert(contains(text({error, Reason}), "rt_b")),
     Back(),
-    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
     ?assertEqual({1, 1}, {rt_a:v(), rt_b:v()}).
 
 hanging_on_load_is_ended(Release) ->
@@ -396,29 +396,30 @@ hanging_on_load_is_ended(Release) ->
     {{error, Reason, Undo}, Back} = push(Release, Changes, soft, #{on_load_timeout => 200}),
     ?assertEqual({on_load_timeout, rt_b}, Reason),
     Back(),
-    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
     ?assertEqual(1, rt_b:v()).
 
 %% As after a reload that was cut short: the file is new, the code is not.
 stale_module_is_reloaded_too(#{root := Root} = Release) ->
     write(Release, ?B, beam(module(rt_b, 2))),
-    ?assertMatch([#{module := rt_b, on_disk := changed}], relsync_reload:modules(Root, 10)),
-    ?assertEqual([], relsync_reload:modules(Root, 0)),
+    ?assertMatch([#{module := rt_b, on_disk := changed}], relsync_stale:modules(Root, 10)),
+    ?assertEqual([], relsync_stale:modules(Root, 0)),
     {{ok, Result, _}, _} = push(Release, [], soft),
     ?assertEqual(reload, status(rt_b, Result)),
     ?assertEqual(2, rt_b:v()),
-    ?assertEqual([], relsync_reload:modules(Root, 10)),
+    ?assertEqual([], relsync_stale:modules(Root, 10)),
     ok = file:delete(filename:join(Root, ?B)),
-    ?assertMatch([#{module := rt_b, on_disk := missing}], relsync_reload:modules(Root, 10)).
+    ?assertMatch([#{module := rt_b, on_disk := missing}], relsync_stale:modules(Root, 10)).
 
 code_without_a_file_is_named_when_it_cannot_come_back(#{root := Root} = Release) ->
     ok = file:delete(filename:join(Root, ?A)),
     Changes = [stage(Release, ?A, beam(module(rt_a, 2))), stage(Release, ?B, beam(module(rt_b, 2)))],
     {{ok, _, Undo}, Back} = push(Release, Changes, soft),
     Back(),
-    Error = relsync_reload:undo(Undo),
-    ?assertEqual({error, {not_restored, [{rt_a, enoent}]}}, Error),
-    ?assert(contains(text(Error), "rt_a (no such file")),
+    {error, Reason} = relsync_reload_undo:undo(Undo),
+    ?assertEqual({not_restored, [{rt_a, enoent}]}, Reason),
+    Text = unicode:characters_to_list(relsync_reload_undo:format_error(Reason)),
+    ?assert(contains(Text, "rt_a (no such file")),
     ?assertEqual({2, 1}, {rt_a:v(), rt_b:v()}).
 
 none_and_vm_touch_nothing(Release) ->
@@ -427,7 +428,7 @@ none_and_vm_touch_nothing(Release) ->
     {{ok, None, Undo}, _} = push(Release, Changes, none),
     ?assertEqual([{rt_a, in_use}, {rt_b, reload}], maps:get(modules, None)),
     ?assertNot(maps:get(vm_restart, None)),
-    ?assertEqual({ok, []}, relsync_reload:undo(Undo)),
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
     {{ok, Vm, _}, _} = push(Release, Changes, vm),
     ?assert(maps:get(vm_restart, Vm)),
     ?assertEqual({2, 1}, {rt_a:v(), rt_b:v()}),
@@ -436,27 +437,27 @@ none_and_vm_touch_nothing(Release) ->
 
 temporary_module_is_replaced_by_what_was_there(Release) ->
     Hooks = beam(module(rt_hooks, 1)),
-    {ok, rt_hooks, New} = relsync_reload:load_temporary(Hooks, #{}),
+    {ok, rt_hooks, New} = relsync_temporary:load(Hooks, #{}),
     ?assertEqual(1, rt_hooks:v()),
-    ok = relsync_reload:unload_temporary(New),
+    ok = relsync_temporary:unload(New),
     ?assertEqual(false, code:is_loaded(rt_hooks)),
-    {ok, rt_a, Other} = relsync_reload:load_temporary(beam(module(rt_a, hooks)), #{}),
+    {ok, rt_a, Other} = relsync_temporary:load(beam(module(rt_a, hooks)), #{}),
     ?assertEqual(hooks, rt_a:v()),
-    ok = relsync_reload:unload_temporary(Other),
+    ok = relsync_temporary:unload(Other),
     ?assertEqual(1, rt_a:v()),
     ?assertEqual(filename:join(ebin(Release, "rt_app-1.0"), "rt_a.beam"), code:which(rt_a)),
-    {ok, rt_a, Same} = relsync_reload:load_temporary(beam(module(rt_a, 1)), #{}),
-    ok = relsync_reload:unload_temporary(Same),
+    {ok, rt_a, Same} = relsync_temporary:load(beam(module(rt_a, 1)), #{}),
+    ok = relsync_temporary:unload(Same),
     ?assertEqual(1, rt_a:v()),
     %% The release got the hooks' code meanwhile: it stays.
-    {ok, rt_a, Again} = relsync_reload:load_temporary(beam(module(rt_a, 5)), #{}),
+    {ok, rt_a, Again} = relsync_temporary:load(beam(module(rt_a, 5)), #{}),
     write(Release, ?A, beam(module(rt_a, 5))),
-    ok = relsync_reload:unload_temporary(Again),
+    ok = relsync_temporary:unload(Again),
     ?assertEqual(5, rt_a:v()),
     ?assertEqual(filename:join(ebin(Release, "rt_app-1.0"), "rt_a.beam"), code:which(rt_a)).
 
 temporary_module_is_refused_where_it_would_harm(_Release) ->
-    Refused = fun(Beam) -> relsync_reload:load_temporary(Beam, #{}) end,
+    Refused = fun(Beam) -> relsync_temporary:load(Beam, #{}) end,
     ?assertEqual({error, {temporary_refused, lists, sticky}}, Refused(beam(module(lists, 1)))),
     ?assertEqual({error, {temporary_refused, erlang, preloaded}}, Refused(beam(module(erlang, 1)))),
     ?assertEqual({error, {temporary_refused, relsync_reload, agent}}, Refused(beam(module(relsync_reload, 1)))),
@@ -533,7 +534,7 @@ applications_are_restarted_in_order(#{root := Root} = Release) ->
     ?assertEqual([{rt_base, transient}, {rt_dep, transient}], started_apps([rt_base, rt_dep])),
     Back(),
     write(Release, "lib/rt_base-1/ebin/rt_base.app", app_file("rt_base", "1", "rt_sup", [])),
-    ?assertMatch({ok, _}, relsync_reload:undo(Undo)),
+    ?assertMatch({ok, _}, relsync_reload_undo:undo(Undo)),
     ?assertEqual([{stopped, rt_top}, {stopped, rt_sup}, {started, rt_sup}, {started, rt_top}], log()),
     ?assertEqual({1, "1"}, {rt_sup:v(), version_of(rt_base)}),
     stop_apps().
@@ -552,7 +553,7 @@ application_that_does_not_start_is_undone(#{root := Root} = Release) ->
     Back(),
     write(Release, "lib/rt_base-1/ebin/rt_base.app", app_file("rt_base", "1", "rt_sup", [])),
     _ = log(),
-    ?assertMatch({ok, _}, relsync_reload:undo(Undo)),
+    ?assertMatch({ok, _}, relsync_reload_undo:undo(Undo)),
     ?assertEqual([{started, rt_sup}, {started, rt_top}], log()),
     ?assertEqual({1, "1"}, {rt_sup:v(), version_of(rt_base)}),
     stop_apps().
@@ -593,7 +594,7 @@ embedded_mode_loads_new_modules(#{root := Root} = Release, Node) ->
     ?assertEqual([{rt_a, reload}, {rt_b, load}], maps:get(modules, Result)),
     ?assertEqual({2, 1}, {Call(rt_a, v, []), Call(rt_b, v, [])}),
     Back(),
-    ?assertEqual({ok, []}, Call(relsync_reload, undo, [Undo])),
+    ?assertEqual({ok, []}, Call(relsync_reload_undo, undo, [Undo])),
     ?assertEqual({1, false}, {Call(rt_a, v, []), Call(code, is_loaded, [rt_b])}).
 
 %% OTP's own crypto, recompiled, stands in for a release's module with a NIF library.
