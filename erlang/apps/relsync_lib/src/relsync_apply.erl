@@ -24,6 +24,8 @@
 %% damaged journal, undo record of the     | a bad medium     | undo, from the undo record
 %%   current generation N from N+x         |                  |
 %% damaged journal, no such record         | a bad medium     | drop it and say so
+%% no journal, such a record, and live      | a journal that   | undo, from the undo record
+%%   paths are as only the new nodes are   |   was deleted    |
 %% '''
 %%
 %% Invariants: the journal is on the medium before the first live path changes,
@@ -476,7 +478,7 @@ drop_from(Dir, Generation) ->
     {ok, nothing} | {ok, undone | completed | {lost, relsync_state:damage()}, report()} | {error, error()}.
 recover(#{state := Dir} = Roots) ->
     case relsync_state:read_journal(Dir) of
-        none -> {ok, nothing};
+        none -> recover_unrecorded(Roots);
         {ok, #{direction := forward} = Journal} -> recover_forward(Roots, Journal);
         {ok, #{direction := backward} = Journal} -> recover_backward(Roots, Journal);
         {damaged, _, _} = Damage -> recover_damaged(Roots, Damage)
@@ -484,10 +486,11 @@ recover(#{state := Dir} = Roots) ->
 
 %% @doc Lists what `recover/1' is going to do to the live tree.
 -spec pending(relsync_roots:roots()) -> [relsync_change:change()].
-pending(#{state := Dir}) ->
+pending(#{state := Dir} = Roots) ->
     case relsync_state:read_journal(Dir) of
         none ->
-            [];
+            {_, Changes} = unrecorded(Roots),
+            Changes;
         {ok, #{direction := backward, changes := Changes}} ->
             Changes;
         {ok, #{direction := forward, changes := Changes} = Journal} ->
@@ -532,6 +535,48 @@ recover_backward(Roots, Journal) ->
         {error, Reason} ->
             {error, Reason}
     end.
+
+%% A push that was cut off before its journal leaves an undo record too, but then no path has been touched yet. What cannot
+%% be undone without a journal is drift.
+recover_unrecorded(Roots) ->
+    case unrecorded(Roots) of
+        {_, []} ->
+            {ok, nothing};
+        {Old, Changes} ->
+            case undo(Roots, #{changes => relsync_change:reverse(Changes), old => Old}) of
+                {ok, Report} -> {ok, undone, Report};
+                {error, _} -> {ok, nothing}
+            end
+    end.
+
+%% The changes back to the current generation, of a switch that has begun and of which no journal tells.
+unrecorded(#{state := Dir, write := Root}) ->
+    case relsync_state:read_current(Dir) of
+        {ok, Old} ->
+            case relsync_state:read_undo(Dir, number(Old)) of
+                {ok, #{to := Old, changes := Changes}} ->
+                    {Old, [Change || lists:any(fun(C) -> is_reached(C, Root) end, Changes), Change <- Changes]};
+                _ ->
+                    {Old, []}
+            end;
+        _ ->
+            {none, []}
+    end.
+
+is_reached({Path, New, Old}, Root) ->
+    Live =
+        case relsync_roots:holder([Root], Path) of
+            {ok, Root, Info} -> Info;
+            {error, enoent} -> absent;
+            {error, _} -> unknown
+        end,
+    looks_like(New, Live) andalso not looks_like(Old, Live).
+
+looks_like({file, _, Mode, Mtime}, {file, Mode, _, Mtime}) -> true;
+looks_like({mode, Mode}, {file, Mode, _, _}) -> true;
+looks_like({mode, Mode}, {dir, Mode}) -> true;
+looks_like({Kind, _}, {Kind, _}) -> true;
+looks_like(Node, Live) -> Node =:= absent andalso Live =:= absent.
 
 %% The undo record holds the same changes as the journal of a push did.
 recover_damaged(#{state := Dir} = Roots, Damage) ->

@@ -57,6 +57,7 @@ verified(Dir, PackId) ->
     {ok, incoming(), relsync_pack:reader(), Acc} | {error, error()} | {stopped, Reason}.
 open(Dir, PackId, Fun, Acc) ->
     Path = path(Dir, PackId),
+    clear(Path),
     case read_records(Path, Fun, Acc) of
         {ok, Reader, Acc1} ->
             Offset = relsync_pack:offset(Reader),
@@ -70,6 +71,14 @@ open(Dir, PackId, Fun, Acc) ->
             {error, {cannot, read, PackId, Reason}};
         {stopped, Reason} ->
             {stopped, Reason}
+    end.
+
+%% Whatever stands there and is no file is nothing that was received.
+clear(Path) ->
+    case relsync_fs:info(Path) of
+        {ok, {file, _, _, _}} -> ok;
+        {ok, _} -> relsync_fs:delete_tree(Path);
+        {error, _} -> ok
     end.
 
 path(Dir, PackId) ->

@@ -253,6 +253,17 @@ damaged_journal_test() ->
     same_tree(Old, Root, lost_journal),
     relsync_trees:remove(Root).
 
+%% Somebody deletes the journal: the undo record tells as much, but only of a switch that has begun.
+deleted_journal_test() ->
+    #{root := Root, roots := #{state := Dir} = Roots, generations := #{1 := Old}} = Case = push(7),
+    true = cut_at_journal(Case),
+    ok = prim_file:delete(relsync_state:file_name(Dir, <<"journal">>)),
+    true = relsync_apply:pending(Roots) =/= [],
+    {ok, undone, _} = relsync_apply:recover(Roots),
+    same_tree(Old, Root, deleted_journal),
+    {ok, nothing} = relsync_apply:recover(Roots),
+    relsync_trees:remove(Root).
+
 %% Cuts a push off in the middle of its switch.
 cut_at_journal(#{run := Run, root := Root}) ->
     Live = byte_size(Root) + 1,

@@ -26,6 +26,22 @@ resume_test_() ->
         relsync_trees:remove(Root)
     end}.
 
+%% What is no file is no pack, and makes way for one.
+not_a_file_test() ->
+    Root = relsync_trees:new_root("incoming"),
+    ok = relsync_state:prepare_dirs(Root),
+    {ok, First, _, 0} = relsync_incoming:open(Root, ?ID, fun count/2, 0),
+    relsync_incoming:close(First),
+    File = file(Root),
+    ok = relsync_fs:delete_file(File),
+    ok = relsync_fs:make_dir(File),
+    ok = prim_file:write_file(<<File/binary, "/inside">>, <<"x">>),
+    [] = relsync_incoming:list(Root),
+    {ok, Second, _, 0} = relsync_incoming:open(Root, ?ID, fun count/2, 0),
+    relsync_incoming:close(Second),
+    [{?ID, 0}] = relsync_incoming:list(Root),
+    relsync_trees:remove(Root).
+
 resume(Root, Pack, Cut, Rubbish) ->
     ok = relsync_incoming:delete(Root, ?ID),
     {ok, First, _, 0} = relsync_incoming:open(Root, ?ID, fun count/2, 0),
