@@ -1,0 +1,401 @@
+//! What went wrong, in words: the one place that turns errors into prose, a hint and an exit code.
+//!
+//! A [`CliError`] carries what failed; [`CliError::explain`] says it. The message is a sentence with its causes, the hint what to try next;
+//! neither ever holds the cookie, and what came from a target is stripped of control characters.
+
+mod reach;
+mod remote;
+mod session;
+mod store;
+
+use std::error::Error;
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use relsync_engine::entry::Escaped;
+use relsync_engine::push::PushError;
+use relsync_engine::session::SessionError;
+use relsync_engine::store::StoreError;
+use relsync_engine::transport::erl::ConnectError;
+use relsync_engine::wire::RemoteError;
+
+use crate::config::ConfigError;
+use crate::hooks::HooksError;
+use crate::output::printable;
+use crate::target::TargetError;
+use crate::units::Count;
+
+use reach::{config_hint, connect_class, hooks_hint, target_class};
+use remote::remote_hint;
+use session::{push_class, session_class};
+use store::store_class;
+
+/// A word that programs can rely on, how the process ends, and what to try next.
+type Class<'a> = (&'a str, Exit, Option<String>);
+
+/// How relsync ends; the numbers are part of its interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Done, or nothing was to be done.
+    Done = 0,
+    /// Failed; the target is unchanged.
+    Failed = 1,
+    /// Asked for something that makes no sense.
+    Usage = 2,
+    /// The update was rolled back; the target runs what it ran.
+    RolledBack = 3,
+    /// Applied; part of it takes effect when the VM restarts.
+    NeedsRestart = 4,
+    /// The target cannot be reached, or does not let us in.
+    Unreachable = 5,
+    /// The target's file system failed in the middle of a switch, and again when it was to be taken back.
+    HalfDone = 6,
+    /// The local store failed.
+    Store = 10,
+    /// Interrupted; the target is unchanged.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+impl Exit {
+    /// The process's exit code.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::RolledBack => 3,
+            Self::NeedsRestart => 4,
+            Self::Unreachable => 5,
+            Self::HalfDone => 6,
+            Self::Store => 10,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// `relsync.toml` is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The target's description is wrong.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// A probation does not outlive the restart that is asked for.
+    #[error(
+        "--confirm-timeout cannot be combined with --reload vm: the restart ends the probation"
+    )]
+    ProbationOfRestart,
+    /// A pattern is wrong.
+    #[error(transparent)]
+    Pattern(#[from] relsync_engine::exclude::PatternError),
+    /// The hooks are not there or do not compile.
+    #[error(transparent)]
+    Hooks(#[from] HooksError),
+    /// The store or a scan failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no place for the store.
+    #[error("there is no data directory for this user")]
+    NoDataDir,
+    /// No connection came about.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A session failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A push failed.
+    #[error(transparent)]
+    Push(#[from] PushError),
+    /// The target was lost while it applied, and did not come back to say what became of it.
+    #[error("lost the target while it applied the update, and cannot reach it again: {reason}")]
+    UnknownEnd {
+        /// Why it cannot be reached.
+        reason: String,
+    },
+    /// The target was lost after it was told to apply, and came back with what it ran before.
+    #[error("the target went back to generation {generation} by itself after it was lost")]
+    LostAndRolledBack {
+        /// The generation it runs.
+        generation: u64,
+    },
+    /// The target was lost after it was told to apply, and never began.
+    #[error("the target was lost before it began to apply the update")]
+    LostAndUnchanged,
+    /// The target was lost after it was told to apply, and runs something else altogether.
+    #[error(
+        "the target was lost while it applied the update, and runs generation {generation} of somebody else's by now"
+    )]
+    LostAndReplaced {
+        /// The generation it runs.
+        generation: u64,
+    },
+    /// Another generation than the one to be confirmed is installed.
+    #[error(
+        "generation {meant} was not confirmed in time: the target runs generation {generation}"
+    )]
+    ProbationOver {
+        /// The generation that was to be confirmed.
+        meant: u64,
+        /// The generation it runs.
+        generation: u64,
+    },
+    /// There is nothing that could be confirmed.
+    #[error("nothing is installed that could be confirmed")]
+    NothingInstalled,
+    /// The update was applied and then undone by the target.
+    #[error("the target rolled the update back: {}", printable(&.0.message))]
+    RolledBack(RemoteError),
+    /// The new generation could not be confirmed.
+    #[error("the target could not be reached again to confirm the update: {reason}")]
+    NotConfirmed {
+        /// Why not.
+        reason: String,
+    },
+    /// The user pressed Ctrl-C.
+    #[error("interrupted; the target is unchanged")]
+    Interrupted,
+    /// The user pressed Ctrl-C twice while the target was applying.
+    #[error("interrupted while the target was applying the update")]
+    InterruptedApplying,
+    /// Something on this machine failed.
+    #[error("cannot {action}")]
+    Local {
+        /// What was tried.
+        action: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A directory to be made is there already.
+    #[error("{path} is there already and not empty")]
+    NotEmpty {
+        /// The directory.
+        path: String,
+    },
+    /// The store is damaged.
+    #[error("the store has {}", Count(*.count, "problem"))]
+    StoreDamaged {
+        /// How many.
+        count: usize,
+    },
+    /// The index is whole again, and some of what it named is gone.
+    #[error(
+        "the store lost {} and {}",
+        Count(*.snapshots, "snapshot"),
+        Count(*.contents, "content")
+    )]
+    StoreLost {
+        /// Snapshots whose manifest is gone.
+        snapshots: u64,
+        /// Files whose content is gone.
+        contents: u64,
+    },
+    /// There is no manual page for that.
+    #[error("there is no command {name:?}")]
+    NoSuchCommand {
+        /// What was asked for.
+        name: String,
+    },
+    /// The target cannot be updated as things are.
+    #[error("{failed} of {count} checks failed")]
+    Unfit {
+        /// How many failed.
+        failed: usize,
+        /// How many were made.
+        count: usize,
+    },
+}
+
+/// An error in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Explained {
+    /// A word that programs can rely on.
+    pub(crate) kind: String,
+    /// What happened.
+    pub(crate) message: String,
+    /// What to try next.
+    pub(crate) hint: Option<String>,
+    /// How the process ends.
+    pub(crate) exit: Exit,
+}
+
+impl CliError {
+    /// Says what happened, what to try, and how the process ends.
+    pub(crate) fn explain(&self) -> Explained {
+        let (kind, exit, hint) = self.classify();
+        Explained {
+            kind: kind.to_owned(),
+            message: self.message(),
+            hint,
+            exit,
+        }
+    }
+
+    /// The error and its causes as one sentence, without those that repeat what is above them.
+    fn message(&self) -> String {
+        let mut message = printable(&self.to_string());
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let text = printable(error.to_string().trim_end());
+            if !message.contains(&text) {
+                let _ = write!(message, ": {text}");
+            }
+            cause = error.source();
+        }
+        if let Self::Hooks(HooksError::Compile { messages, .. }) = self {
+            let _ = write!(message, "\n{}", printable(messages.trim_end()));
+        }
+        if let Some(path) = self.remote().and_then(|remote| remote.path.as_ref()) {
+            let path = Escaped(path.as_bytes()).to_string();
+            if !message.contains(&path) {
+                let _ = write!(message, " ({path})");
+            }
+        }
+        if self.exit() == Exit::Failed && self.concerns_target() {
+            message.push_str("; nothing was changed on the target");
+        }
+        message
+    }
+
+    fn exit(&self) -> Exit {
+        self.classify().1
+    }
+
+    /// Whether the command was about to change a target.
+    fn concerns_target(&self) -> bool {
+        matches!(
+            self,
+            Self::Hooks(_)
+                | Self::Store(StoreError::Scan(_))
+                | Self::Push(_)
+                | Self::Session(_)
+                | Self::LostAndUnchanged
+        )
+    }
+
+    fn remote(&self) -> Option<&RemoteError> {
+        match self {
+            Self::Session(SessionError::Remote(remote))
+            | Self::Push(PushError::Session(SessionError::Remote(remote)))
+            | Self::RolledBack(remote) => Some(remote),
+            _ => None,
+        }
+    }
+
+    fn classify(&self) -> Class<'_> {
+        let hint = |text: &str| Some(text.to_owned());
+        match self {
+            Self::Config(error) => ("config", Exit::Usage, config_hint(error)),
+            Self::Target(error) => target_class(error),
+            Self::ProbationOfRestart => (
+                "usage",
+                Exit::Usage,
+                Some("leave one of them out".to_owned()),
+            ),
+            Self::Pattern(_) => (
+                "pattern",
+                Exit::Usage,
+                hint("patterns are written as in .gitignore"),
+            ),
+            Self::Hooks(error) => ("hooks", Exit::Failed, hooks_hint(error)),
+            Self::Store(error) => store_class(error),
+            Self::NoDataDir => (
+                "store",
+                Exit::Store,
+                hint("say where the store is with --store DIR"),
+            ),
+            Self::Connect(error) => connect_class(error),
+            Self::Session(error) => session_class(error),
+            Self::Push(error) => push_class(error),
+            Self::UnknownEnd { .. } => (
+                "lost",
+                Exit::Unreachable,
+                hint(
+                    "`relsync status` tells which release it runs once it is back; it is either the old or the new one",
+                ),
+            ),
+            Self::LostAndRolledBack { .. } => (
+                "lost",
+                Exit::RolledBack,
+                hint(
+                    "push again; if it happens again, the update may break the network or restart the VM",
+                ),
+            ),
+            Self::LostAndUnchanged => (
+                "lost",
+                Exit::Failed,
+                hint("push again: it continues with what the target has of the update"),
+            ),
+            Self::LostAndReplaced { .. } => (
+                "lost",
+                Exit::Unreachable,
+                hint("`relsync status` shows what it runs; somebody else seems to update it too"),
+            ),
+            Self::ProbationOver { .. } => (
+                "not_confirmed",
+                Exit::RolledBack,
+                hint(
+                    "it goes back by itself when it is not confirmed in time: push again, with a longer --confirm-timeout if the link is slow",
+                ),
+            ),
+            Self::NothingInstalled => (
+                "not_on_probation",
+                Exit::Failed,
+                remote_hint("not_on_probation"),
+            ),
+            Self::RolledBack(remote) => (&remote.kind, Exit::RolledBack, remote_hint(&remote.kind)),
+            Self::NotConfirmed { .. } => (
+                "not_confirmed",
+                Exit::RolledBack,
+                hint(
+                    "the target returns to the generation before by itself when its probation ends",
+                ),
+            ),
+            Self::Interrupted => (
+                "interrupted",
+                Exit::Interrupted,
+                hint("the same push continues where this one stopped"),
+            ),
+            Self::InterruptedApplying => (
+                "interrupted",
+                Exit::Interrupted,
+                hint("`relsync status` tells which release the target runs"),
+            ),
+            Self::Local { .. } => ("io", Exit::Failed, None),
+            Self::NotEmpty { .. } => (
+                "not_empty",
+                Exit::Failed,
+                hint("name a directory that does not exist"),
+            ),
+            Self::StoreDamaged { .. } => (
+                "store_damaged",
+                Exit::Store,
+                hint(
+                    "`relsync store repair` rebuilds the index; content that is lost is stored again by the next snapshot of it",
+                ),
+            ),
+            Self::StoreLost { .. } => (
+                "store_lost",
+                Exit::Store,
+                hint("take the snapshots again: what is still there as a file is stored again"),
+            ),
+            Self::NoSuchCommand { .. } => (
+                "usage",
+                Exit::Usage,
+                hint("`relsync help` lists the commands"),
+            ),
+            Self::Unfit { .. } => ("unfit", Exit::Failed, None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! What is wrong before a target answers: its description, the hooks for it, and the way to it.
+
+use relsync_engine::transport::erl::ConnectError;
+
+use super::{Class, Exit};
+use crate::config::ConfigError;
+use crate::hooks::HooksError;
+use crate::output::printable;
+use crate::target::TargetError;
+
+pub(super) fn config_hint(error: &ConfigError) -> Option<String> {
+    match error {
+        ConfigError::UnknownProfile { known, .. } if known.is_empty() => {
+            Some("relsync.toml in the working directory defines profiles as [profiles.NAME]".to_owned())
+        }
+        ConfigError::UnknownProfile { known, .. } => Some(format!("relsync.toml knows {}", known.join(", "))),
+        ConfigError::Parse { source, .. } if source.message().contains("`cookie`") => {
+            Some("the cookie belongs in RELSYNC_COOKIE or ~/.erlang.cookie, not in a file that is committed".to_owned())
+        }
+        ConfigError::Parse { .. } => Some("the keys are the long options without their dashes in front".to_owned()),
+        ConfigError::Read { .. } | ConfigError::TooLarge { .. } => None,
+    }
+}
+
+pub(super) fn target_class(error: &TargetError) -> Class<'static> {
+    let (kind, exit, hint) = match error {
+        TargetError::NoNode => (
+            "usage",
+            Exit::Usage,
+            "name it with -d NODE, RELSYNC_DESTINATION_NODE, or destination-node in relsync.toml",
+        ),
+        TargetError::NodeName(_) => (
+            "bad_node_name",
+            Exit::Unreachable,
+            "write it as the node calls itself, name@host: `node().` in its shell shows it",
+        ),
+        TargetError::LocalName { .. } => (
+            "bad_node_name",
+            Exit::Usage,
+            "leave --sname and --name out to let the target make up a name",
+        ),
+        TargetError::Cookie(_) => (
+            "bad_cookie",
+            Exit::Unreachable,
+            "set it with RELSYNC_COOKIE, ~/.erlang.cookie or --cookie",
+        ),
+        TargetError::RelativePath { .. } => (
+            "usage",
+            Exit::Usage,
+            "write the target's directory from its root",
+        ),
+        TargetError::NoSsh => (
+            "usage",
+            Exit::Usage,
+            "use --mode erl, which needs nothing installed on the target",
+        ),
+    };
+    (kind, exit, Some(hint.to_owned()))
+}
+
+pub(super) fn hooks_hint(error: &HooksError) -> Option<String> {
+    match error {
+        HooksError::NotFound { searched, .. } => {
+            let searched: Vec<String> = searched
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            Some(format!("looked for {}", searched.join(", ")))
+        }
+        HooksError::NoModule { .. } => Some("a hooks file begins with -module(name).".to_owned()),
+        _ => None,
+    }
+}
+
+pub(super) fn connect_class(error: &ConnectError) -> Class<'static> {
+    let (kind, hint) = match error {
+        ConnectError::HostUnknown { host, .. } => (
+            "unknown_host",
+            format!("check the part of the node's name after the @, and that this machine can resolve {host}"),
+        ),
+        ConnectError::HostTimeout { .. } => ("unknown_host", "check this machine's name service".to_owned()),
+        ConnectError::EpmdRefused { .. } => (
+            "no_epmd",
+            "no Erlang node runs there with a name, or its EPMD listens elsewhere: --epmd-port, or --dist-port without EPMD"
+                .to_owned(),
+        ),
+        ConnectError::EpmdUnreachable { .. } | ConnectError::EpmdTimeout { .. } => (
+            "unreachable",
+            "check the network, and that a firewall lets EPMD's port through".to_owned(),
+        ),
+        ConnectError::NotEpmd { .. } => ("no_epmd", "check --epmd-port".to_owned()),
+        ConnectError::NotRegistered { registered, .. } if registered.is_empty() => (
+            "unknown_node",
+            "no node is registered there: is the release running, and with a name (-sname or -name)?".to_owned(),
+        ),
+        ConnectError::NotRegistered { registered, .. } => {
+            let names: Vec<String> = registered.iter().map(|name| printable(name)).collect();
+            ("unknown_node", format!("the nodes there are called {}", names.join(", ")))
+        }
+        ConnectError::TooOld { .. } => ("old_otp", "relsync needs OTP 23 or newer on the target".to_owned()),
+        ConnectError::NodeRefused { .. } => (
+            "unreachable",
+            "the node may just have stopped; with --dist-port, check the port".to_owned(),
+        ),
+        ConnectError::NodeUnreachable { .. } | ConnectError::NodeTimeout { .. } => (
+            "unreachable",
+            "check that a firewall lets the node's own port through (inet_dist_listen_min and _max fix it)".to_owned(),
+        ),
+        ConnectError::HandshakeTimeout { .. } | ConnectError::HandshakeClosed { .. } => (
+            "handshake",
+            "the node may be overloaded or stopping; try again, or a longer --timeout".to_owned(),
+        ),
+        ConnectError::NotErlang { .. } => ("not_erlang", "check --dist-port".to_owned()),
+        ConnectError::TlsExpected { .. } => (
+            "tls",
+            "the node uses TLS distribution, which this version does not speak".to_owned(),
+        ),
+        ConnectError::WrongCookie { .. } => (
+            "wrong_cookie",
+            "`erlang:get_cookie().` on the target shows its cookie; set it with RELSYNC_COOKIE, ~/.erlang.cookie or --cookie"
+                .to_owned(),
+        ),
+        ConnectError::Unproven { .. } => (
+            "wrong_cookie",
+            "what answers there is not the node it says it is: check the host and port".to_owned(),
+        ),
+        ConnectError::NameInUse { .. } => (
+            "name_in_use",
+            "choose another --sname or --name, or leave it out to let the target make one up".to_owned(),
+        ),
+        ConnectError::NotAllowed { .. } => (
+            "not_allowed",
+            "the node only allows certain hosts (net_kernel:allow/1): choose an allowed --sname or --name".to_owned(),
+        ),
+        ConnectError::NameStyle { actual, .. } => ("name_style", format!("use -d {actual}")),
+        ConnectError::OtherNode { actual, .. } => (
+            "other_node",
+            format!("use -d {actual} if that is the node you mean; else check --dist-port"),
+        ),
+        ConnectError::Randomness => return ("randomness", Exit::Failed, None),
+    };
+    (kind, Exit::Unreachable, Some(hint))
+}

@@ -1,0 +1,62 @@
+//! What the agent refuses, by the kinds of store-format.md.
+
+use super::Exit;
+
+/// How the process ends when the agent refuses: its errors leave the target as it was, but for one.
+pub(super) fn remote_exit(kind: &str) -> Exit {
+    match kind {
+        "path" => Exit::Usage,
+        "damaged" => Exit::HalfDone,
+        _ => Exit::Failed,
+    }
+}
+
+/// What to try when the agent refuses; the kinds are those of store-format.md.
+pub(super) fn remote_hint(kind: &str) -> Option<String> {
+    let hint = match kind {
+        "busy" => {
+            "wait for the other push to end; a session whose host is gone ends by itself within a minute or so"
+        }
+        "state" => {
+            "look at what stands there and remove it: the next push makes the state directory anew, and scans the target"
+        }
+        "path" => "check --destination-path and --destination-rw-path",
+        "space" => "free some space on the target, or keep fewer generations with --keep",
+        "read_only" => "name a directory that can be written with -q, or remount in a presync hook",
+        "io" => {
+            "check --destination-path, and that the user the node runs as may read and write there"
+        }
+        "pack" | "base_changed" => {
+            "something else changed the target meanwhile: push again with --checksum"
+        }
+        "hooks" => "see what the hook printed above",
+        "in_use" => {
+            "`--reload hard` kills these processes, `--reload apps` restarts their applications"
+        }
+        "same_name" => {
+            "the target's file system ignores case: rename one of them, or leave it out with --exclude"
+        }
+        "on_load" => {
+            "what the message says happened on the target; a library that the module loads may be missing there (--shared-libs)"
+        }
+        "bad_beam" => {
+            "the release was compiled for another OTP release than the target runs, or a file is damaged"
+        }
+        "damaged" => {
+            "the target's files are between two releases, its code still runs: repair its file system (space, permissions, the \
+             medium) before its VM restarts, then run `relsync status` or push again, which completes or undoes the switch first"
+        }
+        "no_generation" => {
+            "`relsync status` lists what the target keeps; push older ones with --snapshot ID"
+        }
+        "not_on_probation" => {
+            "there is nothing to confirm; `relsync status` shows the target's state"
+        }
+        "internal" => {
+            "please report it with this message; `relsync status` shows the target's state"
+        }
+        "protocol" => "use the same version of relsync for every push to this target",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}

@@ -1,0 +1,115 @@
+//! What goes wrong between this machine and a target that answers: the link, the conversation, the update.
+
+use relsync_engine::push::PushError;
+use relsync_engine::session::SessionError;
+use relsync_engine::transport::TransportError;
+
+use super::remote::{remote_exit, remote_hint};
+use super::store::store_class;
+use super::{Class, Exit};
+
+pub(super) fn session_class(error: &SessionError) -> Class<'_> {
+    let hint = |text: &str| Some(text.to_owned());
+    match error {
+        SessionError::Transport(transport) => transport_class(transport),
+        SessionError::Wire(_) | SessionError::Unexpected { .. } | SessionError::Protocol { .. } => {
+            (
+                "protocol",
+                Exit::Failed,
+                hint("use the same version of relsync for every push to this target"),
+            )
+        }
+        SessionError::Remote(remote) => (
+            &remote.kind,
+            remote_exit(&remote.kind),
+            remote_hint(&remote.kind),
+        ),
+        SessionError::Hung { .. } => (
+            "hung",
+            Exit::Unreachable,
+            hint(
+                "`exit(whereis(relsync_session), kill)` on the target ends the session; then `relsync status` tells which release it runs",
+            ),
+        ),
+        SessionError::Busy { .. } => ("busy", Exit::Failed, remote_hint("busy")),
+        SessionError::OldOtp { .. } => (
+            "old_otp",
+            Exit::Failed,
+            hint("update Erlang/OTP on the target first"),
+        ),
+    }
+}
+
+fn transport_class(error: &TransportError) -> Class<'static> {
+    match error {
+        TransportError::Closed | TransportError::Silent { .. } | TransportError::Io { .. } => (
+            "lost",
+            Exit::Unreachable,
+            Some(
+                "push again: it continues where it stopped; --retries lets it try longer"
+                    .to_owned(),
+            ),
+        ),
+        TransportError::SpawnRefused { .. } => (
+            "agent",
+            Exit::Failed,
+            Some("the target must run OTP 23 or newer with kernel, stdlib and crypto".to_owned()),
+        ),
+        TransportError::AgentEnded { reason } if reason.starts_with("{undef,[{crypto,") => (
+            "agent",
+            Exit::Failed,
+            Some("the release on the target lacks the application crypto: add it to the release's applications".to_owned()),
+        ),
+        TransportError::AgentEnded { .. } => (
+            "agent",
+            Exit::Failed,
+            Some("push again; if it happens again, please report it with this message".to_owned()),
+        ),
+        TransportError::Oversized { .. }
+        | TransportError::Malformed { .. }
+        | TransportError::MessageTooLarge { .. } => ("protocol", Exit::Failed, None),
+    }
+}
+
+pub(super) fn push_class(error: &PushError) -> Class<'_> {
+    let hint = |text: &str| Some(text.to_owned());
+    match error {
+        PushError::Session(error) => session_class(error),
+        PushError::LostWhileApplying { .. } => (
+            "lost",
+            Exit::Unreachable,
+            hint("`relsync status` tells which release it runs"),
+        ),
+        PushError::ZlibDiffers => ("zlib_differs", Exit::Failed, None),
+        PushError::Store(error) => store_class(error),
+        PushError::Encode(_) => (
+            "store",
+            Exit::Store,
+            hint("`relsync store check --read-data` tells whether the store is damaged"),
+        ),
+        PushError::Spool(_) => (
+            "store",
+            Exit::Store,
+            hint("check the free space where the store is"),
+        ),
+        PushError::Manifest(_) | PushError::WrongManifest => (
+            "bad_manifest",
+            Exit::Failed,
+            hint(
+                "push again: the target says more of what is damaged in `relsync status`, and scans its tree where a record is",
+            ),
+        ),
+        PushError::NothingRemains { count } => (
+            "nothing_remains",
+            Exit::Failed,
+            Some(format!(
+                "check --local-path and --destination-path; --max-delete {count} allows it"
+            )),
+        ),
+        PushError::TooManyDeletes { .. } => (
+            "max_delete",
+            Exit::Failed,
+            hint("`relsync plan` lists them; raise --max-delete, or keep some with --protect"),
+        ),
+    }
+}

@@ -1,0 +1,43 @@
+//! What is wrong on this machine: the release that is read, and the store that keeps it.
+
+use relsync_engine::scan::ScanError;
+use relsync_engine::store::StoreError;
+
+use super::{Class, Exit};
+
+pub(super) fn store_class(error: &StoreError) -> Class<'static> {
+    let own_hint = || error.hint().map(str::to_owned);
+    match error {
+        StoreError::Scan(scan) => {
+            let (kind, hint) = scan_class(scan);
+            (kind, Exit::Failed, hint.map(str::to_owned))
+        }
+        StoreError::NoSuchSnapshot { .. } | StoreError::Ambiguous { .. } => {
+            ("no_snapshot", Exit::Failed, own_hint())
+        }
+        StoreError::InvalidName { .. } | StoreError::NoteTooLong { .. } => {
+            ("usage", Exit::Usage, own_hint())
+        }
+        StoreError::FileTooLarge { .. } => ("too_large", Exit::Failed, own_hint()),
+        _ => ("store", Exit::Store, own_hint()),
+    }
+}
+
+fn scan_class(error: &ScanError) -> (&'static str, Option<&'static str>) {
+    match error {
+        ScanError::Root { .. } | ScanError::NotADirectory { .. } => (
+            "no_local_path",
+            Some("build the release first, or say where it is with --local-path"),
+        ),
+        ScanError::Empty { .. } => (
+            "empty_local_path",
+            Some(
+                "an empty release would delete everything on the target; check --local-path and --exclude",
+            ),
+        ),
+        ScanError::Entries { .. } => (
+            "bad_entry",
+            Some("remove it from the release, or leave it out with --exclude"),
+        ),
+    }
+}

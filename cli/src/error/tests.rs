@@ -1,0 +1,252 @@
+//! What the errors say, and how the process ends.
+
+use std::path::PathBuf;
+
+use relsync_engine::scan::ScanError;
+use relsync_engine::transport::TransportError;
+use relsync_engine::transport::erl::NodeName;
+
+use super::*;
+
+fn remote(kind: &str) -> RemoteError {
+    RemoteError {
+        kind: kind.to_owned(),
+        message: "a \x1b[31mcoloured\x1b[0m message".to_owned(),
+        path: Some("lib/a\nb".to_owned()),
+    }
+}
+
+fn node() -> NodeName {
+    NodeName::parse("app@board").expect("a name")
+}
+
+#[test]
+fn every_kind_has_its_exit_code() {
+    let io = || std::io::Error::other("oh");
+    let scan = |error| CliError::Store(StoreError::Scan(error));
+    let lost = || SessionError::Transport(TransportError::Closed);
+    let table: Vec<(CliError, &str, u8)> = vec![
+        (TargetError::NoNode.into(), "usage", 2),
+        (TargetError::NoSsh.into(), "usage", 2),
+        (
+            CliError::Target(TargetError::NodeName(
+                NodeName::parse("x").expect_err("no name"),
+            )),
+            "bad_node_name",
+            5,
+        ),
+        (
+            ConnectError::WrongCookie { node: node() }.into(),
+            "wrong_cookie",
+            5,
+        ),
+        (
+            ConnectError::EpmdRefused {
+                host: "h".to_owned(),
+                port: 1,
+            }
+            .into(),
+            "no_epmd",
+            5,
+        ),
+        (ConnectError::TlsExpected { node: node() }.into(), "tls", 5),
+        (SessionError::Remote(remote("space")).into(), "space", 1),
+        (SessionError::Remote(remote("path")).into(), "path", 2),
+        (
+            SessionError::Busy {
+                holder: "me".to_owned(),
+            }
+            .into(),
+            "busy",
+            1,
+        ),
+        (lost().into(), "lost", 5),
+        (PushError::Session(lost()).into(), "lost", 5),
+        (
+            PushError::from(SessionError::Remote(remote("zlib_differs"))).into(),
+            "zlib_differs",
+            1,
+        ),
+        (
+            PushError::TooManyDeletes { count: 3, limit: 1 }.into(),
+            "max_delete",
+            1,
+        ),
+        (
+            PushError::NothingRemains { count: 3 }.into(),
+            "nothing_remains",
+            1,
+        ),
+        (PushError::Spool(io()).into(), "store", 10),
+        (CliError::NoDataDir, "store", 10),
+        (CliError::RolledBack(remote("hooks")), "hooks", 3),
+        (CliError::LostAndRolledBack { generation: 4 }, "lost", 3),
+        (CliError::LostAndUnchanged, "lost", 1),
+        (CliError::LostAndReplaced { generation: 4 }, "lost", 5),
+        (
+            CliError::ProbationOver {
+                meant: 4,
+                generation: 3,
+            },
+            "not_confirmed",
+            3,
+        ),
+        (CliError::NothingInstalled, "not_on_probation", 1),
+        (SessionError::Remote(remote("damaged")).into(), "damaged", 6),
+        (
+            PushError::Session(SessionError::Remote(remote("damaged"))).into(),
+            "damaged",
+            6,
+        ),
+        (PushError::WrongManifest.into(), "bad_manifest", 1),
+        (
+            CliError::UnknownEnd {
+                reason: "x".to_owned(),
+            },
+            "lost",
+            5,
+        ),
+        (
+            CliError::NotConfirmed {
+                reason: "x".to_owned(),
+            },
+            "not_confirmed",
+            3,
+        ),
+        (CliError::Interrupted, "interrupted", 130),
+        (CliError::StoreDamaged { count: 1 }, "store_damaged", 10),
+        (
+            CliError::StoreLost {
+                snapshots: 1,
+                contents: 2,
+            },
+            "store_lost",
+            10,
+        ),
+        (
+            CliError::NoSuchCommand {
+                name: "x".to_owned(),
+            },
+            "usage",
+            2,
+        ),
+        (
+            scan(ScanError::NotADirectory {
+                root: PathBuf::from("x"),
+            }),
+            "no_local_path",
+            1,
+        ),
+        (
+            scan(ScanError::Empty {
+                root: PathBuf::from("x"),
+                excluded: 0,
+            }),
+            "empty_local_path",
+            1,
+        ),
+        (
+            StoreError::NoSuchSnapshot {
+                spec: "x".to_owned(),
+            }
+            .into(),
+            "no_snapshot",
+            1,
+        ),
+        (
+            StoreError::InvalidName {
+                name: "x".to_owned(),
+            }
+            .into(),
+            "usage",
+            2,
+        ),
+    ];
+    for (error, kind, code) in table {
+        let explained = error.explain();
+        assert_eq!(
+            (explained.kind.as_str(), explained.exit.code()),
+            (kind, code),
+            "{error:?}"
+        );
+        assert_eq!(explained.exit.code(), explained.exit as u8);
+    }
+}
+
+#[test]
+fn a_failure_before_any_change_says_so() {
+    let root = PathBuf::from("./_rel");
+    let missing = CliError::Store(StoreError::Scan(ScanError::NotADirectory { root }));
+    let message = missing.explain().message;
+    assert!(
+        message.ends_with("nothing was changed on the target"),
+        "{message}"
+    );
+    let rolled_back = CliError::RolledBack(remote("in_use")).explain();
+    assert!(
+        !rolled_back.message.contains("nothing was changed"),
+        "{rolled_back:?}"
+    );
+    let half_done = CliError::from(SessionError::Remote(remote("damaged"))).explain();
+    assert!(
+        !half_done.message.contains("nothing was changed"),
+        "{half_done:?}"
+    );
+}
+
+#[test]
+fn a_target_cannot_drive_the_terminal() {
+    for error in [
+        CliError::RolledBack(remote("io")),
+        SessionError::Remote(remote("io")).into(),
+    ] {
+        let message = error.explain().message;
+        assert!(!message.contains(char::is_control), "{message:?}");
+        assert!(message.contains("lib/a\\x0ab"), "{message}");
+    }
+    let registered = vec!["a\x1b[2J".to_owned()];
+    let error = ConnectError::NotRegistered {
+        node: node(),
+        host: "h".to_owned(),
+        port: 1,
+        registered,
+    };
+    let hint = CliError::from(error).explain().hint.expect("a hint");
+    assert!(!hint.contains(char::is_control), "{hint:?}");
+}
+
+#[test]
+fn kinds_of_the_agent_have_hints() {
+    let table = [
+        ("in_use", "--reload hard"),
+        ("read_only", "-q"),
+        ("space", "--keep"),
+        ("base_changed", "--checksum"),
+        ("damaged", "before its VM restarts"),
+    ];
+    for (kind, expected) in table {
+        let hint = CliError::from(SessionError::Remote(remote(kind)))
+            .explain()
+            .hint;
+        assert!(
+            hint.as_deref().is_some_and(|hint| hint.contains(expected)),
+            "{kind}: {hint:?}"
+        );
+    }
+}
+
+#[test]
+fn unknown_nodes_get_the_names_of_the_known() {
+    let registered = vec!["shop".to_owned(), "cache".to_owned()];
+    let error = ConnectError::NotRegistered {
+        node: node(),
+        host: "h".to_owned(),
+        port: 1,
+        registered,
+    };
+    let hint = CliError::from(error).explain().hint;
+    assert_eq!(
+        hint.as_deref(),
+        Some("the nodes there are called shop, cache")
+    );
+}
