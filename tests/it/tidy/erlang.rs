@@ -1,0 +1,89 @@
+//! Which modules of the agent may change files, and which may call the code server.
+
+use super::Findings;
+use super::source::Source;
+
+/// Calls that change files; only `relsync_fs` makes them. All of `prim_file` is its own.
+const MUTATORS: &[&str] = &[
+    "file:allocate",
+    "file:change_group",
+    "file:change_mode",
+    "file:change_owner",
+    "file:change_time",
+    "file:copy",
+    "file:datasync",
+    "file:del_dir",
+    "file:del_dir_r",
+    "file:delete",
+    "file:make_dir",
+    "file:make_link",
+    "file:make_symlink",
+    "file:open",
+    "file:pwrite",
+    "file:rename",
+    "file:set_cwd",
+    "file:sync",
+    "file:truncate",
+    "file:write",
+    "file:write_file",
+    "file:write_file_info",
+    "filelib:ensure_dir",
+    "filelib:ensure_path",
+    "open_port",
+    "os:cmd",
+    "prim_file:",
+];
+
+pub(super) const FILES_MODULE: &str = "relsync_fs";
+
+/// Modules that may call the code server: which functions, and why. An empty list means all.
+#[rustfmt::skip]
+pub(super) const CODE_CALLERS: &[(&str, &[&str], &str)] = &[
+    ("relsync_code", &[], "owns the running code of the release"),
+    ("relsync_loader", &["all_loaded", "delete", "load_binary", "load_file", "purge", "soft_purge", "which"], "brings the agent's own modules in and out, before relsync_code is there"),
+    ("relsync_boot", &["delete", "load_binary", "purge"], "loads the loader; it is evaluated, not a module of the target"),
+    ("relsync_zstd", &["ensure_loaded"], "asks whether this OTP has a zstd module"),
+];
+
+/// Nobody but those of the tables changes files or calls `code`.
+pub(super) fn check(source: &Source, findings: &mut Findings) {
+    let module = match source.between("erlang/", ".erl") {
+        Some(path) if !path.contains("/test/") => path.rsplit('/').next().unwrap_or(path),
+        _ => return,
+    };
+    let lines = source.lines();
+    if module != FILES_MODULE {
+        findings.forbid(
+            source,
+            &lines,
+            MUTATORS,
+            "erlang-files",
+            &format!("only {FILES_MODULE} may call"),
+        );
+    }
+    let allowed = CODE_CALLERS
+        .iter()
+        .find(|(name, ..)| *name == module)
+        .map(|(_, functions, _)| *functions);
+    if allowed == Some(&[]) {
+        return;
+    }
+    for line in &lines {
+        for (at, prefix) in line.code.match_indices("code:") {
+            let is_part = |char: char| char.is_alphanumeric() || char == '_';
+            let rest = &line.code[at + prefix.len()..];
+            let function = &rest[..rest.find(|char| !is_part(char)).unwrap_or(rest.len())];
+            if line.code[..at].ends_with(is_part)
+                || allowed.is_some_and(|all| all.contains(&function))
+            {
+                continue;
+            }
+            findings.add(
+                source,
+                line.number,
+                "erlang-code",
+                &format!("{module} must not call `code:{function}`"),
+            );
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What the Rust code may touch: files, the terminal, the environment, SQL, `unsafe`.
+
+use super::layers::module_of;
+use super::source::{Line, Source};
+use super::{Findings, has_word};
+
+/// Bytes and values in, bytes and values out.
+pub(super) const PURE: &[&str] = &[
+    "agent",
+    "bases",
+    "bytes",
+    "chunk",
+    "delta",
+    "entry",
+    "exclude",
+    "frames",
+    "id",
+    "limits",
+    "manifest",
+    "pack",
+    "plan",
+    "wire",
+    "zstd_frame",
+];
+
+const NOT_PURE: &[&str] = &[
+    "std::env",
+    "std::fs",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "SystemTime",
+    "Instant::now",
+    "async",
+    "getrandom",
+    "println!",
+    "rusqlite",
+    "tokio",
+];
+
+/// Where code may wait for something: the transports, and what drives a push.
+pub(super) const ASYNC: &[&str] = &["boot", "push", "session", "transport"];
+
+const NOT_QUIET: &[&str] = &[
+    "dbg!",
+    "eprint!",
+    "eprintln!",
+    "print!",
+    "println!",
+    "process::abort",
+    "process::exit",
+    "std::env",
+    "stderr",
+    "stdin",
+    "stdout",
+];
+
+pub(super) const SQL_FILE: &str = "engine/src/store/index.rs";
+
+/// Files that name `rusqlite` beside [`SQL_FILE`], and why.
+pub(super) const RUSQLITE_NAMED: &[(&str, &str)] = &[(
+    "engine/src/store/error.rs",
+    "the store's error carries what SQLite said",
+)];
+
+const SQL_WORDS: &[&str] = &[
+    "SELECT ",
+    "INSERT INTO",
+    "INSERT OR",
+    "UPDATE ",
+    "DELETE FROM",
+    "CREATE TABLE",
+    "CREATE INDEX",
+    "DROP TABLE",
+    "PRAGMA ",
+];
+
+pub(super) const UNSAFE_FILE: &str = "engine/src/mapped_file.rs";
+
+/// The command's files that may touch the process's surroundings, and the words allowed there.
+#[rustfmt::skip]
+pub(super) const CLI_SURROUNDINGS: &[(&str, &[&str], &str)] = &[
+    ("cli/src/output.rs", &["io::stdout", "io::stderr"], "owns the terminal"),
+    ("cli/src/machine.rs", &["env::"], "owns what this host says of itself"),
+    ("cli/src/interrupt.rs", &["process::exit"], "a second Ctrl-C ends the process at once"),
+];
+
+/// Every file keeps to what it may touch.
+pub(super) fn check(source: &Source, findings: &mut Findings) {
+    if !source.path.ends_with(".rs") {
+        return;
+    }
+    if source.path != UNSAFE_FILE {
+        findings.forbid(
+            source,
+            &source.lines(),
+            &["unsafe"],
+            "unsafe",
+            &format!("only {UNSAFE_FILE} may say"),
+        );
+    }
+    let lines = source.product_lines();
+    if let Some(module) = module_of(source, "engine/src/") {
+        check_engine(source, module, &lines, findings);
+    }
+    if module_of(source, "cli/src/").is_some() {
+        check_cli(source, &lines, findings);
+    }
+    if source.path.starts_with("engine/src/") || source.path.starts_with("cli/src/") {
+        check_sql(source, &lines, findings);
+    }
+}
+
+fn check_engine(source: &Source, module: &str, lines: &[Line], findings: &mut Findings) {
+    findings.forbid(
+        source,
+        lines,
+        NOT_QUIET,
+        "quiet",
+        "the engine neither prints nor exits nor reads the environment, but here is",
+    );
+    if PURE.contains(&module) {
+        findings.forbid(
+            source,
+            lines,
+            NOT_PURE,
+            "pure",
+            &format!("{module} is pure and must not use"),
+        );
+    }
+    if !ASYNC.contains(&module) {
+        findings.forbid(
+            source,
+            lines,
+            &["async", "tokio"],
+            "async",
+            &format!("{module} is blocking code, but here is"),
+        );
+    }
+}
+
+fn check_cli(source: &Source, lines: &[Line], findings: &mut Findings) {
+    let allowed = CLI_SURROUNDINGS
+        .iter()
+        .find(|(path, ..)| *path == source.path)
+        .map_or(&[][..], |(_, words, _)| *words);
+    let words: Vec<_> = ["io::stdout", "io::stderr", "env::", "process::exit"]
+        .into_iter()
+        .filter(|word| !allowed.contains(word))
+        .collect();
+    findings.forbid(
+        source,
+        lines,
+        &words,
+        "surroundings",
+        "one file of the command owns it, and this is not the one:",
+    );
+    findings.forbid(
+        source,
+        lines,
+        &["println!", "eprintln!", "print!", "eprint!"],
+        "surroundings",
+        "cli/src/output.rs prints, not",
+    );
+}
+
+fn check_sql(source: &Source, lines: &[Line], findings: &mut Findings) {
+    if source.path == SQL_FILE {
+        return;
+    }
+    if !RUSQLITE_NAMED.iter().any(|(path, _)| *path == source.path) {
+        findings.forbid(
+            source,
+            lines,
+            &["rusqlite"],
+            "sql",
+            &format!("only {SQL_FILE} uses"),
+        );
+    }
+    for line in lines {
+        for word in SQL_WORDS
+            .iter()
+            .filter(|word| has_word(&line.literals, word))
+        {
+            findings.add(
+                source,
+                line.number,
+                "sql",
+                &format!("SQL stands in {SQL_FILE} only, not `{}`", word.trim()),
+            );
+        }
+    }
+}
