@@ -130,7 +130,8 @@ fn calls_in(log: &str, below: &str) -> Vec<Call> {
     calls
 }
 
-/// The paths below a directory in a call's arguments: quoted, or in angle brackets behind a file descriptor.
+/// The paths below a directory in a call's arguments: quoted, or in angle brackets behind a file descriptor. The agent
+/// alone names things by descriptors, and only what lies there.
 fn paths_in(arguments: &str, below: &str) -> Vec<String> {
     // What a call answers is not among its arguments.
     let arguments = arguments
@@ -139,8 +140,10 @@ fn paths_in(arguments: &str, below: &str) -> Vec<String> {
     arguments
         .split(['"', '<', '>'])
         .filter(|part| {
-            part.strip_prefix(below)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            part.starts_with("/proc/self/fd/")
+                || part
+                    .strip_prefix(below)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
         .map(str::to_owned)
         .collect()
@@ -158,6 +161,7 @@ mod tests {
                    1 rename(\"/d/a\", \"/d/b\") = 0\n\
                    1 rename(\"/d/c\", \"/d/a\") = 0\n\
                    1 rename(\"/d/a\", \"/d/e\") = 0\n\
+                   1 rmdir(\"/proc/self/fd/7/a\") = 0\n\
                    1 mkdir(\"/dd\", 0777) = 0\n";
         let found: Vec<_> = calls_in(log, "/d")
             .into_iter()
@@ -169,6 +173,7 @@ mod tests {
             "rename /d/a 1",
             "rename /d/c 1",
             "rename /d/a 3",
+            "rmdir /proc/self/fd/7/a 1",
         ];
         assert_eq!(found, wanted);
     }

@@ -86,6 +86,7 @@ greet(Send, Hello, Blob) ->
                 hooks => none,
                 receiving => none
             },
+            relsync_place:start(maps:get(read, Roots)),
             checked(relsync_roots, state, relsync_roots:check(Roots)),
             Recovered = relsync_contact:recover(Roots),
             relsync_probation:resume(Roots),

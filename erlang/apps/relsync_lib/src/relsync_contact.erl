@@ -99,9 +99,10 @@ undo_problem(Dir, N) ->
 
 %% @doc Makes the destination and its state directory.
 -spec prepare_root(relsync_roots:roots()) -> ok | {error, relsync_state:error()}.
-prepare_root(#{write := Write, state := Dir}) ->
+prepare_root(#{read := Read, write := Write, state := Dir}) ->
     case relsync_fs:make_dir(Write) of
         ok ->
+            relsync_place:start(Read),
             %% Without its name all is lost at once, which is as good as never begun.
             _ = relsync_fs:sync_dir(filename:dirname(Write)),
             in_full(Dir, relsync_state:prepare_dirs(Dir));

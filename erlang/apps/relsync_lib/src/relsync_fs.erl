@@ -1,13 +1,14 @@
 %% @doc The file system, as far as the agent uses it.
 %%
 %% Owns every call that reads or changes the release's files and the state
-%% directory; no other module calls `file', `prim_file' or `filelib'. It knows
+%% directory; no other module calls `file', `prim_file' or `filelib', but for relsync_place, which opens. It knows
 %% nothing of entries, generations or roots, and decides nothing: which path may
 %% be touched is `relsync_path''s and `relsync_switch''s business.
 %%
 %% Names are raw bytes both ways, whatever the emulator's file name encoding, so
 %% that a name that is no UTF-8 is a name like any other. Nothing follows a
 %% symbolic link in the last component, but `sync_dir/1', `directory/1' and `list/1' of a root.
+%% What is changed or opened is held to the directory that its path says (relsync_place); looks are not.
 %%
 %% The host hears from time to time that work goes on (relsync_pulse).
 %%
@@ -153,7 +154,7 @@ is_writable(Dir) ->
 -spec list(binary()) -> {ok, [binary()]} | {error, file:posix() | badarg}.
 list(Dir) ->
     case prim_file:list_dir_all(Dir) of
-        {ok, Names} -> {ok, lists:sort([raw_name(Name) || Name <- Names])};
+        {ok, Names} -> {ok, lists:sort([relsync_place:raw_name(Name) || Name <- Names])};
         {error, Reason} -> {error, Reason}
     end.
 
@@ -161,16 +162,9 @@ list(Dir) ->
 -spec read_link(binary()) -> {ok, binary()} | {error, file:posix() | badarg}.
 read_link(Path) ->
     case prim_file:read_link_all(Path) of
-        {ok, Target} -> {ok, raw_name(Target)};
+        {ok, Target} -> {ok, relsync_place:raw_name(Target)};
         {error, Reason} -> {error, Reason}
     end.
-
-%% The emulator answers with a list where its encoding can express the name.
-raw_name(Name) when is_binary(Name) ->
-    Name;
-raw_name(Name) ->
-    Native = prim_file:internal_name2native(Name),
-    binary:part(Native, 0, byte_size(Native) - 1).
 
 %% @doc Reads a whole file of at most `Max' bytes; `efbig' when it is larger. A file that is there but cannot
 %% be read is tried once more: a record that counts as lost costs more than the wait.
@@ -214,7 +208,7 @@ open_read(Path) -> open_regular(Path, [read, raw, binary]).
 open_regular(Path, Modes) ->
     case prim_file:read_link_info(Path) of
         {ok, #file_info{type = regular, major_device = Device, inode = Inode}} ->
-            case prim_file:open(Path, Modes) of
+            case relsync_place:open(Path, Modes) of
                 {ok, Handle} ->
                     case prim_file:read_handle_info(Handle) of
                         {ok, #file_info{type = regular, major_device = Device, inode = Inode}} ->
@@ -253,7 +247,10 @@ close(Handle) ->
 %% @doc Opens a file that must not exist yet. The handle belongs to the caller's process.
 -spec create(binary()) -> {ok, handle()} | {error, file:posix() | badarg}.
 create(Path) ->
-    op(create, [Path], fun() -> prim_file:open(Path, [write, exclusive, raw, binary]) end).
+    op(create, [Path], fun() -> open_new(Path, [write, exclusive, raw, binary]) end).
+
+open_new(Path, Modes) ->
+    relsync_place:in_parent(Path, fun(Place) -> prim_file:open(Place, Modes) end).
 
 %% @doc Opens a file for writing at `Offset', cutting off what lies behind it;
 %% creates it when the offset is 0.
@@ -263,8 +260,8 @@ open_append(Path, Offset) ->
 
 %% What is begun anew is a new file, whatever stood there.
 open_for_append(Path, 0) ->
-    _ = prim_file:delete(Path),
-    prim_file:open(Path, [read, write, exclusive, raw, binary]);
+    _ = relsync_place:in_parent(Path, fun prim_file:delete/1),
+    open_new(Path, [read, write, exclusive, raw, binary]);
 open_for_append(Path, _) ->
     open_regular(Path, [read, write, raw, binary]).
 
@@ -302,7 +299,7 @@ sync_dir(Path) ->
     op(sync_dir, [Path], fun() -> sync_opened(Path, [read, raw, directory]) end).
 
 sync_opened(Path, Modes) ->
-    case prim_file:open(Path, Modes) of
+    case relsync_place:open(Path, Modes) of
         {ok, Handle} ->
             Synced = file:sync(Handle),
             close(Handle),
@@ -317,15 +314,17 @@ sync_opened(Path, Modes) ->
 
 -spec rename(binary(), binary()) -> result().
 rename(From, To) ->
-    op(rename, [From, To], fun() -> prim_file:rename(From, To) end).
+    op(rename, [From, To], fun() -> relsync_place:in_parents(From, To, fun prim_file:rename/2) end).
 
 -spec link(binary(), binary()) -> result().
 link(Existing, New) ->
-    op(link, [Existing, New], fun() -> prim_file:make_link(Existing, New) end).
+    op(link, [Existing, New], fun() -> relsync_place:in_parents(Existing, New, fun prim_file:make_link/2) end).
 
 -spec symlink(binary(), binary()) -> result().
 symlink(Target, New) ->
-    op(symlink, [Target, New], fun() -> prim_file:make_symlink(Target, New) end).
+    op(symlink, [Target, New], fun() ->
+        relsync_place:in_parent(New, fun(Place) -> prim_file:make_symlink(Target, Place) end)
+    end).
 
 %% @doc Copies a file's content, mode, time and, where permitted, owner to a new file.
 -spec copy(binary(), binary()) -> result().
@@ -367,7 +366,7 @@ copy_attributes(From, To) ->
     case prim_file:read_link_info(From, [{time, posix}]) of
         {ok, #file_info{mode = Mode, mtime = Mtime, uid = Uid, gid = Gid}} ->
             %% Only root may give files away; the owner does not matter to anybody else.
-            _ = prim_file:write_file_info(To, #file_info{uid = Uid, gid = Gid}, [{time, posix}]),
+            _ = write_info(To, #file_info{uid = Uid, gid = Gid}),
             set_attributes(To, Mode band ?MODE_MASK, Mtime);
         {error, Reason} ->
             {error, Reason}
@@ -389,19 +388,21 @@ set_mode(Path, Mode) ->
 -spec set_attributes(binary(), mode(), integer()) -> result().
 set_attributes(Path, Mode, Mtime) ->
     Info = #file_info{mode = Mode, atime = Mtime, mtime = Mtime},
-    op(set_attributes, [Path, Mode, Mtime], fun() ->
-        prim_file:write_file_info(Path, Info, [{time, posix}])
-    end).
+    op(set_attributes, [Path, Mode, Mtime], fun() -> write_info(Path, Info) end).
+
+%% The calls that change attributes follow links, so they get what was opened.
+write_info(Path, Info) ->
+    relsync_place:in_object(Path, fun(Place) -> prim_file:write_file_info(Place, Info, [{time, posix}]) end).
 
 -spec make_dir(binary()) -> result().
 make_dir(Path) ->
-    op(make_dir, [Path], fun() -> prim_file:make_dir(Path) end).
+    op(make_dir, [Path], fun() -> relsync_place:in_parent(Path, fun prim_file:make_dir/1) end).
 
 %% @doc Removes an empty directory; `eexist' when it is not empty.
 -spec delete_dir(binary()) -> result().
 delete_dir(Path) ->
     op(delete_dir, [Path], fun() ->
-        case prim_file:del_dir(Path) of
+        case relsync_place:in_parent(Path, fun prim_file:del_dir/1) of
             {error, enotempty} -> {error, eexist};
             Other -> Other
         end
@@ -409,7 +410,7 @@ delete_dir(Path) ->
 
 -spec delete_file(binary()) -> result().
 delete_file(Path) ->
-    op(delete_file, [Path], fun() -> prim_file:delete(Path) end).
+    op(delete_file, [Path], fun() -> relsync_place:in_parent(Path, fun prim_file:delete/1) end).
 
 %% @doc Removes whatever stands at a path, a directory with all it holds. Links
 %% are removed, not followed. It is no error if there is nothing.

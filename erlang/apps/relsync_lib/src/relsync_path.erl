@@ -7,7 +7,8 @@
 %% Invariant: no path that `validate/1' refuses reaches the file system, and
 %% nothing is written, renamed, linked or deleted at a path for which
 %% `check_parents/2' was not asked just before: a symbolic link that somebody
-%% put in the place of a directory is never followed.
+%% put in the place of a directory is never followed. One that is put there between
+%% the question and the deed is relsync_place's business.
 -module(relsync_path).
 
 -export([

@@ -175,8 +175,10 @@ take_over(Roots, Generation) ->
     end.
 
 %% Sessions of other VMs count as well.
-locked(Roots, Who, Fun) ->
-    case {relsync_lock:take(Roots, Who), relsync_roots:check(Roots)} of
+locked(#{read := Read} = Roots, Who, Fun) ->
+    Taken = relsync_lock:take(Roots, Who),
+    relsync_place:start(Read),
+    case {Taken, relsync_roots:check(Roots)} of
         {{busy, _}, _} ->
             busy_elsewhere;
         {_, {error, _}} ->

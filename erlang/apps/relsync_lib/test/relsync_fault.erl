@@ -7,7 +7,8 @@
 
 -export([run/3, arm/1, disarm/0, count/0, log/0]).
 
-%% Options of `arm/1': `at' is the number of the operation, from 1; `log' records;
+%% Options of `arm/1': `at' is the number of the operation, from 1; `{first, Before}' does something else right before it,
+%% past every look at what it is about; `log' records;
 %% `rule' decides by operation, whatever its number, `skip' being a lie that it is done;
 %% `watch' sees each operation that is really done, with its result.
 -type plan() :: #{
@@ -20,7 +21,8 @@
         | kill_before
         | kill_after
         | {error, atom()}
-        | {error_from, atom()},
+        | {error_from, atom()}
+        | {first, fun(() -> term())},
     rule => fun((atom(), [term()]) -> run | skip | {error, atom()}),
     watch => fun((atom(), [term()], term()) -> term()),
     log => boolean()
@@ -132,6 +134,11 @@ act(kill_after, _, Fun) ->
 act({error, Reason}, true, _Fun) ->
     {error, Reason};
 act({error, _Reason}, false, Fun) ->
+    Fun();
+act({first, Before}, true, Fun) ->
+    _ = Before(),
+    Fun();
+act({first, _Before}, false, Fun) ->
     Fun();
 act({error_from, Reason}, _, _Fun) ->
     {error, Reason}.

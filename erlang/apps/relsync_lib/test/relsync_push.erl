@@ -16,6 +16,7 @@ installed(#{state := Dir} = Roots) ->
     base(Roots, Manifest, Times).
 
 base(#{read := Read} = Roots, Manifest, Times) ->
+    relsync_place:start(Read),
     #{
         roots => Roots,
         base => Manifest,

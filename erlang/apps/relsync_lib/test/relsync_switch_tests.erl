@@ -44,7 +44,7 @@ under(Root, Path) -> <<Root/binary, "/", Path/binary>>.
 %% once it is back, so is the old tree.
 swapped_parent_test() ->
     with_prepared(old(), new(), fun(Root, Roots, Transaction) ->
-        Outside = <<Root/binary, "/../outside">>,
+        Outside = <<(filename:dirname(Root))/binary, "/outside">>,
         ok = relsync_fs:rename(under(Root, <<"lib">>), Outside),
         ok = relsync_fs:symlink(<<"../outside">>, under(Root, <<"lib">>)),
         {error, {switch, {parent_not_directory, <<"lib">>, symlink}} = Reason} = relsync_apply:switch(Transaction),
@@ -63,7 +63,7 @@ swapped_parent_test() ->
 link_becomes_directory_test() ->
     Old = #{<<"lib">> => {symlink, <<"../outside">>}},
     with_staged(Old, new(), fun(Root, Roots, Staged) ->
-        Outside = <<Root/binary, "/../outside">>,
+        Outside = <<(filename:dirname(Root))/binary, "/outside">>,
         ok = relsync_fs:make_dir(Outside),
         ok = prim_file:write_file(under(Outside, <<"a">>), <<"theirs">>),
         {ok, Transaction} = relsync_apply:prepare(Roots, Staged, options()),
