@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::bases::Contents;
 use crate::entry::{Entry, EntryKind, EntryPath, Mode};
 use crate::pack::{BaseRange, Piece, RecordReader};
 use crate::plan::Rules;
@@ -81,6 +82,25 @@ impl ContentSource for Both<'_> {
             .expect("known");
         let offset = usize::try_from(offset).expect("small");
         Ok(content[offset..offset + length].to_vec())
+    }
+
+    fn chunks(&self, _: &Sha256) -> Vec<(ChunkId, u64)> {
+        Vec::new()
+    }
+}
+
+impl Contents for Both<'_> {
+    fn has(&self, _: &Sha256) -> bool {
+        true
+    }
+
+    fn beginning(&self, sha256: &Sha256, limit: usize) -> Option<Vec<u8>> {
+        let content = self
+            .0
+            .contents
+            .get(sha256)
+            .or(self.1.contents.get(sha256))?;
+        Some(content[..content.len().min(limit)].to_vec())
     }
 
     fn chunks(&self, _: &Sha256) -> Vec<(ChunkId, u64)> {
@@ -202,7 +222,7 @@ fn update() -> Vector {
         inventory: false,
     };
     let rules = Rules {
-        has_content: &|_| true,
+        contents: &Both(&old, &new),
         leave_alone: &|_| false,
         delete_extraneous: false,
     };
@@ -363,6 +383,58 @@ fn only_what_is_missing_is_sent() {
         old.manifest.entries()[base].path.as_bytes(),
         b"lib/app-1.0/ebin/app.beam"
     );
+}
+
+/// A file that got another name, directory and some edits is sent as a difference to what it was.
+#[test]
+fn what_was_renamed_and_edited_costs_its_edits() {
+    let text = |name: &str| -> Vec<u8> {
+        let line = |number| Sha256::of(format!("{name} {number}").as_bytes()).to_string();
+        (0..200)
+            .flat_map(|number| line(number).into_bytes())
+            .collect()
+    };
+    let (a, b) = (text("a"), text("b"));
+    let edit = |content: &[u8]| [&content[..5000], b"edited", &content[5100..]].concat();
+    let old = Tree::new(&[
+        ("lib/one-1.0/priv/a.txt", &a),
+        ("lib/two-1.0/priv/b.txt", &b),
+    ]);
+    let new = Tree::new(&[
+        ("lib/one-1.1/priv/a.txt", &edit(&b)),
+        ("lib/three-1.0/priv/c.txt", &edit(&a)),
+    ]);
+    let (mut pack, drift) = (Vec::new(), BTreeMap::new());
+    let held = Held {
+        manifest: &old.manifest,
+        drift: &drift,
+        inventory: false,
+    };
+    let both = Both(&old, &new);
+    let rules = Rules {
+        contents: &both,
+        leave_alone: &|_| false,
+        delete_extraneous: false,
+    };
+    let plan = Plan::new(held, &new.manifest, &rules);
+    let mut sink = |bytes: &[u8]| {
+        pack.extend_from_slice(bytes);
+        Ok(())
+    };
+    encode_pack(&plan, held, &new.manifest, &both, CODING, &mut sink).expect("a pack");
+    let parsed = Parsed::new(&pack, &old, &new.manifest);
+    let pieces = parsed.frames.iter().flat_map(|frame| &frame.pieces);
+    let bases = pieces.map(|piece| piece.base.map(|base| base.entry));
+    let index = |path: &str| old.manifest.index_of(path.as_bytes());
+    assert_eq!(
+        bases.collect::<Vec<_>>(),
+        [
+            index("lib/two-1.0/priv/b.txt"),
+            index("lib/one-1.0/priv/a.txt")
+        ]
+    );
+    assert_eq!(parsed.contents.concat(), new.bytes());
+    assert!(pack.len() < 1000, "{} bytes", pack.len());
 }
 
 /// A pack with any one byte changed is refused: by a record's checksum or by the trailer.

@@ -1,6 +1,7 @@
 //! The limits of `store-format.md`, section *Conventions*: what a file or a peer may claim at most.
 //!
-//! Every length is held against one of these before anything is allocated for it.
+//! Every length is held against one of these before anything is allocated for it. The last ones are the host's own: they bound what
+//! it spends on choosing bases.
 
 /// One kibibyte.
 pub const KIB: usize = 1024;
@@ -38,3 +39,20 @@ pub const MESSAGE_BYTES: usize = MIB;
 pub const MANIFEST_MESSAGE_BYTES: usize = 80 * MIB;
 /// Bytes of one part of a wire message.
 pub const MESSAGE_PART_BYTES: usize = 32 * KIB;
+
+/// Held files that are weighed as bases of a new one for one reason: alike in path, or in name, or with the same chunks.
+pub const BASE_CANDIDATES: usize = 16;
+/// Held files of the same extension that are weighed as bases of a new one.
+pub const BASE_NEIGHBOURS: usize = 256;
+/// Contents of which a plan reads the beginning in order to choose bases; of what comes later, only the paths are looked at.
+pub const BASE_SKETCHES: usize = 4096;
+/// Bytes that are read of a content in order to weigh it as a base.
+pub const SKETCH_BYTES: usize = 16 * KIB;
+/// Bytes that are looked at of what these are inflated to.
+pub const SKETCH_INFLATED_BYTES: usize = 64 * KIB;
+/// Features that are kept of a content.
+pub const SKETCH_HASHES: usize = 128;
+/// Chunks of held files that are remembered in order to find those that a new file shares.
+pub const BASE_CHUNKS: usize = 65_536;
+/// Held files that are remembered for one chunk.
+pub const BASE_CHUNK_HOLDERS: usize = 4;

@@ -1,7 +1,7 @@
 //! What has to happen on a target so that its tree becomes a snapshot.
 //!
 //! Owns the comparison of two manifests and the choice of each file's source. Pure: the result is data, for `pack` to encode and
-//! for people to read; it neither reads content nor knows how anything travels.
+//! for people to read; it knows nothing of how anything travels, and of contents what `bases` measures.
 //!
 //! **Invariants.** The sources are those that the target derives by itself from the same two manifests (store-format.md, "What is
 //! not in the frames"); only [`Source::Send`] costs bytes. Nothing is deleted that the base does not hold, that is excluded,
@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::bases::BaseIndex;
+use crate::bases::{Bases, Contents};
 use crate::entry::{Entry, EntryKind};
 use crate::id::Sha256;
 use crate::manifest::Manifest;
@@ -28,8 +28,8 @@ pub struct Held<'a> {
 
 /// What the plan asks of its surroundings.
 pub struct Rules<'a> {
-    /// Whether the host has this content, so that it can serve as a base.
-    pub has_content: &'a dyn Fn(&Sha256) -> bool,
+    /// What the host has of contents: whether they can serve as bases, and how alike they are.
+    pub contents: &'a dyn Contents,
     /// Whether a path is left alone whatever the snapshot says: excluded from it, or protected.
     pub leave_alone: &'a dyn Fn(&[u8]) -> bool,
     /// Whether files that relsync did not install are deleted too.
@@ -112,13 +112,13 @@ impl Plan {
     /// Compares `new` with what the target holds.
     #[must_use]
     pub fn new(held: Held<'_>, new: &Manifest, rules: &Rules<'_>) -> Self {
-        let bases = BaseIndex::new(held, rules.has_content);
+        let mut bases = Bases::new(held, rules.contents);
         let mut sent = HashMap::new();
         let entries = new
             .entries()
             .iter()
             .enumerate()
-            .map(|(index, entry)| plan_entry(held, &bases, &mut sent, index, entry))
+            .map(|(index, entry)| plan_entry(held, &mut bases, &mut sent, index, entry))
             .collect();
         let (deletes, left_alone) = plan_deletes(held, new, rules);
         Self {
@@ -163,7 +163,7 @@ impl Plan {
 
 fn plan_entry(
     held: Held<'_>,
-    bases: &BaseIndex<'_>,
+    bases: &mut Bases<'_>,
     sent: &mut HashMap<Sha256, usize>,
     index: usize,
     entry: &Entry,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use relsync_engine::bases;
 use relsync_engine::chunk;
 use relsync_engine::delta::{self, Limits, Options, Piece};
 use relsync_engine::entry::{Entry, EntryKind, EntryPath, Mode};
@@ -71,6 +72,21 @@ impl<'p> Contents<'p> {
     }
 }
 
+impl bases::Contents for Contents<'_> {
+    fn has(&self, sha256: &Sha256) -> bool {
+        self.0.contains_key(sha256)
+    }
+
+    fn beginning(&self, sha256: &Sha256, limit: usize) -> Option<Vec<u8>> {
+        let content = self.0.get(sha256)?;
+        Some(content[..content.len().min(limit)].to_vec())
+    }
+
+    fn chunks(&self, sha256: &Sha256) -> Vec<(ChunkId, u64)> {
+        Contents::chunks(self, sha256)
+    }
+}
+
 impl Ours {
     /// Plans and encodes the frames of a pair, and checks that the decoder gives the content back.
     pub(crate) fn encode(pair: &Pair) -> Result<Self> {
@@ -88,7 +104,7 @@ impl Ours {
             },
             &new,
             &Rules {
-                has_content: &|_| true,
+                contents: &contents,
                 leave_alone: &|_| false,
                 delete_extraneous: false,
             },

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use super::{Planned, PushError, PushEvent, PushOptions};
+use crate::bases::Contents;
 use crate::encode::{ContentSource, EncodeError};
-use crate::id::{ManifestId, SnapshotId};
+use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::limits;
 use crate::manifest::Manifest;
 use crate::plan::{Held, Plan, Rules, Totals};
@@ -56,9 +57,8 @@ pub(super) async fn plan<T: Transport>(
         drift: &drift,
         inventory,
     };
-    let has_content = |sha256: &_| store.has_content(sha256).unwrap_or(false);
     let rules = Rules {
-        has_content: &has_content,
+        contents: store,
         leave_alone,
         delete_extraneous: options.delete_extraneous,
     };
@@ -78,6 +78,22 @@ pub(super) async fn plan<T: Transport>(
         plan,
         totals,
     })
+}
+
+impl Contents for Store {
+    fn has(&self, sha256: &Sha256) -> bool {
+        self.has_content(sha256).unwrap_or(false)
+    }
+
+    fn beginning(&self, sha256: &Sha256, limit: usize) -> Option<Vec<u8>> {
+        let content = self.content(sha256).ok()??;
+        let length = usize::try_from(content.size()).map_or(limit, |size| size.min(limit));
+        content.read_range(0, length).ok()
+    }
+
+    fn chunks(&self, sha256: &Sha256) -> Vec<(ChunkId, u64)> {
+        ContentSource::chunks(self, sha256)
+    }
 }
 
 /// Holds what would be deleted against what the caller allows. Without a word of the caller something must remain: a release that

@@ -31,7 +31,7 @@ pub(super) const ENGINE_LAYERS: &[Layer] = &[
         may_use: &["bytes", "chunk", "entry", "exclude", "id", "limits", "manifest", "mapped_file", "scan"],
     },
     Layer { modules: &["wire"], may_use: &["bytes", "limits"] },
-    Layer { modules: &["plan", "bases"], may_use: &["entry", "id", "limits", "manifest", "wire"] },
+    Layer { modules: &["plan", "bases"], may_use: &["bytes", "entry", "id", "limits", "manifest", "wire"] },
     Layer { modules: &["pack"], may_use: &["bytes", "id", "limits"] },
     Layer { modules: &["frames"], may_use: &["entry", "id", "limits", "manifest", "pack", "plan"] },
     Layer { modules: &["delta"], may_use: &["bytes", "limits", "zstd_frame"] },
@@ -45,7 +45,7 @@ pub(super) const ENGINE_LAYERS: &[Layer] = &[
     Layer {
         modules: &["push"],
         may_use: &[
-            "delta", "encode", "entry", "id", "limits", "manifest", "plan", "session", "store", "transport", "wire",
+            "bases", "delta", "encode", "entry", "id", "limits", "manifest", "plan", "session", "store", "transport", "wire",
         ],
     },
 ];
