@@ -11,6 +11,8 @@ use relsync_engine::transport::erl::{
 use relsync_engine::transport::{MAX_SENT_MESSAGE, RateLimiter, Transport, TransportError};
 use relsync_tests::node::{Node, NodeOptions, unique_name};
 
+use crate::session::target;
+
 /// Evaluates `expressions` with `Host` bound to the host's process.
 const EVALUATE: &str = "
     fun(Text, Host) ->
@@ -41,13 +43,6 @@ fn block_on<F: Future>(future: F) -> F::Output {
     });
     runtime.shutdown_background();
     result
-}
-
-fn target(node: &Node) -> ErlTarget {
-    ErlTarget::new(
-        NodeName::parse(node.name()).expect("a node name"),
-        Cookie::new(node.cookie()).expect("a cookie"),
-    )
 }
 
 async fn refused(target: &ErlTarget) -> ConnectError {

@@ -4,18 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use relsync_engine::boot::{self, Greeting};
+use relsync_engine::boot;
 use relsync_engine::push::{
     Hooks, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport, push,
 };
 use relsync_engine::session::{SILENCE, SessionError};
 use relsync_engine::store::{ScanOptions, SnapshotMeta, Store};
-use relsync_engine::transport::erl::{self, Cookie, ErlTarget, NodeName};
 use relsync_engine::wire::{
     ApplyResult, HooksKind, ModuleAction, Outcome, ReloadMode, Reply, Request,
 };
 use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::release::{Release, listing};
+
+use crate::session::{block_on, connect, greeting};
 
 /// A node, the directory it is updated in, and a store.
 struct Rig {
@@ -62,6 +63,14 @@ impl Rig {
         Release::new(self.dir.path().join(name))
     }
 
+    /// Two releases whose module `sample` differs.
+    fn versions(&self, one: &str, other: &str) -> (Release, Release) {
+        let (a, b) = (self.release("a"), self.release("b"));
+        a.app("sample", "1.0", &[("sample", one)]);
+        b.app("sample", "1.0", &[("sample", other)]);
+        (a, b)
+    }
+
     fn push(&mut self, tree: &Path) -> Result<PushReport, PushError> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -84,7 +93,7 @@ impl Rig {
             events,
             ..
         } = self;
-        run(async {
+        block_on(async {
             let (mut session, status) = boot::open(connect(node).await, &greeting).await?;
             let mut on_event = |event: PushEvent<'_>| match event {
                 PushEvent::Step(step) => events.push(step.to_owned()),
@@ -109,7 +118,7 @@ impl Rig {
     fn rollback(&mut self) -> ApplyResult {
         let device = self.device();
         let node = &self.node;
-        run(async {
+        block_on(async {
             let (mut session, _) = boot::open(connect(node).await, &greeting(&device))
                 .await
                 .expect("a session");
@@ -130,36 +139,6 @@ impl Rig {
             result
         })
     }
-}
-
-async fn connect(node: &Node) -> erl::Connection {
-    let target = ErlTarget::new(
-        NodeName::parse(node.name()).expect("a node name"),
-        Cookie::new(node.cookie()).expect("a cookie"),
-    );
-    erl::connect(&target).await.expect("a connection")
-}
-
-fn greeting(destination: &Path) -> Greeting {
-    Greeting {
-        host: "tester@here".to_owned(),
-        destination: destination.as_os_str().as_encoded_bytes().to_vec(),
-        writable: None,
-        checksum: false,
-        silence: SILENCE,
-    }
-}
-
-fn run<F: Future>(future: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(120), future)
-            .await
-            .expect("it hangs")
-    })
 }
 
 fn applied(report: Result<PushReport, PushError>) -> ApplyResult {
@@ -183,10 +162,7 @@ fn statuses(result: &ApplyResult) -> Vec<(&str, &str)> {
 #[test]
 fn a_to_b_to_a() {
     let mut rig = Rig::new();
-    let a = rig.release("a");
-    a.app("sample", "1.0", &[("sample", "-export([f/0]).\nf() -> a.")]);
-    let b = rig.release("b");
-    b.app("sample", "1.0", &[("sample", "-export([f/0]).\nf() -> b.")]);
+    let (a, b) = rig.versions("-export([f/0]).\nf() -> a.", "-export([f/0]).\nf() -> b.");
 
     applied(rig.push(a.root()));
     assert_eq!(listing(&rig.device()), listing(a.root()));
@@ -353,10 +329,7 @@ fn hooks(source: &str) -> Hooks {
 #[test]
 fn hooks_run_around_the_switch_and_print_on_the_host() {
     let mut rig = Rig::new();
-    let a = rig.release("a");
-    a.app("sample", "1.0", &[("sample", A)]);
-    let b = rig.release("b");
-    b.app("sample", "1.0", &[("sample", B)]);
+    let (a, b) = rig.versions(A, B);
     applied(rig.push(a.root()));
     rig.node.eval("sample:f()");
     rig.events.clear();
@@ -414,10 +387,7 @@ fn a_failing_hook_takes_everything_back() {
         ),
     ];
     let mut rig = Rig::new();
-    let a = rig.release("a");
-    a.app("sample", "1.0", &[("sample", A)]);
-    let b = rig.release("b");
-    b.app("sample", "1.0", &[("sample", B)]);
+    let (a, b) = rig.versions(A, B);
     applied(rig.push(a.root()));
     rig.node.eval("sample:f()");
     for (source, steps) in table {
@@ -457,10 +427,7 @@ fn the_vm_restarts_on_the_new_release() {
         )
     };
     let (one, two) = (module("one"), module("two"));
-    let a = rig.release("a");
-    a.app("sample", "1.0", &[("sample", &one)]);
-    let b = rig.release("b");
-    b.app("sample", "1.0", &[("sample", &two)]);
+    let (a, b) = rig.versions(&one, &two);
     applied(rig.push(a.root()));
     let ebin = rig.device().join("lib/sample-1.0/ebin");
     let boot = [
@@ -505,10 +472,7 @@ fn next_second() {
 #[test]
 fn a_snapshot_that_was_installed_twice_shows_no_drift_after_the_way_back() {
     let mut rig = Rig::new();
-    let a = rig.release("a");
-    a.app("sample", "1.0", &[("sample", A)]);
-    let b = rig.release("b");
-    b.app("sample", "1.0", &[("sample", B)]);
+    let (a, b) = rig.versions(A, B);
     for tree in [&a, &b, &a] {
         applied(rig.push(tree.root()));
         next_second();
@@ -570,7 +534,7 @@ fn a_hung_agent_that_is_killed_lets_the_next_session_in() {
     let device = rig.device();
     let mut greeting = greeting(&device);
     greeting.silence = Duration::from_secs(2);
-    run(async {
+    block_on(async {
         let (mut session, _) = boot::open(connect(&rig.node).await, &greeting)
             .await
             .expect("a session");
@@ -600,7 +564,7 @@ fn a_plan_may_name_many_modules() {
             (path.into_bytes(), ModuleAction::Added, Some([7; 16]))
         })
         .collect();
-    run(async {
+    block_on(async {
         let (mut session, _) = boot::open(connect(&rig.node).await, &greeting(&device))
             .await
             .expect("a session");

@@ -1,5 +1,6 @@
 //! A session with the real agent on a real node: how it starts, what it says, and that nothing of it stays.
 
+use std::path::Path;
 use std::time::Duration;
 
 use relsync_engine::agent;
@@ -15,19 +16,34 @@ const NO_OP_BYTES: u64 = 2000;
 /// Round trips of the same: EPMD, the two of the handshake, and the agent's greeting.
 const NO_OP_ROUND_TRIPS: u64 = 4;
 
+/// Runs a conversation with a node, which must not hang.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(60), future)
+        tokio::time::timeout(Duration::from_secs(120), future)
             .await
             .expect("it hangs")
     })
 }
 
-pub(crate) fn greeting(destination: &std::path::Path) -> Greeting {
+/// The node, and how it lets us in.
+pub(crate) fn target(node: &Node) -> ErlTarget {
+    ErlTarget::new(
+        NodeName::parse(node.name()).expect("a node name"),
+        Cookie::new(node.cookie()).expect("a cookie"),
+    )
+}
+
+/// Connects to the node.
+pub(crate) async fn connect(node: &Node) -> erl::Connection {
+    erl::connect(&target(node)).await.expect("a connection")
+}
+
+/// What the host says first.
+pub(crate) fn greeting(destination: &Path) -> Greeting {
     Greeting {
         host: "tester@here".to_owned(),
         destination: destination.as_os_str().as_encoded_bytes().to_vec(),
@@ -37,16 +53,12 @@ pub(crate) fn greeting(destination: &std::path::Path) -> Greeting {
     }
 }
 
+/// Opens a session on a directory of the node.
 pub(crate) async fn open(
     node: &Node,
-    destination: &std::path::Path,
+    destination: &Path,
 ) -> Result<(Session<ErlTransport>, TargetStatus), SessionError> {
-    let target = ErlTarget::new(
-        NodeName::parse(node.name()).expect("a node name"),
-        Cookie::new(node.cookie()).expect("a cookie"),
-    );
-    let connection = erl::connect(&target).await.expect("a connection");
-    boot::open(connection, &greeting(destination)).await
+    boot::open(connect(node).await, &greeting(destination)).await
 }
 
 #[test]

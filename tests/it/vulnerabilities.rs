@@ -9,13 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use relsync_engine::boot::{self, Greeting};
 use relsync_engine::bytes::Writer;
 use relsync_engine::id::{ManifestId, SnapshotId};
 use relsync_engine::manifest::Manifest;
 use relsync_engine::pack::{Header, Sealer};
-use relsync_engine::session::{SILENCE, Session};
-use relsync_engine::transport::erl::{self, Cookie, ErlTarget, ErlTransport, NodeName};
+use relsync_engine::session::Session;
+use relsync_engine::transport::erl::ErlTransport;
 use relsync_engine::wire::{PROTOCOL, ReloadMode, Reply, Request};
 use relsync_engine::{delta, zstd_frame};
 use relsync_tests::binary::{Cli, Run};
@@ -23,6 +22,8 @@ use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::release::{Release, listing};
 use relsync_tests::rig::{Rig, noise};
 use relsync_tests::rogue::{COOKIE, NAME, Rogue, Script};
+
+use crate::session::{self, block_on};
 
 /// Longer than any limit that a test sets, shorter than a person waits.
 const SOON: Duration = Duration::from_secs(30);
@@ -330,35 +331,8 @@ fn assert_only_the_release(heard: &[Vec<u8>], secret: &[u8]) {
     }
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(60), future)
-            .await
-            .expect("it hangs")
-    })
-}
-
 async fn open(node: &Node, destination: &Path) -> Session<ErlTransport> {
-    let target = ErlTarget::new(
-        NodeName::parse(node.name()).expect("a node name"),
-        Cookie::new(node.cookie()).expect("a cookie"),
-    );
-    let greeting = Greeting {
-        host: "tester@here".to_owned(),
-        destination: destination.as_os_str().as_encoded_bytes().to_vec(),
-        writable: None,
-        checksum: false,
-        silence: SILENCE,
-    };
-    let connection = erl::connect(&target).await.expect("a connection");
-    boot::open(connection, &greeting)
-        .await
-        .expect("a session")
-        .0
+    session::open(node, destination).await.expect("a session").0
 }
 
 /// A pack that brings this manifest, whatever it is worth, to a target that holds nothing, with these records behind its header.
