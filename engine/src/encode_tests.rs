@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::bases::Contents;
 use crate::entry::{Entry, EntryKind, EntryPath, Mode};
+use crate::golden_tests::{check_golden, golden_dir};
 use crate::pack::{BaseRange, Piece, RecordReader};
 use crate::plan::Rules;
 
@@ -298,24 +298,6 @@ fn pieces() -> Vector {
     }
 }
 
-fn golden_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/golden/pack")
-}
-
-/// Compares with a golden file, or writes it when `RELSYNC_BLESS=1`.
-fn check_golden(name: &str, bytes: &[u8]) {
-    let file = golden_dir().join(name);
-    if std::env::var_os("RELSYNC_BLESS").is_some() {
-        fs::create_dir_all(golden_dir()).expect("directory");
-        fs::write(&file, bytes).expect("write");
-    }
-    let golden = fs::read(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert!(
-        golden == bytes,
-        "{name} differs; RELSYNC_BLESS=1 rewrites it"
-    );
-}
-
 /// The stored packs are read, and say what those that are made today say. How well they are compressed may change.
 #[test]
 fn golden_packs_are_read() {
@@ -327,9 +309,9 @@ fn golden_packs_are_read() {
         pack,
     } in [update(), pieces()]
     {
-        let file = golden_dir().join(format!("{name}.pack"));
+        let file = golden_dir("pack").join(format!("{name}.pack"));
         if std::env::var_os("RELSYNC_BLESS").is_some() {
-            fs::create_dir_all(golden_dir()).expect("directory");
+            fs::create_dir_all(golden_dir("pack")).expect("directory");
             fs::write(&file, &pack).expect("write");
         }
         let stored = Parsed::new(&fs::read(&file).expect(name), &old, &new.manifest);
@@ -345,11 +327,11 @@ fn golden_packs_are_read() {
         ];
         listed.insert(format!("{name}.pack"));
         for (extension, bytes) in files {
-            check_golden(&format!("{name}.{extension}"), &bytes);
+            check_golden("pack", &format!("{name}.{extension}"), &bytes);
             listed.insert(format!("{name}.{extension}"));
         }
     }
-    let stored: BTreeSet<String> = fs::read_dir(golden_dir())
+    let stored: BTreeSet<String> = fs::read_dir(golden_dir("pack"))
         .expect("golden vectors")
         .map(|file| {
             file.expect("entry")

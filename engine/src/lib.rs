@@ -25,3 +25,6 @@ pub mod store;
 pub mod transport;
 pub mod wire;
 pub mod zstd_frame;
+
+#[cfg(test)]
+mod golden_tests;

@@ -1,9 +1,8 @@
-use std::path::PathBuf;
-
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::*;
+use crate::golden_tests::{check_golden, golden_dir};
 
 fn path(bytes: &[u8]) -> EntryPath {
     EntryPath::new(bytes).expect("valid path")
@@ -224,44 +223,31 @@ fn two_dirs(first: &[u8], second: &[u8]) -> Vec<u8> {
     [b"RSMF\x01\x02", first, KIND_AND_MODE, second, KIND_AND_MODE].concat()
 }
 
-fn golden_dir() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/data/golden/manifest")
-}
-
-/// Compares with a golden file, or writes it when `RELSYNC_BLESS=1`.
-fn check_golden(name: &str, bytes: &[u8]) {
-    let file = golden_dir().join(name);
-    if std::env::var_os("RELSYNC_BLESS").is_some() {
-        std::fs::create_dir_all(golden_dir()).expect("directory");
-        std::fs::write(&file, bytes).expect("write");
-    }
-    let golden = std::fs::read(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert!(
-        golden == bytes,
-        "{name} differs; RELSYNC_BLESS=1 rewrites it"
-    );
-}
-
 #[test]
 fn golden_vectors() {
     let mut names = Vec::new();
     for (name, entries) in golden() {
         let manifest = Manifest::new(entries).expect(name);
-        check_golden(&format!("{name}.bin"), manifest.encode());
-        check_golden(&format!("{name}.txt"), manifest.listing().as_bytes());
+        check_golden("manifest", &format!("{name}.bin"), manifest.encode());
+        check_golden(
+            "manifest",
+            &format!("{name}.txt"),
+            manifest.listing().as_bytes(),
+        );
         assert_eq!(Manifest::decode(manifest.encode()).as_ref(), Ok(&manifest));
         names.extend([format!("{name}.bin"), format!("{name}.txt")]);
     }
     for (name, bytes, error) in refused() {
         assert_eq!(Manifest::decode(&bytes), Err(error.clone()), "{name}");
-        check_golden(&format!("{name}.bin"), &bytes);
+        check_golden("manifest", &format!("{name}.bin"), &bytes);
         check_golden(
+            "manifest",
             &format!("{name}.txt"),
             format!("refused\t{error}\n").as_bytes(),
         );
         names.extend([format!("{name}.bin"), format!("{name}.txt")]);
     }
-    for file in std::fs::read_dir(golden_dir()).expect("golden directory") {
+    for file in std::fs::read_dir(golden_dir("manifest")).expect("golden directory") {
         let name = file
             .expect("entry")
             .file_name()

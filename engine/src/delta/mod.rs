@@ -175,4 +175,6 @@ pub fn beam_md5(file: &[u8]) -> Option<[u8; 16]> {
 #[cfg(test)]
 mod beam_tests;
 #[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
 mod tests;

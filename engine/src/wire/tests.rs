@@ -3,17 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::fields::Message;
 use super::*;
-
-fn golden_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/golden/wire")
-}
+use crate::golden_tests::{check_golden, golden_dir};
 
 /// Messages of the host: name, message, and what the agent makes of it, as its tests write it down.
 fn requests() -> Vec<(&'static str, Request, &'static str)> {
@@ -324,32 +320,18 @@ fn replies() -> Vec<(&'static str, Reply)> {
     ]
 }
 
-/// Compares with a golden file, or writes it when `RELSYNC_BLESS=1`.
-fn check_golden(name: &str, bytes: &[u8]) {
-    let file = golden_dir().join(name);
-    if std::env::var_os("RELSYNC_BLESS").is_some() {
-        fs::create_dir_all(golden_dir()).expect("directory");
-        fs::write(&file, bytes).expect("write");
-    }
-    let golden = fs::read(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert!(
-        golden == bytes,
-        "{name} differs; RELSYNC_BLESS=1 rewrites it"
-    );
-}
-
 #[test]
 fn golden_requests_are_encoded() {
     for (name, request, text) in requests() {
-        check_golden(&format!("{name}.bin"), &request.encode());
-        check_golden(&format!("{name}.txt"), text.as_bytes());
+        check_golden("wire", &format!("{name}.bin"), &request.encode());
+        check_golden("wire", &format!("{name}.txt"), text.as_bytes());
     }
 }
 
 #[test]
 fn golden_replies_are_decoded() {
     for (name, reply) in replies() {
-        let bytes = fs::read(golden_dir().join(format!("{name}.bin"))).expect(name);
+        let bytes = fs::read(golden_dir("wire").join(format!("{name}.bin"))).expect(name);
         assert_eq!(Reply::decode(&bytes), Ok(reply), "{name}");
     }
 }
@@ -362,7 +344,7 @@ fn golden_vectors_are_all_listed() {
         .chain(replies)
         .flat_map(|name| [format!("{name}.bin"), format!("{name}.txt")])
         .collect();
-    let stored: BTreeSet<String> = fs::read_dir(golden_dir())
+    let stored: BTreeSet<String> = fs::read_dir(golden_dir("wire"))
         .expect("golden vectors")
         .map(|file| {
             file.expect("entry")
@@ -466,7 +448,7 @@ proptest! {
     ) {
         let replies = replies();
         let (name, _) = which.get(&replies);
-        let mut bytes = fs::read(golden_dir().join(format!("{name}.bin"))).expect("a vector");
+        let mut bytes = fs::read(golden_dir("wire").join(format!("{name}.bin"))).expect("a vector");
         let at = at.index(bytes.len());
         let _ = Reply::decode(&bytes[..at]);
         bytes[at] = byte;
