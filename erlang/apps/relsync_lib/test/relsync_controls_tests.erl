@@ -15,7 +15,13 @@ journal_is_needed_test_() ->
     {timeout, 60, fun() ->
         old = cut_and_recovered(fun(Cut) -> Cut() end),
         NoJournal = "write_journal(_Dir, _Journal) -> ok.",
-        {neither, _} = cut_and_recovered(fun(Cut) -> relsync_mutant:with_function(relsync_state, NoJournal, Cut) end)
+        Unjournalled = fun() ->
+            cut_and_recovered(fun(Cut) -> relsync_mutant:with_function(relsync_state, NoJournal, Cut) end)
+        end,
+        %% The undo record stands in for a journal that is gone.
+        old = Unjournalled(),
+        NoRecord = "unrecorded(_Roots) -> {none, []}.",
+        {neither, _} = relsync_mutant:with_function(relsync_apply, NoRecord, Unjournalled)
     end}.
 
 cut_and_recovered(How) ->
