@@ -84,7 +84,7 @@ async fn watch_signals(ask: &watch::Sender<bool>, applying: &AtomicBool, output:
     }
     let _ = ask.send(true);
     if applying.load(Ordering::Relaxed) {
-        output.warning("the target is applying the update and will tell how it ends; press Ctrl-C again to leave at once");
+        output.warning("the last of the update is on its way, or being applied: waiting for how it ends; press Ctrl-C again to leave at once");
         interrupts.recv().await;
         leave(&CliError::InterruptedApplying, output);
     }

@@ -111,7 +111,12 @@ async fn push(
     report.node = job.target.node().to_string();
     report.snapshot = Some(job.new.id().to_string());
     report.full_bytes = job.new.content_bytes();
-    output.line(&format!("Updating {}...", report.node));
+    let doing = if job.options.dry_run {
+        "Looking at"
+    } else {
+        "Updating"
+    };
+    output.line(&format!("{doing} {}...", report.node));
     let pushed = attempts(&mut job, output, interrupt, report, traffic).await;
     interrupt.set_applying(false);
     conclude(pushed, &job, output, report, traffic).await

@@ -105,7 +105,10 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
         printable(&status.erts)
     ));
     match &status.current {
-        None => output.line("nothing installed by relsync yet"),
+        None if status.damage.is_empty() => output.line("nothing installed by relsync yet"),
+        None => output.line(
+            "what is installed is not known; the next push takes an inventory and begins anew",
+        ),
         Some(current) => {
             let id = SnapshotId(current.snapshot).to_string();
             let mut names = known.names.join(", ");
@@ -115,6 +118,10 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
             let state = match (current.probation, current.probation_ms) {
                 (false, _) => "confirmed".to_owned(),
                 (true, None) => "on probation".to_owned(),
+                (true, Some(0)) => {
+                    "its probation ran out: it goes back after this session, or is confirmed"
+                        .to_owned()
+                }
                 (true, Some(left)) => {
                     format!("on probation for {}", Elapsed(Duration::from_millis(left)))
                 }
@@ -127,7 +134,7 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
             ));
         }
     }
-    if !status.kept.is_empty() {
+    if status.current.is_some() && !status.kept.is_empty() {
         let kept: Vec<String> = status
             .kept
             .iter()
@@ -141,7 +148,7 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
     say_drift(status, known, output);
     if let Some(incoming) = &status.incoming {
         output.line(&format!(
-            "{} of an interrupted update are there",
+            "{} of an update that was not completed are there",
             Bytes(incoming.verified)
         ));
     }

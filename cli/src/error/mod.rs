@@ -163,7 +163,7 @@ pub(crate) enum CliError {
     #[error("interrupted; the target is unchanged")]
     Interrupted,
     /// The user pressed Ctrl-C twice while the target was applying.
-    #[error("interrupted while the target was applying the update")]
+    #[error("interrupted while the last of the update was on its way or being applied")]
     InterruptedApplying,
     /// Something on this machine failed.
     #[error("cannot {action}")]

@@ -103,7 +103,7 @@ pub(super) fn push_class(error: &PushError) -> Class<'_> {
             "nothing_remains",
             Exit::Failed,
             Some(format!(
-                "check --local-path and --destination-path; --max-delete {count} allows it"
+                "check --local-path and --destination-path; if the push before was the mistake, `relsync rollback` undoes it; --max-delete {count} allows this one"
             )),
         ),
         PushError::TooManyDeletes { .. } => (

@@ -170,7 +170,9 @@ impl StoreError {
             | Self::WrongContent { .. } => Some(
                 "run `relsync store repair`, then take the snapshot again from its directory: what is damaged is stored anew",
             ),
-            Self::NoSuchSnapshot { .. } => Some("`relsync snapshot list` shows the snapshots"),
+            Self::NoSuchSnapshot { .. } => Some(
+                "`relsync snapshot list` shows the snapshots; of an id give at least four digits",
+            ),
             Self::Ambiguous { .. } => Some("give more digits of the id"),
             Self::InvalidName { .. } => {
                 Some("use 1 to 128 characters without spaces, not `latest`, not starting with `-`")
