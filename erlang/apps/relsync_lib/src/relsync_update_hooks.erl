@@ -87,7 +87,7 @@ release(#{loaded := Loaded, presync := Presync, context := Context} = Hooks0, Se
     ok.
 
 %% @doc Runs one of the hooks.
--spec run(hooks(), relsync_hooks:point(), relsync_update:send()) -> ok | {error, relsync_hooks:error()}.
+-spec run(hooks(), relsync_hooks:point(), relsync_update:send()) -> ok | {error, relsync_hooks:reason()}.
 run(#{loaded := Loaded, timeout := Timeout, context := Context}, Point, Send) ->
     Output = fun(Text) -> Send(output, #{text => Text}) end,
     case relsync_hooks:run(Loaded, Point, Context, Timeout, Output) of
