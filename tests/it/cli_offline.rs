@@ -170,11 +170,12 @@ fn snapshots_are_taken_listed_and_compared() {
     let first = create("first");
     assert_eq!(first["is_new"], true);
     assert_eq!(first["left_out"], 2);
-    assert_eq!(
-        create("again")["is_new"],
-        false,
-        "an equal tree is the same snapshot"
-    );
+    for name in ["again", "first"] {
+        let same = create(name);
+        assert_eq!(same["is_new"], false, "an equal tree is the same snapshot");
+        let shown = cli.run(&["snapshot", "show", name, "--json"]).result();
+        assert_eq!(shown["snapshot"], first["snapshot"], "under its new name");
+    }
     write(
         &cli.dir().join("rel/lib/app-1.0/ebin/app.app"),
         "{application, app, [changed]}.",

@@ -64,7 +64,12 @@ pub(super) async fn plan<T: Transport>(
     };
     let plan = Plan::new(held, new, &rules);
     let totals = plan.totals(new);
-    check_deletes(&totals, options.max_delete)?;
+    let max_delete = match options.max_delete {
+        // What is there was not installed, and deleting it was asked for.
+        None if inventory => Some(u64::MAX),
+        max_delete => max_delete,
+    };
+    check_deletes(&totals, max_delete)?;
     let base_snapshot = status
         .current
         .as_ref()
