@@ -105,7 +105,13 @@ pub(crate) struct TargetArgs {
     #[arg(short, long, env = "RELSYNC_COOKIE", hide_env_values = true)]
     pub(crate) cookie: Option<Secret>,
     /// Join the target under this short node name instead of one it makes up
-    #[arg(short, long, env = "RELSYNC_SNAME", conflicts_with = "name")]
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        env = "RELSYNC_SNAME",
+        conflicts_with = "name"
+    )]
     pub(crate) sname: Option<String>,
     /// Join the target under this long node name
     #[arg(short, long, env = "RELSYNC_NAME")]
@@ -147,6 +153,7 @@ pub(crate) struct OutputArgs {
 
 /// Where snapshots are kept.
 #[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Store")]
 pub(crate) struct StoreArgs {
     /// The object store [default: in the user's data directory]
     #[arg(long, value_name = "DIR", env = "RELSYNC_STORE")]
@@ -296,7 +303,7 @@ pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) output: OutputArgs,
     /// Hash every installed file
-    #[arg(long)]
+    #[arg(long, help_heading = None)]
     pub(crate) checksum: bool,
 }
 
@@ -310,10 +317,16 @@ pub(crate) struct RollbackArgs {
     #[command(flatten)]
     pub(crate) output: OutputArgs,
     /// The generation's number, or the snapshot's id [default: the generation before]
-    #[arg(long, value_name = "ID|GENERATION")]
+    #[arg(long, value_name = "ID|GENERATION", help_heading = None)]
     pub(crate) to: Option<String>,
     /// How running code is replaced [default: soft, which refuses to kill processes]
-    #[arg(long, value_enum, value_name = "HOW", env = "RELSYNC_RELOAD")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        env = "RELSYNC_RELOAD",
+        help_heading = None
+    )]
     pub(crate) reload: Option<Reload>,
 }
 
@@ -344,21 +357,21 @@ pub(crate) enum SnapshotCommand {
         #[command(flatten)]
         local: LocalArgs,
     },
-    /// List the snapshots, newest first
+    /// List the snapshots, newest first, by when each was first taken
     List {
         #[command(flatten)]
         local: LocalArgs,
     },
     /// List the entries of a snapshot
     Show {
-        /// Its id, the id's beginning, its name or a tag, or `latest`
+        /// Its id, the id's beginning, its name or a tag, or `latest`: the one that was last taken, or found again unchanged
         snapshot: String,
         #[command(flatten)]
         local: LocalArgs,
     },
     /// List the differences between two snapshots
     Diff {
-        /// The earlier one
+        /// The earlier one, by its id, the id's beginning, its name or a tag, or `latest`
         old: String,
         /// The later one
         new: String,
@@ -367,7 +380,7 @@ pub(crate) enum SnapshotCommand {
     },
     /// Give a snapshot a tag, or move the tag to it
     Tag {
-        /// The snapshot
+        /// Its id, the id's beginning, its name or a tag, or `latest`
         snapshot: String,
         /// The tag
         tag: String,
@@ -376,16 +389,16 @@ pub(crate) enum SnapshotCommand {
     },
     /// Forget a snapshot
     Rm {
-        /// The snapshot
+        /// Its id, the id's beginning, its name or a tag, or `latest`
         snapshot: String,
         #[command(flatten)]
         local: LocalArgs,
     },
     /// Write a snapshot's entries into a new directory
     Export {
-        /// The snapshot
+        /// Its id, the id's beginning, its name or a tag, or `latest`
         snapshot: String,
-        /// The directory, which must not exist or be empty
+        /// The directory, which must not exist, or be empty
         dir: PathBuf,
         #[command(flatten)]
         local: LocalArgs,
@@ -437,7 +450,7 @@ impl fmt::Debug for Secret {
 pub(crate) enum Mode {
     /// Erlang's distribution protocol
     Erl,
-    /// SSH, to a node that runs relsyncd
+    /// SSH, to a node that runs relsyncd; refused in this version
     Ssh,
 }
 

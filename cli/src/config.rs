@@ -26,6 +26,9 @@ const FILE_NAME: &str = "relsync.toml";
 /// The largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// Keys that are of no use to those who ask which there are: tables, and what no mode of this version takes.
+const NOT_LISTED: [&str; 3] = ["profiles", "port", "user"];
+
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -45,12 +48,16 @@ pub(crate) enum ConfigError {
         path: PathBuf,
     },
     /// It is no TOML, or holds what no option is.
-    #[error("{} cannot be understood: {}", path.display(), source.to_string().trim_end())]
+    #[error("{}{place}: {problem}", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
+        /// The line and the key, as far as they are known.
+        place: String,
+        /// What is wrong there, and what was expected.
+        problem: String,
+        /// The keys that there are, if it is none of them.
+        known: Option<String>,
     },
     /// The profile that was asked for is not in it.
     #[error("there is no profile {name:?}")]
@@ -63,21 +70,15 @@ pub(crate) enum ConfigError {
 }
 
 /// The file as it is written.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct File {
-    default_profile: Option<String>,
-    #[serde(default)]
-    profiles: BTreeMap<String, Options>,
-    // Flattening would lose the refusal of unknown keys, so the top's own options are taken out of the table first.
-    #[serde(skip)]
-    top: Options,
-}
+pub(crate) type File = Options;
 
-/// Options as the file holds them.
+/// Options as the file holds them, at its top or in a profile.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-struct Options {
+pub(crate) struct Options {
+    // These two stand at the top only. They are here because flattening would lose the places of errors, and the refusal of unknown keys.
+    default_profile: Option<String>,
+    profiles: BTreeMap<String, Options>,
     destination_node: Option<String>,
     destination_path: Option<PathBuf>,
     destination_rw_path: Option<PathBuf>,
@@ -138,10 +139,7 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(read_error(error)),
         };
-        let file = parse(&text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
+        let file = parse(&text).map_err(|error| parse_error(path, &text, &error))?;
         file.pick(profile)
     }
 
@@ -159,25 +157,62 @@ impl Config {
 
 /// Reads a file's text.
 pub(crate) fn parse(text: &str) -> Result<File, toml::de::Error> {
-    let mut top: toml::Table = toml::from_str(text)?;
-    let mut own = toml::Table::new();
-    for key in ["default-profile", "profiles"] {
-        if let Some(value) = top.remove(key) {
-            own.insert(key.to_owned(), value);
+    let file: File = toml::from_str(text)?;
+    for (name, profile) in &file.profiles {
+        if profile.default_profile.is_some() || !profile.profiles.is_empty() {
+            let problem = format!("the profile {name:?} cannot hold profiles itself");
+            return Err(serde::de::Error::custom(problem));
         }
     }
-    let mut file: File = own.try_into()?;
-    file.top = top.try_into()?;
     Ok(file)
+}
+
+/// Says where a file is wrong and what belongs there; never the line itself, which may hold a secret in the wrong place.
+fn parse_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let place = before.map_or_else(String::new, |before| {
+        let line = before.matches('\n').count();
+        let key = text.lines().nth(line).and_then(key_of_line);
+        let key = key.filter(|key| !error.message().contains(&format!("`{key}`")));
+        let key = key.map_or_else(String::new, |key| format!(", `{key}`"));
+        format!(", line {}{key}", line + 1)
+    });
+    let message = error.message();
+    let (problem, known) = match message.split_once(", expected one of ") {
+        Some((problem, known)) if problem.starts_with("unknown field") => {
+            let keys = known.split(", ").map(|key| key.trim_matches('`'));
+            let keys: Vec<&str> = keys.filter(|key| !NOT_LISTED.contains(key)).collect();
+            (problem, Some(keys.join(", ")))
+        }
+        _ => (message, None),
+    };
+    let mut problem = problem.replace("wanted string or table", "expected a string");
+    for number in ["u16", "u32", "u64"] {
+        problem = problem.replace(&format!("expected {number}"), "expected a whole number");
+    }
+    ConfigError::Parse {
+        path: path.to_owned(),
+        place,
+        problem,
+        known,
+    }
+}
+
+/// What a line of the file sets, if it sets something.
+fn key_of_line(line: &str) -> Option<&str> {
+    let (key, _) = line.split_once('=')?;
+    let key = key.trim();
+    let is_key = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (!key.is_empty() && key.bytes().all(is_key)).then_some(key)
 }
 
 impl File {
     /// Picks the options of the profile, or of the default one, and those of the top.
-    pub(crate) fn pick(self, profile: Option<&str>) -> Result<Config, ConfigError> {
+    pub(crate) fn pick(mut self, profile: Option<&str>) -> Result<Config, ConfigError> {
         let mut layers = Vec::new();
         if let Some(name) = profile.or(self.default_profile.as_deref()) {
-            match self.profiles.get(name) {
-                Some(options) => layers.push(options.clone()),
+            match self.profiles.remove(name) {
+                Some(options) => layers.push(options),
                 None => {
                     return Err(ConfigError::UnknownProfile {
                         name: name.to_owned(),
@@ -186,7 +221,7 @@ impl File {
                 }
             }
         }
-        layers.push(self.top);
+        layers.push(self);
         Ok(Config { layers })
     }
 }
@@ -370,14 +405,47 @@ mod tests {
             ("retries = -1", ""),
         ];
         for (text, expected) in table {
-            let error = parse(text).expect_err(text).to_string();
-            assert!(error.contains(expected), "{text}: {error}");
+            let error = parse(text).expect_err(text);
+            assert!(error.message().contains(expected), "{text}: {error}");
+            let error = parse_error(Path::new(FILE_NAME), text, &error).to_string();
             assert!(!error.contains("secret"), "{error}");
         }
+        let nested = parse("[profiles.a.profiles.b]\nkeep = 1").expect_err("nested");
+        assert!(nested.to_string().contains("\"a\""), "{nested}");
         let unknown = parse(FILE).expect("sound").pick(Some("moon"));
         assert!(
             matches!(unknown, Err(ConfigError::UnknownProfile { known, .. }) if known == ["desk", "field"])
         );
+    }
+
+    #[test]
+    fn the_place_of_an_error_is_named_and_what_belongs_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(FILE_NAME);
+        let table = [
+            (
+                "retries = 1\nkeep = \"two\"",
+                "line 2, `keep`: invalid type: string \"two\", expected a whole number",
+            ),
+            (
+                "\n[profiles.a]\ntimeout = \"soon\"",
+                "line 3, `timeout`: \"soon\" is no duration: write a number and ms, s, m or h, like 60s or 2m",
+            ),
+            ("[profile.a]\nkeep = 1", "line 1: unknown field `profile`"),
+            ("cookie = \"secret\"", "line 1: unknown field `cookie`"),
+        ];
+        for (text, expected) in table {
+            fs::write(&path, text).expect("a file");
+            let error = Config::load_file(&path, None).expect_err(text);
+            let said = error.to_string();
+            assert_eq!(said, format!("{}, {expected}", path.display()));
+            let hints_at_keys = matches!(&error, ConfigError::Parse { known: Some(known), .. } if known.contains("keep, "));
+            assert_eq!(
+                hints_at_keys,
+                text.contains("[profile.") || text.contains("cookie"),
+                "{error:?}"
+            );
+        }
     }
 
     #[test]

@@ -139,6 +139,14 @@ impl EntryChange<'_> {
         line
     }
 
+    /// Whether it is a file of which nothing is worth saying of how it is sent: it is empty, or its part of what it is sent with rounds to nothing.
+    pub(crate) fn costs_nothing(&self, coding: Option<&Coding>) -> bool {
+        match coding {
+            Some(coding) => coding.coded_bytes == 0,
+            None => self.bytes == Some(0),
+        }
+    }
+
     /// The change as data.
     pub(crate) fn value(&self, coding: Option<&Coding>) -> Value {
         let action = match self.action {

@@ -14,7 +14,6 @@ use relsync_engine::push::Planned;
 use relsync_engine::store::{Exclusion, Store};
 
 use crate::terms::Term;
-use crate::units::Count;
 
 /// The largest configuration file whose keys are compared.
 const MAX_CONFIG_BYTES: usize = 1 << 20;
@@ -29,8 +28,6 @@ pub(crate) struct Notes {
     pub(crate) texts: Vec<String>,
     /// Whether something takes effect only when the VM restarts.
     pub(crate) needs_restart: bool,
-    /// Said if running code is left alone.
-    pub(crate) code_left_alone: Option<String>,
 }
 
 /// A kind of configuration, by what its keys are.
@@ -51,7 +48,6 @@ impl Notes {
     ) -> Self {
         let mut notes = Self::default();
         notes.note_restart(planned, new);
-        notes.note_code(planned, new);
         for (plan, entry) in planned.plan.entries.iter().zip(new.entries()) {
             notes.note_config(planned, plan, entry, store);
         }
@@ -84,21 +80,6 @@ impl Notes {
             self.needs_restart = true;
             self.texts
                 .push(format!("needs VM restart: {}", some_of(&causes)));
-        }
-    }
-
-    fn note_code(&mut self, planned: &Planned, new: &Manifest) {
-        let entries = planned.plan.entries.iter().zip(new.entries());
-        let changed = entries.filter(|(plan, entry)| {
-            let is_new = !matches!(plan.source, None | Some(Source::Keep));
-            is_new && entry.path.as_bytes().ends_with(b".beam")
-        });
-        let changed = changed.count();
-        if changed > 0 {
-            self.code_left_alone = Some(format!(
-                "running code is left alone (--reload none): {} of this update will be loaded at the next start",
-                Count(changed, "module")
-            ));
         }
     }
 
@@ -287,7 +268,8 @@ fn first_component(path: &[u8]) -> String {
     Escaped(&path[..end]).to_string()
 }
 
-fn some_of(names: &BTreeSet<String>) -> String {
+/// The first names of a list, and how many more there are.
+pub(crate) fn some_of(names: &BTreeSet<String>) -> String {
     let shown: Vec<&str> = names.iter().take(SHOWN_NAMES).map(String::as_str).collect();
     let mut text = shown.join(", ");
     if names.len() > SHOWN_NAMES {

@@ -9,7 +9,7 @@ use relsync_engine::wire::ModuleStatus;
 use crate::listing::{self, CodedTotals, Coding};
 use crate::output::Output;
 use crate::report::{Module, Report};
-use crate::units::{Bytes, Elapsed, Rate};
+use crate::units::{Bytes, Count, Elapsed, Rate};
 
 /// Shows a dry run, and completes its report.
 pub(crate) fn show(
@@ -22,21 +22,16 @@ pub(crate) fn show(
     report: &mut Report,
 ) {
     report.modules = modules.iter().map(Module::from).collect();
-    report.pack_bytes = pushed.pack.as_ref().map_or(0, |pack| pack.pack_bytes);
+    let pack_bytes = pushed.pack.as_ref().map_or(0, |pack| pack.pack_bytes);
+    report.figures.get_or_insert_default().pack_bytes = pack_bytes;
     say_entries(pushed, new, explained, output);
-    if !output.is_verbose() {
-        // All of them are listed here; the report lists them only to those who want to see everything.
-        for module in &report.modules {
-            output.line(&module.line());
-        }
-    }
     output.line(&listing::totals_line(&pushed.planned.totals));
-    let estimate = rate.map(|rate| transfer_time(report.pack_bytes, rate));
+    let estimate = rate.map(|rate| transfer_time(pack_bytes, rate));
     report.estimated_ms = estimate.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     let time = estimate.map_or_else(String::new, |time| {
         format!(", {} on this link", Elapsed(time))
     });
-    output.line(&format!("{} to send{time}", Bytes(report.pack_bytes)));
+    output.line(&format!("{} to send{time}", Bytes(pack_bytes)));
 }
 
 /// Says for each file of a push how it was coded.
@@ -49,10 +44,21 @@ fn say_entries(pushed: &PushReport, new: &Manifest, explained: bool, output: &Ou
         Some(pack) if explained => listing::codings(&pack.pieces, &pushed.planned.base),
         _ => Default::default(),
     };
+    let mut folded = 0;
     for change in listing::changes(&pushed.planned, new) {
         let coding: Option<&Coding> = change.entry.and_then(|entry| codings.get(&entry));
-        output.line(&change.line(coding));
         output.event("entry", &change.value(coding));
+        if explained && !output.is_verbose() && change.costs_nothing(coding) {
+            folded += 1;
+        } else {
+            output.line(&change.line(coding));
+        }
+    }
+    if folded > 0 {
+        output.line(&format!(
+            "  and {} in 0 B, which -v names",
+            Count(folded, "file")
+        ));
     }
     if let Some(pack) = pushed.pack.as_ref().filter(|_| explained) {
         let totals = CodedTotals::new(pack);

@@ -28,18 +28,22 @@ pub(crate) struct Progress<'a> {
     node: String,
     new: &'a Manifest,
     totals: Totals,
+    reloads: bool,
     reported: Option<Instant>,
     bar: Option<ProgressBar>,
 }
 
 impl<'a> Progress<'a> {
     /// Shows a push of `new` to a node.
-    pub(crate) fn new(output: &Output, node: &str, new: &'a Manifest) -> Self {
+    ///
+    /// Running code is left alone unless it `reloads`.
+    pub(crate) fn new(output: &Output, node: &str, new: &'a Manifest, reloads: bool) -> Self {
         Self {
             output: output.clone(),
             node: node.to_owned(),
             new,
             totals: Totals::default(),
+            reloads,
             reported: None,
             bar: None,
         }
@@ -74,8 +78,13 @@ impl<'a> Progress<'a> {
         self.output
             .event("packed", &json!({"pack_bytes": pack.pack_bytes}));
         self.output.line(&listing::totals_line(&self.totals));
+        let what = if self.changes() {
+            ""
+        } else {
+            " to record what is there"
+        };
         self.output
-            .line(&format!("Sending {}...", Bytes(pack.pack_bytes)));
+            .line(&format!("Sending {}{what}...", Bytes(pack.pack_bytes)));
         if pack.pack_bytes >= SMALLEST_BAR_BYTES && !self.output.is_json() {
             let bar = ProgressBar::new(pack.pack_bytes);
             let template = "{bar:32} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}";
@@ -106,13 +115,17 @@ impl<'a> Progress<'a> {
         }
     }
 
+    fn changes(&self) -> bool {
+        self.totals.added + self.totals.changed + self.totals.removed > 0
+    }
+
     fn step(&self, step: &str) {
         let step = printable(step);
         self.output.event("step", &json!({"step": step}));
         let line = match step.as_str() {
             "presync" => "Running presync...",
-            "switch" => "Switching to the new files...",
-            "reload" => "Reloading code...",
+            "switch" if self.changes() => "Switching to the new files...",
+            "reload" if self.changes() && self.reloads => "Reloading code...",
             "postsync" => "Running postsync...",
             "health" => "Checking health...",
             "undo" => "Undoing the update...",

@@ -30,9 +30,10 @@ use crate::notes::Notes;
 use crate::output::{Output, printable};
 use crate::plan;
 use crate::progress::Progress;
-use crate::report::{Outcome, Report};
+use crate::report::{Figures, Outcome, Report};
 use crate::settle::{self, Meant};
 use crate::source;
+use crate::status;
 use crate::target::Target;
 use crate::units::{Rate, Span};
 
@@ -64,7 +65,10 @@ pub(crate) async fn run(
     interrupt: &Interrupt,
 ) -> Exit {
     let started = Instant::now();
-    let mut report = Report::default();
+    let mut report = Report {
+        figures: Some(Figures::default()),
+        ..Report::default()
+    };
     let mut traffic = Traffic::default();
     let pushed = push(args, dry_run, output, interrupt, &mut report, &mut traffic).await;
     report.set_traffic(&traffic);
@@ -110,7 +114,7 @@ async fn push(
     };
     report.node = job.target.node().to_string();
     report.snapshot = Some(job.new.id().to_string());
-    report.full_bytes = job.new.content_bytes();
+    report.figures.get_or_insert_default().full_bytes = job.new.content_bytes();
     let doing = if job.options.dry_run {
         "Looking at"
     } else {
@@ -271,7 +275,8 @@ async fn attempt(
     let (mut session, status) = opened?;
     report.set_status(&status);
     say_condition(&status, output);
-    let mut progress = Progress::new(output, &report.node, &job.new);
+    let reloads = job.options.reload != ReloadMode::None;
+    let mut progress = Progress::new(output, &report.node, &job.new, reloads);
     let mut on_event = |event: PushEvent<'_>| {
         match &event {
             PushEvent::Sending { sent, total, .. } if sent == total => interrupt.set_applying(true),
@@ -284,17 +289,26 @@ async fn attempt(
     let leave_alone = |path: &[u8]| {
         source::leaves_out(&job.left_out, path) || source::leaves_out(&job.protected, path)
     };
-    let pushing = push::push(
-        &mut session,
-        &status,
-        &job.store,
-        &job.new,
-        &job.options,
-        &leave_alone,
-        &mut on_event,
-    );
+    let pushing = async {
+        let pushed = push::push(
+            &mut session,
+            &status,
+            &job.store,
+            &job.new,
+            &job.options,
+            &leave_alone,
+            &mut on_event,
+        )
+        .await?;
+        if matches!(pushed.end, PushEnd::UpToDate | PushEnd::Confirmed(_)) {
+            // What runs may be older than what is installed; the push has nothing to do with it, and does not fail for it.
+            let asked = status::ask(&mut session, false).await;
+            report.note_stale(&asked.map(|status| status.modules).unwrap_or_default());
+        }
+        Ok(pushed)
+    };
     let pushed = tokio::select! {
-        pushed = pushing => pushed.map_err(CliError::from),
+        pushed = pushing => pushed,
         () = wanted(interrupt.clone()) => Err(CliError::Interrupted),
     };
     match &pushed {
@@ -385,10 +399,11 @@ async fn conclude(
             );
         }
         PushEnd::Applied(result) => {
-            report.pack_bytes = pushed.pack.as_ref().map_or(0, |pack| pack.pack_bytes);
+            let pack_bytes = pushed.pack.as_ref().map_or(0, |pack| pack.pack_bytes);
+            report.figures.get_or_insert_default().pack_bytes = pack_bytes;
             report.set_result(result);
             if job.options.reload == ReloadMode::None {
-                report.notes.extend(notes.code_left_alone);
+                report.leave_code_alone();
             }
             let restarts = job.options.reload == ReloadMode::Vm;
             finish_apply(result, notes.needs_restart && !restarts, report)?;

@@ -2,6 +2,7 @@
 //!
 //! The field names are part of relsync's interface.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use relsync_engine::id::SnapshotId;
@@ -12,8 +13,9 @@ use serde_json::Value;
 
 use crate::connect::Traffic;
 use crate::error::Explained;
+use crate::notes::some_of;
 use crate::output::{Output, error_value, printable};
-use crate::units::{Bytes, Elapsed};
+use crate::units::{Bytes, Count, Elapsed};
 
 /// How many digits of a snapshot's id people are shown.
 pub(crate) const SHORT_ID: usize = 12;
@@ -54,14 +56,9 @@ pub(crate) struct Report {
     pub(crate) received_bytes: u64,
     /// How often an answer was waited for.
     pub(crate) round_trips: u64,
-    /// The pack's size.
-    pub(crate) pack_bytes: u64,
-    /// Size of the changed files.
-    pub(crate) content_bytes: u64,
-    /// Size of all files, which a full copy would send.
-    pub(crate) full_bytes: u64,
-    /// How many entries changed and how.
-    pub(crate) entries: Entries,
+    /// The update's figures, where there is one.
+    #[serde(flatten)]
+    pub(crate) figures: Option<Figures>,
     /// What became of each module.
     pub(crate) modules: Vec<Module>,
     /// What people should know.
@@ -80,6 +77,19 @@ pub(crate) struct Report {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<Value>,
+}
+
+/// What an update comes to. A rollback has none: it restores what was kept, and nobody counts that.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Figures {
+    /// The pack's size.
+    pub(crate) pack_bytes: u64,
+    /// Size of the changed files.
+    pub(crate) content_bytes: u64,
+    /// Size of all files, which a full copy would send.
+    pub(crate) full_bytes: u64,
+    /// How many entries changed and how.
+    pub(crate) entries: Entries,
 }
 
 /// How many entries changed and how.
@@ -128,8 +138,9 @@ impl Module {
 impl Report {
     /// Takes over the figures of a plan.
     pub(crate) fn set_totals(&mut self, totals: &Totals) {
-        self.content_bytes = totals.content_bytes;
-        self.entries = Entries {
+        let figures = self.figures.get_or_insert_default();
+        figures.content_bytes = totals.content_bytes;
+        figures.entries = Entries {
             added: totals.added,
             changed: totals.changed,
             removed: totals.removed,
@@ -157,6 +168,42 @@ impl Report {
         self.downtime_ms = Some(downtime.as_secs_f64() * 1000.0);
     }
 
+    /// Notes that running code was left alone, and which modules it is old code of.
+    pub(crate) fn leave_code_alone(&mut self) {
+        let mut old = BTreeSet::new();
+        for module in &mut self.modules {
+            if matches!(
+                module.status.as_str(),
+                "reload" | "remove" | "in_use" | "nif"
+            ) {
+                old.insert(module.module.clone());
+            }
+            if matches!(module.status.as_str(), "reload" | "load" | "remove") {
+                module.status = "left".to_owned();
+            }
+        }
+        if !old.is_empty() {
+            self.notes.push(format!(
+                "running code is left alone (--reload none): {} old code of {}; a restart of the VM loads the new one, and so does the next push that changes something",
+                runs(old.len()),
+                some_of(&old)
+            ));
+        }
+    }
+
+    /// Notes which modules run older code than their files hold, where nothing else was to be done.
+    pub(crate) fn note_stale(&mut self, modules: &[ModuleStatus]) {
+        let stale = modules.iter().filter(|module| module.status == "changed");
+        let stale: BTreeSet<String> = stale.map(|module| printable(&module.name)).collect();
+        if !stale.is_empty() {
+            self.notes.push(format!(
+                "{} older code than its file holds: {}; a restart of the VM loads it, and so does the next push that changes something, or `l(MODULE).` in the node's shell",
+                runs(stale.len()),
+                some_of(&stale)
+            ));
+        }
+    }
+
     /// Takes over what went over the wire.
     pub(crate) fn set_traffic(&mut self, traffic: &Traffic) {
         self.sent_bytes = traffic.0.sent_bytes;
@@ -166,10 +213,12 @@ impl Report {
 
     /// Says it: notes, the error if there is one, and the last line.
     pub(crate) fn say(&self, output: &Output, error: Option<&Explained>) {
+        // What a dry run finds is listed whole.
+        let shows_all = output.is_verbose() || self.outcome == Outcome::DryRun;
         for module in self
             .modules
             .iter()
-            .filter(|module| output.is_verbose() || module.is_remarkable())
+            .filter(|module| shows_all || module.is_remarkable())
         {
             output.line(&module.line());
         }
@@ -206,8 +255,9 @@ impl Report {
                     line.push_str(&format!(" (snapshot {})", short(id)));
                 }
                 line.push_str(&format!(": {wire}"));
-                if self.full_bytes > self.sent_bytes {
-                    line.push_str(&format!(" instead of {}", Bytes(self.full_bytes)));
+                let full_bytes = self.figures.map_or(0, |figures| figures.full_bytes);
+                if full_bytes > self.sent_bytes {
+                    line.push_str(&format!(" instead of {}", Bytes(full_bytes)));
                 }
                 line.push_str(&format!(", {took}"));
                 if let Some(downtime) = self.downtime_ms {
@@ -222,11 +272,14 @@ impl Report {
                 line
             }
             Outcome::UpToDate => {
-                let generation = self
-                    .generation
-                    .filter(|n| *n > 0)
-                    .map_or_else(String::new, |n| format!(" at generation {n}"));
-                format!("{node} is up to date{generation}: {wire}, {took}")
+                let generation = self.generation.filter(|n| *n > 0);
+                let state = match (generation, self.base.is_some()) {
+                    (Some(n), true) => format!(" at generation {n}"),
+                    // Nobody who reads this has heard of a generation yet.
+                    (Some(n), false) => format!("; what is there is recorded as generation {n}"),
+                    (None, _) => String::new(),
+                };
+                format!("{node} is up to date{state}: {wire}, {took}")
             }
             Outcome::DryRun => format!("Nothing was changed on {node}: {wire}, {took}"),
             Outcome::RolledBack => format!(
@@ -243,9 +296,14 @@ impl Module {
     fn is_remarkable(&self) -> bool {
         !matches!(
             self.status.as_str(),
-            "reload" | "load" | "remove" | "unchanged" | "notloaded"
+            "reload" | "load" | "remove" | "unchanged" | "notloaded" | "left"
         )
     }
+}
+
+fn runs(modules: usize) -> String {
+    let verb = if modules == 1 { "runs" } else { "run" };
+    format!("{} {verb}", Count(modules, "module"))
 }
 
 /// A generation's number, or what number 0 stands for.
@@ -290,6 +348,9 @@ mod tests {
             ..Report::default()
         };
         report.set_result(&result());
+        let value = serde_json::to_value(&report).expect("JSON");
+        assert!(value.get("entries").is_none(), "a rollback has no figures");
+        report.figures = Some(Figures::default());
         let value = serde_json::to_value(&report).expect("JSON");
         for field in [
             "outcome",
@@ -365,7 +426,10 @@ mod tests {
             outcome: Outcome::Applied,
             node: "app@board".to_owned(),
             sent_bytes: 1500,
-            full_bytes: 20_000_000,
+            figures: Some(Figures {
+                full_bytes: 20_000_000,
+                ..Figures::default()
+            }),
             duration_ms: 1200,
             ..Report::default()
         };
@@ -381,6 +445,35 @@ mod tests {
         ] {
             assert!(summary.contains(part), "{part}: {summary}");
         }
+    }
+
+    #[test]
+    fn code_that_is_left_alone_is_counted_by_what_runs() {
+        let module = |name: &str, status: &str| ModuleStatus {
+            name: name.to_owned(),
+            status: status.to_owned(),
+            detail: String::new(),
+        };
+        let mut report = Report::default();
+        report.set_result(&ApplyResult {
+            modules: vec![module("a", "reload"), module("b", "notloaded")],
+            ..ApplyResult::default()
+        });
+        report.leave_code_alone();
+        assert!(
+            report.notes[0].contains("1 module runs old code of a;"),
+            "{report:?}"
+        );
+        assert_eq!(report.modules[0].line(), "  left a");
+        let mut report = Report::default();
+        report.note_stale(&[module("a", "missing")]);
+        assert_eq!(report.notes, Vec::<String>::new());
+        report.note_stale(&[module("a", "changed"), module("b", "changed")]);
+        assert!(
+            report.notes[0].starts_with("2 modules run older code"),
+            "{report:?}"
+        );
+        assert!(report.notes[0].contains("a, b;"), "{report:?}");
     }
 
     #[test]

@@ -118,7 +118,11 @@ fn create(
     output: &Output,
 ) -> Result<(), CliError> {
     Config::load(None)?.fill_tree(&mut tree);
-    let (record, manifest, report) = source::take(store, dir, source::rules(&tree)?, meta, output)?;
+    let taken = source::take(store, dir, source::rules(&tree)?, meta, output);
+    let (record, manifest, report) = taken.map_err(|error| match error {
+        CliError::Store(StoreError::Scan(scan)) => CliError::Directory(scan),
+        error => error,
+    })?;
     let id = record.id.to_string();
     let news = if report.is_new {
         "new"

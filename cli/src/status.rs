@@ -50,7 +50,11 @@ pub(crate) async fn run(mut args: StatusArgs, output: &Output) -> Result<Exit, C
     Ok(Exit::Done)
 }
 
-async fn ask(session: &mut ErlSession, verify: bool) -> Result<TargetStatus, SessionError> {
+/// Asks a target for its status, with the modules that run other code than their files hold.
+pub(crate) async fn ask(
+    session: &mut ErlSession,
+    verify: bool,
+) -> Result<TargetStatus, SessionError> {
     session.send(&Request::Status { verify }).await?;
     loop {
         if let Reply::Status(status) = session.receive_checked().await? {

@@ -60,6 +60,7 @@ fn a_release_is_planned_pushed_confirmed_and_rolled_back() {
     assert_eq!(rig.push(&["doctor"], 0)["outcome"], "ok");
 
     let back = rig.push(&["rollback"], 0);
+    assert_eq!(back.get("entries"), None, "{back}");
     assert_eq!(back["snapshot"], first["snapshot"], "{back}");
     assert_eq!(rig.node.eval("sample:version()."), "1");
     assert_eq!(rig.push(&["confirm"], 0)["was_on_probation"], false);
@@ -72,13 +73,29 @@ fn code_that_is_left_alone_is_mentioned() {
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
     rig.load();
     rig.release(2);
+    let notes = |pushed: &serde_json::Value| pushed["notes"].to_string();
+    // What does not run is not left alone.
+    let other = "-export([version/0]).\nversion() -> 2.";
+    rig.tree().app("other", "1.0", &[("other", other)]);
     let pushed = rig.push(&["--reload", "none"], 0);
+    assert!(notes(&pushed).contains("--reload none"), "{pushed}");
     assert!(
-        pushed["notes"].to_string().contains("--reload none"),
+        notes(&pushed).contains("1 module runs old code of sample;"),
         "{pushed}"
     );
     assert_eq!(rig.node.eval("sample:version()."), "1");
     assert_eq!(rig.push(&["status"], 0)["modules"][0]["module"], "sample");
+    let again = rig.push(&[], 0);
+    assert_eq!(again["outcome"], "up-to-date");
+    assert!(
+        notes(&again).contains("1 module runs older code"),
+        "{again}"
+    );
+    // As the notes say, the next push that changes something loads it.
+    rig.noise("noise", 10);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    assert_eq!(rig.node.eval("sample:version()."), "2");
+    assert_eq!(rig.push(&[], 0)["notes"], serde_json::json!([]));
 }
 
 /// What `--explain` says of the files adds up to what it says of the pack.
@@ -239,6 +256,59 @@ fn people_get_lines_in_the_words_of_the_original() {
     let second = rig.run(&["--verbose"]);
     let deleting = format!("Deleting \"releases/1.0/sys.config\" from {node}...");
     assert!(second.out.contains(&deleting), "{second:?}");
+}
+
+#[test]
+fn what_is_there_already_is_recorded_and_nothing_else_is_said_to_be_done() {
+    let rig = Rig::new();
+    rig.release(1);
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(rig.cli.dir().join("_rel/."))
+        .arg(rig.device())
+        .status();
+    assert!(copied.expect("cp runs").success());
+    let run = rig.run(&[]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    for absent in ["Switching", "Reloading"] {
+        assert!(!run.out.contains(absent), "{run:?}");
+    }
+    let last = run.out.lines().last().expect("a line");
+    assert!(last.contains("recorded as generation 1"), "{run:?}");
+    let again = rig.run(&[]).out;
+    assert!(again.contains("is up to date at generation 1"), "{again}");
+}
+
+#[test]
+fn a_plan_lists_each_module_once() {
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    let elsewhere = rig.cli.dir().join("elsewhere.beam");
+    fs::rename(
+        rig.device().join("lib/sample-1.0/ebin/sample.beam"),
+        &elsewhere,
+    )
+    .expect("moved");
+    let file = elsewhere.with_extension("").display().to_string();
+    rig.node
+        .eval(&format!("{{module, sample}} = code:load_binary(sample, {file:?}, element(2, file:read_file({file:?} ++ \".beam\")))"));
+    rig.release(2);
+    for arguments in [&["plan"][..], &["plan", "-v"]] {
+        let planned = rig.run(arguments);
+        let lines = planned.out.lines();
+        let of_module = lines.filter(|line| line.starts_with("  foreign sample"));
+        assert_eq!(of_module.count(), 1, "{planned:?}");
+    }
+    rig.tree().file("empty", b"").file("void", b"");
+    let explained = rig.run(&["plan", "--explain"]).out;
+    assert!(explained.contains("  and 2 files in 0 B"), "{explained}");
+    assert!(!explained.contains("+ empty"), "{explained}");
+    let named = rig.run(&["plan", "--explain", "-v"]).out;
+    assert!(
+        named.contains("+ empty") && !named.contains("in 0 B"),
+        "{named}"
+    );
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use relsync_engine::entry::Escaped;
 use relsync_engine::push::PushError;
+use relsync_engine::scan::ScanError;
 use relsync_engine::session::SessionError;
 use relsync_engine::store::StoreError;
 use relsync_engine::transport::erl::ConnectError;
@@ -28,7 +29,7 @@ use crate::units::Count;
 use reach::{config_hint, connect_class, hooks_hint, target_class};
 use remote::remote_hint;
 use session::{push_class, session_class};
-use store::store_class;
+use store::{directory_class, store_class};
 
 /// A word that programs can rely on, how the process ends, and what to try next.
 type Class<'a> = (&'a str, Exit, Option<String>);
@@ -102,6 +103,9 @@ pub(crate) enum CliError {
     /// The store or a scan failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The directory that a snapshot is taken of, with no target in sight, cannot be read.
+    #[error(transparent)]
+    Directory(#[from] ScanError),
     /// There is no place for the store.
     #[error("there is no data directory for this user")]
     NoDataDir,
@@ -307,6 +311,7 @@ impl CliError {
             ),
             Self::Hooks(error) => ("hooks", Exit::Failed, hooks_hint(error)),
             Self::Store(error) => store_class(error),
+            Self::Directory(error) => directory_class(error),
             Self::NoDataDir => (
                 "store",
                 Exit::Store,

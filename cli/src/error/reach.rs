@@ -1,10 +1,11 @@
 //! What is wrong before a target answers: its description, the hooks for it, and the way to it.
 
-use relsync_engine::transport::erl::ConnectError;
+use relsync_engine::transport::erl::{ConnectError, NodeNameError};
 
 use super::{Class, Exit};
 use crate::config::ConfigError;
 use crate::hooks::HooksError;
+use crate::machine;
 use crate::output::printable;
 use crate::target::TargetError;
 
@@ -14,48 +15,49 @@ pub(super) fn config_hint(error: &ConfigError) -> Option<String> {
             Some("relsync.toml in the working directory defines profiles as [profiles.NAME]".to_owned())
         }
         ConfigError::UnknownProfile { known, .. } => Some(format!("relsync.toml knows {}", known.join(", "))),
-        ConfigError::Parse { source, .. } if source.message().contains("`cookie`") => {
+        ConfigError::Parse { problem, .. } if problem.contains("`cookie`") => {
             Some("the cookie belongs in RELSYNC_COOKIE or ~/.erlang.cookie, not in a file that is committed".to_owned())
         }
-        ConfigError::Parse { .. } => Some("the keys are the long options without their dashes in front".to_owned()),
+        ConfigError::Parse { known: Some(known), .. } => Some(format!(
+            "the keys are the long options without their dashes in front: {known}; a profile's stand under [profiles.NAME]"
+        )),
+        ConfigError::Parse { .. } => None,
         ConfigError::Read { .. } | ConfigError::TooLarge { .. } => None,
     }
 }
 
 pub(super) fn target_class(error: &TargetError) -> Class<'static> {
-    let (kind, exit, hint) = match error {
+    let (kind, hint) = match error {
         TargetError::NoNode => (
             "usage",
-            Exit::Usage,
             "name it with -d NODE, RELSYNC_DESTINATION_NODE, or destination-node in relsync.toml",
         ),
+        TargetError::NodeName(NodeNameError::Form { name }) if !name.contains('@') => {
+            let host = machine::host_name();
+            let hint = format!(
+                "no host is added to it: a node on this machine is most likely {name}@{host}; `node().` in its shell shows its name"
+            );
+            return ("bad_node_name", Exit::Usage, Some(printable(&hint)));
+        }
         TargetError::NodeName(_) => (
             "bad_node_name",
-            Exit::Unreachable,
             "write it as the node calls itself, name@host: `node().` in its shell shows it",
         ),
         TargetError::LocalName { .. } => (
             "bad_node_name",
-            Exit::Usage,
             "leave --sname and --name out to let the target make up a name",
         ),
         TargetError::Cookie(_) => (
             "bad_cookie",
-            Exit::Unreachable,
             "set it with RELSYNC_COOKIE, ~/.erlang.cookie or --cookie",
         ),
-        TargetError::RelativePath { .. } => (
-            "usage",
-            Exit::Usage,
-            "write the target's directory from its root",
-        ),
+        TargetError::RelativePath { .. } => ("usage", "write the target's directory from its root"),
         TargetError::NoSsh => (
             "usage",
-            Exit::Usage,
             "use --mode erl, which needs nothing installed on the target",
         ),
     };
-    (kind, exit, Some(hint.to_owned()))
+    (kind, Exit::Usage, Some(hint.to_owned()))
 }
 
 pub(super) fn hooks_hint(error: &HooksError) -> Option<String> {

@@ -23,6 +23,21 @@ pub(super) fn store_class(error: &StoreError) -> Class<'static> {
     }
 }
 
+/// What to try when a directory is no release that is about to be pushed.
+pub(super) fn directory_class(error: &ScanError) -> Class<'static> {
+    let (kind, _) = scan_class(error);
+    let hint = match error {
+        ScanError::Root { .. } | ScanError::NotADirectory { .. } => {
+            "name the directory that the snapshot is to be taken of"
+        }
+        ScanError::Empty { .. } => {
+            "check the directory's name and --exclude; -E false and --shared-libs take in what is left out by default"
+        }
+        ScanError::Entries { .. } => "remove it from the directory, or leave it out with --exclude",
+    };
+    (kind, Exit::Failed, Some(hint.to_owned()))
+}
+
 fn scan_class(error: &ScanError) -> (&'static str, Option<&'static str>) {
     match error {
         ScanError::Root { .. } | ScanError::NotADirectory { .. } => (

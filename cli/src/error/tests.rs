@@ -33,7 +33,7 @@ fn every_kind_has_its_exit_code() {
                 NodeName::parse("x").expect_err("no name"),
             )),
             "bad_node_name",
-            5,
+            2,
         ),
         (
             ConnectError::WrongCookie { node: node() }.into(),
@@ -181,6 +181,12 @@ fn a_failure_before_any_change_says_so() {
     assert!(
         message.ends_with("nothing was changed on the target"),
         "{message}"
+    );
+    let root = PathBuf::from("dir");
+    let local = CliError::Directory(ScanError::NotADirectory { root }).explain();
+    assert!(
+        !format!("{local:?}").contains("target") && local.hint.is_some(),
+        "{local:?}"
     );
     let rolled_back = CliError::RolledBack(remote("in_use")).explain();
     assert!(
