@@ -11,6 +11,8 @@ use relsync_engine::transport::{Counters, TransportError};
 use relsync_engine::wire::{ApplyResult, Reply, TargetStatus};
 
 use crate::error::CliError;
+use crate::output::Output;
+use crate::progress::AgentProgress;
 use crate::target::Target;
 
 /// The pause before the first new attempt; each next one doubles it.
@@ -45,12 +47,18 @@ impl Traffic {
     }
 }
 
-/// Connects to a target and opens a session with its agent. A session of the same user that is just ending there is waited for.
-pub(crate) async fn open(target: &Target) -> Result<(ErlSession, TargetStatus), CliError> {
+/// Connects to a target and opens a session with its agent, and shows the agent on its way there. A session of the same user that is
+/// just ending is waited for.
+pub(crate) async fn open(
+    target: &Target,
+    output: &Output,
+) -> Result<(ErlSession, TargetStatus), CliError> {
     let deadline = Instant::now() + OWN_SESSION_PATIENCE;
     loop {
         let connection = connect(&target.erl).await?;
-        match boot::open(connection, &target.greeting).await {
+        let mut progress = AgentProgress::new(output);
+        let mut on_sent = |sent| progress.show(sent);
+        match boot::open_watched(connection, &target.greeting, &mut on_sent).await {
             Err(SessionError::Busy { holder })
                 if holder == target.greeting.holder() && Instant::now() < deadline =>
             {

@@ -47,7 +47,7 @@ impl Check {
 pub(crate) async fn run(mut args: ConfirmArgs, output: &Output) -> Result<Exit, CliError> {
     Config::load(args.target.profile.as_deref())?.fill_target(&mut args.target);
     let target = Target::resolve(&args.target, false, None)?;
-    let (session, status) = match connect::open(&target).await {
+    let (session, status) = match connect::open(&target, output).await {
         Ok(opened) => opened,
         Err(error) => {
             let name = match &error {

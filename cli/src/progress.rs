@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use relsync_engine::boot::AgentSent;
 use relsync_engine::encode::PackSummary;
 use relsync_engine::push::{Planned, PushEvent};
 use serde_json::json;
@@ -60,6 +61,7 @@ impl<'a> Progress<'a> {
             PushEvent::Planned(planned) => self.planned(planned),
             PushEvent::Packed(pack) => self.packed(pack),
             PushEvent::Sending { sent, taken, total } => self.sending(*sent, *taken, *total),
+            PushEvent::Ordered(_) => {}
             PushEvent::Step(step) => self.step(step),
             PushEvent::Output(text) => self.hook_output(text),
         }
@@ -85,12 +87,9 @@ impl<'a> Progress<'a> {
         };
         self.output
             .line(&format!("Sending {}{what}...", Bytes(pack.pack_bytes)));
-        if pack.pack_bytes >= SMALLEST_BAR_BYTES && !self.output.is_json() {
-            let bar = ProgressBar::new(pack.pack_bytes);
-            let template = "{bar:32} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}";
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style);
-            }
+        if pack.pack_bytes >= SMALLEST_BAR_BYTES
+            && let Some(bar) = bar(&self.output, pack.pack_bytes)
+        {
             self.output = self.output.with_bar(bar.clone());
             self.bar = Some(bar);
         }
@@ -143,6 +142,69 @@ impl<'a> Progress<'a> {
             self.output.line(&format!("  | {line}"));
         }
     }
+}
+
+/// The showing of the agent on its way to a target that does not have it.
+pub(crate) struct AgentProgress {
+    output: Output,
+    reported: Option<Instant>,
+    bar: Option<ProgressBar>,
+}
+
+impl AgentProgress {
+    /// Shows nothing yet.
+    pub(crate) fn new(output: &Output) -> Self {
+        Self {
+            output: output.clone(),
+            reported: None,
+            bar: None,
+        }
+    }
+
+    /// Shows how much of it was sent.
+    pub(crate) fn show(&mut self, AgentSent { sent, total }: AgentSent) {
+        if self.reported.is_none() {
+            self.output.line(&format!(
+                "Sending the agent, {}, because the target does not have it...",
+                Bytes(total)
+            ));
+            self.output.event("step", &json!({"step": "agent"}));
+            self.bar = bar(&self.output, total);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(sent);
+        }
+        let due = self
+            .reported
+            .is_none_or(|at| at.elapsed() >= REPORT_INTERVAL);
+        if due || sent == total {
+            self.reported = Some(Instant::now());
+            let value = json!({"sent_bytes": sent, "total_bytes": total});
+            self.output.event("agent", &value);
+        }
+    }
+}
+
+impl Drop for AgentProgress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A bar of so many bytes, for people.
+fn bar(output: &Output, bytes: u64) -> Option<ProgressBar> {
+    if output.is_json() {
+        return None;
+    }
+    let bar = ProgressBar::new(bytes);
+    let template =
+        "{bar:32} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} ETA {eta}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    Some(bar)
 }
 
 impl Drop for Progress<'_> {

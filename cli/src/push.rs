@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use relsync_engine::exclude::Rules;
 use relsync_engine::manifest::Manifest;
 use relsync_engine::push::{
-    self, Hooks, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport,
+    self, Hooks, Lost, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport,
 };
 use relsync_engine::session::SessionError;
 use relsync_engine::store::{Exclusion, Store};
@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::connect::{self, Patience, Traffic};
 use crate::error::{CliError, Exit};
 use crate::hooks;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Phase};
 use crate::notes::Notes;
 use crate::output::{Output, printable};
 use crate::plan;
@@ -35,7 +35,7 @@ use crate::settle::{self, Meant};
 use crate::source;
 use crate::status;
 use crate::target::Target;
-use crate::units::{Rate, Span};
+use crate::units::{Bytes, Rate, Span};
 
 const DEFAULT_RETRIES: u32 = 3;
 const DEFAULT_KEEP: u32 = 2;
@@ -122,8 +122,9 @@ async fn push(
     };
     output.line(&format!("{doing} {}...", report.node));
     let pushed = attempts(&mut job, output, interrupt, report, traffic).await;
-    interrupt.set_applying(false);
-    conclude(pushed, &job, output, report, traffic).await
+    let concluded = conclude(pushed, &job, output, report, traffic).await;
+    interrupt.set_phase(Phase::Idle);
+    concluded
 }
 
 /// Everything that needs no target.
@@ -268,20 +269,32 @@ async fn attempt(
     traffic: &mut Traffic,
     hooks_ran: &mut bool,
 ) -> Result<PushReport, CliError> {
+    interrupt.set_phase(Phase::Idle);
     let opened = tokio::select! {
-        opened = connect::open(&job.target) => opened,
+        opened = connect::open(&job.target, output) => opened,
         () = wanted(interrupt.clone()) => Err(CliError::Interrupted),
     };
     let (mut session, status) = opened?;
     report.set_status(&status);
     say_condition(&status, output);
+    if status.current.is_none() && source::is_inside_release(&job.new) {
+        output.warning("what is pushed has applications or boot files, but neither lib/ nor releases/: is it the release's root that --local-path names?");
+    }
     let reloads = job.options.reload != ReloadMode::None;
     let mut progress = Progress::new(output, &report.node, &job.new, reloads);
+    let mut ordered = None;
     let mut on_event = |event: PushEvent<'_>| {
         match &event {
-            PushEvent::Sending { sent, total, .. } if sent == total => interrupt.set_applying(true),
-            PushEvent::Step("switch") => interrupt.set_applying(true),
-            PushEvent::Step(_) => *hooks_ran = true,
+            PushEvent::Ordered(lost) => {
+                interrupt.set_phase(Phase::Ordered);
+                ordered = Some(Box::new(Lost::clone(lost)));
+            }
+            PushEvent::Step(step) => {
+                *hooks_ran |= *step != "switch";
+                if ordered.is_some() {
+                    interrupt.set_phase(Phase::Applying);
+                }
+            }
             _ => {}
         }
         progress.show(&event);
@@ -308,15 +321,21 @@ async fn attempt(
         Ok(pushed)
     };
     let pushed = tokio::select! {
-        pushed = pushing => pushed,
-        () = wanted(interrupt.clone()) => Err(CliError::Interrupted),
+        pushed = pushing => Some(pushed),
+        () = wanted(interrupt.clone()) => None,
+    };
+    let pushed = match (pushed, ordered) {
+        (Some(pushed), _) => pushed,
+        (None, None) => Err(CliError::Interrupted),
+        (None, Some(lost)) => Err(CliError::InterruptedOrdered { lost }),
     };
     match &pushed {
         // There is nobody to say good-bye to.
         Err(CliError::Push(
             PushError::Session(SessionError::Transport(_) | SessionError::Hung { .. })
             | PushError::LostWhileApplying { .. },
-        )) => {
+        ))
+        | Err(CliError::InterruptedOrdered { .. }) => {
             traffic.add(session.counters());
         }
         _ => connect::close(session, traffic).await,
@@ -347,10 +366,10 @@ fn say_condition(status: &TargetStatus, output: &Output) {
             printable(recovered)
         ));
     }
-    if let Some(incoming) = &status.incoming {
+    if let Some(incoming) = status.incoming.as_ref().filter(|it| it.verified > 0) {
         output.detail(&format!(
-            "The target has {} bytes of an interrupted pack",
-            incoming.verified
+            "The target has {} of an interrupted pack",
+            Bytes(incoming.verified)
         ));
     }
 }
@@ -368,7 +387,15 @@ async fn conclude(
             output.warning(&format!(
                 "lost the target while it applied the update ({source}); looking for it again"
             ));
-            settle::find_out(&job.target, job.retries, &lost, report, traffic).await?;
+            settle::find_out(&job.target, job.retries, &lost, output, report, traffic).await?;
+            return confirm_if_asked(job, output, report, traffic).await;
+        }
+        Err(CliError::InterruptedOrdered { lost }) => {
+            let told = settle::find_out(&job.target, job.retries, &lost, output, report, traffic);
+            told.await.map_err(|error| match error {
+                CliError::LostAndUnchanged => CliError::Interrupted,
+                error => error,
+            })?;
             return confirm_if_asked(job, output, report, traffic).await;
         }
         other => other?,

@@ -40,7 +40,7 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
     };
     let mut traffic = Traffic::default();
     output.line(&format!("Rolling back {}...", report.node));
-    let (mut session, status) = connect::open(&target).await?;
+    let (mut session, status) = connect::open(&target, output).await?;
     report.set_status(&status);
     let request = Request::Rollback {
         generation: match goal {
@@ -67,7 +67,7 @@ pub(crate) async fn confirm(mut args: ConfirmArgs, output: &Output) -> Result<Ex
     Config::load(args.target.profile.as_deref())?.fill_target(&mut args.target);
     let target = Target::resolve(&args.target, false, None)?;
     let mut traffic = Traffic::default();
-    let result = settle::confirm(&target, None, &mut traffic, &mut false).await?;
+    let result = settle::confirm(&target, None, output, &mut traffic, &mut false).await?;
     let was_on_probation = result.outcome != WireOutcome::Unchanged;
     let already = if was_on_probation { "" } else { " already" };
     output.line(&format!(

@@ -3,6 +3,7 @@
 //! | what happened | what is done | what is told |
 //! |---|---|---|
 //! | the session failed while the target applied | asks it on new connections, and waits while it is still at work | applied, rolled back, unchanged, or that it cannot be reached |
+//! | Ctrl-C while the order to apply was on its way | the same | the same; unchanged is an interruption |
 //! | the update is on probation | confirms it from a new connection, which proves that there can be one | confirmed, or not |
 //! | a confirmation got no answer | asks again, beyond the probation's end if need be | confirmed, gone back, or that it cannot be reached |
 
@@ -33,6 +34,7 @@ pub(crate) async fn find_out(
     target: &Target,
     retries: u32,
     lost: &Lost,
+    output: &Output,
     report: &mut Report,
     traffic: &mut Traffic,
 ) -> Result<(), CliError> {
@@ -44,7 +46,7 @@ pub(crate) async fn find_out(
     let mut next = patience.next_pause();
     while let Some(pause) = next {
         tokio::time::sleep(pause).await;
-        match connect::open(&target).await {
+        match connect::open(&target, output).await {
             Ok((session, status)) => {
                 connect::close(session, traffic).await;
                 return told(lost.aftermath(&status), &status, report);
@@ -103,7 +105,7 @@ pub(crate) async fn confirm_in_time(
     let mut patience = Patience::new(u32::MAX);
     let mut asked = false;
     let error = loop {
-        let confirming = confirm(&target, Some(meant), traffic, &mut asked);
+        let confirming = confirm(&target, Some(meant), output, traffic, &mut asked);
         let error = match tokio::time::timeout_at(deadline, confirming).await {
             Ok(Ok(result)) => return Ok(result),
             Ok(Err(error)) => error,
@@ -122,7 +124,8 @@ pub(crate) async fn confirm_in_time(
     };
     match error {
         CliError::NotConfirmed { .. } if asked => {
-            ask_again(&target, meant, traffic, Patience::new(LEAST_RETRIES)).await
+            let patience = Patience::new(LEAST_RETRIES);
+            ask_again(&target, meant, output, traffic, patience).await
         }
         error => Err(error),
     }
@@ -132,13 +135,14 @@ pub(crate) async fn confirm_in_time(
 async fn ask_again(
     target: &Target,
     meant: Meant,
+    output: &Output,
     traffic: &mut Traffic,
     mut patience: Patience,
 ) -> Result<ApplyResult, CliError> {
     let mut reason = "there was no time to try".to_owned();
     while let Some(pause) = patience.next_pause() {
         tokio::time::sleep(pause).await;
-        match confirm(target, Some(meant), traffic, &mut true).await {
+        match confirm(target, Some(meant), output, traffic, &mut true).await {
             Err(error) if connect::is_passing(&error) => reason = error.explain().message,
             ended => return ended,
         }
@@ -161,10 +165,11 @@ fn not_confirmed(error: CliError) -> CliError {
 pub(crate) async fn confirm(
     target: &Target,
     meant: Option<Meant>,
+    output: &Output,
     traffic: &mut Traffic,
     asked: &mut bool,
 ) -> Result<ApplyResult, CliError> {
-    let (mut session, status) = connect::open(target).await?;
+    let (mut session, status) = connect::open(target, output).await?;
     let installed = status.current.as_ref().map(|current| Meant {
         generation: current.generation,
         snapshot: current.snapshot,

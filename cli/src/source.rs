@@ -90,6 +90,24 @@ pub(crate) fn leaves_out(rules: &Rules, path: &[u8]) -> bool {
         || rules.exclusion(path, true).is_some()
 }
 
+/// Whether this looks like a part of a release (its `lib`, an application, its `releases`) rather than like a whole one.
+pub(crate) fn is_inside_release(tree: &Manifest) -> bool {
+    let paths = || tree.entries().iter().map(|entry| entry.path.as_bytes());
+    let is_root = paths().any(|path| matches!(path, b"lib" | b"releases"));
+    let is_part = |path: &[u8]| {
+        let mut components = path.rsplit(|byte| *byte == b'/');
+        let name = components.next().unwrap_or_default();
+        let dirs: Vec<&[u8]> = components.collect();
+        match dirs.as_slice() {
+            [] => name.ends_with(b".app") || name == b"start_erl.data",
+            [b"ebin"] | [b"ebin", _] => name.ends_with(b".app"),
+            [_] => name.ends_with(b".boot"),
+            _ => false,
+        }
+    };
+    !is_root && paths().any(is_part)
+}
+
 /// Takes a snapshot of a directory and says what is left out.
 pub(crate) fn take(
     store: &Store,
@@ -219,6 +237,42 @@ mod tests {
             assert_eq!(leaves_out(&rules, path.as_bytes()), protected, "{path}");
         }
         assert!(protection(&["[".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn a_part_of_a_release_is_told_from_a_whole_one() {
+        let table: [(&[&str], bool); 7] = [
+            (&["lib/a-1/ebin/a.app", "releases/1/start.boot"], false),
+            (&["lib/a-1/ebin/a.app"], false),
+            (&["a-1/ebin/a.app", "b-1/ebin/b.app"], true),
+            (&["ebin/a.app", "priv/x"], true),
+            (&["a.app", "a.beam"], true),
+            (&["1/start.boot", "start_erl.data"], true),
+            (&["www/index.html", "bin/run"], false),
+        ];
+        for (paths, expected) in table {
+            let dir = tempfile::tempdir().expect("a directory");
+            let root = dir.path().join("rel");
+            for path in paths {
+                let path = root.join(path);
+                std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+                std::fs::write(path, "x").expect("a file");
+            }
+            let store = Store::open(&dir.path().join("store")).expect("a store");
+            let meta = SnapshotMeta {
+                now_ns: 1,
+                parent: None,
+                name: None,
+                note: None,
+            };
+            let options = ScanOptions {
+                rules: Rules::default(),
+                rehash_all: false,
+            };
+            let taken = store.take_snapshot(&root, &options, &meta, &|_| {});
+            let (_, manifest, _) = taken.expect("a snapshot");
+            assert_eq!(is_inside_release(&manifest), expected, "{paths:?}");
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(crate) async fn run(mut args: StatusArgs, output: &Output) -> Result<Exit, C
     config.fill_store(&mut args.store);
     let target = Target::resolve(&args.target, args.checksum, None)?;
     let mut traffic = Traffic::default();
-    let (mut session, _) = connect::open(&target).await?;
+    let (mut session, _) = connect::open(&target, output).await?;
     let status = ask(&mut session, args.checksum).await;
     connect::close(session, &mut traffic).await;
     let status = status?;
@@ -150,7 +150,7 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
         ));
     }
     say_drift(status, known, output);
-    if let Some(incoming) = &status.incoming {
+    if let Some(incoming) = status.incoming.as_ref().filter(|it| it.verified > 0) {
         output.line(&format!(
             "{} of an update that was not completed are there",
             Bytes(incoming.verified)

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io::Read as _;
+use std::pin::pin;
 use std::time::Duration;
 
 use flate2::Compression;
@@ -12,11 +13,15 @@ use flate2::read::ZlibEncoder;
 
 use crate::agent;
 use crate::session::{Session, SessionError, unexpected};
+use crate::transport::Meter;
 use crate::transport::erl::{Call, Connection, ErlTransport, SpawnBond, Term};
 use crate::wire::{PROTOCOL, Reply, Request, TargetStatus};
 
 /// The longest name of a session: one byte says how long it is.
 const HOLDER_BYTES: usize = 120;
+
+/// How often whoever watches hears of the agent on its way.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What the host says of itself and wants of the target.
 #[derive(Debug, Clone)]
@@ -53,10 +58,28 @@ impl Greeting {
     }
 }
 
+/// The agent on its way to a target that has not cached it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgentSent {
+    /// Given to the socket, about.
+    pub sent: u64,
+    /// The agent's size.
+    pub total: u64,
+}
+
 /// Starts the agent and opens a session with it; returns the session and what the target says of itself.
 pub async fn open(
+    connection: Connection,
+    greeting: &Greeting,
+) -> Result<(Session<ErlTransport>, TargetStatus), SessionError> {
+    open_watched(connection, greeting, &mut |_| {}).await
+}
+
+/// As [`open`]; where the agent has to be sent, `on_sent` hears of it at the beginning, a few times a second, and at the end.
+pub async fn open_watched(
     mut connection: Connection,
     greeting: &Greeting,
+    on_sent: &mut (dyn FnMut(AgentSent) + Send),
 ) -> Result<(Session<ErlTransport>, TargetStatus), SessionError> {
     let hello = Request::Hello {
         host: greeting.holder().to_owned(),
@@ -94,8 +117,9 @@ pub async fn open(
         arguments: &arguments,
     };
     let agent = connection.spawn(&call, SpawnBond::Monitor).await?;
+    let meter = connection.meter();
     let mut session = Session::new(connection.into_transport(agent), greeting.silence);
-    match greet(&mut session).await {
+    match greet(&mut session, &meter, on_sent).await {
         Ok(status) => Ok((session, status)),
         Err(error) => {
             // Whoever comes next does not meet the process that refuses.
@@ -105,11 +129,14 @@ pub async fn open(
     }
 }
 
-async fn greet(session: &mut Session<ErlTransport>) -> Result<TargetStatus, SessionError> {
+async fn greet(
+    session: &mut Session<ErlTransport>,
+    meter: &Meter,
+    on_sent: &mut (dyn FnMut(AgentSent) + Send),
+) -> Result<TargetStatus, SessionError> {
     let mut reply = session.receive_checked().await?;
     if let Reply::WantsAgent { otp_release } = reply {
-        send_agent(session, otp_release).await?;
-        reply = session.receive_checked().await?;
+        reply = send_agent(session, otp_release, meter, on_sent).await?;
     }
     match reply {
         Reply::Hello(status) if status.protocol == PROTOCOL => Ok(*status),
@@ -121,14 +148,42 @@ async fn greet(session: &mut Session<ErlTransport>) -> Result<TargetStatus, Sess
     }
 }
 
-async fn send_agent(session: &mut Session<ErlTransport>, release: u64) -> Result<(), SessionError> {
+/// Sends the agent and waits for its first words.
+async fn send_agent(
+    session: &mut Session<ErlTransport>,
+    release: u64,
+    meter: &Meter,
+    on_sent: &mut (dyn FnMut(AgentSent) + Send),
+) -> Result<Reply, SessionError> {
     let variant = u32::try_from(release)
         .ok()
         .and_then(agent::variant_for_otp_release)
         .ok_or(SessionError::OldOtp { release })?;
     let mut message = vec![0];
     message.extend_from_slice(variant.blob);
-    session.send_message(&message).await
+    let before = meter.counters().sent_bytes;
+    let total = message.len() as u64;
+    let mut tell = |sent: u64| {
+        on_sent(AgentSent {
+            sent: sent.min(total),
+            total,
+        });
+    };
+    let mut answer = pin!(async {
+        session.send_message(&message).await?;
+        session.receive_checked().await
+    });
+    loop {
+        tell(meter.counters().sent_bytes - before);
+        tokio::select! {
+            reply = &mut answer => {
+                let reply = reply?;
+                tell(total);
+                return Ok(reply);
+            }
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+        }
+    }
 }
 
 /// The boot expressions behind the values of their variables, compressed: what the values have in common with each other is sent

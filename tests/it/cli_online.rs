@@ -238,11 +238,90 @@ fn an_interrupted_push_leaves_the_target_and_goes_on_later() {
 }
 
 #[test]
+fn what_goes_out_is_told_as_it_goes() {
+    let rig = Rig::new();
+    rig.release(1);
+    rig.noise("noise", 300_000);
+    let run = rig.run(&["--json", "--bwlimit", "200kB"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let events: Vec<serde_json::Value> = run
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("an object"))
+        .collect();
+    for (kind, fields) in [
+        ("agent", &["sent_bytes"][..]),
+        ("progress", &["taken_bytes", "sent_bytes"]),
+    ] {
+        let told: Vec<_> = events
+            .iter()
+            .filter(|event| event["type"] == kind)
+            .collect();
+        assert!(told.len() > 2, "{kind}: {run:?}");
+        let total = told[0]["total_bytes"].as_u64().expect("bytes");
+        for field in fields {
+            let of = |event: &serde_json::Value| event[*field].as_u64().expect("bytes");
+            let sizes: Vec<u64> = told.iter().map(|event| of(event)).collect();
+            assert!(sizes.is_sorted(), "{kind} {field}: {sizes:?}");
+            // What only waits here has not been sent.
+            assert!(sizes[0] < 32_000, "{kind} {field}: {sizes:?}");
+            assert_eq!(sizes.last(), Some(&total), "{kind} {field}: {sizes:?}");
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_push_does_not_wait_for_what_waits_here() {
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    let before = rig.state();
+    rig.noise("noise", 150_000);
+    let mut command = rig.command(&["--json", "--bwlimit", "3kB"]);
+    let mut running = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("relsync runs");
+    let mut lines = BufReader::new(running.stdout.take().expect("its output")).lines();
+    let is_sending = |line: &String| line.contains("\"progress\"");
+    let mut texts = lines.by_ref().map(|line| line.expect("text"));
+    texts.find(is_sending).expect("progress");
+    // All of it is on its way, and would be for most of a minute.
+    thread::sleep(Duration::from_secs(1));
+    let interrupted = Instant::now();
+    let pid = running.id().to_string();
+    let killed = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(killed.expect("kill runs").success());
+    let said: Vec<String> = lines.map(|line| line.expect("text")).collect();
+    assert_eq!(
+        running.wait().expect("an end").code(),
+        Some(130),
+        "{said:?}"
+    );
+    assert!(interrupted.elapsed() < Duration::from_secs(30), "{said:?}");
+    assert!(
+        said.iter().any(|line| line.contains("what became of it")),
+        "{said:?}"
+    );
+    let last = said.last().expect("a result");
+    assert!(last.contains("\"interrupted\""), "{last}");
+    let (files, modules) = rig.state();
+    assert_eq!(modules, before.1);
+    assert!(
+        !files.iter().any(|file| file.starts_with("noise")),
+        "{files:?}"
+    );
+    assert_eq!(rig.push(&[], 0)["generation"], 2);
+}
+
+#[test]
 fn people_get_lines_in_the_words_of_the_original() {
     let rig = Rig::new();
     rig.release(1);
     let first = rig.run(&["-v"]);
     assert_eq!(first.code, Some(0), "{first:?}");
+    let sends_agent = |run: &Run| run.out.contains("Sending the agent");
+    assert!(sends_agent(&first), "{first:?}");
     let node = rig.node.name();
     let creating = format!("Creating \"releases/1.0/sys.config\" on {node}...");
     for part in [
@@ -256,6 +335,7 @@ fn people_get_lines_in_the_words_of_the_original() {
     let second = rig.run(&["--verbose"]);
     let deleting = format!("Deleting \"releases/1.0/sys.config\" from {node}...");
     assert!(second.out.contains(&deleting), "{second:?}");
+    assert!(!sends_agent(&second), "{second:?}");
 }
 
 #[test]
@@ -350,6 +430,11 @@ fn another_directory_than_was_meant_is_refused() {
     rig.release(1);
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
     let installed = listing(&rig.device());
+    let elsewhere = rig.cli.dir().join("elsewhere").display().to_string();
+    for (tree, warned) in [("_rel/lib", true), ("_rel", false)] {
+        let plan = rig.run(&["plan", "-l", tree, "-p", &elsewhere]);
+        assert_eq!(plan.err.contains("the release's root"), warned, "{plan:?}");
+    }
     for wrong in ["_rel/lib", "."] {
         let refused = rig.push(&["-l", wrong, "--exclude", "/device"], 1);
         assert_eq!(refused["error"]["kind"], "nothing_remains", "{refused}");

@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use relsync_engine::entry::Escaped;
-use relsync_engine::push::PushError;
+use relsync_engine::push::{Lost, PushError};
 use relsync_engine::scan::ScanError;
 use relsync_engine::session::SessionError;
 use relsync_engine::store::StoreError;
@@ -166,6 +166,12 @@ pub(crate) enum CliError {
     /// The user pressed Ctrl-C.
     #[error("interrupted; the target is unchanged")]
     Interrupted,
+    /// The user pressed Ctrl-C when the order to apply was on its way.
+    #[error("interrupted while the last of the update was on its way")]
+    InterruptedOrdered {
+        /// What was under way.
+        lost: Box<Lost>,
+    },
     /// The user pressed Ctrl-C twice while the target was applying.
     #[error("interrupted while the last of the update was on its way or being applied")]
     InterruptedApplying,
@@ -369,7 +375,7 @@ impl CliError {
                 Exit::Interrupted,
                 hint("the same push continues where this one stopped"),
             ),
-            Self::InterruptedApplying => (
+            Self::InterruptedOrdered { .. } | Self::InterruptedApplying => (
                 "interrupted",
                 Exit::Interrupted,
                 hint("`relsync status` tells which release the target runs"),

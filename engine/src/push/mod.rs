@@ -106,13 +106,15 @@ pub enum PushEvent<'a> {
     Packed(&'a PackSummary),
     /// Bytes of the pack were sent; the target has taken `taken` of them.
     Sending {
-        /// Given to the transport.
+        /// Given to the socket, about.
         sent: u64,
         /// Processed by the target.
         taken: u64,
         /// The pack's size.
         total: u64,
     },
+    /// The target is being told to apply: whoever leaves from here on has to ask it what became of the update.
+    Ordered(&'a Lost),
     /// The agent begins a step.
     Step(&'a str),
     /// A hook printed something.
@@ -302,17 +304,20 @@ async fn bring<T: Transport>(
         session,
         on_event,
         total: pack.pack_bytes,
-        sent: 0,
+        queued: 0,
+        offset: 0,
+        before: 0,
         taken: 0,
         credit: status.credit,
     };
     sender.send_pack(status, options, &pack, &mut spool).await?;
-    let result = match sender.apply(options, &pack).await {
+    let lost = Lost::new(status, new.id());
+    let result = match sender.apply(options, &pack, &lost).await {
         Ok(result) => result,
         Err(SessionError::Remote(remote)) => return Err(SessionError::Remote(remote).into()),
         // Whatever else ends the session, the target may have done all, a part or nothing of it.
         Err(source) => {
-            let lost = Box::new(Lost::new(status, new.id()));
+            let lost = Box::new(lost);
             return Err(PushError::LostWhileApplying { lost, source });
         }
     };

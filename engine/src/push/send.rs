@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::{Presync, PushError, PushEvent, PushOptions};
+use super::{Lost, Presync, PushError, PushEvent, PushOptions};
 use crate::encode::PackSummary;
 use crate::session::{Session, SessionError, unexpected};
 use crate::transport::Transport;
@@ -23,7 +23,12 @@ pub(super) struct Sender<'a, T> {
     pub(super) session: &'a mut Session<T>,
     pub(super) on_event: &'a mut (dyn FnMut(PushEvent<'_>) + Send),
     pub(super) total: u64,
-    pub(super) sent: u64,
+    /// The bytes of the pack that were given to the transport, which may keep them waiting.
+    pub(super) queued: u64,
+    /// Where in the pack this session began.
+    pub(super) offset: u64,
+    /// What had gone over the socket by then.
+    pub(super) before: u64,
     pub(super) taken: u64,
     pub(super) credit: u64,
 }
@@ -59,8 +64,10 @@ impl<T: Transport> Sender<'_, T> {
             Some(incoming) if incoming.pack_id == pack.id => incoming.verified.min(self.total),
             _ => 0,
         };
-        self.sent = offset;
+        self.queued = offset;
+        self.offset = offset;
         self.taken = offset;
+        self.before = self.session.counters().sent_bytes;
         let request = Request::PackBegin {
             pack_id: pack.id,
             size: self.total,
@@ -71,20 +78,20 @@ impl<T: Transport> Sender<'_, T> {
             .seek(SeekFrom::Start(offset))
             .map_err(PushError::Spool)?;
         let mut buffer = vec![0; DATA_BYTES];
-        while self.sent < self.total {
+        while self.queued < self.total {
             self.take_waiting_replies()?;
             while self.credit == 0 {
                 let reply = self.session.receive_checked().await?;
                 self.take(&reply)?;
             }
-            let left = self.credit.min(self.total - self.sent);
+            let left = self.credit.min(self.total - self.queued);
             let length = usize::try_from(left).unwrap_or(DATA_BYTES).min(DATA_BYTES);
             let chunk = &mut buffer[..length];
             spool.read_exact(chunk).map_err(PushError::Spool)?;
             self.session
                 .send(&Request::PackData(chunk.to_vec()))
                 .await?;
-            self.sent += length as u64;
+            self.queued += length as u64;
             self.credit -= length as u64;
             self.report();
         }
@@ -103,6 +110,7 @@ impl<T: Transport> Sender<'_, T> {
         &mut self,
         options: &PushOptions,
         pack: &PackSummary,
+        lost: &Lost,
     ) -> Result<ApplyResult, SessionError> {
         let request = Request::Apply {
             reload: options.reload,
@@ -111,8 +119,7 @@ impl<T: Transport> Sender<'_, T> {
             pack_id: pack.id,
             keep_bytes: options.keep_bytes,
         };
-        // Where the target has had the whole pack, nothing said so yet.
-        self.report();
+        (self.on_event)(PushEvent::Ordered(lost));
         self.session.send(&request).await?;
         loop {
             match self.session.receive_checked().await? {
@@ -131,16 +138,25 @@ impl<T: Transport> Sender<'_, T> {
             }
             Reply::Step { step } => (self.on_event)(PushEvent::Step(step)),
             Reply::Output { text } => (self.on_event)(PushEvent::Output(text)),
-            Reply::Staged { .. } => {}
+            Reply::Staged { .. } => {
+                // The last bytes give no credit.
+                self.taken = self.total;
+                self.report();
+            }
             other => return Err(unexpected("progress", other)),
         }
         Ok(())
     }
 
     fn report(&mut self) {
+        let written = self.session.counters().sent_bytes - self.before;
+        // What has been taken had been sent, whatever frames around it make of the count.
+        let sent = (self.offset + written)
+            .min(self.queued)
+            .max(self.taken.min(self.queued));
         (self.on_event)(PushEvent::Sending {
-            sent: self.sent,
-            taken: self.taken.min(self.sent),
+            sent,
+            taken: self.taken.min(sent),
             total: self.total,
         });
     }

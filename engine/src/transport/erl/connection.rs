@@ -176,6 +176,11 @@ impl Connection {
         self.meter.counters()
     }
 
+    /// What counts that, to be read while the connection is busy.
+    pub(crate) fn meter(&self) -> Arc<Meter> {
+        self.meter.clone()
+    }
+
     /// Writes what is queued, hangs up, and waits a short while for the node to notice.
     pub async fn close(self) -> Result<(), TransportError> {
         self.link.close().await
