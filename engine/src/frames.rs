@@ -10,16 +10,16 @@ use std::collections::HashMap;
 
 use crate::entry::Entry;
 use crate::id::{ChunkId, Sha256};
-use crate::limits::{self, KIB, MIB};
+use crate::limits::{self, MIB};
 use crate::manifest::Manifest;
 use crate::pack::{BaseRange, FrameHead, Piece};
 use crate::plan::{Plan, Source};
 
-/// A base of at most this size is used whole; of a larger one the part that corresponds to the piece.
-const WHOLE_BASE_BYTES: u64 = 6 * MIB as u64;
+/// So much of a base is used: all of a smaller one, of a larger one the part that corresponds to the piece and what is around it.
+const BASE_BYTES: u64 = 4 * MIB as u64;
 
-/// How much of a large base is taken on either side of the part that corresponds to the piece.
-const SLACK_BYTES: u64 = 512 * KIB as u64;
+/// So many shared chunks on either side of a piece's middle say which part of a large base corresponds to it.
+const ANCHORS: usize = 8;
 
 /// Returns the chunks of held or new content, in order, with their lengths in bytes; empty if they are not known.
 pub type ChunksOf<'a> = &'a dyn Fn(&Sha256) -> Vec<(ChunkId, u64)>;
@@ -55,14 +55,11 @@ fn cut_file(
 ) {
     let from = from.and_then(|(at, base)| Some((at, base.content()?)));
     let alignment = match from {
-        Some((_, (base_size, base_sha256))) if base_size > WHOLE_BASE_BYTES => {
-            Some(Alignment::new(
-                &chunks_of(&base_sha256),
-                &chunks_of(sha256),
-                base_size,
-                size,
-            ))
-        }
+        Some((_, (base_size, base_sha256))) if base_size > BASE_BYTES => Some(Alignment::new(
+            &chunks_of(&base_sha256),
+            &chunks_of(sha256),
+            base_size,
+        )),
         _ => None,
     };
     let piece_limit = limits::FRAME_CONTENT_BYTES as u64;
@@ -135,56 +132,127 @@ impl Builder {
     }
 }
 
-/// Which offset of a large base corresponds to an offset of the new content, by the chunks they share.
+/// Which part of a large base corresponds to a part of the new content, by the chunks they share.
 struct Alignment {
-    /// (offset in the new content, offset in the base) of shared chunks, ascending by the first.
+    /// (offset in the new content, offset in the base) of the chunks that are in either just once, ascending by the first. Zeros and
+    /// the like are everywhere and say nothing.
     anchors: Vec<(u64, u64)>,
     base_size: u64,
-    new_size: u64,
 }
 
 impl Alignment {
-    fn new(base: &[(ChunkId, u64)], new: &[(ChunkId, u64)], base_size: u64, new_size: u64) -> Self {
-        let mut at = 0;
-        let mut offsets = HashMap::new();
-        for (chunk, length) in base {
-            offsets.entry(*chunk).or_insert(at);
-            at += length;
-        }
-        let mut anchors = Vec::new();
-        at = 0;
-        for (chunk, length) in new {
-            if let Some(offset) = offsets.get(chunk) {
-                anchors.push((at, *offset));
-            }
-            at += length;
-        }
-        Self {
-            anchors,
-            base_size,
-            new_size,
-        }
+    fn new(base: &[(ChunkId, u64)], new: &[(ChunkId, u64)], base_size: u64) -> Self {
+        let in_base = unique(base);
+        let mut anchors: Vec<(u64, u64)> = unique(new)
+            .into_iter()
+            .filter_map(|(chunk, offset)| Some((offset, *in_base.get(&chunk)?)))
+            .collect();
+        anchors.sort_unstable();
+        Self { anchors, base_size }
     }
 
     /// Returns offset and length of the part of the base that the piece is coded against.
     fn window(&self, offset: u64, length: u64) -> (u64, u64) {
-        let center = self.corresponding(offset);
-        let end = (center + length + SLACK_BYTES).min(self.base_size);
-        let start = center.saturating_sub(SLACK_BYTES).min(end);
-        (start, end - start)
+        let length_in_base = BASE_BYTES.min(self.base_size);
+        let middle = self.corresponding(offset + length / 2);
+        let start = middle
+            .saturating_sub(length_in_base / 2)
+            .min(self.base_size - length_in_base);
+        (start, length_in_base)
     }
 
+    /// Returns where in the base the median of the nearest anchors sees an offset of the new content.
     fn corresponding(&self, offset: u64) -> u64 {
         let behind = self.anchors.partition_point(|(new, _)| *new < offset);
-        let nearest = self.anchors.get(behind).or(self.anchors.last());
-        let position = match nearest {
-            Some((new, base)) if *new >= offset => base.saturating_sub(new - offset),
-            Some((new, base)) => base + (offset - new),
-            None => u64::try_from(
-                u128::from(offset) * u128::from(self.base_size) / u128::from(self.new_size.max(1)),
-            )
-            .unwrap_or(0),
+        let near = behind.saturating_sub(ANCHORS)..self.anchors.len().min(behind + ANCHORS);
+        let mut seen: Vec<u64> = self.anchors[near]
+            .iter()
+            .map(|(new, base)| (base + offset).saturating_sub(*new))
+            .collect();
+        seen.sort_unstable();
+        let median = seen.get(seen.len() / 2).copied();
+        median.unwrap_or(offset).min(self.base_size)
+    }
+}
+
+/// Returns the offsets of the chunks that occur once.
+fn unique(chunks: &[(ChunkId, u64)]) -> HashMap<ChunkId, u64> {
+    let mut offsets = HashMap::new();
+    let mut at = 0;
+    for (chunk, length) in chunks {
+        let first = offsets.entry(*chunk);
+        first
+            .and_modify(|offset| *offset = None)
+            .or_insert(Some(at));
+        at += length;
+    }
+    offsets
+        .into_iter()
+        .filter_map(|(chunk, offset)| Some((chunk, offset?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk;
+
+    fn chunks(content: &[u8]) -> Vec<(ChunkId, u64)> {
+        let mut rest = content;
+        let mut chunks = Vec::new();
+        while let Some(cut) = chunk::first_cut(rest, true).filter(|_| !rest.is_empty()) {
+            let (chunk, behind) = rest.split_at(cut);
+            chunks.push((ChunkId::of(chunk), chunk.len() as u64));
+            rest = behind;
+        }
+        chunks
+    }
+
+    fn noise(seed: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new()
+            .update(&seed.to_le_bytes())
+            .finalize_xof()
+            .fill(&mut bytes);
+        bytes
+    }
+
+    /// Executables have zeros between their sections, and hardly a chunk of their code outlives a change of addresses.
+    #[test]
+    fn pieces_of_a_large_file_get_the_part_of_the_base_that_they_come_from() {
+        const PIECE: usize = limits::FRAME_CONTENT_BYTES;
+        let zeros = vec![0; PIECE + PIECE / 2];
+        let (data, code) = (noise(1, 2 * PIECE), noise(2, 3 * PIECE));
+        let mut shifted = code.clone();
+        shifted.iter_mut().step_by(200).for_each(|byte| *byte ^= 1);
+        let more_data = [&data[..], &noise(3, PIECE / 2)].concat();
+        let base = [&data[..], &zeros, &code, &zeros, &data[..PIECE]].concat();
+        let new = [&more_data[..], &zeros, &shifted, &zeros, &data[..PIECE]].concat();
+
+        let alignment = Alignment::new(&chunks(&base), &chunks(&new), base.len() as u64);
+        let code_at = more_data.len() + zeros.len();
+        let moved = more_data.len() - data.len();
+        for offset in (code_at..code_at + code.len() - PIECE).step_by(PIECE / 3) {
+            let (start, length) = alignment.window(offset as u64, PIECE as u64);
+            let from = (offset - moved) as u64;
+            assert!(
+                start <= from && from + PIECE as u64 <= start + length,
+                "{offset}: {length} bytes from {start} of the base, not those from {from}"
+            );
+            assert!(start + length <= base.len() as u64);
+        }
+    }
+
+    #[test]
+    fn without_shared_chunks_the_same_place_corresponds() {
+        let alignment = Alignment::new(&[], &[], 9 * MIB as u64);
+        let middle = |offset: u64| {
+            let (start, length) = alignment.window(offset, MIB as u64);
+            assert_eq!(length, BASE_BYTES);
+            start + length / 2
         };
-        position.min(self.base_size)
+        assert_eq!(middle(4 * MIB as u64), 4 * MIB as u64 + MIB as u64 / 2);
+        assert_eq!(middle(0), BASE_BYTES / 2);
+        assert_eq!(middle(20 * MIB as u64), 9 * MIB as u64 - BASE_BYTES / 2);
     }
 }
