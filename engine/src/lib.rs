@@ -19,6 +19,7 @@ mod mapped_file;
 pub mod pack;
 pub mod plan;
 pub mod push;
+pub mod root_dir;
 pub mod scan;
 pub mod session;
 pub mod store;

@@ -4,20 +4,23 @@
 //! writes nothing. Symlinks are never followed, so a cycle of them is just a few entries; what no release can
 //! hold (sockets, devices, FIFOs) and what cannot be read is refused by name, all of it at once.
 //!
-//! Invariant: the entries of a [`Walk`] ascend by path and the directory of each is among them.
+//! Invariants: the entries of a [`Walk`] ascend by path and the directory of each is among them; what is read
+//! lies below its root, even if directories become symlinks meanwhile.
 
+use std::ffi::CString;
 use std::fmt;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::{FileType, Stat, fstat};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::entry::{EntryPath, Escaped, Mode, PathError, SymlinkTarget};
 use crate::exclude::{Reason, Rules};
+use crate::root_dir::{Listing, RootDir, is_something_else};
 
 /// How often a file that changes while it is read is read again.
 const READ_ATTEMPTS: u32 = 3;
@@ -101,7 +104,7 @@ pub enum ProblemKind {
     /// The system does not let us read it.
     #[error("cannot be read: {0}")]
     Unreadable(io::Error),
-    /// It was written to each time it was read.
+    /// It was written to each time it was read, or is not what it was seen to be.
     #[error("keeps changing while it is read")]
     Changing,
     /// Its path is not allowed.
@@ -126,15 +129,13 @@ pub struct FileStat {
 }
 
 impl FileStat {
-    /// Takes the stat from a file's metadata.
-    #[must_use]
-    pub fn of(metadata: &Metadata) -> Self {
-        let ns = |seconds: i64, ns: i64| seconds.saturating_mul(NS_PER_S).saturating_add(ns);
+    /// Takes what matters from what the system says.
+    pub(crate) fn of(stat: &Stat) -> Self {
         Self {
-            size: metadata.len(),
-            mtime_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
-            ctime_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
-            inode: metadata.ino(),
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime_ns: time_ns(stat.st_mtime, stat.st_mtime_nsec),
+            ctime_ns: time_ns(stat.st_ctime, stat.st_ctime_nsec),
+            inode: stat.st_ino,
         }
     }
 
@@ -152,6 +153,13 @@ impl FileStat {
             stamp.saturating_add(tick) >= now_ns
         })
     }
+}
+
+/// Joins seconds and nanoseconds, whose types differ by system.
+fn time_ns(seconds: impl Into<i128>, ns: impl Into<i128>) -> i64 {
+    let seconds = i64::try_from(seconds.into()).unwrap_or(i64::MAX);
+    let ns = i64::try_from(ns.into()).unwrap_or(0);
+    seconds.saturating_mul(NS_PER_S).saturating_add(ns)
 }
 
 /// What the walk found at a path.
@@ -199,8 +207,8 @@ pub struct LeftOut {
 /// The entries of a directory.
 #[derive(Debug)]
 pub struct Walk {
-    /// The directory's absolute path without symlinks.
-    pub root: PathBuf,
+    /// The directory, by its absolute path without symlinks.
+    pub root: RootDir,
     /// What belongs to the release, ascending by path.
     pub found: Vec<Found>,
     /// What the rules left out, ascending by path. Nothing below a directory that is left out is named.
@@ -209,20 +217,9 @@ pub struct Walk {
 
 /// Walks a directory on all of rayon's threads.
 pub fn walk(root: &Path, rules: &Rules) -> Result<Walk, ScanError> {
-    let error = |source| ScanError::Root {
-        root: root.to_owned(),
-        source,
-    };
-    let absolute = fs::canonicalize(root).map_err(error)?;
-    if !fs::metadata(&absolute).map_err(error)?.is_dir() {
-        return Err(ScanError::NotADirectory {
-            root: root.to_owned(),
-        });
-    }
-    // The root's own trouble is not an entry's.
-    fs::read_dir(&absolute).map_err(error)?;
+    let dir = open_root(root)?;
     let walker = Walker {
-        root: &absolute,
+        root: &dir,
         rules,
         collected: Mutex::default(),
     };
@@ -248,9 +245,24 @@ pub fn walk(root: &Path, rules: &Rules) -> Result<Walk, ScanError> {
         .left_out
         .sort_unstable_by(|a, b| a.path.cmp(&b.path));
     Ok(Walk {
-        root: absolute,
+        root: dir,
         found: collected.found,
         left_out: collected.left_out,
+    })
+}
+
+/// Opens the root: its own trouble is not an entry's.
+fn open_root(root: &Path) -> Result<RootDir, ScanError> {
+    let error = |source| ScanError::Root {
+        root: root.to_owned(),
+        source,
+    };
+    let absolute = fs::canonicalize(root).map_err(error)?;
+    RootDir::open(absolute).map_err(|errno| match errno {
+        Errno::NOTDIR => ScanError::NotADirectory {
+            root: root.to_owned(),
+        },
+        errno => error(errno.into()),
     })
 }
 
@@ -262,7 +274,7 @@ struct Collected {
 }
 
 struct Walker<'a> {
-    root: &'a Path,
+    root: &'a RootDir,
     rules: &'a Rules,
     collected: Mutex<Collected>,
 }
@@ -272,16 +284,15 @@ impl Walker<'_> {
     /// depth costs no stack.
     fn visit<'scope>(&'scope self, scope: &rayon::Scope<'scope>, dir: Vec<u8>) {
         let mut here = Collected::default();
-        let absolute = self.root.join(Path::new(std::ffi::OsStr::from_bytes(&dir)));
-        match fs::read_dir(absolute) {
-            Ok(entries) => {
-                for entry in entries {
-                    self.look(scope, &dir, entry, &mut here);
+        match self.root.listing(&dir) {
+            Ok(mut listing) => {
+                while let Some(name) = listing.next_name() {
+                    self.look(scope, &dir, &listing, name, &mut here);
                 }
             }
             Err(error) => here.problems.push(Problem {
                 path: dir,
-                kind: ProblemKind::Unreadable(error),
+                kind: not_opened(error),
             }),
         }
         let mut all = self
@@ -297,25 +308,27 @@ impl Walker<'_> {
         &'scope self,
         scope: &rayon::Scope<'scope>,
         dir: &[u8],
-        entry: io::Result<fs::DirEntry>,
+        listing: &Listing,
+        name: rustix::io::Result<CString>,
         here: &mut Collected,
     ) {
         let mut path = dir.to_vec();
-        let looked = entry.map_err(ProblemKind::Unreadable).and_then(|entry| {
+        let looked = name.map_err(unreadable).and_then(|name| {
             if !path.is_empty() {
                 path.push(b'/');
             }
-            path.extend_from_slice(entry.file_name().as_bytes());
-            let metadata = entry.metadata().map_err(ProblemKind::Unreadable)?;
-            if let Some(reason) = self.rules.exclusion(&path, metadata.is_dir()) {
-                let stat = metadata.is_file().then(|| FileStat::of(&metadata));
+            path.extend_from_slice(name.as_bytes());
+            let stat = listing.stat(&name).map_err(unreadable)?;
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if let Some(reason) = self.rules.exclusion(&path, kind.is_dir()) {
+                let stat = kind.is_file().then(|| FileStat::of(&stat));
                 let path = path.clone();
                 here.left_out.push(LeftOut { path, reason, stat });
                 return Ok(());
             }
             let path = EntryPath::new(&path).map_err(ProblemKind::Path)?;
-            let kind = found_kind(&metadata, || fs::read_link(entry.path()))?;
-            if metadata.is_dir() {
+            let kind = found_kind(&stat, || listing.link_target(&name))?;
+            if matches!(kind, FoundKind::Dir { .. }) {
                 let below = path.as_bytes().to_vec();
                 scope.spawn(move |scope| self.visit(scope, below));
             }
@@ -328,31 +341,44 @@ impl Walker<'_> {
     }
 }
 
-fn found_kind(
-    metadata: &Metadata,
-    read_link: impl FnOnce() -> io::Result<PathBuf>,
-) -> Result<FoundKind, ProblemKind> {
-    let mode = Mode::from_st_mode(metadata.mode());
-    let kind = metadata.file_type();
-    let special = |what| Err(ProblemKind::Special { what });
-    if kind.is_file() {
-        let stat = FileStat::of(metadata);
-        Ok(FoundKind::File { mode, stat })
-    } else if kind.is_dir() {
-        Ok(FoundKind::Dir { mode })
-    } else if kind.is_symlink() {
-        let target = read_link().map_err(ProblemKind::Unreadable)?;
-        let target = SymlinkTarget::new(target.as_os_str().as_bytes());
-        let target = target.ok_or(ProblemKind::LinkTarget)?;
-        Ok(FoundKind::Symlink { target })
-    } else if kind.is_socket() {
-        special("socket")
-    } else if kind.is_fifo() {
-        special("FIFO")
-    } else if kind.is_block_device() {
-        special("block device")
+fn unreadable(error: Errno) -> ProblemKind {
+    ProblemKind::Unreadable(error.into())
+}
+
+fn not_opened(error: Errno) -> ProblemKind {
+    if is_something_else(error) {
+        ProblemKind::Changing
     } else {
-        special("character device")
+        unreadable(error)
+    }
+}
+
+/// Takes the permission bits, which some systems keep in 16 bits.
+fn mode_of(st_mode: impl Into<u32>) -> Mode {
+    Mode::from_st_mode(st_mode.into())
+}
+
+fn found_kind(
+    stat: &Stat,
+    link_target: impl FnOnce() -> rustix::io::Result<Vec<u8>>,
+) -> Result<FoundKind, ProblemKind> {
+    let mode = mode_of(stat.st_mode);
+    let special = |what| Err(ProblemKind::Special { what });
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {
+            let stat = FileStat::of(stat);
+            Ok(FoundKind::File { mode, stat })
+        }
+        FileType::Directory => Ok(FoundKind::Dir { mode }),
+        FileType::Symlink => {
+            let target = link_target().map_err(unreadable)?;
+            let target = SymlinkTarget::new(&target).ok_or(ProblemKind::LinkTarget)?;
+            Ok(FoundKind::Symlink { target })
+        }
+        FileType::Socket => special("socket"),
+        FileType::Fifo => special("FIFO"),
+        FileType::BlockDevice => special("block device"),
+        _ => special("character device"),
     }
 }
 
@@ -386,28 +412,34 @@ pub enum ConsumeError<E> {
 /// Reads a file with `consume`, again if it changed meanwhile, and returns what `consume` made of the
 /// content whose stat is returned beside it.
 ///
-/// The file may have been replaced since the walk; it is read if it still is a regular file.
-pub fn read_file<T, E>(
-    path: &Path,
+/// The file may have been replaced since the walk; it is read if it still is a regular file, and its
+/// directories are directories.
+pub(crate) fn read_file<T, E>(
+    root: &RootDir,
+    path: &[u8],
     mut consume: impl FnMut(&mut File, u64) -> Result<T, ConsumeError<E>>,
 ) -> Result<(Read, T), ReadFileError<E>> {
-    let unreadable = |error| ReadFileError::File(ProblemKind::Unreadable(error));
+    let failed = |error| ReadFileError::File(unreadable(error));
     for _ in 0..READ_ATTEMPTS {
-        let mut file = File::open(path).map_err(unreadable)?;
-        let before = file.metadata().map_err(unreadable)?;
-        let link = fs::symlink_metadata(path).map_err(unreadable)?;
-        let same = (link.dev(), link.ino()) == (before.dev(), before.ino());
-        if !same || !before.is_file() {
+        let mut file = match root.file(path) {
+            Ok(file) => file,
+            Err(error) if is_something_else(error) => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        let before = fstat(&file).map_err(failed)?;
+        if !FileType::from_raw_mode(before.st_mode).is_file() {
             continue;
         }
         let stat = FileStat::of(&before);
         let made = match consume(&mut file, stat.size) {
             Ok(made) => made,
-            Err(ConsumeError::Read(error)) => return Err(unreadable(error)),
+            Err(ConsumeError::Read(error)) => {
+                return Err(ReadFileError::File(ProblemKind::Unreadable(error)));
+            }
             Err(ConsumeError::Other(error)) => return Err(ReadFileError::Consumer(error)),
         };
-        if FileStat::of(&file.metadata().map_err(unreadable)?) == stat {
-            let mode = Mode::from_st_mode(before.mode());
+        if FileStat::of(&fstat(&file).map_err(failed)?) == stat {
+            let mode = mode_of(before.st_mode);
             return Ok((Read { mode, stat }, made));
         }
     }

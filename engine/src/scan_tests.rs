@@ -1,8 +1,13 @@
 use std::ffi::OsStr;
 use std::fs::Permissions;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::*;
 use crate::exclude::Action;
@@ -211,9 +216,13 @@ fn racy_stats() {
 
 type ReadResult = Result<(Read, Vec<u8>), ReadFileError<()>>;
 
-fn read(path: &Path, mut meanwhile: impl FnMut(u32)) -> (u32, ReadResult) {
+fn root_dir(path: &Path) -> RootDir {
+    RootDir::open(path.to_owned()).expect("the root")
+}
+
+fn read(root: &Path, path: &str, mut meanwhile: impl FnMut(u32)) -> (u32, ReadResult) {
     let mut attempts = 0;
-    let read = read_file(path, |file, _| {
+    let read = read_file(&root_dir(root), path.as_bytes(), |file, _| {
         let mut content = Vec::new();
         io::Read::read_to_end(file, &mut content).map_err(ConsumeError::Read)?;
         attempts += 1;
@@ -228,14 +237,14 @@ fn a_file_that_changes_is_read_again() {
     let dir = tree();
     let path = dir.path().join("file");
     fs::write(&path, "old").expect("write");
-    let (attempts, made) = read(&path, |attempt| {
+    let (attempts, made) = read(dir.path(), "file", |attempt| {
         if attempt == 1 {
             fs::write(&path, "newer").expect("write");
         }
     });
     assert_eq!(attempts, 2);
     assert_eq!(made.expect("read").1, b"newer");
-    let (attempts, made) = read(&path, |attempt| {
+    let (attempts, made) = read(dir.path(), "file", |attempt| {
         fs::write(&path, "x".repeat(attempt as usize + 10)).expect("write");
     });
     assert_eq!(attempts, READ_ATTEMPTS);
@@ -249,16 +258,122 @@ fn a_file_that_changes_is_read_again() {
 fn a_file_that_became_something_else_is_not_read() {
     let dir = tree();
     let path = dir.path().join("file");
-    let (_, gone) = read(&path, |_| ());
+    let (_, gone) = read(dir.path(), "file", |_| ());
     assert!(
         matches!(gone, Err(ReadFileError::File(ProblemKind::Unreadable(_)))),
         "{gone:?}"
     );
     symlink("lib/app-1.0/ebin/a.beam", &path).expect("symlink");
-    let (attempts, link) = read(&path, |_| ());
+    let (attempts, link) = read(dir.path(), "file", |_| ());
     assert!(
         matches!(link, Err(ReadFileError::File(ProblemKind::Changing))),
         "{link:?}"
     );
     assert_eq!(attempts, 0);
+}
+
+/// A directory like `lib`, with other content, outside the root.
+fn outside(dir: &Path) -> PathBuf {
+    let outside = dir.join("outside");
+    fs::create_dir_all(outside.join("app-1.0/ebin")).expect("mkdir");
+    fs::write(outside.join("app-1.0/ebin/a.beam"), "SECRET").expect("write");
+    fs::write(outside.join("app-1.0/ebin/b.beam"), "SECRET").expect("write");
+    outside
+}
+
+#[test]
+fn no_link_is_followed_on_the_way_to_a_file() {
+    let dir = tree();
+    let outside = outside(dir.path());
+    let release = dir.path().join("release");
+    fs::create_dir(&release).expect("mkdir");
+    for target in [
+        outside.as_path(),
+        Path::new("../outside"),
+        Path::new("../lib"),
+    ] {
+        let link = release.join("lib");
+        symlink(target, &link).expect("symlink");
+        let (attempts, made) = read(&release, "lib/app-1.0/ebin/a.beam", |_| ());
+        assert!(
+            matches!(made, Err(ReadFileError::File(ProblemKind::Changing))),
+            "{made:?}"
+        );
+        assert_eq!(attempts, 0);
+        for path in ["lib", "lib/app-1.0", "lib/app-1.0/ebin"] {
+            let opened = root_dir(&release).listing(path.as_bytes());
+            assert!(opened.is_err_and(is_something_else), "{path}");
+        }
+        fs::remove_file(link).expect("unlink");
+    }
+    let (attempts, made) = read(&release, "../outside/app-1.0/ebin/a.beam", |_| ());
+    assert!(made.is_err(), "{made:?}");
+    assert_eq!(attempts, 0);
+}
+
+#[test]
+fn a_file_that_became_a_fifo_is_not_waited_for() {
+    let dir = tree();
+    let made = Command::new("mkfifo").arg(dir.path().join("file")).status();
+    assert!(made.expect("mkfifo").success());
+    let (attempts, pipe) = read(dir.path(), "file", |_| ());
+    assert!(
+        matches!(pipe, Err(ReadFileError::File(ProblemKind::Changing))),
+        "{pipe:?}"
+    );
+    assert_eq!(attempts, 0);
+}
+
+/// What a scan reads at a moment: nothing if a directory changed under it.
+fn contents(root: &Path) -> Option<Vec<(String, Vec<u8>)>> {
+    let walk = walk(root, &Rules::default()).ok()?;
+    let files = walk.found.iter().filter_map(|found| match found.kind {
+        FoundKind::File { .. } => Some(&found.path),
+        _ => None,
+    });
+    files
+        .map(|path| {
+            let (_, content) = read_file(&walk.root, path.as_bytes(), |file, _| {
+                let mut content = Vec::new();
+                io::Read::read_to_end(file, &mut content).map_err(ConsumeError::<()>::Read)?;
+                Ok(content)
+            })
+            .ok()?;
+            Some((path.to_string(), content))
+        })
+        .collect()
+}
+
+#[test]
+fn a_directory_that_turns_into_a_link_and_back_leads_nowhere() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let release = dir.path().join("release");
+    fs::rename(tree().keep(), &release).expect("rename");
+    let (lib, link) = (release.join("lib"), dir.path().join("link"));
+    symlink(outside(dir.path()), &link).expect("symlink");
+    let is_over = AtomicBool::new(false);
+    let (mut disturbed, mut whole) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                renameat_with(CWD, &lib, CWD, &link, RenameFlags::EXCHANGE).expect("an exchange");
+            }
+        });
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(1) {
+            match contents(&release) {
+                None => disturbed += 1,
+                Some(files) if files.is_empty() => {}
+                Some(files) => {
+                    assert_eq!(
+                        files,
+                        [("lib/app-1.0/ebin/a.beam".into(), b"FOR1".to_vec())]
+                    );
+                    whole += 1;
+                }
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(disturbed > 0, "{whole} scans met nobody");
 }

@@ -19,8 +19,10 @@ use super::index::{Changes, Location};
 use super::recipe::{ChunkRef, Recipe};
 use super::segment::{RecordKind, SegmentName, pack};
 use crate::chunk::first_cut;
+use crate::entry::EntryPath;
 use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::limits::MIB;
+use crate::root_dir::RootDir;
 use crate::scan::{ConsumeError, Read as FileRead, ReadFileError, read_file};
 
 /// How much of a file is in memory at once, per thread.
@@ -125,10 +127,14 @@ impl<'a> Ingest<'a> {
     /// Stores a file's content. `progress` is told of bytes as they are read.
     pub(crate) fn file(
         &self,
-        path: &Path,
+        root: &RootDir,
+        path: &EntryPath,
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<(FileRead, Sha256), ReadFileError<StoreError>> {
-        read_file(path, |file, size| self.content(path, file, size, progress))
+        let absolute = path.below(root.path());
+        read_file(root, path.as_bytes(), |file, size| {
+            self.content(&absolute, file, size, progress)
+        })
     }
 
     fn content(
@@ -281,9 +287,10 @@ fn cut_all(buffer: &[u8], is_end: bool) -> Vec<Range<usize>> {
 
 /// Hashes a file that is not to be stored.
 pub(crate) fn hash_file(
-    path: &Path,
+    root: &RootDir,
+    path: &[u8],
 ) -> Result<(FileRead, Sha256), ReadFileError<std::convert::Infallible>> {
-    read_file(path, |file, _| {
+    read_file(root, path, |file, _| {
         let mut hasher = sha2::Sha256::new();
         let mut buffer = vec![0; MIB];
         loop {

@@ -16,6 +16,7 @@ use crate::entry::{Entry, EntryKind, EntryPath, Mode};
 use crate::exclude::{Reason, Rules};
 use crate::id::Sha256;
 use crate::manifest::Manifest;
+use crate::root_dir::RootDir;
 use crate::scan::{
     FileStat, Found, FoundKind, LeftOut, Problem, ReadFileError, ScanError, Walk, walk,
 };
@@ -101,7 +102,7 @@ pub(super) fn take_snapshot(
 ) -> Result<(SnapshotRecord, Manifest, ScanReport), StoreError> {
     check_meta(meta)?;
     let walk = walk(root, &options.rules)?;
-    let root_key = walk.root.as_os_str().as_bytes().to_vec();
+    let root_key = walk.root.path().as_os_str().as_bytes().to_vec();
     let cached = store.index.file_cache(&root_key)?;
     let cached = cached.map_or_else(Vec::new, |bytes| filecache::decode(&bytes));
     let usable = if options.rehash_all { &[][..] } else { &cached };
@@ -284,7 +285,7 @@ fn scan_files(
 /// Reads and stores files on all threads; names all that cannot be read.
 fn hash_changed(
     ingest: &Ingest<'_>,
-    root: &Path,
+    root: &RootDir,
     changed: &[(usize, &EntryPath, u64)],
     progress: &(dyn Fn(ScanProgress) + Sync),
 ) -> Result<Vec<(usize, Known)>, StoreError> {
@@ -302,7 +303,7 @@ fn hash_changed(
     let results: Vec<_> = changed
         .par_iter()
         .map(|(index, path, _)| {
-            let read = ingest.file(&path.below(root), &|bytes| report(0, count(bytes)));
+            let read = ingest.file(root, path, &|bytes| report(0, count(bytes)));
             report(1, 0);
             (*index, *path, read)
         })
@@ -335,7 +336,7 @@ fn hash_changed(
 
 /// Hashes the shared libraries that are left out, so that a report can say which differ from the target's.
 fn exclusions(
-    root: &Path,
+    root: &RootDir,
     left_out: Vec<LeftOut>,
     cached: &[CachedFile],
     now_ns: i64,
@@ -362,9 +363,8 @@ fn exclusions(
     (exclusions, cache)
 }
 
-fn hash_left_out(root: &Path, path: &[u8]) -> Option<CachedFile> {
-    let absolute = root.join(std::ffi::OsStr::from_bytes(path));
-    let (read, sha256) = hash_file(&absolute).ok()?;
+fn hash_left_out(root: &RootDir, path: &[u8]) -> Option<CachedFile> {
+    let (read, sha256) = hash_file(root, path).ok()?;
     Some(CachedFile {
         path: path.to_vec(),
         stat: read.stat,

@@ -160,8 +160,8 @@ fn an_unchanged_tree_is_not_read_and_gives_the_same_snapshot() {
 fn files_that_just_changed_are_hashed_again() {
     let fixture = Fixture::new();
     let store = fixture.store();
-    let metadata = fs::metadata(fixture.root().join("lib/a/priv/text")).expect("stat");
-    let now_ns = crate::scan::FileStat::of(&metadata).ctime_ns;
+    let stat = rustix::fs::stat(fixture.root().join("lib/a/priv/text")).expect("stat");
+    let now_ns = crate::scan::FileStat::of(&stat).ctime_ns;
     assert_eq!(take(&store, &fixture.root(), now_ns).2.hashed_files, 6);
     assert_eq!(take(&store, &fixture.root(), LATER_NS).2.hashed_files, 6);
     assert_eq!(take(&store, &fixture.root(), LATER_NS).2.hashed_files, 0);
