@@ -1,11 +1,13 @@
 //! Counts the bytes of deltas and the CPU time it takes to make them, in all and by phase.
 //!
-//! `cargo bench -p relsync-engine --bench encode` uses the pairs that the benchmark `delta` makes (run that first), and those of
-//! `RELSYNC_PAIRS=DIR` (`DIR/*/{old,new}`); `RELSYNC_LEVEL` sets the level. Rates are megabytes of new content a second of CPU
-//! time; phases are milliseconds of it, those inside another not counted there.
+//! `cargo bench -p relsync-engine --bench encode [-- NAME...]` takes the pairs of the benchmark `delta`; `RELSYNC_LEVEL` sets the
+//! level. Rates are megabytes of new content a second of CPU time; phases are milliseconds of it, those inside another not counted
+//! there.
 #![expect(clippy::print_stdout, reason = "a table is what this prints")]
 
-use std::collections::BTreeMap;
+#[path = "delta/pair.rs"]
+mod pair;
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +16,7 @@ use std::time::Duration;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
+use pair::{Change, Pair};
 use relsync_engine::delta::{self, Limits, Options, Piece};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -21,30 +24,22 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// New content of one frame; base content comes on top.
 const FRAME_BYTES: usize = 1 << 20;
 
-/// A changed file: its old and its new content.
-struct Change {
-    old: Vec<u8>,
-    new: Vec<u8>,
+/// Where the pairs are.
+fn scratch(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
 fn main() -> Result<()> {
-    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("delta-pairs");
+    let names: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     println!(
         "{:<28} {:>5} {:>9} {:>8} {:>9}",
         "pair", "files", "bytes", "delta", "MB/s CPU"
     );
-    let roots = [
-        Some(made),
-        std::env::var_os("RELSYNC_PAIRS").map(PathBuf::from),
-    ];
-    for root in roots.into_iter().flatten() {
-        let mut pairs: Vec<_> = std::fs::read_dir(root)?
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<std::result::Result<_, _>>()?;
-        pairs.sort();
-        for pair in pairs.iter().filter(|pair| pair.join("new").is_dir()) {
-            measure(pair)?;
-        }
+    for pair in Pair::all(&names)? {
+        measure(&pair)?;
     }
     Ok(())
 }
@@ -129,9 +124,7 @@ impl Subscriber for Phases {
     }
 }
 
-fn measure(pair: &Path) -> Result<()> {
-    let changes = changes(pair)?;
-    let bytes: usize = changes.iter().map(|change| change.new.len()).sum();
+fn measure(pair: &Pair) -> Result<()> {
     let level = std::env::var("RELSYNC_LEVEL")
         .ok()
         .and_then(|level| level.parse().ok());
@@ -151,18 +144,19 @@ fn measure(pair: &Path) -> Result<()> {
     while rounds < 1 || cpu_time() - start < Duration::from_millis(300) {
         coded = 0;
         rounds += 1;
-        for frame in frames(&changes) {
+        for changes in frames(&pair.changes) {
+            let frame: Vec<Piece<'_>> = changes.iter().map(|change| piece(change)).collect();
             let encoded = delta::encode_with(&frame, &options);
             coded += encoded.bytes.len();
             if rounds == 1 {
                 let bases: Vec<Option<&[u8]>> = frame.iter().map(|piece| piece.base).collect();
                 let decoded = delta::decode(&encoded.bytes, &bases, options.limits)?;
-                if decoded
-                    .iter()
-                    .zip(&frame)
-                    .any(|(decoded, piece)| decoded != piece.new)
-                {
-                    return Err("decoded content differs".into());
+                for (decoded, change) in decoded.iter().zip(changes) {
+                    if *decoded != change.new {
+                        return Err(
+                            format!("{} is decoded to another", change.path.display()).into()
+                        );
+                    }
                 }
             }
         }
@@ -175,17 +169,24 @@ fn measure(pair: &Path) -> Result<()> {
         .collect();
     println!(
         "{:<28} {:>5} {:>9} {:>8} {:>9.1} | {}",
-        pair.file_name().unwrap_or_default().to_string_lossy(),
-        changes.len(),
-        bytes,
+        pair.name,
+        pair.changes.len(),
+        pair.bytes(),
         coded,
-        bytes as f64 / 1e6 / time.as_secs_f64(),
+        pair.bytes() as f64 / 1e6 / time.as_secs_f64(),
         spent.join(" "),
     );
     Ok(())
 }
 
-fn frames(changes: &[Change]) -> Vec<Vec<Piece<'_>>> {
+fn piece(change: &Change) -> Piece<'_> {
+    Piece {
+        new: &change.new,
+        base: (!change.old.is_empty()).then_some(&change.old[..]),
+    }
+}
+
+fn frames(changes: &[Change]) -> Vec<Vec<&Change>> {
     let mut frames = Vec::new();
     let mut frame = Vec::new();
     let mut len = 0;
@@ -195,39 +196,8 @@ fn frames(changes: &[Change]) -> Vec<Vec<Piece<'_>>> {
             len = 0;
         }
         len += change.new.len();
-        frame.push(Piece {
-            new: &change.new,
-            base: (!change.old.is_empty()).then_some(&change.old[..]),
-        });
+        frame.push(change);
     }
     frames.push(frame);
     frames
-}
-
-fn changes(pair: &Path) -> Result<Vec<Change>> {
-    let (old, new) = (files(&pair.join("old"))?, files(&pair.join("new"))?);
-    let changes = new.into_iter().filter_map(|(path, new)| {
-        let old = old.get(&path).cloned().unwrap_or_default();
-        (old != new).then_some(Change { old, new })
-    });
-    Ok(changes.collect())
-}
-
-fn files(root: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
-    let mut files = BTreeMap::new();
-    let mut directories = vec![root.to_path_buf()];
-    while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(directory)? {
-            let path = entry?.path();
-            if path.is_dir() {
-                directories.push(path);
-            } else if path.is_file() {
-                files.insert(
-                    path.strip_prefix(root)?.to_path_buf(),
-                    std::fs::read(&path)?,
-                );
-            }
-        }
-    }
-    Ok(files)
 }
