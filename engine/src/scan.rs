@@ -371,7 +371,11 @@ fn found_kind(
         }
         FileType::Directory => Ok(FoundKind::Dir { mode }),
         FileType::Symlink => {
-            let target = link_target().map_err(unreadable)?;
+            let target = link_target().map_err(|error| match error {
+                // It is no link any more.
+                Errno::INVAL => ProblemKind::Changing,
+                error => unreadable(error),
+            })?;
             let target = SymlinkTarget::new(&target).ok_or(ProblemKind::LinkTarget)?;
             Ok(FoundKind::Symlink { target })
         }
