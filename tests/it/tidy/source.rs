@@ -36,7 +36,8 @@ impl Source {
     /// Returns the lines of a Rust file before its tests; none of a file of tests.
     pub(super) fn product_lines(&self) -> Vec<Line> {
         let of_tests = ["_tests.rs", "/tests.rs", "/fuzzing.rs"];
-        if of_tests.iter().any(|end| self.path.ends_with(end)) {
+        let is_below_tests = self.path.contains("/src/") && self.path.contains("/tests/");
+        if is_below_tests || of_tests.iter().any(|end| self.path.ends_with(end)) {
             return Vec::new();
         }
         let mut lines = self.lines();

@@ -1,4 +1,4 @@
-//! The index: where in the segments things are. The only file with SQL.
+//! The index: where in the segments things are. Only here and in [`changes`] is SQL.
 //!
 //! The index holds nothing that the segments do not hold as well, the cache of file stats apart, and which targets deflate to other
 //! bytes than the host: losing either costs time, once.
@@ -8,12 +8,16 @@
 //! a store of a newer relsync is refused. **Crash behaviour.** What was committed while
 //! [`Index::write`] ran is on disk; the last commits of [`Index::write_lightly`] may be lost.
 
+mod changes;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+
+pub(crate) use changes::Changes;
 
 use super::error::StoreError;
 use super::recipe::Recipe;
@@ -165,10 +169,7 @@ impl Index {
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(at)?;
-        let done = change(&Changes {
-            transaction: &transaction,
-            path: &self.path,
-        })?;
+        let done = change(&Changes::new(&transaction, &self.path))?;
         transaction.commit().map_err(at)?;
         Ok(done)
     }
@@ -400,10 +401,7 @@ fn migrate(
         .pragma_update(None, "user_version", MIGRATIONS.len())
         .map_err(at)?;
     if version == 0 {
-        fill(&Changes {
-            transaction: &transaction,
-            path,
-        })?;
+        fill(&Changes::new(&transaction, path))?;
     }
     transaction.commit().map_err(at)
 }
@@ -430,194 +428,4 @@ fn snapshot(row: &Row<'_>) -> rusqlite::Result<SnapshotRecord> {
         entries: row.get(8)?,
         content_bytes: row.get(9)?,
     })
-}
-
-/// Changes of the index within one transaction.
-pub(crate) struct Changes<'a> {
-    transaction: &'a Transaction<'a>,
-    path: &'a Path,
-}
-
-impl Changes<'_> {
-    fn run(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize, StoreError> {
-        self.transaction
-            .prepare_cached(sql)
-            .and_then(|mut statement| statement.execute(params))
-            .map_err(|source| self.error(source))
-    }
-
-    fn error(&self, source: rusqlite::Error) -> StoreError {
-        StoreError::Index {
-            path: self.path.to_owned(),
-            source,
-        }
-    }
-
-    /// Forgets everything, cached file stats included.
-    pub(crate) fn clear(&self) -> Result<(), StoreError> {
-        self.transaction
-            .execute_batch(
-                "DELETE FROM chunks; DELETE FROM contents; DELETE FROM manifests; DELETE FROM snapshots;
-                 DELETE FROM tags; DELETE FROM segments; DELETE FROM file_caches;",
-            )
-            .map_err(|source| self.error(source))
-    }
-
-    /// Returns the next sequence number, larger than all before.
-    pub(crate) fn next_seq(&self) -> Result<u64, StoreError> {
-        self.transaction
-            .query_row(
-                "UPDATE counters SET value = value + 1 WHERE name = 'seq' RETURNING value",
-                [],
-                |row| row.get(0),
-            )
-            .map_err(|source| self.error(source))
-    }
-
-    /// Sees to it that the next sequence number is above one that is in use.
-    pub(crate) fn raise_seq(&self, seq: u64) -> Result<(), StoreError> {
-        self.run(
-            "UPDATE counters SET value = max(value, ?1) WHERE name = 'seq'",
-            params![seq],
-        )
-        .map(drop)
-    }
-
-    /// Returns the number that stands for a segment in the index.
-    pub(crate) fn segment(&self, name: &SegmentName) -> Result<i64, StoreError> {
-        self.run(
-            "INSERT OR IGNORE INTO segments (name) VALUES (?1)",
-            [&name.0],
-        )?;
-        self.transaction
-            .prepare_cached("SELECT id FROM segments WHERE name = ?1")
-            .and_then(|mut statement| statement.query_row([&name.0], |row| row.get(0)))
-            .map_err(|source| self.error(source))
-    }
-
-    pub(crate) fn put_chunk(
-        &self,
-        id: &ChunkId,
-        segment: i64,
-        offset: u64,
-        raw_bytes: u32,
-        record_bytes: u64,
-    ) -> Result<(), StoreError> {
-        self.run(
-            "INSERT OR IGNORE INTO chunks VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![id.0, segment, offset, raw_bytes, record_bytes],
-        )
-        .map(drop)
-    }
-
-    pub(crate) fn put_content(&self, sha256: &Sha256, recipe: &Recipe) -> Result<(), StoreError> {
-        self.run(
-            "INSERT OR IGNORE INTO contents VALUES (?1, ?2, ?3)",
-            params![sha256.0, recipe.size, recipe.encode()],
-        )
-        .map(drop)
-    }
-
-    pub(crate) fn put_manifest(
-        &self,
-        id: &SnapshotId,
-        sha256: &ManifestId,
-        segment: i64,
-        offset: u64,
-    ) -> Result<(), StoreError> {
-        self.run(
-            "INSERT OR IGNORE INTO manifests VALUES (?1, ?2, ?3, ?4)",
-            params![id.0, sha256.0, segment, offset],
-        )
-        .map(drop)
-    }
-
-    /// Records a snapshot. One that is there already stays as it is.
-    pub(crate) fn put_snapshot(&self, record: &SnapshotRecord) -> Result<(), StoreError> {
-        self.run(
-            "INSERT OR IGNORE INTO snapshots VALUES (?1, ?2, ?3, ?4, ?2, ?5, ?6, ?7, ?8, ?9)",
-            params![
-                record.id.0,
-                record.seq,
-                record.time_ns,
-                record.seen_ns,
-                record.parent.map(|parent| parent.0),
-                record.name,
-                record.note,
-                record.entries,
-                record.content_bytes,
-            ],
-        )
-        .map(drop)
-    }
-
-    /// Tells whether a snapshot is there, within the transaction.
-    pub(crate) fn has_snapshot(&self, id: &SnapshotId) -> Result<bool, StoreError> {
-        self.transaction
-            .prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1")
-            .and_then(|mut statement| statement.exists([id.0]))
-            .map_err(|source| self.error(source))
-    }
-
-    /// Notes that a tree was found to be a snapshot again; a new `seq` makes it the latest.
-    pub(crate) fn see_snapshot(
-        &self,
-        id: &SnapshotId,
-        time_ns: i64,
-        seq: Option<u64>,
-    ) -> Result<(), StoreError> {
-        self.run(
-            "UPDATE snapshots SET seen_ns = max(seen_ns, ?2), seen_seq = coalesce(?3, seen_seq) WHERE id = ?1",
-            params![id.0, time_ns, seq],
-        )
-        .map(drop)
-    }
-
-    /// Gives a snapshot another name or note; what is absent stays.
-    pub(crate) fn describe_snapshot(
-        &self,
-        id: &SnapshotId,
-        name: Option<&str>,
-        note: Option<&str>,
-    ) -> Result<(), StoreError> {
-        self.run(
-            "UPDATE snapshots SET name = coalesce(?2, name), note = coalesce(?3, note) WHERE id = ?1",
-            params![id.0, name, note],
-        )
-        .map(drop)
-    }
-
-    pub(crate) fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
-        self.run("DELETE FROM tags WHERE snapshot = ?1", [id.0])?;
-        self.run("DELETE FROM snapshots WHERE id = ?1", [id.0])
-            .map(drop)
-    }
-
-    pub(crate) fn put_tag(&self, tag: &str, id: &SnapshotId) -> Result<(), StoreError> {
-        self.run(
-            "INSERT OR REPLACE INTO tags VALUES (?1, ?2)",
-            params![tag, id.0],
-        )
-        .map(drop)
-    }
-
-    pub(crate) fn remove_tag(&self, tag: &str) -> Result<(), StoreError> {
-        self.run("DELETE FROM tags WHERE tag = ?1", [tag]).map(drop)
-    }
-
-    pub(crate) fn put_other_zlib(&self, target: &str, erts: &str) -> Result<(), StoreError> {
-        self.run(
-            "INSERT OR REPLACE INTO other_zlibs VALUES (?1, ?2)",
-            params![target, erts],
-        )
-        .map(drop)
-    }
-
-    pub(crate) fn put_file_cache(&self, root: &[u8], files: &[u8]) -> Result<(), StoreError> {
-        self.run(
-            "INSERT OR REPLACE INTO file_caches VALUES (?1, ?2)",
-            params![root, files],
-        )
-        .map(drop)
-    }
 }
