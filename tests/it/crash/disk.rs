@@ -12,6 +12,8 @@ use relsync_tests::device::{Device, PUSH, ROLLBACK, Scenario};
 use relsync_tests::node::NodeOptions;
 use relsync_tests::tally::{self, Tally};
 
+use super::rig::write_hooks;
+
 /// More than any update needs.
 const ROOMY: &str = "size=64m,nr_inodes=10000";
 const PAGE: u64 = 4096;
@@ -204,14 +206,26 @@ fn a_disk_that_is_too_small_is_noticed_before_anything_is_written() {
     assert_eq!(small.aftermath(&PUSH, &run), Ok(false));
 }
 
+/// A push with the hook below.
+const PUSH_WITH_HOOK: Scenario = Scenario {
+    arguments: &[
+        "push",
+        "--json",
+        "-l",
+        "release-2",
+        "--retries",
+        "0",
+        "-H",
+        "filling.erl",
+    ],
+    ..PUSH
+};
+
 /// A hook that fills the disk behind the agent's back, after the agent has seen how much room there is.
 fn filling_hook(small: &Small, point: &str, action: &str) {
-    let source = format!(
-        "-module(filling).\n-export([{point}/0]).\n\
-         {point}() -> os:cmd({:?}), ok.\n",
-        format!("{PATH}; {action}")
-    );
-    fs::write(small.device.cli.dir().join("filling.erl"), source).expect("a file");
+    let command = format!("{PATH}; {action}");
+    let body = format!("-export([{point}/0]).\n{point}() -> os:cmd({command:?}), ok.\n");
+    write_hooks(&small.device, "filling", &body);
 }
 
 /// A command that writes a file which leaves room for so many pages.
@@ -227,30 +241,17 @@ fn filled_at(point: &str) {
     let Some(small) = Small::new() else {
         return;
     };
-    let scenario = Scenario {
-        arguments: &[
-            "push",
-            "--json",
-            "-l",
-            "release-2",
-            "--retries",
-            "0",
-            "-H",
-            "filling.erl",
-        ],
-        ..PUSH
-    };
     let mut tally = Tally::new(&format!("push, disk filled at {point}"));
     let rooms: Vec<u64> = (0..=60).step_by(2).collect();
     for room in tally::sample(rooms, 4) {
-        small.reset(&scenario);
+        small.reset(&PUSH_WITH_HOOK);
         filling_hook(&small, point, &fill_command(small.device.root(), room));
-        let run = small.device.run(scenario.arguments);
+        let run = small.device.run(PUSH_WITH_HOOK.arguments);
         small.device.settle();
         let filler = small.device.path("filler");
         assert!(filler.exists(), "the disk was not filled: {run:?}");
         fs::remove_file(filler).expect("removed");
-        let found = small.aftermath(&scenario, &run);
+        let found = small.aftermath(&PUSH_WITH_HOOK, &run);
         tally.count(&format!("room for {room}"), found);
     }
     tally.finish(4);
@@ -271,26 +272,13 @@ fn read_only_at(point: &str) {
     let Some(small) = Small::new() else {
         return;
     };
-    let scenario = Scenario {
-        arguments: &[
-            "push",
-            "--json",
-            "-l",
-            "release-2",
-            "--retries",
-            "0",
-            "-H",
-            "filling.erl",
-        ],
-        ..PUSH
-    };
     let mut tally = Tally::new(&format!("push, read-only at {point}"));
-    small.reset(&scenario);
+    small.reset(&PUSH_WITH_HOOK);
     let action = format!("mount -o remount,ro '{}'", small.device.root().display());
     filling_hook(&small, point, &action);
-    let run = small.device.run(scenario.arguments);
+    let run = small.device.run(PUSH_WITH_HOOK.arguments);
     assert!(run.code != Some(0), "{run:?}");
-    let found = small.aftermath(&scenario, &run);
+    let found = small.aftermath(&PUSH_WITH_HOOK, &run);
     tally.count(&"once", found);
     tally.finish(1);
 }

@@ -1,7 +1,5 @@
 //! The link is cut and the host is killed, after every message and at random bytes.
 
-use std::process::Stdio;
-
 use relsync_tests::binary::Run;
 use relsync_tests::device::{Device, PUSH, ROLLBACK, Scenario};
 use relsync_tests::node::NodeOptions;
@@ -9,11 +7,7 @@ use relsync_tests::proxy::{Cut, Proxy};
 use relsync_tests::rig::noise;
 use relsync_tests::tally::{self, Tally};
 
-/// After every message either way.
-fn after_every_message([there, back]: [u64; 2]) -> Vec<Cut> {
-    let there = (1..=there).map(Cut::AfterFrames);
-    there.chain((1..=back).map(Cut::AfterFramesBack)).collect()
-}
+use super::rig::{every_message, kill_at, through};
 
 /// After random numbers of bytes, half of them among the last ones, where the update is told to begin.
 fn at_random_bytes([there, back]: [u64; 2], seed: u64, count: usize) -> Vec<Cut> {
@@ -37,18 +31,10 @@ fn at_random_bytes([there, back]: [u64; 2], seed: u64, count: usize) -> Vec<Cut>
 fn undisturbed(device: &Device, scenario: &Scenario) -> ([u64; 2], [u64; 2]) {
     device.reset(scenario.template);
     let proxy = Proxy::start(&device.node, &[Cut::Never]);
-    let run = through(device, scenario, &proxy);
+    let run = through(device, scenario.arguments, &proxy);
     assert_eq!(run.code, Some(0), "{run:?}");
     assert_eq!(device.find(), Ok(scenario.new));
     (proxy.frames(), proxy.bytes())
-}
-
-fn arguments<'a>(scenario: &Scenario, port: &'a str) -> Vec<&'a str> {
-    [scenario.arguments, &["--dist-port", port]].concat()
-}
-
-fn through(device: &Device, scenario: &Scenario, proxy: &Proxy) -> Run {
-    device.run(&arguments(scenario, &proxy.port().to_string()))
 }
 
 /// What a push tells is what is: applied, or not.
@@ -62,14 +48,14 @@ fn is_told(scenario: &Scenario, run: &Run, is_new: bool) -> Result<bool, String>
 fn cut_everywhere(scenario: &Scenario) {
     let device = Device::new(NodeOptions::default());
     let (frames, bytes) = undisturbed(&device, scenario);
-    let mut cuts = tally::sample(after_every_message(frames), 3);
+    let mut cuts = tally::sample(every_message(frames), 3);
     cuts.extend(at_random_bytes(bytes, tally::seed(), tally::moments(2, 30)));
     let mut tally = Tally::new(&format!("{}, link cut", scenario.name));
     for cut in &cuts {
         device.reset(scenario.template);
         // The link is there again for who asks what came of it.
         let proxy = Proxy::start(&device.node, &[*cut, Cut::Never]);
-        let run = through(&device, scenario, &proxy);
+        let run = through(&device, scenario.arguments, &proxy);
         let found = device
             .aftermath(scenario, Some(&run))
             .and_then(|is_new| is_told(scenario, &run, is_new));
@@ -81,22 +67,13 @@ fn cut_everywhere(scenario: &Scenario) {
 fn kill_everywhere(scenario: &Scenario) {
     let device = Device::new(NodeOptions::default());
     let (frames, bytes) = undisturbed(&device, scenario);
-    let mut cuts = tally::sample(after_every_message(frames), 3);
+    let mut cuts = tally::sample(every_message(frames), 3);
     cuts.extend(at_random_bytes(bytes, tally::seed(), tally::moments(2, 30)));
     let mut tally = Tally::new(&format!("{}, host killed", scenario.name));
     for cut in &cuts {
         device.reset(scenario.template);
         let proxy = Proxy::holding(&device.node, &[*cut]);
-        let port = proxy.port().to_string();
-        let mut host = device
-            .command(&arguments(scenario, &port))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("relsync runs");
-        proxy.wait(|| host.try_wait().is_ok_and(|ended| ended.is_some()));
-        let _ = host.kill();
-        host.wait().expect("an end");
+        kill_at(&device, scenario.arguments, &proxy);
         tally.count(&format!("{cut:?}"), device.aftermath(scenario, None));
     }
     tally.finish(cuts.len());

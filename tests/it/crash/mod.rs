@@ -5,22 +5,24 @@ mod disk;
 mod kernel;
 mod link;
 mod probation;
+mod rig;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use relsync_tests::device::{Device, PUSH};
 use relsync_tests::node::NodeOptions;
 
+use rig::{kill, start};
+
 /// Hooks that note when they run; `postsync` waits for a file.
-fn write_hooks(device: &Device) -> PathBuf {
+fn write_noting_hooks(device: &Device) -> PathBuf {
     let notes = device.cli.dir().join("hooks-ran");
     let notes_text = notes.display();
     let source = format!(
-        "-module(noting).\n-export([presync/0, postsync/0, rollback/1]).\n\
+        "-export([presync/0, postsync/0, rollback/1]).\n\
          note(What) -> file:write_file(\"{notes_text}\", [What, \" \", integer_to_list(sample:version()), \"\\n\"], [append]).\n\
          presync() -> note(\"presync\"), ok.\n\
          postsync() -> note(\"postsync\"), wait(100), ok.\n\
@@ -28,7 +30,7 @@ fn write_hooks(device: &Device) -> PathBuf {
          wait(0) -> ok;\n\
          wait(N) -> case filelib:is_file(\"{notes_text}.go\") of true -> ok; false -> timer:sleep(100), wait(N - 1) end.\n"
     );
-    fs::write(device.cli.dir().join("noting.erl"), source).expect("a file");
+    rig::write_hooks(device, "noting", &source);
     notes
 }
 
@@ -47,15 +49,10 @@ fn wait_for_note(notes: &std::path::Path, wanted: &str) {
 fn a_host_lost_before_the_commit_is_a_rollback() {
     let device = Device::new(NodeOptions::default());
     device.reset("one");
-    let notes = write_hooks(&device);
-    let mut host = device
-        .command(&[PUSH.arguments, &["-H", "noting.erl"]].concat())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("relsync runs");
+    let notes = write_noting_hooks(&device);
+    let host = start(&device, &[PUSH.arguments, &["-H", "noting.erl"]].concat());
     wait_for_note(&notes, "postsync");
-    host.kill().expect("killed");
-    host.wait().expect("an end");
+    kill(host);
     device.node.wait_for("nodes(hidden).", "[]");
     fs::write(format!("{}.go", notes.display()), "").expect("a file");
     assert_eq!(device.find(), Ok(1));
@@ -68,17 +65,12 @@ fn a_host_lost_before_the_commit_is_a_rollback() {
 fn a_node_killed_in_mid_update_says_what_it_recovered() {
     let mut device = Device::new(NodeOptions::default());
     device.reset("one");
-    let notes = write_hooks(&device);
-    let mut host = device
-        .command(&[PUSH.arguments, &["-H", "noting.erl"]].concat())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("relsync runs");
+    let notes = write_noting_hooks(&device);
+    let host = start(&device, &[PUSH.arguments, &["-H", "noting.erl"]].concat());
     wait_for_note(&notes, "postsync");
     // The host goes as well, or it would be the one to hear of the recovery.
     device.node.kill();
-    host.kill().expect("killed");
-    host.wait().expect("an end");
+    kill(host);
     device.node.restart();
     device.load();
     // It has started from the new files.

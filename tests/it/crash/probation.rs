@@ -1,11 +1,12 @@
 //! The link is cut and the host is killed while a generation is on probation, and while it is confirmed.
 
-use std::process::Stdio;
-
+use relsync_tests::binary::Run;
 use relsync_tests::device::{Device, PUSH, Scenario};
 use relsync_tests::node::NodeOptions;
 use relsync_tests::proxy::{Cut, Proxy};
 use relsync_tests::tally::{self, Tally};
+
+use super::rig::{every_message, kill_at, through};
 
 /// A push that has to be confirmed soon.
 const ON_PROBATION: Scenario = Scenario {
@@ -23,22 +24,12 @@ const ON_PROBATION: Scenario = Scenario {
     ..PUSH
 };
 
-fn every_message([there, back]: [u64; 2]) -> Vec<Cut> {
-    let there = (1..=there).map(Cut::AfterFrames);
-    there.chain((1..=back).map(Cut::AfterFramesBack)).collect()
-}
-
-fn with_port<'a>(arguments: &[&'a str], port: &'a str) -> Vec<&'a str> {
-    [arguments, &["--dist-port", port]].concat()
-}
-
 /// Installs release 2 over release 1; the host is killed when it goes to confirm it.
 fn put_on_probation(device: &Device) {
     device.reset("one");
     let proxy = Proxy::holding(&device.node, &[Cut::Never, Cut::AfterFrames(1)]);
-    let port = proxy.port().to_string();
     let arguments = [PUSH.arguments, &["--confirm-timeout", "600s"]].concat();
-    kill_at(device, &with_port(&arguments, &port), &proxy);
+    kill_at(device, &arguments, &proxy);
     assert_eq!(device.find(), Ok(2));
 }
 
@@ -52,28 +43,30 @@ fn is_confirmed(device: &Device) -> Result<bool, String> {
     }
 }
 
+/// Kills the host or cuts the link at these points; what the command said, if it lived to say so.
+fn disturb(device: &Device, arguments: &[&str], cuts: &[Cut], kills: bool) -> Option<Run> {
+    if kills {
+        kill_at(device, arguments, &Proxy::holding(&device.node, cuts));
+        None
+    } else {
+        let proxy = Proxy::start(&device.node, cuts);
+        Some(through(device, arguments, &proxy))
+    }
+}
+
 fn confirm_everywhere(kills: bool) {
     let device = Device::new(NodeOptions::default());
     put_on_probation(&device);
     let proxy = Proxy::start(&device.node, &[Cut::Never]);
     let arguments = ["confirm", "--json"];
-    let run = device.run(&with_port(&arguments, &proxy.port().to_string()));
+    let run = through(&device, &arguments, &proxy);
     assert_eq!(run.result()["was_on_probation"], true, "{run:?}");
     let disturbed = if kills { "host killed" } else { "link cut" };
     let mut tally = Tally::new(&format!("confirm, {disturbed}"));
     let cuts = tally::sample(every_message(proxy.frames()), 2);
     for cut in &cuts {
         put_on_probation(&device);
-        let port;
-        if kills {
-            let proxy = Proxy::holding(&device.node, &[*cut]);
-            port = proxy.port().to_string();
-            kill_at(&device, &with_port(&arguments, &port), &proxy);
-        } else {
-            let proxy = Proxy::start(&device.node, &[*cut]);
-            port = proxy.port().to_string();
-            device.run(&with_port(&arguments, &port));
-        }
+        disturb(&device, &arguments, &[*cut], kills);
         device.settle();
         let mut found = is_confirmed(&device);
         let again = device.run(&arguments);
@@ -85,18 +78,6 @@ fn confirm_everywhere(kills: bool) {
     tally.finish(cuts.len());
 }
 
-fn kill_at(device: &Device, arguments: &[&str], proxy: &Proxy) {
-    let mut host = device
-        .command(arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("relsync runs");
-    proxy.wait(|| host.try_wait().is_ok_and(|ended| ended.is_some()));
-    let _ = host.kill();
-    host.wait().expect("an end");
-}
-
 /// The messages of the push's first connection, and of the second, from which it confirms.
 fn undisturbed(device: &Device) -> [[u64; 2]; 2] {
     device.reset(ON_PROBATION.template);
@@ -104,8 +85,7 @@ fn undisturbed(device: &Device) -> [[u64; 2]; 2] {
     for connections in [1, 2] {
         device.reset(ON_PROBATION.template);
         let proxy = Proxy::start(&device.node, &vec![Cut::Never; connections]);
-        let port = proxy.port().to_string();
-        device.run(&with_port(ON_PROBATION.arguments, &port));
+        through(device, ON_PROBATION.arguments, &proxy);
         device
             .node
             .wait_for("whereis(relsync_probation)", "undefined");
@@ -128,16 +108,7 @@ fn probation_everywhere(kills: bool) {
     let moments: Vec<_> = first.chain(second).collect();
     for cuts in &moments {
         device.reset(ON_PROBATION.template);
-        let run = if kills {
-            let proxy = Proxy::holding(&device.node, cuts);
-            let port = proxy.port().to_string();
-            kill_at(&device, &with_port(ON_PROBATION.arguments, &port), &proxy);
-            None
-        } else {
-            let proxy = Proxy::start(&device.node, cuts);
-            let port = proxy.port().to_string();
-            Some(device.run(&with_port(ON_PROBATION.arguments, &port)))
-        };
+        let run = disturb(&device, ON_PROBATION.arguments, cuts, kills);
         device.settle();
         // Confirmed, or taken back by the target itself.
         device

@@ -1,0 +1,50 @@
+//! What these tests do to a push alike: lead it through a proxy, give it hooks, kill its host.
+
+use std::fs;
+use std::process::{Child, Stdio};
+
+use relsync_tests::binary::Run;
+use relsync_tests::device::Device;
+use relsync_tests::proxy::{Cut, Proxy};
+
+/// A cut after every message either way.
+pub(super) fn every_message([there, back]: [u64; 2]) -> Vec<Cut> {
+    let there = (1..=there).map(Cut::AfterFrames);
+    there.chain((1..=back).map(Cut::AfterFramesBack)).collect()
+}
+
+/// Runs the command through a proxy.
+pub(super) fn through(device: &Device, arguments: &[&str], proxy: &Proxy) -> Run {
+    let port = proxy.port().to_string();
+    device.run(&[arguments, &["--dist-port", &port]].concat())
+}
+
+/// Runs the command through a proxy that holds the link, and kills it where it does.
+pub(super) fn kill_at(device: &Device, arguments: &[&str], proxy: &Proxy) {
+    let port = proxy.port().to_string();
+    let mut host = start(device, &[arguments, &["--dist-port", &port]].concat());
+    proxy.wait(|| host.try_wait().is_ok_and(|ended| ended.is_some()));
+    kill(host);
+}
+
+/// Starts the command, whatever it says.
+pub(super) fn start(device: &Device, arguments: &[&str]) -> Child {
+    device
+        .command(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("relsync runs")
+}
+
+/// Ends the command at once, unless it has ended.
+pub(super) fn kill(mut host: Child) {
+    let _ = host.kill();
+    host.wait().expect("an end");
+}
+
+/// Writes a module of hooks, to be named as `-H name.erl`.
+pub(super) fn write_hooks(device: &Device, name: &str, body: &str) {
+    let path = device.cli.dir().join(format!("{name}.erl"));
+    fs::write(path, format!("-module({name}).\n{body}")).expect("a file");
+}
