@@ -1,0 +1,98 @@
+//! The Erlang distribution transport against real nodes.
+
+mod connecting;
+mod endings;
+mod messages;
+
+use std::time::Duration;
+
+use relsync_engine::transport::erl::{self, Call, Connection, ErlTransport, Pid, SpawnBond, Term};
+use relsync_tests::node::{Node, NodeOptions};
+
+use crate::session::target;
+
+/// Evaluates `expressions` with `Host` bound to the host's process.
+const EVALUATE: &str = "
+    fun(Text, Host) ->
+        {ok, Tokens, _} = erl_scan:string(Text),
+        {ok, Expressions} = erl_parse:parse_exprs(Tokens),
+        erl_eval:exprs(Expressions, [{'Host', Host}])
+    end";
+
+/// Sends every message back until the host says otherwise.
+const ECHO: &str = "
+    Loop = fun Loop() ->
+        receive
+            {relsync, <<\"exit\">>} -> exit({shutdown, <<\"asked to\">>});
+
+            {relsync, Message} -> Host ! {relsync, Message}, Loop()
+        end
+    end,
+    Loop().";
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let result = runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(60), future)
+            .await
+            .expect("it hangs")
+    });
+    runtime.shutdown_background();
+    result
+}
+
+/// Starts a process on the node that evaluates a text, by way of a function that the node keeps for
+/// it.
+async fn evaluate(node: &Node, connection: &mut Connection, text: &str, bond: SpawnBond) -> Pid {
+    node.eval(&format!(
+        "persistent_term:put(relsync_evaluate, {EVALUATE})"
+    ));
+    // erl_eval:exprs([{call, 1, {remote, 1, {atom, 1, persistent_term}, {atom, 1, get}}, [..]}],
+    // ..) in the abstract format.
+    let atom = |name| Term::Tuple(vec![Term::atom("atom"), Term::Integer(1), Term::atom(name)]);
+    let variable = |name| Term::Tuple(vec![Term::atom("var"), Term::Integer(1), Term::atom(name)]);
+    let call = |function, arguments| {
+        Term::Tuple(vec![
+            Term::atom("call"),
+            Term::Integer(1),
+            function,
+            Term::List(arguments),
+        ])
+    };
+    let get = Term::Tuple(vec![
+        Term::atom("remote"),
+        Term::Integer(1),
+        atom("persistent_term"),
+        atom("get"),
+    ]);
+    let expression = call(
+        call(get, vec![atom("relsync_evaluate")]),
+        vec![variable("Text"), variable("Host")],
+    );
+    // Bindings as every release takes them: a list of pairs ordered by name.
+    let host = Term::Tuple(vec![
+        Term::atom("Host"),
+        Term::Pid(connection.local_pid().clone()),
+    ]);
+    let text = Term::Tuple(vec![Term::atom("Text"), Term::string(text)]);
+    let arguments = [Term::List(vec![expression]), Term::List(vec![host, text])];
+    let call = Call {
+        module: "erl_eval",
+        function: "exprs",
+        arguments: &arguments,
+    };
+    connection.spawn(&call, bond).await.expect("a process")
+}
+
+async fn echo(node: &Node) -> ErlTransport {
+    let mut connection = erl::connect(&target(node)).await.expect("a connection");
+    let agent = evaluate(node, &mut connection, ECHO, SpawnBond::Link).await;
+    connection.into_transport(agent)
+}
+
+fn start() -> Node {
+    Node::start(NodeOptions::default())
+}

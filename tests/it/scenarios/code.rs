@@ -1,0 +1,263 @@
+//! Ways to bring new code into a VM.
+
+use std::fs;
+use std::process::Command;
+
+use relsync_tests::node::NodeOptions;
+use relsync_tests::release::listing;
+use relsync_tests::rig::Rig;
+
+use super::{path, push_all, version};
+
+#[test]
+fn a_node_in_embedded_mode_loads_what_is_new() {
+    let rig = Rig::with(NodeOptions {
+        args: vec!["-mode".into(), "embedded".into()],
+        ..NodeOptions::default()
+    });
+    let tree = rig.tree();
+    tree.app("sample", "1.0", &[("sample", &version(1))]);
+    // This node's boot file has kernel and stdlib only; a release that can be updated has crypto too.
+    let run = rig.run(&[]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.err.contains("lacks the application crypto"), "{run:?}");
+    assert!(run.err.len() < 800, "{run:?}");
+    rig.node.eval(
+        "[Dir] = filelib:wildcard(filename:join(code:lib_dir(), \"crypto-*/ebin\")), \
+         true = code:add_pathz(Dir), ok = application:load(crypto), {module, crypto} = code:load_file(crypto)",
+    );
+    let first = push_all(&rig, &[]);
+    assert_eq!(first["modules"][0]["status"], "load", "{first}");
+    assert_eq!(rig.node.eval("sample:f()"), "1");
+    tree.app(
+        "sample",
+        "1.0",
+        &[("sample", &version(2)), ("another", &version(3))],
+    );
+    push_all(&rig, &[]);
+    assert_eq!(rig.node.eval("{sample:f(), another:f()}"), "{2,3}");
+    rig.push(&["rollback"], 0);
+    assert_eq!(
+        rig.node.eval("{sample:f(), code:is_loaded(another)}"),
+        "{1,false}"
+    );
+}
+
+#[test]
+fn sticky_modules_need_a_restart() {
+    let rig = Rig::new();
+    let tree = rig.tree();
+    tree.app("sample", "1.0", &[("sample", &version(1))]);
+    push_all(&rig, &[]);
+    let ebin = rig.device().join("lib/sample-1.0/ebin");
+    rig.node
+        .eval(&format!("1 = sample:f(), ok = code:stick_dir({ebin:?})"));
+    tree.app("sample", "1.0", &[("sample", &version(2))]);
+    let result = rig.push(&[], 4);
+    assert_eq!(
+        (&result["outcome"], &result["modules"][0]["status"]),
+        (&"applied".into(), &"sticky".into())
+    );
+    assert_eq!(listing(&rig.device()), listing(tree.root()));
+    assert_eq!(rig.node.eval("sample:f()"), "1");
+}
+
+/// A process that stays in the code it was started with.
+fn looping(n: u32) -> String {
+    format!(
+        "-export([f/0, start/0, loop/0]).\nf() -> {n}.\nstart() -> register(looper, spawn(fun loop/0)).\nloop() -> receive stop -> ok end."
+    )
+}
+
+#[test]
+fn code_in_use_is_not_purged_softly() {
+    let rig = Rig::new();
+    let tree = rig.tree();
+    tree.app(
+        "sample",
+        "1.0",
+        &[("sample", &looping(1)), ("other", &version(1))],
+    );
+    push_all(&rig, &[]);
+    rig.node.eval("sample:start(), other:f()");
+    tree.app("sample", "1.0", &[("sample", &looping(2))]);
+    push_all(&rig, &[]);
+    assert_eq!(
+        rig.node.eval("{sample:f(), is_pid(whereis(looper))}"),
+        "{2,true}"
+    );
+
+    tree.app(
+        "sample",
+        "1.0",
+        &[("sample", &looping(3)), ("other", &version(3))],
+    );
+    rig.refused(
+        &[],
+        1,
+        "in_use",
+        &["sample", "looper", "nothing was changed"],
+    );
+    assert_eq!(
+        rig.node
+            .eval("{sample:f(), other:f(), is_pid(whereis(looper))}"),
+        "{2,1,true}"
+    );
+    assert_eq!(
+        rig.push(&["--dry-run"], 0)["modules"][1]["status"],
+        "in_use"
+    );
+
+    push_all(&rig, &["--reload", "hard"]);
+    assert_eq!(
+        rig.node.eval("{sample:f(), other:f(), whereis(looper)}"),
+        "{3,3,undefined}"
+    );
+}
+
+#[test]
+fn reload_none_changes_files_only() {
+    let rig = Rig::new();
+    let tree = rig.tree();
+    tree.app("sample", "1.0", &[("sample", &version(1))]);
+    push_all(&rig, &[]);
+    assert_eq!(rig.node.eval("sample:f()"), "1");
+    tree.app("sample", "1.0", &[("sample", &version(2))]);
+    push_all(&rig, &["--reload", "none"]);
+    assert_eq!(rig.node.eval("sample:f()"), "1");
+    let status = rig.push(&["status"], 0);
+    assert_eq!(status["modules"][0]["module"], "sample", "{status}");
+    // The next push that reloads brings the code up to date as well.
+    tree.file("more", b"more");
+    push_all(&rig, &[]);
+    assert_eq!(rig.node.eval("sample:f()"), "2");
+}
+
+#[test]
+fn on_load_runs_and_its_failure_takes_everything_back() {
+    let rig = Rig::new();
+    let tree = rig.tree();
+    let module = |n: u32, answer: &str| {
+        format!(
+            "-export([f/0]).\n-on_load(init/0).\ninit() -> persistent_term:put(loaded, {n}), {answer}.\nf() -> {n}."
+        )
+    };
+    tree.app(
+        "sample",
+        "1.0",
+        &[("sample", &module(1, "ok")), ("other", &version(1))],
+    );
+    push_all(&rig, &[]);
+    assert_eq!(
+        rig.node
+            .eval("{sample:f(), other:f(), persistent_term:get(loaded)}"),
+        "{1,1,1}"
+    );
+    tree.app("sample", "1.0", &[("sample", &module(2, "ok"))]);
+    push_all(&rig, &[]);
+    assert_eq!(
+        rig.node.eval("{sample:f(), persistent_term:get(loaded)}"),
+        "{2,2}"
+    );
+    tree.app(
+        "sample",
+        "1.0",
+        &[
+            ("sample", &module(3, "{error, no_hardware}")),
+            ("other", &version(3)),
+        ],
+    );
+    rig.refused(&[], 3, "on_load", &["on_load", "sample"]);
+    assert_eq!(rig.node.eval("{sample:f(), other:f()}"), "{2,1}");
+    tree.app("sample", "1.0", &[("sample", &module(4, "ok"))]);
+    push_all(&rig, &[]);
+    assert_eq!(rig.node.eval("{sample:f(), other:f()}"), "{4,3}");
+}
+
+#[test]
+fn applications_are_restarted() {
+    let rig = Rig::new();
+    let tree = rig.tree();
+    let make = |n: u32| {
+        let app = "-behaviour(application).\n-export([start/2, stop/1]).\n\
+                   start(_, _) -> sample_server:start_link().\nstop(_) -> ok.";
+        // The state is of the version that made it: only a restart changes it.
+        let server = format!(
+            "-behaviour(gen_server).\n-export([start_link/0, init/1, handle_call/3, handle_cast/2]).\n\
+             start_link() -> gen_server:start_link({{local, ?MODULE}}, ?MODULE, [], []).\n\
+             init([]) -> {{ok, {n}}}.\nhandle_call(_, _, S) -> {{reply, {{S, {n}}}, S}}.\nhandle_cast(_, S) -> {{noreply, S}}."
+        );
+        tree.app(
+            "sample",
+            "1.0",
+            &[("sample_app", app), ("sample_server", &server)],
+        );
+        tree.file(
+            "lib/sample-1.0/ebin/sample.app",
+            b"{application, sample, [{vsn, \"1.0\"}, {modules, [sample_app, sample_server]}, {registered, [sample_server]}, \
+              {applications, [kernel, stdlib]}, {mod, {sample_app, []}}]}.",
+        );
+    };
+    make(1);
+    push_all(&rig, &[]);
+    rig.node.eval("ok = application:start(sample)");
+    make(2);
+    push_all(&rig, &[]);
+    assert_eq!(rig.node.eval("gen_server:call(sample_server, x)"), "{1,2}");
+    make(3);
+    push_all(&rig, &["--reload", "apps"]);
+    assert_eq!(rig.node.eval("gen_server:call(sample_server, x)"), "{3,3}");
+}
+
+#[test]
+fn a_writable_path_stands_before_the_destination() {
+    let rig = Rig::new();
+    let tree = rig.tree();
+    tree.app(
+        "sample",
+        "1.0",
+        &[("sample", &version(1)), ("kept", &version(1))],
+    );
+    // As it would leave the factory: the release is there, relsync has not seen it.
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(tree.root().join("lib"))
+        .arg(rig.device())
+        .status();
+    assert!(copied.expect("cp runs").success());
+    let ebin = rig.device().join("lib/sample-1.0/ebin");
+    rig.node.eval(&format!(
+        "true = code:add_patha({ebin:?}), {{1, 1}} = {{sample:f(), kept:f()}}"
+    ));
+    let factory = listing(&rig.device());
+    let writable = rig.cli.dir().join("rw");
+    fs::create_dir(&writable).expect("a directory");
+    let arguments = ["-q", path(&writable)];
+
+    tree.app("sample", "1.0", &[("sample", &version(2))]);
+    tree.app("added", "1.0", &[("added", &version(7))]);
+    let result = rig.push(&arguments, 0);
+    assert_eq!(result["outcome"], "applied", "{result}");
+    assert_eq!(
+        listing(&rig.device()),
+        factory,
+        "the destination is not written to"
+    );
+    assert_eq!(
+        rig.node.eval("{sample:f(), kept:f(), added:f()}"),
+        "{2,1,7}"
+    );
+    let new_ebin = writable.join("lib/sample-1.0/ebin");
+    assert_eq!(
+        rig.node.eval("code:which(sample)"),
+        format!("{:?}", new_ebin.join("sample.beam"))
+    );
+    let again = rig.push(&arguments, 0);
+    assert_eq!(again["outcome"], "up-to-date", "{again}");
+    tree.app("sample", "1.0", &[("sample", &version(3))]);
+    rig.push(&arguments, 0);
+    assert_eq!(rig.node.eval("{sample:f(), kept:f()}"), "{3,1}");
+    rig.push(&[&["rollback"][..], &arguments].concat(), 0);
+    assert_eq!(rig.node.eval("{sample:f(), kept:f()}"), "{2,1}");
+    assert_eq!(listing(&rig.device()), factory);
+}

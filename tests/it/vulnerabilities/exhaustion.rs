@@ -1,0 +1,114 @@
+//! What takes too much memory or time: bombs, peers that stall, content that makes work.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use relsync_engine::delta;
+use relsync_tests::node::{Node, NodeOptions};
+use relsync_tests::rig::{Rig, noise};
+use relsync_tests::rogue::Script;
+
+use super::{SOON, Trap, field, greeting, message, number, pack, refusal};
+
+/// What is small on the wire and large in memory (CVE-2026-43618 and the limits of 3.5.0): zlib at the host, zstd and gzip at the
+/// target.
+#[test]
+fn bombs_are_refused_on_both_sides() {
+    // A megabyte of zlib that says of itself to be a small manifest, and is hundreds of them.
+    let block = [0_u8; 65_535];
+    let mut bomb = vec![0x78, 0x01];
+    for _ in 0..16 {
+        bomb.extend([0, 0xff, 0xff, 0, 0]);
+        bomb.extend(block);
+    }
+    let lying = message(0x82, &[number(1, 1), field(2, &bomb), number(3, 6)]);
+    let run = Trap::saying(&[&greeting(&[]), &lying]).run(&["push", "--retries", "0"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+
+    let node = Node::start(NodeOptions::default());
+    let dir = tempfile::tempdir().expect("a directory");
+    let zeros = vec![0; 60 << 20];
+    let (pack, id) = pack(&zeros, vec![], &[]);
+    assert!(pack.len() < 100_000, "{}", pack.len());
+    assert_eq!(refusal(&node, dir.path(), &pack, id), "pack");
+
+    // A module that inflates to more than any may have: gzip'ed by Erlang, which is slow enough at it.
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    let place = rig.tree().root().join("lib/sample-1.0/ebin/bomb.beam");
+    rig.node.eval(&format!(
+        "ok = file:write_file({:?}, zlib:gzip(binary:copy(<<0>>, 70000000)))",
+        place.display().to_string()
+    ));
+    rig.refused(&[], 1, "bad_beam", &["bomb.beam"]);
+}
+
+/// A peer that accepts and keeps one waiting (CVE-2026-70464, CVE-2026-70462): each step of connecting has a limit of the host's own,
+/// whatever dribbles in; once the agent is said to run, ticks are signs of life, and Ctrl-C ends the waiting.
+#[test]
+fn a_peer_that_stalls_is_given_up() {
+    let drip = Script::Drip(Duration::from_millis(500));
+    for script in [Script::Mute, drip, Script::TickOnly] {
+        let run = Trap::new(script.clone()).run(&["status", "--json"]);
+        assert_eq!(run.code, Some(5), "{script:?}: {run:?}");
+    }
+    let trap = Trap::saying(&[]);
+    let mut running = trap
+        .command(&["status", "--json"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("relsync runs");
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(
+        running.try_wait().expect("a status").is_none(),
+        "it should wait for a target that ticks"
+    );
+    let interrupt = Command::new("kill")
+        .args(["-INT", &running.id().to_string()])
+        .status();
+    assert!(interrupt.expect("kill runs").success());
+    let start = Instant::now();
+    assert_eq!(running.wait().expect("an end").code(), Some(130));
+    assert!(start.elapsed() < SOON);
+}
+
+/// Content that makes the search for matches quadratic (CVE-2026-70453): content of one byte, or of a short period, costs no more
+/// than a few times what random content costs.
+#[test]
+fn degenerate_content_is_encoded_in_bounded_time() {
+    let size = 256 << 10;
+    let cost = |base: &[u8], new: &[u8]| {
+        let start = cpu_time();
+        let piece = delta::Piece {
+            new,
+            base: Some(base),
+        };
+        let encoded = delta::encode(&[piece], 3);
+        assert!(encoded.bytes.len() < new.len() + 1024);
+        cpu_time()
+            .saturating_sub(start)
+            .max(Duration::from_millis(20))
+    };
+    let random = cost(&noise(1, size), &noise(2, size));
+    for period in [1, 2, 7, 100] {
+        let pattern = noise(3, period);
+        let content: Vec<u8> = pattern.iter().copied().cycle().take(size).collect();
+        let mut changed = content.clone();
+        (0..size).step_by(1000).for_each(|at| changed[at] ^= 1);
+        let spent = cost(&content, &changed);
+        assert!(
+            spent < random * 40 + Duration::from_secs(2),
+            "period {period}: {spent:?}, random {random:?}"
+        );
+    }
+}
+
+/// Processor time of this thread; where the system does not say, the test shows only that it ends.
+fn cpu_time() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let spent = text.split(' ').next().and_then(|word| word.parse().ok());
+    Duration::from_nanos(spent.unwrap_or_default())
+}
