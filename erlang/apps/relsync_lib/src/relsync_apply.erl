@@ -1,32 +1,14 @@
 %% @doc The transaction that takes a destination from one generation to another.
 %%
-%% Owns the order of records and switch, and what is done after a crash. The
-%% live tree is moved by `relsync_switch', old files are kept by
-%% `relsync_preserve', records are written by `relsync_state'.
+%% Owns the order of records and switch. The live tree is moved by
+%% `relsync_switch', old files are kept by `relsync_preserve', records are
+%% written by `relsync_state'. What is found on disk after a crash, and which of
+%% the steps here end it, is `relsync_recover'; where a way back leads is
+%% `relsync_generations'.
 %%
 %% The steps are apart because between them the caller runs hooks and reloads
 %% code. Forward: `prepare/3', `switch/1', then `commit/1' or `abort/1'. Back to
 %% an earlier generation: `rollback/3', `switch/1', `commit/1'.
-%%
-%% ```
-%% on disk                                 | reached by       | what recover/1 does
-%% ----------------------------------------|------------------|---------------------------
-%% no journal                              | before prepare   | nothing
-%% no journal, files under generations/N   | prepare, partly  | nothing; prepare starts anew
-%%   of the current generation N           |                  |
-%% forward journal, current is old         | prepare, switch, | undo: restore the old nodes,
-%%                                         | abort, commit    | drop journal, then kept files
-%%                                         | partly           |
-%% forward journal, current is new         | commit, partly   | complete: drop the journal
-%% backward journal, current is either     | rollback, switch,| complete: restore the old
-%%                                         | commit partly    | nodes, write current, drop
-%%                                         |                  | journal, then kept files
-%% damaged journal, undo record of the     | a bad medium     | undo, from the undo record
-%%   current generation N from N+x         |                  |
-%% damaged journal, no such record         | a bad medium     | drop it and say so
-%% no journal, such a record, and live      | a journal that   | undo, from the undo record
-%%   paths are as only the new nodes are   |   was deleted    |
-%% '''
 %%
 %% Invariants: the journal is on the medium before the first live path changes,
 %% and everything a journal refers to is there before the journal. The one
@@ -40,12 +22,12 @@
     switch/1,
     commit/1,
     abort/1,
-    recover/1,
-    pending/1,
+    complete/2,
+    undo/2,
+    has_counted/2,
     rollback/3,
     changes_back/2,
     confirm/1,
-    history/1,
     generation/1,
     format_error/1
 ]).
@@ -87,8 +69,8 @@
     {ok, transaction()} | {error, error()}.
 prepare(#{state := Dir} = Roots, Staged, Options) ->
     #{wanted := Wanted, manifest := Manifest, snapshot := Snapshot, installed := Installed} = Staged,
-    Old = current(Dir),
-    Generation = number(Old),
+    Old = relsync_generations:current(Dir),
+    Generation = relsync_generations:number(Old),
     try
         New = successor(Old, Manifest, Snapshot, Options),
         relsync_state:read_journal(Dir) =:= none orelse throw(unfinished),
@@ -116,15 +98,6 @@ prepare(#{state := Dir} = Roots, Staged, Options) ->
             _ = forget(Dir, Generation),
             {error, Reason}
     end.
-
-current(Dir) ->
-    case relsync_state:read_current(Dir) of
-        {ok, Current} -> Current;
-        _ -> none
-    end.
-
-number(none) -> 0;
-number(#{generation := Generation}) -> Generation.
 
 successor(Old, Manifest, Snapshot, #{state := State, now := Now}) ->
     Number =
@@ -162,16 +135,16 @@ forget(Dir, Generation) ->
 %% @doc The number of the generation that a transaction leads to; 0 is the state
 %% before the first push.
 -spec generation(transaction()) -> non_neg_integer().
-generation(#{journal := #{new := New}}) -> number(New).
+generation(#{journal := #{new := New}}) -> relsync_generations:number(New).
 
 %% @doc Moves the live tree. After an error the caller aborts a forward
-%% transaction; one that goes back is completed by `recover/1'.
+%% transaction; one that goes back is completed by `relsync_recover'.
 -spec switch(transaction()) -> {ok, report()} | {error, error()}.
 switch(#{roots := Roots, journal := #{direction := Direction, changes := Changes} = Journal}) ->
     Purpose =
         case Direction of
             forward -> forward;
-            backward -> {restore, number(maps:get(new, Journal))}
+            backward -> {restore, relsync_generations:number(maps:get(new, Journal))}
         end,
     case relsync_switch:run(Roots, Changes, Purpose) of
         {ok, Report} -> {ok, Report};
@@ -218,7 +191,7 @@ tidy(Dir, Journal) ->
     ]).
 
 drop_beyond(Dir, #{new := New} = Journal) ->
-    Kept = kept(Dir, [number(To) || #{to := To} <- chain(Dir, New)], Journal),
+    Kept = kept(Dir, relsync_generations:numbers(relsync_generations:chain(Dir, New)), Journal),
     in_order(
         [
             fun() -> wrap(relsync_state:drop_generation(Dir, N)) end
@@ -267,16 +240,22 @@ is_ours(Dir, Journal) ->
         _ -> {error, interfered}
     end.
 
+%% @doc Takes the live tree back to where changes came from, and what is recorded with it.
+-spec undo(relsync_roots:roots(), #{
+    changes := [relsync_change:change()],
+    old := relsync_state:current() | none,
+    _ => _
+}) -> {ok, report()} | {error, error()}.
 undo(#{state := Dir} = Roots, #{changes := Changes, old := Old}) ->
     Reversed = relsync_change:reverse(Changes),
     try
         state(relsync_state:free_reserve(Dir)),
         %% Before the tree, so that a crash in the middle is not taken for a finished commit.
         state(restore_current(Dir, Old)),
-        Report = moved(relsync_switch:run(Roots, Reversed, {restore, number(Old)})),
+        Report = moved(relsync_switch:run(Roots, Reversed, {restore, relsync_generations:number(Old)})),
         synced(relsync_switch:sync(Roots, Reversed)),
         state(relsync_state:delete_journal(Dir)),
-        _ = relsync_state:drop_generation(Dir, number(Old)),
+        _ = relsync_state:drop_generation(Dir, relsync_generations:number(Old)),
         _ = relsync_state:clear_staging(Dir),
         {ok, Report}
     catch
@@ -299,9 +278,9 @@ restore_current(Dir, Old) ->
 -spec rollback(relsync_roots:roots(), non_neg_integer(), #{now := integer()}) ->
     {ok, transaction()} | {error, error()}.
 rollback(#{state := Dir} = Roots, To, #{now := Now}) ->
-    Current = current(Dir),
-    Chain = chain(Dir, Current),
-    case {relsync_state:read_journal(Dir), until(To, Chain)} of
+    Current = relsync_generations:current(Dir),
+    Chain = relsync_generations:chain(Dir, Current),
+    case {relsync_state:read_journal(Dir), relsync_generations:way_back(To, Chain)} of
         {none, none} ->
             {error, not_kept(To, Current, Chain)};
         {none, Undos} ->
@@ -314,49 +293,19 @@ rollback(#{state := Dir} = Roots, To, #{now := Now}) ->
 -spec changes_back(relsync_roots:roots(), non_neg_integer()) ->
     {ok, [relsync_change:change()]} | {error, error()}.
 changes_back(#{state := Dir}, To) ->
-    Current = current(Dir),
-    Chain = chain(Dir, Current),
-    case until(To, Chain) of
+    Current = relsync_generations:current(Dir),
+    Chain = relsync_generations:chain(Dir, Current),
+    case relsync_generations:way_back(To, Chain) of
         none -> {error, not_kept(To, Current, Chain)};
-        Undos -> {ok, composed(Undos)}
+        Undos -> {ok, relsync_generations:changes(Undos)}
     end.
 
 not_kept(_, none, _) -> nothing_installed;
 not_kept(To, #{generation := To}, _) -> {installed_already, To};
-not_kept(To, _, Chain) -> {no_generation, To, [number(Target) || #{to := Target} <- Chain]}.
-
-composed([#{changes := First} | Rest]) ->
-    lists:foldl(fun(#{changes := Later}, Sum) -> relsync_change:compose(Sum, Later) end, First, Rest).
-
-%% The undo records that lead back from a generation, the newest first.
-chain(_Dir, none) ->
-    [];
-chain(Dir, #{generation := Generation}) ->
-    Undos = [Undo || N <- relsync_state:generations(Dir), {ok, Undo} <- [relsync_state:read_undo(Dir, N)]],
-    links(Generation, lists:reverse(Undos)).
-
-links(_Generation, []) ->
-    [];
-links(Generation, [#{from := #{generation := Generation}, to := To} = Undo | Rest]) ->
-    [Undo | links(number(To), Rest)];
-links(Generation, [_ | Rest]) ->
-    links(Generation, Rest).
-
-until(_To, []) ->
-    none;
-until(To, [#{to := Target} = Undo | Rest]) ->
-    case number(Target) of
-        To ->
-            [Undo];
-        _ ->
-            case until(To, Rest) of
-                none -> none;
-                Undos -> [Undo | Undos]
-            end
-    end.
+not_kept(To, _, Chain) -> {no_generation, To, relsync_generations:numbers(Chain)}.
 
 prepare_rollback(#{state := Dir} = Roots, Current, Undos, Now) ->
-    Changes = composed(Undos),
+    Changes = relsync_generations:changes(Undos),
     #{to := Target} = lists:last(Undos),
     New =
         case Target of
@@ -417,6 +366,31 @@ known_content(Dir, #{manifest := Sha256}) ->
             #{}
     end.
 
+%% @doc Goes on with what counted, or must be completed, before it was cut off.
+-spec complete(relsync_roots:roots(), relsync_state:journal()) -> {ok, report()} | {error, error()}.
+complete(#{state := Dir}, #{direction := forward} = Journal) ->
+    case tidy(Dir, Journal) of
+        [] -> {ok, []};
+        [Reason | _] -> {error, Reason}
+    end;
+complete(Roots, #{direction := backward} = Journal) ->
+    Transaction = #{roots => Roots, journal => Journal, manifest => none, installed => #{}},
+    case switch(Transaction) of
+        {ok, Report} ->
+            case commit(Transaction) of
+                {ok, []} -> {ok, Report};
+                {ok, [Reason | _]} -> {error, Reason};
+                {error, Reason} -> {error, Reason}
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% @doc Says whether a forward transaction has got as far as to count.
+-spec has_counted(relsync_state:dir(), relsync_state:journal()) -> boolean().
+has_counted(Dir, #{new := New}) ->
+    relsync_generations:number(relsync_generations:current(Dir)) =:= relsync_generations:number(New).
+
 complete_backward(#{state := Dir}, #{new := New} = Journal) ->
     Steps = [
         fun() -> wrap(restore_times(Dir, Journal)) end,
@@ -427,7 +401,7 @@ complete_backward(#{state := Dir}, #{new := New} = Journal) ->
             {ok,
                 failures([
                     fun() -> wrap(relsync_state:delete_journal(Dir)) end,
-                    fun() -> drop_from(Dir, number(New)) end,
+                    fun() -> drop_from(Dir, relsync_generations:number(New)) end,
                     fun() -> wrap(relsync_state:clear_staging(Dir)) end
                 ])};
         {error, Reason} ->
@@ -469,129 +443,7 @@ drop_from(Dir, Generation) ->
      || N <- relsync_state:generations(Dir), N >= Generation
     ]).
 
-%% After a crash
-
-%% @doc Brings a destination in which a transaction was interrupted to the old
-%% or the new generation; does nothing where none was. Called at every first
-%% contact, before anything else.
--spec recover(relsync_roots:roots()) ->
-    {ok, nothing} | {ok, undone | completed | {lost, relsync_state:damage()}, report()} | {error, error()}.
-recover(#{state := Dir} = Roots) ->
-    case relsync_state:read_journal(Dir) of
-        none -> recover_unrecorded(Roots);
-        {ok, #{direction := forward} = Journal} -> recover_forward(Roots, Journal);
-        {ok, #{direction := backward} = Journal} -> recover_backward(Roots, Journal);
-        {damaged, _, _} = Damage -> recover_damaged(Roots, Damage)
-    end.
-
-%% @doc Lists what `recover/1' is going to do to the live tree.
--spec pending(relsync_roots:roots()) -> [relsync_change:change()].
-pending(#{state := Dir} = Roots) ->
-    case relsync_state:read_journal(Dir) of
-        none ->
-            {_, Changes} = unrecorded(Roots),
-            Changes;
-        {ok, #{direction := backward, changes := Changes}} ->
-            Changes;
-        {ok, #{direction := forward, changes := Changes} = Journal} ->
-            case has_counted(Dir, Journal) of
-                true -> [];
-                false -> relsync_change:reverse(Changes)
-            end;
-        {damaged, _, _} ->
-            Old = current(Dir),
-            case relsync_state:read_undo(Dir, number(Old)) of
-                {ok, #{to := Old, changes := Changes}} -> Changes;
-                _ -> []
-            end
-    end.
-
-has_counted(Dir, #{new := New}) ->
-    number(current(Dir)) =:= number(New).
-
-recover_forward(#{state := Dir} = Roots, Journal) ->
-    case has_counted(Dir, Journal) of
-        true ->
-            case tidy(Dir, Journal) of
-                [] -> {ok, completed, []};
-                [Reason | _] -> {error, Reason}
-            end;
-        false ->
-            undone(undo(Roots, Journal))
-    end.
-
-undone({ok, Report}) -> {ok, undone, Report};
-undone({error, Reason}) -> {error, Reason}.
-
-recover_backward(Roots, Journal) ->
-    Transaction = #{roots => Roots, journal => Journal, manifest => none, installed => #{}},
-    case switch(Transaction) of
-        {ok, Report} ->
-            case commit(Transaction) of
-                {ok, []} -> {ok, completed, Report};
-                {ok, [Reason | _]} -> {error, Reason};
-                {error, Reason} -> {error, Reason}
-            end;
-        {error, Reason} ->
-            {error, Reason}
-    end.
-
-%% A push that was cut off before its journal leaves an undo record too, but then no path has been touched yet. What cannot
-%% be undone without a journal is drift.
-recover_unrecorded(Roots) ->
-    case unrecorded(Roots) of
-        {_, []} ->
-            {ok, nothing};
-        {Old, Changes} ->
-            case undo(Roots, #{changes => relsync_change:reverse(Changes), old => Old}) of
-                {ok, Report} -> {ok, undone, Report};
-                {error, _} -> {ok, nothing}
-            end
-    end.
-
-%% The changes back to the current generation, of a switch that has begun and of which no journal tells.
-unrecorded(#{state := Dir, write := Root}) ->
-    case relsync_state:read_current(Dir) of
-        {ok, Old} ->
-            case relsync_state:read_undo(Dir, number(Old)) of
-                {ok, #{to := Old, changes := Changes}} ->
-                    {Old, [Change || lists:any(fun(C) -> is_reached(C, Root) end, Changes), Change <- Changes]};
-                _ ->
-                    {Old, []}
-            end;
-        _ ->
-            {none, []}
-    end.
-
-is_reached({Path, New, Old}, Root) ->
-    Live =
-        case relsync_roots:holder([Root], Path) of
-            {ok, Root, Info} -> Info;
-            {error, enoent} -> absent;
-            {error, _} -> unknown
-        end,
-    looks_like(New, Live) andalso not looks_like(Old, Live).
-
-looks_like({file, _, Mode, Mtime}, {file, Mode, _, Mtime}) -> true;
-looks_like({mode, Mode}, {file, Mode, _, _}) -> true;
-looks_like({mode, Mode}, {dir, Mode}) -> true;
-looks_like({Kind, _}, {Kind, _}) -> true;
-looks_like(Node, Live) -> Node =:= absent andalso Live =:= absent.
-
-%% The undo record holds the same changes as the journal of a push did.
-recover_damaged(#{state := Dir} = Roots, Damage) ->
-    Old = current(Dir),
-    case relsync_state:read_undo(Dir, number(Old)) of
-        {ok, #{to := Old, changes := Changes}} ->
-            undone(undo(Roots, #{changes => relsync_change:reverse(Changes), old => Old}));
-        _ ->
-            case wrap(relsync_state:delete_journal(Dir)) of
-                ok -> {ok, {lost, Damage}, []};
-                {error, Reason} -> {error, Reason}
-            end
-    end.
-
-%% Generations
+%% Probation
 
 %% @doc Takes the current generation out of probation.
 -spec confirm(relsync_roots:roots()) -> ok | {error, error()}.
@@ -601,12 +453,6 @@ confirm(#{state := Dir}) ->
         {ok, Current} -> wrap(relsync_state:write_current(Dir, Current#{state := confirmed}));
         _ -> {error, {no_generation, 0, []}}
     end.
-
-%% @doc Lists the generations that `rollback/3' can go back to, the newest first;
-%% `none' is the state before the first push.
--spec history(relsync_roots:roots()) -> [relsync_state:current() | none].
-history(#{state := Dir}) ->
-    [To || #{to := To} <- chain(Dir, current(Dir))].
 
 %% Results
 

@@ -13,8 +13,8 @@
 %% @doc Ends a transaction that an earlier session left, files and code; says what came of it.
 -spec recover(relsync_roots:roots()) -> relsync_wire:fields().
 recover(Roots) ->
-    Changes = relsync_apply:pending(Roots),
-    case relsync_apply:recover(Roots) of
+    Changes = relsync_recover:pending(Roots),
+    case relsync_recover:recover(Roots) of
         {ok, nothing} -> #{};
         {ok, undone, Report} -> recovered("an interrupted switch was undone", Report, Changes, Roots);
         {ok, completed, Report} -> recovered("an interrupted switch was completed", Report, Changes, Roots);

@@ -122,7 +122,7 @@ probation(Result, {probation, Timeout, _}, Roots) ->
 -spec rollback(relsync_wire:fields(), relsync_roots:roots(), relsync_update_hooks:hooks(), send()) ->
     relsync_wire:fields().
 rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
-    To = rollback_target(Fields, relsync_apply:history(Roots)),
+    To = rollback_target(Fields, relsync_generations:history(Roots)),
     Changes =
         case relsync_apply:changes_back(Roots, To) of
             {ok, Found} -> Found;

@@ -35,7 +35,7 @@ there_and_back(Seed) ->
     {ok, _} = relsync_push:run(Pack, Base, commit),
     same_tree(with_extra(Old, New, Extra), Root, commit),
     1 = relsync_push:current(Roots),
-    {ok, nothing} = relsync_apply:recover(Roots),
+    {ok, nothing} = relsync_recover:recover(Roots),
     %% Nothing has drifted, and the next push starts from there.
     Second = relsync_push:installed(Roots),
     equal([], maps:get(drift, Second)),
@@ -190,8 +190,8 @@ run_to_exit(Run) ->
 
 settle_interrupted(#{roots := Roots} = Case, Number) ->
     relsync_fault:arm(#{at => 1 + Number rem 13, action => exit_after}),
-    _ = run_to_exit(fun() -> relsync_apply:recover(Roots) end),
-    recovered(relsync_apply:recover(Roots)),
+    _ = run_to_exit(fun() -> relsync_recover:recover(Roots) end),
+    recovered(relsync_recover:recover(Roots)),
     one_generation(Case, Number).
 
 failing(#{run := Run, roots := Roots} = Case, Number) ->
@@ -203,7 +203,7 @@ failing(#{run := Run, roots := Roots} = Case, Number) ->
         {error, {half_done, _, _}} -> ok;
         {error, _} -> ok
     end,
-    recovered(relsync_apply:recover(Roots)),
+    recovered(relsync_recover:recover(Roots)),
     Generation = one_generation(Case, Number),
     case Result of
         {ok, _} -> true = lists:member(Generation, [1, 2]);
@@ -220,7 +220,7 @@ one_generation(#{root := Root, roots := Roots, generations := Generations}, Numb
     Generation = relsync_push:current(Roots),
     same_tree(maps:get(Generation, Generations), Root, {operation, Number}),
     equal([], maps:get(drift, relsync_push:installed(Roots))),
-    {ok, nothing} = relsync_apply:recover(Roots),
+    {ok, nothing} = relsync_recover:recover(Roots),
     Generation.
 
 %% The checks above can fail: without recovery a cut leaves a mix of two generations.
@@ -245,11 +245,11 @@ damaged_journal_test() ->
     Journal = relsync_state:file_name(Dir, <<"journal">>),
     {ok, Bytes} = relsync_fs:read_file(Journal, 1000000),
     ok = prim_file:write_file(Journal, binary:part(Bytes, 0, byte_size(Bytes) div 2)),
-    {ok, undone, _} = relsync_apply:recover(Roots),
+    {ok, undone, _} = relsync_recover:recover(Roots),
     same_tree(Old, Root, damaged_journal),
     ok = prim_file:write_file(Journal, <<"rubbish">>),
-    {ok, {lost, {damaged, <<"journal">>, not_a_record}}, []} = relsync_apply:recover(Roots),
-    {ok, nothing} = relsync_apply:recover(Roots),
+    {ok, {lost, {damaged, <<"journal">>, not_a_record}}, []} = relsync_recover:recover(Roots),
+    {ok, nothing} = relsync_recover:recover(Roots),
     same_tree(Old, Root, lost_journal),
     relsync_trees:remove(Root).
 
@@ -258,10 +258,10 @@ deleted_journal_test() ->
     #{root := Root, roots := #{state := Dir} = Roots, generations := #{1 := Old}} = Case = push(7),
     true = cut_at_journal(Case),
     ok = prim_file:delete(relsync_state:file_name(Dir, <<"journal">>)),
-    true = relsync_apply:pending(Roots) =/= [],
-    {ok, undone, _} = relsync_apply:recover(Roots),
+    true = relsync_recover:pending(Roots) =/= [],
+    {ok, undone, _} = relsync_recover:recover(Roots),
     same_tree(Old, Root, deleted_journal),
-    {ok, nothing} = relsync_apply:recover(Roots),
+    {ok, nothing} = relsync_recover:recover(Roots),
     relsync_trees:remove(Root).
 
 %% Cuts a push off in the middle of its switch.
@@ -298,13 +298,13 @@ keep_test_() ->
         Push(5),
         %% What lay in the way of a generation goes with it.
         {ok, [<<"3.1">>]} = relsync_fs:list(Displaced),
-        [4, 3] = [N || #{generation := N} <- relsync_apply:history(Roots)],
+        [4, 3] = [N || #{generation := N} <- relsync_generations:history(Roots)],
         {error, {no_generation, 1, [4, 3]} = Reason} = relsync_apply:rollback(Roots, 1, #{now => 0}),
         true = is_binary(unicode:characters_to_binary(relsync_apply:format_error(Reason))),
         {error, {installed_already, 5}} = relsync_apply:rollback(Roots, 5, #{now => 0}),
         ok = rollback(Roots, 3),
         same_tree(Tree(3), Root, generation_3),
-        [] = relsync_apply:history(Roots),
+        [] = relsync_generations:history(Roots),
         {error, {no_generation, 1, []} = None} = relsync_apply:rollback(Roots, 1, #{now => 0}),
         {error, {installed_already, 3} = Here} = relsync_apply:changes_back(Roots, 3),
         Empty = relsync_roots:new(<<Root/binary, "/none">>),
@@ -314,11 +314,11 @@ keep_test_() ->
         push_next(Roots, Tree(3), Tree(6), #{state => {probation, 60000, soft}, keep => 0}),
         6 = relsync_push:current(Roots),
         %% On probation there is always a way back.
-        [#{generation := 3}] = relsync_apply:history(Roots),
+        [#{generation := 3}] = relsync_generations:history(Roots),
         ok = relsync_apply:confirm(Roots),
         {ok, #{state := confirmed}} = relsync_state:read_current(maps:get(state, Roots)),
         push_next(Roots, Tree(6), Tree(7), #{state => confirmed, keep => 0}),
-        [] = relsync_apply:history(Roots),
+        [] = relsync_generations:history(Roots),
         [] = relsync_state:generations(maps:get(state, Roots)),
         ok = relsync_state:clean(maps:get(state, Roots), #{}),
         [] = maps:get(drift, relsync_push:installed(Roots)),
@@ -335,7 +335,7 @@ keep_bytes_test_() ->
         {ok, _} = relsync_push:run(relsync_trees:pack(maps:get(base, First), #{}, Tree(1)), First, commit),
         Push = fun(N, Quota) ->
             push_next(Roots, Tree(N - 1), Tree(N), #{state => confirmed, keep => 9, keep_bytes => Quota}),
-            [Kept || #{generation := Kept} <- relsync_apply:history(Roots)]
+            [Kept || #{generation := Kept} <- relsync_generations:history(Roots)]
         end,
         [1] = Push(2, 200000),
         [2, 1] = Push(3, 200000),
@@ -384,7 +384,7 @@ last_number_test() ->
     {error, no_number = Reason} =
         relsync_push:run(pack(Options, Tree(2), Tree(3)), Options, commit, #{state => confirmed, keep => 1}),
     true = is_binary(unicode:characters_to_binary(relsync_apply:format_error(Reason))),
-    [_] = relsync_apply:history(Roots),
+    [_] = relsync_generations:history(Roots),
     same_tree(Tree(2), Root, last_number),
     relsync_trees:remove(Root).
 
@@ -401,12 +401,12 @@ interfered_test() ->
     Apply = #{state => confirmed, keep => 2, now => 0},
     {ok, Transaction} = relsync_apply:prepare(Roots, Staged, Apply),
     {ok, _} = relsync_apply:switch(Transaction),
-    {ok, undone, _} = relsync_apply:recover(Roots),
+    {ok, undone, _} = relsync_recover:recover(Roots),
     {error, interfered} = relsync_apply:commit(Transaction),
     {error, interfered} = relsync_apply:abort(Transaction),
     1 = relsync_push:current(Roots),
     same_tree(Old, Root, interfered),
-    {ok, nothing} = relsync_apply:recover(Roots),
+    {ok, nothing} = relsync_recover:recover(Roots),
     relsync_trees:remove(Root).
 
 unfinished_test() ->
@@ -414,7 +414,7 @@ unfinished_test() ->
     true = cut_at_journal(Case),
     {error, unfinished} = Run(),
     {error, unfinished} = relsync_apply:rollback(Roots, 1, #{now => 0}),
-    {ok, undone, _} = relsync_apply:recover(Roots),
+    {ok, undone, _} = relsync_recover:recover(Roots),
     {ok, _} = Run(),
     relsync_trees:remove(Root).
 

@@ -21,7 +21,7 @@ journal_is_needed_test_() ->
         %% The undo record stands in for a journal that is gone.
         old = Unjournalled(),
         NoRecord = "unrecorded(_Roots) -> {none, []}.",
-        {neither, _} = relsync_mutant:with_function(relsync_apply, NoRecord, Unjournalled)
+        {neither, _} = relsync_mutant:with_function(relsync_recover, NoRecord, Unjournalled)
     end}.
 
 cut_and_recovered(How) ->

@@ -117,9 +117,9 @@ back(#{write := Root} = Roots, Outside, Path) ->
 
 %% While the link is there, the journal stays; once it is gone, the way back is completed.
 recovered(#{write := Root} = Roots, Undo) ->
-    {error, _} = relsync_apply:recover(Roots),
+    {error, _} = relsync_recover:recover(Roots),
     Undo(),
-    {ok, completed, _} = relsync_apply:recover(Roots),
+    {ok, completed, _} = relsync_recover:recover(Roots),
     true = relsync_trees:read(Root) =:= tree(<<"one">>).
 
 %% What is written under a name that is known beforehand.

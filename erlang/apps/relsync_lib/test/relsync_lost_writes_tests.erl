@@ -140,7 +140,7 @@ outcome(Tree, Counts, #{top := Top} = Case) ->
     ok = relsync_disk:write(Left, Tree),
     #{state := Dir, read := Read} = Roots = relsync_roots:new(Left),
     Result =
-        case relsync_apply:recover(Roots) of
+        case relsync_recover:recover(Roots) of
             {ok, _} -> which(Roots, Case);
             {ok, {lost, Damage}, _} -> {lost, Damage};
             {ok, _, _} -> which(Roots, Case);

@@ -115,7 +115,7 @@ swapped({Number, Dir}, #{root := Root, roots := #{read := Read} = Roots} = Case,
             %% Which may be a directory that was new, and has been away from the way back.
             ok = prim_file:rename(Away, Dir),
             relsync_place:start(Read),
-            {ok, _, _} = recovered(relsync_apply:recover(Roots)),
+            {ok, _, _} = recovered(relsync_recover:recover(Roots)),
             true = lists:member(relsync_trees:read(Root), [old(), new(), maps:put(<<"lib/n">>, {dir, 8#755}, old())]),
             unharmed;
         {true, not_held} ->
@@ -157,7 +157,7 @@ attack(Action, Path, Manner) ->
             relsync_place:start([Root]),
             Attacker = spawn_link(fun() -> keep_swapping(Manner, Took, Swap) end),
             _ = (catch act(Case, Options)),
-            _ = (catch relsync_apply:recover(Roots)),
+            _ = (catch relsync_recover:recover(Roots)),
             stop(Attacker),
             ok = relsync_fs:delete_tree(<<Top/binary, "/link">>),
             true = Before =:= {state(Outside), state(<<Outside/binary, "/.relsync">>)}

@@ -55,7 +55,7 @@ swapped_parent_test() ->
         2 = map_size(Left),
         ok = relsync_fs:delete_file(under(Root, <<"lib">>)),
         ok = relsync_fs:rename(Outside, under(Root, <<"lib">>)),
-        {ok, undone, []} = relsync_apply:recover(Roots),
+        {ok, undone, []} = relsync_recover:recover(Roots),
         same(old(), Root)
     end).
 
@@ -133,7 +133,7 @@ not_empty_test() ->
             relsync_apply:prepare(Roots, Staged, options()),
         true = is_binary(unicode:characters_to_binary(relsync_apply:format_error(Reason))),
         same(Before, Root),
-        {ok, nothing} = relsync_apply:recover(Roots),
+        {ok, nothing} = relsync_recover:recover(Roots),
         ok = relsync_fs:delete_file(under(Root, <<"lib/data">>)),
         {ok, Transaction} = relsync_apply:prepare(Roots, Staged, options()),
         {ok, []} = relsync_apply:switch(Transaction),

@@ -1,0 +1,66 @@
+%% @doc The generations of a destination: the one that is installed, and the way back to those that are kept.
+%%
+%% Owns the chain of undo records, which leads from the current generation to earlier ones. Changes nothing:
+%% generations are made, gone back to and dropped by `relsync_apply'.
+-module(relsync_generations).
+
+-export([current/1, number/1, chain/2, numbers/1, way_back/2, changes/1, history/1]).
+
+%% @doc The current generation; what cannot be read stands for nothing.
+-spec current(relsync_state:dir()) -> relsync_state:current() | none.
+current(Dir) ->
+    case relsync_state:read_current(Dir) of
+        {ok, Current} -> Current;
+        _ -> none
+    end.
+
+%% @doc The number of a generation; 0 is the state before the first push.
+-spec number(relsync_state:current() | none) -> non_neg_integer().
+number(none) -> 0;
+number(#{generation := Generation}) -> Generation.
+
+%% @doc The undo records that lead back from a generation, the newest first.
+-spec chain(relsync_state:dir(), relsync_state:current() | none) -> [relsync_state:undo()].
+chain(_Dir, none) ->
+    [];
+chain(Dir, #{generation := Generation}) ->
+    Undos = [Undo || N <- relsync_state:generations(Dir), {ok, Undo} <- [relsync_state:read_undo(Dir, N)]],
+    links(Generation, lists:reverse(Undos)).
+
+links(_Generation, []) ->
+    [];
+links(Generation, [#{from := #{generation := Generation}, to := To} = Undo | Rest]) ->
+    [Undo | links(number(To), Rest)];
+links(Generation, [_ | Rest]) ->
+    links(Generation, Rest).
+
+%% @doc The numbers of the generations that a chain leads to, the newest first.
+-spec numbers([relsync_state:undo()]) -> [non_neg_integer()].
+numbers(Chain) ->
+    [number(To) || #{to := To} <- Chain].
+
+%% @doc The beginning of a chain that ends at a generation, if it leads there.
+-spec way_back(non_neg_integer(), [relsync_state:undo()]) -> none | [relsync_state:undo()].
+way_back(_To, []) ->
+    none;
+way_back(To, [#{to := Target} = Undo | Rest]) ->
+    case number(Target) of
+        To ->
+            [Undo];
+        _ ->
+            case way_back(To, Rest) of
+                none -> none;
+                Undos -> [Undo | Undos]
+            end
+    end.
+
+%% @doc What a way back changes in all.
+-spec changes([relsync_state:undo()]) -> [relsync_change:change()].
+changes([#{changes := First} | Rest]) ->
+    lists:foldl(fun(#{changes := Later}, Sum) -> relsync_change:compose(Sum, Later) end, First, Rest).
+
+%% @doc Lists the generations that can be gone back to, the newest first; `none' is the state before the
+%% first push.
+-spec history(relsync_roots:roots()) -> [relsync_state:current() | none].
+history(#{state := Dir}) ->
+    [To || #{to := To} <- chain(Dir, current(Dir))].
