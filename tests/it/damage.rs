@@ -16,7 +16,7 @@ use relsync_tests::proxy::{Cut, Proxy};
 use relsync_tests::release::listing;
 use relsync_tests::rig::noise;
 use relsync_tests::tally::{self, Tally};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What is damaged: its name, the template where it is, the place, and what it costs.
 struct Thing {
@@ -47,7 +47,7 @@ const THINGS: &[Thing] = &[
         name: "current",
         template: "two",
         path: ".relsync/current",
-        loss: Loss::Installed,
+        loss: Loss::Record,
     },
     Thing {
         name: "manifest",
@@ -249,11 +249,8 @@ fn is_named(thing: &Thing, how: Damage, status: &Value) -> bool {
         .is_some_and(|list| !list.is_empty());
     match (thing.loss, how) {
         // Nothing tells what is not there at all.
-        (Loss::Installed, Damage::Deleted) if thing.name == "current" => {
-            status["current"].is_null()
-        }
         (Loss::Generation, Damage::Deleted) if thing.name == "undo record" => {
-            is_listed || status["kept"] == serde_json::json!([])
+            is_listed || status["kept"] == json!([])
         }
         // It is looked at when it is needed.
         (Loss::Generation, _) if thing.name == "kept file" => true,
@@ -325,11 +322,29 @@ fn attempt(device: &Device, thing: &Thing, how: Damage, action: Action) -> Resul
         Action::Rollback if is_done && thing.template == "two" => is_exactly(device, 1)?,
         _ => {}
     }
+    if thing.name == "current" {
+        keeps_its_generations(device, action, is_done)?;
+    }
     let is_moved = is_done && matches!(action, Action::Push | Action::Rollback);
     if !is_moved && !is_switching && listing(&device.path("")) != before {
         return Err(format!("the tree was changed: {run:?}"));
     }
     repaired(device, thing, how).map(|()| is_done)
+}
+
+/// The record of what is installed is made again from that of the generation before: nothing else is lost with it.
+fn keeps_its_generations(device: &Device, action: Action, is_done: bool) -> Result<(), String> {
+    let (generation, kept) = match action {
+        Action::Push => (3, vec![1, 2]),
+        Action::Rollback => (1, vec![0]),
+        Action::Status | Action::Confirm => (2, vec![0, 1]),
+    };
+    let status = device.status()?;
+    if is_done && status["current"]["generation"] == generation && status["kept"] == json!(kept) {
+        Ok(())
+    } else {
+        Err(format!("generations lost: {status}"))
+    }
 }
 
 /// What is no file stands where the state is written: that is said, and nothing done, until somebody has removed it.
@@ -352,9 +367,7 @@ fn repaired(device: &Device, thing: &Thing, how: Damage) -> Result<(), String> {
         is_exactly(device, n)?;
     }
     let status = device.status()?;
-    if status["damage"] == serde_json::json!([])
-        && status["drift"]["paths"] == serde_json::json!([])
-    {
+    if status["damage"] == json!([]) && status["drift"]["paths"] == json!([]) {
         Ok(())
     } else {
         Err(format!("damaged still: {status}"))

@@ -91,7 +91,7 @@ greet(Send, Hello, Blob) ->
             Recovered = relsync_contact:recover(Roots),
             relsync_probation:resume(Roots),
             {Status, Base} = status(Roots, maps:get(checksum, State)),
-            Send(hello_reply, maps:merge(Status, Recovered)),
+            Send(hello_reply, with_recovered(Status, Recovered)),
             loop(State#{base := Base, recovered => Recovered}, []);
         {ok, _} ->
             refuse(protocol, "the first message is no greeting");
@@ -219,7 +219,7 @@ handle(plan_reload, Fields, #{roots := Roots, send := Send} = State) ->
     State;
 handle(status, Fields, #{roots := Roots, send := Send} = State) ->
     {Status, _} = status(Roots, maps:get(verify, Fields, false)),
-    Send(status_reply, (maps:merge(Status, maps:get(recovered, State)))#{
+    Send(status_reply, (with_recovered(Status, maps:get(recovered, State)))#{
         modules => relsync_modules:stale(Roots, ?MAX_STALE_MODULES),
         kept_bytes => kept_bytes(Roots)
     }),
@@ -230,7 +230,6 @@ handle(Name, _, _) ->
 %%% What the target holds
 
 status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
-    {Lost, LostDamage} = lists:unzip(relsync_contact:damaged_generations(Dir)),
     Status = #{
         protocol => ?PROTOCOL,
         otp_release => list_to_integer(erlang:system_info(otp_release)),
@@ -239,7 +238,7 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
         embedded => relsync_code:is_embedded(),
         writable => relsync_fs:is_writable(Write),
         credit => ?CREDIT_BYTES,
-        kept => relsync_state:generations(Dir) -- Lost,
+        kept => lists:sort([relsync_generations:number(To) || To <- relsync_generations:history(Roots)]),
         ended => relsync_state:ended(Dir),
         free_bytes => free_bytes(Roots)
     },
@@ -260,8 +259,12 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
             [] ->
                 #{}
         end,
-    Named = [#{what => What, repair => Repair} || {What, Repair} <- Damage ++ LostDamage],
+    Named = [relsync_contact:damage_fields(D) || D <- Damage ++ relsync_contact:damaged_generations(Dir)],
     {maps:merge(maps:merge(Known, Held), Incoming#{damage => Named}), Base}.
+
+%% What this session has put right is told all the same.
+with_recovered(#{damage := Damage} = Status, Recovered) ->
+    (maps:merge(Status, Recovered))#{damage := maps:get(damage, Recovered, []) ++ Damage}.
 
 %% What hard links share is counted with the newest.
 kept_bytes(#{state := Dir}) ->

@@ -54,6 +54,7 @@
     | interfered
     | no_number
     | nothing_installed
+    | {nothing_known, relsync_state:damage()}
     | {installed_already, pos_integer()}
     | {no_generation, non_neg_integer(), Available :: [non_neg_integer()]}
     | {lost_content | damaged_content, relsync_path:path()}
@@ -72,7 +73,7 @@ prepare(#{state := Dir} = Roots, Staged, Options) ->
     Old = relsync_generations:current(Dir),
     Generation = relsync_generations:number(Old),
     try
-        New = successor(Old, Manifest, Snapshot, Options),
+        New = successor(Dir, Manifest, Snapshot, Options),
         relsync_state:read_journal(Dir) =:= none orelse throw(unfinished),
         state(relsync_state:prepare_dirs(Dir)),
         Changes = preserve(relsync_preserve:changes(Roots, Generation, Wanted)),
@@ -99,12 +100,8 @@ prepare(#{state := Dir} = Roots, Staged, Options) ->
             {error, Reason}
     end.
 
-successor(Old, Manifest, Snapshot, #{state := State, now := Now}) ->
-    Number =
-        case Old of
-            none -> 1;
-            #{last_generation := Last} -> Last + 1
-        end,
+successor(Dir, Manifest, Snapshot, #{state := State, now := Now}) ->
+    Number = relsync_generations:next(Dir),
     Number =< relsync_record:max_generation() orelse throw(no_number),
     #{
         generation => Number,
@@ -282,7 +279,7 @@ rollback(#{state := Dir} = Roots, To, #{now := Now}) ->
     Chain = relsync_generations:chain(Dir, Current),
     case {relsync_state:read_journal(Dir), relsync_generations:way_back(To, Chain)} of
         {none, none} ->
-            {error, not_kept(To, Current, Chain)};
+            {error, not_kept(Dir, To, Chain)};
         {none, Undos} ->
             prepare_rollback(Roots, Current, Undos, Now);
         _ ->
@@ -296,13 +293,17 @@ changes_back(#{state := Dir}, To) ->
     Current = relsync_generations:current(Dir),
     Chain = relsync_generations:chain(Dir, Current),
     case relsync_generations:way_back(To, Chain) of
-        none -> {error, not_kept(To, Current, Chain)};
+        none -> {error, not_kept(Dir, To, Chain)};
         Undos -> {ok, relsync_generations:changes(Undos)}
     end.
 
-not_kept(_, none, _) -> nothing_installed;
-not_kept(To, #{generation := To}, _) -> {installed_already, To};
-not_kept(To, _, Chain) -> {no_generation, To, relsync_generations:numbers(Chain)}.
+not_kept(Dir, To, Chain) ->
+    case relsync_state:read_current(Dir) of
+        {ok, #{generation := To}} -> {installed_already, To};
+        {ok, _} -> {no_generation, To, relsync_generations:numbers(Chain)};
+        none -> nothing_installed;
+        Damage -> {nothing_known, Damage}
+    end.
 
 prepare_rollback(#{state := Dir} = Roots, Current, Undos, Now) ->
     Changes = relsync_generations:changes(Undos),
@@ -493,6 +494,8 @@ format_error(interfered) ->
     "a session on another node with the same destination has undone the update";
 format_error(nothing_installed) ->
     "relsync has installed nothing here that could be left";
+format_error({nothing_known, Damage}) ->
+    [relsync_state:format_error(Damage), "; which generation is installed is not known, and none can be gone back to: push a release"];
 format_error({installed_already, Generation}) ->
     io_lib:format("generation ~b is the one that is installed", [Generation]);
 format_error(no_number) ->

@@ -5,14 +5,38 @@
 %% as absent.
 -module(relsync_contact).
 
--export([recover/1, installed/1, damaged_generations/1, prepare_root/1]).
+-export([recover/1, damage_fields/1, installed/1, damaged_generations/1, prepare_root/1]).
 
 %% What is damaged, and what is done about it.
 -type damages() :: [{binary(), binary()}].
 
-%% @doc Ends a transaction that an earlier session left, files and code; says what came of it.
+%% @doc Ends a transaction that an earlier session left, files and code, and makes the record of what is
+%% installed again where that can be done; says what came of both.
 -spec recover(relsync_roots:roots()) -> relsync_wire:fields().
-recover(Roots) ->
+recover(#{state := Dir} = Roots) ->
+    Recovered = end_interrupted(Roots),
+    %% A timer of this VM ends with the confirmation.
+    Unconfirmed = fun() -> relsync_probation:has_timer(Dir) end,
+    case relsync_recover:restore(Roots, Unconfirmed) of
+        nothing -> Recovered;
+        {restored, Restored} -> Recovered#{damage => [damage_fields(restored(Restored))]}
+    end.
+
+restored(#{lost := Lost, from := From, current := #{generation := Generation}, is_state_known := IsStateKnown}) ->
+    What =
+        case Lost of
+            none -> "the state file \"current\" is missing";
+            Damage -> relsync_state:format_error(Damage)
+        end,
+    Made = io_lib:format("made again from the record of generation ~b: generation ~b is installed", [From, Generation]),
+    Doubt = ["; whether it was confirmed is not known, it counts as confirmed" || not IsStateKnown],
+    {relsync_refusal:text(What), relsync_refusal:text([Made | Doubt])}.
+
+%% @doc A damage as the fields that tell the host of it.
+-spec damage_fields({binary(), binary()}) -> relsync_wire:fields().
+damage_fields({What, Repair}) -> #{what => What, repair => Repair}.
+
+end_interrupted(Roots) ->
     Changes = relsync_recover:pending(Roots),
     case relsync_recover:recover(Roots) of
         {ok, nothing} -> #{};
@@ -66,7 +90,12 @@ installed(Dir) ->
         none ->
             {none, []};
         Damage ->
-            {none, [named(Damage, <<"the tree is scanned">>)]}
+            Repair =
+                case relsync_state:generations(Dir) of
+                    [] -> <<"the tree is scanned">>;
+                    [_ | _] -> <<"the tree is scanned, and there is no way back to what is kept">>
+                end,
+            {none, [named(Damage, Repair)]}
     end.
 
 %% Without its times every file is compared by content.
@@ -81,10 +110,10 @@ named(Damage, Repair) ->
     {relsync_refusal:text(relsync_state:format_error(Damage)), Repair}.
 
 %% @doc Names the kept generations that there is no way back to, for want of their records.
--spec damaged_generations(relsync_state:dir()) -> [{non_neg_integer(), {binary(), binary()}}].
+-spec damaged_generations(relsync_state:dir()) -> damages().
 damaged_generations(Dir) ->
     [
-        {N, {relsync_refusal:text(Problem), <<"the generation cannot be rolled back to">>}}
+        {relsync_refusal:text(Problem), <<"the generation cannot be rolled back to">>}
      || N <- relsync_state:generations(Dir), Problem <- undo_problem(Dir, N)
     ].
 

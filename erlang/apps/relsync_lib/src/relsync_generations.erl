@@ -1,10 +1,10 @@
 %% @doc The generations of a destination: the one that is installed, and the way back to those that are kept.
 %%
-%% Owns the chain of undo records, which leads from the current generation to earlier ones. Changes nothing:
-%% generations are made, gone back to and dropped by `relsync_apply'.
+%% Owns the chain of undo records, which leads from the current generation to earlier ones, and the number of
+%% the next generation. Changes nothing: generations are made, gone back to and dropped by `relsync_apply'.
 -module(relsync_generations).
 
--export([current/1, number/1, chain/2, numbers/1, way_back/2, changes/1, history/1]).
+-export([current/1, number/1, next/1, chain/2, numbers/1, way_back/2, changes/1, history/1]).
 
 %% @doc The current generation; what cannot be read stands for nothing.
 -spec current(relsync_state:dir()) -> relsync_state:current() | none.
@@ -18,6 +18,20 @@ current(Dir) ->
 -spec number(relsync_state:current() | none) -> non_neg_integer().
 number(none) -> 0;
 number(#{generation := Generation}) -> Generation.
+
+%% @doc The number of the next generation: above the current one and all that were undone since, and, where
+%% nobody knows which is current, above all that are kept.
+-spec next(relsync_state:dir()) -> pos_integer().
+next(Dir) ->
+    case relsync_state:read_current(Dir) of
+        {ok, #{last_generation := Last}} -> Last + 1;
+        none -> beyond(relsync_state:generations(Dir), 1);
+        %% What was current came after the newest that it kept.
+        {damaged, _, _} -> beyond(relsync_state:generations(Dir), 2)
+    end.
+
+beyond([], _Distance) -> 1;
+beyond(Kept, Distance) -> lists:last(Kept) + Distance.
 
 %% @doc The undo records that lead back from a generation, the newest first.
 -spec chain(relsync_state:dir(), relsync_state:current() | none) -> [relsync_state:undo()].

@@ -20,7 +20,7 @@
 %% | any       | cancelled, or replaced    | gone, or waiting                                     |
 -module(relsync_probation).
 
--export([start/1, resume/1, cancel/1, is_running/0, left/2]).
+-export([start/1, resume/1, cancel/1, has_timer/1, is_running/0, left/2]).
 
 %% How long to wait before trying again what failed.
 -define(RETRY_FAILED_MS, 60000).
@@ -51,10 +51,15 @@ start(#{state := Dir} = Roots) ->
 %% @doc Starts the timer of a destination on probation that has none, because the VM has restarted.
 -spec resume(relsync_roots:roots()) -> ok.
 resume(#{state := Dir} = Roots) ->
-    case whereis(?MODULE) =/= undefined andalso request({has, Dir}) of
+    case has_timer(Dir) of
         true -> ok;
         false -> start(Roots)
     end.
+
+%% @doc Says whether this VM waits for the confirmation of what is installed in a destination.
+-spec has_timer(relsync_state:dir()) -> boolean().
+has_timer(Dir) ->
+    whereis(?MODULE) =/= undefined andalso request({has, Dir}).
 
 %% @doc Stops the timer of a destination, if there is one.
 -spec cancel(relsync_state:dir()) -> ok.

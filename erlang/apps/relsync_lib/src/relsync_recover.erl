@@ -22,12 +22,35 @@
 %% damaged journal, no such record         | a bad medium     | drop it and say so
 %% no journal, such a record, and live      | a journal that   | undo, from the undo record
 %%   paths are as only the new nodes are   |   was deleted    |
+%% damaged journal, damaged current        | a bad medium     | undo, from the newest undo record;
+%%                                         |                  | without one drop it and say so
+%% '''
+%%
+%% `restore/2', behind it: no journal, and `current' is damaged or gone. The newest undo record at N names the
+%% generation that came after N.
+%%
+%% ```
+%% live paths that the record tells of     | current was damaged | current is gone
+%% ----------------------------------------|---------------------|----------------------------------------
+%% one is as only the new nodes are, or    | the one after N     | the one after N if the tree is exactly
+%%   none is as only the old ones are      |                     |   that generation; else there is none
+%% all others                              | N                   | there is none
 %% '''
 %%
 %% Each is repeated from its start when it is interrupted itself.
 -module(relsync_recover).
 
--export([recover/1, pending/1]).
+-export([recover/1, pending/1, restore/2]).
+
+-export_type([restored/0]).
+
+%% What was made again: why, from which generation's record, and whether its state is known.
+-type restored() :: #{
+    lost := none | relsync_state:damage(),
+    from := non_neg_integer(),
+    current := relsync_state:current(),
+    is_state_known := boolean()
+}.
 
 %% @doc Brings a destination in which a transaction was interrupted to the old
 %% or the new generation; does nothing where none was. Called at every first
@@ -63,10 +86,9 @@ pending(#{state := Dir} = Roots) ->
                 false -> relsync_change:reverse(Changes)
             end;
         {damaged, _, _} ->
-            Old = relsync_generations:current(Dir),
-            case relsync_state:read_undo(Dir, relsync_generations:number(Old)) of
-                {ok, #{to := Old, changes := Changes}} -> Changes;
-                _ -> []
+            case cut_off(Dir) of
+                {_, Changes} -> Changes;
+                none -> []
             end
     end.
 
@@ -103,14 +125,17 @@ unrecorded(#{state := Dir, write := Root}) ->
             {none, []}
     end.
 
+%% Changes of an undo record lead back.
 is_reached({Path, New, Old}, Root) ->
-    Live =
-        case relsync_roots:holder([Root], Path) of
-            {ok, Root, Info} -> Info;
-            {error, enoent} -> absent;
-            {error, _} -> unknown
-        end,
+    Live = live(Path, Root),
     looks_like(New, Live) andalso not looks_like(Old, Live).
+
+live(Path, Root) ->
+    case relsync_roots:holder([Root], Path) of
+        {ok, Root, Info} -> Info;
+        {error, enoent} -> absent;
+        {error, _} -> unknown
+    end.
 
 looks_like({file, _, Mode, Mtime}, {file, Mode, _, Mtime}) -> true;
 looks_like({mode, Mode}, {file, Mode, _, _}) -> true;
@@ -120,13 +145,108 @@ looks_like(Node, Live) -> Node =:= absent andalso Live =:= absent.
 
 %% The undo record holds the same changes as the journal of a push did.
 recover_damaged(#{state := Dir} = Roots, Damage) ->
-    Old = relsync_generations:current(Dir),
-    case relsync_state:read_undo(Dir, relsync_generations:number(Old)) of
-        {ok, #{to := Old, changes := Changes}} ->
-            undone(relsync_apply:undo(Roots, #{changes => relsync_change:reverse(Changes), old => Old}));
-        _ ->
-            case relsync_state:delete_journal(Dir) of
-                ok -> {ok, {lost, Damage}, []};
-                {error, Reason} -> {error, {state, Reason}}
+    case cut_off(Dir) of
+        {Old, Changes} ->
+            Undone = relsync_apply:undo(Roots, #{changes => relsync_change:reverse(Changes), old => Old}),
+            case {Undone, relsync_state:read_current(Dir)} of
+                %% It was a guess.
+                {{error, _}, {damaged, _, _}} -> lost(Dir, Damage);
+                _ -> undone(Undone)
+            end;
+        none ->
+            lost(Dir, Damage)
+    end.
+
+lost(Dir, Damage) ->
+    case relsync_state:delete_journal(Dir) of
+        ok -> {ok, {lost, Damage}, []};
+        {error, Reason} -> {error, {state, Reason}}
+    end.
+
+%% The generation that a push without a readable journal set out from, and the changes back to it.
+cut_off(Dir) ->
+    case relsync_state:read_current(Dir) of
+        {ok, Old} -> undo_to(Old, relsync_state:read_undo(Dir, relsync_generations:number(Old)));
+        none -> undo_to(none, relsync_state:read_undo(Dir, 0));
+        {damaged, _, _} -> newest_undo(Dir)
+    end.
+
+undo_to(Old, {ok, #{to := Old, changes := Changes}}) -> {Old, Changes};
+undo_to(_, _) -> none.
+
+newest_undo(Dir) ->
+    case newest(Dir) of
+        {ok, #{to := Old, changes := Changes}} -> {Old, Changes};
+        _ -> none
+    end.
+
+newest(Dir) ->
+    case lists:reverse(relsync_state:generations(Dir)) of
+        [N | _] -> relsync_state:read_undo(Dir, N);
+        [] -> none
+    end.
+
+%% The record of what is installed
+
+%% @doc Makes `current' again where it is damaged or gone and the newest kept generation knows what it said.
+%% Whether a generation was confirmed nobody knows then, unless somebody knows it to be `Unconfirmed': it counts
+%% as confirmed.
+-spec restore(relsync_roots:roots(), Unconfirmed :: fun(() -> boolean())) -> nothing | {restored, restored()}.
+restore(#{state := Dir} = Roots, Unconfirmed) ->
+    Read = relsync_state:read_current(Dir),
+    case is_tuple(Read) andalso element(1, Read) =:= ok of
+        true -> nothing;
+        false -> restore(Roots, Unconfirmed, Read, newest(Dir))
+    end.
+
+restore(#{state := Dir} = Roots, Unconfirmed, Lost, {ok, #{to := To} = Undo}) ->
+    case installed(Lost, Undo, Roots) of
+        none ->
+            nothing;
+        #{state := State} = Found ->
+            Keeps = State =/= confirmed andalso Unconfirmed(),
+            Current =
+                case Keeps of
+                    true -> Found;
+                    false -> Found#{state := confirmed}
+                end,
+            %% Where it cannot be written, what is damaged stays damaged.
+            case relsync_state:write_current(Dir, Current) of
+                ok ->
+                    {restored, #{
+                        lost => Lost,
+                        from => relsync_generations:number(To),
+                        current => Current,
+                        is_state_known => Keeps orelse State =:= confirmed
+                    }};
+                {error, _} ->
+                    nothing
             end
+    end;
+restore(_, _, _, _) ->
+    nothing.
+
+%% A push that was cut off before its journal has left an undo record of what never came.
+installed({damaged, _, _}, #{from := From, to := To} = Undo, Roots) ->
+    case is_behind(Undo, Roots) of
+        true -> From;
+        false -> To
+    end;
+installed(none, #{from := From} = Undo, Roots) ->
+    case is_behind(Undo, Roots) andalso is_exactly(From, Roots) of
+        true -> From;
+        false -> none
+    end.
+
+is_behind(#{changes := Changes}, #{write := Root}) ->
+    lists:any(fun(Change) -> is_reached(Change, Root) end, Changes) orelse
+        not lists:any(fun(Change) -> is_reached(reversed(Change), Root) end, Changes).
+
+reversed(Change) -> hd(relsync_change:reverse([Change])).
+
+%% A way back to the state before the first push leaves no `current', and may have been cut off before what was kept went.
+is_exactly(#{manifest := Sha256}, #{read := Read, state := Dir}) ->
+    case {relsync_state:read_manifest(Dir, Sha256), relsync_state:read_installed(Dir, Sha256)} of
+        {{ok, Manifest}, {ok, Installed}} -> relsync_inventory:drift(Read, Manifest, Installed, false) =:= [];
+        _ -> false
     end.

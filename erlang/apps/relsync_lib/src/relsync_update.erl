@@ -122,7 +122,7 @@ probation(Result, {probation, Timeout, _}, Roots) ->
 -spec rollback(relsync_wire:fields(), relsync_roots:roots(), relsync_update_hooks:hooks(), send()) ->
     relsync_wire:fields().
 rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
-    To = rollback_target(Fields, relsync_generations:history(Roots)),
+    To = rollback_target(Fields, relsync_generations:history(Roots), Dir),
     Changes =
         case relsync_apply:changes_back(Roots, To) of
             {ok, Found} -> Found;
@@ -140,19 +140,22 @@ rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
     relsync_probation:cancel(Dir),
     Result.
 
-rollback_target(#{generation := Generation}, _) ->
+rollback_target(#{generation := Generation}, _, _) ->
     Generation;
-rollback_target(#{snapshot := Snapshot}, History) ->
+rollback_target(#{snapshot := Snapshot}, History, _) ->
     case [N || #{snapshot := S, generation := N} <- History, S =:= Snapshot] of
         [Generation | _] -> Generation;
         [] -> no_generation("that snapshot is not kept on the target; push it again from the store")
     end;
-rollback_target(_, [#{generation := Generation} | _]) ->
+rollback_target(_, [#{generation := Generation} | _], _) ->
     Generation;
-rollback_target(_, [none | _]) ->
+rollback_target(_, [none | _], _) ->
     0;
-rollback_target(_, []) ->
-    no_generation("no earlier generation is kept on the target; push an older snapshot instead").
+rollback_target(_, [], Dir) ->
+    case relsync_state:read_current(Dir) of
+        {damaged, _, _} = Damage -> no_generation(relsync_apply:format_error({nothing_known, Damage}));
+        _ -> no_generation("no earlier generation is kept on the target; push an older snapshot instead")
+    end.
 
 -spec no_generation(unicode:chardata()) -> no_return().
 no_generation(Text) ->

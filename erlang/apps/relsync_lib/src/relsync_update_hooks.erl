@@ -109,14 +109,14 @@ with_context(Hooks, Context) -> Hooks#{context := Context}.
     relsync_state:dir()
 ) -> context().
 context(Point, Snapshot, Generation, Paths, Dir) ->
-    {Base, Next} =
+    Base =
         case relsync_state:read_current(Dir) of
-            {ok, #{snapshot := Current, last_generation := Last}} -> {Current, Last + 1};
-            _ -> {none, 1}
+            {ok, #{snapshot := Current}} -> Current;
+            _ -> none
         end,
     Number =
         case Generation of
-            next -> Next;
+            next -> relsync_generations:next(Dir);
             _ -> Generation
         end,
     #{

@@ -92,7 +92,7 @@ replaced_test_() ->
         Roots = on_probation(100),
         ok = relsync_probation:start(Roots),
         next(Roots, 2, 3, 60000),
-        timer:sleep(300),
+        wait_until(fun() -> not relsync_probation:is_running() end),
         {3, {probation, _}} = installed(Roots),
         delete(Roots)
     end}.
@@ -101,9 +101,12 @@ replaced_test_() ->
 busy_test_() ->
     {timeout, 60, fun() ->
         #{write := Root} = Roots = on_probation(50),
-        {ok, Session, _} = relsync_test_host:hello(Root),
+        {ok, #{agent := Agent} = Session, _} = relsync_test_host:hello(Root),
+        Watched = relsync_test_probation:watch(),
+        %% As if the time had come again.
+        ok = relsync_probation:start(Roots),
+        {busy, Agent} = relsync_test_probation:attempt(Watched),
         true = relsync_probation:is_running(),
-        timer:sleep(1500),
         {2, {probation, _}} = installed(Roots),
         ok = relsync_test_host:bye(Session),
         returned(Roots),
@@ -129,15 +132,18 @@ meant_test_() ->
     end}.
 
 confirm(Root, Fields) ->
-    {ok, Session, _} = relsync_test_host:hello(Root),
-    ok = relsync_test_host:request(Session, ?CONFIRM, Fields),
-    Answer =
-        case relsync_test_host:await(Session) of
-            {result, Result} -> {ok, Result};
-            {error, Error} -> {error, Error}
-        end,
-    ok = relsync_test_host:bye(Session),
-    Answer.
+    case relsync_test_host:hello(Root) of
+        {ok, Session, _} ->
+            ok = relsync_test_host:request(Session, ?CONFIRM, Fields),
+            Answer = relsync_test_host:await(Session),
+            ok = relsync_test_host:bye(Session),
+            confirmed(Answer);
+        {error, Error} ->
+            {error, Error}
+    end.
+
+confirmed({result, Result}) -> {ok, Result};
+confirmed({error, Error}) -> {error, Error}.
 
 %% Whichever comes first, the answer says what is installed, and it stays so.
 end_test_() ->
@@ -164,28 +170,54 @@ confirmed_at_the_end(Delay) ->
 
 %% The target is busy while it goes back.
 when_free(Fun) ->
-    case whereis(relsync_session) of
-        undefined ->
-            Fun();
-        _ ->
+    case Fun() of
+        {error, #{kind := <<"busy">>}} ->
             timer:sleep(1),
-            when_free(Fun)
+            when_free(Fun);
+        Answer ->
+            Answer
     end.
 
 %% What fails is tried again, and `current' that cannot be read is no confirmation.
-damaged_test_() ->
+unreadable_test_() ->
     {timeout, 60, fun() ->
-        #{state := Dir} = Roots = on_probation(50),
+        #{state := Dir} = Roots = on_probation(500),
         File = relsync_state:file_name(Dir, <<"current">>),
         {ok, Bytes} = prim_file:read_file(File),
         ok = relsync_probation:start(Roots),
-        ok = prim_file:write_file(File, <<"rubbish">>),
-        timer:sleep(300),
+        Watched = relsync_test_probation:watch(),
+        ok = prim_file:delete(File),
+        ok = prim_file:make_dir(File),
+        failed = relsync_test_probation:attempt(Watched),
         true = relsync_probation:is_running(),
+        ok = prim_file:del_dir(File),
         ok = prim_file:write_file(File, Bytes),
         %% A session would have it tried at once.
         ok = relsync_probation:start(Roots),
         returned(Roots),
+        delete(Roots)
+    end}.
+
+%% What a damaged `current' said of the probation the timer knows.
+damaged_test_() ->
+    {timeout, 60, fun() ->
+        #{state := Dir} = Roots = on_probation(500),
+        ok = relsync_probation:start(Roots),
+        ok = prim_file:write_file(relsync_state:file_name(Dir, <<"current">>), <<"rubbish">>),
+        wait_until(fun() -> not relsync_probation:is_running() end),
+        {1, confirmed} = installed(Roots),
+        delete(Roots)
+    end}.
+
+%% A session that comes before its end leaves it on probation.
+damaged_before_its_end_test_() ->
+    {timeout, 60, fun() ->
+        #{write := Root, state := Dir} = Roots = on_probation(60000),
+        ok = relsync_probation:start(Roots),
+        ok = prim_file:write_file(relsync_state:file_name(Dir, <<"current">>), <<"rubbish">>),
+        {ok, Session, #{generation := 2}} = relsync_test_host:hello(Root),
+        ok = relsync_test_host:bye(Session),
+        {2, {probation, _}} = installed(Roots),
         delete(Roots)
     end}.
 
@@ -194,7 +226,6 @@ longest_test_() ->
     {timeout, 60, fun() ->
         #{write := Root} = Roots = on_probation(16#FFFFFFFF),
         ok = relsync_probation:start(Roots),
-        timer:sleep(50),
         true = relsync_probation:is_running(),
         {ok, Session, _} = relsync_test_host:hello(Root),
         ok = relsync_test_host:bye(Session),

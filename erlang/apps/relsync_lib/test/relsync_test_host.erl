@@ -13,9 +13,12 @@
 hello(Destination) ->
     Host = self(),
     {Agent, Monitor} = spawn_monitor(fun() ->
-        true = register(relsync_session, self()),
         Hello = encode(16#01, [{1, 1}, {2, <<"tester@here">>}, {3, Destination}]),
-        relsync_agent:run(Host, Hello, ?BLOB)
+        try register(relsync_session, self()) of
+            true -> relsync_agent:run(Host, Hello, ?BLOB)
+        catch
+            error:badarg -> Host ! {relsync, <<0, 16#80, 2, 1, "?">>}
+        end
     end),
     Session = #{agent => Agent, monitor => Monitor},
     case await(Session) of
