@@ -31,6 +31,7 @@
 -type reason() ::
     {too_large, pos_integer()}
     | {source, relsync_hooks_source:reason()}
+    | {exports, relsync_hooks_exports:reason()}
     | {temporary, relsync_temporary:reason()}
     | {hook_refused, point(), term()}
     | {unhealthy, term()}
@@ -48,8 +49,20 @@ load({_, Bytes} = Source, Limits0) ->
     Limits = maps:merge(?DEFAULTS, Limits0),
     case maps:get(max_hooks_bytes, Limits) of
         Max when byte_size(Bytes) > Max -> {error, {too_large, Max}};
-        _ -> load_source(Source, Limits)
+        _ -> checked(load_source(Source, Limits))
     end.
+
+%% A function that is never called must not look like a hook.
+checked({ok, Hooks}) ->
+    case relsync_hooks_exports:check(exports(Hooks)) of
+        ok ->
+            {ok, Hooks};
+        {error, Reason} ->
+            _ = unload(Hooks),
+            {error, {exports, Reason}}
+    end;
+checked({error, Reason}) ->
+    {error, Reason}.
 
 load_source({beam, Beam}, _Limits) ->
     case relsync_temporary:load(Beam, #{}) of
@@ -94,14 +107,15 @@ run(Hooks, Point, Context, Timeout, Output) ->
     end.
 
 entry(Hooks, Point, Context) ->
-    case {exports(Hooks, Point, 1), exports(Hooks, Point, 0)} of
+    Exports = exports(Hooks),
+    case {lists:member({Point, 1}, Exports), lists:member({Point, 0}, Exports)} of
         {true, _} -> fun() -> call(Hooks, Point, [Context]) end;
         {false, true} -> fun() -> call(Hooks, Point, []) end;
         {false, false} -> none
     end.
 
-exports({loaded, Module, _}, Point, Arity) -> erlang:function_exported(Module, Point, Arity);
-exports({interpreted, #{exports := Exports}}, Point, Arity) -> lists:member({Point, Arity}, Exports).
+exports({loaded, Module, _}) -> Module:module_info(exports);
+exports({interpreted, #{exports := Exports}}) -> Exports.
 
 call({loaded, Module, _}, Point, Args) -> apply(Module, Point, Args);
 call({interpreted, Program}, Point, Args) -> relsync_hooks_source:call(Program, Point, Args).
@@ -173,6 +187,8 @@ format_error({too_large, Max}) ->
     io_lib:format("the hooks are larger than ~b bytes", [Max]);
 format_error({source, Reason}) ->
     ["the hooks cannot be compiled: ", relsync_hooks_source:format_error(Reason)];
+format_error({exports, Reason}) ->
+    relsync_hooks_exports:format_error(Reason);
 format_error({temporary, Reason}) ->
     relsync_temporary:format_error(Reason);
 format_error({hook_refused, Point, Reason}) ->

@@ -10,6 +10,7 @@ hooks_test_() ->
         Test <- [
             fun context_is_given_to_the_hook_that_takes_it/1,
             fun hook_that_is_not_exported_is_skipped/1,
+            fun misspelt_hooks_are_refused/1,
             fun output_arrives_complete_and_in_order/1,
             fun every_kind_of_output_is_understood/1,
             fun input_is_at_its_end/1,
@@ -61,6 +62,18 @@ context_is_given_to_the_hook_that_takes_it(Limits) ->
 hook_that_is_not_exported_is_skipped(Limits) ->
     Body = "-export([presync/0]).\npresync() -> rollback(1).\nrollback(X) -> X.\n",
     ?assertEqual({{ok, not_exported}, <<>>}, run(Body, Limits, rollback)).
+
+misspelt_hooks_are_refused(Limits) ->
+    Load = fun(Exports, Body) ->
+        Source = ["-module(rt_hooks).\n-export([", Exports, "]).\n", Body],
+        relsync_hooks:load({source, iolist_to_binary(Source)}, Limits)
+    end,
+    Misspelt = Load("presync/0, pstsync/0", "presync() -> ok.\npstsync() -> ok.\n"),
+    ?assertEqual({error, {exports, {misspelt, {pstsync, 0}, postsync}}}, Misspelt),
+    ?assert(contains(text(Misspelt), "pstsync/0")),
+    ?assertMatch({error, {exports, {misspelt, {health, 2}, health}}}, Load("health/2", "health(A, B) -> {A, B}.\n")),
+    ?assertMatch({error, {exports, {no_hooks, [{f, 0}]}}}, Load("f/0", "f() -> ok.\n")),
+    ?assertEqual(false, code:is_loaded(rt_hooks)).
 
 output_arrives_complete_and_in_order(Limits) ->
     Body = "-export([presync/0]).\npresync() -> lists:foreach(fun(I) -> io:format(\"~b~n\", [I]) end, lists:seq(1, 2000)).\n",
@@ -184,24 +197,42 @@ nothing_of_ours_stays(Limits) ->
     _ = run("-export([presync/0]).\npresync() -> io:put_chars(\"x\").\n", Limits, presync),
     _ = run("-export([presync/0]).\npresync() -> receive never -> ok end.\n", Limits, presync, 50),
     Stuck = load("-export([presync/0]).\npresync() -> io:put_chars(\"x\"), receive never -> ok end.\n", Limits),
-    {Session, Monitor} = spawn_monitor(fun() -> relsync_hooks:run(Stuck, presync, #{}, infinity, fun(_) -> wait() end) end),
-    timer:sleep(100),
-    exit(Session, kill),
+    Self = self(),
+    {Session, Monitor} = spawn_monitor(fun() ->
+        Run = self(),
+        %% It waits for the session, as the real one does.
+        Output = fun(_) ->
+            Self ! printing,
+            await_end(Run)
+        end,
+        relsync_hooks:run(Stuck, presync, #{}, infinity, Output)
+    end),
+    receive
+        printing -> exit(Session, kill)
+    end,
     receive
         {'DOWN', Monitor, process, Session, _} -> ok
     end,
     ?assertEqual([], ours(erlang:processes() -- Before)),
     ok = relsync_hooks:unload(Stuck).
 
-%% Output that waits for the session, as the real one does.
-wait() ->
+await_end(Pid) ->
+    Monitor = monitor(process, Pid),
     receive
-    after 150 -> ok
+        {'DOWN', Monitor, process, _, _} -> ok
     end.
 
-ours(Pids) ->
-    timer:sleep(200),
-    [{P, process_info(P)} || P <- Pids, is_process_alive(P)].
+%% Those that stay. What has to end does so when it hears of the end of others.
+ours(Pids) -> ours(Pids, 500).
+
+ours(Pids, Times) ->
+    case [P || P <- Pids, is_process_alive(P)] of
+        [_ | _] when Times > 0 ->
+            timer:sleep(20),
+            ours(Pids, Times - 1);
+        Stay ->
+            [{P, process_info(P)} || P <- Stay]
+    end.
 
 %% Sources and beams
 
@@ -212,6 +243,8 @@ beam_test_() ->
         ?assertEqual(rt_hooks, relsync_hooks:module(Hooks)),
         ?assertEqual({ok, beam}, relsync_hooks:run(Hooks, presync, #{}, 1000, fun(_) -> ok end)),
         ok = relsync_hooks:unload(Hooks),
+        Misspelt = relsync_test_release:beam("-module(rt_hooks).\n-export([presynk/0]).\npresynk() -> beam.\n"),
+        ?assertMatch({error, {exports, {misspelt, {presynk, 0}, presync}}}, relsync_hooks:load({beam, Misspelt}, #{})),
         ?assertEqual(false, code:is_loaded(rt_hooks)),
         ?assertMatch({error, {temporary, {bad_hooks, _}}}, relsync_hooks:load({beam, <<"no">>}, #{})),
         ?assertEqual({error, {too_large, 3}}, relsync_hooks:load({beam, Beam}, #{max_hooks_bytes => 3}))
