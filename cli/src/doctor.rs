@@ -1,17 +1,25 @@
 //! `doctor`: can this target be reached and updated, and if not, why.
 //!
-//! Makes one check after the other, each on what the one before found, and changes nothing.
+//! Makes one check after the other, each on what the one before found. All that it writes is an empty directory in the destination, to
+//! see whether it can, which it removes at once.
 
+use relsync_engine::entry::Escaped;
+use relsync_engine::probe::{self, Place};
+use relsync_engine::session::SessionError;
+use relsync_engine::transport::erl::connect;
 use relsync_engine::wire::TargetStatus;
 use serde_json::json;
 
 use crate::args::ConfirmArgs;
 use crate::config::Config;
-use crate::connect::{self, Traffic};
+use crate::connect::{self as session, Traffic};
 use crate::error::{CliError, Exit};
 use crate::output::{Output, printable};
 use crate::target::Target;
 use crate::units::{Bytes, Count};
+
+/// Where the check of the destination stands among the others.
+const FILES: usize = 2;
 
 /// Less than this is hardly enough for any update.
 const LITTLE_FREE_BYTES: u64 = 1_000_000;
@@ -47,7 +55,7 @@ impl Check {
 pub(crate) async fn run(mut args: ConfirmArgs, output: &Output) -> Result<Exit, CliError> {
     Config::load(args.target.profile.as_deref())?.fill_target(&mut args.target);
     let target = Target::resolve(&args.target, false, None)?;
-    let (session, status) = match connect::open(&target, output).await {
+    let (opened, status) = match session::open(&target, output).await {
         Ok(opened) => opened,
         Err(error) => {
             let name = match &error {
@@ -61,9 +69,11 @@ pub(crate) async fn run(mut args: ConfirmArgs, output: &Output) -> Result<Exit, 
     };
     let local = session_text(&target);
     let mut traffic = Traffic::default();
-    connect::close(session, &mut traffic).await;
+    session::close(opened, &mut traffic).await;
+    let place = place(&target).await;
     let mut checks = vec![Check::new("connection", true, local)];
     checks.extend(checks_of(&status));
+    checks.insert(FILES, files_check(place.as_ref(), write_dir(&target)));
     for check in &checks {
         check.say(output);
     }
@@ -82,6 +92,57 @@ pub(crate) async fn run(mut args: ConfirmArgs, output: &Output) -> Result<Exit, 
     }
 }
 
+/// Where a push writes.
+fn write_dir(target: &Target) -> &[u8] {
+    let greeting = &target.greeting;
+    greeting.writable.as_ref().unwrap_or(&greeting.destination)
+}
+
+async fn place(target: &Target) -> Result<Place, CliError> {
+    let mut erl = target.erl.clone();
+    // Under a fixed name, the target may still hold the connection that has just ended.
+    erl.take_over = true;
+    let mut connection = connect(&erl).await?;
+    let found = probe::place(&mut connection, write_dir(target), erl.connect_timeout).await;
+    // The answer is all that mattered.
+    let _ = connection.close().await;
+    Ok(found.map_err(SessionError::Transport)?)
+}
+
+fn files_check(place: Result<&Place, &CliError>, dir: &[u8]) -> Check {
+    let dir = Escaped(dir);
+    match place {
+        Ok(Place::Writable) => Check::new("files", true, format!("{dir} can be written")),
+        Ok(Place::Absent) => {
+            let text = format!("{dir} is not there yet, and can be made: the first push does that");
+            Check::new("files", true, text)
+        }
+        Ok(Place::Refused { path, reason }) => {
+            let (why, advice) = match reason.as_str() {
+                "enoent" => (
+                    "it is not there, or takes no directories",
+                    "check the destination",
+                ),
+                "enotdir" => ("not a directory", "check the destination"),
+                "eacces" | "eperm" => ("permission denied", "check as which user the node runs"),
+                "erofs" => (
+                    "read-only file system",
+                    "name another place with -q, or remount it in a presync hook",
+                ),
+                "enospc" => ("no space left", "free some"),
+                other => (other, "check the destination"),
+            };
+            let path = Escaped(path);
+            let text = format!("{path} cannot be written: {}; {advice}", printable(why));
+            Check::new("files", false, text)
+        }
+        Err(error) => {
+            let why = error.explain().message;
+            Check::new("files", false, format!("{dir} could not be tried: {why}"))
+        }
+    }
+}
+
 fn session_text(target: &Target) -> String {
     format!("{} is found and accepts the cookie", target.node())
 }
@@ -97,11 +158,6 @@ fn checks_of(status: &TargetStatus) -> Vec<Check> {
         status.otp_release,
         printable(&status.erts)
     );
-    let writable = if status.writable {
-        "the state directory can be written"
-    } else {
-        "the state directory cannot be written; name another place with -q, or remount it in a presync hook"
-    };
     let space = match status.free_bytes {
         None => Check::new("space", true, "unknown"),
         Some(free) => Check::new(
@@ -148,13 +204,7 @@ fn checks_of(status: &TargetStatus) -> Vec<Check> {
             format!("damaged: {}; the next push repairs them", damage.join(", ")),
         )
     };
-    vec![
-        Check::new("agent", true, agent),
-        Check::new("files", status.writable, writable),
-        space,
-        state,
-        damage,
-    ]
+    vec![Check::new("agent", true, agent), space, state, damage]
 }
 
 #[cfg(test)]
@@ -166,7 +216,6 @@ mod tests {
     fn healthy() -> TargetStatus {
         TargetStatus {
             otp_release: 27,
-            writable: true,
             free_bytes: Some(5_000_000),
             current: Some(Current::default()),
             ..TargetStatus::default()
@@ -182,13 +231,34 @@ mod tests {
     }
 
     #[test]
+    fn the_place_is_named() {
+        let refused = |reason: &str| Place::Refused {
+            path: b"/ro\n".to_vec(),
+            reason: reason.to_owned(),
+        };
+        let table = [
+            (Place::Writable, true, "/srv can be written"),
+            (Place::Absent, true, "/srv is not there yet"),
+            (
+                refused("erofs"),
+                false,
+                "/ro\\x0a cannot be written: read-only file system",
+            ),
+            (refused("a\x1bb"), false, "a\\x1bb"),
+        ];
+        for (place, ok, part) in table {
+            let check = files_check(Ok(&place), b"/srv");
+            assert!(check.ok == ok && check.text.contains(part), "{check:?}");
+        }
+    }
+
+    #[test]
     fn each_trouble_fails_its_check() {
         type Change = fn(&mut TargetStatus);
         let table: &[(Change, &[&str])] = &[
             (|_| {}, &[]),
             (|status| status.current = None, &[]),
             (|status| status.free_bytes = None, &[]),
-            (|status| status.writable = false, &["files"]),
             (|status| status.free_bytes = Some(10), &["space"]),
             (
                 |status| {

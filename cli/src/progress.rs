@@ -148,6 +148,7 @@ impl<'a> Progress<'a> {
 pub(crate) struct AgentProgress {
     output: Output,
     reported: Option<Instant>,
+    is_all_told: bool,
     bar: Option<ProgressBar>,
 }
 
@@ -157,6 +158,7 @@ impl AgentProgress {
         Self {
             output: output.clone(),
             reported: None,
+            is_all_told: false,
             bar: None,
         }
     }
@@ -177,7 +179,9 @@ impl AgentProgress {
         let due = self
             .reported
             .is_none_or(|at| at.elapsed() >= REPORT_INTERVAL);
-        if due || sent == total {
+        // At the end the target takes its time to start the agent.
+        if !self.is_all_told && (due || sent == total) {
+            self.is_all_told = sent == total;
             self.reported = Some(Instant::now());
             let value = json!({"sent_bytes": sent, "total_bytes": total});
             self.output.event("agent", &value);

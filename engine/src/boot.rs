@@ -13,8 +13,8 @@ use flate2::read::ZlibEncoder;
 
 use crate::agent;
 use crate::session::{Session, SessionError, unexpected};
-use crate::transport::Meter;
-use crate::transport::erl::{Call, Connection, ErlTransport, SpawnBond, Term};
+use crate::transport::erl::{Call, Connection, ErlTransport, Pid, SpawnBond, Term};
+use crate::transport::{Meter, TransportError};
 use crate::wire::{PROTOCOL, Reply, Request, TargetStatus};
 
 /// The longest name of a session: one byte says how long it is.
@@ -92,31 +92,14 @@ pub async fn open_watched(
         .iter()
         .flat_map(|variant| variant.sha256)
         .collect();
-    let program = program(&[
+    let variables = [
         ("Who", binary(greeting.holder().as_bytes())),
         ("State", binary(&greeting.state_dir())),
         ("Hello", binary(&hello)),
-    ]);
-    let hashes = Term::List(vec![binding("Hashes", Term::binary(&hashes))]);
+    ];
     // Hashes do not compress.
-    let mut bindings = vec![("P", Term::binary(&program)), ("B", hashes)];
-    bindings.extend(
-        STEPS.iter().map(|(name, module, function, arity)| {
-            (*name, Term::Function(module, function, *arity))
-        }),
-    );
-    // Erlang looks bindings up in the order of their names.
-    bindings.sort_by_key(|(name, _)| *name);
-    let bindings = bindings
-        .into_iter()
-        .map(|(name, value)| binding(name, value));
-    let arguments = [boot_expression(), Term::List(bindings.collect())];
-    let call = Call {
-        module: "erl_eval",
-        function: "expr",
-        arguments: &arguments,
-    };
-    let agent = connection.spawn(&call, SpawnBond::Monitor).await?;
+    let hashes = Term::List(vec![binding("Hashes", Term::binary(&hashes))]);
+    let agent = evaluate(&mut connection, &variables, agent::BOOT, hashes).await?;
     let meter = connection.meter();
     let mut session = Session::new(connection.into_transport(agent), greeting.silence);
     match greet(&mut session, &meter, on_sent).await {
@@ -127,6 +110,32 @@ pub async fn open_watched(
             Err(error)
         }
     }
+}
+
+/// Has a new process on the node evaluate expressions, behind the values of variables in Erlang's text, with bindings beside.
+pub(crate) async fn evaluate(
+    connection: &mut Connection,
+    variables: &[(&str, String)],
+    expressions: &str,
+    bindings: Term<'_>,
+) -> Result<Pid, TransportError> {
+    let program = program(variables, expressions);
+    let mut all = vec![("P", Term::binary(&program)), ("B", bindings)];
+    all.extend(
+        STEPS.iter().map(|(name, module, function, arity)| {
+            (*name, Term::Function(module, function, *arity))
+        }),
+    );
+    // Erlang looks bindings up in the order of their names.
+    all.sort_by_key(|(name, _)| *name);
+    let all = all.into_iter().map(|(name, value)| binding(name, value));
+    let arguments = [boot_expression(), Term::List(all.collect())];
+    let call = Call {
+        module: "erl_eval",
+        function: "expr",
+        arguments: &arguments,
+    };
+    connection.spawn(&call, SpawnBond::Monitor).await
 }
 
 async fn greet(
@@ -186,9 +195,9 @@ async fn send_agent(
     }
 }
 
-/// The boot expressions behind the values of their variables, compressed: what the values have in common with each other is sent
+/// Expressions behind the values of their variables, compressed: what the values have in common with each other is sent
 /// once.
-fn program(variables: &[(&str, String)]) -> Vec<u8> {
+fn program(variables: &[(&str, String)], expressions: &str) -> Vec<u8> {
     let mut text = String::new();
     for (name, value) in variables {
         text.push_str(name);
@@ -197,7 +206,7 @@ fn program(variables: &[(&str, String)]) -> Vec<u8> {
         text.push_str(value);
         text.push(',');
     }
-    text.push_str(agent::BOOT);
+    text.push_str(expressions);
     let mut compressed = Vec::new();
     let read = ZlibEncoder::new(text.as_bytes(), Compression::best()).read_to_end(&mut compressed);
     debug_assert!(read.is_ok(), "reading from memory does not fail");
@@ -205,7 +214,7 @@ fn program(variables: &[(&str, String)]) -> Vec<u8> {
 }
 
 /// Bytes as Erlang's text of a binary.
-fn binary(bytes: &[u8]) -> String {
+pub(crate) fn binary(bytes: &[u8]) -> String {
     let mut text = String::from("<<\"");
     for byte in bytes {
         match byte {

@@ -18,6 +18,7 @@ pub mod manifest;
 mod mapped_file;
 pub mod pack;
 pub mod plan;
+pub mod probe;
 pub mod push;
 pub mod root_dir;
 pub mod scan;

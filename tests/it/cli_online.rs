@@ -360,6 +360,33 @@ fn what_is_there_already_is_recorded_and_nothing_else_is_said_to_be_done() {
 }
 
 #[test]
+fn doctor_tries_whether_the_destination_can_be_written() {
+    let rig = Rig::new();
+    let beneath = |path: &str| rig.cli.dir().join(path).display().to_string();
+    fs::write(beneath("file"), "").expect("a file");
+    let before = listing(rig.cli.dir());
+    let table = [
+        (beneath("device"), 0, "can be written"),
+        (beneath("new"), 0, "is not there yet"),
+        (beneath("not/there"), 1, "it is not there"),
+        (beneath("file"), 1, "not a directory"),
+        ("/proc/x".to_owned(), 1, "/proc cannot be written"),
+        ("/proc".to_owned(), 1, "/proc cannot be written"),
+    ];
+    for (path, code, expected) in table {
+        let run = rig.run(&["doctor", "-p", &path]);
+        assert_eq!(run.code, Some(code), "{run:?}");
+        let mut lines = run.out.lines();
+        let files = lines
+            .find(|line| line.contains(" files: "))
+            .expect("a check");
+        assert!(files.contains(expected), "{run:?}");
+        assert_eq!(files.starts_with("ok"), code == 0, "{run:?}");
+    }
+    assert_eq!(listing(rig.cli.dir()), before);
+}
+
+#[test]
 fn a_plan_lists_each_module_once() {
     let rig = Rig::new();
     rig.release(1);

@@ -43,6 +43,7 @@ pub(super) const ENGINE_LAYERS: &[Layer] = &[
     Layer { modules: &["transport"], may_use: &["limits"] },
     Layer { modules: &["session"], may_use: &["limits", "transport", "wire"] },
     Layer { modules: &["boot"], may_use: &["agent", "session", "transport", "wire"] },
+    Layer { modules: &["probe"], may_use: &["boot", "transport"] },
     Layer {
         modules: &["push"],
         may_use: &[
