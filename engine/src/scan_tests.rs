@@ -4,7 +4,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -351,16 +350,17 @@ fn a_directory_that_turns_into_a_link_and_back_leads_nowhere() {
     fs::rename(tree().keep(), &release).expect("rename");
     let (lib, link) = (release.join("lib"), dir.path().join("link"));
     symlink(outside(dir.path()), &link).expect("symlink");
-    let is_over = AtomicBool::new(false);
+    // Both end by the clock, so that a failure of one does not leave the other running.
+    let begun = Instant::now();
+    let is_on = || begun.elapsed() < Duration::from_secs(1);
     let (mut disturbed, mut whole) = (0, 0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
+            while is_on() {
                 renameat_with(CWD, &lib, CWD, &link, RenameFlags::EXCHANGE).expect("an exchange");
             }
         });
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(1) {
+        while is_on() {
             match contents(&release) {
                 None => disturbed += 1,
                 Some(files) if files.is_empty() => {}
@@ -373,7 +373,6 @@ fn a_directory_that_turns_into_a_link_and_back_leads_nowhere() {
                 }
             }
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     assert!(disturbed > 0, "{whole} scans met nobody");
 }

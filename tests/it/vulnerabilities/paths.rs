@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use relsync_tests::binary::Cli;
 use relsync_tests::node::{Node, NodeOptions};
@@ -12,7 +13,7 @@ use relsync_tests::release::{Release, listing};
 use relsync_tests::rig::Rig;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::{pack, refusal};
+use super::{SOON, pack, refusal};
 
 fn golden(path: &str) -> Vec<u8> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/golden");
@@ -158,11 +159,12 @@ fn a_local_directory_swapped_for_a_link_is_not_read_through() {
     let (lib, link) = (release.root().join("lib"), cli.dir().join("link"));
     symlink(outside.root(), &link).expect("a link");
     let as_link = [format!("lib -> {}", outside.root().display())];
-    let is_over = AtomicBool::new(false);
+    let (is_over, begun) = (AtomicBool::new(false), Instant::now());
     let mut taken = 0;
     thread::scope(|scope| {
         scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
+            // By the clock as well: a test that fails must end.
+            while !is_over.load(Ordering::Relaxed) && begun.elapsed() < SOON {
                 renameat_with(CWD, &lib, CWD, &link, RenameFlags::EXCHANGE).expect("an exchange");
             }
         });
