@@ -1,9 +1,12 @@
 //! What became of an update whose session failed after the target was told to apply it.
 //!
-//! The target goes on without its host to one end or the other. What it runs then, and how many updates it counts as ended, tell which.
+//! The target goes on without its host to one end or the other. What it runs then, and which updates it counts as ended since, tell which.
 
 use crate::id::SnapshotId;
 use crate::wire::{Current, TargetStatus};
+
+/// The target counts in 32 bits.
+const COUNT_MASK: u64 = 0xFFFF_FFFF;
 
 /// An update whose end is not known.
 #[derive(Debug, Clone)]
@@ -50,11 +53,33 @@ impl Lost {
         if (now, snapshot(&after.current)) != (old, snapshot(&self.before)) {
             return Aftermath::Replaced;
         }
-        if after.ended == self.ended_before && after.recovered.is_none() {
-            Aftermath::Unchanged
-        } else {
+        if self.has_ended(after) {
             Aftermath::RolledBack
+        } else {
+            Aftermath::Unchanged
         }
+    }
+
+    /// Whether this update may be one of those that have disturbed the target since: others may have been there as well.
+    fn has_ended(&self, after: &TargetStatus) -> bool {
+        let count = after.ended.wrapping_sub(self.ended_before) & COUNT_MASK;
+        if count == 0 {
+            // Where even counting it failed.
+            return after.recovered.is_some();
+        }
+        let is_since = |number: u64| {
+            let back = after.ended.wrapping_sub(number) & COUNT_MASK;
+            back < count
+        };
+        let mut known = 0;
+        let mut is_ours = false;
+        for (number, snapshot) in &after.ended_updates {
+            if is_since(*number) {
+                known += 1;
+                is_ours |= *snapshot == self.snapshot.0;
+            }
+        }
+        is_ours || known < count
     }
 }
 
@@ -106,6 +131,51 @@ mod tests {
                 ..TargetStatus::default()
             };
             assert_eq!(lost.aftermath(&after), expected, "{before:?}: {after:?}");
+        }
+    }
+
+    #[test]
+    fn updates_of_others_are_told_from_ours() {
+        let (ours, other) = ([2; 32], [9; 32]);
+        let table = [
+            (8, vec![(8, ours)], Aftermath::RolledBack),
+            (8, vec![(8, other)], Aftermath::Unchanged),
+            // The same snapshot, taken back before.
+            (8, vec![(8, other), (7, ours)], Aftermath::Unchanged),
+            (9, vec![(9, other), (8, ours)], Aftermath::RolledBack),
+            (9, vec![(9, other), (8, other)], Aftermath::Unchanged),
+            // One of them led nobody knows where.
+            (9, vec![(9, other)], Aftermath::RolledBack),
+            (1 << 31, vec![(1 << 31, other)], Aftermath::RolledBack),
+            // Counting began anew: the record was lost.
+            (1, vec![(1, other)], Aftermath::RolledBack),
+        ];
+        for (ended, ended_updates, expected) in table {
+            let lost = Lost {
+                before: current(3, 1),
+                ended_before: 7,
+                snapshot: SnapshotId(ours),
+            };
+            let after = TargetStatus {
+                current: current(3, 1),
+                ended,
+                ended_updates,
+                ..TargetStatus::default()
+            };
+            assert_eq!(lost.aftermath(&after), expected, "{after:?}");
+        }
+        let lost = Lost {
+            before: None,
+            ended_before: 0xFFFF_FFFF,
+            snapshot: SnapshotId(ours),
+        };
+        for (led_to, expected) in [(ours, Aftermath::RolledBack), (other, Aftermath::Unchanged)] {
+            let after = TargetStatus {
+                ended: 0,
+                ended_updates: vec![(0, led_to)],
+                ..TargetStatus::default()
+            };
+            assert_eq!(lost.aftermath(&after), expected);
         }
     }
 }

@@ -90,6 +90,8 @@ pub struct TargetStatus {
     pub kept: Vec<u64>,
     /// How many updates have disturbed it and come to an end.
     pub ended: u64,
+    /// The last of these updates, by their number and the snapshot that each was to lead to.
+    pub ended_updates: Vec<(u64, [u8; 32])>,
     /// What an interrupted switch led to, if one was found.
     pub recovered: Option<String>,
     /// Modules whose running code is not that of their file.
@@ -297,6 +299,7 @@ fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireError> {
             13 => status.kept.push(field.number()?),
             14 => status.recovered = Some(field.text()),
             15 => status.ended = field.number()?,
+            16 => status.ended_updates.push(decode_ended(field.nested())?),
             20 => status.modules.push(decode_module(field.nested())?),
             21 => status.kept_bytes.push(decode_kept(field.nested())?),
             _ => {}
@@ -352,6 +355,19 @@ fn decode_incoming(fields: Fields<'_>) -> Result<Incoming, WireError> {
 
 fn decode_damage(fields: Fields<'_>) -> Result<(String, String), WireError> {
     Ok((fields.find_text(1)?, fields.find_text(2)?))
+}
+
+fn decode_ended(fields: Fields<'_>) -> Result<(u64, [u8; 32]), WireError> {
+    let mut ended = (0, [0; 32]);
+    fields.each(|field| {
+        match field.tag {
+            1 => ended.0 = field.number()?,
+            2 => ended.1 = field.array()?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(ended)
 }
 
 fn decode_kept(fields: Fields<'_>) -> Result<(u64, u64), WireError> {

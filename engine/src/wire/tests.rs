@@ -223,6 +223,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         kept: vec![299, 298],
         recovered: Some("undone".to_owned()),
         ended: 7,
+        ended_updates: vec![(7, [b't'; 32]), (5, [b's'; 32])],
         modules: Vec::new(),
         kept_bytes: Vec::new(),
     };

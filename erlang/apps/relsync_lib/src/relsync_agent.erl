@@ -230,6 +230,7 @@ handle(Name, _, _) ->
 %%% What the target holds
 
 status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
+    {Ended, Last} = relsync_state:ended(Dir),
     Status = #{
         protocol => ?PROTOCOL,
         otp_release => list_to_integer(erlang:system_info(otp_release)),
@@ -239,7 +240,8 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
         writable => relsync_fs:is_writable(Write),
         credit => ?CREDIT_BYTES,
         kept => lists:sort([relsync_generations:number(To) || To <- relsync_generations:history(Roots)]),
-        ended => relsync_state:ended(Dir),
+        ended => Ended,
+        ended_updates => [#{number => Number, snapshot => Snapshot} || {Number, Snapshot} <- Last],
         free_bytes => free_bytes(Roots)
     },
     Known = maps:filter(fun(_, Value) -> Value =/= unknown end, Status),

@@ -36,20 +36,21 @@ restored(#{lost := Lost, from := From, current := #{generation := Generation}, i
 -spec damage_fields({binary(), binary()}) -> relsync_wire:fields().
 damage_fields({What, Repair}) -> #{what => What, repair => Repair}.
 
-end_interrupted(Roots) ->
+end_interrupted(#{state := Dir} = Roots) ->
     Changes = relsync_recover:pending(Roots),
+    Led = relsync_recover:destined(Dir),
     case relsync_recover:recover(Roots) of
         {ok, nothing} -> #{};
-        {ok, undone, Report} -> recovered("an interrupted switch was undone", Report, Changes, Roots);
-        {ok, completed, Report} -> recovered("an interrupted switch was completed", Report, Changes, Roots);
+        {ok, undone, Report} -> recovered("an interrupted switch was undone", Led, Report, Changes, Roots);
+        {ok, completed, Report} -> recovered("an interrupted switch was completed", Led, Report, Changes, Roots);
         {ok, {lost, Damage}, _} -> #{recovered => relsync_refusal:text(relsync_state:format_error(Damage))};
         {error, Reason} ->
             Text = relsync_apply:format_error(Reason),
             relsync_refusal:refuse(damaged, relsync_refusal:unfinished(Text))
     end.
 
-recovered(What, Report, Changes, #{state := Dir} = Roots) ->
-    _ = relsync_state:count_ended(Dir),
+recovered(What, Led, Report, Changes, #{state := Dir} = Roots) ->
+    _ = relsync_state:count_ended(Dir, Led),
     Notes = [relsync_refusal:report_text(Line) || Line <- Report] ++ follow(Changes, Roots),
     #{recovered => relsync_refusal:text(lists:join("; ", [What | Notes]))}.
 

@@ -8,7 +8,7 @@
 %% wire, paths stay in the destination.
 -module(relsync_record).
 
--export([encode/2, decode/2, max_bytes/0, max_generation/0]).
+-export([encode/2, decode/2, max_bytes/0, max_generation/0, max_ended/0]).
 -export_type([current/0, state/0, probation/0, journal/0, undo/0, installed/0, ended/0, kind/0, error/0]).
 
 -type kind() :: current | installed | journal | undo | ended.
@@ -46,8 +46,8 @@
     changes := [relsync_change:change()]
 }.
 %% How many updates have disturbed the destination and come to an end, whatever it was: who lost sight of one
-%% can tell by it whether that one did.
--type ended() :: #{count := non_neg_integer()}.
+%% can tell by it whether that one did. The last of them by their number and the snapshot that they led to, the newest first.
+-type ended() :: #{count := non_neg_integer(), last => [{pos_integer(), Snapshot :: <<_:256>>}]}.
 -type record() :: current() | installed() | journal() | undo() | ended().
 -type error() :: not_a_record | {version, byte()} | truncated | checksum | content.
 
@@ -62,6 +62,7 @@
 -define(MAX_SECONDS, 253402300799).
 -define(MAX_TIMEOUT_MS, 16#FFFFFFFF).
 -define(MAX_ENTRIES, 1000000).
+-define(MAX_ENDED, 16).
 -define(MAX_MTIME, 16#7FFFFFFFFFFFFFFF).
 
 -define(IS_WITHIN(N, Low, High), (is_integer(N) andalso N >= Low andalso N =< High)).
@@ -73,6 +74,10 @@ max_bytes() -> ?MAX_PAYLOAD_BYTES + ?AROUND_BYTES.
 %% @doc The last number that a generation can have.
 -spec max_generation() -> pos_integer().
 max_generation() -> ?MAX_GENERATION.
+
+%% @doc How many ended updates are remembered.
+-spec max_ended() -> pos_integer().
+max_ended() -> ?MAX_ENDED.
 
 %% @doc Builds the bytes of a record.
 -spec encode(kind(), record()) -> {ok, iodata()} | {error, efbig}.
@@ -219,8 +224,15 @@ is_journal(
 is_journal(_) ->
     false.
 
-is_ended(#{count := Count}) -> ?IS_WITHIN(Count, 0, ?MAX_NUMBER);
-is_ended(_) -> false.
+is_ended(#{count := Count, last := Last}) when is_list(Last), length(Last) =< ?MAX_ENDED ->
+    ?IS_WITHIN(Count, 0, ?MAX_NUMBER) andalso lists:all(fun is_ended_update/1, Last);
+is_ended(#{count := Count} = Ended) ->
+    map_size(Ended) =:= 1 andalso ?IS_WITHIN(Count, 0, ?MAX_NUMBER);
+is_ended(_) ->
+    false.
+
+is_ended_update({Number, <<_:32/binary>>}) -> ?IS_WITHIN(Number, 0, ?MAX_NUMBER);
+is_ended_update(_) -> false.
 
 is_undo(#{from := From, to := To, changes := Changes}) ->
     is_current(From) andalso is_current_or_none(To) andalso relsync_change:check(Changes);

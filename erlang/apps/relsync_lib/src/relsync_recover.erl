@@ -40,7 +40,7 @@
 %% Each is repeated from its start when it is interrupted itself.
 -module(relsync_recover).
 
--export([recover/1, pending/1, restore/2]).
+-export([recover/1, pending/1, destined/1, restore/2]).
 
 -export_type([restored/0]).
 
@@ -90,6 +90,14 @@ pending(#{state := Dir} = Roots) ->
                 {_, Changes} -> Changes;
                 none -> []
             end
+    end.
+
+%% @doc The snapshot that an interrupted transaction was to lead to, as far as a journal tells.
+-spec destined(relsync_state:dir()) -> <<_:256>> | unknown.
+destined(Dir) ->
+    case relsync_state:read_journal(Dir) of
+        {ok, #{new := #{snapshot := Snapshot}}} -> Snapshot;
+        _ -> unknown
     end.
 
 undone({ok, Report}) -> {ok, undone, Report};

@@ -33,7 +33,7 @@
     write_reserve/1,
     free_reserve/1,
     ended/1,
-    count_ended/1,
+    count_ended/2,
     read_agent/2,
     write_agent/2,
     clean/2,
@@ -240,18 +240,22 @@ free_reserve(Dir) ->
 
 %% Ended updates
 
-%% @doc How many updates have disturbed the destination and come to an end.
--spec ended(dir()) -> non_neg_integer().
+%% @doc How many updates have disturbed the destination and come to an end, and the last of them: their
+%% numbers and the snapshots that they led to.
+-spec ended(dir()) -> {non_neg_integer(), [{non_neg_integer(), <<_:256>>}]}.
 ended(Dir) ->
     case read_record(Dir, <<"ended">>, ended) of
-        {ok, #{count := Count}} -> Count;
-        _ -> 0
+        {ok, #{count := Count} = Ended} -> {Count, maps:get(last, Ended, [])};
+        _ -> {0, []}
     end.
 
-%% @doc Counts one more.
--spec count_ended(dir()) -> ok | {error, error()}.
-count_ended(Dir) ->
-    write_record(Dir, <<"ended">>, ended, #{count => (ended(Dir) + 1) band 16#FFFFFFFF}).
+%% @doc Counts one more, and remembers where it led, if that is known.
+-spec count_ended(dir(), <<_:256>> | unknown) -> ok | {error, error()}.
+count_ended(Dir, Snapshot) ->
+    {Before, Last} = ended(Dir),
+    Count = (Before + 1) band 16#FFFFFFFF,
+    Known = [{Count, Snapshot} || Snapshot =/= unknown] ++ Last,
+    write_record(Dir, <<"ended">>, ended, #{count => Count, last => lists:sublist(Known, relsync_record:max_ended())}).
 
 %% Agent blobs
 

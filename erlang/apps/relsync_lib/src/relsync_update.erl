@@ -102,7 +102,7 @@ update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send)
     Notes = [relsync_refusal:left_text(Path) || {Path, not_ours} <- Left],
     Result = run(Update#update{disturbs = Wanted =/= [], notes = Notes}, Mode, Prepare),
     %% Who does not hear of the result can ask for it.
-    _ = relsync_state:count_ended(Dir),
+    _ = relsync_state:count_ended(Dir, Snapshot),
     probation(Result, State, Roots).
 
 probation_state(#{confirm_timeout := Timeout}, Mode) -> {probation, min(Timeout, ?MAX_TIMEOUT_MS), Mode};

@@ -201,7 +201,8 @@ status_fields() ->
         {12, credit, number},
         {13, kept, {list, number}},
         {14, recovered, bytes},
-        {15, ended, number}
+        {15, ended, number},
+        {16, ended_updates, {list, {message, [{1, number, number}, {2, snapshot, bytes}]}}}
     ].
 
 module_fields() ->

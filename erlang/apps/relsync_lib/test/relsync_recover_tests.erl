@@ -204,3 +204,23 @@ told_test_() ->
             {_, _} = binary:match(Message, <<"not known">>)
         end)
     end}.
+
+%% Who asks later what became of an update can tell it from others.
+ended_test_() ->
+    {timeout, 60, fun() ->
+        with_three(fun(#{state := Dir, write := Root} = Roots) ->
+            {0, []} = relsync_state:ended(Dir),
+            #{base := Base} = Options = relsync_push:installed(Roots),
+            {ok, #{snapshot := Snapshot} = Staged} = relsync_push:stage(pack(Base, 3, 4), 1000, Options),
+            {ok, Transaction} = relsync_apply:prepare(Roots, Staged, ?CONFIRMED#{now => 0}),
+            {ok, _} = relsync_apply:switch(Transaction),
+            {ok, Session, #{generation := 3}} = relsync_test_host:hello(Root),
+            ok = relsync_test_host:bye(Session),
+            holds(3, Roots),
+            {1, [{1, Snapshot}]} = relsync_state:ended(Dir),
+            %% The test's packs send no content.
+            Same = relsync_trees:pack(maps:get(base, relsync_push:installed(Roots)), tree(3), tree(3)),
+            {ok, _} = relsync_test_host:push(Root, Same, []),
+            {2, [{2, _}, {1, Snapshot}]} = relsync_state:ended(Dir)
+        end)
+    end}.

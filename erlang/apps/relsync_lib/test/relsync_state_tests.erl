@@ -32,9 +32,16 @@ records_test() ->
         none = relsync_state:read_current(Dir),
         Manifest = relsync_trees:manifest(#{<<"a">> => {file, 8#644, <<"x">>}}),
         Sha256 = relsync_manifest:sha256(Manifest),
-        0 = relsync_state:ended(Dir),
-        [ok = relsync_state:count_ended(Dir) || _ <- [1, 2]],
-        2 = relsync_state:ended(Dir),
+        {0, []} = relsync_state:ended(Dir),
+        [ok = relsync_state:count_ended(Dir, Snapshot) || Snapshot <- [<<1:256>>, unknown, <<2:256>>]],
+        {3, [{3, <<2:256>>}, {1, <<1:256>>}]} = relsync_state:ended(Dir),
+        [ok = relsync_state:count_ended(Dir, <<3:256>>) || _ <- lists:seq(1, relsync_record:max_ended())],
+        {19, Last} = relsync_state:ended(Dir),
+        {16, {19, <<3:256>>}, {4, <<3:256>>}} = {length(Last), hd(Last), lists:last(Last)},
+        %% Once they were counted only.
+        {ok, Counted} = relsync_record:encode(ended, #{count => 5}),
+        ok = prim_file:write_file(relsync_state:file_name(Dir, <<"ended">>), Counted),
+        {5, []} = relsync_state:ended(Dir),
         none = relsync_state:read_manifest(Dir, Sha256),
         ok = relsync_state:write_manifest(Dir, Manifest),
         {ok, Manifest} = relsync_state:read_manifest(Dir, Sha256),
@@ -237,7 +244,8 @@ golden(Suffix, #{current := Current, installed := Installed, journal := Journal,
                 {"undo", <<"generations/1/undo">>}
             ] ++ [{"ended", <<"ended">>} || is_map_key(ended, Records)]
         ],
-        true = maps:get(ended, Records, #{count => 0}) =:= #{count => relsync_state:ended(Dir)},
+        #{count := Count, last := Last} = maps:get(ended, Records, #{count => 0, last => []}),
+        true = {Count, Last} =:= relsync_state:ended(Dir),
         true = {ok, Current} =:= relsync_state:read_current(Dir),
         true = {ok, Installed} =:= relsync_state:read_installed(Dir, manifest()),
         true = {ok, Journal} =:= relsync_state:read_journal(Dir),
@@ -258,7 +266,9 @@ golden_1() -> records(#{deadline => 5000, timeout => 0, reload => soft}, infinit
 
 golden_2() ->
     Probation = #{deadline => 1700000060000, timeout => 60000, reload => apps},
-    (records(Probation, 1 bsl 40, {probation, Probation}))#{ended => #{count => 300}}.
+    (records(Probation, 1 bsl 40, {probation, Probation}))#{
+        ended => #{count => 300, last => [{300, <<1:256>>}, {298, <<2:256>>}]}
+    }.
 
 records(Probation, Quota, State) ->
     Old = current(1),

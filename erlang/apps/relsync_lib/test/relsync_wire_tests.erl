@@ -109,7 +109,8 @@ status() ->
         credit => 262144,
         kept => [299, 298],
         recovered => <<"undone">>,
-        ended => 7
+        ended => 7,
+        ended_updates => [#{number => 7, snapshot => binary:copy(<<"t">>, 32)}, #{number => 5, snapshot => binary:copy(<<"s">>, 32)}]
     }.
 
 modules() ->
