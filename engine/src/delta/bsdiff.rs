@@ -10,11 +10,19 @@
 //! Source: Colin Percival, "Naïve differences of executable code", 2003 (bsdiff).
 
 use super::cursor::{Cursor, Malformed, len_i64, put_len, put_signed};
+use super::pointers::{Match, Moves};
+use crate::zstd_frame::{self, Search};
 
 /// How many more bytes than the match that goes on anyway a match must have to be worth a seek.
 const MIN_GAIN: usize = 8;
 /// While the last match goes on for this many bytes, no other is looked for.
 const GOES_ON: usize = 32;
+/// Fewer differing bytes than this are not worth a look for pointers.
+const MANY_VALUES: usize = 256;
+/// A base of this many bytes may be a part of a file.
+const PART_BYTES: usize = 4 << 20;
+/// How far beyond a base pointers may reach; the first is for bases that are whole files.
+const REACHES: [usize; 3] = [0, 4 << 20, 16 << 20];
 
 /// The differences between two contents.
 #[derive(Debug, Default)]
@@ -23,6 +31,7 @@ pub(super) struct Differences {
     gaps: Vec<u8>,
     values: Vec<u8>,
     extra: Vec<u8>,
+    moves: Vec<u8>,
 }
 
 impl Differences {
@@ -30,16 +39,54 @@ impl Differences {
     pub(super) fn between(base: &[u8], new: &[u8], limit: usize) -> Option<Self> {
         let mut writer = Writer::default();
         let mut index = Index::new(base);
+        let mut steps = Vec::new();
         let mut last = (0, 0);
         let mut scan = 0;
         while scan < new.len() {
             let step = next_step(&mut index, new, &mut last, &mut scan);
-            writer.push(base, new, &step);
+            writer.push(step.matched(base).base, new, &step);
+            steps.push(step);
             if writer.differences.len() > limit {
                 return None;
             }
         }
+        let plain = writer.differences;
+        if plain.values.len() < MANY_VALUES {
+            return Some(plain);
+        }
+        let reaches = if base.len() < PART_BYTES {
+            &REACHES[..1]
+        } else {
+            &REACHES
+        };
+        let moved = reaches
+            .iter()
+            .filter_map(|reach| Self::moved(base, new, &steps, *reach));
+        std::iter::once(plain)
+            .chain(moved)
+            .min_by_key(Self::compressed_len)
+    }
+
+    /// Returns the differences that are left where the base's pointers are moved; `None` if none has.
+    fn moved(base: &[u8], new: &[u8], steps: &[Step], reach: usize) -> Option<Self> {
+        let matches = steps.iter().map(|step| step.matched(base));
+        let moves = Moves::learn(base, new, matches, reach);
+        if moves.is_empty() {
+            return None;
+        }
+        let mut writer = Writer::default();
+        for step in steps {
+            writer.push(&moves.applied(step.matched(base)), new, step);
+        }
+        moves.put(&mut writer.differences.moves);
         Some(writer.differences)
+    }
+
+    /// Estimates their length in bytes, compressed.
+    fn compressed_len(&self) -> usize {
+        let mut bytes = Vec::with_capacity(self.len());
+        self.put(&mut bytes);
+        zstd_frame::compress_bare(b"", &bytes, Search::Fast).len()
     }
 
     /// Returns their length in bytes, before compression.
@@ -55,8 +102,15 @@ impl Differences {
         }
     }
 
-    fn sections(&self) -> [&[u8]; 4] {
-        [&self.control, &self.gaps, &self.values, &self.extra]
+    fn sections(&self) -> [&[u8]; 5] {
+        let Self {
+            control,
+            gaps,
+            values,
+            extra,
+            moves,
+        } = self;
+        [control, gaps, values, extra, moves]
     }
 }
 
@@ -72,6 +126,7 @@ pub(super) fn apply(
     };
     let (mut control, mut gaps, mut values, mut extra) =
         (section()?, section()?, section()?, section()?);
+    let moves = Moves::take(section()?.rest(), base)?;
     let mut out = Vec::new();
     let mut at = 0_usize;
     let mut run = Run::next(&mut gaps)?;
@@ -84,7 +139,12 @@ pub(super) fn apply(
         if copied + inserted > len - out.len() {
             return Err(Malformed);
         }
-        for byte in matched {
+        let matched = moves.applied(Match {
+            base: matched,
+            base_at: at,
+            new_at: out.len(),
+        });
+        for byte in matched.iter() {
             out.push(byte.wrapping_add(run.difference(&mut gaps, &mut values)?));
         }
         out.extend_from_slice(extra.take(inserted)?);
@@ -159,6 +219,16 @@ struct Step {
     next_base_at: usize,
 }
 
+impl Step {
+    fn matched<'b>(&self, base: &'b [u8]) -> Match<'b> {
+        Match {
+            base: &base[self.base_at..self.base_at + self.copied],
+            base_at: self.base_at,
+            new_at: self.new_at,
+        }
+    }
+}
+
 /// Writes differences, counting how many bytes had none, and then had some.
 #[derive(Default)]
 struct Writer {
@@ -168,7 +238,8 @@ struct Writer {
 }
 
 impl Writer {
-    fn push(&mut self, base: &[u8], new: &[u8], step: &Step) {
+    /// Writes a step whose match stands for these bytes.
+    fn push(&mut self, mut base: &[u8], new: &[u8], step: &Step) {
         let to = &mut self.differences;
         put_len(&mut to.control, step.copied);
         put_len(&mut to.control, step.inserted);
@@ -179,7 +250,6 @@ impl Writer {
         let new_end = step.new_at + step.copied;
         to.extra
             .extend_from_slice(&new[new_end..new_end + step.inserted]);
-        let mut base = &base[step.base_at..step.base_at + step.copied];
         let mut new = &new[step.new_at..new_end];
         while !new.is_empty() {
             let equal = common_len(base, new);

@@ -6,7 +6,7 @@ use super::cursor::{Cursor, Malformed, len_i64, put_len, put_signed, put_varint}
 use super::streams::{KINDS, Kind, Streams};
 
 /// Version of the coding, the first byte of every frame body.
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 
 const LEAVE_COMPRESSED: u8 = 1;
 const HAS_DEFLATE_CHECK: u8 = 2;

@@ -19,6 +19,7 @@ mod frame;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod inflate;
+mod pointers;
 mod streams;
 
 pub use decode::decode;

@@ -24,7 +24,7 @@
 -type mode() :: {plain | inflate | beam, HasBase :: boolean()}.
 -type streams() :: #{non_neg_integer() => binary()}.
 
--define(VERSION, 1).
+-define(VERSION, 2).
 -define(KINDS, 18).
 -define(RECIPE, 0).
 -define(CONTENT, 17).

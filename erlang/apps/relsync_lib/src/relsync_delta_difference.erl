@@ -11,8 +11,10 @@ apply(Base, Bytes, Length) ->
     {Control, R1} = section(Bytes),
     {Gaps, R2} = section(R1),
     {Values, R3} = section(R2),
-    {Extra, Rest} = section(R3),
-    {control(Control, Base, 0, next_gap(Gaps), Values, Extra, Length, <<>>), Rest}.
+    {Extra, R4} = section(R3),
+    {Moves, Rest} = section(R4),
+    Moved = {Base, relsync_delta_pointers:moves(Moves, byte_size(Base))},
+    {control(Control, Moved, 0, next_gap(Gaps), Values, Extra, Length, <<>>), Rest}.
 
 section(Bytes) ->
     case number(Bytes) of
@@ -23,22 +25,23 @@ section(Bytes) ->
             throw(malformed)
     end.
 
-%% Each step: bytes of the base to copy, differences added; new bytes; where to go on in the base.
-control(<<>>, _Base, _At, {end_of_gaps, 0, _}, <<>>, <<>>, 0, Out) ->
+%% Each step: bytes of the base to copy, their pointers moved and differences added; new bytes; where to go on in the base.
+control(<<>>, _Moved, _At, {end_of_gaps, 0, _}, <<>>, <<>>, 0, Out) ->
     Out;
 control(<<>>, _, _, _, _, _, _, _) ->
     throw(malformed);
-control(Control, Base, At, Gaps, Values, Extra, Room, Out) ->
+control(Control, {Base, Moves} = Moved, At, Gaps, Values, Extra, Room, Out) ->
     {Copied, R1} = number(Control),
     {Inserted, R2} = number(R1),
     {Seek, R3} = number(R2),
     Copied + Inserted =< Room andalso At + Copied =< byte_size(Base) andalso Inserted =< byte_size(Extra) orelse
         throw(malformed),
-    {Gaps1, Values1, Out1} = add(Copied, Base, At, Gaps, Values, Out),
+    Bytes = relsync_delta_pointers:moved(Moves, binary:part(Base, At, Copied), At, byte_size(Out)),
+    {Gaps1, Values1, Out1} = add(Copied, Bytes, 0, Gaps, Values, Out),
     <<New:Inserted/binary, Extra1/binary>> = Extra,
     Next = At + Copied + relsync_varint:unzigzag(Seek),
     Next >= 0 orelse throw(malformed),
-    control(R3, Base, Next, Gaps1, Values1, Extra1, Room - Copied - Inserted, <<Out1/binary, New/binary>>).
+    control(R3, Moved, Next, Gaps1, Values1, Extra1, Room - Copied - Inserted, <<Out1/binary, New/binary>>).
 
 %% Gaps: equal bytes before the next run of differing ones, that run's length, what follows.
 next_gap(<<>>) ->

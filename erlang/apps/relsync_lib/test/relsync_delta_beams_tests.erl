@@ -114,7 +114,7 @@ empty() ->
 damaged_content_test_() ->
     {timeout, 300, fun() ->
         rand:seed(exsss, {7, 8, 9}),
-        [damaged_content(Name) || Name <- ["debug-info-otp25", "stripped-gzip-otp27", "difference"]]
+        [damaged_content(Name) || Name <- ["debug-info-otp25", "stripped-gzip-otp27", "difference", "pointers"]]
     end}.
 
 damaged_content(Name) ->
@@ -166,6 +166,7 @@ work_is_linear_test_() ->
                     term_to_binary([{atom, {I rem 3000, I rem 80}, x} || I <- lists:seq(1, N)])
                 end},
                 {difference, fun({N, Bytes}) -> relsync_delta_difference:apply(<<0:8000>>, Bytes, N) end, fun differences/1},
+                {pointers, fun({Base, Bytes}) -> relsync_delta_difference:apply(Base, Bytes, byte_size(Base)) end, fun moved/1},
                 {matching, fun(Table) -> relsync_delta_tables:match(lists:reverse(Table), Table) end, fun(N) ->
                     [<<(I rem 100), (I div 3):32>> || I <- lists:seq(1, N)]
                 end}
@@ -179,7 +180,15 @@ joined(Id, Kind) ->
 %% Steps that each copy a byte of the base and go back to it.
 differences(N) ->
     Control = binary:copy(<<1, 0, 1>>, N),
-    {N, <<(relsync_varint:encode(byte_size(Control)))/binary, Control/binary, 0, 0, 0>>}.
+    {N, <<(relsync_varint:encode(byte_size(Control)))/binary, Control/binary, 0, 0, 0, 0>>}.
+
+%% One step that copies a base of distances, of which every other one is moved.
+moved(N) ->
+    Base = << <<(I rem 3000 + 200):32/little>> || I <- lists:seq(1, N) >>,
+    Control = <<(relsync_varint:encode(byte_size(Base)))/binary, 0, 0>>,
+    Parts = << <<(min(I, 2)), 2>> || I <- lists:seq(1, N div 256) >>,
+    Moves = <<0, (relsync_varint:encode(N div 256))/binary, Parts/binary>>,
+    {Base, <<(byte_size(Control)), Control/binary, 0, 0, 0, (relsync_varint:encode(byte_size(Moves)))/binary, Moves/binary>>}.
 
 %% What the runtime counts: calls and collections, nothing that depends on what else the machine does.
 work(Decode, Input) ->

@@ -76,7 +76,7 @@ limits_test() ->
     ?assertMatch({error, _}, relsync_delta:decode(Body, Bases, ?LIMITS#{max_memory_bytes := Size})).
 
 version_test() ->
-    ?assertEqual({error, {version, 2}}, relsync_delta:decode(<<2, 0>>, [], ?LIMITS)),
+    ?assertEqual({error, {version, 3}}, relsync_delta:decode(<<3, 0>>, [], ?LIMITS)),
     ?assertEqual({error, malformed}, relsync_delta:decode(<<>>, [], ?LIMITS)).
 
 another_zlib_is_noticed_test() ->
