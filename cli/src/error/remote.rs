@@ -29,7 +29,7 @@ pub(super) fn remote_hint(kind: &str) -> Option<String> {
         "pack" | "base_changed" => {
             "something else changed the target meanwhile: push again with --checksum"
         }
-        "hooks" => "see what the hook printed above",
+        "hooks" => "correct the hooks; what they printed, if they ran, stands above",
         "in_use" => {
             "`--reload hard` kills these processes, `--reload apps` restarts their applications"
         }
