@@ -201,7 +201,10 @@ fn checks_of(status: &TargetStatus) -> Vec<Check> {
         Check::new(
             "records",
             false,
-            format!("damaged: {}; the next push repairs what this session could not", damage.join(", ")),
+            format!(
+                "damaged: {}; the next push repairs what this session could not",
+                damage.join(", ")
+            ),
         )
     };
     vec![Check::new("agent", true, agent), space, state, damage]

@@ -20,6 +20,7 @@ mod frame;
 pub(crate) mod fuzzing;
 mod inflate;
 mod pointers;
+mod steps;
 mod streams;
 
 pub use decode::decode;
