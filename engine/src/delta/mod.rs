@@ -177,6 +177,8 @@ pub fn beam_md5(file: &[u8]) -> Option<[u8; 16]> {
 #[cfg(test)]
 mod beam_tests;
 #[cfg(test)]
+mod difference_tests;
+#[cfg(test)]
 mod golden_tests;
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,8 @@ const MAX_REACH: usize = 1 << 24;
 const SHIFTS: Range<i32> = -(1 << 24)..1 << 24;
 /// What stands within 2^10 bytes moves together.
 const BUCKET_LOG: u32 = 10;
+/// There are no more buckets than this: a frame's memory and twice the reach have fewer.
+const BUCKETS: u32 = 1 << 16;
 /// That a bucket moved otherwise than the one before is worth an entry if it makes so many more pointers right.
 const MIN_GAIN: u32 = 4;
 
@@ -182,6 +184,9 @@ impl Shifts {
             Some(_) if more == 0 => return Err(Malformed),
             Some((last, _)) => last.checked_add(more).ok_or(Malformed)?,
         };
+        if bucket >= BUCKETS {
+            return Err(Malformed);
+        }
         self.0.push((bucket, shift));
         Ok(())
     }
@@ -200,6 +205,7 @@ impl Votes {
     fn cast(&mut self, bucket: u32, shift: i64) {
         if let Ok(shift) = i32::try_from(shift)
             && SHIFTS.contains(&shift)
+            && bucket < BUCKETS
         {
             *self.0.entry(bucket).or_default().entry(shift).or_default() += 1;
         }
@@ -343,8 +349,9 @@ mod tests {
             &[0, 0, 5, 2, 0, 4],
             // More parts than there are bytes.
             &[0, 100, 5, 2],
-            // A bucket of 2^32, and a shift of 2^31.
-            &[0, 1, 0x80, 0x80, 0x80, 0x80, 0x10, 2],
+            // A bucket of 2^16, a second one of 2^16, and a shift of 2^31.
+            &[0, 1, 0x80, 0x80, 4, 2],
+            &[0, 0, 1, 2, 0xff, 0xff, 3, 2],
             &[0, 1, 1, 0x80, 0x80, 0x80, 0x80, 0x10],
         ];
         for bytes in wrong {

@@ -12,6 +12,7 @@ const GOLDEN: &str = "tests/data/golden/";
 #[rustfmt::skip]
 const KINDS: &[(&str, &[&str], bool)] = &[
     ("delta", &[".rs", ".erl"], true),
+    ("difference", &[".rs", ".erl"], true),
     ("manifest", &[".rs", ".erl"], false),
     ("pack", &[".rs", ".erl"], false),
     // Nobody but the target writes and reads its own state.

@@ -15,6 +15,7 @@
 
 -define(MAX_REACH, (1 bsl 24)).
 -define(BUCKET_LOG, 10).
+-define(BUCKETS, (1 bsl 16)).
 
 %% @doc Reads moves from a section; there are none in no bytes.
 -spec moves(Section :: binary(), BaseSize :: non_neg_integer()) -> moves().
@@ -40,7 +41,7 @@ shifts(Left, Bytes, Last, Shifts) ->
     Shift = relsync_varint:unzigzag(Zigzag),
     Bucket = Last + More,
     More > 0 orelse Shifts =:= [] orelse throw(malformed),
-    Bucket < 1 bsl 32 andalso Shift >= -(1 bsl 31) andalso Shift < 1 bsl 31 orelse throw(malformed),
+    Bucket < ?BUCKETS andalso Shift >= -(1 bsl 31) andalso Shift < 1 bsl 31 orelse throw(malformed),
     shifts(less(Left), R2, Bucket, [{Bucket, Shift} | Shifts]).
 
 less(all) -> all;

@@ -59,6 +59,19 @@ failure({failed, What}) -> What.
 spin(0) -> ok;
 spin(N) -> spin(N - 1).
 
+%% What is damaged has been sound: of another version, all frames would be refused before anything is read.
+sound_frames_test_() ->
+    [
+        {Target, fun() -> true = lists:member(accepted, [Decode(Sample) || Sample <- corpus(Target)]) end}
+     || {Target, Decode} <- [{"frame_body", fun frame_body/1}, {"frame_streams", fun frame_streams/1}]
+    ].
+
+%% A move of two bytes may not take the room of a hundred.
+many_moves_test() ->
+    Moves = <<0, 0, (binary:copy(<<1, 0>>, 4000000))/binary>>,
+    Difference = <<0, 0, 0, 0, (relsync_varint:encode(byte_size(Moves)))/binary, Moves/binary>>,
+    ok = watch(fun(Bytes) -> malformed = (catch relsync_delta_difference:apply(<<>>, Bytes, 0)) end, Difference).
+
 %% A module that inflates to more than any may have is refused before it does.
 gzipped_bomb_test_() ->
     {timeout, 60, fun() ->
@@ -315,7 +328,8 @@ frame(Body, Bases) ->
     case relsync_delta:decode(Body, Bases, ?LIMITS) of
         {ok, Contents} ->
             true = length(Contents) =:= length(Bases),
-            true = iolist_size(Contents) =< 1048576;
+            true = iolist_size(Contents) =< 1048576,
+            accepted;
         {error, Reason} ->
             text(relsync_delta:format_error(Reason))
     end.
@@ -335,7 +349,7 @@ frame_streams(<<Count, Bytes/binary>>) ->
     {Bases, Plain} = take_bases(min(Count, 4), Bytes, []),
     case split_head(Plain) of
         {Head, Pieces, Streams} when Pieces =< length(Bases) ->
-            frame(<<1, Head/binary, (stored(Streams))/binary>>, lists:sublist(Bases, Pieces));
+            frame(<<2, Head/binary, (stored(Streams))/binary>>, lists:sublist(Bases, Pieces));
         _ ->
             no_head
     end;
