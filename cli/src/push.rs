@@ -33,7 +33,6 @@ use crate::progress::Progress;
 use crate::report::{Figures, Outcome, Report};
 use crate::settle::{self, Meant};
 use crate::source;
-use crate::status;
 use crate::target::Target;
 use crate::units::{Bytes, Rate, Span};
 
@@ -303,7 +302,7 @@ async fn attempt(
         source::leaves_out(&job.left_out, path) || source::leaves_out(&job.protected, path)
     };
     let pushing = async {
-        let pushed = push::push(
+        push::push(
             &mut session,
             &status,
             &job.store,
@@ -312,20 +311,14 @@ async fn attempt(
             &leave_alone,
             &mut on_event,
         )
-        .await?;
-        if matches!(pushed.end, PushEnd::UpToDate | PushEnd::Confirmed(_)) {
-            // What runs may be older than what is installed; the push has nothing to do with it, and does not fail for it.
-            let asked = status::ask(&mut session, false).await;
-            report.note_stale(&asked.map(|status| status.modules).unwrap_or_default());
-        }
-        Ok(pushed)
+        .await
     };
     let pushed = tokio::select! {
         pushed = pushing => Some(pushed),
         () = wanted(interrupt.clone()) => None,
     };
     let pushed = match (pushed, ordered) {
-        (Some(pushed), _) => pushed,
+        (Some(pushed), _) => pushed.map_err(CliError::from),
         (None, None) => Err(CliError::Interrupted),
         (None, Some(lost)) => Err(CliError::InterruptedOrdered { lost }),
     };

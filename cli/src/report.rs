@@ -191,19 +191,6 @@ impl Report {
         }
     }
 
-    /// Notes which modules run older code than their files hold, where nothing else was to be done.
-    pub(crate) fn note_stale(&mut self, modules: &[ModuleStatus]) {
-        let stale = modules.iter().filter(|module| module.status == "changed");
-        let stale: BTreeSet<String> = stale.map(|module| printable(&module.name)).collect();
-        if !stale.is_empty() {
-            self.notes.push(format!(
-                "{} older code than its file holds: {}; a restart of the VM loads it, and so does the next push that changes something, or `l(MODULE).` in the node's shell",
-                runs(stale.len()),
-                some_of(&stale)
-            ));
-        }
-    }
-
     /// Takes over what went over the wire.
     pub(crate) fn set_traffic(&mut self, traffic: &Traffic) {
         self.sent_bytes = traffic.0.sent_bytes;
@@ -465,15 +452,6 @@ mod tests {
             "{report:?}"
         );
         assert_eq!(report.modules[0].line(), "  left a");
-        let mut report = Report::default();
-        report.note_stale(&[module("a", "missing")]);
-        assert_eq!(report.notes, Vec::<String>::new());
-        report.note_stale(&[module("a", "changed"), module("b", "changed")]);
-        assert!(
-            report.notes[0].starts_with("2 modules run older code"),
-            "{report:?}"
-        );
-        assert!(report.notes[0].contains("a, b;"), "{report:?}");
     }
 
     #[test]

@@ -62,7 +62,7 @@
 -define(MAX_SECONDS, 253402300799).
 -define(MAX_TIMEOUT_MS, 16#FFFFFFFF).
 -define(MAX_ENTRIES, 1000000).
--define(MAX_ENDED, 16).
+-define(MAX_ENDED, 2).
 -define(MAX_MTIME, 16#7FFFFFFFFFFFFFFF).
 
 -define(IS_WITHIN(N, Low, High), (is_integer(N) andalso N >= Low andalso N =< High)).
