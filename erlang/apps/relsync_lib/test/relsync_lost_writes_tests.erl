@@ -42,7 +42,9 @@ needed_syncs("full") ->
         [
             {push, sync_file, "/.relsync/staging/"},
             {push, sync_file, "/.relsync/current.tmp"},
-            {push, sync_dir, "/.relsync"},
+            %% A later push would be known by its undo record.
+            {first_push, sync_dir, "/.relsync"},
+            {rollback, sync_dir, "/.relsync"},
             {push, sync_dir, "/lib/keep-1.0/ebin"},
             {push, sync_file, "/bin/start"},
             {rollback, sync_dir, "/lib/keep-1.0/ebin"},
@@ -71,7 +73,7 @@ is_needed(Name, Sync, What) ->
     %% From the end, where most of the switch is.
     Broken = is_any_broken(lists:reverse(moments(Case, #{rule => Rule})), Case),
     relsync_crash_case:delete(Case),
-    Broken orelse error({not_needed, Sync, What}).
+    Broken orelse error({not_needed, Name, Sync, What}).
 
 is_any_broken([], _Case) ->
     false;
