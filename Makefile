@@ -41,7 +41,7 @@ test: setup quick-check ## Runs all tests, against every OTP release that can be
 	cargo test --workspace
 	scripts/erl-test.sh test
 
-crash: setup ## Kills, cuts, fills and damages at every moment of an update; takes up to an hour
+crash: setup ## Kills, cuts, fills and damages at every moment of an update; takes half an hour or more
 	@scripts/crash.sh
 
 golden: setup ## Rewrites the golden vectors (tests/data/golden) with what both sides write now
