@@ -3,6 +3,7 @@ use std::process::Command;
 
 use proptest::prelude::*;
 
+use super::cursor::put_signed;
 use super::*;
 use crate::zstd_frame::{self, Search};
 use inflate::Deflater;
@@ -175,8 +176,25 @@ fn what_its_base_contains_costs_next_to_nothing() {
 }
 
 /// Returns what zstd makes of the contents in one piece.
+///
+/// Below the best level it finds more or less, by some percent, depending on where in the frame the content begins: there the
+/// contents stand, as in a body, behind their lengths, if that makes more of them.
 fn solid(contents: &[&[u8]], level: i32) -> usize {
-    zstd_frame::compress_bare(&[], &contents.concat(), Search::Level(level)).len()
+    let compressed =
+        |content: &[u8]| zstd_frame::compress_bare(&[], content, Search::Level(level)).len();
+    let concatenated = contents.concat();
+    if level == BEST_LEVEL {
+        return compressed(&concatenated);
+    }
+    let mut as_in_a_body = Vec::new();
+    for content in contents {
+        put_signed(
+            &mut as_in_a_body,
+            i64::try_from(content.len()).expect("a length"),
+        );
+    }
+    as_in_a_body.extend_from_slice(&concatenated);
+    compressed(&as_in_a_body).max(compressed(&concatenated))
 }
 
 /// What a body may be longer than its contents in one zstd frame: its head, and for each piece how long it is.

@@ -184,15 +184,24 @@ undo_to(_, _) -> none.
 
 newest_undo(Dir) ->
     case newest(Dir) of
-        {ok, #{to := Old, changes := Changes}} -> {Old, Changes};
-        _ -> none
+        #{to := Old, changes := Changes} -> {Old, Changes};
+        none -> none
     end.
 
 newest(Dir) ->
     case lists:reverse(relsync_state:generations(Dir)) of
-        [N | _] -> relsync_state:read_undo(Dir, N);
+        [N | _] -> undo_at(N, relsync_state:read_undo(Dir, N));
         [] -> none
     end.
+
+%% A record that stands in another generation's place says nothing.
+undo_at(N, {ok, #{to := To} = Undo}) ->
+    case relsync_generations:number(To) of
+        N -> Undo;
+        _ -> none
+    end;
+undo_at(_, _) ->
+    none.
 
 %% The record of what is installed
 
@@ -207,7 +216,7 @@ restore(#{state := Dir} = Roots, Unconfirmed) ->
         false -> restore(Roots, Unconfirmed, Read, newest(Dir))
     end.
 
-restore(#{state := Dir} = Roots, Unconfirmed, Lost, {ok, #{to := To} = Undo}) ->
+restore(#{state := Dir} = Roots, Unconfirmed, Lost, #{to := To} = Undo) ->
     case installed(Lost, Undo, Roots) of
         none ->
             nothing;
@@ -231,7 +240,7 @@ restore(#{state := Dir} = Roots, Unconfirmed, Lost, {ok, #{to := To} = Undo}) ->
                     nothing
             end
     end;
-restore(_, _, _, _) ->
+restore(_, _, _, none) ->
     nothing.
 
 %% A push that was cut off before its journal has left an undo record of what never came.

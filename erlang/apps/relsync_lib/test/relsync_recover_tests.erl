@@ -172,6 +172,19 @@ unknown_test_() ->
         end)
     end}.
 
+%% The record of an earlier generation in the newest one's place, whole as it is, is not taken for it.
+misplaced_test_() ->
+    {timeout, 60, fun() ->
+        with_three(fun(#{state := Dir} = Roots) ->
+            break(Roots, <<"current">>),
+            {ok, Earlier} = relsync_state:read_undo(Dir, 1),
+            ok = relsync_state:write_undo(Dir, 2, Earlier),
+            nothing = restore(Roots),
+            {damaged, _, _} = relsync_state:read_current(Dir),
+            holds(3, Roots)
+        end)
+    end}.
+
 %% A record that cannot be written stays damaged; nothing else happens.
 unwritable_test_() ->
     {timeout, 60, fun() ->
