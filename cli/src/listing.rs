@@ -1,9 +1,11 @@
 //! What a plan changes, entry by entry, in words and as data.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use relsync_engine::encode::{CodedPiece, PackSummary};
 use relsync_engine::entry::{Entry, EntryPath};
+use relsync_engine::held::Held;
 use relsync_engine::manifest::Manifest;
 use relsync_engine::plan::{Change, Source, Totals};
 use relsync_engine::push::Planned;
@@ -33,13 +35,40 @@ pub(crate) struct EntryChange<'a> {
     pub(crate) bytes: Option<u64>,
     /// Its index in the new manifest.
     pub(crate) entry: Option<usize>,
-    /// The path its content is copied from on the target.
-    pub(crate) copied_from: Option<&'a EntryPath>,
+    /// What its content is copied from on the target.
+    pub(crate) copied_from: Option<BaseName<'a>>,
+}
+
+/// What a base is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BaseName<'a> {
+    path: &'a EntryPath,
+    /// The earlier generation that it is kept of.
+    generation: Option<u64>,
+}
+
+impl<'a> BaseName<'a> {
+    fn new(held: Held<'a>, number: usize) -> Option<Self> {
+        Some(Self {
+            path: &held.base(number)?.path,
+            generation: held.kept_file(number).map(|file| file.generation),
+        })
+    }
+}
+
+impl fmt::Display for BaseName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path)?;
+        match self.generation {
+            Some(generation) => write!(f, " of generation {generation}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Lists the changes of a plan in the order of their paths.
 pub(crate) fn changes<'a>(planned: &'a Planned, new: &'a Manifest) -> Vec<EntryChange<'a>> {
-    let held = planned.base.entries();
+    let held = planned.held();
     let mut changes: Vec<EntryChange<'a>> = Vec::new();
     for (index, (plan, entry)) in planned.plan.entries.iter().zip(new.entries()).enumerate() {
         let action = match plan.change {
@@ -48,7 +77,7 @@ pub(crate) fn changes<'a>(planned: &'a Planned, new: &'a Manifest) -> Vec<EntryC
             Change::Kept => continue,
         };
         let copied_from = match plan.source {
-            Some(Source::Copy { base }) => held.get(base).map(|from| &from.path),
+            Some(Source::Copy { base }) => BaseName::new(held, base),
             _ => None,
         };
         changes.push(EntryChange {
@@ -59,7 +88,7 @@ pub(crate) fn changes<'a>(planned: &'a Planned, new: &'a Manifest) -> Vec<EntryC
             copied_from,
         });
     }
-    let deleted = planned.plan.deletes.iter().filter_map(|at| held.get(*at));
+    let deleted = planned.plan.deletes.iter().filter_map(|at| held.base(*at));
     changes.extend(deleted.map(deletion));
     changes.sort_by(|a, b| a.path.cmp(b.path));
     changes
@@ -113,7 +142,7 @@ impl EntryChange<'_> {
     }
 
     /// The change in one line of a list, with how its content is coded if that is known.
-    pub(crate) fn line(&self, coding: Option<&Coding>) -> String {
+    pub(crate) fn line(&self, coding: Option<&Coding<'_>>) -> String {
         let sign = match self.action {
             Action::Create => '+',
             Action::Update => '~',
@@ -132,7 +161,7 @@ impl EntryChange<'_> {
                 Bytes(coding.coded_bytes),
                 coding.words
             ));
-            if let Some(base) = &coding.base {
+            if let Some(base) = coding.base {
                 line.push_str(&format!(" against {base}"));
             }
         }
@@ -140,7 +169,7 @@ impl EntryChange<'_> {
     }
 
     /// Whether it is a file of which nothing is worth saying of how it is sent: it is empty, or its part of what it is sent with rounds to nothing.
-    pub(crate) fn costs_nothing(&self, coding: Option<&Coding>) -> bool {
+    pub(crate) fn costs_nothing(&self, coding: Option<&Coding<'_>>) -> bool {
         match coding {
             Some(coding) => coding.coded_bytes == 0,
             None => self.bytes == Some(0),
@@ -148,7 +177,7 @@ impl EntryChange<'_> {
     }
 
     /// The change as data.
-    pub(crate) fn value(&self, coding: Option<&Coding>) -> Value {
+    pub(crate) fn value(&self, coding: Option<&Coding<'_>>) -> Value {
         let action = match self.action {
             Action::Create => "create",
             Action::Update => "update",
@@ -158,11 +187,17 @@ impl EntryChange<'_> {
             "action": action,
             "path": self.path.to_string(),
             "bytes": self.bytes,
-            "copied_from": self.copied_from.map(ToString::to_string),
+            "copied_from": self.copied_from.map(|from| from.path.to_string()),
         });
+        if let Some(generation) = self.copied_from.and_then(|from| from.generation) {
+            value["copied_from_generation"] = json!(generation);
+        }
         if let Some(coding) = coding {
             value["coding"] = json!(coding.words);
-            value["base"] = json!(coding.base);
+            value["base"] = json!(coding.base.map(|base| base.path.to_string()));
+            if let Some(generation) = coding.base.and_then(|base| base.generation) {
+                value["base_generation"] = json!(generation);
+            }
             value["coded_bytes"] = json!(coding.coded_bytes);
         }
         value
@@ -171,18 +206,18 @@ impl EntryChange<'_> {
 
 /// How a file's content is coded in a pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Coding {
+pub(crate) struct Coding<'a> {
     /// Transforms and coders.
     pub(crate) words: String,
-    /// The path of the first base.
-    pub(crate) base: Option<String>,
+    /// The first base.
+    pub(crate) base: Option<BaseName<'a>>,
     /// The bytes in the pack.
     pub(crate) coded_bytes: u64,
 }
 
 /// Sums up the pieces of a pack by the entries of the new manifest.
-pub(crate) fn codings(pieces: &[CodedPiece], base: &Manifest) -> BTreeMap<usize, Coding> {
-    let mut codings: BTreeMap<usize, Coding> = BTreeMap::new();
+pub(crate) fn codings<'a>(pieces: &[CodedPiece], held: Held<'a>) -> BTreeMap<usize, Coding<'a>> {
+    let mut codings: BTreeMap<usize, Coding<'a>> = BTreeMap::new();
     for piece in pieces {
         let words = piece.how.to_string();
         let coding = codings.entry(piece.entry).or_insert_with(|| Coding {
@@ -190,8 +225,7 @@ pub(crate) fn codings(pieces: &[CodedPiece], base: &Manifest) -> BTreeMap<usize,
             base: piece
                 .base
                 .filter(|_| piece.how.has_base)
-                .and_then(|at| base.entries().get(at))
-                .map(|entry| entry.path.to_string()),
+                .and_then(|number| BaseName::new(held, number)),
             coded_bytes: 0,
         });
         coding.coded_bytes += piece.how.bytes;

@@ -158,9 +158,7 @@ fn entry_before<'a>(planned: &'a Planned, plan: &PlannedEntry, entry: &Entry) ->
     match (plan.change, plan.source) {
         (Change::Kept, _) | (_, None | Some(Source::Keep)) => None,
         (Change::Changed, _) => planned.base.get(entry.path.as_bytes()),
-        (Change::Added, Some(Source::Send { base: Some(base) })) => {
-            planned.base.entries().get(base)
-        }
+        (Change::Added, Some(Source::Send { base: Some(base) })) => planned.held().base(base),
         (Change::Added, _) => None,
     }
 }

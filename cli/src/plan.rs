@@ -41,12 +41,12 @@ pub(crate) fn explain(pushed: &PushReport, new: &Manifest, output: &Output) {
 
 fn say_entries(pushed: &PushReport, new: &Manifest, explained: bool, output: &Output) {
     let codings = match &pushed.pack {
-        Some(pack) if explained => listing::codings(&pack.pieces, &pushed.planned.base),
+        Some(pack) if explained => listing::codings(&pack.pieces, pushed.planned.held()),
         _ => Default::default(),
     };
     let mut folded = 0;
     for change in listing::changes(&pushed.planned, new) {
-        let coding: Option<&Coding> = change.entry.and_then(|entry| codings.get(&entry));
+        let coding: Option<&Coding<'_>> = change.entry.and_then(|entry| codings.get(&entry));
         output.event("entry", &change.value(coding));
         if explained && !output.is_verbose() && change.costs_nothing(coding) {
             folded += 1;

@@ -148,6 +148,8 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
     });
     let mut options = options(&args.apply, hooks, dry_run);
     options.target = target.identity();
+    // What is kept of an overlay lacks what was below it.
+    options.use_kept = target.greeting.writable.is_none();
     if options.reload == ReloadMode::Vm && options.confirm_timeout_ms.is_some() {
         return Err(CliError::ProbationOfRestart);
     }
@@ -194,6 +196,7 @@ fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> PushOptions
         dry_run,
         target: String::new(),
         reflate: true,
+        use_kept: true,
     }
 }
 
@@ -226,6 +229,13 @@ async fn attempts(
                 "The target's zlib differs from ours; sending an update that does not need it...",
             );
             job.options.reflate = false;
+            continue;
+        }
+        if matches!(&error, CliError::Push(PushError::KeptChanged)) && job.options.use_kept {
+            output.line(
+                "What the target keeps of earlier generations is damaged; sending an update that does not need it...",
+            );
+            job.options.use_kept = false;
             continue;
         }
         if !(lost || was_lost && connect::is_passing(&error)) {

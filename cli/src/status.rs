@@ -142,7 +142,7 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
         let kept: Vec<String> = status
             .kept
             .iter()
-            .map(|generation| kept_text(*generation, status))
+            .map(|kept| kept_text(kept.generation, status))
             .collect();
         output.line(&format!(
             "can be rolled back to generation {}",
@@ -251,7 +251,7 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
         "free_bytes": status.free_bytes,
         "writable": status.writable,
         "current": current,
-        "kept": status.kept,
+        "kept": status.kept.iter().map(|kept| kept.generation).collect::<Vec<_>>(),
         "kept_bytes": kept_bytes,
         "drift": {
             "missing": drift(DriftKind::Missing),
@@ -268,7 +268,7 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use relsync_engine::wire::{Current, Drift};
+    use relsync_engine::wire::{Current, Drift, KeptGeneration};
 
     use super::*;
 
@@ -286,7 +286,12 @@ mod tests {
                 index: 0,
                 kind: DriftKind::Changed,
             }],
-            kept: vec![1, 2],
+            kept: [1, 2]
+                .map(|generation| KeptGeneration {
+                    generation,
+                    snapshot: None,
+                })
+                .to_vec(),
             kept_bytes: vec![(2, 5_000), (1, 0)],
             damage: vec![("current\x1b".to_owned(), "inventory".to_owned())],
             ..TargetStatus::default()

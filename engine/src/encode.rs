@@ -10,12 +10,14 @@
 use rayon::prelude::*;
 
 use crate::delta;
+use crate::entry::Entry;
 use crate::frames::frames;
+use crate::held::Held;
 use crate::id::{ChunkId, Sha256};
 use crate::limits;
 use crate::manifest::Manifest;
 use crate::pack::{Cursor, FrameHead, Header, Sealer};
-use crate::plan::{Held, Plan};
+use crate::plan::Plan;
 use crate::zstd_frame;
 
 /// Where the content of files comes from.
@@ -70,7 +72,7 @@ pub struct PackSummary {
 pub struct CodedPiece {
     /// The file's index in the new manifest.
     pub entry: usize,
-    /// The base's index in the base manifest.
+    /// The base's number.
     pub base: Option<usize>,
     /// Transform and coder.
     pub how: delta::PieceExplanation,
@@ -87,7 +89,7 @@ pub struct Coding {
     pub reflate: bool,
 }
 
-/// Builds the pack of `plan`, handing its bytes to `sink` in order.
+/// Builds the pack of `plan`, which refers to all kept files of `held`, handing its bytes to `sink` in order.
 pub fn encode_pack(
     plan: &Plan,
     held: Held<'_>,
@@ -96,7 +98,7 @@ pub fn encode_pack(
     coding: Coding,
     sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
 ) -> Result<PackSummary, EncodeError> {
-    let heads = frames(plan, held.manifest, new, &|sha256| source.chunks(sha256));
+    let heads = frames(plan, held, new, &|sha256| source.chunks(sha256));
     let header = Header {
         base: held.manifest.sha256(),
         snapshot: new.id(),
@@ -105,6 +107,11 @@ pub fn encode_pack(
         content_bytes: plan.totals(new).sent_content_bytes,
         frames: heads.len() as u64,
         deletes: plan.deletes.clone(),
+        kept: held
+            .kept
+            .iter()
+            .map(|file| (file.generation, file.index))
+            .collect(),
         manifest_frame: zstd_frame::compress(held.manifest.encode(), new.encode(), coding.level)?,
     };
     let mut sealer = Sealer::default();
@@ -124,7 +131,7 @@ pub fn encode_pack(
         let bodies: Vec<Body> = batch
             .par_iter()
             .zip(&starts)
-            .map(|(head, starts)| encode_body(head, starts, held.manifest, new, source, coding))
+            .map(|(head, starts)| encode_body(head, starts, held, new, source, coding))
             .collect::<Result<_, _>>()?;
         for (head, body) in batch.iter().zip(bodies) {
             write(&sealer.record(&head.encode(&mut cursor, &body.bytes)))?;
@@ -175,7 +182,7 @@ struct Body {
 fn encode_body(
     head: &FrameHead,
     starts: &[u64],
-    base: &Manifest,
+    held: Held<'_>,
     new: &Manifest,
     source: &dyn ContentSource,
     coding: Coding,
@@ -183,14 +190,10 @@ fn encode_body(
     let mut contents = Vec::with_capacity(head.pieces.len());
     let mut bases = Vec::with_capacity(head.pieces.len());
     for (piece, start) in head.pieces.iter().zip(starts) {
-        contents.push(read(
-            source,
-            new,
-            piece.entry,
-            piece.length.map(|l| (*start, l)),
-        )?);
+        let entry = new.entries().get(piece.entry);
+        contents.push(read(source, entry, piece.length.map(|l| (*start, l)))?);
         bases.push(match piece.base {
-            Some(from) => Some(read(source, base, from.entry, from.range)?),
+            Some(from) => Some(read(source, held.base(from.base), from.range)?),
             None => None,
         });
     }
@@ -215,7 +218,7 @@ fn encode_body(
         .zip(&coded.explain)
         .map(|((piece, content), how)| CodedPiece {
             entry: piece.entry,
-            base: piece.base.map(|from| from.entry),
+            base: piece.base.map(|from| from.base),
             how: *how,
             content_bytes: content.len() as u64,
         })
@@ -229,12 +232,11 @@ fn encode_body(
 
 fn read(
     source: &dyn ContentSource,
-    manifest: &Manifest,
-    entry: usize,
+    entry: Option<&Entry>,
     range: Option<(u64, usize)>,
 ) -> Result<Vec<u8>, ContentError> {
-    let (size, sha256) = manifest.entries()[entry]
-        .content()
+    let (size, sha256) = entry
+        .and_then(Entry::content)
         .unwrap_or((0, Sha256::of(b"")));
     let whole = || usize::try_from(size).unwrap_or(limits::FRAME_MEMORY_BYTES);
     let (offset, length) = range.unwrap_or_else(|| (0, whole()));

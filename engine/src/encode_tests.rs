@@ -166,11 +166,11 @@ impl Parsed {
                     .map_or("whole".to_owned(), |length| length.to_string());
                 let base = match piece.base {
                     None => "none".to_owned(),
-                    Some(BaseRange { entry, range: None }) => format!("{entry}"),
+                    Some(BaseRange { base, range: None }) => format!("{base}"),
                     Some(BaseRange {
-                        entry,
+                        base,
                         range: Some((offset, length)),
-                    }) => format!("{entry}\t{offset}\t{length}"),
+                    }) => format!("{base}\t{offset}\t{length}"),
                 };
                 line(format!("piece\t{}\t{length}\t{base}", piece.entry));
             }
@@ -181,7 +181,7 @@ impl Parsed {
 
 fn base_of<'a>(piece: &Piece, old: &'a Tree) -> Option<&'a [u8]> {
     let base = piece.base?;
-    let content = old.content(base.entry);
+    let content = old.content(base.base);
     Some(match base.range {
         None => content,
         Some((offset, length)) => &content[usize::try_from(offset).expect("small")..][..length],
@@ -220,6 +220,7 @@ fn update() -> Vector {
         manifest: &old.manifest,
         drift: &drift,
         inventory: false,
+        kept: &[],
     };
     let rules = Rules {
         contents: &Both(&old, &new),
@@ -257,7 +258,7 @@ fn pieces() -> Vector {
     let piece = |entry, length, base: Option<(usize, Option<(u64, usize)>)>| Piece {
         entry,
         length,
-        base: base.map(|(entry, range)| BaseRange { entry, range }),
+        base: base.map(|(base, range)| BaseRange { base, range }),
     };
     let frames = [
         vec![piece(0, None, Some((2, None)))],
@@ -275,18 +276,25 @@ fn pieces() -> Vector {
         content_bytes: new.bytes().len() as u64,
         frames: frames.len() as u64,
         deletes: Vec::new(),
+        kept: Vec::new(),
         manifest_frame: zstd_frame::compress(old.manifest.encode(), new.manifest.encode(), 19)
             .expect("a frame"),
     };
     let (mut sealer, mut cursor, mut offsets) =
         (Sealer::default(), Cursor::default(), Offsets::default());
     let mut pack = sealer.record(&header.encode());
+    let drift = BTreeMap::new();
+    let held = Held {
+        manifest: &old.manifest,
+        drift: &drift,
+        inventory: false,
+        kept: &[],
+    };
     for pieces in frames {
         let head = FrameHead { pieces };
         let starts = offsets.of(&head);
         let both = Both(&old, &new);
-        let body = encode_body(&head, &starts, &old.manifest, &new.manifest, &both, CODING)
-            .expect("a body");
+        let body = encode_body(&head, &starts, held, &new.manifest, &both, CODING).expect("a body");
         pack.extend(sealer.record(&head.encode(&mut cursor, &body.bytes)));
     }
     pack.extend(sealer.finish().0);
@@ -360,7 +368,7 @@ fn only_what_is_missing_is_sent() {
         .flat_map(|frame| &frame.pieces)
         .collect();
     assert_eq!(sent[0].base, None);
-    let base = sent[1].base.expect("a base").entry;
+    let base = sent[1].base.expect("a base").base;
     assert_eq!(
         old.manifest.entries()[base].path.as_bytes(),
         b"lib/app-1.0/ebin/app.beam"
@@ -391,6 +399,7 @@ fn what_was_renamed_and_edited_costs_its_edits() {
         manifest: &old.manifest,
         drift: &drift,
         inventory: false,
+        kept: &[],
     };
     let both = Both(&old, &new);
     let rules = Rules {
@@ -406,7 +415,7 @@ fn what_was_renamed_and_edited_costs_its_edits() {
     encode_pack(&plan, held, &new.manifest, &both, CODING, &mut sink).expect("a pack");
     let parsed = Parsed::new(&pack, &old, &new.manifest);
     let pieces = parsed.frames.iter().flat_map(|frame| &frame.pieces);
-    let bases = pieces.map(|piece| piece.base.map(|base| base.entry));
+    let bases = pieces.map(|piece| piece.base.map(|base| base.base));
     let index = |path: &str| old.manifest.index_of(path.as_bytes());
     assert_eq!(
         bases.collect::<Vec<_>>(),

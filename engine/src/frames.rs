@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 
 use crate::entry::Entry;
+use crate::held::Held;
 use crate::id::{ChunkId, Sha256};
 use crate::limits::{self, MIB};
 use crate::manifest::Manifest;
@@ -28,7 +29,7 @@ pub type ChunksOf<'a> = &'a dyn Fn(&Sha256) -> Vec<(ChunkId, u64)>;
 #[must_use]
 pub fn frames(
     plan: &Plan,
-    base: &Manifest,
+    held: Held<'_>,
     new: &Manifest,
     chunks_of: ChunksOf<'_>,
 ) -> Vec<FrameHead> {
@@ -39,7 +40,7 @@ pub fn frames(
         else {
             continue;
         };
-        let from = from.map(|at| (at, &base.entries()[at]));
+        let from = from.and_then(|at| Some((at, held.base(at)?)));
         cut_file(&mut builder, index, size, &sha256, from, chunks_of);
     }
     builder.finish()
@@ -71,7 +72,7 @@ fn cut_file(
             let range = alignment.as_ref().map(|a| a.window(offset, length));
             base_bytes = range.map_or(base_size, |(_, length)| length);
             BaseRange {
-                entry: at,
+                base: at,
                 range: range.map(|(start, length)| (start, in_memory(length))),
             }
         });

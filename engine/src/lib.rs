@@ -12,6 +12,7 @@ pub mod exclude;
 pub mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod held;
 pub mod id;
 pub mod limits;
 pub mod manifest;

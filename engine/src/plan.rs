@@ -7,24 +7,14 @@
 //! not in the frames"); only [`Source::Send`] costs bytes. Nothing is deleted that the base does not hold, that is excluded,
 //! or that is protected.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::bases::{Bases, Contents};
 use crate::entry::{Entry, EntryKind};
+use crate::held::{Held, KeptFile};
 use crate::id::Sha256;
 use crate::manifest::Manifest;
 use crate::wire::DriftKind;
-
-/// What a target holds, as far as the host knows.
-#[derive(Debug, Clone, Copy)]
-pub struct Held<'a> {
-    /// The manifest that the target and the host agree on.
-    pub manifest: &'a Manifest,
-    /// Entries of it that changed behind relsync's back, by index.
-    pub drift: &'a BTreeMap<usize, DriftKind>,
-    /// Whether the manifest comes of a scan, so that its entries may be anybody's.
-    pub inventory: bool,
-}
 
 /// What the plan asks of its surroundings.
 pub struct Rules<'a> {
@@ -43,9 +33,9 @@ pub enum Source {
     Keep,
     /// It is empty.
     Empty,
-    /// It is copied from this entry of the base.
+    /// It is copied from this base.
     Copy {
-        /// Index in the base manifest.
+        /// Its number among the bases.
         base: usize,
     },
     /// It is the same as this earlier sent entry's.
@@ -53,9 +43,9 @@ pub enum Source {
         /// Index in the new manifest.
         entry: usize,
     },
-    /// It is sent, as a difference to this entry of the base if there is one.
+    /// It is sent, as a difference to this base if there is one.
     Send {
-        /// Index in the base manifest.
+        /// Its number among the bases.
         base: Option<usize>,
     },
 }
@@ -126,6 +116,31 @@ impl Plan {
             deletes,
             left_alone,
         }
+    }
+
+    /// Returns those of the kept files that the plan, made with all of them, refers to, and numbers them anew.
+    #[must_use]
+    pub fn used_of(&mut self, held: Held<'_>) -> Vec<KeptFile> {
+        let installed = held.manifest.len();
+        let sources = self
+            .entries
+            .iter_mut()
+            .filter_map(|entry| entry.source.as_mut());
+        let mut numbers: Vec<&mut usize> = sources
+            .filter_map(|source| match source {
+                Source::Copy { base } | Source::Send { base: Some(base) } => Some(base),
+                _ => None,
+            })
+            .filter(|number| **number >= installed)
+            .collect();
+        let used: BTreeSet<usize> = numbers.iter().map(|number| **number).collect();
+        let renumbered: HashMap<usize, usize> = used.iter().copied().zip(installed..).collect();
+        for number in &mut numbers {
+            **number = renumbered[*number];
+        }
+        used.iter()
+            .filter_map(|number| held.kept_file(*number).cloned())
+            .collect()
     }
 
     /// Whether the target needs nothing.

@@ -9,10 +9,11 @@ use relsync_engine::chunk;
 use relsync_engine::delta::{self, Limits, Options, Piece};
 use relsync_engine::entry::{Entry, EntryKind, EntryPath, Mode};
 use relsync_engine::frames;
+use relsync_engine::held::Held;
 use relsync_engine::id::{ChunkId, Sha256};
 use relsync_engine::manifest::Manifest;
 use relsync_engine::pack::FrameHead;
-use relsync_engine::plan::{Held, Plan, Rules};
+use relsync_engine::plan::{Plan, Rules};
 
 use crate::pair::Pair;
 use crate::{Result, scratch};
@@ -96,12 +97,14 @@ impl Ours {
         );
         let contents = Contents::of(pair);
         let drift = BTreeMap::new();
+        let held = Held {
+            manifest: &old,
+            drift: &drift,
+            inventory: false,
+            kept: &[],
+        };
         let plan = Plan::new(
-            Held {
-                manifest: &old,
-                drift: &drift,
-                inventory: false,
-            },
+            held,
             &new,
             &Rules {
                 contents: &contents,
@@ -117,7 +120,7 @@ impl Ours {
         };
         let _absent_at_first = std::fs::remove_dir_all(&ours.frames);
         let mut offsets = BTreeMap::new();
-        for (number, head) in frames::frames(&plan, &old, &new, &|sha256| contents.chunks(sha256))
+        for (number, head) in frames::frames(&plan, held, &new, &|sha256| contents.chunks(sha256))
             .iter()
             .enumerate()
         {
@@ -220,7 +223,7 @@ fn pieces<'p>(
         let base = piece.base.as_ref();
         pieces.push(Piece {
             new: contents.range(new, piece.entry, range),
-            base: base.map(|base| contents.range(old, base.entry, base.range)),
+            base: base.map(|base| contents.range(old, base.base, base.range)),
         });
     }
     pieces

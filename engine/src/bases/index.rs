@@ -8,15 +8,17 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::Contents;
 use crate::entry::Entry;
+use crate::held::Held;
 use crate::id::{ChunkId, Sha256};
 use crate::limits;
-use crate::plan::Held;
 use crate::wire::DriftKind;
 
 /// The held files that may serve as bases: those that have content and still are as installed.
 pub(super) struct Index<'a> {
     held: Held<'a>,
     by_content: HashMap<Sha256, usize>,
+    /// Kept files only.
+    kept_by_path: HashMap<&'a [u8], Vec<usize>>,
     by_unversioned: HashMap<Vec<u8>, Bucket>,
     by_name: HashMap<&'a [u8], Bucket>,
     by_extension: HashMap<&'a [u8], Bucket>,
@@ -29,18 +31,22 @@ impl<'a> Index<'a> {
         let mut index = Self {
             held,
             by_content: HashMap::new(),
+            kept_by_path: HashMap::new(),
             by_unversioned: HashMap::new(),
             by_name: HashMap::new(),
             by_extension: HashMap::new(),
             by_chunk: None,
         };
-        for (at, entry) in held.manifest.entries().iter().enumerate() {
-            let Some((size, sha256)) = index.content(at) else {
+        for at in 0..held.base_count() {
+            let (Some(entry), Some((size, sha256))) = (held.base(at), index.content(at)) else {
                 continue;
             };
             let file = (size, sha256, at);
             index.by_content.entry(sha256).or_insert(at);
             let (path, name) = (entry.path.as_bytes(), entry.path.name());
+            if held.kept_file(at).is_some() {
+                index.kept_by_path.entry(path).or_default().push(at);
+            }
             let unversioned = index.by_unversioned.entry(unversioned(path));
             unversioned.or_default().0.push(file);
             index.by_name.entry(name).or_default().0.push(file);
@@ -65,7 +71,7 @@ impl<'a> Index<'a> {
     /// Returns size and hash of a held file; `None` for what cannot serve.
     pub(super) fn content(&self, at: usize) -> Option<(u64, Sha256)> {
         let is_there = matches!(self.held.drift.get(&at), None | Some(DriftKind::Mode));
-        let content = self.held.manifest.entries()[at].content();
+        let content = self.held.base(at)?.content();
         content.filter(|(size, _)| is_there && *size > 0)
     }
 
@@ -74,10 +80,15 @@ impl<'a> Index<'a> {
         self.by_content.get(sha256).copied()
     }
 
-    /// Returns the file at this path.
+    /// Returns the installed file at this path.
     pub(super) fn at(&self, path: &[u8]) -> Option<usize> {
         let at = self.held.manifest.index_of(path)?;
         self.content(at).map(|_| at)
+    }
+
+    /// Returns the files that stood at this path in earlier generations, the latest first.
+    pub(super) fn kept_at(&self, path: &[u8]) -> &[usize] {
+        self.kept_by_path.get(path).map_or(&[], Vec::as_slice)
     }
 
     /// Returns the files at the path of `entry` but for version numbers, those nearest in size first.
@@ -128,7 +139,7 @@ impl<'a> Index<'a> {
     fn chunks(&self, contents: &dyn Contents) -> HashMap<ChunkId, Vec<usize>> {
         let mut by_chunk: HashMap<ChunkId, Vec<usize>> = HashMap::new();
         let mut seen = 0;
-        for at in 0..self.held.manifest.entries().len() {
+        for at in 0..self.held.base_count() {
             let Some((size, sha256)) = self.content(at) else {
                 continue;
             };

@@ -7,7 +7,7 @@
 //!
 //! | order | candidate | weighed |
 //! |---|---|---|
-//! | 1 | the file at the same path | first |
+//! | 1 | the file at the same path, and those that stood there in kept generations | first |
 //! | 2 | the same path but for version numbers of directories | if 1 is not alike enough |
 //! | 3 | the same name elsewhere | with 2 |
 //! | 4 | most of the new file's chunks | if none of the above is alike enough |
@@ -33,8 +33,7 @@
 //! **Invariants.** The same manifests and contents give the same bases. Of each content at most [`limits::SKETCH_BYTES`] are
 //! read, once, and of at most [`limits::BASE_SKETCHES`] contents; of each kind above at most [`limits::BASE_CANDIDATES`] files
 //! are weighed, of the last [`limits::BASE_NEIGHBOURS`]. Only files whose content the host has can serve, because the delta is
-//! computed here; what the target keeps of earlier generations is none of them, because a pack names its bases by their index in
-//! the installed manifest.
+//! computed here.
 
 mod index;
 mod sketch;
@@ -45,9 +44,9 @@ use index::Index;
 use sketch::Sketch;
 
 use crate::entry::Entry;
+use crate::held::Held;
 use crate::id::{ChunkId, Sha256};
 use crate::limits;
-use crate::plan::Held;
 
 /// If so many thousandths are alike, what is further down the order is not looked at.
 const ENOUGH: u64 = 500;
@@ -133,15 +132,17 @@ impl<'a> Bases<'a> {
             size,
             chunks: self.several_chunks(size, &sha256),
         };
-        let own = self.index.at(entry.path.as_bytes());
-        let own = own.filter(|at| self.is_usable(*at));
+        let path = entry.path.as_bytes();
+        let own = self.index.at(path).filter(|at| self.is_usable(*at));
+        let at_path = own
+            .into_iter()
+            .chain(self.index.kept_at(path).iter().copied());
+        let at_path: Vec<usize> = at_path.collect();
         let mut weighed = Vec::new();
-        if let Some(at) = own {
-            let alike = self.alike(&wanted, at, By::Path);
-            if alike.is_none_or(|alike| alike >= ENOUGH) {
-                return own;
-            }
-            weighed.push((at, alike));
+        self.weigh(&wanted, at_path, By::Path, &mut weighed);
+        let is_enough = |(_, alike): &&(usize, Alike)| alike.is_none_or(|alike| alike >= ENOUGH);
+        if weighed.iter().any(|candidate| is_enough(&candidate)) {
+            return best(&weighed);
         }
         let unversioned = self.index.unversioned(entry, size);
         let named = self.index.named(entry, size);

@@ -84,6 +84,7 @@ fn chosen(held: Files<'_>, new: Files<'_>, contents: &Counted) -> Vec<Option<Str
         manifest: &base,
         drift: &drift,
         inventory: false,
+        kept: &[],
     };
     let mut bases = Bases::new(held, contents);
     let entries = manifest.entries().iter();
@@ -289,6 +290,7 @@ fn what_the_host_lacks_or_the_target_changed_is_no_base() {
         manifest: &base,
         drift: &drift,
         inventory: false,
+        kept: &[],
     };
     let contents = Counted::of(&[&held, &new]);
     let mut bases = Bases::new(held_files, &contents);
@@ -321,6 +323,7 @@ fn unreadable_content_is_taken_by_its_path() {
         manifest: &base,
         drift: &drift,
         inventory: false,
+        kept: &[],
     };
     let table = [
         ("lib/x-1.1/ebin/m.beam", Some(&b"lib/x-1.0/ebin/m.beam"[..])),

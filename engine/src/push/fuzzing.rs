@@ -106,6 +106,10 @@ impl Rig {
         {
             current.snapshot = self.old.id().0;
             current.manifest = self.old.sha256().0;
+            status
+                .kept
+                .iter_mut()
+                .for_each(|kept| kept.snapshot = self.old.id().0.first_chunk().copied());
         }
         let options = PushOptions {
             reload: ReloadMode::Soft,
@@ -119,6 +123,7 @@ impl Rig {
             dry_run: choice & 1 != 0,
             target: "the target".to_owned(),
             reflate: true,
+            use_kept: true,
         };
         let mut sent = Vec::new();
         let said: Vec<Vec<u8>> = replies

@@ -6,10 +6,11 @@ use std::io::Read;
 use super::{Planned, PushError, PushEvent, PushOptions};
 use crate::bases::Contents;
 use crate::encode::{ContentSource, EncodeError};
+use crate::held::{Held, KeptFile, kept_files};
 use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::limits;
 use crate::manifest::Manifest;
-use crate::plan::{Held, Plan, Rules, Totals};
+use crate::plan::{Plan, Rules, Totals};
 use crate::session::{Session, unexpected};
 use crate::store::Store;
 use crate::transport::Transport;
@@ -52,17 +53,24 @@ pub(super) async fn plan<T: Transport>(
         });
         indexed.collect()
     };
+    let kept = if options.use_kept && !inventory {
+        kept(status, store, &base, leave_alone)?
+    } else {
+        Vec::new()
+    };
     let held = Held {
         manifest: &base,
         drift: &drift,
         inventory,
+        kept: &kept,
     };
     let rules = Rules {
         contents: store,
         leave_alone,
         delete_extraneous: options.delete_extraneous,
     };
-    let plan = Plan::new(held, new, &rules);
+    let mut plan = Plan::new(held, new, &rules);
+    let kept = plan.used_of(held);
     let totals = plan.totals(new);
     let max_delete = match options.max_delete {
         // What is there was not installed, and deleting it was asked for.
@@ -79,10 +87,42 @@ pub(super) async fn plan<T: Transport>(
         inventory,
         base_snapshot,
         drift,
+        kept,
         left_out,
         plan,
         totals,
     })
+}
+
+/// Lists what the target keeps of earlier generations, as far back as the store has their snapshots.
+fn kept(
+    status: &TargetStatus,
+    store: &Store,
+    installed: &Manifest,
+    leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
+) -> Result<Vec<KeptFile>, PushError> {
+    if status.kept.iter().all(|kept| kept.snapshot.is_none()) {
+        return Ok(Vec::new());
+    }
+    let snapshots = store.list()?;
+    let mut earlier = Vec::new();
+    for kept in status.kept.iter().rev() {
+        let Some(beginning) = kept.snapshot else {
+            break;
+        };
+        let snapshot = snapshots
+            .iter()
+            .find(|record| record.id.0.starts_with(&beginning));
+        let Some(manifest) = snapshot
+            .map(|record| store.manifest(&record.id))
+            .transpose()?
+            .flatten()
+        else {
+            break;
+        };
+        earlier.push((kept.generation, manifest));
+    }
+    Ok(kept_files(installed, &earlier, leave_alone))
 }
 
 impl Contents for Store {

@@ -24,9 +24,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::encode::{EncodeError, PackSummary};
+use crate::held::{Held, KeptFile};
 use crate::id::SnapshotId;
 use crate::manifest::{Manifest, ManifestError};
-use crate::plan::{Held, Plan, Totals};
+use crate::plan::{Plan, Totals};
 use crate::session::{Session, SessionError};
 use crate::store::{Store, StoreError};
 use crate::transport::Transport;
@@ -41,6 +42,8 @@ use send::Sender;
 
 /// What the agent calls it when its zlib is not ours (store-format.md, `ERROR` kinds).
 const ZLIB_DIFFERS: &str = "zlib_differs";
+/// What the agent calls it when it does not keep what a pack refers to.
+const KEPT_CHANGED: &str = "kept_changed";
 
 /// What a push is asked to do.
 #[derive(Debug, Clone)]
@@ -68,6 +71,8 @@ pub struct PushOptions {
     /// Whether the target's zlib may be relied on to deflate as ours does, unless the store remembers that it does not; to be
     /// switched off after [`PushError::ZlibDiffers`].
     pub reflate: bool,
+    /// Whether files of kept generations may be bases; to be switched off after [`PushError::KeptChanged`].
+    pub use_kept: bool,
 }
 
 /// A hooks module, as it is sent.
@@ -132,6 +137,8 @@ pub struct Planned {
     pub base_snapshot: Option<SnapshotId>,
     /// Entries of it that changed behind relsync's back.
     pub drift: BTreeMap<usize, DriftKind>,
+    /// Files of kept generations that the plan refers to.
+    pub kept: Vec<KeptFile>,
     /// Paths on the target that cannot be updated.
     pub left_out: Vec<Vec<u8>>,
     /// What happens to each entry.
@@ -148,6 +155,7 @@ impl Planned {
             manifest: &self.base,
             drift: &self.drift,
             inventory: self.inventory,
+            kept: &self.kept,
         }
     }
 }
@@ -194,6 +202,10 @@ pub enum PushError {
     /// The target's zlib gives other bytes than ours; without [`PushOptions::reflate`], a new session can do without it.
     #[error("the target's zlib deflates to other bytes than the host's")]
     ZlibDiffers,
+    /// What the target keeps of an earlier generation is not what that generation had; without [`PushOptions::use_kept`], a new session can
+    /// do without it.
+    #[error("the target no longer has what it kept of an earlier generation")]
+    KeptChanged,
     /// The store failed.
     #[error("the object store failed")]
     Store(#[from] StoreError),
@@ -229,6 +241,7 @@ impl From<SessionError> for PushError {
     fn from(error: SessionError) -> Self {
         match error {
             SessionError::Remote(remote) if remote.kind == ZLIB_DIFFERS => Self::ZlibDiffers,
+            SessionError::Remote(remote) if remote.kind == KEPT_CHANGED => Self::KeptChanged,
             error => Self::Session(error),
         }
     }

@@ -87,7 +87,7 @@ pub struct TargetStatus {
     /// How many bytes of a pack may be under way.
     pub credit: u64,
     /// The generations that can be restored without the host.
-    pub kept: Vec<u64>,
+    pub kept: Vec<KeptGeneration>,
     /// How many updates have disturbed it and come to an end.
     pub ended: u64,
     /// The last of these updates, by their number and the snapshot that each was to lead to.
@@ -115,6 +115,15 @@ pub struct Current {
     pub applied_at: u64,
     /// How long its probation goes on, in milliseconds.
     pub probation_ms: Option<u64>,
+}
+
+/// A generation that can be restored without the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KeptGeneration {
+    /// Its number.
+    pub generation: u64,
+    /// The beginning of its snapshot's id; none for the state before the first push.
+    pub snapshot: Option<[u8; 8]>,
 }
 
 /// An entry that changed behind relsync's back.
@@ -296,12 +305,12 @@ fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireError> {
             10 => status.incoming = Some(decode_incoming(field.nested())?),
             11 => status.damage.push(decode_damage(field.nested())?),
             12 => status.credit = field.number()?,
-            13 => status.kept.push(field.number()?),
+            13 => status.kept.push(decode_kept(field.nested())?),
             14 => status.recovered = Some(field.text()),
             15 => status.ended = field.number()?,
             16 => status.ended_updates.push(decode_ended(field.nested())?),
             20 => status.modules.push(decode_module(field.nested())?),
-            21 => status.kept_bytes.push(decode_kept(field.nested())?),
+            21 => status.kept_bytes.push(decode_kept_bytes(field.nested())?),
             _ => {}
         }
         Ok(())
@@ -370,7 +379,20 @@ fn decode_ended(fields: Fields<'_>) -> Result<(u64, [u8; 32]), WireError> {
     Ok(ended)
 }
 
-fn decode_kept(fields: Fields<'_>) -> Result<(u64, u64), WireError> {
+fn decode_kept(fields: Fields<'_>) -> Result<KeptGeneration, WireError> {
+    let mut kept = KeptGeneration::default();
+    fields.each(|field| {
+        match field.tag {
+            1 => kept.generation = field.number()?,
+            2 => kept.snapshot = Some(field.array()?),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(kept)
+}
+
+fn decode_kept_bytes(fields: Fields<'_>) -> Result<(u64, u64), WireError> {
     Ok((fields.find_number(1)?, fields.find_number(2)?))
 }
 

@@ -220,7 +220,13 @@ fn replies() -> Vec<(&'static str, Reply)> {
         }),
         damage: vec![("journal".to_owned(), "set aside".to_owned())],
         credit: 262_144,
-        kept: vec![299, 298],
+        kept: vec![
+            KeptGeneration {
+                generation: 299,
+                snapshot: Some(*b"snapshot"),
+            },
+            KeptGeneration::default(),
+        ],
         recovered: Some("undone".to_owned()),
         ended: 7,
         ended_updates: vec![(7, [b't'; 32]), (5, [b's'; 32])],

@@ -50,6 +50,7 @@ impl Rig {
                 dry_run: false,
                 target: "the device".to_owned(),
                 reflate: true,
+                use_kept: true,
             },
             events: Vec::new(),
             silence: SILENCE,

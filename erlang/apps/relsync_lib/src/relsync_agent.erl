@@ -239,7 +239,7 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
         embedded => relsync_code:is_embedded(),
         writable => relsync_fs:is_writable(Write),
         credit => ?CREDIT_BYTES,
-        kept => lists:sort([relsync_generations:number(To) || To <- relsync_generations:history(Roots)]),
+        kept => [kept_fields(To) || To <- lists:reverse(relsync_generations:history(Roots))],
         ended => Ended,
         ended_updates => [#{number => Number, snapshot => Snapshot} || {Number, Snapshot} <- Last],
         free_bytes => free_bytes(Roots)
@@ -267,6 +267,12 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
 %% What this session has put right is told all the same.
 with_recovered(#{damage := Damage} = Status, Recovered) ->
     (maps:merge(Status, Recovered))#{damage := maps:get(damage, Recovered, []) ++ Damage}.
+
+%% The beginning of the snapshot's id is enough for the host to find it among its own.
+kept_fields(none) ->
+    #{generation => 0};
+kept_fields(#{generation := Generation, snapshot := <<Beginning:8/binary, _/binary>>}) ->
+    #{generation => Generation, snapshot => Beginning}.
 
 %% What hard links share is counted with the newest.
 kept_bytes(#{state := Dir}) ->

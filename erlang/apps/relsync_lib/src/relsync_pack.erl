@@ -11,7 +11,7 @@
 
 -export([new/0, feed/2, drop_partial/1, offset/1, new_manifest/2, deleted/2, format_error/1]).
 
--export_type([reader/0, pack_record/0, header/0, piece/0, run/0, error/0]).
+-export_type([reader/0, pack_record/0, header/0, piece/0, kept/0, run/0, error/0]).
 
 -opaque reader() :: #{
     expect := header | frame | nothing | {failed, header | frame | nothing, error()},
@@ -32,8 +32,11 @@
     content_bytes := non_neg_integer(),
     frames := non_neg_integer(),
     deletes := [run()],
+    kept := [kept()],
     manifest_frame := binary()
 }.
+%% A file of a kept generation: its index in that one's manifest.
+-type kept() :: {Generation :: non_neg_integer(), relsync_manifest:index()}.
 -type run() :: {First :: relsync_manifest:index(), Length :: pos_integer()}.
 -type piece() :: {
     Entry :: relsync_manifest:index(),
@@ -60,6 +63,7 @@
     | after_trailer
     | manifest_size
     | run
+    | kept
     | piece_count
     | piece_flags
     | piece_length
@@ -68,11 +72,12 @@
     | trailing_bytes.
 
 -define(HEAD_BYTES, 8).
--define(VERSION, 1).
+-define(VERSION, 2).
 -define(MAX_HEADER_BYTES, 83886080).
 -define(MAX_RECORD_BYTES, 2097152).
 -define(MAX_MANIFEST_BYTES, 67108864).
 -define(MAX_ENTRIES, 1000000).
+-define(MAX_GENERATION, 16#FFFFFFFF).
 -define(MAX_PIECES, 65536).
 -define(MAX_FILE_BYTES, (1 bsl 40)).
 -define(TYPE_HEADER, 1).
@@ -204,9 +209,11 @@ parse_header(<<Base:32/binary, Snapshot:32/binary, Manifest:32/binary, Rest/bina
     {Frames, R3} = number(R2),
     {RunCount, R4} = number(R3, ?MAX_ENTRIES, run),
     {Runs, R5} = parse_runs(RunCount, R4, 0, []),
-    {FrameBytes, R6} = number(R5),
-    byte_size(R6) >= FrameBytes orelse throw(truncated),
-    byte_size(R6) =:= FrameBytes orelse throw(trailing_bytes),
+    {KeptCount, R6} = number(R5, ?MAX_ENTRIES, kept),
+    {Kept, R7} = parse_kept(KeptCount, R6, none, []),
+    {FrameBytes, Frame} = number(R7),
+    byte_size(Frame) >= FrameBytes orelse throw(truncated),
+    byte_size(Frame) =:= FrameBytes orelse throw(trailing_bytes),
     #{
         base => Base,
         snapshot => Snapshot,
@@ -215,7 +222,8 @@ parse_header(<<Base:32/binary, Snapshot:32/binary, Manifest:32/binary, Rest/bina
         content_bytes => ContentBytes,
         frames => Frames,
         deletes => Runs,
-        manifest_frame => R6
+        kept => Kept,
+        manifest_frame => Frame
     };
 parse_header(_) ->
     throw(truncated).
@@ -229,6 +237,15 @@ parse_runs(Count, Bytes, End, Runs) ->
     First = End + Gap,
     First + Length =< ?MAX_ENTRIES orelse throw(run),
     parse_runs(Count - 1, Rest, First + Length, [{First, Length} | Runs]).
+
+%% The newest generation first, each file once.
+parse_kept(0, Bytes, _Last, Kept) ->
+    {lists:reverse(Kept), Bytes};
+parse_kept(Count, Bytes, Last, Kept) ->
+    {Generation, AfterGeneration} = number(Bytes, ?MAX_GENERATION, kept),
+    {Entry, Rest} = number(AfterGeneration, ?MAX_ENTRIES, kept),
+    Last =:= none orelse {-Generation, Entry} > Last orelse throw(kept),
+    parse_kept(Count - 1, Rest, {-Generation, Entry}, [{Generation, Entry} | Kept]).
 
 parse_pieces(0, Body, Entry, Base, Pieces) ->
     {lists:reverse(Pieces), Entry, Base, Body};
@@ -325,7 +342,7 @@ format_error({record_too_long, Offset, Length}) ->
 format_error({checksum, Offset}) ->
     io_lib:format("the checksum of the pack's record at byte ~b is wrong", [Offset]);
 format_error({version, Version}) ->
-    io_lib:format("pack version ~b is not known here (1 is)", [Version]);
+    io_lib:format("pack version ~b is not known here (~b is)", [Version, ?VERSION]);
 format_error({bad_record, Offset, Why}) ->
     io_lib:format("the pack's record at byte ~b is wrong: ~s", [Offset, record_text(Why)]);
 format_error({manifest_size, Expected, Actual}) ->
@@ -348,6 +365,7 @@ record_text(missing_frames) -> "there are fewer frames than the header says";
 record_text(after_trailer) -> "something follows the trailer";
 record_text(manifest_size) -> "the manifest is larger than allowed";
 record_text(run) -> "the deleted entries are out of range";
+record_text(kept) -> "the kept files are out of range";
 record_text(piece_count) -> "the number of pieces or an entry is out of range";
 record_text(piece_flags) -> "a piece has unknown flags";
 record_text(piece_length) -> "the length of a piece is out of range";

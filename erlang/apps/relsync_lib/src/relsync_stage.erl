@@ -51,6 +51,7 @@
     | {no_source, relsync_path:path()}
     | {frame, content_lengths | relsync_delta:reason()}
     | {cannot, read | write, relsync_path:path(), file:posix() | badarg}
+    | relsync_kept:error()
     | relsync_case:error()
     | relsync_wanted:error()
     | relsync_pack:error()
@@ -70,6 +71,9 @@
     roots :: relsync_roots:roots(),
     base :: relsync_manifest:manifest(),
     base_files :: #{relsync_manifest:sha256() => [relsync_manifest:index()]},
+    %% Files of kept generations: bases behind those of the manifest.
+    earlier :: tuple(),
+    earlier_files :: #{relsync_manifest:sha256() => relsync_kept:file()},
     installed :: relsync_state:installed(),
     %% Entries of the base whose content cannot be trusted.
     lost :: #{relsync_manifest:index() => true},
@@ -107,7 +111,8 @@ start(#{base := BaseSha256} = Header, #{base := Base} = Options) ->
         New = ok(relsync_pack:new_manifest(Header, Base)),
         Deletes = ok(relsync_pack:deleted(Header, Base)),
         lists:foreach(fun(Entry) -> check_delete(Entry, New) end, Deletes),
-        Stage = new(Header, Options, New, Deletes),
+        Earlier = ok(relsync_kept:find(maps:get(kept, Header), maps:get(roots, Options))),
+        Stage = new(Header, Options, New, Deletes, Earlier),
         check_space(Stage, Options),
         clear_staging(Stage),
         done(relsync_case:check(maps:get(state, maps:get(roots, Options)), New, Deletes)),
@@ -116,12 +121,14 @@ start(#{base := BaseSha256} = Header, #{base := Base} = Options) ->
         throw:Reason -> {error, Reason}
     end.
 
-new(#{snapshot := Snapshot}, Options, New, Deletes) ->
+new(#{snapshot := Snapshot}, Options, New, Deletes, Earlier) ->
     #{roots := Roots, base := Base, installed := Installed, drift := Drift, now := Now} = Options,
     #stage{
         roots = Roots,
         base = Base,
         base_files = relsync_manifest:files_by_sha256(Base),
+        earlier = list_to_tuple(Earlier),
+        earlier_files = maps:from_list([{Sha256, File} || #{sha256 := Sha256} = File <- Earlier]),
         installed = Installed,
         lost = maps:from_list([{Index, true} || {Index, What} <- Drift, What =/= mode]),
         new = New,
@@ -190,14 +197,25 @@ resolve({Index, Length, Source}, #stage{new = New} = Stage) ->
 
 resolve_base(_Index, none, _Stage) ->
     none;
-resolve_base(Index, {BaseIndex, Range}, #stage{base = Base, lost = Lost}) ->
-    case {relsync_manifest:entry(BaseIndex, Base), Range} of
-        {{ok, {file, Path, _, _, _}}, _} when is_map_key(BaseIndex, Lost) ->
+resolve_base(Index, {Number, Range}, Stage) ->
+    {Origin, Size} = origin(Index, Number, Stage),
+    case Range of
+        whole -> {Origin, 0, Size};
+        {Offset, Length} when Offset + Length =< Size -> {Origin, Offset, Length};
+        _ -> throw({piece, Index, base})
+    end.
+
+%% The base of this number, and its size.
+origin(Index, Number, #stage{base = Base, lost = Lost, earlier = Earlier}) ->
+    Behind = Number - relsync_manifest:count(Base),
+    case relsync_manifest:entry(Number, Base) of
+        {ok, {file, Path, _, _, _}} when is_map_key(Number, Lost) ->
             throw({base_changed, Path});
-        {{ok, {file, _, _, Size, _} = Entry}, whole} ->
-            {BaseIndex, Entry, 0, Size};
-        {{ok, {file, _, _, Size, _} = Entry}, {Offset, Length}} when Offset + Length =< Size ->
-            {BaseIndex, Entry, Offset, Length};
+        {ok, {file, _, _, Size, _} = Entry} ->
+            {{live, Number, Entry}, Size};
+        _ when Behind >= 0, Behind < tuple_size(Earlier) ->
+            #{size := Size} = File = element(Behind + 1, Earlier),
+            {{earlier, File}, Size};
         _ ->
             throw({piece, Index, base})
     end.
@@ -205,19 +223,21 @@ resolve_base(Index, {BaseIndex, Range}, #stage{base = Base, lost = Lost}) ->
 check_memory(Resolved) ->
     Content = lists:sum([Length || {_, Length, _} <- Resolved]),
     Content =< ?MAX_CONTENT_BYTES orelse throw({frame_too_large, Content, ?MAX_CONTENT_BYTES}),
-    Memory = Content + lists:sum([Length || {_, _, {_, _, _, Length}} <- Resolved]),
+    Memory = Content + lists:sum([Length || {_, _, {_, _, Length}} <- Resolved]),
     Memory =< ?MAX_FRAME_MEMORY orelse throw({frame_too_large, Memory, ?MAX_FRAME_MEMORY}).
 
 read_base(none, _Stage) ->
     none;
-read_base({Index, Entry, Offset, Length}, Stage) ->
-    Path = relsync_manifest:path(Entry),
-    Full = live_file(Index, Entry, Stage),
+read_base({Origin, Offset, Length}, Stage) ->
+    {Path, Full} = place(Origin, Stage),
     case opened(Path, relsync_fs:open_read(Full), fun(H) -> read_exactly(H, Offset, Length) end) of
         {ok, Bytes} when byte_size(Bytes) =:= Length -> Bytes;
         {error, Reason} -> throw({cannot, read, Path, Reason});
         _ -> throw({base_changed, Path})
     end.
+
+place({live, Index, Entry}, Stage) -> {relsync_manifest:path(Entry), live_file(Index, Entry, Stage)};
+place({earlier, #{path := Path, place := Place}}, _Stage) -> {Path, Place}.
 
 read_exactly(_Handle, _Offset, 0) -> {ok, <<>>};
 read_exactly(Handle, Offset, Length) -> relsync_fs:pread(Handle, Offset, Length).
@@ -318,19 +338,21 @@ settle(End, #stage{next = Index, new = New} = Stage) ->
     settle(End, (settle_entry(Index, Entry, Stage))#stage{next = Index + 1}).
 
 settle_entry(Index, {file, Path, _Mode, Size, Sha256}, Stage) ->
-    #stage{base_files = Files, lost = Lost, kept = Kept, deferred = Deferred} = Stage,
+    #stage{base_files = Files, earlier_files = Earlier, lost = Lost, kept = Kept, deferred = Deferred} = Stage,
     case base_of_kept(Index, Stage) of
         {ok, BaseIndex} ->
             Stage#stage{kept = Kept#{Index => BaseIndex}};
         none when Size =:= 0 ->
             copy_content([], Index, Path, Sha256, Stage);
         none ->
-            Held = maps:get(Sha256, Files, []),
-            case [BaseIndex || BaseIndex <- Held, not is_map_key(BaseIndex, Lost)] of
-                [BaseIndex | _] ->
+            Held = [BaseIndex || BaseIndex <- maps:get(Sha256, Files, []), not is_map_key(BaseIndex, Lost)],
+            case {Held, Earlier} of
+                {[BaseIndex | _], _} ->
                     {ok, Entry} = relsync_manifest:entry(BaseIndex, Stage#stage.base),
                     copy_content(live_file(BaseIndex, Entry, Stage), Index, Path, Sha256, Stage);
-                [] ->
+                {[], #{Sha256 := #{place := Place}}} ->
+                    copy_content(Place, Index, Path, Sha256, Stage);
+                {[], #{}} ->
                     Stage#stage{deferred = [Index | Deferred]}
             end
     end;
@@ -469,6 +491,8 @@ format_error({base_changed, _} = Reason) ->
     relsync_wanted:format_error(Reason);
 format_error({cannot, examine, _, _} = Reason) ->
     relsync_wanted:format_error(Reason);
+format_error({kept_changed, _, _} = Reason) ->
+    relsync_kept:format_error(Reason);
 format_error({content_mismatch, Path}) ->
     ["the content made for \"", relsync_path:display(Path), "\" is not what the manifest names"];
 format_error({incomplete_file, Path}) ->

@@ -200,17 +200,24 @@ entry(Path, {symlink, Target}) ->
 pack(Base, Old, New) ->
     pack(Base, Old, New, #{}).
 
-%% Options: `deletes' (indexes in the base), `resend' (paths sent though held).
+%% Options: `deletes' (indexes in the base), `resend' (paths sent though held), `kept' (files of kept generations,
+%% with their contents), `based' (by path the number among these that a file is coded against).
 pack(Base, Old, New, Options) ->
     Manifest = manifest(New),
     Resend = maps:get(resend, Options, []),
-    Held = relsync_manifest:files_by_sha256(Base),
+    Kept = maps:get(kept, Options, []),
+    Earlier = maps:from_list([{crypto:hash(sha256, Content), true} || {_, _, Content} <- Kept]),
+    Held = maps:merge(relsync_manifest:files_by_sha256(Base), Earlier),
     Sent = sent(relsync_manifest:entries(Manifest), Held, Resend, #{}),
-    Frames = frames(Sent, Base, Old, New),
+    Count = relsync_manifest:count(Base),
+    Based = maps:map(
+        fun(_, Number) -> {Count + Number, element(3, lists:nth(Number + 1, Kept))} end, maps:get(based, Options, #{})
+    ),
+    Frames = frames(Sent, Base, Old, New, Based),
     Deletes = maps:get(deletes, Options, [I || {I, E} <- relsync_manifest:entries(Base), not is_map_key(relsync_manifest:path(E), New)]),
     Runs = [{I, 1} || I <- Deletes],
     Header = [
-        <<1, "RSPK", 1>>,
+        <<1, "RSPK", 2>>,
         relsync_manifest:sha256(Base),
         crypto:hash(blake2s, relsync_manifest:bytes(Manifest)),
         relsync_manifest:sha256(Manifest),
@@ -219,6 +226,8 @@ pack(Base, Old, New, Options) ->
         relsync_varint:encode(length(Frames)),
         relsync_varint:encode(length(Runs)),
         runs(Runs, 0),
+        relsync_varint:encode(length(Kept)),
+        [[relsync_varint:encode(N), relsync_varint:encode(I)] || {N, I, _} <- Kept],
         blob(zstd_raw(relsync_manifest:bytes(Manifest)))
     ],
     Body = iolist_to_binary([record(Header) | [record(Frame) || Frame <- Frames]]),
@@ -236,22 +245,19 @@ sent([_ | Rest], Held, Resend, Seen) ->
     sent(Rest, Held, Resend, Seen).
 
 %% A file of more than a few bytes becomes two pieces, in frames of their own.
-frames(Sent, Base, Old, New) ->
+frames(Sent, Base, Old, New, Based) ->
     {Frames, _} = lists:mapfoldl(
         fun({Index, {file, Path, _, Size, _}}, {LastEntry, LastBase}) ->
             #{Path := {file, _, Content}} = New,
             Step = relsync_varint:encode(Index - LastEntry),
-            BaseFile = relsync_manifest:find(Path, Base),
-            case {Size, BaseFile, Old} of
-                {_, {ok, BaseIndex, {file, _, _, _, _}}, #{Path := {file, _, OldContent}}} when
-                    OldContent =/= Content, Size > 0
-                ->
+            case base(Path, Base, Old, Based) of
+                {BaseIndex, OldContent} when OldContent =/= Content, Size > 0 ->
                     Frame = [
                         <<2, 1, 2#11>>, Step, relsync_varint:encode(relsync_varint:zigzag(BaseIndex - LastBase)),
                         term_to_binary([{based, OldContent, Content}])
                     ],
                     {[Frame], {Index, BaseIndex}};
-                {Length, _, _} when Length > ?PIECE_BYTES ->
+                _ when Size > ?PIECE_BYTES ->
                     <<First:?PIECE_BYTES/binary, Second/binary>> = Content,
                     {
                         [
@@ -268,6 +274,14 @@ frames(Sent, Base, Old, New) ->
         Sent
     ),
     lists:append(Frames).
+
+base(Path, _Base, _Old, Based) when is_map_key(Path, Based) ->
+    maps:get(Path, Based);
+base(Path, Base, Old, _Based) ->
+    case {relsync_manifest:find(Path, Base), Old} of
+        {{ok, BaseIndex, {file, _, _, _, _}}, #{Path := {file, _, OldContent}}} -> {BaseIndex, OldContent};
+        _ -> none
+    end.
 
 %% @doc Reads the frame bodies that `pack/4' makes. A based piece comes out right
 %% only with the right base.

@@ -107,7 +107,7 @@ status() ->
         incoming => #{pack_id => binary:copy(<<"p">>, 32), verified => 4096},
         damage => [#{what => <<"journal">>, repair => <<"set aside">>}],
         credit => 262144,
-        kept => [299, 298],
+        kept => [#{generation => 299, snapshot => <<"snapshot">>}, #{generation => 0}],
         recovered => <<"undone">>,
         ended => 7,
         ended_updates => [#{number => 7, snapshot => binary:copy(<<"t">>, 32)}, #{number => 5, snapshot => binary:copy(<<"s">>, 32)}]

@@ -1,0 +1,96 @@
+//! What a target holds: the files of what is installed, and of what it keeps of earlier generations.
+//!
+//! Owns the numbering of bases: the entries of the manifest first, then the kept files. Pure.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::entry::{Entry, EntryKind};
+use crate::id::Sha256;
+use crate::manifest::Manifest;
+use crate::wire::DriftKind;
+
+/// What a target holds, as far as the host knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Held<'a> {
+    /// The manifest that the target and the host agree on.
+    pub manifest: &'a Manifest,
+    /// Entries of it that changed behind relsync's back, by index.
+    pub drift: &'a BTreeMap<usize, DriftKind>,
+    /// Whether the manifest comes of a scan, so that its entries may be anybody's.
+    pub inventory: bool,
+    /// Files that are kept of earlier generations.
+    pub kept: &'a [KeptFile],
+}
+
+/// A file of an earlier generation whose content the target keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptFile {
+    /// The generation.
+    pub generation: u64,
+    /// The file's index in that generation's manifest.
+    pub index: usize,
+    /// What stands there in that manifest.
+    pub entry: Entry,
+}
+
+impl<'a> Held<'a> {
+    /// Returns a base by its number; `None` if there are fewer.
+    #[must_use]
+    pub fn base(&self, number: usize) -> Option<&'a Entry> {
+        let installed = self.manifest.entries();
+        match number.checked_sub(installed.len()) {
+            None => installed.get(number),
+            Some(at) => self.kept.get(at).map(|file| &file.entry),
+        }
+    }
+
+    /// Returns the kept file that a base is, if it is one.
+    #[must_use]
+    pub fn kept_file(&self, number: usize) -> Option<&'a KeptFile> {
+        let at = number.checked_sub(self.manifest.len())?;
+        self.kept.get(at)
+    }
+
+    /// Returns how many bases there are, directories and links included.
+    #[must_use]
+    pub fn base_count(&self) -> usize {
+        self.manifest.len() + self.kept.len()
+    }
+}
+
+/// Lists what a target keeps of `earlier` generations, the newest first, each the one before the next; `installed` came after the first.
+///
+/// A file is kept when the next generation changed or deleted it. Of files with the same content, or with one that is installed, only the first
+/// is of use.
+#[must_use]
+pub fn kept_files(
+    installed: &Manifest,
+    earlier: &[(u64, Manifest)],
+    leave_alone: &dyn Fn(&[u8]) -> bool,
+) -> Vec<KeptFile> {
+    let contents = installed.entries().iter().filter_map(Entry::content);
+    let mut known: HashSet<Sha256> = contents.map(|(_, sha256)| sha256).collect();
+    let mut kept = Vec::new();
+    let mut next = installed;
+    for (generation, manifest) in earlier {
+        for (index, entry) in manifest.entries().iter().enumerate() {
+            let EntryKind::File { size, sha256, .. } = &entry.kind else {
+                continue;
+            };
+            let path = entry.path.as_bytes();
+            let stays = match next.get(path) {
+                Some(later) => later.content() == Some((*size, *sha256)),
+                None => leave_alone(path),
+            };
+            if *size > 0 && !stays && known.insert(*sha256) {
+                kept.push(KeptFile {
+                    generation: *generation,
+                    index,
+                    entry: entry.clone(),
+                });
+            }
+        }
+        next = manifest;
+    }
+    kept
+}
