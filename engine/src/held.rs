@@ -94,3 +94,66 @@ pub fn kept_files(
     }
     kept
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{EntryPath, Mode};
+
+    fn manifest(files: &[(&str, &str)]) -> Manifest {
+        let entry = |(path, content): &(&str, &str)| Entry {
+            path: EntryPath::new(path.as_bytes()).expect("a path"),
+            kind: EntryKind::File {
+                mode: Mode::new(0o644).expect("a mode"),
+                size: content.len() as u64,
+                sha256: Sha256::of(content.as_bytes()),
+            },
+        };
+        Manifest::from_unsorted(files.iter().map(entry).collect()).expect("a manifest")
+    }
+
+    #[test]
+    fn what_the_next_generation_changed_or_deleted_is_kept() {
+        let installed = manifest(&[("a", "3"), ("b", "b"), ("e", ""), ("m", "moved")]);
+        let second = manifest(&[("a", "2"), ("b", "b"), ("e", "e"), ("p", "protected")]);
+        let first = manifest(&[
+            ("a", "1"),
+            ("b", "2"),
+            ("gone", "gone"),
+            ("n", "moved"),
+            ("z", ""),
+        ]);
+        let earlier = [(7, second.clone()), (4, first.clone())];
+        let kept = kept_files(&installed, &earlier, &|path| path == b"p");
+        let named: Vec<(u64, &[u8])> = kept
+            .iter()
+            .map(|file| (file.generation, file.entry.path.as_bytes()))
+            .collect();
+        // `b` of 4 has the content of `a` of 7, `n` of 4 that of `m` today.
+        let expected: [(u64, &[u8]); 4] = [(7, b"a"), (7, b"e"), (4, b"a"), (4, b"gone")];
+        assert_eq!(named, expected);
+        for file in &kept {
+            let of = if file.generation == 7 {
+                &second
+            } else {
+                &first
+            };
+            assert_eq!(of.entries()[file.index], file.entry);
+        }
+
+        let drift = BTreeMap::new();
+        let held = Held {
+            manifest: &installed,
+            drift: &drift,
+            inventory: false,
+            kept: &kept,
+        };
+        assert_eq!(held.base(3), Some(&installed.entries()[3]));
+        assert_eq!(
+            (held.kept_file(3), held.kept_file(4)),
+            (None, Some(&kept[0]))
+        );
+        assert_eq!(held.base(7), Some(&kept[3].entry));
+        assert_eq!((held.base(8), held.base_count()), (None, 8));
+    }
+}

@@ -32,13 +32,14 @@ pub(super) const ENGINE_LAYERS: &[Layer] = &[
         may_use: &["bytes", "chunk", "entry", "exclude", "id", "limits", "manifest", "mapped_file", "root_dir", "scan"],
     },
     Layer { modules: &["wire"], may_use: &["bytes", "limits"] },
-    Layer { modules: &["plan", "bases"], may_use: &["bytes", "entry", "id", "limits", "manifest", "wire"] },
+    Layer { modules: &["held"], may_use: &["entry", "id", "manifest", "wire"] },
+    Layer { modules: &["plan", "bases"], may_use: &["bytes", "entry", "held", "id", "limits", "manifest", "wire"] },
     Layer { modules: &["pack"], may_use: &["bytes", "id", "limits"] },
-    Layer { modules: &["frames"], may_use: &["entry", "id", "limits", "manifest", "pack", "plan"] },
+    Layer { modules: &["frames"], may_use: &["entry", "held", "id", "limits", "manifest", "pack", "plan"] },
     Layer { modules: &["delta"], may_use: &["bytes", "limits", "zstd_frame"] },
     Layer {
         modules: &["encode"],
-        may_use: &["delta", "frames", "id", "limits", "manifest", "pack", "plan", "zstd_frame"],
+        may_use: &["delta", "entry", "frames", "held", "id", "limits", "manifest", "pack", "plan", "zstd_frame"],
     },
     Layer { modules: &["transport"], may_use: &["limits"] },
     Layer { modules: &["session"], may_use: &["limits", "transport", "wire"] },
@@ -47,7 +48,7 @@ pub(super) const ENGINE_LAYERS: &[Layer] = &[
     Layer {
         modules: &["push"],
         may_use: &[
-            "bases", "delta", "encode", "entry", "id", "limits", "manifest", "plan", "session", "store", "transport", "wire",
+            "bases", "delta", "encode", "entry", "held", "id", "limits", "manifest", "plan", "session", "store", "transport", "wire",
         ],
     },
 ];
