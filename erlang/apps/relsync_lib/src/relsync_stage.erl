@@ -5,8 +5,7 @@
 %% `relsync_pack' gives them; `finish/1' says what the switch has to do.
 %%
 %% Memory: one frame's bases and content (the frame memory), the two manifests,
-%% and a hash state. A base is read from the live files, and only while it still
-%% looks as it did when it was last checked.
+%% and a hash state.
 %%
 %% Crash: staging starts anew from the pack's first record, which
 %% `relsync_incoming' still has; what lies in `staging' is removed first.
@@ -45,12 +44,12 @@
     | {deletes_new_entry, relsync_path:path()}
     | {piece, relsync_manifest:index(), no_file | order | length | base}
     | {frame_too_large, Bytes :: non_neg_integer(), Max :: pos_integer()}
-    | {base_changed, relsync_path:path()}
+    | relsync_bases:fault()
     | {content_mismatch, relsync_path:path()}
     | {incomplete_file, relsync_path:path()}
     | {no_source, relsync_path:path()}
     | {frame, content_lengths | relsync_delta:reason()}
-    | {cannot, read | write, relsync_path:path(), file:posix() | badarg}
+    | {cannot, write, relsync_path:path(), file:posix() | badarg}
     | relsync_kept:error()
     | relsync_case:error()
     | relsync_wanted:error()
@@ -69,14 +68,8 @@
 
 -record(stage, {
     roots :: relsync_roots:roots(),
-    base :: relsync_manifest:manifest(),
-    base_files :: #{relsync_manifest:sha256() => [relsync_manifest:index()]},
-    %% Files of kept generations: bases behind those of the manifest.
-    earlier :: tuple(),
-    earlier_files :: #{relsync_manifest:sha256() => relsync_kept:file()},
+    bases :: relsync_bases:bases(),
     installed :: relsync_state:installed(),
-    %% Entries of the base whose content cannot be trusted.
-    lost :: #{relsync_manifest:index() => true},
     new :: relsync_manifest:manifest(),
     snapshot :: <<_:256>>,
     decode :: decode(),
@@ -122,15 +115,11 @@ start(#{base := BaseSha256} = Header, #{base := Base} = Options) ->
     end.
 
 new(#{snapshot := Snapshot}, Options, New, Deletes, Earlier) ->
-    #{roots := Roots, base := Base, installed := Installed, drift := Drift, now := Now} = Options,
+    #{roots := Roots, installed := Installed, now := Now} = Options,
     #stage{
         roots = Roots,
-        base = Base,
-        base_files = relsync_manifest:files_by_sha256(Base),
-        earlier = list_to_tuple(Earlier),
-        earlier_files = maps:from_list([{Sha256, File} || #{sha256 := Sha256} = File <- Earlier]),
+        bases = relsync_bases:new(Options, Earlier),
         installed = Installed,
-        lost = maps:from_list([{Index, true} || {Index, What} <- Drift, What =/= mode]),
         new = New,
         snapshot = Snapshot,
         decode = maps:get(decode, Options, fun relsync_delta:decode/3),
@@ -197,64 +186,20 @@ resolve({Index, Length, Source}, #stage{new = New} = Stage) ->
 
 resolve_base(_Index, none, _Stage) ->
     none;
-resolve_base(Index, {Number, Range}, Stage) ->
-    {Origin, Size} = origin(Index, Number, Stage),
-    case Range of
-        whole -> {Origin, 0, Size};
-        {Offset, Length} when Offset + Length =< Size -> {Origin, Offset, Length};
-        _ -> throw({piece, Index, base})
-    end.
-
-%% The base of this number, and its size.
-origin(Index, Number, #stage{base = Base, lost = Lost, earlier = Earlier}) ->
-    Behind = Number - relsync_manifest:count(Base),
-    case relsync_manifest:entry(Number, Base) of
-        {ok, {file, Path, _, _, _}} when is_map_key(Number, Lost) ->
-            throw({base_changed, Path});
-        {ok, {file, _, _, Size, _} = Entry} ->
-            {{live, Number, Entry}, Size};
-        _ when Behind >= 0, Behind < tuple_size(Earlier) ->
-            #{size := Size} = File = element(Behind + 1, Earlier),
-            {{earlier, File}, Size};
-        _ ->
-            throw({piece, Index, base})
+resolve_base(Index, Base, #stage{bases = Bases}) ->
+    case relsync_bases:find(Base, Bases) of
+        none -> throw({piece, Index, base});
+        Found -> Found
     end.
 
 check_memory(Resolved) ->
     Content = lists:sum([Length || {_, Length, _} <- Resolved]),
     Content =< ?MAX_CONTENT_BYTES orelse throw({frame_too_large, Content, ?MAX_CONTENT_BYTES}),
-    Memory = Content + lists:sum([Length || {_, _, {_, _, Length}} <- Resolved]),
+    Memory = Content + lists:sum([Length || {_, _, {_, Length}} <- Resolved]),
     Memory =< ?MAX_FRAME_MEMORY orelse throw({frame_too_large, Memory, ?MAX_FRAME_MEMORY}).
 
-read_base(none, _Stage) ->
-    none;
-read_base({Origin, Offset, Length}, Stage) ->
-    {Path, Full} = place(Origin, Stage),
-    case opened(Path, relsync_fs:open_read(Full), fun(H) -> read_exactly(H, Offset, Length) end) of
-        {ok, Bytes} when byte_size(Bytes) =:= Length -> Bytes;
-        {error, Reason} -> throw({cannot, read, Path, Reason});
-        _ -> throw({base_changed, Path})
-    end.
-
-place({live, Index, Entry}, Stage) -> {relsync_manifest:path(Entry), live_file(Index, Entry, Stage)};
-place({earlier, #{path := Path, place := Place}}, _Stage) -> {Path, Place}.
-
-read_exactly(_Handle, _Offset, 0) -> {ok, <<>>};
-read_exactly(Handle, Offset, Length) -> relsync_fs:pread(Handle, Offset, Length).
-
-%% The place of a base file that still has the size and time it should have.
-live_file(Index, {file, Path, _, Size, _}, #stage{roots = #{read := Roots}, installed = Installed}) ->
-    case relsync_roots:holder(Roots, Path) of
-        {ok, Root, {file, _Mode, Size, Mtime}} ->
-            case maps:get(Index, Installed, Mtime) of
-                Mtime -> relsync_path:join(Root, Path);
-                _ -> throw({base_changed, Path})
-            end;
-        {error, Reason} when Reason =/= enoent ->
-            throw({cannot, read, Path, Reason});
-        _ ->
-            throw({base_changed, Path})
-    end.
+read_base(none, _Stage) -> none;
+read_base({Base, _Length}, #stage{bases = Bases}) -> relsync_bases:read(Base, Bases).
 
 write_pieces([], [], Stage) ->
     Stage;
@@ -338,37 +283,31 @@ settle(End, #stage{next = Index, new = New} = Stage) ->
     settle(End, (settle_entry(Index, Entry, Stage))#stage{next = Index + 1}).
 
 settle_entry(Index, {file, Path, _Mode, Size, Sha256}, Stage) ->
-    #stage{base_files = Files, earlier_files = Earlier, lost = Lost, kept = Kept, deferred = Deferred} = Stage,
+    #stage{bases = Bases, kept = Kept, deferred = Deferred} = Stage,
     case base_of_kept(Index, Stage) of
         {ok, BaseIndex} ->
             Stage#stage{kept = Kept#{Index => BaseIndex}};
         none when Size =:= 0 ->
             copy_content([], Index, Path, Sha256, Stage);
         none ->
-            Held = [BaseIndex || BaseIndex <- maps:get(Sha256, Files, []), not is_map_key(BaseIndex, Lost)],
-            case {Held, Earlier} of
-                {[BaseIndex | _], _} ->
-                    {ok, Entry} = relsync_manifest:entry(BaseIndex, Stage#stage.base),
-                    copy_content(live_file(BaseIndex, Entry, Stage), Index, Path, Sha256, Stage);
-                {[], #{Sha256 := #{place := Place}}} ->
-                    copy_content(Place, Index, Path, Sha256, Stage);
-                {[], #{}} ->
-                    Stage#stage{deferred = [Index | Deferred]}
+            case relsync_bases:with_content(Sha256, Bases) of
+                {ok, Place} -> copy_content(Place, Index, Path, Sha256, Stage);
+                none -> Stage#stage{deferred = [Index | Deferred]}
             end
     end;
 settle_entry(_Index, _Entry, Stage) ->
     Stage.
 
 %% A file stays where it is if the tree to be written has it already.
-base_of_kept(Index, #stage{new = New, base = Base, lost = Lost, roots = Roots}) ->
+base_of_kept(Index, #stage{new = New, bases = Bases, roots = Roots}) ->
     {ok, {file, Path, _, _, Sha256}} = relsync_manifest:entry(Index, New),
-    case relsync_manifest:find(Path, Base) of
-        {ok, BaseIndex, {file, _, _, _, Sha256}} when not is_map_key(BaseIndex, Lost) ->
+    case relsync_bases:kept_at(Path, Sha256, Bases) of
+        {ok, BaseIndex} ->
             case is_written_tree(Path, Roots) of
                 true -> {ok, BaseIndex};
                 false -> none
             end;
-        _ ->
+        none ->
             none
     end.
 
@@ -386,7 +325,7 @@ copy_content(From, Index, Path, Sha256, Stage) ->
     Result =
         case From of
             [] -> {ok, crypto:hash(sha256, <<>>)};
-            _ -> opened(Path, relsync_fs:open_read(From), fun(H) -> copy_rest(H, File) end)
+            _ -> relsync_bases:opened(Path, relsync_fs:open_read(From), fun(H) -> copy_rest(H, File) end)
         end,
     relsync_fs:close(File#open_file.handle),
     case Result of
@@ -407,13 +346,6 @@ copy_rest(Source, #open_file{handle = Handle, hash = Hash} = File) ->
         {error, Reason} ->
             {error, Reason}
     end.
-
-opened(_Path, {ok, Handle}, Fun) ->
-    Result = Fun(Handle),
-    relsync_fs:close(Handle),
-    Result;
-opened(Path, {error, Reason}, _Fun) ->
-    throw({cannot, read, Path, Reason}).
 
 %% The end
 
