@@ -30,6 +30,9 @@
 //!
 //! With no more than 16 neighbours of an extension, the first of these was 139,215.
 //!
+//! The pack of a release that goes back to what it was (11 modules of OTP 25 from one security revision to the one before, 580 kB) has 8,046 bytes
+//! against what is installed, and 630 where the target keeps the generation before.
+//!
 //! **Invariants.** The same manifests and contents give the same bases. Of each content at most [`limits::SKETCH_BYTES`] are
 //! read, once, and of at most [`limits::BASE_SKETCHES`] contents; of each kind above at most [`limits::BASE_CANDIDATES`] files
 //! are weighed, of the last [`limits::BASE_NEIGHBOURS`]. Only files whose content the host has can serve, because the delta is
