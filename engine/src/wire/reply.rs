@@ -59,6 +59,9 @@ pub enum Reply {
     Status(Box<TargetStatus>),
 }
 
+/// So many bytes of a snapshot's id tell it from the few others that a host or a target knows.
+pub const ID_BEGINNING_BYTES: usize = 8;
+
 /// What a target says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TargetStatus {
@@ -90,8 +93,8 @@ pub struct TargetStatus {
     pub kept: Vec<KeptGeneration>,
     /// How many updates have disturbed it and come to an end.
     pub ended: u64,
-    /// The last of these updates, by their number and the snapshot that each was to lead to.
-    pub ended_updates: Vec<(u64, [u8; 32])>,
+    /// The last of these updates, by their number and the beginning of the id of the snapshot that each was to lead to.
+    pub ended_updates: Vec<(u64, [u8; ID_BEGINNING_BYTES])>,
     /// What an interrupted switch led to, if one was found.
     pub recovered: Option<String>,
     /// Modules whose running code is not that of their file.
@@ -123,7 +126,7 @@ pub struct KeptGeneration {
     /// Its number.
     pub generation: u64,
     /// The beginning of its snapshot's id; none for the state before the first push.
-    pub snapshot: Option<[u8; 8]>,
+    pub snapshot: Option<[u8; ID_BEGINNING_BYTES]>,
 }
 
 /// An entry that changed behind relsync's back.
@@ -366,8 +369,8 @@ fn decode_damage(fields: Fields<'_>) -> Result<(String, String), WireError> {
     Ok((fields.find_text(1)?, fields.find_text(2)?))
 }
 
-fn decode_ended(fields: Fields<'_>) -> Result<(u64, [u8; 32]), WireError> {
-    let mut ended = (0, [0; 32]);
+fn decode_ended(fields: Fields<'_>) -> Result<(u64, [u8; ID_BEGINNING_BYTES]), WireError> {
+    let mut ended = (0, [0; ID_BEGINNING_BYTES]);
     fields.each(|field| {
         match field.tag {
             1 => ended.0 = field.number()?,

@@ -229,7 +229,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ],
         recovered: Some("undone".to_owned()),
         ended: 7,
-        ended_updates: vec![(7, [b't'; 32]), (5, [b's'; 32])],
+        ended_updates: vec![(7, [b't'; 8]), (5, [b's'; 8])],
         modules: Vec::new(),
         kept_bytes: Vec::new(),
     };

@@ -241,7 +241,7 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
         credit => ?CREDIT_BYTES,
         kept => [kept_fields(To) || To <- lists:reverse(relsync_generations:history(Roots))],
         ended => Ended,
-        ended_updates => [#{number => Number, snapshot => Snapshot} || {Number, Snapshot} <- Last],
+        ended_updates => [#{number => Number, snapshot => beginning(Snapshot)} || {Number, Snapshot} <- Last],
         free_bytes => free_bytes(Roots)
     },
     Known = maps:filter(fun(_, Value) -> Value =/= unknown end, Status),
@@ -268,11 +268,11 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
 with_recovered(#{damage := Damage} = Status, Recovered) ->
     (maps:merge(Status, Recovered))#{damage := maps:get(damage, Recovered, []) ++ Damage}.
 
-%% The beginning of the snapshot's id is enough for the host to find it among its own.
-kept_fields(none) ->
-    #{generation => 0};
-kept_fields(#{generation := Generation, snapshot := <<Beginning:8/binary, _/binary>>}) ->
-    #{generation => Generation, snapshot => Beginning}.
+kept_fields(none) -> #{generation => 0};
+kept_fields(#{generation := Generation, snapshot := Snapshot}) -> #{generation => Generation, snapshot => beginning(Snapshot)}.
+
+%% Enough of a snapshot's id for the host to find it among its own.
+beginning(<<Beginning:8/binary, _/binary>>) -> Beginning.
 
 %% What hard links share is counted with the newest.
 kept_bytes(#{state := Dir}) ->

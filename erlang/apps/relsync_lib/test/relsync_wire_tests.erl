@@ -110,7 +110,7 @@ status() ->
         kept => [#{generation => 299, snapshot => <<"snapshot">>}, #{generation => 0}],
         recovered => <<"undone">>,
         ended => 7,
-        ended_updates => [#{number => 7, snapshot => binary:copy(<<"t">>, 32)}, #{number => 5, snapshot => binary:copy(<<"s">>, 32)}]
+        ended_updates => [#{number => 7, snapshot => <<"tttttttt">>}, #{number => 5, snapshot => <<"ssssssss">>}]
     }.
 
 modules() ->
