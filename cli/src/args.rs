@@ -275,12 +275,20 @@ pub(crate) struct LinkArgs {
     /// Send at most this many bytes per second, as rsync writes it: 11k, 2M
     #[arg(long, value_name = "RATE", env = "RELSYNC_BWLIMIT")]
     pub(crate) bwlimit: Option<Rate>,
-    /// The link's rate, to estimate how long the update takes
+    /// The link's rate: tells how long the update takes, and how hard to search for what spares bytes
     #[arg(long, value_name = "RATE", env = "RELSYNC_LINK_RATE")]
     pub(crate) link_rate: Option<Rate>,
     /// How often to reconnect when the link is lost [default: 3]
     #[arg(long, value_name = "COUNT", env = "RELSYNC_RETRIES")]
     pub(crate) retries: Option<u32>,
+}
+
+impl LinkArgs {
+    /// Returns what the link carries at most, if anything is said of it.
+    pub(crate) fn bytes_per_s(&self) -> Option<u64> {
+        let rates = [self.link_rate, self.bwlimit].into_iter().flatten();
+        rates.map(|rate| rate.0).filter(|rate| *rate > 0).min()
+    }
 }
 
 /// The arguments of `push`.
@@ -621,6 +629,26 @@ mod tests {
             parse(&["status", "-d", "a@b"]),
             Ok(Command::Status(_))
         ));
+    }
+
+    #[test]
+    fn a_limit_bounds_the_link_s_rate() {
+        let table: &[(&[&str], Option<u64>)] = &[
+            (&[], None),
+            (&["--link-rate", "2MB"], Some(2_000_000)),
+            (&["--bwlimit", "11k"], Some(11 << 10)),
+            (&["--link-rate", "2MB", "--bwlimit", "11k"], Some(11 << 10)),
+            (&["--link-rate", "1kB", "--bwlimit", "11k"], Some(1000)),
+            (&["--link-rate", "1kB", "--bwlimit", "0"], Some(1000)),
+            (&["--link-rate", "0"], None),
+        ];
+        for (words, expected) in table {
+            assert_eq!(
+                push(words).update.link.bytes_per_s(),
+                *expected,
+                "{words:?}"
+            );
+        }
     }
 
     #[test]

@@ -9,14 +9,14 @@ use relsync_engine::wire::ModuleStatus;
 use crate::listing::{self, CodedTotals, Coding};
 use crate::output::Output;
 use crate::report::{Module, Report};
-use crate::units::{Bytes, Count, Elapsed, Rate};
+use crate::units::{Bytes, Count, Elapsed};
 
 /// Shows a dry run, and completes its report.
 pub(crate) fn show(
     pushed: &PushReport,
     modules: &[ModuleStatus],
     new: &Manifest,
-    rate: Option<Rate>,
+    link_bytes_per_s: Option<u64>,
     explained: bool,
     output: &Output,
     report: &mut Report,
@@ -26,7 +26,7 @@ pub(crate) fn show(
     report.figures.get_or_insert_default().pack_bytes = pack_bytes;
     say_entries(pushed, new, explained, output);
     output.line(&listing::totals_line(&pushed.planned.totals));
-    let estimate = rate.map(|rate| transfer_time(pack_bytes, rate));
+    let estimate = link_bytes_per_s.map(|rate| transfer_time(pack_bytes, rate));
     report.estimated_ms = estimate.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     let time = estimate.map_or_else(String::new, |time| {
         format!(", {} on this link", Elapsed(time))
@@ -67,8 +67,8 @@ fn say_entries(pushed: &PushReport, new: &Manifest, explained: bool, output: &Ou
     }
 }
 
-fn transfer_time(bytes: u64, rate: Rate) -> Duration {
-    let milliseconds = u128::from(bytes) * 1000 / u128::from(rate.0.max(1));
+fn transfer_time(bytes: u64, bytes_per_s: u64) -> Duration {
+    let milliseconds = u128::from(bytes) * 1000 / u128::from(bytes_per_s.max(1));
     Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX))
 }
 
@@ -86,7 +86,7 @@ mod tests {
         ];
         for (bytes, rate, milliseconds) in table {
             assert_eq!(
-                transfer_time(bytes, Rate(rate)),
+                transfer_time(bytes, rate),
                 Duration::from_millis(milliseconds)
             );
         }

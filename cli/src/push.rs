@@ -34,7 +34,7 @@ use crate::report::{Figures, Outcome, Report};
 use crate::settle::{self, Meant};
 use crate::source;
 use crate::target::Target;
-use crate::units::{Bytes, Rate, Span};
+use crate::units::{Bytes, Span};
 
 const DEFAULT_RETRIES: u32 = 3;
 const DEFAULT_KEEP: u32 = 2;
@@ -52,7 +52,6 @@ struct Job {
     protected: Rules,
     retries: u32,
     confirm_timeout: Option<Duration>,
-    link_rate: Option<Rate>,
     explain: bool,
 }
 
@@ -150,6 +149,7 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
     options.target = target.identity();
     // What is kept of an overlay lacks what was below it.
     options.use_kept = target.greeting.writable.is_none();
+    options.link_bytes_per_s = args.link.bytes_per_s();
     if options.reload == ReloadMode::Vm && options.confirm_timeout_ms.is_some() {
         return Err(CliError::ProbationOfRestart);
     }
@@ -170,11 +170,6 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
             .confirm_timeout
             .map(|span| span.0)
             .filter(|time| !time.is_zero()),
-        link_rate: args
-            .link
-            .link_rate
-            .or(args.link.bwlimit)
-            .filter(|rate| rate.0 > 0),
         explain: args.explain,
     })
 }
@@ -197,6 +192,7 @@ fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> PushOptions
         target: String::new(),
         reflate: true,
         use_kept: true,
+        link_bytes_per_s: None,
     }
 }
 
@@ -422,7 +418,7 @@ async fn conclude(
                 &pushed,
                 modules,
                 &job.new,
-                job.link_rate,
+                job.options.link_bytes_per_s,
                 job.explain,
                 output,
                 report,

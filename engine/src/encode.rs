@@ -4,7 +4,7 @@
 //! stays at a few frames per core whatever the size of the update. The content comes from a [`ContentSource`], the bytes go to the
 //! caller's sink.
 //!
-//! **Invariant.** The same plan, content and level give the same bytes, so that a pack that was interrupted can be built again and
+//! **Invariant.** The same plan, content and [`Coding`] give the same bytes, so that a pack that was interrupted can be built again and
 //! continued where it stopped.
 
 use rayon::prelude::*;
@@ -87,6 +87,8 @@ pub struct Coding {
     pub level: i32,
     /// Whether the target's zlib may be relied on to deflate as the host's does.
     pub reflate: bool,
+    /// What the link carries, in bytes per second, if that is known.
+    pub link_bytes_per_s: Option<u64>,
 }
 
 /// Builds the pack of `plan`, which refers to all kept files of `held`, handing its bytes to `sink` in order.
@@ -208,6 +210,7 @@ fn encode_body(
     let options = delta::Options {
         level: coding.level,
         reflate: coding.reflate,
+        link_bytes_per_s: coding.link_bytes_per_s,
         ..delta::Options::default()
     };
     let coded = delta::encode_with(&pieces, &options);

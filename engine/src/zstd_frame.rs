@@ -77,7 +77,8 @@ pub fn compress_bare_within(
     limit: usize,
 ) -> Option<Vec<u8>> {
     let _span = match search {
-        Search::Quick | Search::Level(1) => tracing::trace_span!("estimate"),
+        Search::Quick => tracing::trace_span!("quick"),
+        Search::Level(1) => tracing::trace_span!("estimate"),
         Search::Fast => tracing::trace_span!("fast"),
         Search::Deep | Search::Level(_) => tracing::trace_span!("thorough"),
     }

@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod erl_transport;
 mod leftovers;
+mod link_rate;
 mod lock;
 mod probation;
 mod push;

@@ -132,11 +132,13 @@ impl Ours {
 
     fn frame(&mut self, number: usize, pieces: &[Piece<'_>]) -> Result<()> {
         let level = std::env::var("RELSYNC_LEVEL").ok();
+        let link_rate = std::env::var("RELSYNC_BYTES_PER_S").ok();
         let options = Options {
             level: match level {
                 Some(level) => level.parse()?,
                 None => delta::BEST_LEVEL,
             },
+            link_bytes_per_s: link_rate.map(|rate| rate.parse()).transpose()?,
             ..Options::default()
         };
         let before = cpu_time();
@@ -229,18 +231,9 @@ fn pieces<'p>(
     pieces
 }
 
-/// The CPU time of this process, all threads; on systems without `/proc` the time that passed.
+/// The CPU time of this thread, which does all of the encoding.
 fn cpu_time() -> Duration {
-    /// Linux counts in hundredths of a second for whoever asks.
-    const TICK: Duration = Duration::from_millis(10);
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Fields 14 and 15, counted behind the program's name, which may hold anything.
-    let ticks: Option<u32> = stat.rsplit_once(") ").map(|(_, fields)| {
-        let times = fields.split(' ').skip(11).take(2);
-        times.filter_map(|ticks| ticks.parse::<u32>().ok()).sum()
-    });
-    match ticks {
-        Some(ticks) => TICK * ticks,
-        None => std::time::UNIX_EPOCH.elapsed().unwrap_or_default(),
-    }
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let number = |number: i64| u64::try_from(number).unwrap_or(0);
+    Duration::from_secs(number(time.tv_sec)) + Duration::from_nanos(number(time.tv_nsec))
 }

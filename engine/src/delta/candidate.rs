@@ -2,10 +2,14 @@
 //!
 //! | what | coder | search | when |
 //! |---|---|---|---|
-//! | kinds that are long, or not taken apart, and mostly as in the base | differences | thorough over what remains | always |
+//! | all kinds | prefix | quick | the link is known |
+//! | kinds that are long, or not taken apart, and mostly as in the base | differences | as hard as pays over what remains | they pay |
 //! | all kinds | prefix | fast | there are no such long kinds, or next to nothing is left |
-//! | all kinds | prefix | thorough | much is left |
-//! | what is not taken apart | differences | thorough | much is left |
+//! | all kinds | prefix | thorough | that pays |
+//! | what is not taken apart | differences | thorough | that pays |
+//!
+//! Where nothing is known of the link, or next to no time is needed, the differences pay, and a thorough search of what remains beside
+//! them; one of all does where much is left. [`super::effort`] says what pays over a link of a known rate.
 //!
 //! Measured on modules compiled anew by the same compiler: what a thorough search of the prefix takes is nearly all spent on
 //! debug information and code of which all but a thousandth stands in the base. As differences they need no search, and where many
@@ -16,6 +20,7 @@
 
 use super::bsdiff::Differences;
 use super::decode::prefix;
+use super::effort::{Effort, SHORT_BYTES};
 use super::encode::Prepared;
 use super::frame::{self, Head, Transform};
 use super::streams::{KINDS, Kind, Streams};
@@ -27,12 +32,8 @@ use crate::zstd_frame::{self, Search};
 const LONG_STREAMS_BYTES: usize = 32 << 10;
 /// Streams are mostly as in the base if their differences are at most this part of them.
 const MOSTLY: usize = 8;
-/// Much is left if it is more than this: a slow link then takes longer for what a thorough search spares than that search does.
-const LITTLE_BYTES: usize = 4 << 10;
 /// Differences of so few bytes may owe some of them to their form.
 const NEXT_TO_NOTHING_BYTES: usize = 512;
-/// Up to this length of prefix and content, a thorough search takes no time worth mentioning.
-const SHORT_BYTES: usize = 96 << 10;
 /// A thorough search makes what a fast one found shorter by at most this part.
 const THOROUGH_GAIN: usize = 3;
 /// Streams shorter than this are not worth a byte-wise difference, however thorough the search.
@@ -47,6 +48,7 @@ pub(super) struct Candidate<'p> {
     bases: Vec<&'p Streams>,
     new: Vec<&'p Streams>,
     level: i32,
+    effort: Effort,
 }
 
 impl<'p> Candidate<'p> {
@@ -58,6 +60,8 @@ impl<'p> Candidate<'p> {
         {
             deflate_check.get_or_insert_default().combine(deflated);
         }
+        let searched = |prepared: &Prepared| prepared.base.total_len() + prepared.new.total_len();
+        let searched = prepared.iter().map(searched).sum();
         Self {
             head: Head {
                 leave_compressed: !options.reflate,
@@ -69,26 +73,37 @@ impl<'p> Candidate<'p> {
             bases: prepared.iter().map(|prepared| &prepared.base).collect(),
             new: prepared.iter().map(|prepared| &prepared.new).collect(),
             level: options.level,
+            effort: Effort::of(options, searched),
         }
     }
 
     /// Returns the smallest of the codings that are worth a try; none that is thorough if that cannot be below `limit` bytes.
     pub(super) fn smallest(&self, limit: usize) -> Coded {
         let prefix_only = Choice::default();
+        if self.effort.is_limited() {
+            let quick = self.coded(&prefix_only, Search::Quick);
+            if self.base_len() == 0 {
+                return quick.smaller_of(true, |limit| self.solid(limit));
+            }
+            let searched = self.searched_len();
+            if !self.effort.differences_pay(quick.len(), searched) {
+                return quick;
+            }
+        }
         let aligned = self.aligned();
         let has_content = aligned[Kind::Content.index()].is_some();
         let mut best = if aligned.iter().any(Option::is_some) {
-            let aligned = self.coded(&aligned, self.thorough());
+            let aligned = self.coded_as_pays(&aligned, self.thorough());
             let prefix_may_win = has_content || aligned.len() <= NEXT_TO_NOTHING_BYTES;
-            aligned.smaller_of(prefix_may_win, |limit| {
-                self.coded_within(&prefix_only, self.fast(), limit)
+            aligned.smaller_of(prefix_may_win, |_| {
+                Some(self.coded_as_pays(&prefix_only, self.fast()))
             })
         } else {
-            self.coded(&prefix_only, self.fast())
+            self.coded_as_pays(&prefix_only, self.fast())
         };
         let has_more = self.fast() != self.thorough() || best.has_differences();
         let may_do = best.len() / THOROUGH_GAIN < limit / (THOROUGH_GAIN - 1);
-        if has_more && may_do && best.len() > LITTLE_BYTES {
+        if has_more && may_do && self.effort.thorough_pays(best.len(), self.searched_len()) {
             best = best.smaller_of(true, |limit| {
                 self.coded_within(&prefix_only, self.thorough(), limit)
             });
@@ -108,7 +123,8 @@ impl<'p> Candidate<'p> {
 
     /// Codes the streams without the base, as zstd does it by itself, in less than `limit` bytes; `None` if that cannot be.
     pub(super) fn solid(&self, limit: usize) -> Option<Coded> {
-        self.coded_within(&Choice::default(), Search::Level(self.level), limit)
+        let level = self.effort.level_alone(limit, self.content_len());
+        self.coded_within(&Choice::default(), Search::Level(level), limit)
     }
 
     /// Estimates what [`Candidate::solid`] gives.
@@ -117,8 +133,7 @@ impl<'p> Candidate<'p> {
     }
 
     fn thorough(&self) -> Search {
-        let is_alone = self.bases.iter().all(|base| base.total_len() == 0);
-        if self.level < BEST_LEVEL || is_alone {
+        if self.level < BEST_LEVEL || self.base_len() == 0 {
             Search::Level(self.level)
         } else {
             Search::Deep
@@ -126,8 +141,7 @@ impl<'p> Candidate<'p> {
     }
 
     fn fast(&self) -> Search {
-        let bytes: usize = self.bases.iter().map(|base| base.total_len()).sum();
-        if self.level < BEST_LEVEL || bytes + self.content_len() <= SHORT_BYTES {
+        if self.level < BEST_LEVEL || self.searched_len() <= SHORT_BYTES {
             self.thorough()
         } else {
             Search::Fast
@@ -164,6 +178,25 @@ impl<'p> Candidate<'p> {
         let base = frame::side_by_side(&self.bases, kind);
         let new = frame::side_by_side(&self.new, kind);
         Differences::between(&base, &new, new.len() / part)
+    }
+
+    /// Codes differences and what remains beside them, searching as hard as `most`, or as pays if the link is known.
+    fn coded_as_pays(&self, differences: &Choice, most: Search) -> Coded {
+        if !self.effort.is_limited() {
+            return self.coded(differences, most);
+        }
+        let (prefix, content) = self.prefix_and_content(differences);
+        let searched = prefix.len() + content.len();
+        let within = |search, limit| {
+            zstd_frame::compress_bare_within(&prefix, &content, search, limit)
+                .map(|compressed| self.with(differences, compressed))
+        };
+        let quick = zstd_frame::compress_bare(&prefix, &content, Search::Quick);
+        let quick = self.with(differences, quick);
+        let fast_pays = self.effort.fast_pays(quick.len(), searched);
+        let fast = quick.smaller_of(fast_pays, |limit| within(Search::Fast, limit));
+        let more_pays = most != Search::Fast && self.effort.thorough_pays(fast.len(), searched);
+        fast.smaller_of(more_pays, |limit| within(most, limit))
     }
 
     fn coded(&self, differences: &Choice, search: Search) -> Coded {
@@ -208,6 +241,14 @@ impl<'p> Candidate<'p> {
                 .collect(),
             compressed,
         }
+    }
+
+    fn searched_len(&self) -> usize {
+        self.base_len() + self.content_len()
+    }
+
+    fn base_len(&self) -> usize {
+        self.bases.iter().map(|base| base.total_len()).sum()
     }
 
     fn content_len(&self) -> usize {

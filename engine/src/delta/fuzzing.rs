@@ -146,9 +146,9 @@ fn piece<'a>(new: &'a [u8], base: Option<&'a [u8]>) -> Piece<'a> {
 
 fn round_trip(pieces: &[Piece<'_>], level: i32, reflate: bool) {
     let options = Options {
-        limits: Limits::default(),
         level,
         reflate,
+        ..Options::default()
     };
     let encoded = encode_with(pieces, &options);
     let bases: Vec<_> = pieces.iter().map(|piece| piece.base).collect();

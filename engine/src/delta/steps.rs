@@ -285,6 +285,10 @@ impl<'b> Index<'b> {
         let near = behind.saturating_sub(NEIGHBOURS)..alike.len().min(behind + NEIGHBOURS);
         for place in &alike[near] {
             let at = index(*place) * self.stride;
+            // What differs behind the longest match found is no longer one.
+            if self.base.get(at + longest.1) != text.get(longest.1) {
+                continue;
+            }
             let length = common_len(&self.base[at..], text);
             if length > longest.1 {
                 longest = (at, length);

@@ -9,7 +9,7 @@ use crate::zstd_frame::{self, Search};
 use inflate::Deflater;
 
 /// Returns the BEAM files of a few applications of the installed OTP.
-fn installed_beams(applications: &[&str]) -> Vec<Vec<u8>> {
+pub(super) fn installed_beams(applications: &[&str]) -> Vec<Vec<u8>> {
     let script = "io:put_chars(code:lib_dir()), halt().";
     let output = Command::new("erl")
         .args(["-noinput", "-boot", "no_dot_erlang", "-eval", script])
@@ -202,13 +202,16 @@ fn most_overhead(pieces: usize) -> usize {
     64 + 5 * pieces
 }
 
-fn assert_not_larger_than_solid(pieces: &[Piece<'_>], options: &Options) {
+pub(super) fn assert_not_larger_than_solid(pieces: &[Piece<'_>], options: &Options) {
     let contents: Vec<&[u8]> = pieces.iter().map(|piece| piece.new).collect();
-    let solid = solid(&contents, options.level);
+    let mut solid_bytes = solid(&contents, options.level);
+    if options.link_bytes_per_s.is_some() && options.level >= BEST_LEVEL {
+        solid_bytes = solid_bytes.max(solid(&contents, effort::FAST_LEVEL));
+    }
     let encoded = encode_with(pieces, options);
     assert!(
-        encoded.bytes.len() <= solid + most_overhead(pieces.len()),
-        "{} bytes at level {}, {solid} by zstd alone: {:?}",
+        encoded.bytes.len() <= solid_bytes + most_overhead(pieces.len()),
+        "{} bytes at level {}, {solid_bytes} by zstd alone: {:?}",
         encoded.bytes.len(),
         options.level,
         encoded.explain
@@ -259,7 +262,13 @@ fn a_base_that_leads_astray_costs_nothing() {
                 new,
                 base: Some(base),
             }];
-            assert_not_larger_than_solid(&pieces, &Options::default());
+            for link_bytes_per_s in [None, Some(u64::MAX)] {
+                let options = Options {
+                    link_bytes_per_s,
+                    ..Options::default()
+                };
+                assert_not_larger_than_solid(&pieces, &options);
+            }
         }
     }
 }
@@ -336,7 +345,7 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn nothing_is_larger_than_zstd_makes_it(
@@ -344,12 +353,13 @@ proptest! {
         repeated in any::<bool>(),
         level in prop::sample::select(vec![3, 9, BEST_LEVEL]),
         reflate in any::<bool>(),
+        link_bytes_per_s in prop::sample::select(vec![None, Some(10_000), Some(300_000), Some(u64::MAX)]),
     ) {
         let mut pieces: Vec<Piece<'_>> = pieces.iter().map(|(new, base)| Piece { new, base: base.as_deref() }).collect();
         if repeated {
             pieces.push(Piece { base: None, ..pieces[0] });
         }
-        assert_not_larger_than_solid(&pieces, &Options { level, reflate, ..Options::default() });
+        assert_not_larger_than_solid(&pieces, &Options { level, reflate, link_bytes_per_s, ..Options::default() });
     }
 }
 

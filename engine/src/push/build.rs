@@ -3,15 +3,16 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use super::{Planned, PushError};
+use super::{Planned, PushError, PushOptions};
+use crate::delta::BEST_LEVEL;
 use crate::encode::{Coding, ContentError, ContentSource, PackSummary, encode_pack};
 use crate::id::{ChunkId, Sha256};
 use crate::manifest::Manifest;
 use crate::store::Store;
 
-/// Updates of up to this size are compressed as well as can be; larger ones are sent over links where time counts more.
+/// If nothing is known of the link, updates of up to this size are compressed as well as can be; larger ones are sent over links where
+/// time counts more.
 const BEST_LEVEL_BYTES: u64 = 16 << 20;
-const BEST_LEVEL: i32 = 19;
 const LARGE_LEVEL: i32 = 9;
 
 /// A pack that waits to be sent, and the plan it was built for.
@@ -27,23 +28,19 @@ pub(super) async fn build(
     store: &Arc<Store>,
     new: &Manifest,
     planned: Planned,
-    reflate: bool,
+    options: &PushOptions,
 ) -> Result<Built, PushError> {
     let store = Arc::clone(store);
     let new = new.clone();
+    let coding = coding(&planned, options);
     let building = tokio::task::spawn_blocking(move || {
         let mut spool = tempfile::tempfile_in(store.dir()).map_err(PushError::Spool)?;
-        let level = if planned.totals.sent_content_bytes <= BEST_LEVEL_BYTES {
-            BEST_LEVEL
-        } else {
-            LARGE_LEVEL
-        };
         let pack = encode_pack(
             &planned.plan,
             planned.held(),
             &new,
             &*store,
-            Coding { level, reflate },
+            coding,
             &mut |bytes| spool.write_all(bytes),
         )?;
         Ok(Built {
@@ -55,6 +52,19 @@ pub(super) async fn build(
     building
         .await
         .unwrap_or_else(|stopped| Err(PushError::Spool(std::io::Error::other(stopped))))
+}
+
+fn coding(planned: &Planned, options: &PushOptions) -> Coding {
+    let is_large = planned.totals.sent_content_bytes > BEST_LEVEL_BYTES;
+    Coding {
+        level: if is_large && options.link_bytes_per_s.is_none() {
+            LARGE_LEVEL
+        } else {
+            BEST_LEVEL
+        },
+        reflate: options.reflate,
+        link_bytes_per_s: options.link_bytes_per_s,
+    }
 }
 
 impl ContentSource for Store {

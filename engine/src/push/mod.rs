@@ -73,6 +73,9 @@ pub struct PushOptions {
     pub reflate: bool,
     /// Whether files of kept generations may be bases; to be switched off after [`PushError::KeptChanged`].
     pub use_kept: bool,
+    /// What the link carries, in bytes per second, if that is known: over a fast one, an update is searched less hard for what the
+    /// target has.
+    pub link_bytes_per_s: Option<u64>,
 }
 
 /// A hooks module, as it is sent.
@@ -300,7 +303,7 @@ async fn bring<T: Transport>(
     }
     if options.dry_run {
         let modules = outlook(session, store, new, &planned, options).await?;
-        let built = build(store, new, planned, options.reflate).await?;
+        let built = build(store, new, planned, options).await?;
         return Ok(PushReport {
             planned: built.planned,
             pack: Some(built.pack),
@@ -311,7 +314,7 @@ async fn bring<T: Transport>(
         planned,
         mut spool,
         pack,
-    } = build(store, new, planned, options.reflate).await?;
+    } = build(store, new, planned, options).await?;
     on_event(PushEvent::Packed(&pack));
     let mut sender = Sender {
         session,

@@ -51,6 +51,7 @@ impl Rig {
                 target: "the device".to_owned(),
                 reflate: true,
                 use_kept: true,
+                link_bytes_per_s: None,
             },
             events: Vec::new(),
             silence: SILENCE,
