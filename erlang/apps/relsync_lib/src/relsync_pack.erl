@@ -267,7 +267,7 @@ piece_length(_Flags, Bytes) ->
     {Length, Rest}.
 
 piece_base(Flags, Bytes, Base) when Flags band 2 =:= 2 ->
-    {Step, R1} = number(Bytes, 2 * ?MAX_ENTRIES, piece_base),
+    {Step, R1} = number(Bytes, 4 * ?MAX_ENTRIES, piece_base),
     Index = Base + relsync_varint:unzigzag(Step),
     Index >= 0 orelse throw(piece_base),
     case Flags band 4 of

@@ -172,6 +172,17 @@ failed(Error) -> (relsync_pack:new())#{expect := {failed, header, Error}}.
 why({bad_record, _, Why}) -> Why;
 why(Error) -> element(1, Error).
 
+%% The bases are the entries of a manifest and as many kept files: from one end to the other is further than a manifest is long.
+far_base_test() ->
+    V = fun relsync_varint:encode/1,
+    Header = relsync_trees:record([<<1, "RSPK", 2, 0:256, 0:256, 0:256>>, V(10), V(0), V(1), V(0), V(0), V(0)]),
+    Last = 1999999,
+    Frame = relsync_trees:record([
+        2, V(2), [3, V(0), V(relsync_varint:zigzag(Last))], [3, V(1), V(relsync_varint:zigzag(-Last))]
+    ]),
+    {ok, [{header, _}, {frame, Pieces, <<>>}], _} = relsync_pack:feed(<<Header/binary, Frame/binary>>, relsync_pack:new()),
+    [{0, whole, {Last, whole}}, {1, whole, {0, whole}}] = Pieces.
+
 %% A long record is not allocated for before its bytes are there.
 claimed_length_test() ->
     {ok, [], _} = relsync_pack:feed(<<83886080:32, 0:32, 1>>, relsync_pack:new()),
