@@ -59,38 +59,39 @@ impl<'a> Held<'a> {
 }
 
 /// Lists what a target keeps of `earlier` generations, the newest first, each the one before the next; `installed` came after the first.
+/// Of their manifests no more than two are held at once.
 ///
 /// A file is kept when the next generation changed or deleted it. Of files with the same content, or with one that is installed, only the first
 /// is of use.
 #[must_use]
 pub fn kept_files(
     installed: &Manifest,
-    earlier: &[(u64, Manifest)],
+    earlier: impl IntoIterator<Item = (u64, Manifest)>,
     leave_alone: &dyn Fn(&[u8]) -> bool,
 ) -> Vec<KeptFile> {
     let contents = installed.entries().iter().filter_map(Entry::content);
     let mut known: HashSet<Sha256> = contents.map(|(_, sha256)| sha256).collect();
     let mut kept = Vec::new();
-    let mut next = installed;
+    let mut next: Option<Manifest> = None;
     for (generation, manifest) in earlier {
         for (index, entry) in manifest.entries().iter().enumerate() {
             let EntryKind::File { size, sha256, .. } = &entry.kind else {
                 continue;
             };
             let path = entry.path.as_bytes();
-            let stays = match next.get(path) {
+            let stays = match next.as_ref().unwrap_or(installed).get(path) {
                 Some(later) => later.content() == Some((*size, *sha256)),
                 None => leave_alone(path),
             };
             if *size > 0 && !stays && known.insert(*sha256) {
                 kept.push(KeptFile {
-                    generation: *generation,
+                    generation,
                     index,
                     entry: entry.clone(),
                 });
             }
         }
-        next = manifest;
+        next = Some(manifest);
     }
     kept
 }
@@ -124,7 +125,7 @@ mod tests {
             ("z", ""),
         ]);
         let earlier = [(7, second.clone()), (4, first.clone())];
-        let kept = kept_files(&installed, &earlier, &|path| path == b"p");
+        let kept = kept_files(&installed, earlier, &|path| path == b"p");
         let named: Vec<(u64, &[u8])> = kept
             .iter()
             .map(|file| (file.generation, file.entry.path.as_bytes()))

@@ -94,7 +94,7 @@ pub(super) async fn plan<T: Transport>(
     })
 }
 
-/// Lists what the target keeps of earlier generations, as far back as the store has their snapshots.
+/// Lists what the target keeps of the latest earlier generations, as far back as the store can read their snapshots.
 fn kept(
     status: &TargetStatus,
     store: &Store,
@@ -105,24 +105,16 @@ fn kept(
         return Ok(Vec::new());
     }
     let snapshots = store.list()?;
-    let mut earlier = Vec::new();
-    for kept in status.kept.iter().rev() {
-        let Some(beginning) = kept.snapshot else {
-            break;
-        };
-        let snapshot = snapshots
-            .iter()
-            .find(|record| record.id.0.starts_with(&beginning));
-        let Some(manifest) = snapshot
-            .map(|record| store.manifest(&record.id))
-            .transpose()?
-            .flatten()
-        else {
-            break;
-        };
-        earlier.push((kept.generation, manifest));
-    }
-    Ok(kept_files(installed, &earlier, leave_alone))
+    let newest = status.kept.iter().rev().take(limits::KEPT_GENERATIONS);
+    let earlier = newest.map_while(|kept| {
+        let beginning = kept.snapshot?;
+        let mut records = snapshots.iter();
+        let record = records.find(|record| record.id.0.starts_with(&beginning))?;
+        // An update can do without what is damaged here.
+        let manifest = store.manifest(&record.id).ok().flatten()?;
+        Some((kept.generation, manifest))
+    });
+    Ok(kept_files(installed, earlier, leave_alone))
 }
 
 impl Contents for Store {
@@ -239,5 +231,71 @@ pub(super) async fn outlook<T: Transport>(
     match session.receive_checked().await? {
         Reply::Result(result) => Ok(result.modules),
         other => Err(unexpected("a result", &other).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::store::{ScanOptions, SnapshotMeta};
+    use crate::wire::KeptGeneration;
+
+    /// Takes a snapshot of one file.
+    fn take(dir: &Path, content: &str) -> Manifest {
+        let store = Store::open(&dir.join("store")).expect("a store");
+        let tree = dir.join("tree");
+        fs::create_dir_all(&tree).expect("a directory");
+        fs::write(tree.join("file"), content).expect("a file");
+        let (options, meta) = (ScanOptions::default(), SnapshotMeta::default());
+        let taken = store.take_snapshot(&tree, &options, &meta, &|_| {});
+        taken.expect("a snapshot").1
+    }
+
+    fn keeps(generation: u64, manifest: &Manifest) -> KeptGeneration {
+        KeptGeneration {
+            generation,
+            snapshot: manifest.id().0.first_chunk().copied(),
+        }
+    }
+
+    fn generations(dir: &Path, installed: &Manifest, kept_here: Vec<KeptGeneration>) -> Vec<u64> {
+        let store = Store::open(&dir.join("store")).expect("a store");
+        let status = TargetStatus {
+            kept: kept_here,
+            ..TargetStatus::default()
+        };
+        let files = kept(&status, &store, installed, &|_| false).expect("files");
+        files.iter().map(|file| file.generation).collect()
+    }
+
+    #[test]
+    fn a_target_that_claims_to_keep_much_makes_the_host_read_little() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [oldest, middle, installed] = ["1", "2", "3"].map(|text| take(dir.path(), text));
+        let claims = |count: usize| {
+            let many = (2..).map(|number| keeps(number, &middle)).take(count);
+            let kept = [keeps(1, &oldest)].into_iter().chain(many).collect();
+            generations(dir.path(), &installed, kept)
+        };
+        let last = limits::KEPT_GENERATIONS;
+        assert_eq!(claims(last - 1), [last as u64, 1]);
+        assert_eq!(claims(last), [last as u64 + 1]);
+    }
+
+    #[test]
+    fn damaged_snapshots_of_earlier_generations_are_done_without() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let oldest = take(dir.path(), "1");
+        for segment in fs::read_dir(dir.path().join("store/segments")).expect("segments") {
+            let path = segment.expect("a segment").path();
+            let length = fs::metadata(&path).expect("a segment").len();
+            fs::write(&path, vec![0; usize::try_from(length).expect("a length")]).expect("damage");
+        }
+        let [middle, installed] = ["2", "3"].map(|text| take(dir.path(), text));
+        let kept = vec![keeps(1, &oldest), keeps(2, &middle)];
+        assert_eq!(generations(dir.path(), &installed, kept), [2]);
     }
 }
