@@ -289,7 +289,7 @@ mod tests {
             kept: [1, 2]
                 .map(|generation| KeptGeneration {
                     generation,
-                    snapshot: None,
+                    manifest: None,
                 })
                 .to_vec(),
             kept_bytes: vec![(2, 5_000), (1, 0)],

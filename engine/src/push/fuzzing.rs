@@ -109,7 +109,7 @@ impl Rig {
             status
                 .kept
                 .iter_mut()
-                .for_each(|kept| kept.snapshot = self.old.id().0.first_chunk().copied());
+                .for_each(|kept| kept.manifest = self.old.sha256().0.first_chunk().copied());
         }
         let options = PushOptions {
             reload: ReloadMode::Soft,

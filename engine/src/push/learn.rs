@@ -101,15 +101,15 @@ fn kept(
     installed: &Manifest,
     leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
 ) -> Result<Vec<KeptFile>, PushError> {
-    if status.kept.iter().all(|kept| kept.snapshot.is_none()) {
+    if status.kept.iter().all(|kept| kept.manifest.is_none()) {
         return Ok(Vec::new());
     }
     let snapshots = store.list()?;
     let newest = status.kept.iter().rev().take(limits::KEPT_GENERATIONS);
     let earlier = newest.map_while(|kept| {
-        let beginning = kept.snapshot?;
+        let beginning = kept.manifest?;
         let mut records = snapshots.iter();
-        let record = records.find(|record| record.id.0.starts_with(&beginning))?;
+        let record = records.find(|record| record.manifest.0.starts_with(&beginning))?;
         // An update can do without what is damaged here.
         let manifest = store.manifest(&record.id).ok().flatten()?;
         Some((kept.generation, manifest))
@@ -257,7 +257,7 @@ mod tests {
     fn keeps(generation: u64, manifest: &Manifest) -> KeptGeneration {
         KeptGeneration {
             generation,
-            snapshot: manifest.id().0.first_chunk().copied(),
+            manifest: manifest.sha256().0.first_chunk().copied(),
         }
     }
 
@@ -283,6 +283,21 @@ mod tests {
         let last = limits::KEPT_GENERATIONS;
         assert_eq!(claims(last - 1), [last as u64, 1]);
         assert_eq!(claims(last), [last as u64 + 1]);
+    }
+
+    /// A snapshot's id is shown to people and stands in logs.
+    #[test]
+    fn to_know_the_id_of_a_snapshot_is_not_to_keep_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [secret, installed] = ["1", "2"].map(|text| take(dir.path(), text));
+        let claim = |manifest: &[u8; 32]| KeptGeneration {
+            generation: 1,
+            manifest: manifest.first_chunk().copied(),
+        };
+        let by_id = vec![claim(&secret.id().0)];
+        assert!(generations(dir.path(), &installed, by_id).is_empty());
+        let by_manifest = vec![claim(&secret.sha256().0)];
+        assert_eq!(generations(dir.path(), &installed, by_manifest), [1]);
     }
 
     #[test]

@@ -125,8 +125,8 @@ pub struct Current {
 pub struct KeptGeneration {
     /// Its number.
     pub generation: u64,
-    /// The beginning of its snapshot's id; none for the state before the first push.
-    pub snapshot: Option<[u8; ID_BEGINNING_BYTES]>,
+    /// The beginning of its manifest's SHA-256; none for the state before the first push.
+    pub manifest: Option<[u8; ID_BEGINNING_BYTES]>,
 }
 
 /// An entry that changed behind relsync's back.
@@ -387,7 +387,7 @@ fn decode_kept(fields: Fields<'_>) -> Result<KeptGeneration, WireError> {
     fields.each(|field| {
         match field.tag {
             1 => kept.generation = field.number()?,
-            2 => kept.snapshot = Some(field.array()?),
+            2 => kept.manifest = Some(field.array()?),
             _ => {}
         }
         Ok(())

@@ -223,7 +223,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         kept: vec![
             KeptGeneration {
                 generation: 299,
-                snapshot: Some(*b"snapshot"),
+                manifest: Some(*b"manifest"),
             },
             KeptGeneration::default(),
         ],

@@ -268,10 +268,11 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
 with_recovered(#{damage := Damage} = Status, Recovered) ->
     (maps:merge(Status, Recovered))#{damage := maps:get(damage, Recovered, []) ++ Damage}.
 
+%% A kept generation is not named by its snapshot's id, which is no secret: a host builds only on what the target shows to know.
 kept_fields(none) -> #{generation => 0};
-kept_fields(#{generation := Generation, snapshot := Snapshot}) -> #{generation => Generation, snapshot => beginning(Snapshot)}.
+kept_fields(#{generation := Generation, manifest := Manifest}) -> #{generation => Generation, manifest => beginning(Manifest)}.
 
-%% Enough of a snapshot's id for the host to find it among its own.
+%% Enough of an id for the host to find it among its own.
 beginning(<<Beginning:8/binary, _/binary>>) -> Beginning.
 
 %% What hard links share is counted with the newest.

@@ -199,7 +199,7 @@ status_fields() ->
         {10, incoming, {message, [{1, pack_id, bytes}, {2, verified, number}]}},
         {11, damage, {list, {message, [{1, what, bytes}, {2, repair, bytes}]}}},
         {12, credit, number},
-        {13, kept, {list, {message, [{1, generation, number}, {2, snapshot, bytes}]}}},
+        {13, kept, {list, {message, [{1, generation, number}, {2, manifest, bytes}]}}},
         {14, recovered, bytes},
         {15, ended, number},
         {16, ended_updates, {list, {message, [{1, number, number}, {2, snapshot, bytes}]}}}

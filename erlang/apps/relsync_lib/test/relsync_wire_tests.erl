@@ -107,7 +107,7 @@ status() ->
         incoming => #{pack_id => binary:copy(<<"p">>, 32), verified => 4096},
         damage => [#{what => <<"journal">>, repair => <<"set aside">>}],
         credit => 262144,
-        kept => [#{generation => 299, snapshot => <<"snapshot">>}, #{generation => 0}],
+        kept => [#{generation => 299, manifest => <<"manifest">>}, #{generation => 0}],
         recovered => <<"undone">>,
         ended => 7,
         ended_updates => [#{number => 7, snapshot => <<"tttttttt">>}, #{number => 5, snapshot => <<"ssssssss">>}]
