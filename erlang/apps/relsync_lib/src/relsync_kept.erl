@@ -25,12 +25,22 @@ find(Wanted, #{state := Dir}) ->
     Chain = relsync_generations:chain(Dir, relsync_generations:current(Dir)),
     Undos = maps:from_list([{relsync_generations:number(To), Undo} || #{to := To} = Undo <- Chain]),
     try
-        Numbers = lists:usort([Generation || {Generation, _} <- Wanted]),
-        Known = maps:from_list([{N, generation(N, Undos, Dir)} || N <- Numbers]),
-        {ok, [file(Generation, Index, maps:get(Generation, Known), Dir) || {Generation, Index} <- Wanted]}
+        {ok, files(Wanted, Undos, Dir)}
     catch
         throw:{kept_changed, _, _} = Reason -> {error, Reason}
     end.
+
+%% The files of one generation stand together, so one manifest is held at a time.
+files([], _Undos, _Dir) ->
+    [];
+files([{N, _} | _] = Wanted, Undos, Dir) ->
+    {Indexes, Rest} = lists:splitwith(fun({Generation, _}) -> Generation =:= N end, Wanted),
+    Files = files_of(N, Indexes, Undos, Dir),
+    Files ++ files(Rest, Undos, Dir).
+
+files_of(N, Indexes, Undos, Dir) ->
+    Known = generation(N, Undos, Dir),
+    [file(N, Index, Known, Dir) || {_, Index} <- Indexes].
 
 %% The manifest of a generation, and by path where the files are that came away after it.
 generation(N, Undos, Dir) ->
