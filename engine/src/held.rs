@@ -61,15 +61,18 @@ impl<'a> Held<'a> {
 /// Lists what a target keeps of `earlier` generations, the newest first, each the one before the next; `installed` came after the first.
 /// Of their manifests no more than two are held at once.
 ///
-/// A file is kept when the next generation changed or deleted it. Of files with the same content, or with one that is installed, only the first
-/// is of use.
+/// A file is kept when the next generation changed or deleted it. Of files with the same content, or with one that is installed and still is what
+/// it was, only the first is of use.
 #[must_use]
 pub fn kept_files(
     installed: &Manifest,
+    drift: &BTreeMap<usize, DriftKind>,
     earlier: impl IntoIterator<Item = (u64, Manifest)>,
     leave_alone: &dyn Fn(&[u8]) -> bool,
 ) -> Vec<KeptFile> {
-    let contents = installed.entries().iter().filter_map(Entry::content);
+    let is_there = |at| matches!(drift.get(&at), None | Some(DriftKind::Mode));
+    let entries = installed.entries().iter().enumerate();
+    let contents = entries.filter_map(|(at, entry)| entry.content().filter(|_| is_there(at)));
     let mut known: HashSet<Sha256> = contents.map(|(_, sha256)| sha256).collect();
     let mut kept = Vec::new();
     let mut next: Option<Manifest> = None;
@@ -125,7 +128,9 @@ mod tests {
             ("z", ""),
         ]);
         let earlier = [(7, second.clone()), (4, first.clone())];
-        let kept = kept_files(&installed, earlier, &|path| path == b"p");
+        let is_protected = |path: &[u8]| path == b"p";
+        let none = BTreeMap::new();
+        let kept = kept_files(&installed, &none, earlier.clone(), &is_protected);
         let named: Vec<(u64, &[u8])> = kept
             .iter()
             .map(|file| (file.generation, file.entry.path.as_bytes()))
@@ -142,10 +147,16 @@ mod tests {
             assert_eq!(of.entries()[file.index], file.entry);
         }
 
-        let drift = BTreeMap::new();
+        // Somebody changed `m`, so that the one of 4 is all there is of its content; of `b` only the mode differs.
+        let drift = BTreeMap::from([(1, DriftKind::Mode), (3, DriftKind::Changed)]);
+        let kept_now = kept_files(&installed, &drift, earlier, &is_protected);
+        let others: Vec<&KeptFile> = kept_now.iter().filter(|now| !kept.contains(now)).collect();
+        assert_eq!(others.len(), 1);
+        assert_eq!(others[0].entry, first.entries()[3]);
+
         let held = Held {
             manifest: &installed,
-            drift: &drift,
+            drift: &none,
             inventory: false,
             kept: &kept,
         };

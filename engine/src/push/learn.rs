@@ -54,7 +54,7 @@ pub(super) async fn plan<T: Transport>(
         indexed.collect()
     };
     let kept = if options.use_kept && !inventory {
-        kept(status, store, &base, leave_alone)?
+        kept(status, store, &base, &drift, leave_alone)?
     } else {
         Vec::new()
     };
@@ -99,6 +99,7 @@ fn kept(
     status: &TargetStatus,
     store: &Store,
     installed: &Manifest,
+    drift: &BTreeMap<usize, DriftKind>,
     leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
 ) -> Result<Vec<KeptFile>, PushError> {
     if status.kept.iter().all(|kept| kept.manifest.is_none()) {
@@ -114,7 +115,7 @@ fn kept(
         let manifest = store.manifest(&record.id).ok().flatten()?;
         Some((kept.generation, manifest))
     });
-    Ok(kept_files(installed, earlier, leave_alone))
+    Ok(kept_files(installed, drift, earlier, leave_alone))
 }
 
 impl Contents for Store {
@@ -267,7 +268,7 @@ mod tests {
             kept: kept_here,
             ..TargetStatus::default()
         };
-        let files = kept(&status, &store, installed, &|_| false).expect("files");
+        let files = kept(&status, &store, installed, &BTreeMap::new(), &|_| false).expect("files");
         files.iter().map(|file| file.generation).collect()
     }
 
