@@ -59,7 +59,7 @@ pub enum Reply {
     Status(Box<TargetStatus>),
 }
 
-/// So many bytes of a snapshot's id tell it from the few others that a host or a target knows.
+/// So many bytes of an id tell it from the few others that a host or a target knows.
 pub const ID_BEGINNING_BYTES: usize = 8;
 
 /// What a target says of itself.
