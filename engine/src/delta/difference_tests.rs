@@ -7,7 +7,7 @@ use super::bsdiff::apply;
 use super::cursor::{Cursor, len_i64, len_u64, low_byte, put_len, put_signed, put_varint};
 use crate::golden_tests::golden_dir;
 
-const CASES: u64 = 250;
+const CASES: u64 = 350;
 
 /// Numbers that follow from a seed (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 struct Numbers(u64);
@@ -44,7 +44,11 @@ impl Numbers {
 fn base(numbers: &mut Numbers, reach: i64) -> Vec<u8> {
     let mut base = Vec::new();
     for _ in 0..numbers.below(12) {
-        match numbers.below(6) {
+        match numbers.below(7) {
+            6 => {
+                let distance = numbers.near(&[0, -reach, reach, 1 << 27, -(1 << 27)]);
+                base.extend(branch(numbers, distance));
+            }
             0 => base.extend(numbers.near(&[1 << 16, 1 << 24, 1 << 20, 0]).to_le_bytes()),
             1 => {
                 let edges = [128, -128, i64::from(i32::MAX - 2), i64::from(i32::MIN + 2)];
@@ -59,12 +63,31 @@ fn base(numbers: &mut Numbers, reach: i64) -> Vec<u8> {
             }
         }
     }
-    if base.len() > 8 && numbers.below(2) == 0 {
-        let at = numbers.length(base.len() - 4);
+    if base.len() > 8 && numbers.below(4) > 0 {
+        let mut at = numbers.length(base.len() - 4);
+        let is_branch = numbers.below(3) > 0;
+        if is_branch {
+            at &= !3;
+            base.truncate(base.len() & !3);
+        }
         let ends = [-reach, len_i64(base.len()) + reach].map(|end| end - len_i64(at));
-        base[at..at + 4].copy_from_slice(&numbers.near(&ends).to_le_bytes()[..4]);
+        let distance = numbers.near(&ends);
+        let word = if is_branch {
+            branch(numbers, distance)
+        } else {
+            distance.to_le_bytes()[..4].to_vec()
+        };
+        base[at..at + 4].copy_from_slice(&word);
     }
     base
+}
+
+/// A branch of arm64, or nearly one.
+fn branch(numbers: &mut Numbers, distance: i64) -> Vec<u8> {
+    let operand = distance >> 2 & 0x03ff_ffff;
+    let instructions = [0x9400_0000, 0x1400_0000, 0x9400_0000, 0x9000_0000];
+    let instruction: i64 = instructions[numbers.length(instructions.len() - 1)];
+    (instruction | operand).to_le_bytes()[..4].to_vec()
 }
 
 fn moves(numbers: &mut Numbers, reach: usize) -> Vec<u8> {
@@ -72,7 +95,12 @@ fn moves(numbers: &mut Numbers, reach: usize) -> Vec<u8> {
     if numbers.below(8) == 0 {
         return moves;
     }
-    put_len(&mut moves, reach);
+    let words_at = match numbers.below(6) {
+        0 => numbers.length(5),
+        1 | 2 => 1,
+        _ => 0,
+    };
+    put_len(&mut moves, reach + (words_at << 25));
     let counts = [numbers.below(5), numbers.below(5)];
     put_varint(&mut moves, counts[0]);
     for count in counts {

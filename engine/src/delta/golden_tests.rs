@@ -70,7 +70,7 @@ impl Vector {
 #[test]
 fn golden_vectors_decode() {
     let vectors = Vector::all();
-    assert!(vectors.len() >= 14, "only {} vectors", vectors.len());
+    assert!(vectors.len() >= 15, "only {} vectors", vectors.len());
     for vector in vectors {
         let path = vector.directory.join("body");
         if std::env::var_os("RELSYNC_BLESS").is_some() {
@@ -101,7 +101,7 @@ fn what_golden_vectors_show_is_still_made() {
         );
         let coding = encoded.explain[0].to_string();
         let expected = match &*name {
-            "difference" | "pointers" => "plain, differences from base",
+            "branches" | "difference" | "pointers" => "plain, differences from base",
             "no-base" => "beam, no base",
             _ => "beam, base as prefix",
         };

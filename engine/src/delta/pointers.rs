@@ -4,8 +4,9 @@
 //! relocations, unwind tables. Executables are not taken apart: a word that looks like a pointer is one, and [`Moves`] says how far what
 //! it points to has moved. A wrong guess costs a difference, as the lack of one did.
 //!
-//! Two forms are known, both little-endian: distances of 32 bits from the pointer's own place (x86-64, and the tables of all
-//! machines), and addresses of 64 bits from the beginning of the file.
+//! Three forms are known, all little-endian: distances of 32 bits from the pointer's own place (x86-64, and the tables of all
+//! machines), addresses of 64 bits from the beginning of the file, and branches of arm64, which are distances of 26 bits in words.
+//! Branches are looked for only where there are many, and then nothing but whole words is looked at, as all stands at these.
 //!
 //! Source: the idea is that of Courgette (Stephen Adams, 2009), without its disassembler.
 
@@ -21,24 +22,48 @@ const ADDRESSES: Range<u64> = 1 << 16..1 << 24;
 const NEAR: Range<i32> = -128..128;
 /// No distance reaches further beyond what there is of the base.
 const MAX_REACH: usize = 1 << 24;
+/// What is written above these bits of the reach says where words begin.
+const REACH_BITS: u32 = 25;
 /// How far something may have moved.
 const SHIFTS: Range<i32> = -(1 << 24)..1 << 24;
 /// What stands within 2^10 bytes moves together.
 const BUCKET_LOG: u32 = 10;
 /// There are no more buckets than this: a frame's memory and twice the reach have fewer.
 const BUCKETS: u32 = 1 << 16;
+/// In executables of arm64 one of so many words at least is a call into the same file; by chance it is one of thousands.
+const WORDS_A_CALL: usize = 200;
+/// Fewer calls may be there by chance.
+const MIN_CALLS: usize = 16;
+/// The instructions B and BL of arm64, but for the bit that tells them apart, and their operand.
+const BRANCH: i32 = 0x1400_0000;
+const BRANCH_MASK: i32 = 0x7c00_0000;
+const BRANCH_OPERAND: i32 = 0x03ff_ffff;
+/// The last byte of a BL, but for what its operand has there.
+const CALL_HIGH: u8 = 0x94;
+const BRANCH_HIGH: u8 = 3;
+/// The bytes of a word.
+const WORD: usize = 4;
 /// That a bucket moved otherwise than the one before is worth an entry if it makes so many more pointers right.
 const MIN_GAIN: u32 = 4;
 
 /// How far the targets of pointers have moved.
 #[derive(Debug)]
 pub(super) struct Moves {
+    pattern: Pattern,
+    /// Of distances and branches.
+    distances: Shifts,
+    addresses: Shifts,
+}
+
+/// What looks like a pointer.
+#[derive(Debug)]
+struct Pattern {
     /// How far beyond either end of the base, which may be a part of a file, distances may point, in bytes.
     reach: usize,
     /// All that distances may point to, as offsets in the base.
     targets: Range<i64>,
-    distances: Shifts,
-    addresses: Shifts,
+    /// Where words begin if branches are looked for: what is left of their offsets in the base, divided by 4.
+    words_at: Option<usize>,
 }
 
 /// First buckets of parts that moved alike, ascending, and how far, in bytes. What stands in front of the first has not moved.
@@ -69,14 +94,44 @@ struct Pointer {
     at: usize,
     /// The bucket of what it points to.
     target: u32,
-    is_distance: bool,
+    form: Form,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Address,
+    Distance,
+    Branch,
+}
+
+impl Form {
+    /// Returns how far what a pointer points to, or its distance, has changed; `None` if it is another instruction now.
+    fn change(self, from: i32, to: i32) -> Option<i64> {
+        match self {
+            Self::Address | Self::Distance => Some(i64::from(to) - i64::from(from)),
+            Self::Branch if (from ^ to) & !BRANCH_OPERAND != 0 => None,
+            Self::Branch => Some(branch_distance(to) - branch_distance(from)),
+        }
+    }
+
+    /// Returns the pointer whose target, or distance, is greater by `change`.
+    fn changed(self, word: i32, change: i64) -> [u8; WORD] {
+        let changed = match self {
+            Self::Address | Self::Distance => i64::from(word) + change,
+            Self::Branch => {
+                let operand = (branch_distance(word) + change) >> 2;
+                i64::from(word & !BRANCH_OPERAND) | operand & i64::from(BRANCH_OPERAND)
+            }
+        };
+        let [a, b, c, d, ..] = changed.to_le_bytes();
+        [a, b, c, d]
+    }
 }
 
 impl Moves {
-    fn none(base: &[u8], reach: usize) -> Self {
+    fn none(pattern: Pattern) -> Self {
         Self {
-            reach,
-            targets: -len_i64(reach)..len_i64(base.len() + reach),
+            pattern,
             distances: Shifts::default(),
             addresses: Shifts::default(),
         }
@@ -89,24 +144,23 @@ impl Moves {
         matches: impl Iterator<Item = Match<'b>>,
         reach: usize,
     ) -> Self {
-        let none = Self::none(base, reach);
+        let pattern = Pattern::new(base, reach).with_branches(base);
         let (mut distances, mut addresses) = (Votes::default(), Votes::default());
         for found in matches {
             let new = &new[found.new_at..];
-            for pointer in pointers(found, &none.targets) {
-                let change =
-                    i64::from(word(new, pointer.at)) - i64::from(word(found.base, pointer.at));
-                if pointer.is_distance {
-                    distances.cast(pointer.target, change + found.moved());
-                } else {
-                    addresses.cast(pointer.target, change);
+            for pointer in pattern.pointers(found) {
+                let [from, to] = [found.base, new].map(|bytes| word(bytes, pointer.at));
+                match (pointer.form, pointer.form.change(from, to)) {
+                    (_, None) => {}
+                    (Form::Address, Some(change)) => addresses.cast(pointer.target, change),
+                    (_, Some(change)) => distances.cast(pointer.target, change + found.moved()),
                 }
             }
         }
         Self {
+            pattern,
             distances: distances.count(),
             addresses: addresses.count(),
-            ..none
         }
     }
 
@@ -120,24 +174,27 @@ impl Moves {
         if self.is_empty() {
             return bytes;
         }
-        for pointer in pointers(to, &self.targets) {
-            let change = if pointer.is_distance {
-                i64::from(self.distances.of(pointer.target)) - to.moved()
-            } else {
-                i64::from(self.addresses.of(pointer.target))
+        for pointer in self.pattern.pointers(to) {
+            let change = match pointer.form {
+                Form::Address => i64::from(self.addresses.of(pointer.target)),
+                Form::Distance | Form::Branch => {
+                    i64::from(self.distances.of(pointer.target)) - to.moved()
+                }
             };
             if change != 0 {
-                let moved = i64::from(word(to.base, pointer.at)) + change;
-                bytes.to_mut()[pointer.at..pointer.at + 4]
-                    .copy_from_slice(&moved.to_le_bytes()[..4]);
+                let moved = pointer.form.changed(word(to.base, pointer.at), change);
+                bytes.to_mut()[pointer.at..pointer.at + WORD].copy_from_slice(&moved);
             }
         }
         bytes
     }
 
-    /// Appends the moves: the reach, those of distances, counted, and those of addresses.
+    /// Appends the moves: the reach and where words begin, those of distances, counted, and those of addresses.
     pub(super) fn put(&self, out: &mut Vec<u8>) {
-        put_len(out, self.reach);
+        let Pattern {
+            reach, words_at, ..
+        } = self.pattern;
+        put_len(out, reach | words_at.map_or(0, |at| at + 1) << REACH_BITS);
         put_len(out, self.distances.0.len());
         for shifts in [&self.distances, &self.addresses] {
             let mut last = 0;
@@ -153,13 +210,17 @@ impl Moves {
     pub(super) fn take(bytes: &[u8], base: &[u8]) -> Result<Self, Malformed> {
         let mut cursor = Cursor::new(bytes);
         if cursor.is_empty() {
-            return Ok(Self::none(base, 0));
+            return Ok(Self::none(Pattern::new(base, 0)));
         }
-        let reach = cursor.varint_len()?;
-        if reach > MAX_REACH {
+        let first = cursor.varint_len()?;
+        let (reach, words_at) = (first & ((1 << REACH_BITS) - 1), first >> REACH_BITS);
+        if reach > MAX_REACH || words_at > WORD {
             return Err(Malformed);
         }
-        let mut moves = Self::none(base, reach);
+        let mut moves = Self::none(Pattern {
+            words_at: words_at.checked_sub(1),
+            ..Pattern::new(base, reach)
+        });
         let count = cursor.varint_len()?;
         while moves.distances.0.len() < count {
             moves.distances.take_next(&mut cursor)?;
@@ -230,36 +291,104 @@ impl Votes {
     }
 }
 
-/// Returns what looks like a pointer in the bytes of a match, from left to right and without overlaps.
-fn pointers<'p>(of: Match<'p>, targets: &'p Range<i64>) -> impl Iterator<Item = Pointer> + 'p {
-    let mut next = 0;
-    std::iter::from_fn(move || {
-        loop {
-            let at = next;
-            let rest = &of.base[at..];
-            let distance = i32::from_le_bytes(*rest.first_chunk()?);
-            if let Some(address) = rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
-                && ADDRESSES.contains(&address)
-            {
-                next += 8;
-                return Some(Pointer {
-                    at,
-                    target: bucket(address),
-                    is_distance: false,
-                });
-            }
-            let target = len_i64(of.base_at + at) + i64::from(distance);
-            if targets.contains(&target) && !NEAR.contains(&distance) {
-                next += 4;
-                return Some(Pointer {
-                    at,
-                    target: bucket((target - targets.start).unsigned_abs()),
-                    is_distance: true,
-                });
-            }
-            next += 1;
+impl Pattern {
+    fn new(base: &[u8], reach: usize) -> Self {
+        Self {
+            reach,
+            targets: -len_i64(reach)..len_i64(base.len() + reach),
+            words_at: None,
         }
-    })
+    }
+
+    /// Adds branches if the base has as many calls into itself as code of arm64 has.
+    fn with_branches(self, base: &[u8]) -> Self {
+        let itself = Self::new(base, 0);
+        let all = Match {
+            base,
+            base_at: 0,
+            new_at: 0,
+        };
+        let mut calls = [0; WORD];
+        for (at, bytes) in base.windows(WORD).enumerate() {
+            let is_call = bytes[WORD - 1] & !BRANCH_HIGH == CALL_HIGH;
+            if is_call && itself.target_of_branch(all, at).is_some() {
+                calls[at % WORD] += 1;
+            }
+        }
+        let enough = MIN_CALLS.max(base.len() / WORD / WORDS_A_CALL);
+        let most = (0..WORD).max_by_key(|at| calls[*at]);
+        Self {
+            words_at: most.filter(|at| calls[*at] >= enough),
+            ..self
+        }
+    }
+
+    /// Returns what looks like a pointer in the bytes of a match, from left to right and without overlaps.
+    fn pointers<'p>(&'p self, of: Match<'p>) -> impl Iterator<Item = Pointer> + 'p {
+        let (mut next, step) = match self.words_at {
+            Some(at) => ((at + WORD - of.base_at % WORD) % WORD, WORD),
+            None => (0, 1),
+        };
+        std::iter::from_fn(move || {
+            while next + WORD <= of.base.len() {
+                let at = next;
+                if let Some(pointer) = self.pointer(of, at) {
+                    let is_address = pointer.form == Form::Address;
+                    next += if is_address { 2 * WORD } else { WORD };
+                    return Some(pointer);
+                }
+                next += step;
+            }
+            None
+        })
+    }
+
+    fn pointer(&self, of: Match<'_>, at: usize) -> Option<Pointer> {
+        let rest = &of.base[at..];
+        let pointer = |target, form| {
+            Some(Pointer {
+                at,
+                target: bucket(target),
+                form,
+            })
+        };
+        if let Some(address) = rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+            && ADDRESSES.contains(&address)
+        {
+            return pointer(address, Form::Address);
+        }
+        if self.words_at.is_some()
+            && let Some(target) = self.target_of_branch(of, at)
+        {
+            return pointer(target, Form::Branch);
+        }
+        let distance = word(of.base, at);
+        if NEAR.contains(&distance) {
+            return None;
+        }
+        pointer(self.target(of, at, i64::from(distance))?, Form::Distance)
+    }
+
+    /// Returns what a branch points to, counted from the first of all targets; `None` if it is none.
+    fn target_of_branch(&self, of: Match<'_>, at: usize) -> Option<u64> {
+        let word = word(of.base, at);
+        if word & BRANCH_MASK != BRANCH {
+            return None;
+        }
+        self.target(of, at, branch_distance(word))
+    }
+
+    fn target(&self, of: Match<'_>, at: usize, distance: i64) -> Option<u64> {
+        let target = len_i64(of.base_at + at) + distance;
+        let is_near = self.targets.contains(&target);
+        is_near.then(|| (target - self.targets.start).unsigned_abs())
+    }
+}
+
+/// Returns how far from its own place a branch points, in bytes.
+fn branch_distance(word: i32) -> i64 {
+    // The operand's sign is its highest bit.
+    i64::from(word << 6 >> 6) * 4
 }
 
 fn bucket(target: u64) -> u32 {
@@ -282,8 +411,12 @@ mod tests {
 
     /// Code with 625 calls and a table of 200 addresses, before and after 48 bytes were put in.
     fn executables() -> [Vec<u8>; 2] {
+        golden("pointers")
+    }
+
+    fn golden(case: &str) -> [Vec<u8>; 2] {
         ["0.base", "0.new"].map(|name| {
-            std::fs::read(golden_dir("delta").join("pointers").join(name)).expect("a golden file")
+            std::fs::read(golden_dir("delta").join(case).join(name)).expect("a golden file")
         })
     }
 
@@ -291,7 +424,12 @@ mod tests {
     const INSERTED: usize = 48;
 
     fn matches(base: &[u8]) -> [Match<'_>; 2] {
-        let (before, behind) = base.split_at(INSERTED_AT);
+        matches_around(base, INSERTED_AT)
+    }
+
+    /// The matches before and behind 48 bytes that were put in, the base cut off at its start.
+    fn matches_around(base: &[u8], inserted_at: usize) -> [Match<'_>; 2] {
+        let (before, behind) = base.split_at(inserted_at);
         [
             Match {
                 base: before,
@@ -300,8 +438,8 @@ mod tests {
             },
             Match {
                 base: behind,
-                base_at: INSERTED_AT,
-                new_at: INSERTED_AT + INSERTED,
+                base_at: inserted_at,
+                new_at: inserted_at + INSERTED,
             },
         ]
     }
@@ -335,16 +473,49 @@ mod tests {
         assert!(bytes.len() < 20, "{} bytes", bytes.len());
     }
 
+    /// Code of arm64 with 534 calls and jumps, and a table of distances, before and after 48 bytes were put in.
+    #[test]
+    fn branches_across_a_new_function_are_moved_wherever_words_begin() {
+        let [base, new] = golden("branches");
+        for cut in 0..4 {
+            let (base, new) = (&base[cut..], &new[cut..]);
+            let matches = matches_around(base, 4400 - cut);
+            let moves = Moves::learn(base, new, matches.into_iter(), 1 << 16);
+            assert_eq!(moves.pattern.words_at, Some((4 - cut) % 4));
+            let read = Moves::take(&written(&moves), base).expect("moves");
+            let (mut before, mut after) = (0, 0);
+            for found in matches {
+                let new = &new[found.new_at..];
+                before += differing(found.base, new);
+                after += differing(&read.applied(found), new);
+            }
+            assert!(before > 256, "{before} bytes differ");
+            assert!(after < before / 10, "{after} of {before} bytes are left");
+        }
+    }
+
+    #[test]
+    fn branches_are_not_looked_for_in_other_code() {
+        let [base, new] = executables();
+        for reach in [0, MAX_REACH] {
+            let moves = Moves::learn(&base, &new, matches(&base).into_iter(), reach);
+            assert_eq!(moves.pattern.words_at, None);
+        }
+    }
+
     #[test]
     fn wrong_moves_are_refused() {
         let [base, new] = executables();
         let good = written(&Moves::learn(&base, &new, matches(&base).into_iter(), 7));
+        let farthest = [0x80, 0x80, 0x80, 72, 1, 1, 2];
+        assert!(Moves::take(&farthest, &base).is_ok());
         let wrong = [
             &good[..good.len() - 1],
             // Neither of distances nor of addresses.
             &[0, 0],
-            // A reach of 2^24 and one.
+            // A reach of 2^24 and one; words at 4.
             &[0x81, 0x80, 0x80, 8, 1, 1, 2],
+            &[0x80, 0x80, 0x80, 80, 1, 1, 2],
             // Two parts that begin with the same bucket.
             &[0, 0, 5, 2, 0, 4],
             // More parts than there are bytes.

@@ -114,7 +114,7 @@ empty() ->
 damaged_content_test_() ->
     {timeout, 300, fun() ->
         rand:seed(exsss, {7, 8, 9}),
-        [damaged_content(Name) || Name <- ["debug-info-otp25", "stripped-gzip-otp27", "difference", "pointers"]]
+        [damaged_content(Name) || Name <- ["debug-info-otp25", "stripped-gzip-otp27", "difference", "pointers", "branches"]]
     end}.
 
 damaged_content(Name) ->

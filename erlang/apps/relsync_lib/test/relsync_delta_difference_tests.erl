@@ -8,7 +8,7 @@
 cases_test_() ->
     {timeout, 600, fun() ->
         {ok, Bytes} = file:read_file(os:getenv("RELSYNC_DIFFERENCES_FILE", golden())),
-        true = cases(Bytes, 0) >= 250
+        true = cases(Bytes, 0) >= 350
     end}.
 
 golden() -> filename:join(relsync_trees:golden_dir("difference"), "cases.bin").
