@@ -1,4 +1,4 @@
-//! Files mapped into memory. The only module with unsafe code.
+//! Files mapped into memory.
 //!
 //! Only files that nobody shortens may be mapped: touching a page behind the end of a shortened file kills
 //! the process. So segments of the object store are mapped, which only ever grow, and files of a release,

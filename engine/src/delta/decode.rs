@@ -5,6 +5,7 @@ use super::cursor::{Cursor, Malformed};
 use super::frame::{self, Head, Mode, Transform};
 use super::inflate::{self, Deflater, Gzip};
 use super::streams::{KINDS, Kind, Streams};
+use super::zlib::Parameters;
 use super::{DecodeError, Limits, bsdiff};
 use crate::zstd_frame;
 
@@ -152,14 +153,14 @@ pub(super) fn simple_base_streams(transform: Transform, base: &[u8]) -> Result<S
         return Ok(Streams::of_content(base));
     }
     let gzip = Gzip::parse(base)?;
-    let level = gzip.likely_level();
-    Ok(gzip_streams(gzip, level))
+    let parameters = gzip.likely();
+    Ok(gzip_streams(gzip, parameters))
 }
 
 /// Returns the streams of an inflated gzip file.
-pub(super) fn gzip_streams(gzip: Gzip<'_>, level: u8) -> Streams {
+pub(super) fn gzip_streams(gzip: Gzip<'_>, parameters: Parameters) -> Streams {
     let mut streams = Streams::default();
-    streams[Kind::Recipe].push(level);
+    parameters.put(&mut streams[Kind::Recipe]);
     streams[Kind::Recipe].extend_from_slice(gzip.header);
     streams[Kind::Content] = gzip.content;
     streams
@@ -247,14 +248,11 @@ pub(super) fn join_piece(
     match transform {
         Transform::Plain => Ok((streams[Kind::Content.index()].to_vec(), false)),
         Transform::Inflate => {
-            let (level, header) = streams[Kind::Recipe.index()]
-                .split_first()
-                .ok_or(Malformed)?;
-            if !(1..=9).contains(level) {
-                return Err(Malformed);
-            }
+            let mut recipe = Cursor::new(streams[Kind::Recipe.index()]);
+            let parameters = Parameters::read(&mut recipe)?;
+            let content = streams[Kind::Content.index()];
             Ok((
-                inflate::gzip(header, *level, streams[Kind::Content.index()], deflater),
+                inflate::gzip(recipe.rest(), parameters, content, deflater),
                 true,
             ))
         }

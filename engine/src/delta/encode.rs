@@ -5,8 +5,9 @@ use super::candidate::{Candidate, Coded};
 use super::cursor::{Malformed, len_u64};
 use super::decode::{gzip_streams, join_piece, simple_base_streams};
 use super::frame::{self, Mode, Transform};
-use super::inflate::{self, Deflated, Deflater, Framing, Gzip};
+use super::inflate::{self, Deflated, Deflater, Gzip};
 use super::streams::{KINDS, Kind, Streams};
+use super::zlib::Framing;
 use super::{Encoded, Limits, Options, Piece};
 
 /// A quick estimate of the plain coding with the base is at most this many times what a thorough search makes of it.
@@ -152,13 +153,9 @@ impl Prepared {
             return Err(Malformed);
         }
         let gzip = Gzip::parse(piece.new)?;
-        let level = inflate::find_level(
-            &gzip.content,
-            gzip.deflated,
-            gzip.likely_level(),
-            Framing::Raw,
-        )
-        .ok_or(Malformed)?;
+        let parameters =
+            inflate::find_parameters(&gzip.content, gzip.deflated, gzip.likely(), Framing::Raw)
+                .ok_or(Malformed)?;
         let base = piece
             .base
             .and_then(|base| simple_base_streams(Transform::Inflate, base).ok());
@@ -169,14 +166,14 @@ impl Prepared {
                 has_base: base.is_some(),
             },
             base: base.unwrap_or_default(),
-            new: gzip_streams(gzip, level),
+            new: gzip_streams(gzip, parameters),
             deflated: None,
         };
         let content = prepared.new[Kind::Content].clone();
         let mut deflater = Deflater::default();
         deflater.learn(Deflated {
             content: &content,
-            level,
+            parameters,
             framing: Framing::Raw,
             deflated,
         });

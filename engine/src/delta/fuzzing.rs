@@ -3,7 +3,8 @@
 use super::bsdiff::Differences;
 use super::cursor::Cursor;
 use super::frame::{self, Head};
-use super::inflate::{self, Deflater, Framing, Gzip};
+use super::inflate::{self, Deflater, Gzip};
+use super::zlib::Framing;
 use super::{Limits, Options, Piece, beam_md5, bsdiff, decode, decode::prefix_of, encode_with};
 use crate::fuzzing::{split, take_part};
 use crate::zstd_frame;
@@ -23,15 +24,16 @@ pub fn beam(input: &[u8]) {
     round_trip(&[piece(input, Some(input))], 1, true);
 }
 
-/// A gzip file that is taken apart comes back when its level is found.
+/// A gzip file that is taken apart comes back when its parameters are found.
 pub fn gzip(input: &[u8]) {
     let Ok(gzip) = Gzip::parse(input) else {
         return;
     };
     assert!(gzip.content.len() <= inflate::MAX_INFLATED_BYTES);
-    let likely = gzip.likely_level();
-    if let Some(level) = inflate::find_level(&gzip.content, gzip.deflated, likely, Framing::Raw) {
-        let again = inflate::gzip(gzip.header, level, &gzip.content, &Deflater::default());
+    let likely = gzip.likely();
+    let found = inflate::find_parameters(&gzip.content, gzip.deflated, likely, Framing::Raw);
+    if let Some(parameters) = found {
+        let again = inflate::gzip(gzip.header, parameters, &gzip.content, &Deflater::default());
         assert_eq!(again, input);
     }
 }

@@ -1,35 +1,22 @@
 //! Undoing and redoing DEFLATE, so that deltas see what was compressed.
 //!
-//! Owns the reading of zlib streams (RFC 1950) and gzip members (RFC 1952) and the search for the compression level that
-//! gives the same bytes again. Only zlib's default window, memory level and strategy are tried: what Erlang's
-//! `zlib:gzip/1`, `zlib:compress/1` and `term_to_binary/2` use, and what the target can be told to repeat.
+//! Owns the reading of zlib streams (RFC 1950) and gzip members (RFC 1952) and the search for the parameters of zlib that give
+//! the same bytes again. What zlib did not make, as GNU gzip, mostly has none.
 
 use std::borrow::Cow;
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Decompress, FlushDecompress, Status};
 
 use super::cursor::{Cursor, Malformed};
+use super::zlib::{Framing, Parameters, deflate_to};
 
 /// Nothing is inflated to more than this many bytes; what would be stays compressed.
 pub(super) const MAX_INFLATED_BYTES: usize = 8 << 20;
 
 /// DEFLATE never shrinks by more than this.
 const MAX_DEFLATE_RATIO: usize = 1032;
-/// What is deflated at once.
-const PART_BYTES: usize = 16 << 10;
 /// Bytes behind the DEFLATE data of a gzip member: checksum and length.
 const GZIP_TRAILER_BYTES: usize = 8;
-/// Levels in the order of their likelihood, the likely one aside.
-const LEVELS: [u8; 9] = [6, 9, 1, 5, 4, 3, 2, 7, 8];
-
-/// How DEFLATE data is framed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// Bare, as inside a gzip member.
-    Raw,
-    /// With zlib's header and checksum.
-    Zlib,
-}
 
 /// A gzip file of one member, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +28,7 @@ pub(super) struct Gzip<'a> {
 }
 
 impl<'a> Gzip<'a> {
-    /// Takes a file apart; refuses what [`gzip`] could not put together again given the level.
+    /// Takes a file apart; refuses what [`gzip`] could not put together again given the parameters.
     pub(super) fn parse(file: &'a [u8]) -> Result<Self, Malformed> {
         let header_len = gzip_header_len(file)?;
         let (header, rest) = file.split_at_checked(header_len).ok_or(Malformed)?;
@@ -64,20 +51,25 @@ impl<'a> Gzip<'a> {
         })
     }
 
-    /// Returns the level that the header lets expect.
-    pub(super) fn likely_level(&self) -> u8 {
-        match self.header[8] {
+    /// Returns what the header lets expect.
+    pub(super) fn likely(&self) -> Parameters {
+        Parameters::of_level(match self.header[8] {
             2 => 9,
             4 => 1,
             _ => 6,
-        }
+        })
     }
 }
 
 /// Puts a gzip file together.
-pub(super) fn gzip(header: &[u8], level: u8, content: &[u8], deflater: &Deflater<'_>) -> Vec<u8> {
+pub(super) fn gzip(
+    header: &[u8],
+    parameters: Parameters,
+    content: &[u8],
+    deflater: &Deflater<'_>,
+) -> Vec<u8> {
     let mut file = header.to_vec();
-    file.extend_from_slice(&deflater.deflate(content, level, Framing::Raw));
+    file.extend_from_slice(&deflater.deflate(content, parameters, Framing::Raw));
     file.extend_from_slice(&gzip_trailer(content));
     file
 }
@@ -150,11 +142,11 @@ pub(super) struct Deflater<'k> {
     known: Vec<Deflated<'k>>,
 }
 
-/// What a content deflates to at a level.
+/// What a content deflates to with certain parameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deflated<'k> {
     pub(super) content: &'k [u8],
-    pub(super) level: u8,
+    pub(super) parameters: Parameters,
     pub(super) framing: Framing,
     pub(super) deflated: &'k [u8],
 }
@@ -165,73 +157,53 @@ impl<'k> Deflater<'k> {
         self.known.push(known);
     }
 
-    /// Deflates at one level, in one go.
-    pub(super) fn deflate(&self, content: &[u8], level: u8, framing: Framing) -> Cow<'k, [u8]> {
+    /// Deflates in one go.
+    pub(super) fn deflate(
+        &self,
+        content: &[u8],
+        parameters: Parameters,
+        framing: Framing,
+    ) -> Cow<'k, [u8]> {
         let known = self.known.iter().find(|known| {
-            known.level == level && known.framing == framing && known.content == content
+            known.parameters == parameters && known.framing == framing && known.content == content
         });
         known.map_or_else(
-            || Cow::Owned(deflate(content, level, framing)),
+            || Cow::Owned(deflate(content, parameters, framing)),
             |known| Cow::Borrowed(known.deflated),
         )
     }
 }
 
-/// Deflates at one level, in one go.
-fn deflate(content: &[u8], level: u8, framing: Framing) -> Vec<u8> {
+/// Deflates in one go.
+fn deflate(content: &[u8], parameters: Parameters, framing: Framing) -> Vec<u8> {
     let mut out = Vec::with_capacity(content.len() / 3 + 64);
-    deflate_to(content, level, framing, &mut |part| {
+    deflate_to(content, parameters, framing, &mut |part| {
         out.extend_from_slice(part);
         true
     });
     out
 }
 
-/// Hands what `content` deflates to to `take`, part by part, until there is no more or it returns false.
-fn deflate_to(content: &[u8], level: u8, framing: Framing, take: &mut dyn FnMut(&[u8]) -> bool) {
-    let mut deflater = Compress::new(Compression::new(u32::from(level)), framing == Framing::Zlib);
-    let mut part = Vec::with_capacity(PART_BYTES);
-    loop {
-        let done = usize::try_from(deflater.total_in()).unwrap_or(content.len());
-        let status = deflater.compress_vec(&content[done..], &mut part, FlushCompress::Finish);
-        if !take(&part) || !matches!(status, Ok(Status::Ok | Status::BufError)) {
-            return;
-        }
-        part.clear();
-    }
-}
-
-/// Finds the level at which `content` deflates to exactly `deflated`.
-pub(super) fn find_level(
+/// Finds the parameters with which `content` deflates to exactly `deflated`.
+pub(super) fn find_parameters(
     content: &[u8],
     deflated: &[u8],
-    likely: u8,
+    likely: Parameters,
     framing: Framing,
-) -> Option<u8> {
-    let others = LEVELS.into_iter().filter(|level| *level != likely);
-    std::iter::once(likely)
-        .chain(others)
-        .find(|level| deflates_to(content, *level, framing, deflated))
+) -> Option<Parameters> {
+    likely
+        .candidates(framing)
+        .find(|candidate| deflates_to(content, *candidate, framing, deflated))
 }
 
-/// Says whether `content` deflates to `deflated`; a wrong level shows in its first part.
-fn deflates_to(content: &[u8], level: u8, framing: Framing, deflated: &[u8]) -> bool {
+/// Says whether `content` deflates to `deflated`; wrong parameters show in its first part.
+fn deflates_to(content: &[u8], parameters: Parameters, framing: Framing, deflated: &[u8]) -> bool {
     let mut rest = Some(deflated);
-    deflate_to(content, level, framing, &mut |part| {
+    deflate_to(content, parameters, framing, &mut |part| {
         rest = rest.and_then(|rest| rest.strip_prefix(part));
         rest.is_some()
     });
     rest.is_some_and(<[u8]>::is_empty)
-}
-
-/// Returns the level that a zlib header lets expect (RFC 1950, FLEVEL).
-pub(super) fn likely_zlib_level(deflated: &[u8]) -> u8 {
-    match deflated.get(1).map(|flags| flags >> 6) {
-        Some(0) => 1,
-        Some(1) => 5,
-        Some(3) => 9,
-        _ => 6,
-    }
 }
 
 #[cfg(test)]
@@ -239,21 +211,51 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_level_is_found_again() {
-        let content: Vec<u8> = (0..40_000_u32)
-            .flat_map(|n| ((n * n) >> 5).to_be_bytes())
+    fn what_zlib_deflated_is_deflated_again() {
+        // Long enough for several blocks of the highest memory level, with matches beyond the smallest window, and runs.
+        let content: Vec<u8> = (0..20_000_u32)
+            .flat_map(|n| match n / 2_500 % 3 {
+                0 => ((n * n) >> 5).to_be_bytes(),
+                1 => ((n % 2_200).pow(2) >> 9).to_be_bytes(),
+                _ => [u8::try_from(n / 90 % 200).unwrap_or(0); 4],
+            })
             .collect();
         for framing in [Framing::Raw, Framing::Zlib] {
-            for level in 1..=9 {
-                let deflated = deflate(&content, level, framing);
-                let found =
-                    find_level(&content, &deflated, 6, framing).expect("a level that was used");
+            let likely = Parameters::of_level(6);
+            let mut distinct = std::collections::HashSet::new();
+            for parameters in likely.candidates(framing) {
+                let deflated = deflate(&content, parameters, framing);
                 assert_eq!(
-                    deflate(&content, found, framing),
-                    deflated,
-                    "{framing:?} {level}"
+                    inflate(&deflated, content.len(), framing).as_ref(),
+                    Ok(&content)
                 );
+                // Finding all of them takes long.
+                if distinct.insert(deflated.clone()) && distinct.len() % 4 == 1 {
+                    let found = find_parameters(&content, &deflated, likely, framing);
+                    assert_eq!(found, Some(parameters), "{framing:?}");
+                }
             }
+            // Not one parameter is ignored.
+            let least = if framing == Framing::Raw { 80 } else { 60 };
+            assert!(
+                distinct.len() > least,
+                "{framing:?}: {} results",
+                distinct.len()
+            );
+        }
+    }
+
+    #[test]
+    fn a_window_named_by_the_header_goes_with_any_memory_level() {
+        let content = (0..40_000_u32).flat_map(|n| ((n * n) >> 7).to_be_bytes());
+        let content: Vec<u8> = content.collect();
+        let window = Parameters::likely(&[0x48, 0xc0]);
+        for parameters in window.candidates(Framing::Zlib) {
+            let deflated = deflate(&content, parameters, Framing::Zlib);
+            let likely = Parameters::likely(&deflated);
+            let found = find_parameters(&content, &deflated, likely, Framing::Zlib);
+            let found = found.expect("parameters");
+            assert_eq!(deflate(&content, found, Framing::Zlib), deflated);
         }
     }
 
@@ -262,7 +264,12 @@ mod tests {
         let content = b"one line\n".repeat(500);
         let with_name = [0x1f, 0x8b, 8, 8, 1, 2, 3, 4, 0, 3, b'n', 0];
         for header in [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &with_name] {
-            let file = gzip(header, 6, &content, &Deflater::default());
+            let file = gzip(
+                header,
+                Parameters::of_level(6),
+                &content,
+                &Deflater::default(),
+            );
             let parsed = Gzip::parse(&file).expect("a gzip file");
             assert_eq!((parsed.header, &parsed.content), (header, &content));
         }
@@ -272,7 +279,7 @@ mod tests {
     fn damaged_gzip_files_are_refused() {
         let file = gzip(
             &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3],
-            6,
+            Parameters::of_level(6),
             b"content of a file",
             &Deflater::default(),
         );
@@ -296,7 +303,7 @@ mod tests {
 
     #[test]
     fn announced_lengths_are_held_against_the_data() {
-        let deflated = deflate(&[7; 5000], 6, Framing::Zlib);
+        let deflated = deflate(&[7; 5000], Parameters::of_level(6), Framing::Zlib);
         assert_eq!(
             inflate(&deflated, 5000, Framing::Zlib).map(|content| content.len()),
             Ok(5000)

@@ -23,6 +23,7 @@ mod inflate;
 mod pointers;
 mod steps;
 mod streams;
+mod zlib;
 
 pub use decode::decode;
 pub use encode::{encode, encode_with};

@@ -6,7 +6,8 @@
 use std::borrow::Cow;
 
 use crate::delta::cursor::{Cursor, Malformed};
-use crate::delta::inflate::{self, Deflated, Deflater, Framing, Gzip};
+use crate::delta::inflate::{self, Deflated, Deflater, Gzip};
+use crate::delta::zlib::{Framing, Parameters};
 
 /// A module has a dozen chunks; a file with more than this is something else.
 pub(super) const MAX_CHUNKS: usize = 64;
@@ -21,17 +22,15 @@ pub(super) enum Wrap {
     /// Not at all.
     Plain,
     /// A length and zlib data, as the literal table.
-    Sized,
+    Sized(Parameters),
     /// An external term of the compressed kind, version byte and tag included.
-    CompressedTerm,
+    CompressedTerm(Parameters),
 }
 
 #[derive(Debug)]
 pub(super) struct Chunk<'a> {
     pub(super) id: ChunkId,
     pub(super) wrap: Wrap,
-    /// Compression level; 0 for plain chunks.
-    pub(super) level: u8,
     /// The data as it stands in the file.
     pub(super) stored: &'a [u8],
     /// The data, inflated.
@@ -42,7 +41,7 @@ pub(super) struct Chunk<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct GzipWrap {
     pub(super) header: [u8; GZIP_HEADER_BYTES],
-    pub(super) level: u8,
+    pub(super) parameters: Parameters,
 }
 
 #[derive(Debug)]
@@ -54,9 +53,9 @@ pub(crate) struct Container<'a> {
 /// What to do about compression while reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// Inflate, and note the level that the headers let expect: for a base, which is never written again.
+    /// Inflate, and note the parameters that the headers let expect: for a base, which is never written again.
     Base,
-    /// Inflate what comes back bit for bit when deflated again, and note the level that does it.
+    /// Inflate what comes back bit for bit when deflated again, and note the parameters that do it.
     Exact,
     /// Leave everything compressed.
     Compressed,
@@ -94,13 +93,15 @@ impl<'a> Container<'a> {
 
     /// Teaches a deflater what the chunks' data deflates to; true of what was read as [`Reading::Exact`].
     pub(super) fn teach<'c>(&'c self, deflater: &mut Deflater<'c>) {
-        for chunk in self.chunks.iter().filter(|chunk| chunk.wrap != Wrap::Plain) {
-            deflater.learn(Deflated {
-                content: &chunk.data,
-                level: chunk.level,
-                framing: Framing::Zlib,
-                deflated: &chunk.stored[chunk.wrap.header_len()..],
-            });
+        for chunk in &self.chunks {
+            if let Some(parameters) = chunk.wrap.parameters() {
+                deflater.learn(Deflated {
+                    content: &chunk.data,
+                    parameters,
+                    framing: Framing::Zlib,
+                    deflated: &chunk.stored[chunk.wrap.header_len()..],
+                });
+            }
         }
     }
 
@@ -125,7 +126,9 @@ impl<'a> Container<'a> {
         form[4..8].copy_from_slice(&length);
         Ok(match gzip {
             None => form,
-            Some(GzipWrap { header, level }) => inflate::gzip(&header, level, &form, deflater),
+            Some(GzipWrap { header, parameters }) => {
+                inflate::gzip(&header, parameters, &form, deflater)
+            }
         })
     }
 }
@@ -140,13 +143,15 @@ pub(super) fn unzip(
     }
     let gzip = Gzip::parse(file)?;
     let header = gzip.header.try_into().map_err(|_| Malformed)?;
-    let likely = gzip.likely_level();
-    let level = match reading {
-        Reading::Exact => inflate::find_level(&gzip.content, gzip.deflated, likely, Framing::Raw)
-            .ok_or(Malformed)?,
+    let likely = gzip.likely();
+    let parameters = match reading {
+        Reading::Exact => {
+            inflate::find_parameters(&gzip.content, gzip.deflated, likely, Framing::Raw)
+                .ok_or(Malformed)?
+        }
         _ => likely,
     };
-    Ok(Some((GzipWrap { header, level }, gzip)))
+    Ok(Some((GzipWrap { header, parameters }, gzip)))
 }
 
 impl<'a> Chunk<'a> {
@@ -154,17 +159,14 @@ impl<'a> Chunk<'a> {
         if reading != Reading::Compressed
             && let Some((wrap, data)) = unwrap(id, stored)
         {
-            let deflated = &stored[wrap.header_len()..];
-            let likely = inflate::likely_zlib_level(deflated);
-            let level = match reading {
-                Reading::Exact => inflate::find_level(&data, deflated, likely, Framing::Zlib),
-                _ => Some(likely),
+            let wrap = match reading {
+                Reading::Exact => wrap.exact(&data, &stored[wrap.header_len()..]),
+                _ => Some(wrap),
             };
-            if let Some(level) = level {
+            if let Some(wrap) = wrap {
                 return Self {
                     id,
                     wrap,
-                    level,
                     stored,
                     data: Cow::Owned(data),
                 };
@@ -173,17 +175,19 @@ impl<'a> Chunk<'a> {
         Self {
             id,
             wrap: Wrap::Plain,
-            level: 0,
             stored,
             data: Cow::Borrowed(stored),
         }
     }
 }
 
+/// Inflates a chunk; the parameters are those that its header lets expect.
 fn unwrap(id: ChunkId, stored: &[u8]) -> Option<(Wrap, Vec<u8>)> {
     let wrap = match (&id, stored) {
-        (b"LitT", _) => Wrap::Sized,
-        (_, [131, 80, ..]) => Wrap::CompressedTerm,
+        (b"LitT", [_, _, _, _, deflated @ ..]) => Wrap::Sized(Parameters::likely(deflated)),
+        (_, [131, 80, _, _, _, _, deflated @ ..]) => {
+            Wrap::CompressedTerm(Parameters::likely(deflated))
+        }
         _ => return None,
     };
     let header_len = wrap.header_len();
@@ -198,25 +202,41 @@ impl Wrap {
     fn header_len(self) -> usize {
         match self {
             Self::Plain => 0,
-            Self::Sized => 4,
-            Self::CompressedTerm => 6,
+            Self::Sized(_) => 4,
+            Self::CompressedTerm(_) => 6,
         }
+    }
+
+    fn parameters(self) -> Option<Parameters> {
+        match self {
+            Self::Plain => None,
+            Self::Sized(parameters) | Self::CompressedTerm(parameters) => Some(parameters),
+        }
+    }
+
+    /// Returns the wrap with parameters that give exactly `deflated`.
+    fn exact(self, data: &[u8], deflated: &[u8]) -> Option<Self> {
+        let find = |likely| inflate::find_parameters(data, deflated, likely, Framing::Zlib);
+        Some(match self {
+            Self::Plain => Self::Plain,
+            Self::Sized(likely) => Self::Sized(find(likely)?),
+            Self::CompressedTerm(likely) => Self::CompressedTerm(find(likely)?),
+        })
     }
 
     /// Returns data as it is stored in the file.
     pub(super) fn store(
         self,
-        level: u8,
         data: Vec<u8>,
         deflater: &Deflater<'_>,
     ) -> Result<Vec<u8>, Malformed> {
-        let mut stored = match self {
+        let (mut stored, parameters) = match self {
             Self::Plain => return Ok(data),
-            Self::Sized => Vec::new(),
-            Self::CompressedTerm => vec![131, 80],
+            Self::Sized(parameters) => (Vec::new(), parameters),
+            Self::CompressedTerm(parameters) => (vec![131, 80], parameters),
         };
         stored.extend_from_slice(&be_len(data.len())?);
-        stored.extend_from_slice(&deflater.deflate(&data, level, Framing::Zlib));
+        stored.extend_from_slice(&deflater.deflate(&data, parameters, Framing::Zlib));
         Ok(stored)
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn join<'s>(
             kind if chunk.structured => joiner.chunk(kind, chunk, stream(kind))?,
             kind => stream(kind).to_vec(),
         };
-        stored.push((chunk.id, chunk.wrap.store(chunk.level, data, deflater)?));
+        stored.push((chunk.id, chunk.wrap.store(data, deflater)?));
     }
     joiner.insert_md5(&mut stored)?;
     let file = Container::write(recipe.gzip, &stored, deflater)?;

@@ -6,8 +6,9 @@ use super::code::{Header, Symbols};
 use super::compact_term as term;
 use super::iff::{self, ChunkId, Container, GzipWrap, Reading, Wrap};
 use crate::delta::cursor::{Cursor, Malformed};
-use crate::delta::inflate::{Deflated, Deflater, Framing};
+use crate::delta::inflate::{Deflated, Deflater};
 use crate::delta::streams::Kind;
+use crate::delta::zlib::Framing;
 
 /// The chunks that the transform knows, with the kind of stream each becomes.
 pub(super) const CHUNK_KINDS: [(&ChunkId, Kind); 15] = [
@@ -88,10 +89,10 @@ impl<'a> Module<'a> {
     pub(crate) fn deflater<'m>(&'m self, container: &'m Container<'_>) -> Deflater<'m> {
         let mut deflater = Deflater::default();
         container.teach(&mut deflater);
-        if let Some(GzipWrap { level, .. }) = self.gzip {
+        if let Some(GzipWrap { parameters, .. }) = self.gzip {
             deflater.learn(Deflated {
                 content: &self.form,
-                level,
+                parameters,
                 framing: Framing::Raw,
                 deflated: self.deflated,
             });

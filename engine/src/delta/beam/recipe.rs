@@ -2,6 +2,7 @@
 
 use super::iff::{ChunkId, GZIP_HEADER_BYTES, GzipWrap, MAX_CHUNKS, Wrap};
 use crate::delta::cursor::{Cursor, Malformed};
+use crate::delta::zlib::Parameters;
 
 const LONG_ATOMS: u8 = 1;
 const VSN_IS_MD5: u8 = 2;
@@ -9,6 +10,8 @@ const FUNS_HAVE_MD5: u8 = 4;
 const GZIPPED: u8 = 8;
 
 const STRUCTURED: u8 = 1;
+/// In place of a level: parameters of zlib follow the mode.
+const PARAMETERS_FOLLOW: u8 = 15;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Recipe {
@@ -28,7 +31,6 @@ pub(super) struct ChunkRecipe {
     /// Whether the stream is the transformed chunk, or else its data as it is.
     pub(super) structured: bool,
     pub(super) wrap: Wrap,
-    pub(super) level: u8,
 }
 
 impl Recipe {
@@ -40,24 +42,27 @@ impl Recipe {
             | flag(self.funs_have_md5, FUNS_HAVE_MD5)
             | flag(self.gzip.is_some(), GZIPPED);
         let mut out = vec![flags];
-        if let Some(GzipWrap { header, level }) = self.gzip {
-            out.push(level);
+        if let Some(GzipWrap { header, parameters }) = self.gzip {
+            parameters.put(&mut out);
             out.extend_from_slice(&header);
         }
         for ChunkRecipe {
             id,
             structured,
             wrap,
-            level,
         } in &self.chunks
         {
-            let wrap = match wrap {
-                Wrap::Plain => 0,
-                Wrap::Sized => 1,
-                Wrap::CompressedTerm => 2,
+            let (wrap, parameters) = match *wrap {
+                Wrap::Plain => (0, None),
+                Wrap::Sized(parameters) => (1, Some(parameters)),
+                Wrap::CompressedTerm(parameters) => (2, Some(parameters)),
             };
+            let level = parameters.map_or(0, |all| all.level_alone().unwrap_or(PARAMETERS_FOLLOW));
             out.extend_from_slice(id);
             out.push(flag(*structured, STRUCTURED) | wrap << 1 | level << 4);
+            if let Some(all) = parameters.filter(|_| level == PARAMETERS_FOLLOW) {
+                all.put(&mut out);
+            }
         }
         out
     }
@@ -72,9 +77,8 @@ impl Recipe {
         let gzip = if flags & GZIPPED == 0 {
             None
         } else {
-            let level = deflate_level(cursor.byte()?)?;
             Some(GzipWrap {
-                level,
+                parameters: Parameters::read(&mut cursor)?,
                 header: cursor.array::<GZIP_HEADER_BYTES>()?,
             })
         };
@@ -84,14 +88,9 @@ impl Recipe {
             let mode = cursor.byte()?;
             let wrap = match mode >> 1 & 7 {
                 0 => Wrap::Plain,
-                1 => Wrap::Sized,
-                2 => Wrap::CompressedTerm,
+                1 => Wrap::Sized(parameters(mode >> 4, &mut cursor)?),
+                2 => Wrap::CompressedTerm(parameters(mode >> 4, &mut cursor)?),
                 _ => return Err(Malformed),
-            };
-            let level = if wrap == Wrap::Plain {
-                0
-            } else {
-                deflate_level(mode >> 4)?
             };
             if chunks.len() == MAX_CHUNKS || chunks.iter().any(|chunk| chunk.id == id) {
                 return Err(Malformed);
@@ -100,7 +99,6 @@ impl Recipe {
                 id,
                 structured: mode & STRUCTURED != 0,
                 wrap,
-                level,
             });
         }
         Ok(Self {
@@ -118,10 +116,11 @@ impl Recipe {
     }
 }
 
-fn deflate_level(level: u8) -> Result<u8, Malformed> {
-    if (1..=9).contains(&level) {
-        Ok(level)
-    } else {
-        Err(Malformed)
+/// Returns the parameters of a chunk, given its level.
+fn parameters(level: u8, cursor: &mut Cursor<'_>) -> Result<Parameters, Malformed> {
+    match level {
+        1..=9 => Ok(Parameters::of_level(level)),
+        PARAMETERS_FOLLOW => Parameters::read(cursor),
+        _ => Err(Malformed),
     }
 }

@@ -54,7 +54,6 @@ pub(crate) fn split(
             id: chunk.id,
             structured,
             wrap: chunk.wrap,
-            level: chunk.level,
         });
     }
     splitter.streams[Kind::Recipe] = recipe.to_stream();
@@ -120,7 +119,9 @@ impl Splitter<'_> {
             Kind::Attributes => self.vsn.clone(),
             Kind::Lines => lines::to_stream(&chunk.data, tables.symbols.line_count).ok(),
             // A compressed term's data starts behind the version byte; either is one term.
-            Kind::DebugInfo | Kind::Documentation | Kind::Checker if chunk.wrap != Wrap::Sized => {
+            Kind::DebugInfo | Kind::Documentation | Kind::Checker
+                if !matches!(chunk.wrap, Wrap::Sized(_)) =>
+            {
                 debug_info::to_stream(&chunk.data).ok()
             }
             _ => None,

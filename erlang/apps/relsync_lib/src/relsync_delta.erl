@@ -228,10 +228,9 @@ pieces([{{Transform, _}, Tables} | Pieces], Lengths, New, Room) ->
 
 piece(plain, #{?CONTENT := Content}, _Tables, _Room) ->
     {Content, false};
-piece(inflate, #{?RECIPE := <<Level, Header/binary>>, ?CONTENT := Content}, _Tables, _Room) when Level >= 1, Level =< 9 ->
-    {relsync_delta_inflate:gzip(Header, Level, Content), true};
-piece(inflate, _, _, _) ->
-    throw(malformed);
+piece(inflate, #{?RECIPE := Recipe, ?CONTENT := Content}, _Tables, _Room) ->
+    {Parameters, Header} = relsync_delta_inflate:parameters(Recipe),
+    {relsync_delta_inflate:gzip(Header, Parameters, Content), true};
 piece(beam, Streams, Tables, _Room) ->
     relsync_delta_beam:join(fun(Kind) -> maps:get(Kind, Streams) end, Tables).
 

@@ -47,6 +47,9 @@
 -define(FUNCTIONS_HAVE_MD5, 4).
 -define(GZIPPED, 8).
 
+%% In place of a level: parameters of zlib follow the mode of a chunk.
+-define(PARAMETERS_FOLLOW, 15).
+
 %% `vsn', a list of one element, an integer of 16 bytes and its sign.
 -define(VSN, <<"vsn", 108, 0, 0, 0, 1, 110, 16, 0>>).
 -define(FUNCTION_ROW_BYTES, 24).
@@ -236,9 +239,9 @@ join(Stream, Base) ->
     {Flags, Gzip, Chunks} = recipe(Stream(?RECIPE)),
     New = new_tables(Flags, Chunks, Stream, Base),
     {Stored, _} = lists:mapfoldl(
-        fun({Id, Structured, Wrap, Level}, Other) ->
+        fun({Id, Structured, Wrap, Parameters}, Other) ->
             {Data, Other1} = chunk(kind(Id), Structured, Wrap, Stream, New, Other),
-            {{Id, store(Wrap, Level, Data)}, Other1}
+            {{Id, store(Wrap, Parameters, Data)}, Other1}
         end,
         Stream(?OTHER),
         Chunks
@@ -246,10 +249,13 @@ join(Stream, Base) ->
     Deflated = Gzip =/= none orelse lists:any(fun({_, _, Wrap, _}) -> Wrap =/= plain end, Chunks),
     {file(insert_md5(Flags, Stored), Gzip), Deflated}.
 
-recipe(<<Flags, Level, Header:?GZIP_HEADER_BYTES/binary, Rest/binary>>) when
-    Flags < 16, Flags band ?GZIPPED =/= 0, Level >= 1, Level =< 9
-->
-    {Flags, {Level, Header}, recipe_chunks(Rest, #{}, [])};
+recipe(<<Flags, Rest/binary>>) when Flags < 16, Flags band ?GZIPPED =/= 0 ->
+    case relsync_delta_inflate:parameters(Rest) of
+        {Parameters, <<Header:?GZIP_HEADER_BYTES/binary, Chunks/binary>>} ->
+            {Flags, {Parameters, Header}, recipe_chunks(Chunks, #{}, [])};
+        _ ->
+            throw(malformed)
+    end;
 recipe(<<Flags, Rest/binary>>) when Flags < ?GZIPPED ->
     {Flags, none, recipe_chunks(Rest, #{}, [])};
 recipe(_) ->
@@ -267,10 +273,14 @@ recipe_chunks(<<Id:4/binary, Level:4, Code:3, Structured:1, Rest/binary>>, Seen,
             2 -> compressed_term;
             _ -> throw(malformed)
         end,
-    Wrap =:= plain orelse (Level >= 1 andalso Level =< 9) orelse throw(malformed),
-    recipe_chunks(Rest, Seen#{Id => true}, [{Id, Structured =:= 1, Wrap, Level} | Chunks]);
+    {Parameters, Rest1} = parameters(Wrap, Level, Rest),
+    recipe_chunks(Rest1, Seen#{Id => true}, [{Id, Structured =:= 1, Wrap, Parameters} | Chunks]);
 recipe_chunks(_, _, _) ->
     throw(malformed).
+
+parameters(plain, _, Rest) -> {none, Rest};
+parameters(_, ?PARAMETERS_FOLLOW, Rest) -> relsync_delta_inflate:parameters(Rest);
+parameters(_, Level, Rest) -> {relsync_delta_inflate:of_level(Level), Rest}.
 
 %% Restores the tables in the order in which they depend on each other.
 new_tables(Flags, Chunks, Stream, Base) ->
@@ -450,8 +460,8 @@ put_rows(Rows) ->
 
 store(plain, _, Data) ->
     Data;
-store(Wrap, Level, Data) ->
-    Deflated = relsync_delta_inflate:deflate(Data, Level, zlib),
+store(Wrap, Parameters, Data) ->
+    Deflated = relsync_delta_inflate:deflate(Data, Parameters, zlib),
     Size = byte_size(Data),
     case Wrap of
         sized -> <<Size:32, Deflated/binary>>;
@@ -466,7 +476,7 @@ file(Stored, Gzip) ->
     Form = <<"FOR1", (byte_size(Chunks) + 4):32, "BEAM", Chunks/binary>>,
     case Gzip of
         none -> Form;
-        {Level, Header} -> relsync_delta_inflate:gzip(Header, Level, Form)
+        {Parameters, Header} -> relsync_delta_inflate:gzip(Header, Parameters, Form)
     end.
 
 %% The attributes without the module's MD5.

@@ -3,22 +3,28 @@
 %% Pure; throws `malformed'. The twin of engine/src/delta/inflate.rs.
 -module(relsync_delta_inflate).
 
--export([inflate/3, deflate/3, gunzip/1, gzip/3, likely_level/1]).
+-export([inflate/3, deflate/3, gunzip/1, gzip/3, likely_level/1, of_level/1, parameters/1]).
+
+-export_type([parameters/0]).
 
 %% Nothing is inflated to more than this many bytes.
 -define(MAX_INFLATED_BYTES, 8388608).
 -define(MAX_DEFLATE_RATIO, 1032).
 -define(MEMORY_LEVEL, 8).
+-define(WINDOW_BITS, 15).
 
 %% With zlib's header and checksum, or bare.
 -type framing() :: zlib | raw.
+-type level() :: 1..9.
+%% What zlib is told when it deflates.
+-opaque parameters() :: {level(), zlib:zstrategy(), MemoryLevel :: 1..9, WindowBits :: 9..15}.
 
 %% @doc Inflates data that fills `Data' and gives exactly `Size' bytes.
 -spec inflate(binary(), Size :: non_neg_integer(), framing()) -> binary().
 inflate(Data, Size, Framing) when Size =< ?MAX_INFLATED_BYTES, Size div ?MAX_DEFLATE_RATIO =< byte_size(Data) ->
     Z = zlib:open(),
     try
-        ok = zlib:inflateInit(Z, window_bits(Framing), error),
+        ok = zlib:inflateInit(Z, window_bits(Framing, ?WINDOW_BITS), error),
         Inflated = collect(zlib:safeInflate(Z, Data), Z, Size, []),
         ok = zlib:inflateEnd(Z),
         byte_size(Inflated) =:= Size orelse throw(malformed),
@@ -41,22 +47,47 @@ collect({Status, Part}, Z, Room, Parts) when Status =:= continue; Status =:= fin
 collect(_, _, _, _) ->
     throw(malformed).
 
-%% @doc Deflates in one go, with zlib's default memory level and strategy.
--spec deflate(binary(), Level :: 1..9, framing()) -> binary().
-deflate(Data, Level, Framing) ->
+%% @doc Deflates in one go.
+-spec deflate(binary(), parameters(), framing()) -> binary().
+deflate(Data, {Level, Strategy, MemoryLevel, WindowBits}, Framing) ->
     Z = zlib:open(),
     try
-        ok = zlib:deflateInit(Z, Level, deflated, window_bits(Framing), ?MEMORY_LEVEL, default),
+        ok = zlib:deflateInit(Z, Level, deflated, window_bits(Framing, WindowBits), MemoryLevel, Strategy),
         iolist_to_binary(zlib:deflate(Z, Data, finish))
     after
         zlib:close(Z)
     end.
 
-window_bits(zlib) -> 15;
-window_bits(raw) -> -15.
+window_bits(zlib, Bits) -> Bits;
+window_bits(raw, Bits) -> -Bits.
+
+%% @doc A level, and all else as zlib does it when nobody says otherwise.
+-spec of_level(level()) -> parameters().
+of_level(Level) when Level >= 1, Level =< 9 ->
+    {Level, default, ?MEMORY_LEVEL, ?WINDOW_BITS};
+of_level(_) ->
+    throw(malformed).
+
+%% @doc Reads parameters as they are sent.
+-spec parameters(binary()) -> {parameters(), Rest :: binary()}.
+parameters(<<0:1, Strategy:3, Level:4, Rest/binary>>) ->
+    {_, _, MemoryLevel, WindowBits} = of_level(Level),
+    {{Level, strategy(Strategy), MemoryLevel, WindowBits}, Rest};
+parameters(<<1:1, Strategy:3, Level:4, WindowBits:4, MemoryLevel:4, Rest/binary>>) when
+    Level >= 1, Level =< 9, MemoryLevel >= 1, MemoryLevel =< 9, WindowBits >= 9
+->
+    {{Level, strategy(Strategy), MemoryLevel, WindowBits}, Rest};
+parameters(_) ->
+    throw(malformed).
+
+strategy(0) -> default;
+strategy(1) -> filtered;
+strategy(2) -> huffman_only;
+strategy(3) -> rle;
+strategy(_) -> throw(malformed).
 
 %% @doc Takes a gzip file of one member apart, into header, likely level and content.
--spec gunzip(binary()) -> {Header :: binary(), Level :: 1..9, binary()}.
+-spec gunzip(binary()) -> {Header :: binary(), level(), binary()}.
 gunzip(<<16#1F, 16#8B, 8, Flags, _:4/binary, Extra, _, Rest/binary>> = File) when Flags < 32 ->
     Deflated = skip_checksum(Flags, skip_text(Flags band 16, skip_text(Flags band 8, skip_extra(Flags band 4, Rest)))),
     Size = byte_size(Deflated) - 8,
@@ -92,13 +123,13 @@ gzip_level(4) -> 1;
 gzip_level(_) -> 6.
 
 %% @doc Puts a gzip file together.
--spec gzip(Header :: binary(), Level :: 1..9, binary()) -> binary().
-gzip(Header, Level, Content) ->
-    Deflated = deflate(Content, Level, raw),
+-spec gzip(Header :: binary(), parameters(), binary()) -> binary().
+gzip(Header, Parameters, Content) ->
+    Deflated = deflate(Content, Parameters, raw),
     <<Header/binary, Deflated/binary, (erlang:crc32(Content)):32/little, (byte_size(Content)):32/little>>.
 
 %% @doc The level that a zlib header lets expect.
--spec likely_level(binary()) -> 1..9.
+-spec likely_level(binary()) -> level().
 likely_level(<<_, 0:2, _/bitstring>>) -> 1;
 likely_level(<<_, 1:2, _/bitstring>>) -> 5;
 likely_level(<<_, 3:2, _/bitstring>>) -> 9;
