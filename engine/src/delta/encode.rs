@@ -1,5 +1,7 @@
 //! Encoding frame bodies: which transform and which coder makes each frame smallest.
 
+use std::iter::Peekable;
+
 use super::beam::{self, Module, Reading, Role, Tables};
 use super::candidate::{Candidate, Coded};
 use super::cursor::{Malformed, len_u64};
@@ -31,38 +33,47 @@ pub fn encode(pieces: &[Piece<'_>], level: i32) -> Encoded {
 /// Encodes pieces into the body of one frame, the smallest of all candidates.
 #[must_use]
 pub fn encode_with(pieces: &[Piece<'_>], options: &Options) -> Encoded {
-    let prepared: Vec<Prepared> = pieces
+    // Taken apart as they are needed: together the pieces of a frame may be far more than a decoder, or this host, can hold.
+    let mut prepared = pieces
         .iter()
         .map(|piece| Prepared::fitting(piece, options))
-        .collect();
+        .peekable();
     let mut encoded = Encoded {
         bytes: vec![frame::VERSION],
         explain: Vec::with_capacity(pieces.len()),
         plain_bytes: 0,
     };
-    let mut done = 0;
-    while done < pieces.len() {
-        let count = group_len(&prepared[done..], options.limits);
-        let group = done..done + count;
-        done += count;
-        let (chosen, plain_bytes) = smallest(&pieces[group.clone()], &prepared[group], options);
+    let mut rest = pieces;
+    while !rest.is_empty() {
+        let prepared = next_group(&mut prepared, options.limits);
+        let (group, others) = rest.split_at(prepared.len());
+        rest = others;
+        let (chosen, plain_bytes) = smallest(group, &prepared, options);
         encoded.plain_bytes += len_u64(plain_bytes);
-        chosen.append(done < pieces.len(), &mut encoded);
+        chosen.append(!rest.is_empty(), &mut encoded);
     }
     encoded
 }
 
-/// Returns how many pieces a decoder can hold at once; at least one.
-fn group_len(prepared: &[Prepared], limits: Limits) -> usize {
-    let mut room = limits.max_memory_bytes;
-    let fits = |prepared: &&Prepared| match room.checked_sub(prepared.decoded_bytes()) {
-        Some(rest) => {
-            room = rest;
-            true
-        }
-        None => false,
-    };
-    prepared.iter().take_while(fits).count().max(1)
+/// Takes the pieces that a decoder can hold at once; one at least, while there are any.
+fn next_group(
+    prepared: &mut Peekable<impl Iterator<Item = Prepared>>,
+    limits: Limits,
+) -> Vec<Prepared> {
+    let mut group = Vec::from_iter(prepared.next());
+    let mut held = decoded_bytes(&group);
+    while let Some(next) =
+        prepared.next_if(|next| held + next.decoded_bytes() <= limits.max_memory_bytes)
+    {
+        held += next.decoded_bytes();
+        group.push(next);
+    }
+    group
+}
+
+/// Returns what a decoder holds for a group of pieces.
+fn decoded_bytes(group: &[Prepared]) -> usize {
+    group.iter().map(Prepared::decoded_bytes).sum()
 }
 
 /// Codes a group of pieces in the smallest way; returns also about what zstd makes of it by itself, in bytes.
@@ -71,7 +82,7 @@ fn smallest(pieces: &[Piece<'_>], prepared: &[Prepared], options: &Options) -> (
     let is_transformed = |prepared: &Prepared| prepared.mode.transform != Transform::Plain;
     if prepared.iter().any(is_transformed) {
         let plain: Vec<Prepared> = pieces.iter().map(Prepared::plain).collect();
-        let fits = group_len(&plain, options.limits) == plain.len();
+        let fits = plain.len() == 1 || decoded_bytes(&plain) <= options.limits.max_memory_bytes;
         let plain = Candidate::new(&plain, options);
         let may_win = fits && plain.estimate() <= ESTIMATE_SLACK * best.len();
         best = best.smaller_of(may_win, |limit| Some(plain.smallest(limit)));

@@ -3,6 +3,7 @@
 //! Owns the parameters, how they are sent, and their order of likelihood. Source: the manual of zlib, `deflateInit2`.
 
 use std::mem::{MaybeUninit, size_of};
+use std::ptr::NonNull;
 
 use libz_sys::{
     Z_DEFLATED, Z_FINISH, Z_OK, Z_STREAM_END, deflate, deflateEnd, deflateInit2_, z_stream,
@@ -11,7 +12,7 @@ use libz_sys::{
 
 use super::cursor::{Cursor, Malformed};
 
-/// What is deflated at once; short, because wrong parameters mostly show soon.
+/// What is handed out at once.
 const PART_BYTES: usize = 1 << 10;
 /// Levels in the order of their likelihood, the likely one aside.
 const LEVELS: [u8; 9] = [6, 9, 1, 5, 4, 3, 2, 7, 8];
@@ -67,42 +68,68 @@ impl Parameters {
         }
     }
 
-    /// Returns what the header of zlib data lets expect (RFC 1950, section 2.2).
+    /// Returns what the header of zlib data lets expect (RFC 1950, section 2.2): a level, and all else as zlib itself has it.
     pub(super) fn likely(deflated: &[u8]) -> Self {
-        let level = match deflated.get(1).map(|flags| flags >> 6) {
+        Self::of_level(match deflated.get(1).map(|flags| flags >> 6) {
             Some(0) => 1,
             Some(1) => 5,
             Some(3) => 9,
             _ => 6,
-        };
+        })
+    }
+
+    /// Returns the same with the window that the header of zlib data names.
+    fn with_window_of(self, deflated: &[u8]) -> Self {
         let window_bits = deflated.first().map_or(0, |method| (method >> 4) + 8);
-        let known = WINDOW_BITS.contains(&window_bits);
-        Self {
-            window_bits: if known {
-                window_bits
-            } else {
-                DEFAULT_WINDOW_BITS
-            },
-            ..Self::of_level(level)
+        if WINDOW_BITS.contains(&window_bits) {
+            Self {
+                window_bits,
+                ..self
+            }
+        } else {
+            self
         }
     }
 
-    /// Returns what is worth trying, most likely first: all levels, and the levels with one other parameter changed.
-    pub(super) fn candidates(self, framing: Framing) -> impl Iterator<Item = Self> {
-        let others = LEVELS.into_iter().filter(move |level| *level != self.level);
-        let levels = move || std::iter::once(self.level).chain(others.clone());
-        let all = levels().map(move |level| Self { level, ..self });
+    /// Returns what zlib's header then says of the level (FLEVEL).
+    fn level_flags(self) -> u8 {
+        match (self.strategy, self.level) {
+            (Strategy::HuffmanOnly | Strategy::Rle, _) | (_, 0 | 1) => 0,
+            (_, 2..=5) => 1,
+            (_, 6) => 2,
+            _ => 3,
+        }
+    }
+
+    /// Returns what may have made `deflated`, most likely first: all levels, and the levels with one other parameter changed.
+    pub(super) fn candidates(
+        self,
+        framing: Framing,
+        deflated: &[u8],
+    ) -> impl Iterator<Item = Self> {
+        // Of zlib data the window is known, and something of the level.
+        let (likely, level_flags) = match framing {
+            Framing::Raw => (self, None),
+            Framing::Zlib => (
+                self.with_window_of(deflated),
+                deflated.get(1).map(|flags| flags >> 6),
+            ),
+        };
+        let others = LEVELS
+            .into_iter()
+            .filter(move |level| *level != likely.level);
+        let levels = move || std::iter::once(likely.level).chain(others.clone());
+        let all = levels().map(move |level| Self { level, ..likely });
         let memory_levels = MEMORY_LEVELS.into_iter().flat_map({
             let levels = levels.clone();
             move |memory_level| {
                 levels().map(move |level| Self {
                     level,
                     memory_level,
-                    ..self
+                    ..likely
                 })
             }
         });
-        // The header of zlib data names the window.
         let windows = WINDOW_BITS
             .into_iter()
             .filter(move |_| framing == Framing::Raw);
@@ -112,25 +139,28 @@ impl Parameters {
                 levels().take(LIKELY_LEVELS).map(move |level| Self {
                     level,
                     window_bits,
-                    ..self
+                    ..likely
                 })
             }
         });
         let filtered = levels().take(LIKELY_LEVELS).map(move |level| Self {
             level,
             strategy: Strategy::Filtered,
-            ..self
+            ..likely
         });
         // These hardly search for anything, at whatever level.
         let simple = [Strategy::HuffmanOnly, Strategy::Rle].map(|strategy| Self {
             level: 6,
             strategy,
-            ..self
+            ..likely
         });
         all.chain(memory_levels)
             .chain(windows)
             .chain(filtered)
             .chain(simple)
+            .filter(move |parameters| {
+                level_flags.is_none_or(|flags| parameters.level_flags() == flags)
+            })
     }
 
     /// Returns the level if it says all.
@@ -180,7 +210,8 @@ impl Parameters {
     }
 }
 
-/// Hands what `content` deflates to, in one go, to `take`, part by part, until there is no more or it returns false.
+/// Hands what `content` deflates to, in one go, to `take`, part by part, until there is no more or it returns false. Returns how
+/// much of it zlib has read.
 ///
 /// If zlib gets no memory, or more than 4 GiB at once, nothing more is handed out.
 pub(super) fn deflate_to(
@@ -188,18 +219,19 @@ pub(super) fn deflate_to(
     parameters: Parameters,
     framing: Framing,
     take: &mut dyn FnMut(&[u8]) -> bool,
-) {
+) -> usize {
     let Some(mut stream) = Stream::new(parameters, framing) else {
-        return;
+        return 0;
     };
     let mut part = [0; PART_BYTES];
     let mut rest = content;
     while let Some(progress) = stream.finish(rest, &mut part) {
         rest = &rest[progress.read..];
         if !take(&part[..progress.written]) || progress.ended {
-            return;
+            break;
         }
     }
+    content.len() - rest.len()
 }
 
 /// How far one call came.
@@ -209,8 +241,8 @@ struct Progress {
     ended: bool,
 }
 
-/// The state of zlib; it stays where it is because zlib points back to it.
-struct Stream(Box<MaybeUninit<z_stream>>);
+/// The state of zlib. zlib points back to it, so nothing else may claim to be the only one that does, as a `Box` would.
+struct Stream(NonNull<z_stream>);
 
 #[expect(
     unsafe_code,
@@ -225,12 +257,15 @@ impl Stream {
         let size = i32::try_from(size_of::<z_stream>()).ok()?;
         // All zero: no input, no output, zlib's own allocator. As a value, `z_stream` has no null allocator, so it is never
         // one but only pointed to.
-        let mut stream = Box::new(MaybeUninit::zeroed());
+        let zeroed: Box<MaybeUninit<z_stream>> = Box::new(MaybeUninit::zeroed());
+        let stream = NonNull::from(Box::leak(zeroed)).cast::<z_stream>();
+        // From here on `Drop` frees it; `deflateEnd` takes no harm from a stream that has no state.
+        let stream = Self(stream);
         // SAFETY: the pointer is to a `z_stream` of this size, initialised as zlib's manual asks, and the version is that of
         // the zlib which is called.
         let status = unsafe {
             deflateInit2_(
-                stream.as_mut_ptr(),
+                stream.0.as_ptr(),
                 i32::from(parameters.level),
                 Z_DEFLATED,
                 window_bits,
@@ -240,14 +275,14 @@ impl Stream {
                 size,
             )
         };
-        (status == Z_OK).then_some(Self(stream))
+        (status == Z_OK).then_some(stream)
     }
 
     /// Deflates into `part`, given that nothing follows `rest`; `None` when zlib fails.
     fn finish(&mut self, rest: &[u8], part: &mut [u8]) -> Option<Progress> {
         let available_in = u32::try_from(rest.len()).ok()?;
         let available_out = u32::try_from(part.len()).ok()?;
-        let stream = self.0.as_mut_ptr();
+        let stream = self.0.as_ptr();
         // SAFETY: `stream` was initialised by `new`. zlib reads at most `rest` and writes at most `part`, whose lengths it is
         // told; both outlive the call, behind which it does not use them, as they are set anew for each. It never writes to
         // its input.
@@ -269,12 +304,15 @@ impl Stream {
     }
 }
 
-#[expect(unsafe_code, reason = "frees what zlib allocated")]
+#[expect(unsafe_code, reason = "frees what zlib and `new` allocated")]
 impl Drop for Stream {
     fn drop(&mut self) {
-        // SAFETY: `new` initialised it, and nothing uses it any more.
+        // SAFETY: the pointer comes from the `Box` that `new` leaked, of a type of the same layout, and nobody uses it any more.
         unsafe {
-            deflateEnd(self.0.as_mut_ptr());
+            deflateEnd(self.0.as_ptr());
+            drop(Box::from_raw(
+                self.0.cast::<MaybeUninit<z_stream>>().as_ptr(),
+            ));
         }
     }
 }
@@ -283,10 +321,32 @@ impl Drop for Stream {
 mod tests {
     use super::*;
 
+    fn deflated(content: &[u8], parameters: Parameters, framing: Framing) -> Vec<u8> {
+        let mut out = Vec::new();
+        let read = deflate_to(content, parameters, framing, &mut |part| {
+            out.extend_from_slice(part);
+            true
+        });
+        assert_eq!(read, content.len());
+        out
+    }
+
+    /// Long enough for two blocks of the highest memory level, with matches beyond the smallest windows, and runs.
+    fn content() -> Vec<u8> {
+        (0..60_000_u32)
+            .flat_map(|n| match n / 7_000 % 3 {
+                0 => ((n * n) >> 5).to_be_bytes(),
+                1 => ((n % 5_000).pow(2) >> 9).to_be_bytes(),
+                _ => [n.to_le_bytes()[0] / 90; 4],
+            })
+            .collect()
+    }
+
     #[test]
     fn every_candidate_is_sent_and_read() {
         for framing in [Framing::Raw, Framing::Zlib] {
-            let candidates: Vec<Parameters> = Parameters::of_level(9).candidates(framing).collect();
+            let candidates: Vec<Parameters> =
+                Parameters::of_level(9).candidates(framing, &[]).collect();
             assert_eq!(candidates[0], Parameters::of_level(9));
             for (at, parameters) in candidates.iter().enumerate() {
                 assert!(
@@ -301,6 +361,73 @@ mod tests {
                 assert!(cursor.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn every_parameter_is_heeded() {
+        let content = content();
+        let of_level = Parameters::of_level(9);
+        let memory_levels = (1..=9).map(|memory_level| Parameters {
+            memory_level,
+            ..of_level
+        });
+        let windows = (9..=14).map(|window_bits| Parameters {
+            window_bits,
+            ..of_level
+        });
+        let strategies = [Strategy::Filtered, Strategy::HuffmanOnly, Strategy::Rle];
+        let strategies = strategies.map(|strategy| Parameters {
+            strategy,
+            ..of_level
+        });
+        let others = [1, 3, 6].map(Parameters::of_level);
+        let all: Vec<Parameters> = memory_levels
+            .chain(windows)
+            .chain(strategies)
+            .chain(others)
+            .collect();
+        for framing in [Framing::Raw, Framing::Zlib] {
+            let results: std::collections::HashSet<Vec<u8>> = all
+                .iter()
+                .map(|parameters| deflated(&content, *parameters, framing))
+                .collect();
+            assert_eq!(results.len(), all.len(), "{framing:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_header_rules_out_is_not_tried() {
+        let content = b"some text to deflate, and text again".repeat(30);
+        for window_bits in [9, 12, 15] {
+            let likely = Parameters {
+                window_bits,
+                ..Parameters::of_level(6)
+            };
+            for parameters in likely.candidates(Framing::Zlib, &[]) {
+                let deflated = deflated(&content, parameters, Framing::Zlib);
+                let tried: Vec<Parameters> = Parameters::likely(&deflated)
+                    .candidates(Framing::Zlib, &deflated)
+                    .collect();
+                assert!(tried.contains(&parameters), "{parameters:?}");
+                assert!(tried.len() < 50, "{} tries", tried.len());
+                assert!(tried.iter().all(|tried| tried.window_bits == window_bits));
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_lets_a_level_be_expected() {
+        let content = b"some text to deflate, and text again".repeat(30);
+        for level in [1, 5, 6, 9] {
+            // Whatever the window: the target knows it of a base no more than this.
+            let parameters = Parameters {
+                window_bits: 12,
+                ..Parameters::of_level(level)
+            };
+            let deflated = deflated(&content, parameters, Framing::Zlib);
+            assert_eq!(Parameters::likely(&deflated), Parameters::of_level(level));
+        }
+        assert_eq!(Parameters::likely(&[]), Parameters::of_level(6));
     }
 
     #[test]
@@ -322,26 +449,5 @@ mod tests {
         ] {
             assert_eq!(read(bytes), Err(Malformed), "{bytes:x?}");
         }
-    }
-
-    #[test]
-    fn the_header_of_zlib_data_names_level_and_window() {
-        let content = b"some text to deflate, and text again".repeat(30);
-        for window_bits in 9..=15 {
-            for level in [1, 5, 6, 9] {
-                let parameters = Parameters {
-                    window_bits,
-                    ..Parameters::of_level(level)
-                };
-                let mut deflated = Vec::new();
-                deflate_to(&content, parameters, Framing::Zlib, &mut |part| {
-                    deflated.extend_from_slice(part);
-                    true
-                });
-                assert_eq!(Parameters::likely(&deflated), parameters);
-            }
-        }
-        assert_eq!(Parameters::likely(&[]), Parameters::of_level(6));
-        assert_eq!(Parameters::likely(&[0x08, 0x80]), Parameters::of_level(6));
     }
 }

@@ -75,7 +75,7 @@ const SQL_WORDS: &[&str] = &[
     "PRAGMA ",
 ];
 
-/// What no crate does without it.
+/// The only files that say `unsafe`, for what no crate offers in safe Rust.
 pub(super) const UNSAFE_FILES: [&str; 2] =
     ["engine/src/delta/zlib.rs", "engine/src/mapped_file.rs"];
 

@@ -71,14 +71,12 @@ pub(super) fn insert_vsn(cut: &[u8], md5: &ModuleMd5) -> Option<Vec<u8>> {
     Some([&cut[..at], &little_endian, &cut[at..]].concat())
 }
 
-/// Sets the checksum of each row of a fun table.
-pub(super) fn set_fun_checksums(table: &mut [u8], md5: &ModuleMd5) {
+/// Sets the checksum of each row of a fun table; `None` if that does not consist of rows.
+pub(super) fn set_fun_checksums(table: &mut [u8], md5: &ModuleMd5) -> Option<()> {
     let checksum = fun_checksum(md5).to_be_bytes();
-    for row in table
-        .get_mut(4..)
-        .unwrap_or_default()
-        .chunks_exact_mut(FUN_ROW_BYTES)
-    {
+    let mut rows = table.get_mut(4..)?.chunks_exact_mut(FUN_ROW_BYTES);
+    for row in &mut rows {
         row[FUN_CHECKSUM_AT..].copy_from_slice(&checksum);
     }
+    rows.into_remainder().is_empty().then_some(())
 }

@@ -6,13 +6,16 @@
 use std::borrow::Cow;
 
 use crate::delta::cursor::{Cursor, Malformed};
-use crate::delta::inflate::{self, Deflated, Deflater, Gzip};
+use crate::delta::inflate::{self, Deflated, Deflater, Gzip, MAX_INFLATED_BYTES};
 use crate::delta::zlib::{Framing, Parameters};
 
 /// A module has a dozen chunks; a file with more than this is something else.
 pub(super) const MAX_CHUNKS: usize = 64;
 /// Header of what `beam_lib:strip/1` writes: no name, no time.
 pub(super) const GZIP_HEADER_BYTES: usize = 10;
+
+/// What a file begins with.
+const FORM: &[u8; 4] = b"FOR1";
 
 pub(super) type ChunkId = [u8; 4];
 
@@ -65,13 +68,14 @@ impl<'a> Container<'a> {
     /// Reads a file that is not gzip'ed.
     pub(super) fn read(file: &'a [u8], reading: Reading) -> Result<Self, Malformed> {
         let mut cursor = Cursor::new(file);
-        if &cursor.array()? != b"FOR1"
+        if cursor.array()? != *FORM
             || cursor.be_len()? != cursor.rest().len()
             || &cursor.array()? != b"BEAM"
         {
             return Err(Malformed);
         }
         let mut chunks: Vec<Chunk<'_>> = Vec::new();
+        let mut room = MAX_INFLATED_BYTES;
         while !cursor.is_empty() {
             let id: ChunkId = cursor.array()?;
             let length = cursor.be_len()?;
@@ -81,7 +85,7 @@ impl<'a> Container<'a> {
             if repeated || chunks.len() == MAX_CHUNKS || padding.iter().any(|byte| *byte != 0) {
                 return Err(Malformed);
             }
-            chunks.push(Chunk::read(id, data, reading));
+            chunks.push(Chunk::read(id, data, reading, &mut room));
         }
         Ok(Self { gzip: None, chunks })
     }
@@ -142,6 +146,9 @@ pub(super) fn unzip(
         return Ok(None);
     }
     let gzip = Gzip::parse(file)?;
+    if !gzip.content.starts_with(FORM) {
+        return Err(Malformed);
+    }
     let header = gzip.header.try_into().map_err(|_| Malformed)?;
     let likely = gzip.likely();
     let parameters = match reading {
@@ -155,10 +162,12 @@ pub(super) fn unzip(
 }
 
 impl<'a> Chunk<'a> {
-    fn read(id: ChunkId, stored: &'a [u8], reading: Reading) -> Self {
+    /// Reads a chunk; inflated it must fit into what is left of `room`.
+    fn read(id: ChunkId, stored: &'a [u8], reading: Reading, room: &mut usize) -> Self {
         if reading != Reading::Compressed
-            && let Some((wrap, data)) = unwrap(id, stored)
+            && let Some((wrap, data)) = unwrap(id, stored, *room)
         {
+            *room -= data.len();
             let wrap = match reading {
                 Reading::Exact => wrap.exact(&data, &stored[wrap.header_len()..]),
                 _ => Some(wrap),
@@ -182,7 +191,7 @@ impl<'a> Chunk<'a> {
 }
 
 /// Inflates a chunk; the parameters are those that its header lets expect.
-fn unwrap(id: ChunkId, stored: &[u8]) -> Option<(Wrap, Vec<u8>)> {
+fn unwrap(id: ChunkId, stored: &[u8], room: usize) -> Option<(Wrap, Vec<u8>)> {
     let wrap = match (&id, stored) {
         (b"LitT", [_, _, _, _, deflated @ ..]) => Wrap::Sized(Parameters::likely(deflated)),
         (_, [131, 80, _, _, _, _, deflated @ ..]) => {
@@ -192,9 +201,12 @@ fn unwrap(id: ChunkId, stored: &[u8]) -> Option<(Wrap, Vec<u8>)> {
     };
     let header_len = wrap.header_len();
     let length = Cursor::new(stored.get(header_len - 4..)?).be_len().ok()?;
-    let data = inflate::inflate(&stored[header_len..], length, Framing::Zlib).ok()?;
     // A literal table that starts with zero is not compressed.
-    (length > 0).then_some((wrap, data))
+    if length == 0 || length > room {
+        return None;
+    }
+    let data = inflate::inflate(&stored[header_len..], length, Framing::Zlib).ok()?;
+    Some((wrap, data))
 }
 
 impl Wrap {
@@ -250,4 +262,29 @@ pub(super) fn be_len(length: usize) -> Result<[u8; 4], Malformed> {
     u32::try_from(length)
         .map(u32::to_be_bytes)
         .map_err(|_| Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_inflated_within_a_limit() {
+        let content = vec![0; 5 << 20];
+        let wrap = Wrap::CompressedTerm(Parameters::of_level(9));
+        let stored = wrap.store(content, &Deflater::default()).expect("a chunk");
+        let chunks: Vec<(ChunkId, Vec<u8>)> =
+            (b'a'..=b'z').map(|id| ([id; 4], stored.clone())).collect();
+        let file = Container::write(None, &chunks, &Deflater::default()).expect("a file");
+        for reading in [Reading::Base, Reading::Exact] {
+            let container = Container::read(&file, reading).expect("a module");
+            let lengths: Vec<usize> = container
+                .chunks
+                .iter()
+                .map(|chunk| chunk.data.len())
+                .collect();
+            assert_eq!(lengths[0], 5 << 20);
+            assert!(lengths[1..].iter().all(|length| *length == stored.len()));
+        }
+    }
 }

@@ -217,7 +217,7 @@ impl<'r, 's> Joiner<'r, 's> {
             if id == b"Attr" && self.recipe.vsn_is_md5 {
                 *data = digest::insert_vsn(data, &md5).ok_or(Malformed)?;
             } else if id == b"FunT" && self.recipe.funs_have_md5 {
-                digest::set_fun_checksums(data, &md5);
+                digest::set_fun_checksums(data, &md5).ok_or(Malformed)?;
             }
         }
         Ok(())

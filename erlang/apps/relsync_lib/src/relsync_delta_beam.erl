@@ -20,6 +20,8 @@
 }.
 
 -define(MAX_CHUNKS, 64).
+%% All chunks of a module together.
+-define(MAX_INFLATED_BYTES, 8388608).
 -define(GZIP_HEADER_BYTES, 10).
 -define(MAX_INDEX, 16#100000000).
 
@@ -81,37 +83,43 @@ read(File, Reading) ->
     form(File, none, Reading).
 
 form(<<"FOR1", Size:32, "BEAM", Rest/binary>>, Gzip, Reading) when Size =:= byte_size(Rest) + 4 ->
-    Chunks = chunks(Rest, Reading, []),
+    Chunks = chunks(Rest, Reading, ?MAX_INFLATED_BYTES, []),
     ById = maps:from_list([{Id, {Wrap, Data}} || {Id, Wrap, _Level, Data} <- Chunks]),
     map_size(ById) =:= length(Chunks) orelse throw(malformed),
     #{gzip => Gzip, chunks => Chunks, tables => relsync_delta_tables:read(ById)};
 form(_, _, _) ->
     throw(malformed).
 
-chunks(<<>>, _Reading, Chunks) ->
+%% What they inflate to must fit into the room; a chunk that does not stays as it is.
+chunks(<<>>, _Reading, _Room, Chunks) ->
     lists:reverse(Chunks);
-chunks(_, _Reading, Chunks) when length(Chunks) >= ?MAX_CHUNKS ->
+chunks(_, _Reading, _Room, Chunks) when length(Chunks) >= ?MAX_CHUNKS ->
     throw(malformed);
-chunks(<<Id:4/binary, Size:32, Rest/binary>>, Reading, Chunks) ->
+chunks(<<Id:4/binary, Size:32, Rest/binary>>, Reading, Room, Chunks) ->
     Padding = -Size band 3,
     case Rest of
         <<Stored:Size/binary, 0:Padding/unit:8, Rest1/binary>> ->
-            {Wrap, Level, Data} = unwrap(Reading, Id, Stored),
-            chunks(Rest1, Reading, [{Id, Wrap, Level, Data} | Chunks]);
+            {Wrap, Level, Data} = unwrap(Reading, Id, Stored, Room),
+            Left =
+                case Wrap of
+                    plain -> Room;
+                    _ -> Room - byte_size(Data)
+                end,
+            chunks(Rest1, Reading, Left, [{Id, Wrap, Level, Data} | Chunks]);
         _ ->
             throw(malformed)
     end;
-chunks(_, _, _) ->
+chunks(_, _, _, _) ->
     throw(malformed).
 
-unwrap(inflated, <<"LitT">>, <<Size:32, Deflated/binary>> = Stored) when Size > 0 ->
-    unwrap(sized, Size, Deflated, Stored);
-unwrap(inflated, _, <<131, 80, Size:32, Deflated/binary>> = Stored) when Size > 0 ->
-    unwrap(compressed_term, Size, Deflated, Stored);
-unwrap(_, _, Stored) ->
+unwrap(inflated, <<"LitT">>, <<Size:32, Deflated/binary>> = Stored, Room) when Size > 0, Size =< Room ->
+    inflated(sized, Size, Deflated, Stored);
+unwrap(inflated, _, <<131, 80, Size:32, Deflated/binary>> = Stored, Room) when Size > 0, Size =< Room ->
+    inflated(compressed_term, Size, Deflated, Stored);
+unwrap(_, _, Stored, _Room) ->
     {plain, 0, Stored}.
 
-unwrap(Wrap, Size, Deflated, Stored) ->
+inflated(Wrap, Size, Deflated, Stored) ->
     try
         {Wrap, relsync_delta_inflate:likely_level(Deflated), relsync_delta_inflate:inflate(Deflated, Size, zlib)}
     catch
@@ -508,10 +516,13 @@ with_md5(<<"Attr">>, Attributes, Flags, <<MD5:128>>) when Flags band ?VSN_IS_MD5
         nomatch ->
             throw(malformed)
     end;
-with_md5(<<"FunT">>, <<Count:32, Rows/binary>>, Flags, <<Checksum:27, _/bitstring>>) when
-    Flags band ?FUNCTIONS_HAVE_MD5 =/= 0
-->
-    <<Count:32, <<<<Row:20/binary, Checksum:32>> || <<Row:20/binary, _:32>> <= Rows>>/binary>>;
+with_md5(<<"FunT">>, Table, Flags, <<Checksum:27, _/bitstring>>) when Flags band ?FUNCTIONS_HAVE_MD5 =/= 0 ->
+    case Table of
+        <<Count:32, Rows/binary>> when byte_size(Rows) rem ?FUNCTION_ROW_BYTES =:= 0 ->
+            <<Count:32, <<<<Row:20/binary, Checksum:32>> || <<Row:20/binary, _:32>> <= Rows>>/binary>>;
+        _ ->
+            throw(malformed)
+    end;
 with_md5(_, Data, _, _) ->
     Data.
 

@@ -79,6 +79,17 @@ gzipped_bomb_test_() ->
         ok = watch(fun(Bytes) -> {error, {too_large, _}} = relsync_beam:md5(Bytes) end, Bomb)
     end}.
 
+%% The chunks of a module share what they may inflate to; the others stay as they are.
+chunks_bomb_test() ->
+    Stored = <<131, 80, (5 bsl 20):32, (zlib:compress(<<0:(5 bsl 23)>>))/binary>>,
+    Size = byte_size(Stored),
+    Padding = -Size band 3,
+    Chunks = <<<<Id, Id, Id, Id, Size:32, Stored/binary, 0:Padding/unit:8>> || Id <- lists:seq($a, $z)>>,
+    Module = <<"FOR1", (byte_size(Chunks) + 4):32, "BEAM", Chunks/binary>>,
+    #{chunks := [{_, _, _, Inflated} | Others]} = relsync_delta_beam:read(Module, inflated),
+    5242880 = byte_size(Inflated),
+    [Size] = lists:usort([byte_size(Data) || {_, _, _, Data} <- Others]).
+
 %% What `beam_lib' answers with a crash is no beam.
 hardly_a_beam_test() ->
     Atoms = <<16#FFFFFFFF:32, 16#10, 255>>,

@@ -19,7 +19,7 @@ every_parameter_test() ->
     Content = content(),
     Bytes =
         [<<Level>> || Level <- lists:seq(1, 9)] ++
-            [<<16#89, (16#F0 + Memory)>> || Memory <- lists:seq(1, 7)] ++
+            [<<16#89, (16#F0 + Memory)>> || Memory <- lists:seq(1, 7) ++ [9]] ++
             [<<16#89, (Window bsl 4 + 8)>> || Window <- lists:seq(9, 14)] ++
             [<<(Strategy bsl 4 + 9)>> || Strategy <- [1, 2, 3]],
     Deflated = [deflate(Content, element(1, parameters(Sent)), Framing) || Sent <- Bytes, Framing <- [raw, zlib]],
@@ -28,8 +28,8 @@ every_parameter_test() ->
      || {Data, Framing} <- lists:zip(Deflated, lists:append([[raw, zlib] || _ <- Bytes]))
     ],
     ?assertEqual([Content], lists:usort(Inflated)),
-    %% Two or three levels may find the same.
-    ?assert(length(lists:usort(Deflated)) >= length(Deflated) - 6).
+    %% Some levels find the same; all else is heeded.
+    ?assertEqual(length(Deflated) - 2 * 2, length(lists:usort(Deflated))).
 
 refused_test() ->
     Refused = [
@@ -41,10 +41,10 @@ refused_test() ->
 %% Repeats at all distances, runs, and bytes that are not alike.
 content() ->
     iolist_to_binary([
-        case N div 900 rem 3 of
+        case N div 5000 rem 3 of
             0 -> <<((N * N) bsr 5):24>>;
             1 -> <<((N rem 700 * (N rem 700)) bsr 7):24>>;
             2 -> binary:copy(<<(N div 60)>>, 3)
         end
-     || N <- lists:seq(1, 9000)
+     || N <- lists:seq(1, 40000)
     ]).
