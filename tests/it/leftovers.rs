@@ -79,6 +79,25 @@ fn a_killed_session_leaves_nothing() {
     as_it_was(&rig);
 }
 
+#[test]
+fn a_host_that_has_gone_is_not_looked_for() {
+    let rig = rig();
+    let hooks = hooks(&rig, "register(waiting, self()), receive go -> error(no) end");
+    let mut push = rig
+        .command(&["-H", &hooks, "--retries", "0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the command");
+    rig.node.wait_for("is_pid(whereis(waiting))", "true");
+    push.kill().expect("a running command");
+    push.wait().expect("it ends");
+    rig.node.wait_for("nodes(hidden)", "[]");
+    // What it has to say now must not make the node ask the network where the host is.
+    rig.node.eval("waiting ! go");
+    as_it_was(&rig);
+}
+
 /// Pushes through a link that breaks before the confirmation.
 fn push_on_probation(rig: &Rig, timeout: &str) {
     let proxy = Proxy::start(&rig.node, &[Cut::Never]);

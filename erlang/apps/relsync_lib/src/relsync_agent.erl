@@ -56,9 +56,10 @@
 %% @doc Runs a session to its end. Says whether a process of the agent stays behind.
 -spec run(pid(), binary(), binary()) -> boolean().
 run(Host, Hello, Blob) ->
+    %% A host that has gone is not looked for.
     Send = fun(Name, Fields) ->
-        [Host ! {relsync, Part} || Part <- relsync_wire:parts(relsync_wire:encode(Name, Fields))],
-        ok
+        Parts = relsync_wire:parts(relsync_wire:encode(Name, Fields)),
+        lists:foreach(fun(Part) -> erlang:send(Host, {relsync, Part}, [noconnect]) end, Parts)
     end,
     relsync_pulse:start(fun() -> Send(credit, #{bytes => 0}) end, ?PULSE_MS),
     try

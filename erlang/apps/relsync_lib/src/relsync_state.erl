@@ -366,7 +366,9 @@ replace(Dir, Name, Bytes) ->
         fun() -> take_place(Temporary, Path) end,
         fun() -> relsync_fs:sync_dir(Parent) end
     ],
-    explain(write, Name, each(fun(Step) -> Step() end, Steps)).
+    Written = each(fun(Step) -> Step() end, Steps),
+    _ = Written =:= ok orelse relsync_fs:delete_tree(Temporary),
+    explain(write, Name, Written).
 
 %% A directory in a record's place is no record.
 take_place(Temporary, Path) ->

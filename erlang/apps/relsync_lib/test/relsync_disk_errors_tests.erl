@@ -129,7 +129,11 @@ once(#{action := Action} = Case, Result, Hooks) ->
         {{error, #{kind := <<"damaged">>} = Error}, _, {rollback, _}} -> explained(Error), recovered(Case);
         {_, Which, _} -> error({not_as_said, Which})
     end,
+    [] = half_written(Case),
     started_again(Result, Hooks).
+
+half_written(#{device := Device}) ->
+    filelib:wildcard("**/*.tmp", binary_to_list(<<Device/binary, "/.relsync">>)).
 
 for_good(Case, Result, _Hooks) ->
     case Result of
