@@ -82,7 +82,10 @@ fn a_killed_session_leaves_nothing() {
 #[test]
 fn a_host_that_has_gone_is_not_looked_for() {
     let rig = rig();
-    let hooks = hooks(&rig, "register(waiting, self()), receive go -> error(no) end");
+    let hooks = hooks(
+        &rig,
+        "register(waiting, self()), receive go -> error(no) end",
+    );
     let mut push = rig
         .command(&["-H", &hooks, "--retries", "0"])
         .stdout(Stdio::null())

@@ -21,7 +21,10 @@ pub(super) fn remote_hint(kind: &str) -> Option<String> {
             "look at what stands there and remove it: the next push makes the state directory anew, and scans the target"
         }
         "path" => "check --destination-path and --destination-rw-path",
-        "space" => "free some space on the target, or keep fewer generations with --keep",
+        "space" => {
+            "free some space on the target; what earlier generations hold (`relsync status`) goes with the next update that fits, \
+             as --keep and --keep-bytes say"
+        }
         "read_only" => "name a directory that can be written with -q, or remount in a presync hook",
         "io" => {
             "check --destination-path, and that the user the node runs as may read and write there"

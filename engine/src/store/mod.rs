@@ -214,7 +214,7 @@ impl Store {
     }
 
     /// Finds a snapshot by, in this order: full id, `latest` (the one a tree was last found to be), tag, name
-    /// (the last one taken under it), at least four digits of its id.
+    /// (of several the one a tree was last found to be), at least four digits of its id.
     pub fn get(&self, spec: &str) -> Result<SnapshotRecord, StoreError> {
         let found = match SnapshotId::from_hex(spec) {
             Some(id) => self.index.snapshot(&id)?,

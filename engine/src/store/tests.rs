@@ -281,6 +281,26 @@ fn specs() {
     }
     assert!(id("v1").is_err(), "it has another name now");
 
+    // Of two of one name the one that was found last, whichever was first.
+    for (content, now_ns) in [("third\n", LATER_NS + 5), ("#!/bin/sh\n", LATER_NS + 6)] {
+        fixture.write("bin/start", content.as_bytes());
+        let same_name = SnapshotMeta {
+            name: Some("v1.2".into()),
+            ..meta(now_ns)
+        };
+        let (record, ..) = store
+            .take_snapshot(
+                &fixture.root(),
+                &ScanOptions::default(),
+                &same_name,
+                &|_| (),
+            )
+            .expect("snapshot");
+        assert_eq!(id("v1.2").expect("one of the two"), record.id);
+        store.rebuild_index().expect("rebuilt");
+        assert_eq!(id("v1.2").expect("one of the two"), record.id);
+    }
+
     store.tag(&second.id, "stable", LATER_NS).expect("tag");
     assert_eq!(id("stable").expect("stable"), second.id);
     store.untag("stable", LATER_NS).expect("untag");
@@ -292,7 +312,7 @@ fn specs() {
     assert!(store.tag(&SnapshotId([0; 32]), "x", LATER_NS).is_err());
     store.remove(&first.id, LATER_NS).expect("remove");
     assert!(store.remove(&first.id, LATER_NS).is_err());
-    assert_eq!(store.list().expect("list").len(), 1);
+    assert_eq!(store.list().expect("list").len(), 2);
     assert!(store.manifest(&first.id).expect("manifest").is_some());
 }
 

@@ -296,11 +296,10 @@ impl Index {
         Ok(self.snapshots_by(&sql, [tag])?.pop())
     }
 
-    /// Finds the last snapshot that was taken under a name.
+    /// Finds the snapshot of a name that a tree was last found to be.
     pub(crate) fn named(&self, name: &str) -> Result<Option<SnapshotRecord>, StoreError> {
-        let sql = format!(
-            "SELECT {SNAPSHOT_COLUMNS} WHERE name = ?1 ORDER BY snapshots.seq DESC LIMIT 1"
-        );
+        let sql =
+            format!("SELECT {SNAPSHOT_COLUMNS} WHERE name = ?1 ORDER BY seen_seq DESC LIMIT 1");
         Ok(self.snapshots_by(&sql, [name])?.pop())
     }
 
