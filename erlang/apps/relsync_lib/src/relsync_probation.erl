@@ -204,10 +204,17 @@ roll_back(#{state := Dir} = Roots, Generation) ->
             error_logger:warning_msg(Warning, [Generation]),
             Fields = #{reload => reload(Reload)},
             Result = (catch relsync_update:rollback(Fields, Roots, none, fun(_, _) -> ok end)),
-            error_logger:info_msg("relsync: rollback of generation ~b: ~tP~n", [Generation, Result, 40]),
             case Result of
-                #{} -> done;
-                _ -> failed
+                #{generation := Back, error := #{message := Text}} ->
+                    error_logger:error_msg("relsync: generation ~b is installed again, but ~ts~n", [Back, Text]),
+                    done;
+                #{generation := Back} ->
+                    error_logger:info_msg("relsync: generation ~b runs again~n", [Back]),
+                    done;
+                _ ->
+                    Failure = "relsync: the rollback of generation ~b failed: ~tP~n",
+                    error_logger:error_msg(Failure, [Generation, Result, 40]),
+                    failed
             end;
         {damaged, _, _} ->
             failed;
