@@ -275,7 +275,7 @@ pub(crate) struct LinkArgs {
     /// Send at most this many bytes per second, as rsync writes it: 11k, 2M
     #[arg(long, value_name = "RATE", env = "RELSYNC_BWLIMIT")]
     pub(crate) bwlimit: Option<Rate>,
-    /// The link's rate: tells how long the update takes, and how hard to search for what spares bytes
+    /// The link's rate: says how long the update takes (`plan`), and how hard to search for what spares bytes
     #[arg(long, value_name = "RATE", env = "RELSYNC_LINK_RATE")]
     pub(crate) link_rate: Option<Rate>,
     /// How often to reconnect when the link is lost [default: 3]

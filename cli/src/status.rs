@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use relsync_engine::id::SnapshotId;
 use relsync_engine::session::SessionError;
-use relsync_engine::store::Store;
+use relsync_engine::store::{SnapshotRecord, Store};
 use relsync_engine::wire::{DriftKind, Reply, Request, TargetStatus};
 use serde_json::{Value, json};
 
@@ -21,11 +21,20 @@ use crate::units::{Bytes, Count, Elapsed, Utc};
 /// How many paths are listed without being asked for.
 const SHOWN_PATHS: usize = 10;
 
-/// What the local store knows of the installed snapshot.
+/// What the local store knows of the installed snapshot, and of those that are kept.
 #[derive(Debug, Default)]
 struct Known {
     names: Vec<String>,
     drifted: Vec<String>,
+    kept: Vec<KeptSnapshot>,
+}
+
+/// The snapshot that a kept generation is.
+#[derive(Debug)]
+struct KeptSnapshot {
+    generation: u64,
+    id: String,
+    names: Vec<String>,
 }
 
 /// Runs `status`.
@@ -84,11 +93,21 @@ fn known(args: &StatusArgs, status: &TargetStatus, output: &Output) -> Known {
                 .get(index)
                 .map(|entry| entry.path.to_string())
         };
-        let names = store
-            .get(&id.to_string())
-            .map(|record| record.name.into_iter().chain(record.tags).collect());
+        let snapshots = store.list()?;
+        let installed = snapshots.iter().find(|record| record.id == id);
+        let kept = status.kept.iter().filter_map(|kept| {
+            let beginning = kept.manifest?;
+            let is_it = |record: &&SnapshotRecord| record.manifest.0.starts_with(&beginning);
+            let record = snapshots.iter().find(is_it)?;
+            Some(KeptSnapshot {
+                generation: kept.generation,
+                id: record.id.to_string(),
+                names: names(record),
+            })
+        });
         Ok(Known {
-            names: names.unwrap_or_default(),
+            names: installed.map(names).unwrap_or_default(),
+            kept: kept.collect(),
             drifted: status
                 .drift
                 .iter()
@@ -100,6 +119,11 @@ fn known(args: &StatusArgs, status: &TargetStatus, output: &Output) -> Known {
         output.warning(&error.explain().message);
         Known::default()
     })
+}
+
+/// Returns what a snapshot may be called by.
+fn names(record: &SnapshotRecord) -> Vec<String> {
+    record.name.iter().chain(&record.tags).cloned().collect()
 }
 
 fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
@@ -142,7 +166,7 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
         let kept: Vec<String> = status
             .kept
             .iter()
-            .map(|kept| kept_text(kept.generation, status))
+            .map(|kept| kept_text(kept.generation, status, known))
             .collect();
         output.line(&format!(
             "can be rolled back to generation {}",
@@ -184,15 +208,26 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
     }
 }
 
-/// A kept generation, and how much is kept for it.
-fn kept_text(generation: u64, status: &TargetStatus) -> String {
+/// A kept generation, how much is kept for it, and which snapshot it is.
+fn kept_text(generation: u64, status: &TargetStatus, known: &Known) -> String {
     let size = status
         .kept_bytes
         .iter()
-        .find(|(number, _)| *number == generation);
-    match size {
-        Some((_, bytes)) => format!("{generation} ({})", Bytes(*bytes)),
-        None => generation.to_string(),
+        .find(|(number, _)| *number == generation)
+        .map(|(_, bytes)| Bytes(*bytes).to_string());
+    let snapshot = known
+        .kept
+        .iter()
+        .find(|kept| kept.generation == generation)
+        .map(|kept| {
+            let names: Vec<String> = kept.names.iter().map(|name| format!(" {name}")).collect();
+            format!("snapshot {}{}", short(&kept.id), names.concat())
+        });
+    let details: Vec<String> = size.into_iter().chain(snapshot).collect();
+    if details.is_empty() {
+        generation.to_string()
+    } else {
+        format!("{generation} ({})", details.join(", "))
     }
 }
 
@@ -235,6 +270,13 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
         .iter()
         .map(|(generation, bytes)| json!({"generation": generation, "bytes": bytes}))
         .collect();
+    let kept_snapshots: Vec<Value> = known
+        .kept
+        .iter()
+        .map(
+            |kept| json!({"generation": kept.generation, "snapshot": kept.id, "names": kept.names}),
+        )
+        .collect();
     let drift = |kind: DriftKind| {
         status
             .drift
@@ -253,6 +295,7 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
         "current": current,
         "kept": status.kept.iter().map(|kept| kept.generation).collect::<Vec<_>>(),
         "kept_bytes": kept_bytes,
+        "kept_snapshots": kept_snapshots,
         "drift": {
             "missing": drift(DriftKind::Missing),
             "changed": drift(DriftKind::Changed),
@@ -299,6 +342,11 @@ mod tests {
         let known = Known {
             names: vec!["v1".to_owned()],
             drifted: vec!["lib/a".to_owned()],
+            kept: vec![KeptSnapshot {
+                generation: 1,
+                id: "02".repeat(32),
+                names: vec!["v0".to_owned(), "old".to_owned()],
+            }],
         };
         let value = value("app@board", &status, &known);
         assert_eq!(value["current"]["state"], "probation");
@@ -312,8 +360,16 @@ mod tests {
             value["kept_bytes"][0],
             json!({"generation": 2, "bytes": 5_000})
         );
-        assert_eq!(kept_text(2, &status), "2 (5.00 kB)");
-        assert_eq!(kept_text(7, &status), "7");
+        assert_eq!(
+            value["kept_snapshots"],
+            json!([{"generation": 1, "snapshot": "02".repeat(32), "names": ["v0", "old"]}])
+        );
+        assert_eq!(kept_text(2, &status, &known), "2 (5.00 kB)");
+        assert_eq!(
+            kept_text(1, &status, &known),
+            "1 (0 B, snapshot 020202020202 v0 old)"
+        );
+        assert_eq!(kept_text(7, &status, &known), "7");
         assert_eq!(value["damage"][0]["what"], "current\\x1b");
     }
 }

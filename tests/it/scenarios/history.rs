@@ -54,6 +54,15 @@ fn generations_are_kept_and_returned_to() {
     }
     let status = rig.push(&["status"], 0);
     assert_eq!(status["kept"], serde_json::json!([2, 3, 4]), "{status}");
+    // They can be returned to by snapshot, so they are told by snapshot.
+    let known: Vec<u64> = status["kept_snapshots"]
+        .as_array()
+        .expect("snapshots")
+        .iter()
+        .filter(|kept| kept["snapshot"].as_str().is_some_and(|id| id.len() == 64))
+        .filter_map(|kept| kept["generation"].as_u64())
+        .collect();
+    assert_eq!(known, [2, 3, 4], "{status}");
     let runs = |generation: u32| {
         let index = usize::try_from(generation).expect("an index") - 1;
         assert_eq!(listing(&rig.device()), listings[index], "{generation}");
