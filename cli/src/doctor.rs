@@ -160,11 +160,15 @@ fn checks_of(status: &TargetStatus) -> Vec<Check> {
     );
     let space = match status.free_bytes {
         None => Check::new("space", true, "unknown"),
-        Some(free) => Check::new(
-            "space",
-            free >= LITTLE_FREE_BYTES,
-            format!("{} free", Bytes(free)),
-        ),
+        Some(free) if free < LITTLE_FREE_BYTES => {
+            let little = Bytes(LITTLE_FREE_BYTES);
+            Check::new(
+                "space",
+                false,
+                format!("{} free, even small updates want {little}", Bytes(free)),
+            )
+        }
+        Some(free) => Check::new("space", true, format!("{} free", Bytes(free))),
     };
     let state = match &status.current {
         None => Check::new(
