@@ -261,3 +261,99 @@ fn a_writable_path_stands_before_the_destination() {
     assert_eq!(rig.node.eval("{sample:f(), kept:f()}"), "{2,1}");
     assert_eq!(listing(&rig.device()), factory);
 }
+
+/// A module whose process runs its code, and answers with the version that runs.
+fn serving(n: u32) -> String {
+    format!(
+        "-export([f/0, start/0, loop/0]).\nf() -> {n}.\nstart() -> register(server, spawn(fun loop/0)).\n\
+         loop() -> receive {{ask, From}} -> From ! {n}, ?MODULE:loop() end."
+    )
+}
+
+/// A module of the release on the read-only file system comes back when what stands before it goes.
+#[test]
+fn what_stands_before_a_read_only_module_goes_softly() {
+    const ASK: &str = "server ! {ask, self()}, receive V -> V end.";
+    let rig = Rig::new();
+    let tree = rig.tree();
+    tree.app(
+        "sample",
+        "1.0",
+        &[("sample", &serving(1)), ("kept", &version(1))],
+    );
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(tree.root().join("lib"))
+        .arg(rig.device())
+        .status();
+    assert!(copied.expect("cp runs").success());
+    let ebin = rig.device().join("lib/sample-1.0/ebin");
+    rig.node.eval(&format!(
+        "true = code:add_patha({ebin:?}), true = sample:start(), {{1, 1}} = {{sample:f(), kept:f()}}"
+    ));
+    let factory = listing(&rig.device());
+    let writable = rig.cli.dir().join("rw");
+    fs::create_dir(&writable).expect("a directory");
+    let arguments = ["-q", path(&writable)];
+    let with_writable = |more: &[&'static str]| [more, &arguments].concat();
+    let is_factory_code = || {
+        assert_eq!(rig.node.eval("{sample:f(), kept:f()}"), "{1,1}");
+        let file = format!("{:?}", ebin.join("sample.beam"));
+        assert_eq!(rig.node.eval("code:which(sample)"), file);
+        assert_eq!(listing(&rig.device()), factory);
+    };
+
+    // The process goes over to the code that came last after its next message.
+    let answer = || {
+        rig.node.eval(ASK);
+        rig.node.eval(ASK)
+    };
+
+    // Once with the version of the read-only release, once with another one, whose directory stands first.
+    for vsn in ["1.0", "2.0"] {
+        if vsn == "2.0" {
+            fs::remove_dir_all(tree.root().join("lib/sample-1.0")).expect("removed");
+        }
+        for n in [2, 3] {
+            let kept = version(n - 1);
+            tree.app("sample", vsn, &[("sample", &serving(n)), ("kept", &kept)]);
+            let result = rig.push(&arguments, 0);
+            assert_eq!(result["outcome"], "applied", "{result}");
+            assert_eq!(answer(), n.to_string());
+        }
+        rig.push(&with_writable(&["rollback"]), 0);
+        assert_eq!(answer(), "2");
+        let back = rig.push(&with_writable(&["rollback"]), 0);
+        assert_eq!(back["generation"], 0, "{back}");
+        // `kept` is the same in both.
+        assert_eq!(back["modules"][0]["status"], "unchanged", "{back}");
+        assert_eq!(back["modules"][1]["status"], "reload", "{back}");
+        is_factory_code();
+        assert_eq!(answer(), "1");
+    }
+
+    // A failing hook puts the code of the read-only release back, although a module of it was last loaded from elsewhere.
+    tree.app(
+        "sample",
+        "2.0",
+        &[("sample", &serving(4)), ("kept", &version(4))],
+    );
+    let source = "-module(my_hooks).\n-export([postsync/0]).\npostsync() -> {error, not_today}.\n";
+    fs::write(rig.cli.dir().join("my_hooks.erl"), source).expect("a file");
+    let failed = rig.push(&with_writable(&["-H", "my_hooks.erl"]), 3);
+    assert_eq!(failed["outcome"], "rolled-back", "{failed}");
+    assert!(!failed.to_string().contains("not brought back"), "{failed}");
+    is_factory_code();
+
+    // A new release without the module is no other case.
+    assert_eq!(rig.push(&arguments, 0)["outcome"], "applied");
+    rig.node.eval("true = sample:start()");
+    assert_eq!(answer(), "4");
+    fs::remove_dir_all(tree.root().join("lib/sample-2.0")).expect("removed");
+    tree.app("other", "1.0", &[("other", &version(1))]);
+    let planned = rig.push(&with_writable(&["plan"]), 0);
+    let removed = rig.push(&arguments, 0);
+    assert_eq!(removed["modules"], planned["modules"], "{removed}");
+    is_factory_code();
+    assert_eq!(answer(), "1");
+}

@@ -7,7 +7,7 @@
 %%% application there; entries outside the root are never touched.
 -module(relsync_code_path).
 
--export([plan/4, change/3, entries/2, locate/2, app_name/1, root/1]).
+-export([plan/4, change/3, entries/2, behind/2, locate/2, app_name/1, root/1]).
 
 -export_type([root/0, plan/0, step/0, entry/0]).
 
@@ -66,6 +66,30 @@ change(#{joins := Joins, leaves := Leaves}, Path, [Root | Others]) ->
 -spec entries([file:filename()], root()) -> [entry()].
 entries(Path, Root) ->
     [{Dir, Rel} || Dir <- Path, {ok, _, Rel} <- [locate(Dir, [Root])]].
+
+%% @doc Lists what the roots that do not change hold of object code on the path: the VM finds it once the one
+%% before it goes. By file name; of several of one name the first.
+-spec behind([file:filename()], [root()]) -> #{Name :: string() => {Rel :: file:filename(), file:filename()}}.
+behind(Path, Others) ->
+    lists:foldr(
+        fun(Dir, Found) ->
+            case locate(Dir, Others) of
+                {ok, _, Rel} -> maps:merge(Found, beams(Dir, Rel));
+                outside -> Found
+            end
+        end,
+        #{},
+        Path
+    ).
+
+beams(Dir, Rel) ->
+    case file:list_dir(Dir) of
+        {ok, Names} ->
+            Beams = [Name || Name <- Names, filename:extension(Name) =:= ".beam"],
+            maps:from_list([{Name, {filename:join(Rel, Name), filename:join(Dir, Name)}} || Name <- Beams]);
+        {error, _} ->
+            #{}
+    end.
 
 %% @doc Finds under which of `Roots' a file or directory lies.
 -spec locate(file:filename(), [root()]) -> {ok, root(), Rel :: file:filename()} | outside.

@@ -182,13 +182,8 @@ read_live(#{plan := #{roots := [Root | _] = Roots, path := PathPlan, limits := L
         throw:{?MODULE, Reason} -> {error, Reason, State}
     end.
 
-live_beam(#{module := M, path := Rel, md5 := MD5, on_load := OnLoad}, Entries, {Dir, _}, Limits) ->
-    Ebin =
-        case lists:keyfind(filename:dirname(Rel), 2, Entries) of
-            false -> filename:join(Dir, filename:dirname(Rel));
-            {OnPath, _} -> OnPath
-        end,
-    File = filename:join(Ebin, filename:basename(Rel)),
+live_beam(#{module := M, md5 := MD5, on_load := OnLoad} = Item, Entries, Root, Limits) ->
+    File = live_file(Item, Entries, Root),
     case relsync_beam:read(File, Limits) of
         {ok, Beam} ->
             relsync_beam:md5(Beam) =:= {ok, {M, MD5}} orelse fail({not_as_planned, M, File}),
@@ -196,6 +191,16 @@ live_beam(#{module := M, path := Rel, md5 := MD5, on_load := OnLoad}, Entries, {
         {error, _} ->
             fail({not_as_planned, M, File})
     end.
+
+live_file(#{uncovered := File}, _Entries, _Root) ->
+    File;
+live_file(#{path := Rel}, Entries, {Dir, _}) ->
+    Ebin =
+        case lists:keyfind(filename:dirname(Rel), 2, Entries) of
+            false -> filename:join(Dir, filename:dirname(Rel));
+            {OnPath, _} -> OnPath
+        end,
+    filename:join(Ebin, filename:basename(Rel)).
 
 prepare(#{beams := Beams} = State) ->
     case relsync_code:prepare([B || {false, B} <- Beams]) of

@@ -33,22 +33,24 @@ outlook(Root, Changes, Limits0) ->
         relsync_code_path:plan(),
         [relsync_code_path:root()]
     }.
-look(Root, Changed, Checked, Limits) ->
+look(Root, Changed, Checked, #{roots := Others} = Limits) ->
     Path = relsync_code:path(),
-    Roots = [Root | [relsync_code_path:root(R) || R <- maps:get(roots, Limits)]],
+    Roots = [Root | [relsync_code_path:root(R) || R <- Others]],
+    Behind = relsync_code_path:behind(Path, tl(Roots)),
     PathPlan = relsync_code_path:plan(
         [filename:dirname(Rel) || {Kind, Rel} <- Checked, Kind =/= removed],
         [filename:dirname(Rel) || {removed, Rel} <- Checked],
         Path,
         Roots
     ),
-    Groups = add_stale(Changed, Root, Limits),
+    Groups = add_stale(relsync_reload_plan:uncover(Changed, Behind, Limits), Root, Limits),
     Found = relsync_reload_plan:items(Groups, #{
         root => Root,
         roots => Roots,
         embedded => relsync_code:is_embedded(),
         code_path => relsync_code_path:entries(Path, Root),
         path => PathPlan,
+        behind => Behind,
         facts => maps:from_list([{M, relsync_code:facts(M)} || M <- relsync_reload_plan:modules(Groups)])
     }),
     {find_users(Found, Limits), Groups, PathPlan, Roots}.

@@ -4,7 +4,7 @@
 %%% beams and looks whether files exist; it changes nothing.
 -module(relsync_reload_plan).
 
--export([limits/1, group/2, add/5, modules/1, items/2, new_beam/3, settle/1, is_agent/1, format_error/1]).
+-export([limits/1, group/2, add/5, uncover/3, modules/1, items/2, new_beam/3, settle/1, is_agent/1, format_error/1]).
 
 -export_type([change/0, status/0, item/0, limits/0, groups/0, facts/0, env/0, reason/0]).
 
@@ -47,6 +47,8 @@
     path => file:filename(),
     md5 => binary(),
     on_load => boolean(),
+    %% The file of the new code, where a read-only root holds it.
+    uncovered => file:filename(),
     %% Where the code that runs can be read again once the old files are back.
     old_file => file:filename(),
     %% What the code that runs was loaded from (`foreign').
@@ -67,11 +69,13 @@
     stale => boolean()
 }.
 
-%% The changes of each module: a version bump has a new file and a removed one.
+%% The changes of each module: a version bump has a new file and a removed one. `uncovered' is what the VM
+%% finds in a read-only root once the file before it is gone.
 -opaque groups() :: #{
     module() => #{
         new := [
-            {added | changed, Rel :: file:filename(), file:filename_all() | {md5, binary()}, MD5 :: binary()}
+            {added | changed | uncovered, Rel :: file:filename(), file:filename_all() | {md5, binary()},
+                MD5 :: binary()}
         ],
         removed := [Rel :: file:filename()]
     }
@@ -94,6 +98,8 @@
     %% The release's part of the code path, and what will become of it.
     code_path := [relsync_code_path:entry()],
     path := relsync_code_path:plan(),
+    %% What the read-only roots hold, by the name of the file.
+    behind := #{file:filename() => {Rel :: file:filename(), file:filename()}},
     facts := #{module() => facts()},
     _ => _
 }.
@@ -141,6 +147,27 @@ group(Changes, Limits) ->
 -spec add(module(), file:filename(), file:filename(), binary(), groups()) -> groups().
 add(Module, _Rel, _File, _MD5, Groups) when is_map_key(Module, Groups) -> Groups;
 add(Module, Rel, File, MD5, Groups) -> update_group(Module, new, {changed, Rel, File, MD5}, Groups).
+
+%% @doc Makes of a removal a return to the code that a read-only root holds behind it on the code path.
+-spec uncover(groups(), #{file:filename() => {file:filename(), file:filename()}}, limits()) -> groups().
+uncover(Groups, Behind, _Limits) when map_size(Behind) =:= 0 -> Groups;
+uncover(Groups, Behind, Limits) ->
+    maps:map(fun(Module, Group) -> uncover_one(Module, Group, Behind, Limits) end, Groups).
+
+uncover_one(Module, #{new := []} = Group, Behind, Limits) ->
+    case find_behind(Module, Behind) of
+        {ok, {Rel, File}} ->
+            case relsync_beam:read_module(Module, File, Limits) of
+                {ok, MD5, _Beam} -> Group#{new := [{uncovered, Rel, File, MD5}]};
+                {error, _} -> Group
+            end;
+        error ->
+            Group
+    end;
+uncover_one(_Module, Group, _Behind, _Limits) ->
+    Group.
+
+find_behind(Module, Behind) -> maps:find(atom_to_list(Module) ++ ".beam", Behind).
 
 %% @doc Lists the modules that changes concern.
 -spec modules(groups()) -> [module()].
@@ -242,9 +269,12 @@ item(Module, #{new := New, removed := Removed}, Env) ->
     {Item, Kind} =
         case choose(New, Running, Env) of
             none -> {#{module => Module}, removed};
-            {K, Rel, _File, MD5} -> {#{module => Module, path => Rel, md5 => MD5}, K}
+            {uncovered, Rel, File, MD5} ->
+                {#{module => Module, path => Rel, md5 => MD5, uncovered => File}, uncovered};
+            {K, Rel, _File, MD5} ->
+                {#{module => Module, path => Rel, md5 => MD5}, K}
         end,
-    Rels = [R || {_, R, _, _} <- New] ++ Removed,
+    Rels = [R || {K, R, _, _} <- New, K =/= uncovered] ++ Removed,
     Status = status(Item, Kind, Running, Rels, Env),
     with_old_file(with_where(Item#{status => Status}, Running), Running, Rels, Env).
 
@@ -315,16 +345,23 @@ with_where(Item, _Running) -> Item.
 
 %% Before the switch the old code is at the path it was loaded from or, if it came from a version that is
 %% gone, at one of the paths that are about to change.
-with_old_file(#{status := Status} = Item, #{loaded := Loaded}, Rels, #{root := {Dir, _}}) when
+with_old_file(#{status := Status} = Item, #{loaded := Loaded}, Rels, #{root := {Dir, _}} = Env) when
     Status =:= reload; Status =:= remove
 ->
-    Candidates = [Loaded | [filename:join(Dir, Rel) || Rel <- Rels]],
+    Candidates = [Loaded | [filename:join(Dir, Rel) || Rel <- Rels]] ++ file_behind(Item, Env),
     case [F || F <- Candidates, filelib:is_regular(F)] of
         [File | _] -> Item#{old_file => File};
         [] -> Item
     end;
 with_old_file(Item, _Running, _Rels, _Env) ->
     Item.
+
+%% What was in front of it may have gone while the code was the same.
+file_behind(#{module := Module}, #{behind := Behind}) ->
+    case find_behind(Module, Behind) of
+        {ok, {_Rel, File}} -> [File];
+        error -> []
+    end.
 
 on_path(Ebin, #{code_path := Entries, path := #{joins := Joins}}) ->
     lists:member(Ebin, Joins) orelse lists:keymember(Ebin, 2, Entries).

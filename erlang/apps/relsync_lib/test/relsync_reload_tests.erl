@@ -21,6 +21,7 @@ reload_test_() ->
             fun agent_is_left_alone/1,
             fun instrumented_module_is_left_alone/1,
             fun module_of_the_read_only_root_is_ours/1,
+            fun removed_module_uncovers_that_of_the_read_only_root/1,
             fun bad_beams_are_refused_before_anything_happens/1,
             fun file_that_differs_from_the_plan_is_refused/1,
             fun soft_names_the_process_that_would_be_killed/1,
@@ -154,6 +155,31 @@ module_of_the_read_only_root_is_ours(#{dir := Dir, root := ReadOnly}) ->
     ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
     ?assertEqual(Before, code:get_path()),
     ?assertEqual(1, rt_a:v()).
+
+removed_module_uncovers_that_of_the_read_only_root(#{dir := Dir, root := ReadOnly}) ->
+    Overlay = #{root => filename:join(Dir, "overlay"), staged => filename:join(Dir, "staged")},
+    Limits = #{roots => [ReadOnly]},
+    Before = code:get_path(),
+    Forward = [stage(Overlay, ?A, beam(module(rt_a, 2))), stage(Overlay, ?B, beam(module(rt_b, 1)))],
+    {{ok, _, _}, _} = push(Overlay, Forward, soft, Limits),
+    {ok, Server} = gen_server:start(rt_a, [], []),
+    Removals = [remove(Overlay, ?A), remove(Overlay, ?B)],
+    %% Without the read-only root on the code path it is a removal, and the process loses its code.
+    Overlaid = code:get_path(),
+    true = code:set_path(Overlaid -- Before ++ [D || D <- Before, string:find(D, "rt_app") =:= nomatch]),
+    ?assertMatch({error, {in_use, [_]}}, relsync_reload:plan(maps:get(root, Overlay), Removals, soft, Limits)),
+    true = code:set_path(Overlaid),
+    {{ok, Result, Undo}, Back} = push(Overlay, Removals, soft, Limits),
+    ?assertEqual({reload, unchanged}, {status(rt_a, Result), status(rt_b, Result)}),
+    ?assertEqual([], maps:get(killed, Result)),
+    ?assert(is_process_alive(Server)),
+    ?assertEqual(1, rt_a:v()),
+    ?assertEqual(filename:join(ReadOnly, ?A), code:which(rt_a)),
+    ?assertEqual(Before, code:get_path()),
+    Back(),
+    ?assertEqual({ok, []}, relsync_reload_undo:undo(Undo)),
+    ?assertEqual(2, rt_a:v()),
+    gen_server:stop(Server).
 
 bad_beams_are_refused_before_anything_happens(#{root := Root} = Release) ->
     Good = beam(module(rt_a, 2)),
