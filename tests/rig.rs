@@ -1,13 +1,15 @@
 //! The command, a real node, and the directory the node is updated in.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
 use crate::binary::{Cli, Run};
 use crate::node::{Node, NodeOptions};
+use crate::proxy::{Cut, Proxy};
 use crate::release::{Release, listing};
 
 /// A node that is updated by the command, each with directories of its own.
@@ -125,6 +127,45 @@ impl Rig {
             assert!(said.contains(part), "{part:?} is not in {said:?}");
         }
         assert_eq!(self.state(), before, "{result}");
+    }
+
+    /// Pushes through a link that breaks before the confirmation; returns the host when it tries to confirm, and the rest of what it says.
+    ///
+    /// # Panics
+    /// If it does not come so far.
+    pub fn push_unconfirmed(
+        &self,
+        destination: &Path,
+        arguments: &[&str],
+    ) -> (Child, impl Iterator<Item = String> + use<>) {
+        // The proxy lets one connection through.
+        let proxy = Proxy::start(&self.node, &[Cut::Never]);
+        let port = proxy.port().to_string();
+        let mut host = self
+            .command(arguments)
+            .args(["--dist-port", &port, "-p"])
+            .arg(destination)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("relsync runs");
+        let output = BufReader::new(host.stdout.take().expect("its output"));
+        let mut lines = output.lines().map_while(Result::ok);
+        assert!(
+            lines.any(|line| line.starts_with("Confirming") || line.contains("cannot confirm yet")),
+            "it was to be confirmed"
+        );
+        (host, lines)
+    }
+
+    /// Pushes, with a host that is killed where it was to confirm.
+    ///
+    /// # Panics
+    /// If it does not come so far.
+    pub fn push_and_vanish(&self, destination: &Path, timeout: &str) {
+        let (mut host, _) = self.push_unconfirmed(destination, &["--confirm-timeout", timeout]);
+        host.kill().expect("killed");
+        host.wait().expect("an end");
     }
 
     /// The target's files, and the modules that run from them.

@@ -11,6 +11,7 @@
 
 mod args;
 mod config;
+mod confirmation;
 mod connect;
 mod doctor;
 mod error;

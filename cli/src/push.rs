@@ -5,7 +5,7 @@
 //! | arguments, hooks, snapshot | nothing was connected to |
 //! | session, plan, pack | a lost link is picked up again, `--retries` times; the target continues where it has the pack |
 //! | apply | after a lost link the target is asked what became of it |
-//! | confirm, on a new connection | the target rolls back by itself when its probation ends |
+//! | confirm, on a new connection | tried until the probation has ended; the target rolls back by itself then |
 
 use std::future::pending;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use relsync_engine::wire::{ApplyResult, Outcome as WireOutcome, ReloadMode, Targ
 
 use crate::args::{ApplyArgs, PresyncTime, Reload, UpdateArgs};
 use crate::config::Config;
+use crate::confirmation::{self, Meant, Probation};
 use crate::connect::{self, Patience, Traffic};
 use crate::error::{CliError, Exit};
 use crate::hooks;
@@ -31,7 +32,7 @@ use crate::output::{Output, printable};
 use crate::plan;
 use crate::progress::Progress;
 use crate::report::{Figures, Outcome, Report};
-use crate::settle::{self, Meant};
+use crate::settle;
 use crate::source;
 use crate::target::Target;
 use crate::units::{Bytes, Span};
@@ -75,8 +76,9 @@ pub(crate) async fn run(
         Ok(()) => None,
         Err(error) => {
             let explained = error.explain();
-            report.outcome = match explained.exit {
-                Exit::RolledBack => Outcome::RolledBack,
+            report.outcome = match (&error, explained.exit) {
+                (CliError::InterruptedConfirming { .. }, _) => Outcome::Applied,
+                (_, Exit::RolledBack) => Outcome::RolledBack,
                 _ => Outcome::Failed,
             };
             report.set_error(&explained);
@@ -120,7 +122,7 @@ async fn push(
     };
     output.line(&format!("{doing} {}...", report.node));
     let pushed = attempts(&mut job, output, interrupt, report, traffic).await;
-    let concluded = conclude(pushed, &job, output, report, traffic).await;
+    let concluded = conclude(pushed, &job, output, interrupt, report, traffic).await;
     interrupt.set_phase(Phase::Idle);
     concluded
 }
@@ -378,6 +380,7 @@ async fn conclude(
     pushed: Result<PushReport, CliError>,
     job: &Job,
     output: &Output,
+    interrupt: &Interrupt,
     report: &mut Report,
     traffic: &mut Traffic,
 ) -> Result<(), CliError> {
@@ -387,7 +390,7 @@ async fn conclude(
                 "lost the target while it applied the update ({source}); looking for it again"
             ));
             settle::find_out(&job.target, job.retries, &lost, output, report, traffic).await?;
-            return confirm_if_asked(job, output, report, traffic).await;
+            return confirm_if_asked(job, output, interrupt, report, traffic).await;
         }
         Err(CliError::InterruptedOrdered { lost }) => {
             let told = settle::find_out(&job.target, job.retries, &lost, output, report, traffic);
@@ -395,7 +398,7 @@ async fn conclude(
                 CliError::LostAndUnchanged => CliError::Interrupted,
                 error => error,
             })?;
-            return confirm_if_asked(job, output, report, traffic).await;
+            return confirm_if_asked(job, output, interrupt, report, traffic).await;
         }
         other => other?,
     };
@@ -436,7 +439,7 @@ async fn conclude(
             if job.explain {
                 plan::explain(&pushed, &job.new, output);
             }
-            confirm_if_asked(job, output, report, traffic).await?;
+            confirm_if_asked(job, output, interrupt, report, traffic).await?;
         }
     }
     Ok(())
@@ -467,6 +470,7 @@ fn finish_apply(
 async fn confirm_if_asked(
     job: &Job,
     output: &Output,
+    interrupt: &Interrupt,
     report: &mut Report,
     traffic: &mut Traffic,
 ) -> Result<(), CliError> {
@@ -479,9 +483,20 @@ async fn confirm_if_asked(
         generation,
         snapshot: job.new.id().0,
     };
-    settle::confirm_in_time(&job.target, meant, timeout, output, traffic).await?;
-    report.probation_ms = None;
-    Ok(())
+    let left = report.probation_ms.map_or(timeout, Duration::from_millis);
+    let probation = Probation::new(meant, timeout, left);
+    let ended = confirmation::confirm_in_time(&job.target, probation, output, interrupt, traffic);
+    let ended = ended.await;
+    report.probation_ms = match &ended {
+        Ok(_) => None,
+        Err(CliError::ProbationOver { generation, .. }) => {
+            report.generation = Some(*generation);
+            None
+        }
+        Err(CliError::InterruptedConfirming { left, .. }) => u64::try_from(left.as_millis()).ok(),
+        Err(_) => Some(0),
+    };
+    ended.map(drop)
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use serde_json::json;
 
 use crate::args::{ConfirmArgs, Reload, RollbackArgs};
 use crate::config::Config;
+use crate::confirmation;
 use crate::connect::{self, Traffic};
 use crate::error::{CliError, Exit};
 use crate::output::{Output, printable};
 use crate::report::{Outcome, Report};
-use crate::settle;
 use crate::source;
 use crate::target::Target;
 
@@ -67,7 +67,7 @@ pub(crate) async fn confirm(mut args: ConfirmArgs, output: &Output) -> Result<Ex
     Config::load(args.target.profile.as_deref())?.fill_target(&mut args.target);
     let target = Target::resolve(&args.target, false, None)?;
     let mut traffic = Traffic::default();
-    let result = settle::confirm(&target, None, output, &mut traffic, &mut false).await?;
+    let result = confirmation::confirm(&target, None, output, &mut traffic, &mut false).await?;
     let was_on_probation = result.outcome != WireOutcome::Unchanged;
     let already = if was_on_probation { "" } else { " already" };
     output.line(&format!(

@@ -118,25 +118,6 @@ fn assert_coding_adds_up(planned: &Run) {
 }
 
 #[test]
-fn a_generation_that_cannot_be_confirmed_is_on_probation() {
-    let rig = Rig::new();
-    rig.release(1);
-    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
-    rig.release(2);
-    // The proxy lets one connection through, so that the push cannot confirm from a second one.
-    let proxy = Proxy::start(&rig.node, &[Cut::Never]);
-    let dist_port = proxy.port().to_string();
-    let pushed = rig.push(&["--dist-port", &dist_port, "--confirm-timeout", "5s"], 3);
-    assert_eq!(pushed["error"]["kind"], "not_confirmed", "{pushed}");
-    assert!(pushed["probation_ms"].is_u64(), "{pushed}");
-    assert_eq!(rig.push(&["status"], 0)["current"]["state"], "probation");
-    rig.load();
-    assert_eq!(rig.node.eval("sample:version()."), "2");
-    assert_eq!(rig.push(&["confirm"], 0)["was_on_probation"], true);
-    assert_eq!(rig.push(&["status"], 0)["current"]["state"], "confirmed");
-}
-
-#[test]
 fn a_probation_that_runs_out_brings_the_old_release_back() {
     let rig = Rig::new();
     rig.release(1);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use relsync_tests::proxy::{Cut, Proxy};
+use relsync_tests::proxy::Proxy;
 use relsync_tests::rig::Rig;
 
 /// Everything that a session could leave behind, as lists.
@@ -101,18 +101,10 @@ fn a_host_that_has_gone_is_not_looked_for() {
     as_it_was(&rig);
 }
 
-/// Pushes through a link that breaks before the confirmation.
-fn push_on_probation(rig: &Rig, timeout: &str) {
-    let proxy = Proxy::start(&rig.node, &[Cut::Never]);
-    let port = proxy.port().to_string();
-    let pushed = rig.push(&["--dist-port", &port, "--confirm-timeout", timeout], 3);
-    assert_eq!(pushed["error"]["kind"], "not_confirmed", "{pushed}");
-}
-
 #[test]
 fn a_probation_leaves_nothing_when_it_expires() {
     let rig = rig();
-    push_on_probation(&rig, "1s");
+    rig.push_and_vanish(&rig.device(), "1s");
     rig.node.wait_for("sample:version()", "1");
     as_it_was(&rig);
 }
@@ -123,7 +115,7 @@ fn a_probation_leaves_nothing_when_it_is_confirmed() {
     rig.push(&["--confirm-timeout", "60s"], 0);
     as_it_was(&rig);
     rig.release(1);
-    push_on_probation(&rig, "60s");
+    rig.push_and_vanish(&rig.device(), "60s");
     assert_eq!(rig.push(&["status"], 0)["current"]["state"], "probation");
     rig.node
         .wait_for("is_pid(whereis(relsync_probation))", "true");
@@ -134,7 +126,7 @@ fn a_probation_leaves_nothing_when_it_is_confirmed() {
 #[test]
 fn a_killed_probation_leaves_nothing() {
     let rig = rig();
-    push_on_probation(&rig, "60s");
+    rig.push_and_vanish(&rig.device(), "60s");
     rig.node.eval("exit(whereis(relsync_probation), kill)");
     as_it_was(&rig);
 }

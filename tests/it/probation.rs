@@ -2,13 +2,12 @@
 //! that are gone before they could confirm.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use relsync_tests::proxy::{Cut, Proxy};
 use relsync_tests::release::listing;
 use relsync_tests::rig::Rig;
 use serde_json::Value;
@@ -20,29 +19,9 @@ fn on_probation(timeout: &str) -> Rig {
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
     rig.load();
     rig.release(2);
-    push_and_vanish(&rig, &rig.device(), timeout);
+    rig.push_and_vanish(&rig.device(), timeout);
     assert_eq!(rig.node.eval("sample:version()."), "2");
     rig
-}
-
-/// Pushes, with a host that is killed where it was to confirm.
-fn push_and_vanish(rig: &Rig, destination: &Path, timeout: &str) {
-    // The proxy lets one connection through.
-    let proxy = Proxy::start(&rig.node, &[Cut::Never]);
-    let port = proxy.port().to_string();
-    let mut host = rig
-        .command(&["--dist-port", &port, "--confirm-timeout", timeout, "-p"])
-        .arg(destination)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("relsync runs");
-    let mut lines = BufReader::new(host.stdout.take().expect("its output")).lines();
-    assert!(
-        lines.any(|line| line.is_ok_and(|line| line.starts_with("Confirming"))),
-        "it was to be confirmed"
-    );
-    host.kill().expect("killed");
-    host.wait().expect("an end");
 }
 
 fn status(rig: &Rig, destination: &Path) -> Value {
@@ -86,8 +65,8 @@ fn two_destinations_of_one_node_are_on_probation_at_once() {
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
     assert_eq!(rig.push(&["-p", &other_path], 0)["outcome"], "applied");
     rig.release(2);
-    push_and_vanish(&rig, &rig.device(), "5m");
-    push_and_vanish(&rig, &other, "6s");
+    rig.push_and_vanish(&rig.device(), "5m");
+    rig.push_and_vanish(&other, "6s");
     for destination in [rig.device(), other.clone()] {
         let current = &status(&rig, &destination)["current"];
         assert_eq!(current["generation"], 2, "{current}");
@@ -188,7 +167,7 @@ fn a_confirmation_at_the_end_of_a_probation_is_told_truthfully() {
     for (n, delay) in [(2, 700), (3, 1_000), (4, 1_200), (5, 2_500)] {
         rig.release(n);
         let before = status(&rig, &rig.device());
-        push_and_vanish(&rig, &rig.device(), "1s");
+        rig.push_and_vanish(&rig.device(), "1s");
         thread::sleep(Duration::from_millis(delay - 500));
         let deadline = Instant::now() + Duration::from_secs(30);
         let confirmed = loop {
@@ -217,5 +196,101 @@ fn a_confirmation_at_the_end_of_a_probation_is_told_truthfully() {
             "{confirmed}"
         );
         assert_eq!(rig.node.eval("sample:version().") == n.to_string(), stays);
+    }
+}
+
+/// A node, and an update of it whose hook changes the cookie, so that nobody can connect anew, and back after a while.
+fn with_another_cookie(milliseconds: u32) -> Rig {
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    rig.load();
+    rig.release(2);
+    let source = format!(
+        "-module(other_cookie).\n-export([postsync/0]).\npostsync() ->\n    Node = node(),\n    \
+         timer:apply_after({milliseconds}, erlang, set_cookie, [Node, erlang:get_cookie()]),\n    \
+         erlang:set_cookie(Node, other),\n    ok.\n"
+    );
+    fs::write(rig.cli.dir().join("other_cookie.erl"), source).expect("a file");
+    rig
+}
+
+#[test]
+fn a_push_that_cannot_confirm_ends_when_the_target_runs_the_old_release() {
+    let rig = with_another_cookie(600_000);
+    let begun = Instant::now();
+    let arguments = ["-H", "other_cookie.erl", "--confirm-timeout", "6s"];
+    let run = rig.run(&arguments);
+    // What the exit code says of the target is true when it is said.
+    assert_eq!(rig.node.eval("sample:version()."), "1", "{run:?}");
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(6), "{run:?}");
+    for part in [
+        "cannot confirm yet",
+        "was not confirmed within 6.0 s",
+        "by itself",
+    ] {
+        assert!(run.err.contains(part), "{part}: {run:?}");
+    }
+    assert!(!run.err.contains("nothing was changed"), "{run:?}");
+}
+
+#[test]
+fn a_push_that_reaches_the_target_after_its_return_says_what_it_runs() {
+    let rig = with_another_cookie(3_500);
+    let pushed = rig.push(&["-H", "other_cookie.erl", "--confirm-timeout", "3s"], 3);
+    let error = &pushed["error"];
+    assert_eq!(error["kind"], "not_confirmed", "{pushed}");
+    let said = error["message"].as_str().expect("a message");
+    assert!(said.contains("the target runs generation 1"), "{pushed}");
+    assert_eq!(pushed["generation"], 1, "{pushed}");
+    assert_eq!(rig.node.eval("sample:version()."), "1");
+}
+
+#[test]
+fn a_push_confirms_late_in_the_probation() {
+    let rig = with_another_cookie(9_000);
+    let arguments = ["-H", "other_cookie.erl", "--confirm-timeout", "14s"];
+    assert_eq!(rig.push(&arguments, 0)["outcome"], "applied");
+    assert_eq!(status(&rig, &rig.device())["current"]["state"], "confirmed");
+    assert_eq!(rig.node.eval("sample:version()."), "2");
+}
+
+#[test]
+fn an_interrupted_confirmation_tells_for_how_long_the_new_release_runs() {
+    for arguments in [
+        &["--confirm-timeout", "60s"][..],
+        &["--confirm-timeout", "60s", "--json"],
+    ] {
+        let rig = Rig::new();
+        rig.release(1);
+        assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+        rig.load();
+        rig.release(2);
+        let (mut host, lines) = rig.push_unconfirmed(&rig.device(), arguments);
+        let pid = host.id().to_string();
+        let killed = Command::new("kill").args(["-INT", &pid]).status();
+        assert!(killed.expect("kill runs").success());
+        let last = lines.last();
+        let mut said = String::new();
+        let errors = host.stderr.take().expect("its errors");
+        BufReader::new(errors)
+            .read_to_string(&mut said)
+            .expect("text");
+        assert_eq!(host.wait().expect("an end").code(), Some(130), "{said}");
+        if let Some(result) = last.filter(|_| arguments.contains(&"--json")) {
+            let result: Value = serde_json::from_str(&result).expect("JSON");
+            assert_eq!(result["outcome"], "applied", "{result}");
+            let left = result["probation_ms"].as_u64().expect("a number");
+            assert!(left > 10_000 && left < 60_000, "{result}");
+            said = result["error"]["message"].to_string();
+        }
+        assert!(
+            said.contains("runs generation 2 on probation for 5") && said.contains("by itself"),
+            "{said}"
+        );
+        assert_eq!(rig.node.eval("sample:version()."), "2");
+        assert_eq!(status(&rig, &rig.device())["current"]["state"], "probation");
+        assert_eq!(rig.push(&["confirm"], 0)["was_on_probation"], true);
     }
 }

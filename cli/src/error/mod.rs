@@ -11,6 +11,7 @@ mod store;
 use std::error::Error;
 use std::fmt::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use relsync_engine::entry::Escaped;
 use relsync_engine::push::{Lost, PushError};
@@ -24,7 +25,7 @@ use crate::config::ConfigError;
 use crate::hooks::HooksError;
 use crate::output::printable;
 use crate::target::TargetError;
-use crate::units::Count;
+use crate::units::{Count, Elapsed};
 
 use reach::{config_hint, connect_class, hooks_hint, target_class};
 use remote::remote_hint;
@@ -118,9 +119,11 @@ pub(crate) enum CliError {
     /// A push failed.
     #[error(transparent)]
     Push(#[from] PushError),
-    /// The target was lost while it applied, and did not come back to say what became of it.
-    #[error("lost the target while it applied the update, and cannot reach it again: {reason}")]
+    /// The target was lost while it applied or confirmed, and did not come back to say what became of it.
+    #[error("lost the target while it {doing}, and cannot reach it again: {reason}")]
     UnknownEnd {
+        /// What it was lost at.
+        doing: &'static str,
         /// Why it cannot be reached.
         reason: String,
     },
@@ -157,9 +160,16 @@ pub(crate) enum CliError {
     /// The update was applied and then undone by the target.
     #[error("the target rolled the update back: {}", printable(&.0.message))]
     RolledBack(RemoteError),
-    /// The new generation could not be confirmed.
-    #[error("the target could not be reached again to confirm the update: {reason}")]
+    /// The new generation could not be confirmed before its probation was over.
+    #[error(
+        "generation {generation} was not confirmed within {}: {reason}; the target returns to the release before by itself",
+        Elapsed(*.timeout)
+    )]
     NotConfirmed {
+        /// The generation that was to be confirmed.
+        generation: u64,
+        /// How long its probation was.
+        timeout: Duration,
         /// Why not.
         reason: String,
     },
@@ -175,6 +185,16 @@ pub(crate) enum CliError {
     /// The user pressed Ctrl-C twice while the target was applying.
     #[error("interrupted while the last of the update was on its way or being applied")]
     InterruptedApplying,
+    /// The user pressed Ctrl-C while the update waited to be confirmed.
+    #[error("interrupted: {}", on_probation(*.generation, *.left, *.asked))]
+    InterruptedConfirming {
+        /// The generation on probation.
+        generation: u64,
+        /// How long it still is.
+        left: Duration,
+        /// Whether a confirmation may have reached the target.
+        asked: bool,
+    },
     /// Something on this machine failed.
     #[error("cannot {action}")]
     Local {
@@ -224,6 +244,25 @@ pub(crate) enum CliError {
     },
 }
 
+/// What a target runs whose newest generation waits to be confirmed.
+fn on_probation(generation: u64, left: Duration, asked: bool) -> String {
+    let unless = if asked {
+        ", unless a confirmation came through"
+    } else {
+        ""
+    };
+    if left.is_zero() {
+        format!(
+            "the probation of generation {generation} is over, and the target returns to the release before by itself{unless}"
+        )
+    } else {
+        format!(
+            "the target runs generation {generation} on probation for {} more, and then returns to the release before by itself{unless}",
+            Elapsed(left)
+        )
+    }
+}
+
 /// An error in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Explained {
@@ -249,8 +288,8 @@ impl CliError {
         }
     }
 
-    /// The error and its causes as one sentence, without those that repeat what is above them.
-    fn message(&self) -> String {
+    /// Says what happened, as a part of another message.
+    pub(crate) fn reason(&self) -> String {
         let mut message = printable(&self.to_string());
         let mut cause = self.source();
         while let Some(error) = cause {
@@ -269,6 +308,12 @@ impl CliError {
                 let _ = write!(message, " ({path})");
             }
         }
+        message
+    }
+
+    /// The error and its causes as one sentence, without those that repeat what is above them.
+    fn message(&self) -> String {
+        let mut message = self.reason();
         if self.exit() == Exit::Failed && self.concerns_target() {
             message.push_str("; nothing was changed on the target");
         }
@@ -367,7 +412,7 @@ impl CliError {
                 "not_confirmed",
                 Exit::RolledBack,
                 hint(
-                    "the target returns to the generation before by itself when its probation ends",
+                    "`relsync status` tells which release it runs; a VM that was stopped meanwhile goes back after the next session with it",
                 ),
             ),
             Self::Interrupted => (
@@ -379,6 +424,11 @@ impl CliError {
                 "interrupted",
                 Exit::Interrupted,
                 hint("`relsync status` tells which release the target runs"),
+            ),
+            Self::InterruptedConfirming { .. } => (
+                "interrupted",
+                Exit::Interrupted,
+                hint("`relsync confirm` keeps the new release, as does the same push again"),
             ),
             Self::Local { .. } => ("io", Exit::Failed, None),
             Self::NotEmpty { .. } => (

@@ -101,6 +101,7 @@ fn every_kind_has_its_exit_code() {
         (PushError::WrongManifest.into(), "bad_manifest", 1),
         (
             CliError::UnknownEnd {
+                doing: "applied the update",
                 reason: "x".to_owned(),
             },
             "lost",
@@ -108,10 +109,21 @@ fn every_kind_has_its_exit_code() {
         ),
         (
             CliError::NotConfirmed {
+                generation: 2,
+                timeout: Duration::from_secs(30),
                 reason: "x".to_owned(),
             },
             "not_confirmed",
             3,
+        ),
+        (
+            CliError::InterruptedConfirming {
+                generation: 2,
+                left: Duration::from_secs(14),
+                asked: false,
+            },
+            "interrupted",
+            130,
         ),
         (CliError::Interrupted, "interrupted", 130),
         (CliError::StoreDamaged { count: 1 }, "store_damaged", 10),
@@ -198,6 +210,25 @@ fn a_failure_before_any_change_says_so() {
         !half_done.message.contains("nothing was changed"),
         "{half_done:?}"
     );
+}
+
+#[test]
+fn what_is_on_probation_is_told_truthfully() {
+    let table = [
+        (14, false, "runs generation 2 on probation for 14.0 s more"),
+        (14, true, "unless a confirmation came through"),
+        (0, false, "is over, and the target returns"),
+    ];
+    for (seconds, asked, part) in table {
+        let error = CliError::InterruptedConfirming {
+            generation: 2,
+            left: Duration::from_secs(seconds),
+            asked,
+        };
+        let message = error.explain().message;
+        assert!(message.contains(part), "{message}");
+        assert_eq!(message.contains("unless"), asked, "{message}");
+    }
 }
 
 #[test]

@@ -77,7 +77,15 @@ pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
     (
         "what is done",
         &[
-            "doctor", "export", "push", "rollback", "settle", "snapshot", "source", "status",
+            "confirmation",
+            "doctor",
+            "export",
+            "push",
+            "rollback",
+            "settle",
+            "snapshot",
+            "source",
+            "status",
             "store",
         ],
     ),
