@@ -6,7 +6,7 @@
 //! | a path that ends in `.erl` | the file, compiled here; its source where no `erlc` is |
 //! | a module's name | `NAME.beam` in `.`, `./ebin` or the release's `lib/*/ebin`; else `NAME.erl` in `.` or `./src` as above |
 //!
-//! Compiling happens in a temporary directory; nothing of the developer's is written to. The file's name need not be the module's.
+//! What is compiled must export hooks; where only the target can compile, it checks that. Compiling happens in a temporary directory; nothing of the developer's is written to. The file's name need not be the module's.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use relsync_engine::hooks_exports::{self, HooksExportsError};
 use relsync_engine::push::Hooks;
 use relsync_engine::wire::HooksKind;
 
@@ -62,6 +63,9 @@ pub(crate) enum HooksError {
         /// What the compiler printed.
         messages: String,
     },
+    /// What it exports are no hooks.
+    #[error(transparent)]
+    Exports(#[from] HooksExportsError),
     /// The compiler could not be run.
     #[error("cannot compile {}", path.display())]
     RunCompiler {
@@ -90,10 +94,12 @@ pub(crate) fn load(
 ) -> Result<LoadedHooks, HooksError> {
     let path = find(name, release)?;
     if path.extension() == Some(OsStr::new("beam")) {
+        let content = read(&path)?;
+        hooks_exports::check_module(&content)?;
         let hooks = Hooks {
             kind: HooksKind::Beam,
             name: stem(&path),
-            content: read(&path)?,
+            content,
             timeout_ms: timeout.limit_ms(),
         };
         return Ok(LoadedHooks {
@@ -109,21 +115,22 @@ pub(crate) fn load(
         content: text.clone(),
         timeout_ms: timeout.limit_ms(),
     };
-    match compile(&path, &text, &module)? {
-        Some(beam) => Ok(LoadedHooks {
-            hooks: Hooks {
-                kind: HooksKind::Beam,
-                name: module,
-                content: beam,
-                timeout_ms: timeout.limit_ms(),
-            },
-            as_source: Some(source),
-        }),
-        None => Ok(LoadedHooks {
+    let Some(beam) = compile(&path, &text, &module)? else {
+        return Ok(LoadedHooks {
             hooks: source,
             as_source: None,
-        }),
-    }
+        });
+    };
+    hooks_exports::check_module(&beam)?;
+    Ok(LoadedHooks {
+        hooks: Hooks {
+            kind: HooksKind::Beam,
+            name: module,
+            content: beam,
+            timeout_ms: timeout.limit_ms(),
+        },
+        as_source: Some(source),
+    })
 }
 
 fn find(name: &str, release: Option<&Path>) -> Result<PathBuf, HooksError> {

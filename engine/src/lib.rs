@@ -13,6 +13,7 @@ pub mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod held;
+pub mod hooks_exports;
 pub mod id;
 pub mod limits;
 pub mod manifest;

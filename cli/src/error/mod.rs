@@ -360,6 +360,9 @@ impl CliError {
                 Exit::Usage,
                 hint("patterns are written as in .gitignore"),
             ),
+            Self::Hooks(HooksError::Exports(_)) => {
+                ("hooks_exports", Exit::Failed, remote_hint("hooks_exports"))
+            }
             Self::Hooks(error) => ("hooks", Exit::Failed, hooks_hint(error)),
             Self::Store(error) => store_class(error),
             Self::Directory(error) => directory_class(error),

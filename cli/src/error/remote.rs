@@ -33,6 +33,7 @@ pub(super) fn remote_hint(kind: &str) -> Option<String> {
             "something else changed the target meanwhile: push again with --checksum"
         }
         "hooks" => "correct the hooks; what they printed, if they ran, stands above",
+        "hooks_exports" => "correct the hooks: no function that is never called may look like one",
         "in_use" => {
             "`--reload hard` kills these processes, `--reload apps` restarts their applications"
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use relsync_engine::hooks_exports::HooksExportsError;
 use relsync_engine::scan::ScanError;
 use relsync_engine::transport::TransportError;
 use relsync_engine::transport::erl::NodeName;
@@ -79,6 +80,11 @@ fn every_kind_has_its_exit_code() {
         ),
         (PushError::Spool(io()).into(), "store", 10),
         (CliError::NoDataDir, "store", 10),
+        (
+            HooksError::Exports(HooksExportsError::NoHooks { exports: vec![] }).into(),
+            "hooks_exports",
+            1,
+        ),
         (CliError::RolledBack(remote("hooks")), "hooks", 3),
         (CliError::LostAndRolledBack { generation: 4 }, "lost", 3),
         (CliError::LostAndUnchanged, "lost", 1),

@@ -42,6 +42,12 @@ pub struct Piece<'a> {
     pub base: Option<&'a [u8]>,
 }
 
+/// Returns the names and arities of the functions that a compiled module exports, unless it cannot be read.
+#[must_use]
+pub fn module_exports(file: &[u8]) -> Option<Vec<(String, u32)>> {
+    beam::exports(file)
+}
+
 /// What a decoder may be asked to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

@@ -8,7 +8,8 @@
 //! |---|---|---|
 //! | learn | `GET_MANIFEST`, only if the store does not know what is installed | `MANIFEST` |
 //! | dry run | `PLAN_RELOAD` | `RESULT` |
-//! | send | `HOOKS`, `PACK_BEGIN`, `PACK_DATA`… | `CREDIT`…, `STEP`, `OUTPUT` |
+//! | hooks | `HOOKS` | `STEP`, only if they go as source |
+//! | send | `PACK_BEGIN`, `PACK_DATA`… | `CREDIT`…, `STEP`, `OUTPUT` |
 //! | apply | `APPLY`, right behind the last byte | `STAGED`, `STEP`, `OUTPUT`, `RESULT` |
 //! | up to date, on probation | `CONFIRM` | `RESULT` |
 

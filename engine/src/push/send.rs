@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::{Lost, Presync, PushError, PushEvent, PushOptions};
+use super::{Hooks, Lost, Presync, PushError, PushEvent, PushOptions};
 use crate::encode::PackSummary;
 use crate::session::{Session, SessionError, unexpected};
 use crate::transport::Transport;
-use crate::wire::{ApplyResult, Reply, Request, TargetStatus};
+use crate::wire::{ApplyResult, HooksKind, Reply, Request, TargetStatus};
 
 /// Bytes of the pack in one message.
 const DATA_BYTES: usize = 32_000;
@@ -17,6 +17,9 @@ const DATA_BYTES: usize = 32_000;
 /// How many hooks may run one after the other before the target says anything: `presync`, and where it fails `postsync` and
 /// `rollback`.
 const HOOKS_WITHOUT_A_WORD: u32 = 3;
+
+/// The step that the agent tells when it has loaded hooks that came as source.
+const HOOKS_LOADED: &str = "hooks";
 
 /// Sends under the credit that the target gives, and passes on what it says meanwhile.
 pub(super) struct Sender<'a, T> {
@@ -47,18 +50,7 @@ impl<T: Transport> Sender<'_, T> {
                 Presync::Late => false,
                 Presync::Auto => !status.writable,
             };
-            let request = Request::Hooks {
-                kind: hooks.kind,
-                name: hooks.name.clone(),
-                content: hooks.content.clone(),
-                timeout_ms: hooks.timeout_ms,
-                presync_now,
-            };
-            self.session.send(&request).await?;
-            // Where `presync` fails, the others run to undo it before anything is said.
-            let limit = hooks.timeout_ms.map(Duration::from_millis);
-            let all = limit.and_then(|limit| limit.checked_mul(HOOKS_WITHOUT_A_WORD));
-            self.session.allow_more_silence(all);
+            self.send_hooks(hooks, presync_now).await?;
         }
         let offset = match &status.incoming {
             Some(incoming) if incoming.pack_id == pack.id => incoming.verified.min(self.total),
@@ -95,6 +87,29 @@ impl<T: Transport> Sender<'_, T> {
             self.credit -= length as u64;
             self.report();
         }
+        Ok(())
+    }
+
+    /// Nothing is sent behind hooks that only the target can compile until it says that they will do: the host cannot have checked them.
+    async fn send_hooks(&mut self, hooks: &Hooks, presync_now: bool) -> Result<(), PushError> {
+        let request = Request::Hooks {
+            kind: hooks.kind,
+            name: hooks.name.clone(),
+            content: hooks.content.clone(),
+            timeout_ms: hooks.timeout_ms,
+            presync_now,
+        };
+        self.session.send(&request).await?;
+        let mut is_loaded = hooks.kind == HooksKind::Beam;
+        while !is_loaded {
+            let reply = self.session.receive_checked().await?;
+            is_loaded = matches!(&reply, Reply::Step { step } if step == HOOKS_LOADED);
+            self.take(&reply)?;
+        }
+        // Where `presync` fails, the others run to undo it before anything is said.
+        let limit = hooks.timeout_ms.map(Duration::from_millis);
+        let all = limit.and_then(|limit| limit.checked_mul(HOOKS_WITHOUT_A_WORD));
+        self.session.allow_more_silence(all);
         Ok(())
     }
 

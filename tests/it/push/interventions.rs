@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use relsync_engine::push::{Hooks, PushEnd, PushError};
 use relsync_engine::session::SessionError;
-use relsync_engine::wire::{Outcome, ReloadMode};
+use relsync_engine::wire::{HooksKind, Outcome, ReloadMode};
 use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::release::listing;
 
@@ -96,6 +96,39 @@ fn a_failing_hook_takes_everything_back() {
         assert_eq!(&rig.events, steps, "{source}");
         assert_eq!(listing(&rig.device()), listing(a.root()), "{source}");
         assert_eq!(rig.node.eval("sample:f()"), "a", "{source}");
+    }
+    rig.options.hooks = None;
+    assert_eq!(applied(rig.push(b.root())).generation, 2);
+}
+
+#[test]
+fn hooks_that_are_none_are_not_taken_for_ones_that_cannot_be_loaded() {
+    let mut rig = Rig::new();
+    let (a, b) = rig.versions(A, B);
+    applied(rig.push(a.root()));
+    let misspelt = hooks("-export([helath/0]).\nhelath() -> ok.");
+    let table = [
+        (misspelt.kind, misspelt.content, "hooks_exports"),
+        (
+            HooksKind::Source,
+            b"-module(h).\n-export([f/0]).\nf() -> ok.\n".to_vec(),
+            "hooks_exports",
+        ),
+        (HooksKind::Beam, b"of another OTP".to_vec(), "hooks"),
+    ];
+    for (kind, content, expected) in table {
+        rig.options.hooks = Some(Hooks {
+            kind,
+            content,
+            ..hooks("-export([health/0]).\nhealth() -> ok.")
+        });
+        match rig.push(b.root()) {
+            Err(PushError::Session(SessionError::Remote(error))) => {
+                assert_eq!(error.kind, expected, "{error:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(listing(&rig.device()), listing(a.root()));
     }
     rig.options.hooks = None;
     assert_eq!(applied(rig.push(b.root())).generation, 2);

@@ -8,7 +8,7 @@ use relsync_tests::binary::Run;
 use relsync_tests::release::{compile, listing};
 use relsync_tests::rig::Rig;
 
-use super::{push_all, version};
+use super::{number, push_all, version};
 
 #[test]
 fn hooks_come_as_beam_as_source_and_are_compiled_by_the_target() {
@@ -44,6 +44,95 @@ fn hooks_come_as_beam_as_source_and_are_compiled_by_the_target() {
         let module = hooks.trim_end_matches(".beam");
         assert_eq!(rig.node.eval(&format!("code:is_loaded({module})")), "false");
     }
+}
+
+/// Modules that are no hooks, and what is said of them.
+const NO_HOOKS: [(&str, &str); 5] = [
+    (
+        "-export([helath/1]).\nhelath(_) -> ok.",
+        "exports helath/1, which is never called: was health/0 or health/1 meant?",
+    ),
+    (
+        "-export([health/0, 'Pre_Sync'/0]).\nhealth() -> ok.\n'Pre_Sync'() -> ok.",
+        "exports 'Pre_Sync'/0, which is never called: was presync/0 or presync/1 meant?",
+    ),
+    (
+        "-export([postsync/2, rollback/0]).\npostsync(_, _) -> ok.\nrollback() -> ok.",
+        "exports postsync/2, which is never called: postsync takes no argument or one",
+    ),
+    (
+        "-export([start/0, 'end'/1]).\nstart() -> ok.\n'end'(_) -> ok.",
+        "exports no hook, only 'end'/1, start/0; hooks are presync, postsync, health and rollback,",
+    ),
+    ("-export([]).", "exports nothing; hooks are presync,"),
+];
+
+#[test]
+fn what_is_no_hook_is_refused_before_anything_is_sent() {
+    let rig = Rig::new();
+    let tree = rig.tree();
+    let no_path = rig.cli.dir().join("no-path");
+    fs::create_dir(&no_path).expect("a directory");
+    let mut said = Vec::new();
+    for is_up_to_date in [true, false] {
+        if is_up_to_date {
+            tree.file("n", b"1");
+            push_all(&rig, &[]);
+        } else {
+            tree.file("n", &noise(1_000_000));
+        }
+        for (body, message) in NO_HOOKS {
+            compile(rig.cli.dir(), &[("typo_beam", body)]);
+            let source = format!("-module(typo).\n{body}\n");
+            fs::write(rig.cli.dir().join("typo.erl"), source).expect("a file");
+            // The host looks for itself and knows of no target.
+            for hooks in ["typo.erl", "typo_beam.beam"] {
+                rig.refused(
+                    &["-H", hooks],
+                    1,
+                    "hooks_exports",
+                    &[message, "nothing was changed"],
+                );
+                let result = rig.push(&["-H", hooks], 1);
+                assert_eq!(
+                    (&result["sent_bytes"], &result["received_bytes"]),
+                    (&0.into(), &0.into())
+                );
+                said.push(result["error"]["message"].clone());
+            }
+            if is_up_to_date {
+                continue;
+            }
+            // Without a compiler the target does, in the same words, and before the pack comes.
+            let before = rig.state();
+            let run = Run::of(
+                rig.command(&["-H", "typo.erl", "--json"])
+                    .env("PATH", &no_path),
+            );
+            let result = run.result();
+            assert_eq!(
+                (run.code, &result["error"]["kind"]),
+                (Some(1), &"hooks_exports".into()),
+                "{run:?}"
+            );
+            assert_eq!(Some(&result["error"]["message"]), said.last(), "{run:?}");
+            assert!(number(&result["sent_bytes"]) < 20_000, "{run:?}");
+            assert_eq!(rig.state(), before);
+        }
+    }
+    push_all(&rig, &[]);
+}
+
+/// Bytes that nothing compresses.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut byte = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        state.to_be_bytes()[0]
+    };
+    (0..length).map(|_| byte()).collect()
 }
 
 #[test]

@@ -37,6 +37,7 @@ pub(super) const ENGINE_LAYERS: &[Layer] = &[
     Layer { modules: &["pack"], may_use: &["bytes", "id", "limits"] },
     Layer { modules: &["frames"], may_use: &["entry", "held", "id", "limits", "manifest", "pack", "plan"] },
     Layer { modules: &["delta"], may_use: &["bytes", "limits", "zstd_frame"] },
+    Layer { modules: &["hooks_exports"], may_use: &["delta"] },
     Layer {
         modules: &["encode"],
         may_use: &["delta", "entry", "frames", "held", "id", "limits", "manifest", "pack", "plan", "zstd_frame"],

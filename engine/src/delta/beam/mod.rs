@@ -35,6 +35,18 @@ pub(super) fn module_md5(container: &Container<'_>) -> [u8; 16] {
     digest::module_md5(|id| container.chunk(id).map(|chunk| chunk.stored))
 }
 
+/// Returns the names and arities of the functions that a module exports, unless it cannot be read.
+pub(super) fn exports(file: &[u8]) -> Option<Vec<(String, u32)>> {
+    let module = Module::unpack(file, Reading::Base).ok()?;
+    let container = module.container().ok()?;
+    let exports = Tables::read(&container).export_keys()?;
+    let exports = exports.into_iter().map(|(name, arity)| {
+        let name = std::str::from_utf8(name).ok()?;
+        Some((name.to_owned(), arity))
+    });
+    exports.collect()
+}
+
 /// Returns how many operands an instruction has.
 #[cfg(test)]
 pub(super) fn instruction_operands(opcode: u8) -> Option<u8> {

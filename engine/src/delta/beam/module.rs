@@ -185,6 +185,17 @@ impl<'a> Tables<'a> {
             .collect()
     }
 
+    /// Returns what identifies each exported function, name and arity, if both tables that say so can be read.
+    pub(super) fn export_keys(&self) -> Option<Vec<(&'a [u8], u32)>> {
+        self.atoms.as_ref()?;
+        let exports = self.exports.as_deref()?.iter();
+        Some(
+            exports
+                .map(|[function, arity, _]| (self.atom(*function), *arity))
+                .collect(),
+        )
+    }
+
     /// Returns what identifies each fun: function and arity.
     pub(super) fn fun_keys(&self) -> Vec<(&'a [u8], u32)> {
         let funs = self.funs.as_deref().unwrap_or_default();

@@ -40,6 +40,8 @@ load(#{content := Content} = Fields, #{state := Dir}, Send) ->
         end,
     case relsync_hooks:load(Source, #{}) of
         {ok, Loaded} ->
+            %% The host, which could not compile them, sends the pack only to hooks that will do.
+            element(1, Source) =:= source andalso Send(step, #{step => <<"hooks">>}),
             Hooks = #{
                 loaded => Loaded,
                 timeout => min(maps:get(timeout, Fields, infinity), ?MAX_TIMEOUT_MS),
@@ -50,6 +52,9 @@ load(#{content := Content} = Fields, #{state := Dir}, Send) ->
                 true -> early_presync(Hooks, Send);
                 false -> Hooks
             end;
+        %% Whatever form they are sent in, they will not do.
+        {error, {exports, _} = Reason} ->
+            relsync_refusal:refuse(hooks_exports, relsync_hooks:format_error(Reason));
         {error, Reason} ->
             relsync_refusal:refuse(hooks, relsync_hooks:format_error(Reason))
     end;

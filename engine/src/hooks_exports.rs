@@ -1,0 +1,261 @@
+//! Says whether what a hooks module exports are hooks.
+//!
+//! Owns the names of the hooks, on the host. A hook that is misspelt is never called, and an update that relies on it would seem to have
+//! gone well: so a module without any hook, or with a function that must be meant to be one, is refused. Other functions may be exported
+//! beside hooks. Pure. Its twin on the target is `relsync_hooks_exports`, in rule and wording: hooks of which only the target knows what
+//! they export are checked there.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::delta;
+
+const POINTS: [&str; 4] = ["presync", "postsync", "health", "rollback"];
+/// No hook has more arguments.
+const MAX_HOOK_ARITY: u32 = 1;
+/// As many letters may be wrong, missing or too many.
+const MAX_DISTANCE: usize = 2;
+/// The longest name that is compared: no name of a hook is nearly as long.
+const MAX_COMPARED: usize = 16;
+/// Exports that are named in an error at most.
+const MAX_NAMED: usize = 10;
+
+/// Words that are no atoms unless they are quoted.
+#[rustfmt::skip]
+const RESERVED: &[&str] = &[
+    "after", "and", "andalso", "band", "begin", "bnot", "bor", "bsl", "bsr", "bxor", "case", "catch", "cond", "div", "else", "end", "fun",
+    "if", "let", "maybe", "not", "of", "or", "orelse", "receive", "rem", "try", "when", "xor",
+];
+
+/// An exported function.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Export {
+    /// Its name.
+    pub name: String,
+    /// Its arguments.
+    pub arity: u32,
+}
+
+impl fmt::Display for Export {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut letters = self.name.chars();
+        let plain = letters
+            .next()
+            .is_some_and(|first| first.is_ascii_lowercase())
+            && letters.all(|letter| letter.is_ascii_alphanumeric() || "_@".contains(letter))
+            && !RESERVED.contains(&self.name.as_str());
+        if plain {
+            write!(formatter, "{}/{}", self.name, self.arity)
+        } else {
+            let quoted = self.name.replace('\\', "\\\\").replace('\'', "\\'");
+            write!(formatter, "'{quoted}'/{}", self.arity)
+        }
+    }
+}
+
+/// Why the exports of a module are no hooks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HooksExportsError {
+    /// There is none.
+    #[error(
+        "the hooks module exports {}; hooks are presync, postsync, health and rollback, each with no argument or one",
+        named(.exports)
+    )]
+    NoHooks {
+        /// What there is instead.
+        exports: Vec<Export>,
+    },
+    /// A hook has an arity that none has.
+    #[error("the hooks module exports {export}, which is never called: {} takes no argument or one", .export.name)]
+    Arity {
+        /// The function.
+        export: Export,
+    },
+    /// A function resembles a hook that is not there.
+    #[error(
+        "the hooks module exports {export}, which is never called: was {meant}/0 or {meant}/1 meant?"
+    )]
+    Misspelt {
+        /// The function.
+        export: Export,
+        /// The hook.
+        meant: &'static str,
+    },
+}
+
+/// Checks what a compiled module exports. One that cannot be read here passes: the target has the last word.
+pub fn check_module(beam: &[u8]) -> Result<(), HooksExportsError> {
+    match delta::module_exports(beam) {
+        Some(exports) => check(
+            exports
+                .into_iter()
+                .map(|(name, arity)| Export { name, arity }),
+        ),
+        None => Ok(()),
+    }
+}
+
+fn check(all: impl IntoIterator<Item = Export>) -> Result<(), HooksExportsError> {
+    let exports: BTreeSet<Export> = all
+        .into_iter()
+        .filter(|export| export.name != "module_info")
+        .collect();
+    let hooks: Vec<&str> = exports
+        .iter()
+        .filter(|export| export.arity <= MAX_HOOK_ARITY)
+        .map(|export| export.name.as_str())
+        .filter(|name| POINTS.contains(name))
+        .collect();
+    // Beside the hook that it resembles it is something else.
+    let missing = POINTS.into_iter().filter(|point| !hooks.contains(point));
+    let missing: Vec<&str> = missing.collect();
+    for export in &exports {
+        let Some(meant) = missing.iter().find(|point| resembles(&export.name, point)) else {
+            continue;
+        };
+        let export = export.clone();
+        return Err(if export.name == *meant {
+            HooksExportsError::Arity { export }
+        } else {
+            HooksExportsError::Misspelt { export, meant }
+        });
+    }
+    if hooks.is_empty() {
+        let exports = exports.into_iter().collect();
+        return Err(HooksExportsError::NoHooks { exports });
+    }
+    Ok(())
+}
+
+/// A hook's own name comes here with an arity that no hook has.
+fn resembles(name: &str, point: &str) -> bool {
+    if POINTS.contains(&name) {
+        return name == point;
+    }
+    let letters: Vec<char> = name
+        .to_lowercase()
+        .chars()
+        .filter(|letter| *letter != '_')
+        .collect();
+    letters.len() <= MAX_COMPARED && distance(&letters, point) <= MAX_DISTANCE
+}
+
+/// Levenshtein's distance, row by row.
+fn distance(from: &[char], to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
+    for letter in from {
+        let mut corner = row[0];
+        row[0] += 1;
+        for (column, other) in to.chars().enumerate() {
+            let up = row[column + 1];
+            let replaced = corner + usize::from(*letter != other);
+            row[column + 1] = replaced.min(up + 1).min(row[column] + 1);
+            corner = up;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+fn named(exports: &[Export]) -> String {
+    if exports.is_empty() {
+        return "nothing".to_owned();
+    }
+    let first: Vec<String> = exports
+        .iter()
+        .take(MAX_NAMED)
+        .map(ToString::to_string)
+        .collect();
+    let more = if exports.len() > MAX_NAMED {
+        " and others"
+    } else {
+        ""
+    };
+    format!("no hook, only {}{more}", first.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exports(list: &[(&str, u32)]) -> Vec<Export> {
+        let export = |(name, arity): &(&str, u32)| Export {
+            name: (*name).to_owned(),
+            arity: *arity,
+        };
+        list.iter().map(export).collect()
+    }
+
+    /// The table of `relsync_hooks_exports_tests`.
+    #[test]
+    fn hooks_are_told_from_what_is_meant_to_be_one() {
+        let long = "p".repeat(255);
+        let table: [(&[(&str, u32)], &str); 17] = [
+            (&[("presync", 0)], ""),
+            (
+                &[("rollback", 1), ("module_info", 0), ("module_info", 1)],
+                "",
+            ),
+            (&[("health", 1), ("helper", 3), ("double", 1)], ""),
+            (&[("presync", 0), ("resync", 1), ("presync", 2)], ""),
+            (&[("presync", 0), ("presync", 1)], ""),
+            (&[(&long, 0), ("", 0), ("health", 0)], ""),
+            (&[], "exports nothing; hooks are presync, postsync,"),
+            (
+                &[("module_info", 0), ("start", 0)],
+                "no hook, only start/0; hooks are presync,",
+            ),
+            (
+                &[("presync", 0), ("pstsync", 0)],
+                "exports pstsync/0, which is never called: was postsync/0 or postsync/1 meant?",
+            ),
+            (
+                &[("pre_sync", 0)],
+                "pre_sync/0, which is never called: was presync/0",
+            ),
+            (
+                &[("PostSync", 1)],
+                "'PostSync'/1, which is never called: was postsync/0",
+            ),
+            (
+                &[("helath", 0), ("presync", 0)],
+                "was health/0 or health/1 meant?",
+            ),
+            (&[("rollbak", 1)], "was rollback/0 or rollback/1 meant?"),
+            (
+                &[("presync", 2)],
+                "exports presync/2, which is never called: presync takes no argument or one",
+            ),
+            (&[("presync", 0), ("health", 3)], "health takes no argument"),
+            (&[("end", 0), ("it's", 1)], "only 'end'/0, 'it\\'s'/1;"),
+            (&[("f", 2), ("f", 10), ("f", 2)], "only f/2, f/10;"),
+        ];
+        for (list, part) in table {
+            match check(exports(list)) {
+                Ok(()) => assert_eq!(part, "", "{list:?}"),
+                Err(error) => {
+                    let said = error.to_string();
+                    assert!(!part.is_empty() && said.contains(part), "{list:?}: {said}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn not_all_of_many_exports_are_named() {
+        let many: Vec<Export> = (0..20)
+            .map(|arity| Export {
+                name: "f".to_owned(),
+                arity,
+            })
+            .collect();
+        let said = check(many).expect_err("no hooks").to_string();
+        assert!(said.contains("f/8, f/9 and others; hooks are"), "{said}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_to_the_target() {
+        for content in [&b""[..], b"garbage", b"FOR1\0\0\0\x04BEAM", b"\x1f\x8b"] {
+            assert_eq!(check_module(content), Ok(()));
+        }
+    }
+}
