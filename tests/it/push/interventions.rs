@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relsync_engine::push::{Hooks, PushEnd, PushError};
+use relsync_engine::push::{Hooks, Presync, PushEnd, PushError};
 use relsync_engine::session::SessionError;
 use relsync_engine::wire::{HooksKind, Outcome, ReloadMode};
 use relsync_tests::node::{Node, NodeOptions};
@@ -43,6 +43,47 @@ fn hooks_run_around_the_switch_and_print_on_the_host() {
         PushEnd::UpToDate
     ));
     assert_eq!(rig.events, [""; 0]);
+}
+
+#[test]
+fn only_hooks_that_there_are_are_said_to_run() {
+    let table: &[(&str, Presync, &[&str])] = &[
+        ("rollback/0", Presync::Late, &["switch", "reload", "commit"]),
+        (
+            "rollback/0",
+            Presync::Early,
+            &["switch", "reload", "commit"],
+        ),
+        (
+            "presync/1",
+            Presync::Early,
+            &["presync", "> presync", "switch", "reload", "commit"],
+        ),
+        (
+            "postsync/0",
+            Presync::Late,
+            &["switch", "reload", "postsync", "> postsync", "commit"],
+        ),
+        (
+            "health/1",
+            Presync::Late,
+            &["switch", "reload", "health", "> health", "commit"],
+        ),
+    ];
+    let mut rig = Rig::new();
+    let (a, b) = rig.versions(A, B);
+    applied(rig.push(a.root()));
+    for ((hook, presync, steps), release) in table.iter().zip([&b, &a].into_iter().cycle()) {
+        rig.events.clear();
+        let (name, arity) = hook.split_once('/').expect("a function");
+        let argument = if arity == "1" { "_" } else { "" };
+        rig.options.hooks = Some(hooks(&format!(
+            "-export([{hook}]).\n{name}({argument}) -> io:format(\"{name}\")."
+        )));
+        rig.options.presync = *presync;
+        applied(rig.push(release.root()));
+        assert_eq!(&rig.events, steps, "{hook} {presync:?}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@
 %%% leaves the code as `load/2' found it. It calls `code' through `relsync_temporary' only.
 -module(relsync_hooks).
 
--export([load/2, unload/1, module/1, run/5, format_error/1]).
+-export([load/2, unload/1, module/1, has/2, run/5, format_error/1]).
 
 -export_type([hooks/0, source/0, point/0, limits/0, reason/0]).
 
@@ -95,6 +95,12 @@ unload({loaded, _Module, Temporary}) ->
 -spec module(hooks()) -> module().
 module({loaded, Module, _}) -> Module;
 module({interpreted, #{module := Module}}) -> Module.
+
+%% @doc Says whether there is such a hook.
+-spec has(hooks(), point()) -> boolean().
+has(Hooks, Point) ->
+    Exports = exports(Hooks),
+    lists:member({Point, 1}, Exports) orelse lists:member({Point, 0}, Exports).
 
 %% @doc Runs a hook: with `Context' if the function takes an argument, else without. `Output' gets what it
 %% prints, as UTF-8, in order. The timeout includes the time that `Output' takes.

@@ -198,7 +198,7 @@ run(#update{disturbs = Disturbs, roots = Roots} = Planned, Mode, Prepare) ->
     end.
 
 presync(#update{hooks = #{presync := false} = Hooks} = Update) ->
-    step(presync, Update),
+    hook_step(presync, Update),
     Started = disturb(Update#update{hooks = Hooks#{presync := true}}),
     case relsync_update_hooks:run(Hooks, presync, Update#update.send) of
         ok -> Started;
@@ -258,7 +258,7 @@ reload(#update{plan = Plan} = Update, Mode) ->
     end.
 
 check_hooks([Point | Rest], #update{hooks = #{presync := true} = Hooks} = Update, Mode, Result) ->
-    step(Point, Update),
+    hook_step(Point, Update),
     case relsync_update_hooks:run(Hooks, Point, Update#update.send) of
         ok -> check_hooks(Rest, Update, Mode, Result);
         {error, Reason} -> fail(Update, Mode, hooks, relsync_hooks:format_error(Reason))
@@ -416,6 +416,9 @@ is_host_lost() ->
             true
     after 0 -> false
     end.
+
+hook_step(Point, #update{hooks = Hooks} = Update) ->
+    relsync_update_hooks:has(Hooks, Point) andalso step(Point, Update).
 
 step(Step, #update{send = Send}) ->
     Send(step, #{step => atom_to_binary(Step, utf8)}).

@@ -4,7 +4,7 @@
 %% processes are those of relsync_hooks; when which of them runs is relsync_update's.
 -module(relsync_update_hooks).
 
--export([load/3, release/2, run/3, with_context/2, context/5]).
+-export([load/3, release/2, has/2, run/3, with_context/2, context/5]).
 -export_type([hooks/0, context/0]).
 
 %% What `receive' takes at most; also less than `infinity'.
@@ -62,7 +62,7 @@ load(_, _, _) ->
     relsync_refusal:refuse(protocol, "hooks without content").
 
 early_presync(Hooks, Send) ->
-    Send(step, #{step => <<"presync">>}),
+    has(Hooks, presync) andalso Send(step, #{step => <<"presync">>}),
     Running = Hooks#{presync := true},
     case run(Hooks, presync, Send) of
         ok ->
@@ -90,6 +90,10 @@ release(#{loaded := Loaded, presync := Presync, context := Context} = Hooks0, Se
     ],
     _ = relsync_hooks:unload(Loaded),
     ok.
+
+%% @doc Says whether there is such a hook: of one that is not, nobody is told that it runs.
+-spec has(hooks(), relsync_hooks:point()) -> boolean().
+has(#{loaded := Loaded}, Point) -> relsync_hooks:has(Loaded, Point).
 
 %% @doc Runs one of the hooks.
 -spec run(hooks(), relsync_hooks:point(), relsync_update:send()) -> ok | {error, relsync_hooks:reason()}.
