@@ -35,9 +35,6 @@ const RETURN_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause between two such questions.
 const RETURN_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a target that goes back by itself says it is busy with.
-const RETURNING: &str = "a probation that ran out";
-
 /// The generation and the snapshot that a confirmation is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Meant {
@@ -80,10 +77,7 @@ impl Probation {
             let pause = patience.next_pause().unwrap_or_default();
             return Some((now + pause.min(LONGEST_PAUSE)).min(self.ends));
         }
-        let is_returning = matches!(
-            error,
-            CliError::Session(SessionError::Busy { holder }) if holder == RETURNING
-        );
+        let is_returning = matches!(error, CliError::Session(SessionError::Returning));
         let patience = if is_returning {
             WORKING_TIMEOUT
         } else {
@@ -241,11 +235,6 @@ pub(crate) async fn confirm(
 mod tests {
     use super::*;
 
-    fn busy(holder: &str) -> CliError {
-        let holder = holder.to_owned();
-        SessionError::Busy { holder }.into()
-    }
-
     #[test]
     fn attempts_go_on_to_the_end_of_the_probation_and_a_moment_beyond() {
         let meant = Meant {
@@ -253,18 +242,22 @@ mod tests {
             snapshot: [2; 32],
         };
         let seconds = Duration::from_secs;
-        for (error, tries, is_returning) in [
+        let table: [(CliError, &[u64], bool); 2] = [
             (
-                busy("me"),
-                &[1, 3, 7, 12, 17, 22, 27, 30, 31, 32][..],
+                SessionError::Busy {
+                    holder: "me".to_owned(),
+                }
+                .into(),
+                &[1, 3, 7, 12, 17, 22, 27, 30, 31, 32],
                 false,
             ),
             (
-                busy(RETURNING),
+                SessionError::Returning.into(),
                 &[1, 3, 7, 12, 17, 22, 27, 30, 31, 32, 33],
                 true,
             ),
-        ] {
+        ];
+        for (error, tries, is_returning) in table {
             let probation = Probation::new(meant, seconds(30), seconds(30));
             let begun = probation.ends - seconds(30);
             let mut patience = Patience::new(u32::MAX);

@@ -24,12 +24,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a good-bye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a target may say that it is busy with a session of this very user: one whose link was cut ends when the target
-/// notices.
-const OWN_SESSION_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a target may say that it is busy with what ends by itself soon: a session of this very user, one whose link was cut, ends
+/// when the target notices, and a way back because a probation ran out when the old release runs.
+const BUSY_PATIENCE: Duration = Duration::from_secs(3);
 
-/// The pause between two looks at a target that is busy with a session of this user.
-const OWN_SESSION_PAUSE: Duration = Duration::from_millis(200);
+/// The pause between two looks at a target that is busy with that.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
 /// A conversation with a target's agent over the Erlang distribution.
 pub(crate) type ErlSession = Session<ErlTransport>;
@@ -48,24 +48,26 @@ impl Traffic {
 }
 
 /// Connects to a target and opens a session with its agent, and shows the agent on its way there. A session of the same user that is
-/// just ending is waited for.
+/// just ending, and a way back of the target's own, are waited for.
 pub(crate) async fn open(
     target: &Target,
     output: &Output,
 ) -> Result<(ErlSession, TargetStatus), CliError> {
-    let deadline = Instant::now() + OWN_SESSION_PATIENCE;
+    let deadline = Instant::now() + BUSY_PATIENCE;
     loop {
         let connection = connect(&target.erl).await?;
         let mut progress = AgentProgress::new(output);
         let mut on_sent = |sent| progress.show(sent);
-        match boot::open_watched(connection, &target.greeting, &mut on_sent).await {
-            Err(SessionError::Busy { holder })
-                if holder == target.greeting.holder() && Instant::now() < deadline =>
-            {
-                tokio::time::sleep(OWN_SESSION_PAUSE).await;
-            }
-            opened => return Ok(opened?),
+        let opened = boot::open_watched(connection, &target.greeting, &mut on_sent).await;
+        let ends_soon = match &opened {
+            Err(SessionError::Busy { holder }) => *holder == target.greeting.holder(),
+            Err(SessionError::Returning) => true,
+            _ => false,
+        };
+        if !ends_soon || Instant::now() >= deadline {
+            return Ok(opened?);
         }
+        tokio::time::sleep(BUSY_PAUSE).await;
     }
 }
 
@@ -104,7 +106,8 @@ pub(crate) fn is_lost_link(error: &SessionError) -> bool {
 /// Whether waiting may help after a link was lost: the target may be restarting, or still hold the session that was lost.
 pub(crate) fn is_passing(error: &CliError) -> bool {
     match error {
-        CliError::Connect(_) | CliError::Session(SessionError::Busy { .. }) => true,
+        CliError::Connect(_)
+        | CliError::Session(SessionError::Busy { .. } | SessionError::Returning) => true,
         CliError::Session(error) => is_lost_link(error),
         _ => false,
     }

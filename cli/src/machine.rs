@@ -17,17 +17,18 @@ pub(crate) fn host_name() -> String {
     from_kernel
         .as_deref()
         .and_then(non_blank)
-        .or_else(|| hostname_command(&[]))
+        .or_else(|| said_by("hostname", &[]))
         .unwrap_or_else(|| "localhost".to_owned())
 }
 
 /// This machine's name with its domain, as far as it has one.
 pub(crate) fn full_host_name() -> String {
-    hostname_command(&["-f"]).unwrap_or_else(host_name)
+    said_by("hostname", &["-f"]).unwrap_or_else(host_name)
 }
 
-fn hostname_command(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("hostname")
+/// What a program says of this machine or its user.
+fn said_by(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .stderr(Stdio::null())
@@ -47,6 +48,9 @@ pub(crate) fn caller() -> String {
     let user = user
         .as_deref()
         .and_then(non_blank)
+        // A container or a service manager may set neither.
+        .or_else(|| said_by("id", &["-un"]))
+        .or_else(|| said_by("id", &["-u"]))
         .unwrap_or_else(|| "someone".to_owned());
     format!("{user}@{}", host_name())
 }

@@ -86,10 +86,28 @@ async fn run(command: Command, output: &Output, interrupt: Interrupt) -> Exit {
         // These two report failures, and end on Ctrl-C, in their own way.
         Command::Push(args) => Ok(push::run(args.update, args.dry_run, output, &interrupt).await),
         Command::Plan(args) => Ok(push::run(*args, true, output, &interrupt).await),
-        Command::Status(args) => or_interrupted(status::run(args, output), interrupt).await,
-        Command::Rollback(args) => or_interrupted(rollback::run(args, output), interrupt).await,
-        Command::Confirm(args) => or_interrupted(rollback::confirm(args, output), interrupt).await,
-        Command::Doctor(args) => or_interrupted(doctor::run(args, output), interrupt).await,
+        Command::Status(args) => {
+            or_interrupted(status::run(args, output), interrupt, CliError::Interrupted).await
+        }
+        Command::Rollback(args) => {
+            or_interrupted(
+                rollback::run(args, output),
+                interrupt,
+                CliError::InterruptedChange,
+            )
+            .await
+        }
+        Command::Confirm(args) => {
+            or_interrupted(
+                rollback::confirm(args, output),
+                interrupt,
+                CliError::InterruptedChange,
+            )
+            .await
+        }
+        Command::Doctor(args) => {
+            or_interrupted(doctor::run(args, output), interrupt, CliError::Interrupted).await
+        }
         Command::Snapshot(command) => snapshot::run(command, output),
         Command::Store(command) => store::run(command, output),
         Command::Completions { shell } => {
@@ -104,10 +122,11 @@ async fn run(command: Command, output: &Output, interrupt: Interrupt) -> Exit {
 async fn or_interrupted(
     command: impl Future<Output = Result<Exit, CliError>>,
     mut interrupt: Interrupt,
+    told: CliError,
 ) -> Result<Exit, CliError> {
     tokio::select! {
         ended = command => ended,
-        () = interrupt.wait() => Err(CliError::Interrupted),
+        () = interrupt.wait() => Err(told),
     }
 }
 

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use relsync_engine::boot::AgentSent;
 use relsync_engine::encode::PackSummary;
 use relsync_engine::push::{Planned, PushEvent};
+use relsync_engine::wire::Incoming;
 use serde_json::json;
 
 use crate::listing;
@@ -30,6 +31,7 @@ pub(crate) struct Progress<'a> {
     new: &'a Manifest,
     totals: Totals,
     reloads: bool,
+    incoming: Option<Incoming>,
     reported: Option<Instant>,
     bar: Option<ProgressBar>,
 }
@@ -37,14 +39,21 @@ pub(crate) struct Progress<'a> {
 impl<'a> Progress<'a> {
     /// Shows a push of `new` to a node.
     ///
-    /// Running code is left alone unless it `reloads`.
-    pub(crate) fn new(output: &Output, node: &str, new: &'a Manifest, reloads: bool) -> Self {
+    /// Running code is left alone unless it `reloads`. What the target has of an interrupted pack is not sent again.
+    pub(crate) fn new(
+        output: &Output,
+        node: &str,
+        new: &'a Manifest,
+        reloads: bool,
+        incoming: Option<Incoming>,
+    ) -> Self {
         Self {
             output: output.clone(),
             node: node.to_owned(),
             new,
             totals: Totals::default(),
             reloads,
+            incoming,
             reported: None,
             bar: None,
         }
@@ -85,13 +94,28 @@ impl<'a> Progress<'a> {
         } else {
             " to record what is there"
         };
-        self.output
-            .line(&format!("Sending {}{what}...", Bytes(pack.pack_bytes)));
+        let size = match self.verified(pack) {
+            0 => Bytes(pack.pack_bytes).to_string(),
+            verified => format!(
+                "the other {} of {}",
+                Bytes(pack.pack_bytes - verified),
+                Bytes(pack.pack_bytes)
+            ),
+        };
+        self.output.line(&format!("Sending {size}{what}..."));
         if pack.pack_bytes >= SMALLEST_BAR_BYTES
             && let Some(bar) = bar(&self.output, pack.pack_bytes)
         {
             self.output = self.output.with_bar(bar.clone());
             self.bar = Some(bar);
+        }
+    }
+
+    /// How much of the pack the target has.
+    fn verified(&self, pack: &PackSummary) -> u64 {
+        match &self.incoming {
+            Some(incoming) if incoming.pack_id == pack.id => incoming.verified.min(pack.pack_bytes),
+            _ => 0,
         }
     }
 

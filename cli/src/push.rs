@@ -288,7 +288,7 @@ async fn attempt(
         output.warning("what is pushed has applications or boot files, but neither lib/ nor releases/: is it the release's root that --local-path names?");
     }
     let reloads = job.options.reload != ReloadMode::None;
-    let mut progress = Progress::new(output, &report.node, &job.new, reloads);
+    let mut progress = Progress::new(output, &report.node, &job.new, reloads, status.incoming);
     let mut ordered = None;
     let mut on_event = |event: PushEvent<'_>| {
         match &event {
@@ -386,9 +386,11 @@ async fn conclude(
 ) -> Result<(), CliError> {
     let pushed = match pushed {
         Err(CliError::Push(PushError::LostWhileApplying { lost, source })) => {
-            output.warning(&format!(
-                "lost the target while it applied the update ({source}); looking for it again"
-            ));
+            let error = CliError::Push(PushError::LostWhileApplying {
+                lost: lost.clone(),
+                source,
+            });
+            output.warning(&format!("{}; looking for it again", error.reason()));
             settle::find_out(&job.target, job.retries, &lost, output, report, traffic).await?;
             return confirm_if_asked(job, output, interrupt, report, traffic).await;
         }
@@ -426,9 +428,6 @@ async fn conclude(
                 output,
                 report,
             );
-            if job.options.reload == ReloadMode::Soft {
-                report.foresee_refusal();
-            }
         }
         PushEnd::Applied(result) => {
             let pack_bytes = pushed.pack.as_ref().map_or(0, |pack| pack.pack_bytes);

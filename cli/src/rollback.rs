@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use relsync_engine::id::SnapshotId;
+use relsync_engine::session::SessionError;
 use relsync_engine::store::Store;
-use relsync_engine::wire::{ApplyResult, Outcome as WireOutcome, Reply, Request};
+use relsync_engine::wire::{ApplyResult, Outcome as WireOutcome, Reply, Request, TargetStatus};
 use serde_json::json;
 
 use crate::args::{ConfirmArgs, Reload, RollbackArgs};
@@ -59,7 +60,8 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
     }
     .await;
     connect::close(session, &mut traffic).await;
-    finish(&answer?, report, &traffic, started, output)
+    let result = answer.map_err(|error| refused(error, goal, &status))?;
+    finish(&result, report, &traffic, started, output)
 }
 
 /// Runs `confirm`.
@@ -86,6 +88,26 @@ pub(crate) async fn confirm(mut args: ConfirmArgs, output: &Output) -> Result<Ex
         "round_trips": traffic.0.round_trips,
     }));
     Ok(Exit::Done)
+}
+
+/// What is installed is not kept, and so cannot be gone back to; that alone says too little.
+fn refused(error: SessionError, goal: Goal, status: &TargetStatus) -> CliError {
+    let is_unknown = matches!(
+        &error,
+        SessionError::Remote(remote) if remote.kind == "no_generation"
+    );
+    let installed = status.current.as_ref();
+    let generation = installed.map_or(0, |current| current.generation);
+    let is_installed = match goal {
+        Goal::Previous => false,
+        Goal::Generation(meant) => meant == generation,
+        Goal::Snapshot(id) => installed.is_some_and(|current| current.snapshot == id.0),
+    };
+    if is_unknown && is_installed && status.damage.is_empty() {
+        CliError::RunsAlready { generation }
+    } else {
+        error.into()
+    }
 }
 
 fn goal(args: &RollbackArgs) -> Result<Goal, CliError> {

@@ -50,7 +50,10 @@ pub(crate) async fn find_out(
                 return told(lost.aftermath(&status), &status, report);
             }
             Err(error) => {
-                let is_at_work = matches!(&error, CliError::Session(SessionError::Busy { .. }));
+                let is_at_work = matches!(
+                    &error,
+                    CliError::Session(SessionError::Busy { .. } | SessionError::Returning)
+                );
                 next = if is_at_work && begun.elapsed() < WORKING_TIMEOUT {
                     Some(WORKING_PAUSE)
                 } else {

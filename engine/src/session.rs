@@ -23,6 +23,9 @@ pub const SILENCE: Duration = Duration::from_secs(180);
 /// What must have moved over the socket for a silence to be the link's: more than ticks, less than the slowest link that is any use.
 const MOVING_BYTES: u64 = 2_000;
 
+/// What a target says that it is busy with while it goes back because a probation ran out.
+const RETURNING: &str = "a probation that ran out";
+
 /// Why a session cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
@@ -55,6 +58,9 @@ pub enum SessionError {
         /// Who, as that session named itself.
         holder: String,
     },
+    /// A probation ran out, and the target goes back by itself.
+    #[error("the target is going back to the release before: a probation ran out")]
+    Returning,
     /// The target's OTP is older than any agent was made for.
     #[error("the target runs OTP {release}, relsync needs 23 or newer")]
     OldOtp {
@@ -147,6 +153,7 @@ impl<T: Transport> Session<T> {
     pub async fn receive_checked(&mut self) -> Result<Reply, SessionError> {
         match self.receive().await? {
             Reply::Error(error) => Err(SessionError::Remote(error)),
+            Reply::Busy { holder } if holder == RETURNING => Err(SessionError::Returning),
             Reply::Busy { holder } => Err(SessionError::Busy { holder }),
             reply => Ok(reply),
         }

@@ -210,7 +210,27 @@ fn an_interrupted_push_leaves_the_target_and_goes_on_later() {
             .is_some_and(|bytes| bytes > 0),
         "{status}"
     );
-    assert_eq!(rig.push(&[], 0)["generation"], 2);
+    let again = rig.run(&[]);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert!(again.out.contains("Sending the other "), "{again:?}");
+    assert_eq!(rig.push(&["status"], 0)["current"]["generation"], 2);
+}
+
+#[test]
+fn a_loss_is_told_once() {
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    rig.release(2);
+    let source = "-module(cutter).\n-export([postsync/0]).\n\
+                  postsync() -> [erlang:disconnect_node(Node) || Node <- nodes(hidden)], ok.\n";
+    fs::write(rig.cli.dir().join("cutter.erl"), source).expect("a file");
+    let run = rig.run(&["-H", "cutter.erl"]);
+    let told = "lost the target while it applied the update";
+    let line = run.err.lines().find(|line| line.contains(told));
+    let line = line.expect("a note");
+    assert_eq!(line.matches("lost the target").count(), 1, "{run:?}");
+    assert!(line.ends_with("looking for it again"), "{run:?}");
 }
 
 #[test]
@@ -469,28 +489,78 @@ fn too_many_deletions_are_refused_and_protected_files_stay() {
 }
 
 #[test]
+fn an_interrupted_rollback_does_not_say_that_nothing_happens() {
+    let rig = Rig::new();
+    // While the target is busy with this, it is waited for.
+    rig.node.eval(
+        "Self = self(), spawn(fun() -> true = register(relsync_session, self()), \
+         put(relsync_who, <<\"a probation that ran out\">>), Self ! held, receive never -> ok end end), \
+         receive held -> ok end",
+    );
+    let mut running = rig
+        .command(&["rollback"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("relsync runs");
+    let mut lines = BufReader::new(running.stdout.take().expect("its output")).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.starts_with("Rolling back"))));
+    let pid = running.id().to_string();
+    let killed = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(killed.expect("kill runs").success());
+    let ended = running.wait_with_output().expect("an end");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    assert!(
+        said.contains("does all the same") && !said.contains("unchanged"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_session_of_ones_own_that_ends_is_waited_for() {
     let rig = Rig::new();
     let machine = rig
         .node
         .eval("{ok, Name} = inet:gethostname(), list_to_atom(Name)");
     let machine = machine.trim_matches('\'');
-    let status = |holder: &str, milliseconds: u32| {
+    let status = |user: Option<&str>, holder: &str, milliseconds: u32| {
         rig.node.eval(&format!(
             "Self = self(), spawn(fun() -> true = register(relsync_session, self()), put(relsync_who, <<{holder:?}>>), \
              Self ! held, timer:sleep({milliseconds}) end), receive held -> ok end"
         ));
-        let run = Run::of(rig.command(&["status"]).env("USER", "tester"));
+        let mut command = rig.command(&["status"]);
+        match user {
+            Some(user) => command.env("USER", user),
+            None => command.env_remove("USER").env_remove("LOGNAME"),
+        };
+        let run = Run::of(&mut command);
         rig.node.eval("catch exit(whereis(relsync_session), kill)");
         rig.node.wait_for("whereis(relsync_session)", "undefined");
         run
     };
     let own = format!("tester@{machine}");
-    assert_eq!(status(&own, 1000).code, Some(0));
+    let tester = Some("tester");
+    assert_eq!(status(tester, &own, 1000).code, Some(0));
     for (holder, milliseconds) in [(own.as_str(), 600_000), ("x@y", 1000)] {
-        let run = status(holder, milliseconds);
+        let run = status(tester, holder, milliseconds);
         assert!(run.code == Some(1) && run.err.contains(holder), "{run:?}");
     }
+    // Who calls is known without being told by the environment.
+    let said = Command::new("id").arg("-un").output().expect("id runs");
+    let user = String::from_utf8(said.stdout).expect("a name");
+    let nameless = format!("{}@{machine}", user.trim());
+    assert_eq!(status(None, &nameless, 1000).code, Some(0));
+    // What goes back by itself is waited for as well.
+    let returning = "a probation that ran out";
+    assert_eq!(status(tester, returning, 1000).code, Some(0));
+    let run = status(tester, returning, 600_000);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(
+        run.err.contains("is going back") && run.err.contains("in a moment"),
+        "{run:?}"
+    );
+    assert!(!run.err.contains("nothing was changed"), "{run:?}");
 }
 
 /// A library that, loaded before zlib, makes every deflater use the fixed Huffman codes: as right as any, but other bytes.

@@ -294,3 +294,27 @@ fn an_interrupted_confirmation_tells_for_how_long_the_new_release_runs() {
         assert_eq!(rig.push(&["confirm"], 0)["was_on_probation"], true);
     }
 }
+
+#[test]
+fn a_probation_that_no_confirmation_can_meet_is_told_truthfully() {
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    rig.load();
+    rig.release(2);
+    let run = rig.run(&["--confirm-timeout", "1ms"]);
+    let status = status(&rig, &rig.device());
+    assert_eq!(status["current"]["state"], "confirmed", "{run:?}");
+    // A session that is there first holds the timer up.
+    let (generation, version) = if run.code == Some(0) {
+        (2, "2")
+    } else {
+        assert_eq!(run.code, Some(3), "{run:?}");
+        for absent in ["nothing was changed", "busy", "other push"] {
+            assert!(!run.err.contains(absent), "{absent}: {run:?}");
+        }
+        (1, "1")
+    };
+    assert_eq!(status["current"]["generation"], generation, "{run:?}");
+    assert_eq!(rig.node.eval("sample:version()."), version, "{run:?}");
+}

@@ -28,8 +28,7 @@ use crate::target::TargetError;
 use crate::units::{Count, Elapsed};
 
 use reach::{config_hint, connect_class, hooks_hint, target_class};
-pub(crate) use remote::IN_USE_HINT;
-use remote::remote_hint;
+use remote::{refusal_hint, remote_hint};
 use session::{push_class, session_class};
 use store::{directory_class, store_class};
 
@@ -158,6 +157,12 @@ pub(crate) enum CliError {
     /// There is nothing that could be confirmed.
     #[error("nothing is installed that could be confirmed")]
     NothingInstalled,
+    /// What was to be gone back to is what the target runs.
+    #[error("generation {generation} is what the target runs now")]
+    RunsAlready {
+        /// The generation it runs.
+        generation: u64,
+    },
     /// The update was applied and then undone by the target.
     #[error("the target rolled the update back: {}", printable(&.0.message))]
     RolledBack(RemoteError),
@@ -186,6 +191,9 @@ pub(crate) enum CliError {
     /// The user pressed Ctrl-C twice while the target was applying.
     #[error("interrupted while the last of the update was on its way or being applied")]
     InterruptedApplying,
+    /// The user pressed Ctrl-C while the target was told to go back, or to confirm.
+    #[error("interrupted; what the target has been told by now, it does all the same")]
+    InterruptedChange,
     /// The user pressed Ctrl-C while the update waited to be confirmed.
     #[error("interrupted: {}", on_probation(*.generation, *.left, *.asked))]
     InterruptedConfirming {
@@ -300,9 +308,6 @@ impl CliError {
             }
             cause = error.source();
         }
-        if let Self::Hooks(HooksError::Compile { messages, .. }) = self {
-            let _ = write!(message, "\n{}", printable(messages.trim_end()));
-        }
         if let Some(path) = self.remote().and_then(|remote| remote.path.as_ref()) {
             let path = Escaped(path.as_bytes()).to_string();
             if !message.contains(&path) {
@@ -317,6 +322,9 @@ impl CliError {
         let mut message = self.reason();
         if self.exit() == Exit::Failed && self.concerns_target() {
             message.push_str("; nothing was changed on the target");
+        }
+        if let Self::Hooks(HooksError::Compile { messages, .. }) = self {
+            let _ = write!(message, ":\n{}", printable(messages.trim_end()));
         }
         message
     }
@@ -334,7 +342,7 @@ impl CliError {
                 | Self::Push(_)
                 | Self::Session(_)
                 | Self::LostAndUnchanged
-        )
+        ) && !matches!(self, Self::Session(SessionError::Returning))
     }
 
     fn remote(&self) -> Option<&RemoteError> {
@@ -411,7 +419,12 @@ impl CliError {
                 Exit::Failed,
                 remote_hint("not_on_probation"),
             ),
-            Self::RolledBack(remote) => (&remote.kind, Exit::RolledBack, remote_hint(&remote.kind)),
+            Self::RunsAlready { .. } => (
+                "no_generation",
+                Exit::Failed,
+                hint("`relsync status` lists what it could go back to"),
+            ),
+            Self::RolledBack(remote) => (&remote.kind, Exit::RolledBack, refusal_hint(remote)),
             Self::NotConfirmed { .. } => (
                 "not_confirmed",
                 Exit::RolledBack,
@@ -422,9 +435,11 @@ impl CliError {
             Self::Interrupted => (
                 "interrupted",
                 Exit::Interrupted,
-                hint("the same push continues where this one stopped"),
+                hint("the same push again sends nothing of what the target had verified by now"),
             ),
-            Self::InterruptedOrdered { .. } | Self::InterruptedApplying => (
+            Self::InterruptedOrdered { .. }
+            | Self::InterruptedApplying
+            | Self::InterruptedChange => (
                 "interrupted",
                 Exit::Interrupted,
                 hint("`relsync status` tells which release the target runs"),

@@ -1,10 +1,8 @@
 //! What the agent refuses, by the kinds of store-format.md.
 
-use super::Exit;
+use relsync_engine::wire::RemoteError;
 
-/// What to try when processes are in the way of new code.
-pub(crate) const IN_USE_HINT: &str =
-    "`--reload hard` kills these processes, `--reload apps` restarts their applications";
+use super::Exit;
 
 /// How the process ends when the agent refuses: its errors leave the target as it was, but for one.
 pub(super) fn remote_exit(kind: &str) -> Exit {
@@ -13,6 +11,21 @@ pub(super) fn remote_exit(kind: &str) -> Exit {
         "damaged" => Exit::HalfDone,
         _ => Exit::Failed,
     }
+}
+
+/// What to try after a refusal: where a hook judged the release, it is the release that is at fault.
+pub(super) fn refusal_hint(remote: &RemoteError) -> Option<String> {
+    let says = |text: &str| remote.kind == "hooks" && remote.message.contains(text);
+    let hint = if says("the health hook returned ") {
+        "the release did not become healthy: see what the hook said"
+    } else if says(" hook returned an error: ") {
+        "the hook refused the update: see what it said"
+    } else if says(" hook did not return within ") {
+        "--hook-timeout gives it longer, if that is all it needs"
+    } else {
+        return remote_hint(&remote.kind);
+    };
+    Some(hint.to_owned())
 }
 
 /// What to try when the agent refuses; the kinds are those of store-format.md.
@@ -38,7 +51,9 @@ pub(super) fn remote_hint(kind: &str) -> Option<String> {
         }
         "hooks" => "correct the hooks; what they printed, if they ran, stands above",
         "hooks_exports" => "correct the hooks: no function that is never called may look like one",
-        "in_use" => IN_USE_HINT,
+        "in_use" => {
+            "`--reload hard` kills these processes, `--reload apps` restarts their applications"
+        }
         "same_name" => {
             "the target's file system ignores case: rename one of them, or leave it out with --exclude"
         }

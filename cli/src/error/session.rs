@@ -4,7 +4,7 @@ use relsync_engine::push::PushError;
 use relsync_engine::session::SessionError;
 use relsync_engine::transport::TransportError;
 
-use super::remote::{remote_exit, remote_hint};
+use super::remote::{refusal_hint, remote_exit, remote_hint};
 use super::store::store_class;
 use super::{Class, Exit};
 
@@ -22,7 +22,7 @@ pub(super) fn session_class(error: &SessionError) -> Class<'_> {
         SessionError::Remote(remote) => (
             &remote.kind,
             remote_exit(&remote.kind),
-            remote_hint(&remote.kind),
+            refusal_hint(remote),
         ),
         SessionError::Hung { .. } => (
             "hung",
@@ -32,6 +32,11 @@ pub(super) fn session_class(error: &SessionError) -> Class<'_> {
             ),
         ),
         SessionError::Busy { .. } => ("busy", Exit::Failed, remote_hint("busy")),
+        SessionError::Returning => (
+            "busy",
+            Exit::Failed,
+            hint("ask again in a moment: `relsync status` tells then what it went back to"),
+        ),
         SessionError::OldOtp { .. } => (
             "old_otp",
             Exit::Failed,

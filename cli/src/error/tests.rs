@@ -132,6 +132,9 @@ fn every_kind_has_its_exit_code() {
             130,
         ),
         (CliError::Interrupted, "interrupted", 130),
+        (CliError::InterruptedChange, "interrupted", 130),
+        (SessionError::Returning.into(), "busy", 1),
+        (CliError::RunsAlready { generation: 2 }, "no_generation", 1),
         (CliError::StoreDamaged { count: 1 }, "store_damaged", 10),
         (
             CliError::StoreLost {
@@ -200,6 +203,16 @@ fn a_failure_before_any_change_says_so() {
         message.ends_with("nothing was changed on the target"),
         "{message}"
     );
+    let hooks = CliError::Hooks(HooksError::Compile {
+        path: PathBuf::from("hooks.erl"),
+        messages: "hooks.erl:3:1: syntax error\n% 3| end\n%  | ^\n".to_owned(),
+    });
+    let message = hooks.explain().message;
+    assert_eq!(
+        message.lines().next(),
+        Some("hooks.erl does not compile; nothing was changed on the target:")
+    );
+    assert_eq!(message.lines().last(), Some("%  | ^"));
     let root = PathBuf::from("dir");
     let local = CliError::Directory(ScanError::NotADirectory { root }).explain();
     assert!(
@@ -276,6 +289,55 @@ fn kinds_of_the_agent_have_hints() {
             "{kind}: {hint:?}"
         );
     }
+}
+
+#[test]
+fn a_hook_that_judged_the_release_is_not_called_wrong() {
+    let table = [
+        (
+            "the health hook returned an error: sick",
+            "did not become healthy",
+        ),
+        (
+            "the health hook returned false instead of true or ok",
+            "did not become healthy",
+        ),
+        (
+            "the postsync hook returned an error: no",
+            "refused the update",
+        ),
+        (
+            "the health hook did not return within 300000 ms and was killed",
+            "--hook-timeout",
+        ),
+        ("the health hook failed: error undef", "correct the hooks"),
+    ];
+    for (message, expected) in table {
+        let refusal = RemoteError {
+            message: message.to_owned(),
+            ..remote("hooks")
+        };
+        let refused = CliError::from(SessionError::Remote(refusal.clone()));
+        for error in [CliError::RolledBack(refusal), refused] {
+            let hint = error.explain().hint.expect("a hint");
+            assert!(hint.contains(expected), "{message}: {hint}");
+        }
+    }
+}
+
+#[test]
+fn a_target_that_goes_back_is_waited_for_and_nothing_is_said_to_be_unchanged() {
+    let explained = CliError::from(SessionError::Returning).explain();
+    assert!(
+        explained.message.contains("is going back") && !explained.message.contains("nothing"),
+        "{explained:?}"
+    );
+    assert!(
+        explained
+            .hint
+            .is_some_and(|hint| hint.contains("in a moment")),
+        "it is no other push"
+    );
 }
 
 #[test]

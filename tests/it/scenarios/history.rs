@@ -81,6 +81,11 @@ fn generations_are_kept_and_returned_to() {
         &["no earlier generation"],
     );
     rig.refused(&["rollback", "--to", "77"], 1, "no_generation", &["77"]);
+    let current = rig.push(&["status"], 0)["current"]["snapshot"].clone();
+    for to in ["2", current.as_str().expect("an id")] {
+        let says = "generation 2 is what the target runs now";
+        rig.refused(&["rollback", "--to", to], 1, "no_generation", &[says]);
+    }
 
     // What the target does not keep comes from the store, and a generation can be named by its snapshot.
     let list = rig.push(&["snapshot", "list"], 0);
@@ -97,6 +102,16 @@ fn generations_are_kept_and_returned_to() {
     let snapshot = first["snapshot"].as_str().expect("an id");
     rig.push(&["rollback", "--to", snapshot], 0);
     assert_eq!(rig.node.eval("sample:version()"), "1");
+}
+
+#[test]
+fn what_was_there_before_the_first_push_cannot_be_gone_back_to_from_there() {
+    let rig = Rig::new();
+    rig.release(1);
+    push_all(&rig, &[]);
+    rig.push(&["rollback", "--to", "0"], 0);
+    let says = "generation 0 is what the target runs now";
+    rig.refused(&["rollback", "--to", "0"], 1, "no_generation", &[says]);
 }
 
 /// What an update took away is on the target still: it costs nothing when it comes back, and is the base of what resembles it.

@@ -83,18 +83,9 @@ path_list(Path) ->
     end.
 
 %% @doc What became of the modules, as the host is told.
--spec fields(#{
-    modules := [{module(), relsync_reload_plan:status()}], details := #{module() => unicode:chardata()}, _ => _
-}) ->
-    [relsync_wire:fields()].
-fields(#{modules := Modules, details := Details}) ->
-    [with_detail(Module, status_fields(M), Details) || {Module, _} = M <- Modules].
-
-with_detail(Module, Fields, Details) ->
-    case Details of
-        #{Module := Detail} -> Fields#{detail => relsync_refusal:text(Detail)};
-        #{} -> Fields
-    end.
+-spec fields(relsync_reload:result()) -> [relsync_wire:fields()].
+fields(#{modules := Modules}) ->
+    [status_fields(M) || M <- Modules].
 
 status_fields({Module, Status}) ->
     #{name => atom_to_binary(Module, utf8), status => atom_to_binary(Status, utf8)}.
@@ -107,7 +98,7 @@ outlook(#{modules := Modules}, #{write := Root} = Roots) ->
      || #{path := Path} = M <- Modules
     ],
     case relsync_reload_outlook:outlook(path_list(Root), Changes, limits(Roots)) of
-        {ok, Outlook} -> #{outcome => 2, modules => fields(Outlook)};
+        {ok, Statuses} -> #{outcome => 2, modules => [status_fields(S) || S <- Statuses]};
         {error, Reason} -> relsync_refusal:refuse_reload(Reason)
     end.
 
