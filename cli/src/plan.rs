@@ -8,7 +8,7 @@ use relsync_engine::wire::ModuleStatus;
 
 use crate::listing::{self, CodedTotals, Coding};
 use crate::output::Output;
-use crate::report::{Module, Report};
+use crate::report::Report;
 use crate::units::{Bytes, Count, Elapsed};
 
 /// Shows a dry run, and completes its report.
@@ -21,7 +21,7 @@ pub(crate) fn show(
     output: &Output,
     report: &mut Report,
 ) {
-    report.modules = modules.iter().map(Module::from).collect();
+    report.set_modules(modules);
     let pack_bytes = pushed.pack.as_ref().map_or(0, |pack| pack.pack_bytes);
     report.figures.get_or_insert_default().pack_bytes = pack_bytes;
     say_entries(pushed, new, explained, output);

@@ -428,6 +428,9 @@ async fn conclude(
                 output,
                 report,
             );
+            if job.options.reload == ReloadMode::Soft {
+                report.foresee_refusal();
+            }
         }
         PushEnd::Applied(result) => {
             let pack_bytes = pushed.pack.as_ref().map_or(0, |pack| pack.pack_bytes);

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::connect::Traffic;
-use crate::error::Explained;
+use crate::error::{Explained, IN_USE_HINT};
 use crate::notes::some_of;
 use crate::output::{Output, error_value, printable};
 use crate::units::{Bytes, Count, Elapsed};
@@ -63,6 +63,12 @@ pub(crate) struct Report {
     pub(crate) modules: Vec<Module>,
     /// What people should know.
     pub(crate) notes: Vec<String>,
+    /// What of the release the VM does not run from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) loaded_elsewhere: Option<Elsewhere>,
+    /// The kind of error that a dry run foresees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) would_be_refused: Option<&'static str>,
     /// Whether part of it takes effect when the VM restarts.
     pub(crate) needs_restart: bool,
     /// How long the probation lasts.
@@ -99,6 +105,37 @@ pub(crate) struct Entries {
     changed: u64,
     removed: u64,
     kept: u64,
+}
+
+/// Modules of the release that the VM runs from outside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Elsewhere {
+    /// How many.
+    modules: usize,
+    /// The first of them.
+    first: String,
+    /// The directory that one is loaded from, or `no file`.
+    directory: String,
+}
+
+impl Elsewhere {
+    fn of(modules: &[Module]) -> Option<Self> {
+        let mut foreign = modules.iter().filter(|module| module.status == "foreign");
+        let first = foreign.next()?;
+        Some(Self {
+            modules: 1 + foreign.count(),
+            first: first.module.clone(),
+            directory: first.detail.clone(),
+        })
+    }
+
+    fn warning(&self) -> String {
+        let modules = Count(self.modules, "module");
+        let (first, directory) = (&self.first, &self.directory);
+        format!(
+            "the VM runs {modules} of the release from elsewhere ({first} from {directory}) and goes on with what is there: is -p right?"
+        )
+    }
 }
 
 /// What became of a module.
@@ -159,13 +196,40 @@ impl Report {
     /// Takes over how the target ended a request.
     pub(crate) fn set_result(&mut self, result: &ApplyResult) {
         self.generation = Some(result.generation);
-        self.modules = result.modules.iter().map(Module::from).collect();
+        self.set_modules(&result.modules);
         self.notes
             .extend(result.notes.iter().map(|note| printable(note)));
         self.needs_restart |= result.needs_restart;
         self.probation_ms = result.probation_ms;
         let downtime = Duration::from_micros(result.downtime_us);
         self.downtime_ms = Some(downtime.as_secs_f64() * 1000.0);
+    }
+
+    /// Takes over what becomes of each module.
+    pub(crate) fn set_modules(&mut self, modules: &[ModuleStatus]) {
+        self.modules = modules.iter().map(Module::from).collect();
+        self.loaded_elsewhere = Elsewhere::of(&self.modules);
+    }
+
+    /// Notes that a soft reload, which kills nobody, would be refused.
+    pub(crate) fn foresee_refusal(&mut self) {
+        let in_use = self
+            .modules
+            .iter()
+            .filter(|module| module.status == "in_use");
+        let users: BTreeSet<String> = in_use
+            .map(|module| match module.detail.as_str() {
+                "" => module.module.clone(),
+                users => format!("{} by {users}", module.module),
+            })
+            .collect();
+        if !users.is_empty() {
+            self.would_be_refused = Some("in_use");
+            self.notes.push(format!(
+                "would be refused by --reload soft: processes would be killed or lose their code: {}; {IN_USE_HINT}",
+                some_of(&users)
+            ));
+        }
     }
 
     /// Notes that running code was left alone, and which modules it is old code of.
@@ -209,6 +273,9 @@ impl Report {
         {
             output.line(&module.line());
         }
+        if let Some(elsewhere) = &self.loaded_elsewhere {
+            output.warning(&elsewhere.warning());
+        }
         for note in &self.notes {
             output.line(&format!("note: {note}"));
         }
@@ -234,12 +301,17 @@ impl Report {
         );
         match self.outcome {
             Outcome::Applied => {
-                let mut line = format!(
-                    "{node} runs {}",
-                    generation_text(self.generation.unwrap_or_default())
-                );
+                let generation = generation_text(self.generation.unwrap_or_default());
+                let mut line = match &self.loaded_elsewhere {
+                    None => format!("{node} runs {generation}"),
+                    Some(_) => format!("{node} has the files of {generation}"),
+                };
                 if let Some(id) = &self.snapshot {
                     line.push_str(&format!(" (snapshot {})", short(id)));
+                }
+                if let Some(elsewhere) = &self.loaded_elsewhere {
+                    let modules = Count(elsewhere.modules, "module");
+                    line.push_str(&format!(", and runs {modules} from elsewhere"));
                 }
                 line.push_str(&format!(": {wire}"));
                 let full_bytes = self.figures.map_or(0, |figures| figures.full_bytes);
@@ -432,6 +504,43 @@ mod tests {
         ] {
             assert!(summary.contains(part), "{part}: {summary}");
         }
+    }
+
+    #[test]
+    fn what_runs_from_elsewhere_qualifies_the_summary() {
+        let module = |name: &str, status: &str, detail: &str| ModuleStatus {
+            name: name.to_owned(),
+            status: status.to_owned(),
+            detail: detail.to_owned(),
+        };
+        let mut report = Report {
+            outcome: Outcome::Applied,
+            node: "app@board".to_owned(),
+            ..Report::default()
+        };
+        report.set_modules(&[module("a", "reload", ""), module("b", "shadowed", "")]);
+        assert_eq!(report.loaded_elsewhere, None);
+        assert!(report.summary().starts_with("app@board runs "));
+        report.set_modules(&[
+            module("a", "foreign", "/old\x1b/ebin"),
+            module("b", "foreign", ""),
+            module("c", "reload", ""),
+        ]);
+        let elsewhere = report.loaded_elsewhere.as_ref().expect("found");
+        assert_eq!(
+            serde_json::to_value(elsewhere).expect("JSON"),
+            json!({"modules": 2, "first": "a", "directory": "/old\\x1b/ebin"})
+        );
+        let warning = elsewhere.warning();
+        for part in ["2 modules", "a from /old\\x1b/ebin", "is -p right?"] {
+            assert!(warning.contains(part), "{warning}");
+        }
+        let summary = report.summary();
+        assert!(
+            summary.starts_with("app@board has the files of ")
+                && summary.contains("runs 2 modules from elsewhere"),
+            "{summary}"
+        );
     }
 
     #[test]

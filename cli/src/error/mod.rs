@@ -28,6 +28,7 @@ use crate::target::TargetError;
 use crate::units::{Count, Elapsed};
 
 use reach::{config_hint, connect_class, hooks_hint, target_class};
+pub(crate) use remote::IN_USE_HINT;
 use remote::{refusal_hint, remote_hint};
 use session::{push_class, session_class};
 use store::{directory_class, store_class};

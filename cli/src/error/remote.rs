@@ -4,6 +4,10 @@ use relsync_engine::wire::RemoteError;
 
 use super::Exit;
 
+/// What to try when processes are in the way of new code.
+pub(crate) const IN_USE_HINT: &str =
+    "`--reload hard` kills these processes, `--reload apps` restarts their applications";
+
 /// How the process ends when the agent refuses: its errors leave the target as it was, but for one.
 pub(super) fn remote_exit(kind: &str) -> Exit {
     match kind {
@@ -51,9 +55,7 @@ pub(super) fn remote_hint(kind: &str) -> Option<String> {
         }
         "hooks" => "correct the hooks; what they printed, if they ran, stands above",
         "hooks_exports" => "correct the hooks: no function that is never called may look like one",
-        "in_use" => {
-            "`--reload hard` kills these processes, `--reload apps` restarts their applications"
-        }
+        "in_use" => IN_USE_HINT,
         "same_name" => {
             "the target's file system ignores case: rename one of them, or leave it out with --exclude"
         }

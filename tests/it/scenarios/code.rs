@@ -6,6 +6,7 @@ use std::process::Command;
 use relsync_tests::node::NodeOptions;
 use relsync_tests::release::listing;
 use relsync_tests::rig::Rig;
+use serde_json::Value;
 
 use super::{path, push_all, version};
 
@@ -103,16 +104,75 @@ fn code_in_use_is_not_purged_softly() {
             .eval("{sample:f(), other:f(), is_pid(whereis(looper))}"),
         "{2,1,true}"
     );
-    assert_eq!(
-        rig.push(&["--dry-run"], 0)["modules"][1]["status"],
-        "in_use"
+    let planned = rig.push(&["--dry-run"], 0);
+    assert_eq!(planned["modules"][1]["status"], "in_use", "{planned}");
+    assert_eq!(planned["would_be_refused"], "in_use", "{planned}");
+    let planned = rig.run(&["plan"]);
+    let foreseen = "note: would be refused by --reload soft: processes would be killed or lose their code: sample by <";
+    assert!(
+        planned.out.contains(foreseen) && planned.out.contains("(looper); `--reload hard`"),
+        "{planned:?}"
     );
+    let planned = rig.push(&["plan", "--reload", "hard"], 0);
+    assert_eq!(planned["would_be_refused"], Value::Null, "{planned}");
 
     push_all(&rig, &["--reload", "hard"]);
     assert_eq!(
         rig.node.eval("{sample:f(), other:f(), whereis(looper)}"),
         "{3,3,undefined}"
     );
+}
+
+#[test]
+fn a_vm_that_runs_from_elsewhere_is_not_said_to_run_the_release() {
+    let rig = Rig::new();
+    let tree = rig.tree();
+    let make = |n| {
+        let code = version(n);
+        tree.app(
+            "sample",
+            "1.0",
+            &[("sample", &code), ("second", &code), ("unused", &code)],
+        );
+    };
+    make(1);
+    push_all(&rig, &[]);
+    assert_eq!(rig.node.eval("{sample:f(), second:f()}"), "{1,1}");
+    make(2);
+    let wrong = rig.cli.dir().join("wrong");
+    fs::create_dir(&wrong).expect("a directory");
+    let ebin = rig.device().join("lib/sample-1.0/ebin");
+    let warning = format!(
+        "note: the VM runs 2 modules of the release from elsewhere (sample from {}) and goes on with what is there: \
+         is -p right?",
+        ebin.display()
+    );
+    let planned = rig.run(&["plan", "-p", path(&wrong)]);
+    assert!(planned.err.contains(&warning), "{planned:?}");
+    assert!(planned.out.contains("  foreign sample ("), "{planned:?}");
+
+    let pushed = rig.run(&["-p", path(&wrong)]);
+    assert_eq!(pushed.code, Some(0), "{pushed:?}");
+    assert!(pushed.err.contains(&warning), "{pushed:?}");
+    let last = pushed.out.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("has the files of generation 1")
+            && last.contains("runs 2 modules from elsewhere"),
+        "{last}"
+    );
+    assert_eq!(rig.node.eval("{sample:f(), second:f()}"), "{1,1}");
+    make(3);
+    let result = rig.push(&["-p", path(&wrong)], 0);
+    assert_eq!(
+        result["loaded_elsewhere"],
+        serde_json::json!({"modules": 2, "first": "sample", "directory": path(&ebin)}),
+        "{result}"
+    );
+
+    let right = rig.run(&[]);
+    assert!(!right.err.contains("elsewhere"), "{right:?}");
+    assert!(right.out.contains(" runs generation 2"), "{right:?}");
+    assert_eq!(rig.node.eval("{sample:f(), second:f()}"), "{3,3}");
 }
 
 #[test]

@@ -83,9 +83,18 @@ path_list(Path) ->
     end.
 
 %% @doc What became of the modules, as the host is told.
--spec fields(relsync_reload:result()) -> [relsync_wire:fields()].
-fields(#{modules := Modules}) ->
-    [status_fields(M) || M <- Modules].
+-spec fields(#{
+    modules := [{module(), relsync_reload_plan:status()}], details := #{module() => unicode:chardata()}, _ => _
+}) ->
+    [relsync_wire:fields()].
+fields(#{modules := Modules, details := Details}) ->
+    [with_detail(Module, status_fields(M), Details) || {Module, _} = M <- Modules].
+
+with_detail(Module, Fields, Details) ->
+    case Details of
+        #{Module := Detail} -> Fields#{detail => relsync_refusal:text(Detail)};
+        #{} -> Fields
+    end.
 
 status_fields({Module, Status}) ->
     #{name => atom_to_binary(Module, utf8), status => atom_to_binary(Status, utf8)}.
@@ -98,7 +107,7 @@ outlook(#{modules := Modules}, #{write := Root} = Roots) ->
      || #{path := Path} = M <- Modules
     ],
     case relsync_reload_outlook:outlook(path_list(Root), Changes, limits(Roots)) of
-        {ok, Statuses} -> #{outcome => 2, modules => [status_fields(S) || S <- Statuses]};
+        {ok, Outlook} -> #{outcome => 2, modules => fields(Outlook)};
         {error, Reason} -> relsync_refusal:refuse_reload(Reason)
     end.
 

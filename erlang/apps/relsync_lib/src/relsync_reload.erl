@@ -33,6 +33,8 @@
 
 -type result() :: #{
     modules := [{module(), relsync_reload_plan:status()}],
+    %% What more there is to say of some of them.
+    details := #{module() => unicode:chardata()},
     %% Processes that were killed, and processes that go on with the previous code.
     killed := [relsync_processes:users()],
     lingering := [relsync_processes:users()],
@@ -158,6 +160,7 @@ run_steps([Step | Steps], State) ->
 result(#{items := Items}) ->
     #{
         modules => [{M, S} || #{module := M, status := S} <- Items],
+        details => relsync_reload_plan:details(Items),
         killed => [],
         lingering => [],
         joined => [],

@@ -8,13 +8,20 @@
 
 %% @doc Says what `relsync_reload:plan/4' would decide, of modules whose new code is known by its MD5 only.
 -spec outlook(file:filename(), [relsync_reload_plan:change()], relsync_reload_plan:limits()) ->
-    {ok, [{module(), relsync_reload_plan:status()}]} | {error, relsync_reload_plan:reason()}.
+    {ok, #{
+        modules := [{module(), relsync_reload_plan:status()}],
+        details := #{module() => unicode:chardata()}
+    }}
+    | {error, relsync_reload_plan:reason()}.
 outlook(Root, Changes, Limits0) ->
     Limits = relsync_reload_plan:limits(Limits0),
     case relsync_reload_plan:group(Changes, Limits) of
         {ok, Groups, Checked} ->
             {Items, _, _, _} = look(relsync_code_path:root(Root), Groups, Checked, Limits),
-            {ok, [{M, S} || #{module := M, status := S} <- Items]};
+            {ok, #{
+                modules => [{M, S} || #{module := M, status := S} <- Items],
+                details => relsync_reload_plan:details(Items)
+            }};
         {error, Reason} ->
             {error, Reason}
     end.

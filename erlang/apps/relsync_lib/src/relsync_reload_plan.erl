@@ -4,7 +4,8 @@
 %%% beams and looks whether files exist; it changes nothing.
 -module(relsync_reload_plan).
 
--export([limits/1, group/2, add/5, uncover/3, modules/1, items/2, new_beam/3, settle/1, is_agent/1, format_error/1]).
+-export([limits/1, group/2, add/5, uncover/3, modules/1, items/2, new_beam/3]).
+-export([settle/1, details/1, is_agent/1, format_error/1]).
 
 -export_type([change/0, status/0, item/0, limits/0, groups/0, facts/0, env/0, reason/0]).
 
@@ -23,7 +24,8 @@
 %% | `sticky'    | belongs to the Erlang system: the same                                    |
 %% | `preloaded' | is part of the VM: the same                                               |
 %% | `notloaded' | does not run; loaded when first called                                    |
-%% | `foreign'   | runs from a file elsewhere: left alone                                    |
+%% | `foreign'   | runs from a file outside the release, or from none: left alone            |
+%% | `shadowed'  | runs from another file of the release, which does not change: left alone  |
 %% | `cover'     | is instrumented by `cover': left alone                                    |
 %% | `agent'     | belongs to the agent: left alone                                          |
 -type status() ::
@@ -37,6 +39,7 @@
     | preloaded
     | notloaded
     | foreign
+    | shadowed
     | cover
     | agent.
 
@@ -111,6 +114,9 @@
 
 %% Modules of these names are the agent; `relsyncd' itself may be reloaded.
 -define(AGENT_PREFIX, "relsync_").
+
+%% Of how many modules of one status more is said: the link may be slow, and one is enough to go by.
+-define(MAX_DETAILS, 10).
 
 %% What holds where the caller says nothing else.
 -define(DEFAULTS, #{
@@ -194,6 +200,16 @@ new_beam(#{module := Module, path := Rel}, Groups, Limits) ->
 settle(#{status := in_use, path := _} = Item) -> Item#{status := reload};
 settle(#{status := in_use} = Item) -> Item#{status := remove};
 settle(Item) -> Item.
+
+%% @doc Says of the first modules that run from elsewhere or are in use where they run from, and who uses them.
+-spec details([item()]) -> #{module() => unicode:chardata()}.
+details(Items) ->
+    Foreign = [{M, origin(Where)} || #{module := M, status := foreign, where := Where} <- Items],
+    InUse = [{M, relsync_processes:format_users(Users)} || #{module := M, status := in_use, users := Users} <- Items],
+    maps:from_list(lists:sublist(Foreign, ?MAX_DETAILS) ++ lists:sublist(InUse, ?MAX_DETAILS)).
+
+origin([_ | _] = File) -> filename:dirname(File);
+origin(_) -> "no file".
 
 %% @doc Tells whether a module belongs to the agent.
 -spec is_agent(module()) -> boolean().
@@ -316,6 +332,7 @@ not_running(_Item, _Kind, _Env) ->
 running_status(Kind, Running, Rels) ->
     case {maps:get(sticky, Running), is_ours(Running, Rels), maps:get(nifs, Running)} of
         {true, _, _} -> sticky;
+        {_, false, _} when is_map_key(rel, Running) -> shadowed;
         {_, false, _} -> foreign;
         {_, _, true} -> nif;
         _ when Kind =:= removed -> remove;

@@ -18,6 +18,7 @@ reload_test_() ->
             fun same_code_is_unchanged/1,
             fun module_that_does_not_run_is_not_loaded/1,
             fun module_from_elsewhere_is_left_alone/1,
+            fun module_of_another_directory_of_the_release_is_shadowed/1,
             fun agent_is_left_alone/1,
             fun instrumented_module_is_left_alone/1,
             fun module_of_the_read_only_root_is_ours/1,
@@ -120,7 +121,16 @@ module_from_elsewhere_is_left_alone(#{dir := Dir} = Release) ->
     {module, rt_a} = code:load_binary(rt_a, File, beam(module(rt_a, elsewhere))),
     {{ok, Result, _}, _} = push(Release, [stage(Release, ?A, beam(module(rt_a, 2)))], hard),
     ?assertEqual(foreign, status(rt_a, Result)),
+    ?assertEqual(#{rt_a => Dir}, maps:get(details, Result)),
     ?assertEqual(elsewhere, rt_a:v()).
+
+%% A release may hold several versions of an application.
+module_of_another_directory_of_the_release_is_shadowed(Release) ->
+    write(Release, ?A2, beam(module(rt_a, other))),
+    {{ok, Result, _}, _} = push(Release, [remove(Release, ?A2)], soft),
+    ?assertEqual(shadowed, status(rt_a, Result)),
+    ?assertEqual(#{}, maps:get(details, Result)),
+    ?assertEqual(1, rt_a:v()).
 
 agent_is_left_alone(Release) ->
     Before = relsync_reload:module_info(md5),
