@@ -302,10 +302,18 @@ fn a_probation_that_no_confirmation_can_meet_is_told_truthfully() {
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
     rig.load();
     rig.release(2);
-    let run = rig.run(&["--confirm-timeout", "1ms"]);
+    // Whoever goes back takes the session's name as soon as the push leaves it, and takes its time.
+    rig.node.eval(
+        "Hold = fun Hold() -> case catch register(relsync_session, self()) of \
+         true -> put(relsync_who, <<\"a probation that ran out\">>), timer:sleep(1000); \
+         _ -> timer:sleep(1), Hold() end end, \
+         Wait = fun Wait() -> case whereis(relsync_session) of \
+         undefined -> timer:sleep(1), Wait(); _ -> Hold() end end, spawn(Wait)",
+    );
+    let run = rig.run(&["--confirm-timeout", "10ms"]);
     let status = status(&rig, &rig.device());
     assert_eq!(status["current"]["state"], "confirmed", "{run:?}");
-    // A session that is there first holds the timer up.
+    // A session that comes before the timer holds that up.
     let (generation, version) = if run.code == Some(0) {
         (2, "2")
     } else {
