@@ -180,15 +180,18 @@ impl Prepared {
             new: gzip_streams(gzip, parameters),
             deflated: None,
         };
-        let content = prepared.new[Kind::Content].clone();
         let mut deflater = Deflater::default();
         deflater.learn(Deflated {
-            content: &content,
+            content: &prepared.new[Kind::Content],
             parameters,
             framing: Framing::Raw,
             deflated,
         });
-        prepared.verified(piece, &Tables::default(), &deflater)
+        let deflated = prepared.verify(piece, &Tables::default(), &deflater)?;
+        Ok(Self {
+            deflated,
+            ..prepared
+        })
     }
 
     fn beam(piece: &Piece<'_>, options: &Options) -> Result<Self, Malformed> {
@@ -212,7 +215,7 @@ impl Prepared {
         } else {
             Tables::default()
         };
-        Self {
+        let prepared = Self {
             mode: Mode {
                 transform: Transform::Beam,
                 has_base: base_streams.is_some(),
@@ -225,28 +228,31 @@ impl Prepared {
                 Role::New,
             )?,
             deflated: None,
-        }
-        .verified(piece, &base_tables, &module.deflater(&container))
+        };
+        let deflated = prepared.verify(piece, &base_tables, &module.deflater(&container))?;
+        Ok(Self {
+            deflated,
+            ..prepared
+        })
     }
 
-    /// Accepts the transform if the decoder gives the piece back.
-    fn verified(
-        mut self,
+    /// Accepts the transform if the decoder gives the piece back; returns what it says of deflated content.
+    fn verify(
+        &self,
         piece: &Piece<'_>,
         base: &Tables<'_>,
         deflater: &Deflater<'_>,
-    ) -> Result<Self, Malformed> {
+    ) -> Result<Option<crc32fast::Hasher>, Malformed> {
         let _span = tracing::trace_span!("verify").entered();
         let streams = std::array::from_fn(|kind| &self.new[Kind::ALL[kind]][..]);
         let (content, deflates) = join_piece(self.mode.transform, &streams, base, deflater)?;
         if content != piece.new {
             return Err(Malformed);
         }
-        self.deflated = deflates.then(|| {
+        Ok(deflates.then(|| {
             let mut hasher = crc32fast::Hasher::new();
             hasher.update(&content);
             hasher
-        });
-        Ok(self)
+        }))
     }
 }
