@@ -1,7 +1,7 @@
 //! Nothing of the agent stays in a VM when the last session or probation has ended, however it ended.
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use relsync_tests::proxy::Proxy;
 use relsync_tests::rig::Rig;
@@ -61,17 +61,26 @@ fn a_push_leaves_nothing() {
     as_it_was(&rig);
 }
 
-#[test]
-fn a_killed_session_leaves_nothing() {
-    let rig = rig();
-    let hooks = hooks(&rig, "register(waiting, self()), receive never -> ok end");
-    let mut push = rig
+/// A push in the middle of a hook, `waiting`, which fails when it is told to `go`.
+fn push_that_waits(rig: &Rig) -> Child {
+    let hooks = hooks(
+        rig,
+        "register(waiting, self()), receive go -> error(no) end",
+    );
+    let push = rig
         .command(&["-H", &hooks, "--retries", "0"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("the command");
     rig.node.wait_for("is_pid(whereis(waiting))", "true");
+    push
+}
+
+#[test]
+fn a_killed_session_leaves_nothing() {
+    let rig = rig();
+    let mut push = push_that_waits(&rig);
     rig.node.eval("exit(whereis(relsync_session), kill)");
     assert_ne!(push.wait().expect("it ends").code(), Some(0));
     as_it_was(&rig);
@@ -82,17 +91,7 @@ fn a_killed_session_leaves_nothing() {
 #[test]
 fn a_host_that_has_gone_is_not_looked_for() {
     let rig = rig();
-    let hooks = hooks(
-        &rig,
-        "register(waiting, self()), receive go -> error(no) end",
-    );
-    let mut push = rig
-        .command(&["-H", &hooks, "--retries", "0"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the command");
-    rig.node.wait_for("is_pid(whereis(waiting))", "true");
+    let mut push = push_that_waits(&rig);
     push.kill().expect("a running command");
     push.wait().expect("it ends");
     rig.node.wait_for("nodes(hidden)", "[]");

@@ -2,6 +2,7 @@
 
 mod agent_blob;
 mod bad_input;
+mod cli_lost;
 mod cli_offline;
 mod cli_online;
 mod crash;

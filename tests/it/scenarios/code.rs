@@ -1,6 +1,7 @@
 //! Ways to bring new code into a VM.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use relsync_tests::node::NodeOptions;
@@ -269,16 +270,14 @@ fn applications_are_restarted() {
     assert_eq!(rig.node.eval("gen_server:call(sample_server, x)"), "{3,3}");
 }
 
-#[test]
-fn a_writable_path_stands_before_the_destination() {
-    let rig = Rig::new();
+/// The release is there and runs, and relsync has not seen it. Returns where the modules `sample` and `kept` are.
+fn leave_the_factory(rig: &Rig, sample: &str) -> PathBuf {
     let tree = rig.tree();
     tree.app(
         "sample",
         "1.0",
-        &[("sample", &version(1)), ("kept", &version(1))],
+        &[("sample", sample), ("kept", &version(1))],
     );
-    // As it would leave the factory: the release is there, relsync has not seen it.
     let copied = Command::new("cp")
         .arg("-r")
         .arg(tree.root().join("lib"))
@@ -289,6 +288,14 @@ fn a_writable_path_stands_before_the_destination() {
     rig.node.eval(&format!(
         "true = code:add_patha({ebin:?}), {{1, 1}} = {{sample:f(), kept:f()}}"
     ));
+    ebin
+}
+
+#[test]
+fn a_writable_path_stands_before_the_destination() {
+    let rig = Rig::new();
+    let tree = rig.tree();
+    leave_the_factory(&rig, &version(1));
     let factory = listing(&rig.device());
     let writable = rig.cli.dir().join("rw");
     fs::create_dir(&writable).expect("a directory");
@@ -336,21 +343,8 @@ fn what_stands_before_a_read_only_module_goes_softly() {
     const ASK: &str = "server ! {ask, self()}, receive V -> V end.";
     let rig = Rig::new();
     let tree = rig.tree();
-    tree.app(
-        "sample",
-        "1.0",
-        &[("sample", &serving(1)), ("kept", &version(1))],
-    );
-    let copied = Command::new("cp")
-        .arg("-r")
-        .arg(tree.root().join("lib"))
-        .arg(rig.device())
-        .status();
-    assert!(copied.expect("cp runs").success());
-    let ebin = rig.device().join("lib/sample-1.0/ebin");
-    rig.node.eval(&format!(
-        "true = code:add_patha({ebin:?}), true = sample:start(), {{1, 1}} = {{sample:f(), kept:f()}}"
-    ));
+    let ebin = leave_the_factory(&rig, &serving(1));
+    rig.node.eval("true = sample:start()");
     let factory = listing(&rig.device());
     let writable = rig.cli.dir().join("rw");
     fs::create_dir(&writable).expect("a directory");
