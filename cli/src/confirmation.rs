@@ -32,6 +32,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long after a probation's end the target is asked whether it went back.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long an attempt may take once the probation has ended: nobody waits for a link that says nothing.
+const LAST_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The pause between two such questions.
 const RETURN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -142,7 +145,7 @@ async fn keep_trying(
                 Err(_) => continue,
             }
         } else {
-            confirming.await
+            within(LAST_ATTEMPT_TIMEOUT, confirming).await
         };
         let error = match ended {
             Ok(result) => return Ok(result),
@@ -184,7 +187,9 @@ async fn ask_again(
     let mut reason = "there was no time to try".to_owned();
     while let Some(pause) = patience.next_pause() {
         tokio::time::sleep(pause).await;
-        match confirm(target, Some(meant), output, traffic, &mut true).await {
+        let mut asked = true;
+        let asking = confirm(target, Some(meant), output, traffic, &mut asked);
+        match within(LAST_ATTEMPT_TIMEOUT, asking).await {
             Err(CliError::ProbationOver { meant, generation }) => {
                 return Err(CliError::ProbationOver { meant, generation });
             }
@@ -196,6 +201,17 @@ async fn ask_again(
         doing: "confirmed the update",
         reason,
     })
+}
+
+/// Gives an attempt so much time.
+async fn within(
+    limit: Duration,
+    attempt: impl Future<Output = Result<ApplyResult, CliError>>,
+) -> Result<ApplyResult, CliError> {
+    let late = SessionError::Hung { after: limit };
+    tokio::time::timeout(limit, attempt)
+        .await
+        .unwrap_or_else(|_| Err(late.into()))
 }
 
 /// Ends a target's probation: that of the generation that is meant, or of whichever is installed. `asked` tells whether a

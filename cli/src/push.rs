@@ -479,8 +479,9 @@ async fn confirm_if_asked(
     report: &mut Report,
     traffic: &mut Traffic,
 ) -> Result<(), CliError> {
-    let (Some(timeout), Outcome::Applied, Some(generation)) =
-        (job.confirm_timeout, report.outcome, report.generation)
+    // What was there already, and is now on record, is on probation too.
+    let is_new = report.outcome == Outcome::Applied || report.probation_ms.is_some();
+    let (Some(timeout), true, Some(generation)) = (job.confirm_timeout, is_new, report.generation)
     else {
         return Ok(());
     };

@@ -114,16 +114,17 @@ pub(crate) struct Elsewhere {
     modules: usize,
     /// The first of them.
     first: String,
-    /// The directory that one is loaded from, or `no file`.
+    /// The directory that one is loaded from, `no file`, or empty for another one of the destination.
     directory: String,
 }
 
 impl Elsewhere {
     fn of(modules: &[Module]) -> Option<Self> {
-        let mut foreign = modules.iter().filter(|module| module.status == "foreign");
-        let first = foreign.next()?;
+        let with = |status| modules.iter().filter(move |module| module.status == status);
+        let mut elsewhere = with("foreign").chain(with("shadowed"));
+        let first = elsewhere.next()?;
         Some(Self {
-            modules: 1 + foreign.count(),
+            modules: 1 + elsewhere.count(),
             first: first.module.clone(),
             directory: first.detail.clone(),
         })
@@ -131,7 +132,11 @@ impl Elsewhere {
 
     fn warning(&self) -> String {
         let modules = Count(self.modules, "module");
-        let (first, directory) = (&self.first, &self.directory);
+        let first = &self.first;
+        let directory = match self.directory.as_str() {
+            "" => "another directory of the destination",
+            directory => directory,
+        };
         format!(
             "the VM runs {modules} of the release from elsewhere ({first} from {directory}) and goes on with what is there: is -p right?"
         )
@@ -518,9 +523,18 @@ mod tests {
             node: "app@board".to_owned(),
             ..Report::default()
         };
-        report.set_modules(&[module("a", "reload", ""), module("b", "shadowed", "")]);
+        report.set_modules(&[module("a", "reload", ""), module("b", "notloaded", "")]);
         assert_eq!(report.loaded_elsewhere, None);
         assert!(report.summary().starts_with("app@board runs "));
+        report.set_modules(&[module("a", "reload", ""), module("b", "shadowed", "")]);
+        let elsewhere = report.loaded_elsewhere.as_ref().expect("found");
+        assert!(
+            elsewhere
+                .warning()
+                .contains("1 module of the release from elsewhere (b from another directory of the destination)"),
+            "{}",
+            elsewhere.warning()
+        );
         report.set_modules(&[
             module("a", "foreign", "/old\x1b/ebin"),
             module("b", "foreign", ""),

@@ -43,6 +43,15 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
     output.line(&format!("Rolling back {}...", report.node));
     let (mut session, status) = connect::open(&target, output).await?;
     report.set_status(&status);
+    // An earlier generation may have been the same snapshot: to return to it would only lose those in between.
+    if let Some(current) = status.current.as_ref()
+        && goal == Goal::Snapshot(SnapshotId(current.snapshot))
+    {
+        connect::close(session, &mut traffic).await;
+        return Err(CliError::RunsAlready {
+            generation: current.generation,
+        });
+    }
     let request = Request::Rollback {
         generation: match goal {
             Goal::Generation(generation) => Some(generation),
@@ -117,7 +126,10 @@ fn goal(args: &RollbackArgs) -> Result<Goal, CliError> {
     if let Some(id) = SnapshotId::from_hex(text) {
         return Ok(Goal::Snapshot(id));
     }
-    if let Ok(generation) = text.parse() {
+    // A number with zeros in front of it is the beginning of an id.
+    if let Ok(generation) = text.parse::<u64>()
+        && generation.to_string() == *text
+    {
         return Ok(Goal::Generation(generation));
     }
     let store = Store::open(&source::store_dir(&args.store)?)?;
@@ -202,6 +214,7 @@ mod tests {
         let table = [
             (None, Goal::Previous),
             (Some("7"), Goal::Generation(7)),
+            (Some("1234"), Goal::Generation(1234)),
             (Some(hex.as_str()), Goal::Snapshot(SnapshotId([0; 32]))),
         ];
         for (text, goal) in table {
@@ -211,7 +224,9 @@ mod tests {
                 "{text:?}"
             );
         }
-        let unknown = super::goal(&args(Some("no-such-tag"), dir.path())).expect_err("no goal");
-        assert_eq!(unknown.explain().kind, "no_snapshot");
+        for text in ["no-such-tag", "0091", "+7"] {
+            let unknown = super::goal(&args(Some(text), dir.path())).expect_err("no goal");
+            assert_eq!(unknown.explain().kind, "no_snapshot", "{text}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use relsync_tests::proxy::{Cut, Proxy};
 use relsync_tests::release::listing;
 use relsync_tests::rig::Rig;
 use serde_json::Value;
@@ -254,6 +255,45 @@ fn a_push_confirms_late_in_the_probation() {
     assert_eq!(rig.push(&arguments, 0)["outcome"], "applied");
     assert_eq!(status(&rig, &rig.device())["current"]["state"], "confirmed");
     assert_eq!(rig.node.eval("sample:version()."), "2");
+}
+
+#[test]
+fn a_push_does_not_wait_for_a_link_that_stalls_while_it_confirms() {
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    rig.load();
+    rig.release(2);
+    let stall = Cut::AfterBack(420);
+    let proxy = Proxy::holding(&rig.node, &[Cut::Never, stall, stall, stall]);
+    let port = proxy.port().to_string();
+    let arguments = ["--dist-port", &port, "--confirm-timeout", "3s"];
+    let begun = Instant::now();
+    let pushed = rig.push(&arguments, 3);
+    assert_eq!(pushed["error"]["kind"], "not_confirmed", "{pushed}");
+    // Nobody would wait for the link's end.
+    assert!(
+        begun.elapsed() < relsync_engine::session::SILENCE / 2,
+        "{:?}",
+        begun.elapsed()
+    );
+    rig.node.wait_for("sample:version()", "1");
+}
+
+#[test]
+fn what_was_there_already_is_confirmed_too() {
+    let rig = Rig::new();
+    rig.release(1);
+    let all = rig.tree().root().join(".");
+    let copied = Command::new("cp")
+        .arg("-rp")
+        .arg(all)
+        .arg(rig.device())
+        .status();
+    assert!(copied.expect("cp runs").success());
+    let pushed = rig.push(&["--confirm-timeout", "60s"], 0);
+    assert_eq!(pushed["outcome"], "up-to-date", "{pushed}");
+    assert_eq!(status(&rig, &rig.device())["current"]["state"], "confirmed");
 }
 
 #[test]

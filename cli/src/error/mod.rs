@@ -430,7 +430,7 @@ impl CliError {
                 "not_confirmed",
                 Exit::RolledBack,
                 hint(
-                    "`relsync status` tells which release it runs; a VM that was stopped meanwhile goes back after the next session with it",
+                    "`relsync status` tells which release it runs: the new one if somebody else confirmed it; a VM that was stopped meanwhile goes back after the next session with it",
                 ),
             ),
             Self::Interrupted => (

@@ -102,6 +102,16 @@ fn generations_are_kept_and_returned_to() {
     let snapshot = first["snapshot"].as_str().expect("an id");
     rig.push(&["rollback", "--to", snapshot], 0);
     assert_eq!(rig.node.eval("sample:version()"), "1");
+
+    // An earlier generation may be the same snapshot: nobody wants to lose what came in between to get there.
+    for n in [2, 1] {
+        rig.release(n);
+        push_all(&rig, &["--keep", "3"]);
+    }
+    let kept = rig.push(&["status"], 0)["kept"].clone();
+    let says = "is what the target runs now";
+    rig.refused(&["rollback", "--to", snapshot], 1, "no_generation", &[says]);
+    assert_eq!(rig.push(&["status"], 0)["kept"], kept);
 }
 
 #[test]
