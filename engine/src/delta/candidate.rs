@@ -22,7 +22,7 @@ use super::bsdiff::Differences;
 use super::decode::prefix;
 use super::effort::{Effort, SHORT_BYTES};
 use super::encode::Prepared;
-use super::frame::{self, Head, Transform};
+use super::frame::{self, Head, Mode, Transform};
 use super::streams::{KINDS, Kind, Streams};
 use super::{BEST_LEVEL, Coder, Encoded, Options, PieceExplanation};
 use crate::delta::cursor::len_u64;
@@ -233,12 +233,6 @@ impl<'p> Candidate<'p> {
                 differences: std::array::from_fn(|kind| differences[kind].is_some()),
                 ..self.head.clone()
             },
-            novelties: self
-                .bases
-                .iter()
-                .zip(&self.new)
-                .map(|(base, new)| new.novelty(base))
-                .collect(),
             compressed,
         }
     }
@@ -259,8 +253,6 @@ impl<'p> Candidate<'p> {
 /// A group, coded.
 pub(super) struct Coded {
     head: Head,
-    /// About how many bytes of each piece are not in its base.
-    novelties: Vec<usize>,
     compressed: Vec<u8>,
 }
 
@@ -291,8 +283,18 @@ impl Coded {
         self.head.differences.contains(&true)
     }
 
-    /// Appends the group to the body.
-    pub(super) fn append(mut self, another_follows: bool, encoded: &mut Encoded) {
+    /// Returns how each piece is coded.
+    pub(super) fn modes(&self) -> &[Mode] {
+        &self.head.modes
+    }
+
+    /// Appends the group to the body; `weights` say about what each piece costs beside the others.
+    pub(super) fn append(
+        mut self,
+        weights: &[usize],
+        another_follows: bool,
+        encoded: &mut Encoded,
+    ) {
         // What stands in front of the first group is the first group's, so that the parts add up to the body.
         let start = if encoded.explain.is_empty() {
             0
@@ -303,13 +305,13 @@ impl Coded {
         self.head.put(&mut encoded.bytes);
         encoded.bytes.extend_from_slice(&self.compressed);
         let bytes = len_u64(encoded.bytes.len() - start);
-        let all = len_u64(self.novelties.iter().sum::<usize>()).max(1);
+        let all = len_u64(weights.iter().sum::<usize>()).max(1);
         let (mut passed, mut given) = (0, 0);
-        for (mode, novelty) in self.head.modes.iter().zip(&self.novelties) {
+        for (mode, weight) in self.head.modes.iter().zip(weights) {
             let by_difference = Kind::ALL
                 .into_iter()
                 .any(|kind| mode.transform.has(kind) && self.head.differences[kind.index()]);
-            passed += len_u64(*novelty);
+            passed += len_u64(*weight);
             let part = bytes * passed / all - given;
             given += part;
             encoded.explain.push(PieceExplanation {

@@ -50,7 +50,8 @@ pub fn encode_with(pieces: &[Piece<'_>], options: &Options) -> Encoded {
         rest = others;
         let (chosen, plain_bytes) = smallest(group, &prepared, options);
         encoded.plain_bytes += len_u64(plain_bytes);
-        chosen.append(!rest.is_empty(), &mut encoded);
+        let weights = weights(group, &prepared, chosen.modes());
+        chosen.append(&weights, !rest.is_empty(), &mut encoded);
     }
     encoded
 }
@@ -74,6 +75,22 @@ fn next_group(
 /// Returns what a decoder holds for a group of pieces.
 fn decoded_bytes(group: &[Prepared]) -> usize {
     group.iter().map(Prepared::decoded_bytes).sum()
+}
+
+/// Estimates what each piece costs beside the others of its group.
+fn weights(pieces: &[Piece<'_>], prepared: &[Prepared], modes: &[Mode]) -> Vec<usize> {
+    if let [_] = pieces {
+        return vec![1];
+    }
+    let weight = |((piece, prepared), mode): ((&Piece<'_>, &Prepared), &Mode)| {
+        if prepared.mode == *mode {
+            return prepared.new.novelty(&prepared.base);
+        }
+        let base = piece.base.filter(|_| mode.has_base);
+        let base = base.map(Streams::of_content).unwrap_or_default();
+        Streams::of_content(piece.new).novelty(&base)
+    };
+    pieces.iter().zip(prepared).zip(modes).map(weight).collect()
 }
 
 /// Codes a group of pieces in the smallest way; returns also about what zstd makes of it by itself, in bytes.

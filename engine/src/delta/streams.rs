@@ -1,5 +1,10 @@
 //! The kinds of streams a piece is split into, and a set of one stream per kind.
 
+use crate::zstd_frame::{self, Search};
+
+/// Differences that span more than this are weighed by compressing them.
+const MUCH_BYTES: usize = 4 << 10;
+
 /// What a stream holds. Streams of one kind of all pieces stand side by side in a frame body, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -74,7 +79,8 @@ impl Streams {
         self.0.iter().map(Vec::len).sum()
     }
 
-    /// Estimates how many bytes are not in the base: what lies between the first and the last difference of each stream.
+    /// Estimates what is not in the base, in bytes, compressed where that is much: from what lies between the first and the last
+    /// difference of each stream.
     pub(super) fn novelty(&self, base: &Self) -> usize {
         let between = |(new, base): (&Vec<u8>, &Vec<u8>)| {
             let same = new
@@ -83,13 +89,18 @@ impl Streams {
                 .take_while(|(new, base)| new == base)
                 .count();
             let (new, base) = (&new[same..], &base[same..]);
-            new.len()
-                - new
-                    .iter()
-                    .rev()
-                    .zip(base.iter().rev())
-                    .take_while(|(new, base)| new == base)
-                    .count()
+            let same = new
+                .iter()
+                .rev()
+                .zip(base.iter().rev())
+                .take_while(|(new, base)| new == base)
+                .count();
+            let (new, base) = (&new[..new.len() - same], &base[..base.len() - same]);
+            if new.len() > MUCH_BYTES {
+                zstd_frame::compress_bare(base, new, Search::Quick).len()
+            } else {
+                new.len()
+            }
         };
         self.0.iter().zip(&base.0).map(between).sum::<usize>() + 1
     }

@@ -284,6 +284,32 @@ fn noise(seed: u64) -> impl Iterator<Item = u8> {
     })
 }
 
+#[test]
+fn an_explanation_says_which_piece_costs() {
+    let old: Vec<u8> = noise(1).take(200_000).collect();
+    let mut edited = old.clone();
+    for at in [10, 100_000, 199_990] {
+        edited[at] ^= 1;
+    }
+    let other: Vec<u8> = noise(2).take(50_000).collect();
+    let gzip = |content: &[u8]| {
+        inflate::gzip(
+            &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3],
+            Parameters::of_level(6),
+            content,
+            &Deflater::default(),
+        )
+    };
+    let (gzipped, gzipped_old) = (gzip(&edited), gzip(&old));
+    for (new, base) in [(&edited, &old), (&gzipped, &gzipped_old)] {
+        let pieces =
+            [(new, Some(&base[..])), (&other, None)].map(|(new, base)| Piece { new, base });
+        let encoded = encode(&pieces, BEST_LEVEL);
+        let costs: Vec<u64> = encoded.explain.iter().map(|one| one.bytes).collect();
+        assert!(costs[0] < 500 && costs[1] > 49_000, "{costs:?}");
+    }
+}
+
 /// Contents of many kinds: noise, repetitions, text, modules, modules with changes, what is deflated.
 fn content() -> impl Strategy<Value = Vec<u8>> {
     let beams: Vec<Vec<u8>> = installed_beams(&["runtime_tools", "sasl"])
