@@ -9,7 +9,7 @@
 %% contents and the OTP release alone: neither paths nor times nor the environment reach the output.
 -mode(compile).
 
--define(LOADER, "relsync_loader.erl").
+-define(LOADER, "relsync_lib_loader.erl").
 %% What the VM reads of a beam, and line numbers so that a crash report from a device tells where.
 -define(KEPT_CHUNKS, ["AtU8", "Code", "StrT", "ImpT", "ExpT", "FunT", "LitT", "Type", "Line"]).
 

@@ -22,7 +22,7 @@ pub const BOOT: &str = include_str!("../agent/boot.txt");
 pub struct Variant {
     /// The oldest OTP release that loads this variant, as text: `23` or `26`.
     pub name: &'static str,
-    /// The compressed external form of `[{Module, Beam}]`: `relsync_loader`, then the others by name.
+    /// The compressed external form of `[{Module, Beam}]`: `relsync_lib_loader`, then the others by name.
     pub blob: &'static [u8],
     /// SHA-256 of the blob, which is the agent's version.
     pub sha256: [u8; 32],

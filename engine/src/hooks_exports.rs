@@ -2,7 +2,7 @@
 //!
 //! Owns the names of the hooks, on the host. A hook that is misspelt is never called, and an update that relies on it would seem to have
 //! gone well: so a module without any hook, or with a function that must be meant to be one, is refused. Other functions may be exported
-//! beside hooks. Pure. Its twin on the target is `relsync_hooks_exports`, in rule and wording: hooks of which only the target knows what
+//! beside hooks. Pure. Its twin on the target is `relsync_lib_hooks_exports`, in rule and wording: hooks of which only the target knows what
 //! they export are checked there.
 
 use std::collections::BTreeSet;
@@ -185,7 +185,7 @@ mod tests {
         list.iter().map(export).collect()
     }
 
-    /// The table of `relsync_hooks_exports_tests`.
+    /// The table of `relsync_lib_hooks_exports_tests`.
     #[test]
     fn hooks_are_told_from_what_is_meant_to_be_one() {
         let long = "p".repeat(255);

@@ -7,7 +7,7 @@
 %%
 %% It takes the session's registered name, which is the lock: one session at a time per VM, let go of by
 %% the VM itself when the process ends however it ends. It fetches the agent's blob from the cache in
-%% the state directory or from the host, and hands over to relsync_loader, which comes first in the blob.
+%% the state directory or from the host, and hands over to relsync_lib_loader, which comes first in the blob.
 -module(relsync_boot).
 -export([boot/4]).
 

@@ -177,7 +177,7 @@ fn each_release_loads_its_variant_and_accepts_the_boot_expressions() {
                        binary_to_term(Bytes)
                    end,
                    Modules = Read("agent-{}.blob"),
-                   [{{relsync_loader, _}} | Others] = Modules,
+                   [{{relsync_lib_loader, _}} | Others] = Modules,
                    true = Others =:= lists:ukeysort(1, Others),
                    [begin
                         {{module, M}} = code:load_binary(M, atom_to_list(M) ++ ".beam", Beam),

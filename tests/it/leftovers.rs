@@ -117,7 +117,7 @@ fn a_probation_leaves_nothing_when_it_is_confirmed() {
     rig.push_and_vanish(&rig.device(), "60s");
     assert_eq!(rig.push(&["status"], 0)["current"]["state"], "probation");
     rig.node
-        .wait_for("is_pid(whereis(relsync_probation))", "true");
+        .wait_for("is_pid(whereis(relsync_lib_probation))", "true");
     rig.push(&["confirm"], 0);
     as_it_was(&rig);
 }
@@ -126,6 +126,6 @@ fn a_probation_leaves_nothing_when_it_is_confirmed() {
 fn a_killed_probation_leaves_nothing() {
     let rig = rig();
     rig.push_and_vanish(&rig.device(), "60s");
-    rig.node.eval("exit(whereis(relsync_probation), kill)");
+    rig.node.eval("exit(whereis(relsync_lib_probation), kill)");
     as_it_was(&rig);
 }

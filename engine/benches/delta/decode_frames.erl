@@ -33,7 +33,7 @@ decode(Folder) ->
     Count = length(filelib:wildcard(filename:join(Folder, "*.new"))),
     Bases = [base(Folder, N) || N <- lists:seq(0, Count - 1)],
     {Before, _} = statistics(runtime),
-    {ok, Contents} = relsync_delta:decode(Body, Bases, ?LIMITS),
+    {ok, Contents} = relsync_lib_delta:decode(Body, Bases, ?LIMITS),
     {After, _} = statistics(runtime),
     Peak = memory("VmHWM"),
     {decoded, After - Before, Peak, [erlang:md5(Content) || Content <- Contents]}.

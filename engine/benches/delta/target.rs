@@ -79,10 +79,10 @@ impl Target {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let is_decoder = [
-                "relsync_delta",
-                "relsync_zstd",
-                "relsync_varint",
-                "relsync_xxh64",
+                "relsync_lib_delta",
+                "relsync_lib_zstd",
+                "relsync_lib_varint",
+                "relsync_lib_xxh64",
             ]
             .iter()
             .any(|prefix| name.starts_with(prefix));

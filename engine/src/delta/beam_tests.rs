@@ -272,10 +272,10 @@ fn compiled_agent(folder: &Path, release: &str) {
         let path = entry.expect("an entry").path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let part_of_it = [
-            "relsync_delta",
-            "relsync_zstd",
-            "relsync_varint",
-            "relsync_xxh64",
+            "relsync_lib_delta",
+            "relsync_lib_zstd",
+            "relsync_lib_varint",
+            "relsync_lib_xxh64",
         ];
         if part_of_it.iter().any(|part| name.starts_with(part)) {
             command.arg(&path);

@@ -1,7 +1,7 @@
 //! Differences of all sorts, made at random: what comes of each is a golden vector, which the agent's decoder has to agree with.
 //!
 //! `RELSYNC_DIFFERENCES=N` writes N other ones to the file that `RELSYNC_DIFFERENCES_FILE` names instead; the agent's test reads it
-//! there (`relsync_delta_difference_tests`).
+//! there (`relsync_lib_delta_difference_tests`).
 
 use super::bsdiff::apply;
 use super::cursor::{Cursor, len_i64, len_u64, low_byte, put_len, put_signed, put_varint};

@@ -7,7 +7,7 @@
 //! transforms and takes a simpler one where they differ; a body is at most 64 bytes, and five for each piece, longer than what
 //! zstd makes of the contents together at the same level, or at level 9 where the link is known to be too fast for the best; hostile bodies and bases give errors, within the limits' memory.
 //!
-//! The agent decodes with the Erlang twin of this code, `relsync_delta`; `store-format.md` specifies the bytes.
+//! The agent decodes with the Erlang twin of this code, `relsync_lib_delta`; `store-format.md` specifies the bytes.
 
 mod beam;
 mod bsdiff;

@@ -1,5 +1,5 @@
 //! The golden vectors of the messages: the host's are made here and read by the agent's tests
-//! (`relsync_wire_tests.erl`), the agent's are made there and read here; and bytes from anybody.
+//! (`relsync_lib_wire_tests.erl`), the agent's are made there and read here; and bytes from anybody.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -3,7 +3,7 @@
 use super::Findings;
 use super::source::Source;
 
-/// Calls that change files; only `relsync_fs` makes them. All of `prim_file` is its own.
+/// Calls that change files; only `relsync_lib_fs` makes them. All of `prim_file` is its own.
 const MUTATORS: &[&str] = &[
     "file:allocate",
     "file:change_group",
@@ -34,18 +34,18 @@ const MUTATORS: &[&str] = &[
     "prim_file:",
 ];
 
-pub(super) const FILES_MODULE: &str = "relsync_fs";
+pub(super) const FILES_MODULE: &str = "relsync_lib_fs";
 
 /// Opens what the module above changes.
-pub(super) const PLACES_MODULE: &str = "relsync_place";
+pub(super) const PLACES_MODULE: &str = "relsync_lib_place";
 
 /// Modules that may call the code server: which functions, and why. An empty list means all.
 #[rustfmt::skip]
 pub(super) const CODE_CALLERS: &[(&str, &[&str], &str)] = &[
-    ("relsync_code", &[], "owns the running code of the release"),
-    ("relsync_loader", &["all_loaded", "delete", "load_binary", "load_file", "purge", "soft_purge", "which"], "brings the agent's own modules in and out, before relsync_code is there"),
+    ("relsync_lib_code", &[], "owns the running code of the release"),
+    ("relsync_lib_loader", &["all_loaded", "delete", "load_binary", "load_file", "purge", "soft_purge", "which"], "brings the agent's own modules in and out, before relsync_lib_code is there"),
     ("relsync_boot", &["delete", "load_binary", "purge"], "loads the loader; it is evaluated, not a module of the target"),
-    ("relsync_zstd", &["ensure_loaded"], "asks whether this OTP has a zstd module"),
+    ("relsync_lib_zstd", &["ensure_loaded"], "asks whether this OTP has a zstd module"),
 ];
 
 /// Nobody but those of the tables changes files or calls `code`.

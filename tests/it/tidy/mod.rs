@@ -164,13 +164,13 @@ fn bad_samples_are_found() {
         ("engine/src/store/tests/index.rs", "run(\"SELECT id FROM chunks\");\n", &[]),
         ("engine/src/store/index/changes.rs", "run(\"SELECT id FROM chunks\");\n", &[]),
         // Erlang.
-        ("erlang/apps/relsync_lib/src/relsync_stage.erl", "f(X) -> file:delete(X).\n", &["erlang/apps/relsync_lib/src/relsync_stage.erl:1: erlang-files: only relsync_fs may call `file:delete`"]),
-        ("erlang/apps/relsync_lib/src/relsync_stage.erl", "%% file:delete(X)\n-spec f() -> file:posix().\nf() -> relsync_fs:delete(x), file:read_file(y).\n", &[]),
-        ("erlang/apps/relsync_lib/src/relsync_fs.erl", "f(X) -> file:delete(X).\n", &[]),
-        ("erlang/apps/relsync_lib/test/relsync_fs_tests.erl", "f(X) -> file:delete(X).\n", &[]),
-        ("erlang/apps/relsync_lib/src/relsync_stage.erl", "f(M) -> code:purge(M).\n", &["erlang/apps/relsync_lib/src/relsync_stage.erl:1: erlang-code: relsync_stage must not call `code:purge`"]),
-        ("erlang/apps/relsync_lib/src/relsync_zstd.erl", "f(M) -> code:ensure_loaded(M), code:load_file(M).\n", &["erlang/apps/relsync_lib/src/relsync_zstd.erl:1: erlang-code: relsync_zstd must not call `code:load_file`"]),
-        ("erlang/apps/relsync_lib/src/relsync_code.erl", "f(M) -> code:load_file(M).\n", &[]),
+        ("erlang/apps/relsync_lib/src/relsync_lib_stage.erl", "f(X) -> file:delete(X).\n", &["erlang/apps/relsync_lib/src/relsync_lib_stage.erl:1: erlang-files: only relsync_lib_fs may call `file:delete`"]),
+        ("erlang/apps/relsync_lib/src/relsync_lib_stage.erl", "%% file:delete(X)\n-spec f() -> file:posix().\nf() -> relsync_lib_fs:delete(x), file:read_file(y).\n", &[]),
+        ("erlang/apps/relsync_lib/src/relsync_lib_fs.erl", "f(X) -> file:delete(X).\n", &[]),
+        ("erlang/apps/relsync_lib/test/relsync_lib_fs_tests.erl", "f(X) -> file:delete(X).\n", &[]),
+        ("erlang/apps/relsync_lib/src/relsync_lib_stage.erl", "f(M) -> code:purge(M).\n", &["erlang/apps/relsync_lib/src/relsync_lib_stage.erl:1: erlang-code: relsync_lib_stage must not call `code:purge`"]),
+        ("erlang/apps/relsync_lib/src/relsync_lib_zstd.erl", "f(M) -> code:ensure_loaded(M), code:load_file(M).\n", &["erlang/apps/relsync_lib/src/relsync_lib_zstd.erl:1: erlang-code: relsync_lib_zstd must not call `code:load_file`"]),
+        ("erlang/apps/relsync_lib/src/relsync_lib_code.erl", "f(M) -> code:load_file(M).\n", &[]),
         // Golden vectors and machine paths.
         ("tests/data/golden/novel/a.bin", "", &["tests/data/golden/novel/a.bin:1: golden: no rule says who reads tests/data/golden/novel"]),
         ("tests/data/golden/wire/a.bin", "", &[

@@ -1,7 +1,7 @@
 //! The agent's zstd decoder against libzstd: what libzstd writes it reads, what is damaged it
 //! refuses or reads as libzstd does, in bounded time and memory.
 //!
-//! One Erlang runtime decodes for all cases of a test (`tests/erl/relsync_zstd_driver.erl`).
+//! One Erlang runtime decodes for all cases of a test (`tests/erl/relsync_lib_zstd_driver.erl`).
 //! `RELSYNC_ZSTD_CASES=N` asks for N random cases per test; `RELSYNC_BLESS=1` rewrites the golden
 //! vectors that the eunit tests read as well.
 
@@ -52,10 +52,14 @@ impl Agent {
             .args(["+deterministic", "-Wall", "-Werror", "-o"])
             .arg(beams.path())
             .args(
-                ["relsync_zstd", "relsync_zstd_entropy", "relsync_xxh64"]
-                    .map(|module| sources.join(module).with_extension("erl")),
+                [
+                    "relsync_lib_zstd",
+                    "relsync_lib_zstd_entropy",
+                    "relsync_lib_xxh64",
+                ]
+                .map(|module| sources.join(module).with_extension("erl")),
             )
-            .arg(root.join("tests/erl/relsync_zstd_driver.erl"))
+            .arg(root.join("tests/erl/relsync_lib_zstd_driver.erl"))
             .status()
             .unwrap();
         assert!(
@@ -65,7 +69,7 @@ impl Agent {
         let mut child = Command::new("erl")
             .args(["-noinput", "-boot", "start_clean", "-pa"])
             .arg(beams.path())
-            .args(["-eval", "relsync_zstd_driver:start()"])
+            .args(["-eval", "relsync_lib_zstd_driver:start()"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

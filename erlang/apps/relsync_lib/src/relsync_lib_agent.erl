@@ -1,0 +1,481 @@
+%% @doc The target's side of one session.
+%%
+%% Owns the conversation with the host: what is asked, in which order, and what is answered. It reads
+%% and checks through the modules that own files, code and hooks, and leaves the update itself to
+%% relsync_lib_update. Everything it keeps is in its one process: when the session ends, by `BYE', by a
+%% lost host or by a crash, nothing of it stays (a probation timer apart). It looks at nothing before it
+%% has the lock on the destination (relsync_lib_lock) and has found the state directory to be one
+%% (relsync_lib_roots).
+%%
+%% | state       | taken                                                          |
+%% |-------------|----------------------------------------------------------------|
+%% | idle        | GET_MANIFEST, HOOKS, PACK_BEGIN, ROLLBACK, CONFIRM, PLAN_RELOAD, STATUS, BYE |
+%% | receiving   | PACK_DATA; APPLY when the pack is complete; BYE                |
+%% | failed      | BYE; all else is passed over: it was sent before the error came |
+%%
+%% A lost host while receiving leaves the pack where it is, to be continued. A crash of this process
+%% leaves what relsync_lib_update leaves: the old release, or a journal for the next session.
+-module(relsync_lib_agent).
+
+-export([run/3]).
+
+-define(PROTOCOL, 2).
+%% How many bytes of a pack the host may have under way: this much waits in the mailbox at most.
+-define(CREDIT_BYTES, 262144).
+%% Credit is given back in pieces of at least this size.
+-define(CREDIT_STEP_BYTES, 32768).
+%% How often the host hears of an agent that works.
+-define(PULSE_MS, 20000).
+%% Modules that are named in a status at most.
+-define(MAX_STALE_MODULES, 1000).
+
+-type state() :: #{
+    send := relsync_lib_update:send(),
+    roots := relsync_lib_roots:roots(),
+    %% There is nothing to lock, and nobody to meet, as long as there is no destination.
+    locked := boolean(),
+    blob := binary(),
+    checksum := boolean(),
+    %% What the target holds: the installed manifest or that of a scan, once asked for.
+    base := none | relsync_lib_update:base(),
+    hooks := relsync_lib_update_hooks:hooks(),
+    receiving := none | receiving(),
+    %% What came of an interrupted transaction that this session found.
+    recovered => relsync_lib_wire:fields()
+}.
+-type receiving() :: #{
+    pack_id := binary(),
+    size := non_neg_integer(),
+    incoming := relsync_lib_incoming:incoming(),
+    reader := relsync_lib_pack:reader(),
+    stage := none | relsync_lib_stage:stage(),
+    complete := boolean(),
+    uncredited := non_neg_integer()
+}.
+
+%% @doc Runs a session to its end. Says whether a process of the agent stays behind.
+-spec run(pid(), binary(), binary()) -> boolean().
+run(Host, Hello, Blob) ->
+    %% A host that has gone is not looked for.
+    Send = fun(Name, Fields) ->
+        Parts = relsync_lib_wire:parts(relsync_lib_wire:encode(Name, Fields)),
+        lists:foreach(fun(Part) -> erlang:send(Host, {relsync, Part}, [noconnect]) end, Parts)
+    end,
+    relsync_lib_pulse:start(fun() -> Send(credit, #{bytes => 0}) end, ?PULSE_MS),
+    try
+        greet(Send, Hello, Blob)
+    catch
+        throw:{busy, Holder} -> Send(boot, #{holder => Holder});
+        throw:{refuse, Kind, Text} -> Send(error, error_fields(Kind, Text));
+        Class:Reason:Stack -> Send(error, error_fields(internal, crash_text(Class, Reason, Stack)))
+    end,
+    relsync_lib_lock:release(),
+    relsync_lib_probation:is_running().
+
+-spec greet(relsync_lib_update:send(), binary(), binary()) -> ok.
+greet(Send, Hello, Blob) ->
+    case relsync_lib_wire:decode(Hello) of
+        {ok, {hello, #{destination := Destination} = Fields}} ->
+            Roots = roots(Destination, maps:get(writable, Fields, none)),
+            State = #{
+                send => Send,
+                roots => Roots,
+                locked => lock(Roots),
+                blob => Blob,
+                checksum => maps:get(checksum, Fields, false),
+                base => none,
+                hooks => none,
+                receiving => none
+            },
+            relsync_lib_place:start(maps:get(read, Roots)),
+            checked(relsync_lib_roots, state, relsync_lib_roots:check(Roots)),
+            Recovered = relsync_lib_contact:recover(Roots),
+            relsync_lib_probation:resume(Roots),
+            {Status, Base} = status(Roots, maps:get(checksum, State)),
+            Send(hello_reply, with_recovered(Status, Recovered)),
+            loop(State#{base := Base, recovered => Recovered}, []);
+        {ok, _} ->
+            refuse(protocol, "the first message is no greeting");
+        {error, Reason} ->
+            refuse(protocol, relsync_lib_wire:format_error(Reason))
+    end.
+
+lock(Roots) ->
+    case relsync_lib_lock:take(Roots, who()) of
+        ok -> true;
+        absent -> false;
+        {busy, Holder} -> throw({busy, Holder})
+    end.
+
+%% As the boot expressions left it.
+who() ->
+    case get(relsync_who) of
+        undefined -> <<"?">>;
+        Who -> Who
+    end.
+
+roots(Destination, Writable) ->
+    [
+        refuse(path, ["not an absolute path: ", relsync_lib_path:display(Path)])
+     || Path <- [Destination, Writable], Path =/= none, not is_absolute(Path)
+    ],
+    case Writable of
+        none -> relsync_lib_roots:new(Destination);
+        _ -> relsync_lib_roots:new(Destination, Writable)
+    end.
+
+is_absolute(<<"/", Rest/binary>>) -> Rest =/= <<>> andalso binary:match(Rest, <<0>>) =:= nomatch;
+is_absolute(_) -> false.
+
+loop(State, Parts) ->
+    receive
+        {relsync, Part} when is_binary(Part) ->
+            case relsync_lib_wire:add_part(Part, Parts) of
+                {more, More} ->
+                    loop(State, More);
+                {message, Message} ->
+                    case relsync_lib_wire:decode(Message) of
+                        {ok, {bye, _}} ->
+                            leave(State);
+                        {ok, {Name, Fields}} ->
+                            answer(Name, Fields, State);
+                        {error, Reason} ->
+                            leave(State),
+                            refuse(protocol, relsync_lib_wire:format_error(Reason))
+                    end;
+                {error, Reason} ->
+                    leave(State),
+                    refuse(protocol, relsync_lib_wire:format_error(Reason))
+            end;
+        {nodedown, _} ->
+            leave(State)
+    end.
+
+%% The session is over. A `presync' without its update is undone by the other hooks.
+leave(#{receiving := Receiving, hooks := Hooks, send := Send}) ->
+    is_map(Receiving) andalso relsync_lib_incoming:close(maps:get(incoming, Receiving)),
+    relsync_lib_update_hooks:release(Hooks, Send),
+    ok.
+
+%% The host sends ahead, so after an error nothing of what follows may be carried out: an `APPLY' must not
+%% come to pass without the hooks that failed before it. What was being received is kept.
+answer(Name, Fields, #{send := Send} = State) ->
+    try handle(Name, Fields, State) of
+        Next -> loop(Next, [])
+    catch
+        throw:{refuse, Kind, Text} ->
+            fail(State, Send, Kind, Text);
+        throw:{given_up, Kind, Text} ->
+            fail(State#{hooks := none}, Send, Kind, Text);
+        Class:Reason:Stack ->
+            fail(State, Send, internal, crash_text(Class, Reason, Stack))
+    end.
+
+fail(State, Send, Kind, Text) ->
+    leave(State),
+    Send(error, error_fields(Kind, Text)),
+    await_bye([]).
+
+await_bye(Parts) ->
+    receive
+        {relsync, Part} when is_binary(Part) ->
+            case relsync_lib_wire:add_part(Part, Parts) of
+                {more, More} ->
+                    await_bye(More);
+                {message, Message} ->
+                    case relsync_lib_wire:decode(Message) of
+                        {ok, {bye, _}} -> ok;
+                        _ -> await_bye([])
+                    end;
+                {error, _} ->
+                    ok
+            end;
+        {nodedown, _} ->
+            ok
+    end.
+
+%%% Requests
+
+-spec handle(atom(), relsync_lib_wire:fields(), state()) -> state().
+handle(get_manifest, Fields, State) ->
+    send_manifest(maps:get(inventory, Fields, false), State);
+handle(hooks, Fields, #{send := Send, hooks := none, roots := Roots} = State) ->
+    State#{hooks := relsync_lib_update_hooks:load(Fields, Roots, Send)};
+handle(pack_begin, Fields, #{receiving := none} = State) ->
+    begin_pack(Fields, State);
+handle(pack_data, #{bytes := Bytes}, #{receiving := Receiving} = State) when is_map(Receiving) ->
+    State#{receiving := receive_data(Bytes, Receiving, State)};
+handle(apply, Fields, #{receiving := #{complete := true} = Receiving} = State) ->
+    apply_pack(Fields, Receiving, State);
+handle(apply, _, #{receiving := Receiving}) when is_map(Receiving) ->
+    refuse(pack, "the pack is not complete");
+handle(rollback, Fields, #{receiving := none, roots := Roots, send := Send, hooks := Hooks} = State) ->
+    Send(result, relsync_lib_update:rollback(Fields, Roots, Hooks, Send)),
+    State#{base := none, hooks := none};
+handle(confirm, Fields, #{roots := Roots, send := Send} = State) ->
+    Send(result, relsync_lib_update:confirm(Fields, Roots)),
+    State;
+handle(plan_reload, Fields, #{roots := Roots, send := Send} = State) ->
+    Send(result, relsync_lib_modules:outlook(Fields, Roots)),
+    State;
+handle(status, Fields, #{roots := Roots, send := Send} = State) ->
+    {Status, _} = status(Roots, maps:get(verify, Fields, false)),
+    Send(status_reply, (with_recovered(Status, maps:get(recovered, State)))#{
+        modules => relsync_lib_modules:stale(Roots, ?MAX_STALE_MODULES),
+        kept_bytes => kept_bytes(Roots)
+    }),
+    State;
+handle(Name, _, _) ->
+    refuse(protocol, io_lib:format("~s came out of turn", [Name])).
+
+%%% What the target holds
+
+status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
+    {Ended, Last} = relsync_lib_state:ended(Dir),
+    Status = #{
+        protocol => ?PROTOCOL,
+        otp_release => list_to_integer(erlang:system_info(otp_release)),
+        erts => list_to_binary(erlang:system_info(version)),
+        has_zstd => relsync_lib_zstd:is_native(),
+        embedded => relsync_lib_code:is_embedded(),
+        writable => relsync_lib_fs:is_writable(Write),
+        credit => ?CREDIT_BYTES,
+        kept => [kept_fields(To) || To <- lists:reverse(relsync_lib_generations:history(Roots))],
+        ended => Ended,
+        ended_updates => [#{number => Number, snapshot => beginning(Snapshot)} || {Number, Snapshot} <- Last],
+        free_bytes => free_bytes(Roots)
+    },
+    Known = maps:filter(fun(_, Value) -> Value =/= unknown end, Status),
+    {Held, Base, Damage} =
+        case relsync_lib_contact:installed(Dir) of
+            {ok, Current, Manifest, Installed, Damages} ->
+                Drift = relsync_lib_inventory:drift(Read, Manifest, Installed, Checksum),
+                Fields = #{current => current_fields(Current), drift => [drift_fields(D) || D <- Drift]},
+                {Fields, #{manifest => Manifest, installed => Installed, drift => Drift}, Damages};
+            {none, Damages} ->
+                {#{}, none, Damages}
+        end,
+    Incoming =
+        case relsync_lib_incoming:list(Dir) of
+            [{PackId, _} | _] ->
+                #{incoming => #{pack_id => PackId, verified => relsync_lib_incoming:verified(Dir, PackId)}};
+            [] ->
+                #{}
+        end,
+    Named = [relsync_lib_contact:damage_fields(D) || D <- Damage ++ relsync_lib_contact:damaged_generations(Dir)],
+    {maps:merge(maps:merge(Known, Held), Incoming#{damage => Named}), Base}.
+
+%% What this session has put right is told all the same.
+with_recovered(#{damage := Damage} = Status, Recovered) ->
+    (maps:merge(Status, Recovered))#{damage := maps:get(damage, Recovered, []) ++ Damage}.
+
+%% A kept generation is not named by its snapshot's id, which is no secret: a host builds only on what the target shows to know.
+kept_fields(none) -> #{generation => 0};
+kept_fields(#{generation := Generation, manifest := Manifest}) -> #{generation => Generation, manifest => beginning(Manifest)}.
+
+%% Enough of an id for the host to find it among its own.
+beginning(<<Beginning:8/binary, _/binary>>) -> Beginning.
+
+%% What hard links share is counted with the newest.
+kept_bytes(#{state := Dir}) ->
+    Sizes = relsync_lib_preserve:sizes(Dir, lists:reverse(relsync_lib_state:generations(Dir))),
+    [#{generation => Generation, bytes => Bytes} || {Generation, Bytes} <- Sizes].
+
+free_bytes(#{write := Write}) ->
+    case relsync_lib_fs:free_bytes(Write) of
+        unknown -> relsync_lib_fs:free_bytes(filename:dirname(Write));
+        Bytes -> Bytes
+    end.
+
+current_fields(#{state := State} = Current) ->
+    #{generation := Generation, snapshot := Snapshot, manifest := Manifest, applied_at := At} = Current,
+    Fields = #{generation => Generation, snapshot => Snapshot, manifest => Manifest, applied_at => At},
+    case State of
+        confirmed ->
+            Fields#{state => 0};
+        {probation, Probation} ->
+            Left = relsync_lib_probation:left(Probation, erlang:system_time(millisecond)),
+            Fields#{state => 1, probation_ms => Left}
+    end.
+
+drift_fields({Index, missing}) -> #{index => Index, kind => 0};
+drift_fields({Index, mode}) -> #{index => Index, kind => 2};
+drift_fields({Index, _}) -> #{index => Index, kind => 1}.
+
+send_manifest(false, #{base := #{manifest := Manifest}, send := Send} = State) ->
+    Send(manifest, manifest_fields(0, Manifest, [])),
+    State;
+send_manifest(_, #{roots := #{read := Read}, send := Send} = State) ->
+    {Manifest, Installed, LeftOut} = scan(lists:last(Read)),
+    Send(manifest, manifest_fields(1, Manifest, [Path || {Path, _} <- LeftOut])),
+    State#{base := #{manifest => Manifest, installed => Installed, drift => []}}.
+
+scan(Root) ->
+    case relsync_lib_inventory:scan(Root, #{now => erlang:system_time(second)}) of
+        {ok, Manifest, Installed, LeftOut} -> {Manifest, Installed, LeftOut};
+        {error, {cannot_list, _, enoent}} -> {relsync_lib_manifest:empty(), #{}, []};
+        {error, Reason} -> refuse(io, relsync_lib_inventory:format_error(Reason))
+    end.
+
+manifest_fields(Kind, Manifest, LeftOut) ->
+    Bytes = relsync_lib_manifest:bytes(Manifest),
+    #{kind => Kind, bytes => zlib:compress(Bytes), size => byte_size(Bytes), left_out => LeftOut}.
+
+%%% Packs
+
+begin_pack(#{pack_id := PackId, size := Size, offset := Offset}, #{roots := Roots} = State0) when
+    byte_size(PackId) =:= 32
+->
+    #{state := Dir} = Roots,
+    #{base := Base} = State = lock_new(with_base(State0)),
+    [relsync_lib_incoming:delete(Dir, Other) || {Other, _} <- relsync_lib_incoming:list(Dir), Other =/= PackId],
+    %% From here on a later push only names the agent's hash.
+    checked(relsync_lib_state, relsync_lib_state:write_agent(Dir, maps:get(blob, State))),
+    Fold = fun(Record, Stage) -> take_record(Record, Stage, Base, Roots, Size - min(Size, Offset)) end,
+    case relsync_lib_incoming:open(Dir, PackId, Fold, none) of
+        {ok, Incoming, Reader, Stage} ->
+            Receiving = #{
+                pack_id => PackId,
+                size => Size,
+                incoming => Incoming,
+                reader => Reader,
+                stage => without_end(Stage),
+                complete => is_complete(Stage),
+                uncredited => 0
+            },
+            case relsync_lib_pack:offset(Reader) of
+                Offset ->
+                    State#{receiving := Receiving};
+                _ ->
+                    relsync_lib_incoming:close(Incoming),
+                    _ = relsync_lib_incoming:delete(Dir, PackId),
+                    refuse(pack, "the pack does not go on where it stopped; push again")
+            end;
+        {error, Reason} ->
+            refuse(relsync_lib_refusal:error_kind(Reason), relsync_lib_incoming:format_error(Reason));
+        {stopped, {Kind, Text}} ->
+            _ = relsync_lib_incoming:delete(Dir, PackId),
+            refuse(Kind, Text)
+    end;
+begin_pack(_, _) ->
+    refuse(protocol, "the announcement of a pack lacks its id, size or offset").
+
+%% Who else made the destination meanwhile, or installed something there, comes first.
+lock_new(#{locked := Locked, roots := #{state := Dir} = Roots} = State) ->
+    checked(relsync_lib_state, relsync_lib_contact:prepare_root(Roots)),
+    try Locked orelse lock(Roots) of
+        true when Locked -> State;
+        true ->
+            case relsync_lib_state:read_current(Dir) of
+                none -> State#{locked := true};
+                _ -> refuse(base_changed, "another session has installed something here meanwhile")
+            end;
+        false -> refuse(base_changed, "the destination has gone while it was made")
+    catch
+        throw:{busy, Holder} -> refuse(busy, ["the target is busy with ", Holder])
+    end.
+
+with_base(#{base := none} = State) ->
+    %% The host plans against nothing only if it was told that there is nothing.
+    {Manifest, Installed, _} = scan(lists:last(maps:get(read, maps:get(roots, State)))),
+    State#{base := #{manifest => Manifest, installed => Installed, drift => []}};
+with_base(State) ->
+    State.
+
+receive_data(Bytes, #{incoming := Incoming0, reader := Reader0, complete := false} = Receiving, State) ->
+    #{roots := Roots, base := Base, send := Send} = State,
+    Left = max(0, maps:get(size, Receiving) - relsync_lib_pack:offset(Reader0)),
+    Incoming = checked(relsync_lib_incoming, relsync_lib_incoming:append(Incoming0, Bytes)),
+    case relsync_lib_pack:feed(Bytes, Reader0) of
+        {ok, Records, Reader} ->
+            Take = fun(Record, Stage) ->
+                case take_record(Record, Stage, Base, Roots, Left) of
+                    {ok, Next} -> Next;
+                    {error, {Kind, Text}} -> drop_pack(Receiving, Roots, Kind, Text)
+                end
+            end,
+            Stage = lists:foldl(Take, maps:get(stage, Receiving), Records),
+            Uncredited = maps:get(uncredited, Receiving) + byte_size(Bytes),
+            Receiving#{
+                incoming := Incoming,
+                reader := Reader,
+                stage := without_end(Stage),
+                complete := is_complete(Stage),
+                uncredited := give_credit(Uncredited, Send)
+            };
+        {error, Reason} ->
+            drop_pack(Receiving, Roots, pack, relsync_lib_pack:format_error(Reason))
+    end;
+receive_data(_, _, _) ->
+    refuse(pack, "bytes behind the end of the pack").
+
+give_credit(Bytes, Send) when Bytes >= ?CREDIT_STEP_BYTES ->
+    Send(credit, #{bytes => Bytes}),
+    0;
+give_credit(Bytes, _) ->
+    Bytes.
+
+%% What is wrong with a pack does not become right by continuing it.
+-spec drop_pack(receiving(), relsync_lib_roots:roots(), atom(), unicode:chardata()) -> no_return().
+drop_pack(#{incoming := Incoming, pack_id := PackId}, #{state := Dir}, Kind, Text) ->
+    relsync_lib_incoming:close(Incoming),
+    _ = relsync_lib_incoming:delete(Dir, PackId),
+    refuse(Kind, Text).
+
+%% PackBytes: how much of the pack is still to be written beside what comes of it.
+take_record({header, Header}, none, Base, Roots, PackBytes) ->
+    #{manifest := Manifest, installed := Installed, drift := Drift} = Base,
+    Options = #{
+        roots => Roots,
+        base => Manifest,
+        installed => Installed,
+        drift => Drift,
+        now => erlang:system_time(second),
+        free_bytes => free_bytes(Roots),
+        pack_bytes => PackBytes
+    },
+    stage_result(relsync_lib_stage:start(Header, Options));
+take_record({frame, Pieces, Body}, Stage, _, _, _) ->
+    stage_result(relsync_lib_stage:frame(Pieces, Body, Stage));
+take_record(trailer, Stage, _, _, _) ->
+    {ok, {complete, Stage}}.
+
+stage_result({ok, Stage}) ->
+    {ok, Stage};
+stage_result({error, Reason}) ->
+    {error, {relsync_lib_refusal:error_kind(Reason), relsync_lib_stage:format_error(Reason)}}.
+
+is_complete({complete, _}) -> true;
+is_complete(_) -> false.
+
+without_end({complete, Stage}) -> Stage;
+without_end(Stage) -> Stage.
+
+apply_pack(Fields, #{incoming := Incoming, pack_id := PackId, stage := Stage}, State) ->
+    #{roots := #{state := Dir} = Roots, send := Send, hooks := Hooks, base := Base} = State,
+    relsync_lib_incoming:close(Incoming),
+    Result = relsync_lib_update:update(Fields, Stage, Base, Roots, Hooks, Send),
+    _ = relsync_lib_incoming:delete(Dir, PackId),
+    %% Nothing refers to what this removes: manifests of dropped generations, earlier agents.
+    _ = relsync_lib_state:clean(Dir, #{agents => [crypto:hash(sha256, maps:get(blob, State))]}),
+    Send(result, Result),
+    State#{receiving := none, base := none, hooks := none}.
+
+%%% Errors
+
+-spec refuse(atom(), unicode:chardata()) -> no_return().
+refuse(Kind, Text) ->
+    throw({refuse, Kind, Text}).
+
+checked(_, ok) -> ok;
+checked(_, {ok, Value}) -> Value;
+checked(Module, {error, Reason}) -> refuse(relsync_lib_refusal:error_kind(Reason), Module:format_error(Reason)).
+
+checked(_, _, ok) -> ok;
+checked(Module, Kind, {error, Reason}) -> refuse(Kind, Module:format_error(Reason)).
+
+error_fields(Kind, Text) ->
+    #{kind => atom_to_binary(Kind, utf8), message => unicode:characters_to_binary(Text)}.
+
+crash_text(Class, Reason, Stack) ->
+    io_lib:format("the agent failed (~s): ~tP at ~tP", [Class, Reason, 20, Stack, 30]).

@@ -1,0 +1,518 @@
+%% @doc The transaction that takes a destination from one generation to another.
+%%
+%% Owns the order of records and switch. The live tree is moved by
+%% `relsync_lib_switch', old files are kept by `relsync_lib_preserve', records are
+%% written by `relsync_lib_state'. What is found on disk after a crash, and which of
+%% the steps here end it, is `relsync_lib_recover'; where a way back leads is
+%% `relsync_lib_generations'.
+%%
+%% The steps are apart because between them the caller runs hooks and reloads
+%% code. Forward: `prepare/3', `switch/1', then `commit/1' or `abort/1'. Back to
+%% an earlier generation: `rollback/3', `switch/1', `commit/1'.
+%%
+%% Invariants: the journal is on the medium before the first live path changes,
+%% and everything a journal refers to is there before the journal. The one
+%% point at which a push counts is the rename of `current'. Directories are
+%% synced before that, not between the hooks: until then the journal answers
+%% for whatever of the switch did not reach the medium.
+-module(relsync_lib_apply).
+
+-export([
+    prepare/3,
+    switch/1,
+    commit/1,
+    abort/1,
+    complete/2,
+    undo/2,
+    has_counted/2,
+    rollback/3,
+    changes_back/2,
+    confirm/1,
+    generation/1,
+    format_error/1
+]).
+
+-export_type([transaction/0, options/0, report/0, error/0]).
+
+-type options() :: #{
+    %% The timeout of a probation in milliseconds, and how code goes back with the files when it runs out.
+    state := confirmed | {probation, non_neg_integer(), relsync_lib_reload:mode()},
+    %% How many earlier generations stay restorable, and how many bytes of them.
+    keep := non_neg_integer(),
+    keep_bytes => non_neg_integer() | infinity,
+    now := integer()
+}.
+-opaque transaction() :: #{
+    roots := relsync_lib_roots:roots(),
+    journal := relsync_lib_state:journal(),
+    manifest := relsync_lib_manifest:manifest() | none,
+    installed := relsync_lib_state:installed()
+}.
+-type report() :: relsync_lib_switch:report().
+-type error() ::
+    unfinished
+    | interfered
+    | no_number
+    | nothing_installed
+    | {nothing_known, relsync_lib_state:damage()}
+    | {installed_already, pos_integer()}
+    | {no_generation, non_neg_integer(), Available :: [non_neg_integer()]}
+    | {lost_content | damaged_content, relsync_lib_path:path()}
+    | {prepare, relsync_lib_preserve:error()}
+    | {switch, relsync_lib_switch:error()}
+    | {state, relsync_lib_state:error()}.
+
+%% Forward
+
+%% @doc Keeps the old files and writes the journal. The live tree is as it was,
+%% also when this fails.
+-spec prepare(relsync_lib_roots:roots(), relsync_lib_stage:staged(), options()) ->
+    {ok, transaction()} | {error, error()}.
+prepare(#{state := Dir} = Roots, Staged, Options) ->
+    #{wanted := Wanted, manifest := Manifest, snapshot := Snapshot, installed := Installed} = Staged,
+    Old = relsync_lib_generations:current(Dir),
+    Generation = relsync_lib_generations:number(Old),
+    try
+        New = successor(Dir, Manifest, Snapshot, Options),
+        relsync_lib_state:read_journal(Dir) =:= none orelse throw(unfinished),
+        state(relsync_lib_state:prepare_dirs(Dir)),
+        Changes = preserve(relsync_lib_preserve:changes(Roots, Generation, Wanted)),
+        Undo = #{from => New, to => Old, changes => relsync_lib_change:reverse(Changes)},
+        state(relsync_lib_state:write_undo(Dir, Generation, Undo)),
+        Journal = #{
+            direction => forward,
+            changes => Changes,
+            old => Old,
+            new => New,
+            keep => maps:get(keep, Options),
+            keep_bytes => maps:get(keep_bytes, Options, infinity)
+        },
+        state(relsync_lib_state:sync_generations(Dir)),
+        state(relsync_lib_state:write_reserve(Dir)),
+        state(relsync_lib_state:write_journal(Dir, Journal)),
+        {ok, #{roots => Roots, journal => Journal, manifest => Manifest, installed => Installed}}
+    catch
+        throw:Refused when Refused =:= unfinished; Refused =:= no_number ->
+            {error, Refused};
+        throw:Reason ->
+            _ = relsync_lib_state:free_reserve(Dir),
+            _ = forget(Dir, Generation),
+            {error, Reason}
+    end.
+
+successor(Dir, Manifest, Snapshot, #{state := State, now := Now}) ->
+    Number = relsync_lib_generations:next(Dir),
+    Number =< relsync_lib_record:max_generation() orelse throw(no_number),
+    #{
+        generation => Number,
+        last_generation => Number,
+        snapshot => Snapshot,
+        manifest => relsync_lib_manifest:sha256(Manifest),
+        state => begun(State, Now * 1000),
+        applied_at => max(0, Now)
+    }.
+
+begun(confirmed, _) -> confirmed;
+begun({probation, Timeout, Reload}, Now) ->
+    {probation, #{deadline => max(0, Now) + Timeout, timeout => Timeout, reload => Reload}}.
+
+%% Its time begins when it counts, not when the hooks before that began.
+in_force(#{state := {probation, #{timeout := Timeout, reload := Reload}}} = New) ->
+    New#{state := begun({probation, Timeout, Reload}, erlang:system_time(millisecond))};
+in_force(New) ->
+    New.
+
+%% The journal goes before what it refers to.
+forget(Dir, Generation) ->
+    case relsync_lib_state:delete_journal(Dir) of
+        ok -> relsync_lib_state:drop_generation(Dir, Generation);
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% @doc The number of the generation that a transaction leads to; 0 is the state
+%% before the first push.
+-spec generation(transaction()) -> non_neg_integer().
+generation(#{journal := #{new := New}}) -> relsync_lib_generations:number(New).
+
+%% @doc Moves the live tree. After an error the caller aborts a forward
+%% transaction; one that goes back is completed by `relsync_lib_recover'.
+-spec switch(transaction()) -> {ok, report()} | {error, error()}.
+switch(#{roots := Roots, journal := #{direction := Direction, changes := Changes} = Journal}) ->
+    Purpose =
+        case Direction of
+            forward -> forward;
+            backward -> {restore, relsync_lib_generations:number(maps:get(new, Journal))}
+        end,
+    case relsync_lib_switch:run(Roots, Changes, Purpose) of
+        {ok, Report} -> {ok, Report};
+        {error, Reason} -> {error, {switch, Reason}}
+    end.
+
+%% @doc Makes the switch count. An error means that it does not: the caller
+%% aborts. `{ok, Leftovers}' names what could not be tidied up afterwards.
+-spec commit(transaction()) -> {ok, [error()]} | {error, error()}.
+commit(#{roots := Roots, journal := #{direction := backward, changes := Changes} = Journal}) ->
+    case tree_synced(relsync_lib_switch:sync(Roots, Changes)) of
+        ok -> complete_backward(Roots, Journal);
+        {error, Reason} -> {error, Reason}
+    end;
+commit(#{roots := Roots, journal := Journal, manifest := Manifest, installed := Installed}) ->
+    #{state := Dir} = Roots,
+    #{changes := Changes, new := New} = Journal,
+    Sha256 = relsync_lib_manifest:sha256(Manifest),
+    Steps = [
+        fun() -> is_ours(Dir, Journal) end,
+        fun() -> tree_synced(relsync_lib_switch:sync(Roots, Changes)) end,
+        fun() -> wrap(relsync_lib_state:write_manifest(Dir, Manifest)) end,
+        fun() -> wrap(relsync_lib_state:write_installed(Dir, Sha256, Installed)) end,
+        fun() -> wrap(relsync_lib_state:write_current(Dir, in_force(New))) end
+    ],
+    case in_order(Steps) of
+        ok ->
+            {ok, tidy(Dir, Journal)};
+        {error, Reason} ->
+            %% The rename may have happened though syncing it failed: then it counts.
+            case has_counted(Dir, Journal) of
+                true -> {ok, [Reason]};
+                false -> {error, Reason}
+            end
+    end.
+
+%% What is left to do once `current' names the new generation.
+tidy(Dir, Journal) ->
+    failures([
+        fun() -> wrap(relsync_lib_state:delete_journal(Dir)) end,
+        fun() -> wrap(relsync_lib_state:free_reserve(Dir)) end,
+        fun() -> drop_beyond(Dir, Journal) end,
+        fun() -> wrap(relsync_lib_state:clear_staging(Dir)) end
+    ]).
+
+drop_beyond(Dir, #{new := New} = Journal) ->
+    Kept = kept(Dir, relsync_lib_generations:numbers(relsync_lib_generations:chain(Dir, New)), Journal),
+    in_order(
+        [
+            fun() -> wrap(relsync_lib_state:drop_generation(Dir, N)) end
+         || N <- relsync_lib_state:generations(Dir), not lists:member(N, Kept)
+        ] ++ [fun() -> wrap(relsync_lib_state:drop_displaced(Dir, Kept)) end]
+    ).
+
+%% A generation on probation must have somewhere to go back to, and what is kept at all is so whatever its
+%% size.
+kept(Dir, Chain, #{new := #{state := {probation, _}}, keep := 0} = Journal) ->
+    kept(Dir, Chain, Journal#{keep := 1});
+kept(_Dir, Chain, #{keep := Keep, keep_bytes := infinity}) ->
+    lists:sublist(Chain, Keep);
+kept(Dir, Chain, #{keep := Keep, keep_bytes := Quota}) ->
+    within(relsync_lib_preserve:sizes(Dir, lists:sublist(Chain, Keep)), Quota).
+
+within([], _) ->
+    [];
+within([{Newest, Bytes} | Older], Quota) ->
+    {_, Kept} = lists:foldl(
+        fun
+            ({N, Size}, {Left, Acc}) when Size =< Left -> {Left - Size, [N | Acc]};
+            %% The way back leads over each of them in turn: behind a gap nothing can be reached.
+            (_, {_, Acc}) -> {-1, Acc}
+        end,
+        {Quota - Bytes, [Newest]},
+        Older
+    ),
+    Kept.
+
+%% @doc Undoes a forward transaction; may be called again after an error. What
+%% the undo had to leave or move aside is in the report.
+-spec abort(transaction()) -> {ok, report()} | {error, error()}.
+abort(#{roots := #{state := Dir} = Roots, journal := #{direction := forward} = Journal}) ->
+    case is_ours(Dir, Journal) of
+        ok -> undo(Roots, Journal);
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% Two VMs may run from one destination, and a session in the other one has then taken this transaction for
+%% one that crashed, and undone it.
+is_ours(Dir, Journal) ->
+    case relsync_lib_state:read_journal(Dir) of
+        {ok, Journal} -> ok;
+        {damaged, _, _} -> ok;
+        _ -> {error, interfered}
+    end.
+
+%% @doc Takes the live tree back to where changes came from, and what is recorded with it.
+-spec undo(relsync_lib_roots:roots(), #{
+    changes := [relsync_lib_change:change()],
+    old := relsync_lib_state:current() | none,
+    _ => _
+}) -> {ok, report()} | {error, error()}.
+undo(#{state := Dir} = Roots, #{changes := Changes, old := Old}) ->
+    Reversed = relsync_lib_change:reverse(Changes),
+    try
+        state(relsync_lib_state:free_reserve(Dir)),
+        %% Before the tree, so that a crash in the middle is not taken for a finished commit.
+        state(restore_current(Dir, Old)),
+        Report = moved(relsync_lib_switch:run(Roots, Reversed, {restore, relsync_lib_generations:number(Old)})),
+        synced(relsync_lib_switch:sync(Roots, Reversed)),
+        state(relsync_lib_state:delete_journal(Dir)),
+        _ = relsync_lib_state:drop_generation(Dir, relsync_lib_generations:number(Old)),
+        _ = relsync_lib_state:clear_staging(Dir),
+        {ok, Report}
+    catch
+        throw:Reason -> {error, Reason}
+    end.
+
+restore_current(Dir, Old) ->
+    case {relsync_lib_state:read_current(Dir), Old} of
+        {{ok, Old}, _} -> ok;
+        {none, none} -> ok;
+        {_, none} -> relsync_lib_state:delete_current(Dir);
+        {_, _} -> relsync_lib_state:write_current(Dir, Old)
+    end.
+
+%% Backward
+
+%% @doc Prepares the way back to an earlier generation, whose files are here;
+%% generation 0 is the state before the first push. It is completed even when
+%% it is interrupted.
+-spec rollback(relsync_lib_roots:roots(), non_neg_integer(), #{now := integer()}) ->
+    {ok, transaction()} | {error, error()}.
+rollback(#{state := Dir} = Roots, To, #{now := Now}) ->
+    Current = relsync_lib_generations:current(Dir),
+    Chain = relsync_lib_generations:chain(Dir, Current),
+    case {relsync_lib_state:read_journal(Dir), relsync_lib_generations:way_back(To, Chain)} of
+        {none, none} ->
+            {error, not_kept(Dir, To, Chain)};
+        {none, Undos} ->
+            prepare_rollback(Roots, Current, Undos, Now);
+        _ ->
+            {error, unfinished}
+    end.
+
+%% @doc Lists what `rollback/3' would do, without preparing it.
+-spec changes_back(relsync_lib_roots:roots(), non_neg_integer()) ->
+    {ok, [relsync_lib_change:change()]} | {error, error()}.
+changes_back(#{state := Dir}, To) ->
+    Current = relsync_lib_generations:current(Dir),
+    Chain = relsync_lib_generations:chain(Dir, Current),
+    case relsync_lib_generations:way_back(To, Chain) of
+        none -> {error, not_kept(Dir, To, Chain)};
+        Undos -> {ok, relsync_lib_generations:changes(Undos)}
+    end.
+
+not_kept(Dir, To, Chain) ->
+    case relsync_lib_state:read_current(Dir) of
+        {ok, #{generation := To}} -> {installed_already, To};
+        {ok, _} -> {no_generation, To, relsync_lib_generations:numbers(Chain)};
+        none -> nothing_installed;
+        Damage -> {nothing_known, Damage}
+    end.
+
+prepare_rollback(#{state := Dir} = Roots, Current, Undos, Now) ->
+    Changes = relsync_lib_generations:changes(Undos),
+    #{to := Target} = lists:last(Undos),
+    New =
+        case Target of
+            none -> none;
+            _ ->
+                Last = maps:get(last_generation, Current),
+                Target#{state := confirmed, last_generation := Last, applied_at := max(0, Now)}
+        end,
+    Journal = #{
+        direction => backward,
+        changes => Changes,
+        old => Current,
+        new => New,
+        keep => 0,
+        keep_bytes => infinity
+    },
+    try
+        Known = known_content(Dir, Target),
+        lists:foreach(fun(Change) -> check_content(Dir, Change, Known) end, Changes),
+        state(relsync_lib_state:write_reserve(Dir)),
+        state(relsync_lib_state:write_journal(Dir, Journal)),
+        state(relsync_lib_state:free_reserve(Dir)),
+        {ok, #{roots => Roots, journal => Journal, manifest => none, installed => #{}}}
+    catch
+        throw:Reason ->
+            _ = relsync_lib_state:free_reserve(Dir),
+            %% It may have its name though syncing that failed; it must not come to life later.
+            _ = relsync_lib_state:delete_journal(Dir),
+            {error, Reason}
+    end.
+
+%% What is kept may have been edited before or since, which its time tells; with the time it was installed with it has
+%% that content, or the medium has lost it.
+check_content(Dir, {Path, _, {file, Source, _, Mtime}}, Known) ->
+    File = relsync_lib_state:file_name(Dir, Source),
+    case {relsync_lib_fs:info(File), Known} of
+        {{ok, {file, _, _, Mtime}}, #{Path := {Sha256, Size, Mtime}}} ->
+            relsync_lib_inventory:hash_file(File) =:= {ok, Sha256, Size} orelse throw({damaged_content, Path});
+        {{ok, {file, _, _, _}}, _} ->
+            ok;
+        _ ->
+            throw({lost_content, Path})
+    end;
+check_content(_Dir, _Change, _Known) ->
+    ok.
+
+%% The files of a generation by their path, as they were installed.
+known_content(_Dir, none) ->
+    #{};
+known_content(Dir, #{manifest := Sha256}) ->
+    case {relsync_lib_state:read_manifest(Dir, Sha256), relsync_lib_state:read_installed(Dir, Sha256)} of
+        {{ok, Manifest}, {ok, Times}} ->
+            maps:from_list([
+                {Path, {Hash, Size, map_get(Index, Times)}}
+             || {Index, {file, Path, _, Size, Hash}} <- relsync_lib_manifest:entries(Manifest), is_map_key(Index, Times)
+            ]);
+        _ ->
+            #{}
+    end.
+
+%% @doc Goes on with what counted, or must be completed, before it was cut off.
+-spec complete(relsync_lib_roots:roots(), relsync_lib_state:journal()) -> {ok, report()} | {error, error()}.
+complete(#{state := Dir}, #{direction := forward} = Journal) ->
+    case tidy(Dir, Journal) of
+        [] -> {ok, []};
+        [Reason | _] -> {error, Reason}
+    end;
+complete(Roots, #{direction := backward} = Journal) ->
+    Transaction = #{roots => Roots, journal => Journal, manifest => none, installed => #{}},
+    case switch(Transaction) of
+        {ok, Report} ->
+            case commit(Transaction) of
+                {ok, []} -> {ok, Report};
+                {ok, [Reason | _]} -> {error, Reason};
+                {error, Reason} -> {error, Reason}
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% @doc Says whether a forward transaction has got as far as to count.
+-spec has_counted(relsync_lib_state:dir(), relsync_lib_state:journal()) -> boolean().
+has_counted(Dir, #{new := New}) ->
+    relsync_lib_generations:number(relsync_lib_generations:current(Dir)) =:= relsync_lib_generations:number(New).
+
+complete_backward(#{state := Dir}, #{new := New} = Journal) ->
+    Steps = [
+        fun() -> wrap(restore_times(Dir, Journal)) end,
+        fun() -> wrap(restore_current(Dir, New)) end
+    ],
+    case in_order(Steps) of
+        ok ->
+            {ok,
+                failures([
+                    fun() -> wrap(relsync_lib_state:delete_journal(Dir)) end,
+                    fun() -> drop_from(Dir, relsync_lib_generations:number(New)) end,
+                    fun() -> wrap(relsync_lib_state:clear_staging(Dir)) end
+                ])};
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% The same snapshot may have been installed again since: the files that come back have the times of the
+%% changes, all others those that the generation that goes knows of.
+restore_times(Dir, #{old := #{manifest := From}, new := #{manifest := To}, changes := Changes}) ->
+    Records = {
+        relsync_lib_state:read_manifest(Dir, From),
+        relsync_lib_state:read_installed(Dir, From),
+        relsync_lib_state:read_manifest(Dir, To)
+    },
+    case Records of
+        {{ok, FromManifest}, {ok, Times}, {ok, ToManifest}} ->
+            Back = maps:from_list([{Path, Mtime} || {Path, _, {file, _, _, Mtime}} <- Changes]),
+            Known = maps:from_list([
+                {relsync_lib_manifest:path(Entry), map_get(Index, Times)}
+             || {Index, Entry} <- relsync_lib_manifest:entries(FromManifest), is_map_key(Index, Times)
+            ]),
+            ByPath = maps:merge(Known, Back),
+            Installed = maps:from_list([
+                {Index, map_get(Path, ByPath)}
+             || {Index, {file, Path, _, _, _}} <- relsync_lib_manifest:entries(ToManifest),
+                is_map_key(Path, ByPath)
+            ]),
+            relsync_lib_state:write_installed(Dir, To, Installed);
+        _ ->
+            %% Files whose times are not known are compared by content.
+            ok
+    end;
+restore_times(_Dir, _Journal) ->
+    ok.
+
+drop_from(Dir, Generation) ->
+    in_order([
+        fun() -> wrap(relsync_lib_state:drop_generation(Dir, N)) end
+     || N <- relsync_lib_state:generations(Dir), N >= Generation
+    ]).
+
+%% Probation
+
+%% @doc Takes the current generation out of probation.
+-spec confirm(relsync_lib_roots:roots()) -> ok | {error, error()}.
+confirm(#{state := Dir}) ->
+    case relsync_lib_state:read_current(Dir) of
+        {ok, #{state := confirmed}} -> ok;
+        {ok, Current} -> wrap(relsync_lib_state:write_current(Dir, Current#{state := confirmed}));
+        _ -> {error, {no_generation, 0, []}}
+    end.
+
+%% Results
+
+in_order([]) ->
+    ok;
+in_order([Step | Rest]) ->
+    case Step() of
+        ok -> in_order(Rest);
+        {error, Reason} -> {error, Reason}
+    end.
+
+failures(Steps) ->
+    [Reason || Step <- Steps, {error, Reason} <- [Step()]].
+
+wrap(ok) -> ok;
+wrap({error, Reason}) -> {error, {state, Reason}}.
+
+tree_synced(ok) -> ok;
+tree_synced({error, Reason}) -> {error, {switch, Reason}}.
+
+state(ok) -> ok;
+state({error, Reason}) -> throw({state, Reason}).
+
+moved({ok, Report}) -> Report;
+moved({error, Reason}) -> throw({switch, Reason}).
+
+synced(ok) -> ok;
+synced({error, Reason}) -> throw({switch, Reason}).
+
+preserve({ok, Changes}) -> Changes;
+preserve({error, Reason}) -> throw({prepare, Reason}).
+
+%% @doc Gives a sentence for a reason of this module.
+-spec format_error(error()) -> unicode:chardata().
+format_error(unfinished) ->
+    "an earlier update was interrupted and has not been recovered yet";
+format_error(interfered) ->
+    "a session on another node with the same destination has undone the update";
+format_error(nothing_installed) ->
+    "relsync has installed nothing here that could be left";
+format_error({nothing_known, Damage}) ->
+    [relsync_lib_state:format_error(Damage), "; which generation is installed is not known, and none can be gone back to: push a release"];
+format_error({installed_already, Generation}) ->
+    io_lib:format("generation ~b is the one that is installed", [Generation]);
+format_error(no_number) ->
+    Last = relsync_lib_record:max_generation(),
+    io_lib:format("generations are numbered up to ~b, and all numbers are used", [Last]);
+format_error({no_generation, To, []}) ->
+    io_lib:format("generation ~b cannot be restored: no earlier generation is kept here", [To]);
+format_error({no_generation, To, Available}) ->
+    Texts = [integer_to_list(N) || N <- Available],
+    io_lib:format("generation ~b is not kept here; these are: ~s", [To, lists:join(", ", Texts)]);
+format_error({lost_content, Path}) ->
+    ["the kept content of \"", relsync_lib_path:display(Path), "\" is missing"];
+format_error({damaged_content, Path}) ->
+    ["the kept content of \"", relsync_lib_path:display(Path), "\" is damaged"];
+format_error({prepare, Reason}) ->
+    relsync_lib_preserve:format_error(Reason);
+format_error({switch, Reason}) ->
+    relsync_lib_switch:format_error(Reason);
+format_error({state, Reason}) ->
+    relsync_lib_state:format_error(Reason).

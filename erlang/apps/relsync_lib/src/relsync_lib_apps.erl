@@ -1,0 +1,175 @@
+%%% Stops and starts the applications that a reload concerns (`--reload apps').
+%%%
+%%% Dependants stop before what they depend on and start after it. `kernel', `stdlib' and the
+%%% applications that the agent itself runs in are never stopped. A crash between `stop/2' and
+%%% `start/2' leaves the applications stopped: the caller holds the list and starts them again. An
+%%% application that does not start is an error, whatever its type: it does not end the VM.
+-module(relsync_lib_apps).
+
+-export([concerned/2, stop/2, refresh/2, start/2, format_error/1]).
+
+-export_type([app/0, reason/0]).
+
+%% A running application and the type it was started with.
+-type app() :: {atom(), permanent | transient | temporary}.
+-type reason() ::
+    {stop_failed | start_failed | load_failed, atom(), term()} | {app_timeout, stop | start | load, atom()}.
+
+-define(NEVER, [kernel, stdlib, crypto, ssh, relsync_lib, relsyncd]).
+
+%% @doc Lists the running applications that own one of `Modules' or are named in `Names', and the running
+%% applications that depend on them; dependants come first, as they have to be stopped.
+-spec concerned([module()], [string()]) -> [app()].
+concerned(Modules, Names) ->
+    Running = [App || {App, _, _} <- application:which_applications(), not lists:member(App, ?NEVER)],
+    Touched = [
+        App
+     || App <- Running,
+        lists:member(atom_to_list(App), Names) orelse owns(App, Modules)
+    ],
+    Types = start_types(),
+    [{App, proplists:get_value(App, Types, temporary)} || App <- stop_order(closure(Touched, Running), Running)].
+
+%% @doc Stops applications in the given order; on failure tells which were stopped before.
+-spec stop([app()], timeout()) -> ok | {error, reason(), Stopped :: [app()]}.
+stop(Apps, Timeout) -> stop(Apps, Timeout, []).
+
+%% @doc Reads the `.app' files of stopped applications again; one that is gone stays unloaded.
+-spec refresh([app()], timeout()) -> {ok, Present :: [app()]} | {error, reason()}.
+refresh(Apps, Timeout) -> refresh(Apps, Timeout, []).
+
+%% @doc Starts applications in the reverse of the given order, and what they newly depend on before.
+-spec start([app()], timeout()) -> ok | {error, reason()}.
+start(Apps, Timeout) -> start_all(lists:reverse(Apps), Timeout).
+
+%% @doc Renders a reason as a sentence fragment.
+-spec format_error(reason()) -> iodata().
+format_error({stop_failed, App, Reason}) ->
+    io_lib:format("application ~tp does not stop: ~tp", [App, Reason]);
+format_error({start_failed, App, Reason}) ->
+    io_lib:format("application ~tp does not start: ~tp", [App, Reason]);
+format_error({load_failed, App, Reason}) ->
+    io_lib:format("the .app file of application ~tp cannot be loaded: ~tp", [App, Reason]);
+format_error({app_timeout, What, App}) ->
+    io_lib:format("application ~tp did not ~s in time", [App, What]).
+
+owns(App, Modules) ->
+    case application:get_key(App, modules) of
+        {ok, Own} -> lists:any(fun(M) -> lists:member(M, Modules) end, Own);
+        undefined -> false
+    end.
+
+closure(Apps, Running) ->
+    More = [A || A <- Running, not lists:member(A, Apps), lists:any(fun(D) -> lists:member(D, Apps) end, needs(A))],
+    case More of
+        [] -> Apps;
+        _ -> closure(Apps ++ More, Running)
+    end.
+
+%% which_applications lists the last started first, so that order is right wherever the applications do
+%% not say otherwise; what they say is enforced here.
+stop_order([], _Running) ->
+    [];
+stop_order(Apps, Running) ->
+    Free = [
+        A
+     || A <- Running,
+        lists:member(A, Apps),
+        not lists:any(fun(Other) -> Other =/= A andalso lists:member(A, needs(Other)) end, Apps)
+    ],
+    case Free of
+        [] -> Apps;
+        [First | _] -> [First | stop_order(lists:delete(First, Apps), Running)]
+    end.
+
+needs(App) ->
+    lists:append([
+        Names
+     || Key <- [applications, included_applications, optional_applications],
+        {ok, Names} <- [get_key(App, Key)],
+        is_list(Names)
+    ]).
+
+%% `optional_applications' is known from OTP 24 on.
+get_key(App, Key) ->
+    try
+        application:get_key(App, Key)
+    catch
+        _:_ -> undefined
+    end.
+
+start_types() ->
+    proplists:get_value(started, application:info(), []).
+
+stop([], _Timeout, _Stopped) ->
+    ok;
+stop([{App, _} = Entry | Apps], Timeout, Stopped) ->
+    case bounded(stop, App, Timeout, fun() -> application:stop(App) end) of
+        ok -> stop(Apps, Timeout, [Entry | Stopped]);
+        {error, {not_started, App}} -> stop(Apps, Timeout, [Entry | Stopped]);
+        {error, {app_timeout, _, _} = Reason} -> {error, Reason, lists:reverse([Entry | Stopped])};
+        {error, Reason} -> {error, {stop_failed, App, Reason}, lists:reverse(Stopped)}
+    end.
+
+refresh([], _Timeout, Present) ->
+    {ok, lists:reverse(Present)};
+refresh([{App, _} = Entry | Apps], Timeout, Present) ->
+    _ = application:unload(App),
+    case bounded(load, App, Timeout, fun() -> application:load(App) end) of
+        ok -> refresh(Apps, Timeout, [Entry | Present]);
+        {error, {already_loaded, App}} -> refresh(Apps, Timeout, [Entry | Present]);
+        {error, {"no such file or directory", _}} -> refresh(Apps, Timeout, Present);
+        {error, {app_timeout, _, _} = Reason} -> {error, Reason};
+        {error, Reason} -> {error, {load_failed, App, Reason}}
+    end.
+
+start_all([], _Timeout) ->
+    ok;
+start_all([{App, Type} | Apps], Timeout) ->
+    case bounded(start, App, Timeout, fun() -> application:ensure_all_started(App, temporary) end) of
+        {ok, Started} ->
+            retype(Started, Type),
+            start_all(Apps, Timeout);
+        {error, {app_timeout, _, _} = Reason} -> {error, Reason};
+        {error, Reason} -> {error, {start_failed, App, Reason}}
+    end.
+
+%% A permanent or transient application whose start fails takes the VM down with it. So it is started as a
+%% temporary one, and becomes what it was when it runs. There is no call for that: the application
+%% controller keeps the types in a list in its state, recognised here by its content. Were it not found,
+%% the applications would stay temporary.
+retype(_Apps, temporary) ->
+    ok;
+retype(Apps, Type) ->
+    Types = start_types(),
+    Retyped = [
+        case lists:member(App, Apps) of
+            true -> {App, Type};
+            false -> {App, Old}
+        end
+     || {App, Old} <- Types
+    ],
+    Replace = fun(State) ->
+        list_to_tuple([
+            case Field =:= Types of
+                true -> Retyped;
+                false -> Field
+            end
+         || Field <- tuple_to_list(State)
+        ])
+    end,
+    _ = sys:replace_state(application_controller, Replace),
+    ok.
+
+%% The application controller's calls have no timeout of their own.
+bounded(What, App, Timeout, Fun) ->
+    relsync_lib_pulse:beat(),
+    {Pid, Monitor} = spawn_monitor(fun() -> exit({result, Fun()}) end),
+    receive
+        {'DOWN', Monitor, process, Pid, {result, Result}} -> Result;
+        {'DOWN', Monitor, process, Pid, Reason} -> {error, Reason}
+    after Timeout ->
+        exit(Pid, kill),
+        erlang:demonitor(Monitor, [flush]),
+        {error, {app_timeout, What, App}}
+    end.

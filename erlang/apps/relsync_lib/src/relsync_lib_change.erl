@@ -1,0 +1,110 @@
+%% @doc Changes: what a transition does to the tree, as data.
+%%
+%% A change says of one path what stands there before and after. A list of them,
+%% in ascending order of path and each path once, is what the journal and the
+%% undo records hold. Pure: nothing here looks at a file.
+%%
+%% Rationale: since a change names both ends, a transition can be run in either
+%% direction from any point between them.
+-module(relsync_lib_change).
+
+-export([reverse/1, compose/2, order/1, check/1, path/1, wanted/1]).
+
+-export_type([change/0, old/0, file_node/0]).
+
+-type change() :: {relsync_lib_path:path(), Old :: file_node(), New :: file_node()}.
+-type old() :: file_node().
+-type file_node() ::
+    absent
+    | {file, Source :: binary(), Mode :: 0..8#7777, Mtime :: integer()}
+    | {dir, Mode :: 0..8#7777}
+    | {symlink, Target :: binary()}
+    | {mode, Mode :: 0..8#7777}.
+
+-spec path(change()) -> relsync_lib_path:path().
+path({Path, _Old, _New}) -> Path.
+
+-spec wanted(change()) -> file_node().
+wanted({_Path, _Old, New}) -> New.
+
+%% @doc Gives the changes of the opposite transition.
+-spec reverse([change()]) -> [change()].
+reverse(Changes) ->
+    [{Path, New, Old} || {Path, Old, New} <- Changes].
+
+%% @doc Makes one transition of two, the first run before the second.
+-spec compose([change()], [change()]) -> [change()].
+compose([{Path, _, _} = First | Firsts], [{Later, _, _} | _] = Seconds) when Path < Later ->
+    [First | compose(Firsts, Seconds)];
+compose([{Path, _, _} | _] = Firsts, [{Later, _, _} = Second | Seconds]) when Path > Later ->
+    [Second | compose(Firsts, Seconds)];
+compose([{Path, Old, Middle} | Firsts], [{Path, _, New} | Seconds]) ->
+    [{Path, Old, follow(Middle, New)} | compose(Firsts, Seconds)];
+compose(Firsts, []) ->
+    Firsts;
+compose([], Seconds) ->
+    Seconds.
+
+%% A bare mode refers to whatever the transition before it put there.
+follow({file, Source, _Mode, Mtime}, {mode, Mode}) -> {file, Source, Mode, Mtime};
+follow({dir, _Mode}, {mode, Mode}) -> {dir, Mode};
+follow(_Middle, New) -> New.
+
+%% @doc Splits changes into the order in which they are run: what must go before
+%% something else can stand in its place, deepest first; what comes, parents
+%% first; what merely goes, deepest first. Removing last keeps every path that
+%% both trees have in place for code that is loaded lazily.
+-spec order([change()]) -> {Clearing :: [change()], Placing :: [change()], Removing :: [change()]}.
+order(Changes) ->
+    {Removals, Placing} = lists:partition(fun(Change) -> wanted(Change) =:= absent end, Changes),
+    Leaves = maps:from_list([{Path, true} || {Path, _, New} <- Placing, is_leaf(New)]),
+    {Clearing, Removing} = lists:partition(
+        fun({Path, _, _}) -> lies_below(relsync_lib_path:ancestors(Path), Leaves) end,
+        Removals
+    ),
+    {lists:reverse(Clearing), Placing, lists:reverse(Removing)}.
+
+is_leaf({file, _, _, _}) -> true;
+is_leaf({symlink, _}) -> true;
+is_leaf(_) -> false.
+
+lies_below(Ancestors, Leaves) ->
+    lists:any(fun(Ancestor) -> maps:is_key(Ancestor, Leaves) end, Ancestors).
+
+%% @doc Says whether a term read from disk is a list of changes whose every path
+%% and source stays where it belongs.
+-spec check(term()) -> boolean().
+check(Changes) when is_list(Changes) ->
+    check(Changes, <<>>);
+check(_) ->
+    false.
+
+check([], _Previous) ->
+    true;
+check([{Path, Old, New} | Rest], Previous) when is_binary(Path), Path > Previous ->
+    relsync_lib_path:validate(Path) =:= ok andalso is_node(Old) andalso is_node(New) andalso
+        check(Rest, Path);
+check(_, _Previous) ->
+    false.
+
+is_node(absent) -> true;
+is_node({dir, Mode}) -> is_mode(Mode);
+is_node({mode, Mode}) -> is_mode(Mode);
+is_node({symlink, Target}) -> is_binary(Target);
+is_node({file, Source, Mode, Mtime}) -> is_source(Source) andalso is_mode(Mode) andalso is_integer(Mtime);
+is_node(_) -> false.
+
+is_mode(Mode) -> is_integer(Mode) andalso Mode >= 0 andalso Mode =< 8#7777.
+
+is_source(<<"staging/", Number/binary>>) ->
+    is_number_text(Number);
+is_source(<<"generations/", Rest/binary>>) ->
+    case binary:split(Rest, <<"/">>) of
+        [Generation, Number] -> is_number_text(Generation) andalso is_number_text(Number);
+        _ -> false
+    end;
+is_source(_) ->
+    false.
+
+is_number_text(<<>>) -> false;
+is_number_text(Text) -> lists:all(fun(C) -> C >= $0 andalso C =< $9 end, binary_to_list(Text)).

@@ -1,0 +1,148 @@
+%% @doc What a session finds at a destination, and puts right before anything else.
+%%
+%% Owns the end of what an earlier session left (files by relsync_lib_apply, code by relsync_lib_reload), the
+%% reading of what is installed, and the making of a new destination. What is damaged is named, and counts
+%% as absent.
+-module(relsync_lib_contact).
+
+-export([recover/1, damage_fields/1, installed/1, damaged_generations/1, prepare_root/1]).
+
+%% What is damaged, and what is done about it.
+-type damages() :: [{binary(), binary()}].
+
+%% @doc Ends a transaction that an earlier session left, files and code, and makes the record of what is
+%% installed again where that can be done; says what came of both.
+-spec recover(relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
+recover(#{state := Dir} = Roots) ->
+    Recovered = end_interrupted(Roots),
+    %% A timer of this VM ends with the confirmation.
+    Unconfirmed = fun() -> relsync_lib_probation:has_timer(Dir) end,
+    case relsync_lib_recover:restore(Roots, Unconfirmed) of
+        nothing -> Recovered;
+        {restored, Restored} -> Recovered#{damage => [damage_fields(restored(Restored))]}
+    end.
+
+restored(#{lost := Lost, from := From, current := #{generation := Generation}, is_state_known := IsStateKnown}) ->
+    What =
+        case Lost of
+            none -> "the state file \"current\" is missing";
+            Damage -> relsync_lib_state:format_error(Damage)
+        end,
+    Made = io_lib:format("made again from the record of generation ~b: generation ~b is installed", [From, Generation]),
+    Doubt = ["; whether it was confirmed is not known, it counts as confirmed" || not IsStateKnown],
+    {relsync_lib_refusal:text(What), relsync_lib_refusal:text([Made | Doubt])}.
+
+%% @doc A damage as the fields that tell the host of it.
+-spec damage_fields({binary(), binary()}) -> relsync_lib_wire:fields().
+damage_fields({What, Repair}) -> #{what => What, repair => Repair}.
+
+end_interrupted(#{state := Dir} = Roots) ->
+    Changes = relsync_lib_recover:pending(Roots),
+    Led = relsync_lib_recover:destined(Dir),
+    case relsync_lib_recover:recover(Roots) of
+        {ok, nothing} -> #{};
+        {ok, undone, Report} -> recovered("an interrupted switch was undone", Led, Report, Changes, Roots);
+        {ok, completed, Report} -> recovered("an interrupted switch was completed", Led, Report, Changes, Roots);
+        {ok, {lost, Damage}, _} -> #{recovered => relsync_lib_refusal:text(relsync_lib_state:format_error(Damage))};
+        {error, Reason} ->
+            Text = relsync_lib_apply:format_error(Reason),
+            relsync_lib_refusal:refuse(damaged, relsync_lib_refusal:unfinished(Text))
+    end.
+
+recovered(What, Led, Report, Changes, #{state := Dir} = Roots) ->
+    _ = relsync_lib_state:count_ended(Dir, Led),
+    Notes = [relsync_lib_refusal:report_text(Line) || Line <- Report] ++ follow(Changes, Roots),
+    #{recovered => relsync_lib_refusal:text(lists:join("; ", [What | Notes]))}.
+
+%% The code that runs may be of either release: nobody is killed for bringing it in line, which a VM that
+%% has just started never asks for.
+follow(Changes, #{write := Root} = Roots) ->
+    InTree = fun(Path, _) -> relsync_lib_modules:path_list(relsync_lib_path:join(Root, Path)) end,
+    Modules = relsync_lib_modules:changes_back(Changes, InTree),
+    Limits = relsync_lib_modules:limits(Roots),
+    Failed =
+        case relsync_lib_reload:plan(relsync_lib_modules:path_list(Root), Modules, soft, Limits) of
+            {ok, Plan} ->
+                case relsync_lib_reload:reload(Plan) of
+                    {ok, _, _} -> none;
+                    {error, Reason, _} -> Reason
+                end;
+            {error, Reason} ->
+                Reason
+        end,
+    [["the running code could not follow: ", relsync_lib_reload:format_error(Failed)] || Failed =/= none].
+
+%% @doc Reads what is installed; what is damaged is named and counts as absent.
+-spec installed(relsync_lib_state:dir()) ->
+    {ok, relsync_lib_state:current(), relsync_lib_manifest:manifest(), relsync_lib_state:installed(), damages()}
+    | {none, damages()}.
+installed(Dir) ->
+    case relsync_lib_state:read_current(Dir) of
+        {ok, #{manifest := Sha256} = Current} ->
+            case relsync_lib_state:read_manifest(Dir, Sha256) of
+                {ok, Manifest} ->
+                    {Installed, Damage} = installed_times(Dir, Sha256),
+                    {ok, Current, Manifest, Installed, Damage};
+                none ->
+                    {none, [{<<"the installed manifest is missing">>, <<"the tree is scanned">>}]};
+                Damage ->
+                    {none, [named(Damage, <<"the tree is scanned">>)]}
+            end;
+        none ->
+            {none, []};
+        Damage ->
+            Repair =
+                case relsync_lib_state:generations(Dir) of
+                    [] -> <<"the tree is scanned">>;
+                    [_ | _] -> <<"the tree is scanned, and there is no way back to what is kept">>
+                end,
+            {none, [named(Damage, Repair)]}
+    end.
+
+%% Without its times every file is compared by content.
+installed_times(Dir, Sha256) ->
+    case relsync_lib_state:read_installed(Dir, Sha256) of
+        {ok, Installed} -> {Installed, []};
+        none -> {#{}, [{<<"the installed times are missing">>, <<"files are compared by content">>}]};
+        Damage -> {#{}, [named(Damage, <<"files are compared by content">>)]}
+    end.
+
+named(Damage, Repair) ->
+    {relsync_lib_refusal:text(relsync_lib_state:format_error(Damage)), Repair}.
+
+%% @doc Names the kept generations that there is no way back to, for want of their records.
+-spec damaged_generations(relsync_lib_state:dir()) -> damages().
+damaged_generations(Dir) ->
+    [
+        {relsync_lib_refusal:text(Problem), <<"the generation cannot be rolled back to">>}
+     || N <- relsync_lib_state:generations(Dir), Problem <- undo_problem(Dir, N)
+    ].
+
+%% What is kept of the current generation has no record before an update is prepared.
+undo_problem(Dir, N) ->
+    case {relsync_lib_state:read_undo(Dir, N), relsync_lib_state:read_current(Dir)} of
+        {{ok, _}, _} -> [];
+        {none, {ok, #{generation := Current}}} when N < Current -> [io_lib:format("the record of generation ~b is missing", [N])];
+        {none, _} -> [];
+        {Damage, _} -> [relsync_lib_state:format_error(Damage)]
+    end.
+
+%% @doc Makes the destination and its state directory.
+-spec prepare_root(relsync_lib_roots:roots()) -> ok | {error, relsync_lib_state:error()}.
+prepare_root(#{read := Read, write := Write, state := Dir}) ->
+    case relsync_lib_fs:make_dir(Write) of
+        ok ->
+            relsync_lib_place:start(Read),
+            %% Without its name all is lost at once, which is as good as never begun.
+            _ = relsync_lib_fs:sync_dir(filename:dirname(Write)),
+            in_full(Dir, relsync_lib_state:prepare_dirs(Dir));
+        {error, eexist} ->
+            in_full(Dir, relsync_lib_state:prepare_dirs(Dir));
+        {error, Reason} -> {error, {cannot, make_dir, Write, Reason}}
+    end.
+
+%% On first contact nobody knows yet which directory is meant.
+in_full(Dir, {error, {cannot, Action, Name, Reason}}) ->
+    {error, {cannot, Action, relsync_lib_state:file_name(Dir, Name), Reason}};
+in_full(_, Result) ->
+    Result.

@@ -1,0 +1,136 @@
+%% @doc Undoing and redoing DEFLATE, within bounds.
+%%
+%% Pure; throws `malformed'. The twin of engine/src/delta/inflate.rs.
+-module(relsync_lib_delta_inflate).
+
+-export([inflate/3, deflate/3, gunzip/1, gzip/3, likely_level/1, of_level/1, parameters/1]).
+
+-export_type([parameters/0]).
+
+%% Nothing is inflated to more than this many bytes.
+-define(MAX_INFLATED_BYTES, 8388608).
+-define(MAX_DEFLATE_RATIO, 1032).
+-define(MEMORY_LEVEL, 8).
+-define(WINDOW_BITS, 15).
+
+%% With zlib's header and checksum, or bare.
+-type framing() :: zlib | raw.
+-type level() :: 1..9.
+%% What zlib is told when it deflates.
+-opaque parameters() :: {level(), zlib:zstrategy(), MemoryLevel :: 1..9, WindowBits :: 9..15}.
+
+%% @doc Inflates data that fills `Data' and gives exactly `Size' bytes.
+-spec inflate(binary(), Size :: non_neg_integer(), framing()) -> binary().
+inflate(Data, Size, Framing) when Size =< ?MAX_INFLATED_BYTES, Size div ?MAX_DEFLATE_RATIO =< byte_size(Data) ->
+    Z = zlib:open(),
+    try
+        ok = zlib:inflateInit(Z, window_bits(Framing, ?WINDOW_BITS), error),
+        Inflated = collect(zlib:safeInflate(Z, Data), Z, Size, []),
+        ok = zlib:inflateEnd(Z),
+        byte_size(Inflated) =:= Size orelse throw(malformed),
+        Inflated
+    catch
+        error:_ -> throw(malformed)
+    after
+        zlib:close(Z)
+    end;
+inflate(_, _, _) ->
+    throw(malformed).
+
+collect({Status, Part}, Z, Room, Parts) when Status =:= continue; Status =:= finished ->
+    Rest = Room - iolist_size(Part),
+    Rest >= 0 orelse throw(malformed),
+    case Status of
+        continue -> collect(zlib:safeInflate(Z, []), Z, Rest, [Parts | Part]);
+        finished -> iolist_to_binary([Parts | Part])
+    end;
+collect(_, _, _, _) ->
+    throw(malformed).
+
+%% @doc Deflates in one go.
+-spec deflate(binary(), parameters(), framing()) -> binary().
+deflate(Data, {Level, Strategy, MemoryLevel, WindowBits}, Framing) ->
+    Z = zlib:open(),
+    try
+        ok = zlib:deflateInit(Z, Level, deflated, window_bits(Framing, WindowBits), MemoryLevel, Strategy),
+        iolist_to_binary(zlib:deflate(Z, Data, finish))
+    after
+        zlib:close(Z)
+    end.
+
+window_bits(zlib, Bits) -> Bits;
+window_bits(raw, Bits) -> -Bits.
+
+%% @doc A level, and all else as zlib does it when nobody says otherwise.
+-spec of_level(level()) -> parameters().
+of_level(Level) when Level >= 1, Level =< 9 ->
+    {Level, default, ?MEMORY_LEVEL, ?WINDOW_BITS};
+of_level(_) ->
+    throw(malformed).
+
+%% @doc Reads parameters as they are sent.
+-spec parameters(binary()) -> {parameters(), Rest :: binary()}.
+parameters(<<0:1, Strategy:3, Level:4, Rest/binary>>) ->
+    {_, _, MemoryLevel, WindowBits} = of_level(Level),
+    {{Level, strategy(Strategy), MemoryLevel, WindowBits}, Rest};
+parameters(<<1:1, Strategy:3, Level:4, WindowBits:4, MemoryLevel:4, Rest/binary>>) when
+    Level >= 1, Level =< 9, MemoryLevel >= 1, MemoryLevel =< 9, WindowBits >= 9
+->
+    {{Level, strategy(Strategy), MemoryLevel, WindowBits}, Rest};
+parameters(_) ->
+    throw(malformed).
+
+strategy(0) -> default;
+strategy(1) -> filtered;
+strategy(2) -> huffman_only;
+strategy(3) -> rle;
+strategy(_) -> throw(malformed).
+
+%% @doc Takes a gzip file of one member apart, into header, likely level and content.
+-spec gunzip(binary()) -> {Header :: binary(), level(), binary()}.
+gunzip(<<16#1F, 16#8B, 8, Flags, _:4/binary, Extra, _, Rest/binary>> = File) when Flags < 32 ->
+    Deflated = skip_checksum(Flags, skip_text(Flags band 16, skip_text(Flags band 8, skip_extra(Flags band 4, Rest)))),
+    Size = byte_size(Deflated) - 8,
+    case Deflated of
+        <<Data:Size/binary, CRC:32/little, Length:32/little>> when Size >= 0 ->
+            Content = inflate(Data, Length, raw),
+            erlang:crc32(Content) =:= CRC orelse throw(malformed),
+            {binary:part(File, 0, byte_size(File) - byte_size(Deflated)), gzip_level(Extra), Content};
+        _ ->
+            throw(malformed)
+    end;
+gunzip(_) ->
+    throw(malformed).
+
+skip_extra(0, Rest) -> Rest;
+skip_extra(_, <<Size:16/little, _:Size/binary, Rest/binary>>) -> Rest;
+skip_extra(_, _) -> throw(malformed).
+
+skip_text(0, Rest) ->
+    Rest;
+skip_text(_, Rest) ->
+    case binary:split(Rest, <<0>>) of
+        [_, After] -> After;
+        [_] -> throw(malformed)
+    end.
+
+skip_checksum(Flags, Rest) when Flags band 2 =:= 0 -> Rest;
+skip_checksum(_, <<_:16, Rest/binary>>) -> Rest;
+skip_checksum(_, _) -> throw(malformed).
+
+gzip_level(2) -> 9;
+gzip_level(4) -> 1;
+gzip_level(_) -> 6.
+
+%% @doc Puts a gzip file together.
+-spec gzip(Header :: binary(), parameters(), binary()) -> binary().
+gzip(Header, Parameters, Content) ->
+    Deflated = deflate(Content, Parameters, raw),
+    <<Header/binary, Deflated/binary, (erlang:crc32(Content)):32/little, (byte_size(Content)):32/little>>.
+
+%% @doc The level that a zlib header lets expect.
+-spec likely_level(binary()) -> level().
+likely_level(<<_, 0:2, _/bitstring>>) -> 1;
+likely_level(<<_, 1:2, _/bitstring>>) -> 5;
+likely_level(<<_, 3:2, _/bitstring>>) -> 9;
+likely_level(_) -> 6.

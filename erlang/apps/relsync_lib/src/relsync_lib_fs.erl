@@ -1,0 +1,507 @@
+%% @doc The file system, as far as the agent uses it.
+%%
+%% Owns every call that reads or changes the release's files and the state
+%% directory; no other module calls `file', `prim_file' or `filelib', but for relsync_lib_place, which opens. It knows
+%% nothing of entries, generations or roots, and decides nothing: which path may
+%% be touched is `relsync_lib_path''s and `relsync_lib_switch''s business.
+%%
+%% Names are raw bytes both ways, whatever the emulator's file name encoding, so
+%% that a name that is no UTF-8 is a name like any other. Nothing follows a
+%% symbolic link in the last component, but `sync_dir/1', `directory/1' and `list/1' of a root.
+%% What is changed or opened is held to the directory that its path says (relsync_lib_place); looks are not.
+%%
+%% The host hears from time to time that work goes on (relsync_lib_pulse).
+%%
+%% Every operation that changes anything goes through `op/3'. Compiled with
+%% `RELSYNC_FAULTS' (tests only), the operation is handed to `relsync_lib_fault',
+%% which counts, records, fails or kills; otherwise `op/3' is the operation.
+%%
+%% Modes are those that `chmod(2)' through the emulator can set: the sticky bit
+%% is not among them, so it is masked away in both directions.
+-module(relsync_lib_fs).
+
+-include_lib("kernel/include/file.hrl").
+
+-export([
+    is_writable/1,
+    info/1,
+    directory/1,
+    owner/1,
+    own_user/0,
+    identity/1,
+    list/1,
+    read_link/1,
+    read_file/2,
+    open_read/1,
+    read/2,
+    pread/3,
+    close/1,
+    create/1,
+    open_append/2,
+    write/2,
+    sync_file/1,
+    sync_dir/1,
+    rename/2,
+    link/2,
+    symlink/2,
+    copy/2,
+    set_mode/2,
+    set_attributes/3,
+    make_dir/1,
+    delete_dir/1,
+    delete_file/1,
+    delete_tree/1,
+    free_bytes/1,
+    mode_mask/0
+]).
+
+-export_type([info/0, directory/0, handle/0, result/0]).
+
+-type info() ::
+    {file, Mode :: mode(), Size :: non_neg_integer(), Mtime :: integer()}
+    | {dir, mode()}
+    | {symlink, mode()}
+    | {other, mode()}.
+-type directory() :: #{device := integer(), inode := integer(), user := integer(), mode := mode()}.
+-type mode() :: 0..8#6777.
+-type handle() :: file:io_device() | term().
+-type result() :: ok | {error, file:posix() | badarg}.
+
+-define(MODE_MASK, 8#6777).
+-define(COPY_BYTES, 131072).
+-define(DF_TIMEOUT_MS, 5000).
+-define(READ_AGAIN_MS, 50).
+
+op(Name, Args, Fun) ->
+    relsync_lib_pulse:beat(),
+    apart(Name, Args, Fun).
+
+-ifdef(RELSYNC_FAULTS).
+apart(Name, Args, Fun) -> relsync_lib_fault:run(Name, Args, Fun).
+-else.
+apart(_Name, _Args, Fun) -> Fun().
+-endif.
+
+%% @doc The permission bits that can be set and compared.
+-spec mode_mask() -> 8#6777.
+mode_mask() -> ?MODE_MASK.
+
+%% Looking
+
+%% @doc Says what stands at a path; links are not followed. A path below
+%% something that is no directory does not exist.
+-spec info(binary()) -> {ok, info()} | {error, file:posix() | badarg}.
+info(Path) ->
+    relsync_lib_pulse:beat(),
+    case prim_file:read_link_info(Path, [{time, posix}]) of
+        {ok, #file_info{type = regular, size = Size, mode = Mode, mtime = Mtime}} ->
+            {ok, {file, Mode band ?MODE_MASK, Size, Mtime}};
+        {ok, #file_info{type = directory, mode = Mode}} ->
+            {ok, {dir, Mode band ?MODE_MASK}};
+        {ok, #file_info{type = symlink, mode = Mode}} ->
+            {ok, {symlink, Mode band ?MODE_MASK}};
+        {ok, #file_info{mode = Mode}} ->
+            {ok, {other, Mode band ?MODE_MASK}};
+        {error, enotdir} ->
+            {error, enoent};
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% @doc Says which directory a path leads to, links followed, and who may do what there.
+-spec directory(binary()) -> {ok, directory()} | {error, file:posix() | badarg}.
+directory(Path) ->
+    case prim_file:read_file_info(Path) of
+        {ok, #file_info{type = directory, major_device = Device, inode = Inode, uid = User, mode = Mode}} ->
+            {ok, #{device => Device, inode => Inode, user => User, mode => Mode band ?MODE_MASK}};
+        {ok, _} ->
+            {error, enotdir};
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% @doc Says whose something is; links are not followed.
+-spec owner(binary()) -> {ok, User :: non_neg_integer()} | {error, file:posix() | badarg}.
+owner(Path) ->
+    case prim_file:read_link_info(Path) of
+        {ok, #file_info{uid = User}} -> {ok, User};
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% @doc Says as which user this VM works on files, where the system tells.
+-spec own_user() -> {ok, non_neg_integer()} | {error, file:posix() | badarg}.
+own_user() -> owner(<<"/proc/self/.">>).
+
+%% @doc Tells the content of a regular file from that of any other, whatever their names, and how large it is.
+-spec identity(binary()) -> {ok, Identity :: term(), Size :: non_neg_integer()} | {error, file:posix() | badarg}.
+identity(Path) ->
+    case prim_file:read_link_info(Path, [{time, posix}]) of
+        {ok, #file_info{type = regular, size = Size, major_device = Device, inode = Inode}} -> {ok, {Device, Inode}, Size};
+        {ok, _} -> {error, einval};
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% @doc Says whether a directory, or the nearest one above it that exists, can be written.
+-spec is_writable(binary()) -> boolean().
+is_writable(Dir) ->
+    case prim_file:read_file_info(Dir) of
+        {ok, #file_info{access = Access}} -> Access =:= read_write orelse Access =:= write;
+        {error, enoent} when Dir =/= <<"/">> -> is_writable(filename:dirname(Dir));
+        {error, _} -> false
+    end.
+
+%% @doc Lists the names in a directory as raw bytes, in byte order.
+-spec list(binary()) -> {ok, [binary()]} | {error, file:posix() | badarg}.
+list(Dir) ->
+    case prim_file:list_dir_all(Dir) of
+        {ok, Names} -> {ok, lists:sort([relsync_lib_place:raw_name(Name) || Name <- Names])};
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% @doc Gives the raw bytes a symbolic link holds.
+-spec read_link(binary()) -> {ok, binary()} | {error, file:posix() | badarg}.
+read_link(Path) ->
+    case prim_file:read_link_all(Path) of
+        {ok, Target} -> {ok, relsync_lib_place:raw_name(Target)};
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% @doc Reads a whole file of at most `Max' bytes; `efbig' when it is larger. A file that is there but cannot
+%% be read is tried once more: a record that counts as lost costs more than the wait.
+-spec read_file(binary(), non_neg_integer()) -> {ok, binary()} | {error, file:posix() | badarg}.
+read_file(Path, Max) ->
+    case read_file_once(Path, Max) of
+        {error, Reason} when Reason =/= enoent, Reason =/= efbig, Reason =/= eisdir, Reason =/= einval ->
+            timer:sleep(?READ_AGAIN_MS),
+            read_file_once(Path, Max);
+        Result ->
+            Result
+    end.
+
+read_file_once(Path, Max) ->
+    case info(Path) of
+        {ok, {file, _Mode, Size, _Mtime}} when Size > Max -> {error, efbig};
+        {ok, {file, _Mode, Size, _Mtime}} -> read_whole(Path, Size);
+        {ok, {dir, _}} -> {error, eisdir};
+        {ok, _} -> {error, einval};
+        {error, Reason} -> {error, Reason}
+    end.
+
+read_whole(Path, Size) ->
+    case open_read(Path) of
+        {ok, Handle} ->
+            Read = read(Handle, Size),
+            close(Handle),
+            case Read of
+                eof -> {ok, <<>>};
+                Other -> Other
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+-spec open_read(binary()) -> {ok, handle()} | {error, file:posix() | badarg}.
+open_read(Path) -> open_regular(Path, [read, raw, binary]).
+
+%% What is opened must be the very file that stands there: a link that somebody puts in its place between a look
+%% and the opening would be followed, and a pipe would wait for its writer.
+open_regular(Path, Modes) ->
+    case prim_file:read_link_info(Path) of
+        {ok, #file_info{type = regular, major_device = Device, inode = Inode}} ->
+            case relsync_lib_place:open(Path, Modes) of
+                {ok, Handle} ->
+                    case prim_file:read_handle_info(Handle) of
+                        {ok, #file_info{type = regular, major_device = Device, inode = Inode}} ->
+                            {ok, Handle};
+                        _ ->
+                            close(Handle),
+                            {error, eloop}
+                    end;
+                {error, Reason} ->
+                    {error, Reason}
+            end;
+        {ok, #file_info{type = directory}} ->
+            {error, eisdir};
+        {ok, _} ->
+            {error, eloop};
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+-spec read(handle(), non_neg_integer()) -> {ok, binary()} | eof | {error, file:posix() | badarg}.
+read(Handle, Bytes) ->
+    relsync_lib_pulse:beat(),
+    file:read(Handle, Bytes).
+
+-spec pread(handle(), non_neg_integer(), non_neg_integer()) ->
+    {ok, binary()} | eof | {error, file:posix() | badarg}.
+pread(Handle, Offset, Bytes) -> file:pread(Handle, Offset, Bytes).
+
+-spec close(handle()) -> ok.
+close(Handle) ->
+    _ = file:close(Handle),
+    ok.
+
+%% Writing
+
+%% @doc Opens a file that must not exist yet. The handle belongs to the caller's process.
+-spec create(binary()) -> {ok, handle()} | {error, file:posix() | badarg}.
+create(Path) ->
+    op(create, [Path], fun() -> open_new(Path, [write, exclusive, raw, binary]) end).
+
+open_new(Path, Modes) ->
+    relsync_lib_place:in_parent(Path, fun(Place) -> prim_file:open(Place, Modes) end).
+
+%% @doc Opens a file for writing at `Offset', cutting off what lies behind it;
+%% creates it when the offset is 0.
+-spec open_append(binary(), non_neg_integer()) -> {ok, handle()} | {error, file:posix() | badarg}.
+open_append(Path, Offset) ->
+    op(open_append, [Path, Offset], fun() -> open_at(Path, Offset) end).
+
+%% What is begun anew is a new file, whatever stood there.
+open_for_append(Path, 0) ->
+    _ = relsync_lib_place:in_parent(Path, fun prim_file:delete/1),
+    open_new(Path, [read, write, exclusive, raw, binary]);
+open_for_append(Path, _) ->
+    open_regular(Path, [read, write, raw, binary]).
+
+open_at(Path, Offset) ->
+    case open_for_append(Path, Offset) of
+        {ok, Handle} ->
+            Placed =
+                case file:position(Handle, Offset) of
+                    {ok, Offset} -> file:truncate(Handle);
+                    {error, Reason} -> {error, Reason}
+                end,
+            case Placed of
+                ok ->
+                    {ok, Handle};
+                {error, _} = Error ->
+                    close(Handle),
+                    Error
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+-spec write(handle(), iodata()) -> result().
+write(Handle, Bytes) ->
+    op(write, [Handle, Bytes], fun() -> file:write(Handle, Bytes) end).
+
+%% @doc Brings a file's content to the medium.
+-spec sync_file(binary()) -> result().
+sync_file(Path) ->
+    op(sync_file, [Path], fun() -> sync_opened(Path, [read, raw]) end).
+
+%% @doc Brings a directory's names to the medium.
+-spec sync_dir(binary()) -> result().
+sync_dir(Path) ->
+    op(sync_dir, [Path], fun() -> sync_opened(Path, [read, raw, directory]) end).
+
+sync_opened(Path, Modes) ->
+    case relsync_lib_place:open(Path, Modes) of
+        {ok, Handle} ->
+            Synced = file:sync(Handle),
+            close(Handle),
+            case Synced of
+                %% Some file systems know no fsync of directories: nothing to be had there.
+                {error, einval} -> ok;
+                Other -> Other
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+-spec rename(binary(), binary()) -> result().
+rename(From, To) ->
+    op(rename, [From, To], fun() -> relsync_lib_place:in_parents(From, To, fun prim_file:rename/2) end).
+
+-spec link(binary(), binary()) -> result().
+link(Existing, New) ->
+    op(link, [Existing, New], fun() -> relsync_lib_place:in_parents(Existing, New, fun prim_file:make_link/2) end).
+
+-spec symlink(binary(), binary()) -> result().
+symlink(Target, New) ->
+    op(symlink, [Target, New], fun() ->
+        relsync_lib_place:in_parent(New, fun(Place) -> prim_file:make_symlink(Target, Place) end)
+    end).
+
+%% @doc Copies a file's content, mode, time and, where permitted, owner to a new file.
+-spec copy(binary(), binary()) -> result().
+copy(From, To) ->
+    case open_read(From) of
+        {ok, Source} ->
+            Copied =
+                case create(To) of
+                    {ok, Target} ->
+                        Piped = pipe(Source, Target),
+                        close(Target),
+                        Piped;
+                    {error, Reason} ->
+                        {error, Reason}
+                end,
+            close(Source),
+            case Copied of
+                ok -> copy_attributes(From, To);
+                {error, _} -> Copied
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+pipe(Source, Target) ->
+    case read(Source, ?COPY_BYTES) of
+        {ok, Bytes} ->
+            case write(Target, Bytes) of
+                ok -> pipe(Source, Target);
+                {error, Reason} -> {error, Reason}
+            end;
+        eof ->
+            ok;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+copy_attributes(From, To) ->
+    case prim_file:read_link_info(From, [{time, posix}]) of
+        {ok, #file_info{mode = Mode, mtime = Mtime, uid = Uid, gid = Gid}} ->
+            %% Only root may give files away; the owner does not matter to anybody else.
+            _ = write_info(To, #file_info{uid = Uid, gid = Gid}),
+            set_attributes(To, Mode band ?MODE_MASK, Mtime);
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% @doc Sets the mode of a file or directory and leaves its time as it is.
+-spec set_mode(binary(), mode()) -> result().
+set_mode(Path, Mode) ->
+    case prim_file:read_link_info(Path, [{time, posix}]) of
+        {ok, #file_info{type = Type, mtime = Mtime}} when Type =:= regular; Type =:= directory ->
+            set_attributes(Path, Mode, Mtime);
+        {ok, _} ->
+            {error, einval};
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% @doc Sets mode and modification time (POSIX seconds).
+-spec set_attributes(binary(), mode(), integer()) -> result().
+set_attributes(Path, Mode, Mtime) ->
+    Info = #file_info{mode = Mode, atime = Mtime, mtime = Mtime},
+    op(set_attributes, [Path, Mode, Mtime], fun() -> write_info(Path, Info) end).
+
+%% The calls that change attributes follow links, so they get what was opened.
+write_info(Path, Info) ->
+    relsync_lib_place:in_object(Path, fun(Place) -> prim_file:write_file_info(Place, Info, [{time, posix}]) end).
+
+-spec make_dir(binary()) -> result().
+make_dir(Path) ->
+    op(make_dir, [Path], fun() -> relsync_lib_place:in_parent(Path, fun prim_file:make_dir/1) end).
+
+%% @doc Removes an empty directory; `eexist' when it is not empty.
+-spec delete_dir(binary()) -> result().
+delete_dir(Path) ->
+    op(delete_dir, [Path], fun() ->
+        case relsync_lib_place:in_parent(Path, fun prim_file:del_dir/1) of
+            {error, enotempty} -> {error, eexist};
+            Other -> Other
+        end
+    end).
+
+-spec delete_file(binary()) -> result().
+delete_file(Path) ->
+    op(delete_file, [Path], fun() -> relsync_lib_place:in_parent(Path, fun prim_file:delete/1) end).
+
+%% @doc Removes whatever stands at a path, a directory with all it holds. Links
+%% are removed, not followed. It is no error if there is nothing.
+-spec delete_tree(binary()) -> result().
+delete_tree(Path) ->
+    case info(Path) of
+        {ok, {dir, Mode}} -> delete_dir_tree(Path, Mode);
+        {ok, _} -> absent_is_ok(delete_file(Path));
+        {error, enoent} -> ok;
+        {error, Reason} -> {error, Reason}
+    end.
+
+delete_dir_tree(Path, Mode) ->
+    _ = [set_mode(Path, Mode bor 8#700) || Mode band 8#700 =/= 8#700],
+    case list(Path) of
+        {ok, Names} ->
+            case delete_each(Path, Names) of
+                ok -> absent_is_ok(delete_dir(Path));
+                {error, Reason} -> {error, Reason}
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+delete_each(_Dir, []) ->
+    ok;
+delete_each(Dir, [Name | Rest]) ->
+    %% A link that has taken the directory's place leads to somebody else's files.
+    case info(Dir) of
+        {ok, {dir, _}} ->
+            case delete_tree(<<Dir/binary, "/", Name/binary>>) of
+                ok -> delete_each(Dir, Rest);
+                {error, Reason} -> {error, Reason}
+            end;
+        {ok, _} ->
+            {error, eloop};
+        {error, Reason} ->
+            absent_is_ok({error, Reason})
+    end.
+
+absent_is_ok({error, enoent}) -> ok;
+absent_is_ok(Result) -> Result.
+
+%% Space
+
+%% @doc Gives the bytes an ordinary user may still write where `Dir' is, or
+%% `unknown' where there is no `df' to ask.
+-spec free_bytes(binary()) -> non_neg_integer() | unknown.
+free_bytes(Dir) ->
+    case os:find_executable("df") of
+        false ->
+            unknown;
+        Df ->
+            try open_port({spawn_executable, Df}, df_options(Dir)) of
+                Port ->
+                    Free = df_answer(Port, []),
+                    forget_port(Port),
+                    Free
+            catch
+                error:_ -> unknown
+            end
+    end.
+
+df_options(Dir) ->
+    [{args, ["-P", "-k", "--", Dir]}, {env, [{"LC_ALL", "C"}]}, binary, hide, in, exit_status, stderr_to_stdout].
+
+df_answer(Port, Output) ->
+    receive
+        {Port, {data, Bytes}} -> df_answer(Port, [Output, Bytes]);
+        {Port, {exit_status, 0}} -> parse_df(iolist_to_binary(Output));
+        {Port, {exit_status, _}} -> unknown
+    after ?DF_TIMEOUT_MS ->
+        %% A dead network mount keeps `df' waiting; the update need not wait with it.
+        unknown
+    end.
+
+forget_port(Port) ->
+    true = erlang:unlink(Port),
+    try
+        port_close(Port)
+    catch
+        error:badarg -> true
+    end,
+    receive
+        {'EXIT', Port, _} -> ok
+    after 0 -> ok
+    end.
+
+parse_df(Output) ->
+    Columns = "\\s\\d+\\s+\\d+\\s+(\\d+)\\s+(?:\\d+%|-)\\s",
+    case re:run(Output, Columns, [{capture, [1], binary}]) of
+        {match, [KiB]} -> binary_to_integer(KiB) * 1024;
+        nomatch -> unknown
+    end.

@@ -1,0 +1,80 @@
+%% @doc The generations of a destination: the one that is installed, and the way back to those that are kept.
+%%
+%% Owns the chain of undo records, which leads from the current generation to earlier ones, and the number of
+%% the next generation. Changes nothing: generations are made, gone back to and dropped by `relsync_lib_apply'.
+-module(relsync_lib_generations).
+
+-export([current/1, number/1, next/1, chain/2, numbers/1, way_back/2, changes/1, history/1]).
+
+%% @doc The current generation; what cannot be read stands for nothing.
+-spec current(relsync_lib_state:dir()) -> relsync_lib_state:current() | none.
+current(Dir) ->
+    case relsync_lib_state:read_current(Dir) of
+        {ok, Current} -> Current;
+        _ -> none
+    end.
+
+%% @doc The number of a generation; 0 is the state before the first push.
+-spec number(relsync_lib_state:current() | none) -> non_neg_integer().
+number(none) -> 0;
+number(#{generation := Generation}) -> Generation.
+
+%% @doc The number of the next generation: above the current one and all that were undone since, and, where
+%% nobody knows which is current, above all that are kept.
+-spec next(relsync_lib_state:dir()) -> pos_integer().
+next(Dir) ->
+    case relsync_lib_state:read_current(Dir) of
+        {ok, #{last_generation := Last}} -> Last + 1;
+        none -> beyond(relsync_lib_state:generations(Dir), 1);
+        %% What was current came after the newest that it kept.
+        {damaged, _, _} -> beyond(relsync_lib_state:generations(Dir), 2)
+    end.
+
+beyond([], _Distance) -> 1;
+beyond(Kept, Distance) -> lists:last(Kept) + Distance.
+
+%% @doc The undo records that lead back from a generation, the newest first.
+-spec chain(relsync_lib_state:dir(), relsync_lib_state:current() | none) -> [relsync_lib_state:undo()].
+chain(_Dir, none) ->
+    [];
+chain(Dir, #{generation := Generation}) ->
+    Undos = [Undo || N <- relsync_lib_state:generations(Dir), {ok, Undo} <- [relsync_lib_state:read_undo(Dir, N)]],
+    links(Generation, lists:reverse(Undos)).
+
+links(_Generation, []) ->
+    [];
+links(Generation, [#{from := #{generation := Generation}, to := To} = Undo | Rest]) ->
+    [Undo | links(number(To), Rest)];
+links(Generation, [_ | Rest]) ->
+    links(Generation, Rest).
+
+%% @doc The numbers of the generations that a chain leads to, the newest first.
+-spec numbers([relsync_lib_state:undo()]) -> [non_neg_integer()].
+numbers(Chain) ->
+    [number(To) || #{to := To} <- Chain].
+
+%% @doc The beginning of a chain that ends at a generation, if it leads there.
+-spec way_back(non_neg_integer(), [relsync_lib_state:undo()]) -> none | [relsync_lib_state:undo()].
+way_back(_To, []) ->
+    none;
+way_back(To, [#{to := Target} = Undo | Rest]) ->
+    case number(Target) of
+        To ->
+            [Undo];
+        _ ->
+            case way_back(To, Rest) of
+                none -> none;
+                Undos -> [Undo | Undos]
+            end
+    end.
+
+%% @doc What a way back changes in all.
+-spec changes([relsync_lib_state:undo()]) -> [relsync_lib_change:change()].
+changes([#{changes := First} | Rest]) ->
+    lists:foldl(fun(#{changes := Later}, Sum) -> relsync_lib_change:compose(Sum, Later) end, First, Rest).
+
+%% @doc Lists the generations that can be gone back to, the newest first; `none' is the state before the
+%% first push.
+-spec history(relsync_lib_roots:roots()) -> [relsync_lib_state:current() | none].
+history(#{state := Dir}) ->
+    [To || #{to := To} <- chain(Dir, current(Dir))].

@@ -1,0 +1,220 @@
+%%% Loads the developer's hooks on the target and runs them around an update.
+%%%
+%%% | point      | when                                  | value                                    |
+%%% |------------|---------------------------------------|------------------------------------------|
+%%% | `presync'  | before the switch                     | ignored, unless `{error, Reason}'        |
+%%% | `postsync' | after the reload                      | ignored, unless `{error, Reason}'        |
+%%% | `health'   | after `postsync'                      | `true' or `ok'; anything else is sick    |
+%%% | `rollback' | after an update was rolled back       | ignored, unless `{error, Reason}'        |
+%%%
+%%% A hook runs in a process of its own, with a group leader that passes on what it prints. Invariants:
+%%% `run/5' returns after all output of the hook has been passed on; when it has returned, no process of
+%%% ours is left, and processes that the hook started live on with the node's own group leader; `unload/1'
+%%% leaves the code as `load/2' found it. It calls `code' through `relsync_lib_temporary' only.
+-module(relsync_lib_hooks).
+
+-export([load/2, unload/1, module/1, has/2, run/5, format_error/1]).
+
+-export_type([hooks/0, source/0, point/0, limits/0, reason/0]).
+
+-type source() :: {beam, binary()} | {source, binary()}.
+-type point() :: presync | postsync | health | rollback.
+-type hooks() ::
+    {loaded, module(), relsync_lib_temporary:temporary()}
+    | {interpreted, relsync_lib_hooks_source:program()}.
+-type limits() :: #{
+    max_hooks_bytes => pos_integer(),
+    %% Do without the target's compiler although there is one.
+    compiler => boolean(),
+    _ => _
+}.
+-type reason() ::
+    {too_large, pos_integer()}
+    | {source, relsync_lib_hooks_source:reason()}
+    | {exports, relsync_lib_hooks_exports:reason()}
+    | {temporary, relsync_lib_temporary:reason()}
+    | {hook_refused, point(), term()}
+    | {unhealthy, term()}
+    | {hook_failed, point(), error | exit | throw, term(), list()}
+    | {hook_timeout, point(), timeout()}.
+
+-define(DEFAULTS, #{max_hooks_bytes => 4 * 1024 * 1024, compiler => true}).
+
+%% How long output that nobody takes may hold up the end of a hook.
+-define(OUTPUT_TIMEOUT_MS, 10000).
+
+%% @doc Loads hooks from a beam or from source.
+-spec load(source(), limits()) -> {ok, hooks()} | {error, reason()}.
+load({_, Bytes} = Source, Limits0) ->
+    Limits = maps:merge(?DEFAULTS, Limits0),
+    case maps:get(max_hooks_bytes, Limits) of
+        Max when byte_size(Bytes) > Max -> {error, {too_large, Max}};
+        _ -> checked(load_source(Source, Limits))
+    end.
+
+%% A function that is never called must not look like a hook.
+checked({ok, Hooks}) ->
+    case relsync_lib_hooks_exports:check(exports(Hooks)) of
+        ok ->
+            {ok, Hooks};
+        {error, Reason} ->
+            _ = unload(Hooks),
+            {error, {exports, Reason}}
+    end;
+checked({error, Reason}) ->
+    {error, Reason}.
+
+load_source({beam, Beam}, _Limits) ->
+    case relsync_lib_temporary:load(Beam, #{}) of
+        {ok, Module, Temporary} -> {ok, {loaded, Module, Temporary}};
+        {error, Reason} -> {error, {temporary, Reason}}
+    end;
+load_source({source, Text}, #{compiler := UseCompiler} = Limits) ->
+    case relsync_lib_hooks_source:parse(Text) of
+        {ok, _Module, Forms} ->
+            case UseCompiler andalso relsync_lib_hooks_source:compile(Forms) of
+                {ok, Beam} -> load_source({beam, Beam}, Limits);
+                {error, {hooks_source, _} = Reason} -> {error, {source, Reason}};
+                _ -> {ok, {interpreted, relsync_lib_hooks_source:interpret(Forms)}}
+            end;
+        {error, Reason} ->
+            {error, {source, Reason}}
+    end.
+
+%% @doc Leaves the code as `load/2' found it.
+-spec unload(hooks()) -> ok | {error, reason()}.
+unload({interpreted, _Program}) ->
+    ok;
+unload({loaded, _Module, Temporary}) ->
+    case relsync_lib_temporary:unload(Temporary) of
+        ok -> ok;
+        {error, Reason} -> {error, {temporary, Reason}}
+    end.
+
+%% @doc Names the hooks module.
+-spec module(hooks()) -> module().
+module({loaded, Module, _}) -> Module;
+module({interpreted, #{module := Module}}) -> Module.
+
+%% @doc Says whether there is such a hook.
+-spec has(hooks(), point()) -> boolean().
+has(Hooks, Point) ->
+    Exports = exports(Hooks),
+    lists:member({Point, 1}, Exports) orelse lists:member({Point, 0}, Exports).
+
+%% @doc Runs a hook: with `Context' if the function takes an argument, else without. `Output' gets what it
+%% prints, as UTF-8, in order. The timeout includes the time that `Output' takes.
+-spec run(hooks(), point(), map(), timeout(), relsync_lib_hooks_io:output()) ->
+    {ok, not_exported | term()} | {error, reason()}.
+run(Hooks, Point, Context, Timeout, Output) ->
+    case entry(Hooks, Point, Context) of
+        none -> {ok, not_exported};
+        Call -> judge(Point, run_apart(Call, Timeout, Output), Timeout)
+    end.
+
+entry(Hooks, Point, Context) ->
+    Exports = exports(Hooks),
+    case {lists:member({Point, 1}, Exports), lists:member({Point, 0}, Exports)} of
+        {true, _} -> fun() -> call(Hooks, Point, [Context]) end;
+        {false, true} -> fun() -> call(Hooks, Point, []) end;
+        {false, false} -> none
+    end.
+
+exports({loaded, Module, _}) -> Module:module_info(exports);
+exports({interpreted, #{exports := Exports}}) -> Exports.
+
+call({loaded, Module, _}, Point, Args) -> apply(Module, Point, Args);
+call({interpreted, Program}, Point, Args) -> relsync_lib_hooks_source:call(Program, Point, Args).
+
+%% The outcome comes as a message and the process ends normally, so that processes linked to it are not
+%% taken along.
+run_apart(Call, Timeout, Output) ->
+    Leader = relsync_lib_hooks_io:start(Output),
+    Owner = self(),
+    Ref = make_ref(),
+    {Pid, Monitor} = spawn_monitor(fun() ->
+        group_leader(Leader, self()),
+        relsync_lib_hooks_io:watch(Leader, self()),
+        Owner ! {Ref, attempt(Call)}
+    end),
+    Outcome =
+        receive
+            {Ref, Result} -> Result;
+            {'DOWN', Monitor, process, Pid, Reason} -> ended(Ref, Reason)
+        after Timeout ->
+            relsync_lib_processes:kill_linked(Pid, Leader),
+            timeout
+        end,
+    await_end(Pid, Monitor),
+    relsync_lib_hooks_io:stop(Leader, ?OUTPUT_TIMEOUT_MS),
+    flush(Ref),
+    Outcome.
+
+attempt(Call) ->
+    try
+        {returned, Call()}
+    catch
+        Class:Reason:Stack -> {raised, Class, Reason, Stack}
+    end.
+
+%% The result is sent before the process ends, but other signals may have ended it.
+ended(Ref, Reason) ->
+    receive
+        {Ref, Result} -> Result
+    after 0 -> {raised, exit, Reason, []}
+    end.
+
+await_end(Pid, Monitor) ->
+    case is_process_alive(Pid) of
+        true ->
+            receive
+                {'DOWN', Monitor, process, Pid, _} -> true
+            end;
+        false ->
+            erlang:demonitor(Monitor, [flush])
+    end.
+
+flush(Ref) ->
+    receive
+        {Ref, _} -> ok
+    after 0 -> ok
+    end.
+
+judge(Point, timeout, Timeout) -> {error, {hook_timeout, Point, Timeout}};
+judge(Point, {raised, Class, Reason, Stack}, _) -> {error, {hook_failed, Point, Class, Reason, Stack}};
+judge(Point, {returned, {error, Reason}}, _) -> {error, {hook_refused, Point, Reason}};
+judge(health, {returned, Value}, _) when Value =:= true; Value =:= ok -> {ok, Value};
+judge(health, {returned, Value}, _) -> {error, {unhealthy, Value}};
+judge(_Point, {returned, Value}, _) -> {ok, Value}.
+
+%% @doc Renders a reason of this module.
+-spec format_error(reason()) -> iodata().
+format_error({too_large, Max}) ->
+    io_lib:format("the hooks are larger than ~b bytes", [Max]);
+format_error({source, Reason}) ->
+    ["the hooks cannot be compiled: ", relsync_lib_hooks_source:format_error(Reason)];
+format_error({exports, Reason}) ->
+    relsync_lib_hooks_exports:format_error(Reason);
+format_error({temporary, Reason}) ->
+    relsync_lib_temporary:format_error(Reason);
+format_error({hook_refused, Point, Reason}) ->
+    io_lib:format("the ~s hook returned an error: ~tP", [Point, Reason, 30]);
+format_error({unhealthy, Value}) ->
+    io_lib:format("the health hook returned ~tP instead of true or ok", [Value, 30]);
+format_error({hook_failed, Point, Class, Reason, Stack}) ->
+    io_lib:format("the ~s hook failed: ~s ~tP~ts", [Point, Class, Reason, 30, place(Stack)]);
+format_error({hook_timeout, Point, Timeout}) ->
+    io_lib:format("the ~s hook did not return within ~p ms and was killed", [Point, Timeout]).
+
+place([{M, F, Arity, Location} | _]) when is_list(Location) ->
+    Count =
+        case Arity of
+            Args when is_list(Args) -> length(Args);
+            _ -> Arity
+        end,
+    case proplists:get_value(line, Location) of
+        undefined -> io_lib:format(" in ~tp:~tp/~p", [M, F, Count]);
+        Line -> io_lib:format(" in ~tp:~tp/~p, line ~p", [M, F, Count, Line])
+    end;
+place(_) ->
+    "".

@@ -1,0 +1,197 @@
+%% @doc What really stands at a destination, against no manifest or a known one.
+%%
+%% `scan/2' makes the manifest of a tree that relsync has not installed, `drift/4'
+%% says which entries of an installed one no longer match. Reads only.
+%%
+%% Links are entries, they are not followed. What is neither file, directory nor
+%% link, and what cannot be read or named, is left out and reported. Memory is
+%% bounded by the entries: contents are hashed in pieces.
+-module(relsync_lib_inventory).
+
+-export([scan/2, drift/4, hash_file/1, format_error/1]).
+
+-export_type([drift/0, left_out/0, error/0]).
+
+-type drift() :: {relsync_lib_manifest:index(), missing | changed | mode | kind}.
+-type left_out() :: {relsync_lib_path:path(), special | unreadable | unnameable}.
+-type error() ::
+    {cannot_list, binary(), file:posix() | badarg} | {manifest, relsync_lib_manifest:error()}.
+
+-define(STATE_DIR, <<".relsync">>).
+-define(READ_BYTES, 131072).
+%% A file changed this recently might change again without its time showing it.
+-define(RACY_SECONDS, 2).
+-define(MAX_TARGET_BYTES, 4096).
+
+%% @doc Scans the tree below a root. `now' is the time in POSIX seconds; `select'
+%% says which paths are of interest (a directory that is not is not entered).
+%% Gives the manifest, the modification times of the files that were quiet while
+%% they were read, and what was left out.
+-spec scan(binary(), #{now := integer(), select => fun((relsync_lib_path:path()) -> boolean())}) ->
+    {ok, relsync_lib_manifest:manifest(), relsync_lib_state:installed(), [left_out()]} | {error, error()}.
+scan(Root, Options) ->
+    Select = maps:get(select, Options, fun(_) -> true end),
+    case scan_dir(Root, <<>>, Select, {[], []}) of
+        {error, Reason} ->
+            {error, {cannot_list, Root, Reason}};
+        {Found, LeftOut} ->
+            Sorted = lists:keysort(1, Found),
+            case relsync_lib_manifest:encode([Entry || {_Path, Entry, _Mtime} <- Sorted]) of
+                {ok, Manifest} ->
+                    Quiet = maps:get(now, Options) - ?RACY_SECONDS,
+                    {ok, Manifest, quiet_times(Sorted, Quiet), lists:reverse(LeftOut)};
+                {error, Reason} ->
+                    {error, {manifest, Reason}}
+            end
+    end.
+
+quiet_times(Sorted, Quiet) ->
+    Numbered = lists:zip(lists:seq(0, length(Sorted) - 1), Sorted),
+    maps:from_list([
+        {I, Mtime}
+     || {I, {_Path, _Entry, Mtime}} <- Numbered, is_integer(Mtime), Mtime < Quiet
+    ]).
+
+scan_dir(Root, Dir, Select, {Found, LeftOut}) ->
+    case relsync_lib_fs:list(relsync_lib_path:join(Root, Dir)) of
+        {ok, Names} ->
+            Paths = [relsync_lib_path:join_relative(Dir, Name) || Name <- Names],
+            lists:foldl(
+                fun(Path, Acc) -> scan_path(Root, Path, Select, Acc) end,
+                {Found, LeftOut},
+                [Path || Path <- Paths, Path =/= ?STATE_DIR, Select(Path)]
+            );
+        {error, Reason} when Dir =:= <<>> ->
+            {error, Reason};
+        {error, _} ->
+            {Found, [{Dir, unreadable} | LeftOut]}
+    end.
+
+scan_path(Root, Path, Select, {Found, LeftOut} = Acc) ->
+    Full = relsync_lib_path:join(Root, Path),
+    case {relsync_lib_path:validate(Path), relsync_lib_fs:info(Full)} of
+        {{error, _}, _} ->
+            {Found, [{Path, unnameable} | LeftOut]};
+        {ok, {ok, {file, Mode, Size, Mtime}}} ->
+            case hash_file(Full) of
+                {ok, Sha256, Size} ->
+                    Entry = {file, Path, Mode, Size, Sha256},
+                    {[{Path, Entry, Mtime} | Found], LeftOut};
+                {ok, Sha256, Grown} ->
+                    Entry = {file, Path, Mode, Grown, Sha256},
+                    {[{Path, Entry, unknown} | Found], LeftOut};
+                {error, _} ->
+                    {Found, [{Path, unreadable} | LeftOut]}
+            end;
+        {ok, {ok, {dir, Mode}}} ->
+            scan_dir(Root, Path, Select, {[{Path, {dir, Path, Mode}, none} | Found], LeftOut});
+        {ok, {ok, {symlink, _}}} ->
+            case relsync_lib_fs:read_link(Full) of
+                {ok, Target} when byte_size(Target) =< ?MAX_TARGET_BYTES ->
+                    {[{Path, {symlink, Path, Target}, none} | Found], LeftOut};
+                _ ->
+                    {Found, [{Path, unreadable} | LeftOut]}
+            end;
+        {ok, {ok, {other, _}}} ->
+            {Found, [{Path, special} | LeftOut]};
+        {ok, {error, enoent}} ->
+            Acc;
+        {ok, {error, _}} ->
+            {Found, [{Path, unreadable} | LeftOut]}
+    end.
+
+%% @doc Gives the SHA-256 and the size of a file's content.
+-spec hash_file(binary()) -> {ok, relsync_lib_manifest:sha256(), non_neg_integer()} | {error, file:posix() | badarg}.
+hash_file(Full) ->
+    case relsync_lib_fs:open_read(Full) of
+        {ok, Handle} ->
+            Result = hash_rest(Handle, crypto:hash_init(sha256), 0),
+            relsync_lib_fs:close(Handle),
+            Result;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+hash_rest(Handle, State, Size) ->
+    case relsync_lib_fs:read(Handle, ?READ_BYTES) of
+        {ok, Bytes} ->
+            hash_rest(Handle, crypto:hash_update(State, Bytes), Size + byte_size(Bytes));
+        eof ->
+            {ok, crypto:hash_final(State), Size};
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% @doc Says which entries of a manifest are not as they were installed, each
+%% looked up in the first root that holds it. Files are compared by size, mode
+%% and time, or by content when `Checksum' says so or the time is not known.
+-spec drift(
+    [binary()], relsync_lib_manifest:manifest(), relsync_lib_state:installed(), Checksum :: boolean()
+) -> [drift()].
+drift(Roots, Manifest, Installed, Checksum) ->
+    Compare = fun({Index, Entry}, {Drifted, Absent}) ->
+        Mtime = maps:get(Index, Installed, unknown),
+        case compare_below(Roots, Entry, Mtime, Checksum, Absent) of
+            same ->
+                {Drifted, Absent};
+            mode ->
+                {[{Index, mode} | Drifted], Absent};
+            What ->
+                {[{Index, What} | Drifted], Absent#{relsync_lib_manifest:path(Entry) => true}}
+        end
+    end,
+    {Drifted, _} = lists:foldl(Compare, {[], #{}}, relsync_lib_manifest:entries(Manifest)),
+    lists:reverse(Drifted).
+
+%% Nothing is held below what is no directory, whatever a link there points to.
+compare_below(Roots, Entry, Mtime, Checksum, Absent) ->
+    case maps:is_key(relsync_lib_path:parent(relsync_lib_manifest:path(Entry)), Absent) of
+        true -> missing;
+        false -> compare(Roots, Entry, Mtime, Checksum)
+    end.
+
+compare([], _Entry, _Mtime, _Checksum) ->
+    missing;
+compare([Root | Rest], Entry, Mtime, Checksum) ->
+    Full = relsync_lib_path:join(Root, relsync_lib_manifest:path(Entry)),
+    case relsync_lib_fs:info(Full) of
+        {ok, Info} -> compare_node(Full, Entry, Info, Mtime, Checksum);
+        {error, enoent} -> compare(Rest, Entry, Mtime, Checksum);
+        {error, _} -> changed
+    end.
+
+compare_node(Full, {file, _, Mode, Size, Sha256}, {file, LiveMode, Size, LiveMtime}, Mtime, Checksum) ->
+    Same =
+        case Mtime of
+            LiveMtime when not Checksum -> true;
+            Known when is_integer(Known), not Checksum -> false;
+            _ -> hash_file(Full) =:= {ok, Sha256, Size}
+        end,
+    case Same of
+        true -> compare_mode(Mode, LiveMode);
+        false -> changed
+    end;
+compare_node(_Full, {file, _, _, _, _}, {file, _, _, _}, _Mtime, _Checksum) ->
+    changed;
+compare_node(_Full, {dir, _, Mode}, {dir, LiveMode}, _Mtime, _Checksum) ->
+    compare_mode(Mode, LiveMode);
+compare_node(Full, {symlink, _, Target}, {symlink, _}, _Mtime, _Checksum) ->
+    case relsync_lib_fs:read_link(Full) of
+        {ok, Target} -> same;
+        _ -> changed
+    end;
+compare_node(_Full, _Entry, _Info, _Mtime, _Checksum) ->
+    kind.
+
+compare_mode(Mode, LiveMode) ->
+    case Mode band relsync_lib_fs:mode_mask() of
+        LiveMode -> same;
+        _ -> mode
+    end.
+
+%% @doc Gives a sentence for a reason of this module.
+-spec format_error(error()) -> unicode:chardata().
+format_error({cannot_list, Root, Posix}) ->
+    ["the directory ", relsync_lib_path:display(Root), " cannot be listed: ", file:format_error(Posix)];
+format_error({manifest, Reason}) ->
+    ["the inventory makes no manifest: ", relsync_lib_manifest:format_error(Reason)].

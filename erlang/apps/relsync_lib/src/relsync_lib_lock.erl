@@ -1,0 +1,129 @@
+%% @doc The lock on a destination: one session or way back at a time, whatever VM it runs in.
+%%
+%% Owns a socket in Linux's abstract name space whose name says which directory is meant, by device and
+%% inode: the kernel lets only one process have it, and takes it back when that process ends, or its VM, however
+%% it ends. Nothing lies on disk. Who holds it is asked over the socket itself; the answer is somebody's, so it
+%% is bounded and made printable.
+%%
+%% Where there are no such sockets, or in another network name space (a container's), nothing is locked here:
+%% an update that met another one is then refused when it comes to count (relsync_lib_apply). Any user may take
+%% a name, so a holder counts only if it could write to the destination: root, its owner, or who we are.
+%%
+%% The lock belongs to the calling process, which is remembered in its dictionary.
+-module(relsync_lib_lock).
+
+-export([take/2, release/0]).
+
+-define(HELD, relsync_lib_lock).
+%% Who does not say whose session it is.
+-define(UNKNOWN, <<"another session">>).
+%% What is taken of a holder's name.
+-define(MAX_WHO_BYTES, 120).
+-define(ANSWER_TIMEOUT_MS, 1000).
+%% A process that was killed lets go a moment later.
+-define(TRIES, 10).
+-define(TRY_PAUSE_MS, 50).
+%% SOL_SOCKET and SO_PEERCRED, whose value is three 32-bit words: process, user, group.
+-define(PEER_CREDENTIALS, {raw, 1, 17, 12}).
+
+%% @doc Takes the lock on the directory that is written to. `absent': there is no such directory yet.
+-spec take(relsync_lib_roots:roots(), Who :: binary()) -> ok | absent | {busy, Holder :: binary()}.
+take(#{write := Write}, Who) ->
+    case {os:type(), relsync_lib_fs:directory(Write)} of
+        {_, {error, enoent}} -> absent;
+        {{unix, linux}, {ok, #{user := Owner} = Directory}} -> take(name(Directory), Owner, Who, ?TRIES);
+        _ -> ok
+    end.
+
+name(#{device := Device, inode := Inode}) ->
+    iolist_to_binary([0, "relsync/", integer_to_list(Device), $/, integer_to_list(Inode)]).
+
+take(Name, Owner, Who, Tries) ->
+    case listen(Name) of
+        {ok, Socket} ->
+            Answer = [Who, " on ", atom_to_list(node())],
+            Herald = spawn(fun() -> answer(Socket, Answer) end),
+            put(?HELD, {Socket, Herald}),
+            ok;
+        {error, eaddrinuse} ->
+            case ask(Name, Owner) of
+                {holder, Holder} ->
+                    {busy, Holder};
+                gone when Tries > 1 ->
+                    timer:sleep(?TRY_PAUSE_MS),
+                    take(Name, Owner, Who, Tries - 1);
+                gone ->
+                    {busy, ?UNKNOWN};
+                stranger ->
+                    ok
+            end;
+        {error, _} ->
+            ok
+    end.
+
+listen(Name) ->
+    try
+        gen_tcp:listen(0, [binary, {active, false}, {ifaddr, {local, Name}}])
+    catch
+        _:_ -> {error, unavailable}
+    end.
+
+%% Ends when the socket does.
+answer(Socket, Answer) ->
+    case gen_tcp:accept(Socket) of
+        {ok, Caller} ->
+            _ = gen_tcp:send(Caller, Answer),
+            _ = gen_tcp:close(Caller),
+            answer(Socket, Answer);
+        {error, closed} ->
+            ok;
+        {error, _} ->
+            timer:sleep(?TRY_PAUSE_MS),
+            answer(Socket, Answer)
+    end.
+
+ask(Name, Owner) ->
+    Options = [binary, {active, false}, {buffer, ?MAX_WHO_BYTES}],
+    case gen_tcp:connect({local, Name}, 0, Options, ?ANSWER_TIMEOUT_MS) of
+        {ok, Socket} ->
+            Asked =
+                case may_hold(Socket, Owner) of
+                    true -> answered(gen_tcp:recv(Socket, 0, ?ANSWER_TIMEOUT_MS));
+                    false -> stranger
+                end,
+            _ = gen_tcp:close(Socket),
+            Asked;
+        {error, Reason} ->
+            answered({error, Reason})
+    end.
+
+answered({ok, Bytes}) ->
+    Text = relsync_lib_path:display(binary:part(Bytes, 0, min(byte_size(Bytes), ?MAX_WHO_BYTES))),
+    {holder, unicode:characters_to_binary(Text)};
+answered({error, timeout}) ->
+    {holder, ?UNKNOWN};
+answered({error, _}) ->
+    gone.
+
+%% What is not known does not make a stranger.
+may_hold(Socket, Owner) ->
+    case {inet:getopts(Socket, [?PEER_CREDENTIALS]), relsync_lib_fs:own_user()} of
+        {{ok, [{raw, 1, 17, <<_:32, User:32/native, _:32>>}]}, {ok, Own}} ->
+            lists:member(User, [0, Owner, Own]);
+        _ ->
+            true
+    end.
+
+%% @doc Lets go, if anything is held; nothing of it is left when this returns.
+-spec release() -> ok.
+release() ->
+    case erase(?HELD) of
+        undefined ->
+            ok;
+        {Socket, Herald} ->
+            Monitor = monitor(process, Herald),
+            _ = gen_tcp:close(Socket),
+            receive
+                {'DOWN', Monitor, process, Herald, _} -> ok
+            end
+    end.

@@ -1,0 +1,128 @@
+%% @doc The modules among what an update touches, and what is asked of them.
+%%
+%% Owns the way from paths of a release to what relsync_lib_reload works on, and what it says to what the host
+%% is told. Touches neither files nor code.
+-module(relsync_lib_modules).
+
+-export([changes/3, changes_back/2, source_file/2, is_module/1, mode/1, limits/1, path_list/1, fields/1]).
+-export([outlook/2, stale/2]).
+
+%% @doc The modules that an update changes: what becomes of each, its path, and where the new content is.
+-spec changes(
+    [{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_manifest:manifest(), relsync_lib_state:dir()
+) ->
+    [relsync_lib_reload_plan:change()].
+changes(Wanted, Base, Dir) ->
+    [
+        {module_action(Path, New, Base), Path, source_file(New, Dir)}
+     || {Path, New} <- Wanted, is_module(Path), moves_code(New)
+    ].
+
+%% @doc The same of changes whose files have moved or are about to: `Where' says where the new content of
+%% each is.
+-spec changes_back(
+    [relsync_lib_change:change()],
+    fun((relsync_lib_path:path(), relsync_lib_change:file_node()) -> file:name_all() | none)
+) ->
+    [relsync_lib_reload_plan:change()].
+changes_back(Changes, Where) ->
+    [
+        {module_action(Old, New), Path, Where(Path, New)}
+     || {Path, Old, New} <- Changes, is_module(Path), New =/= Old, moves_code(New)
+    ].
+
+module_action(_, absent, _) ->
+    removed;
+module_action(Path, _, Base) ->
+    case relsync_lib_manifest:find(Path, Base) of
+        none -> added;
+        _ -> changed
+    end.
+
+module_action(_, absent) -> removed;
+module_action(absent, _) -> added;
+module_action(_, _) -> changed.
+
+moves_code(absent) -> true;
+moves_code({file, _, _, _}) -> true;
+moves_code(_) -> false.
+
+%% @doc Where the content of a node is kept or staged.
+-spec source_file(relsync_lib_change:file_node(), relsync_lib_state:dir()) -> binary() | none.
+source_file({file, Source, _, _}, Dir) -> relsync_lib_state:file_name(Dir, Source);
+source_file(_, _) -> none.
+
+%% @doc Says whether a path is that of a module's object code.
+-spec is_module(relsync_lib_path:path()) -> boolean().
+is_module(Path) ->
+    case lists:reverse(binary:split(Path, <<"/">>, [global])) of
+        [Name, <<"ebin">> | _] -> filename:extension(Name) =:= <<".beam">>;
+        _ -> false
+    end.
+
+%% @doc The way to reload that a number on the wire stands for.
+-spec mode(non_neg_integer()) -> relsync_lib_reload:mode().
+mode(0) -> soft;
+mode(1) -> hard;
+mode(2) -> none;
+mode(3) -> apps;
+mode(4) -> vm;
+mode(Other) -> relsync_lib_refusal:refuse(protocol, io_lib:format("unknown way to reload: ~b", [Other])).
+
+%% @doc What relsync_lib_reload is told of a destination beside its root.
+-spec limits(relsync_lib_roots:roots()) -> map().
+limits(#{read := Read, write := Write}) ->
+    #{roots => [path_list(Root) || Root <- Read, Root =/= Write]}.
+
+%% @doc A path as `code' wants it: as a list; a root that is not UTF-8 stays the bytes it is.
+-spec path_list(binary()) -> string().
+path_list(Path) ->
+    case unicode:characters_to_list(Path) of
+        List when is_list(List) -> List;
+        _ -> binary_to_list(Path)
+    end.
+
+%% @doc What became of the modules, as the host is told.
+-spec fields(#{
+    modules := [{module(), relsync_lib_reload_plan:status()}], details := #{module() => unicode:chardata()}, _ => _
+}) ->
+    [relsync_lib_wire:fields()].
+fields(#{modules := Modules, details := Details}) ->
+    [with_detail(Module, status_fields(M), Details) || {Module, _} = M <- Modules].
+
+with_detail(Module, Fields, Details) ->
+    case Details of
+        #{Module := Detail} -> Fields#{detail => relsync_lib_refusal:text(Detail)};
+        #{} -> Fields
+    end.
+
+status_fields({Module, Status}) ->
+    #{name => atom_to_binary(Module, utf8), status => atom_to_binary(Status, utf8)}.
+
+%% @doc Says what reloading would do, of modules that are not here yet.
+-spec outlook(relsync_lib_wire:fields(), relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
+outlook(#{modules := Modules}, #{write := Root} = Roots) ->
+    Changes = [
+        {action(maps:get(action, M, 0)), Path, expected(M)}
+     || #{path := Path} = M <- Modules
+    ],
+    case relsync_lib_reload_outlook:outlook(path_list(Root), Changes, limits(Roots)) of
+        {ok, Outlook} -> #{outcome => 2, modules => fields(Outlook)};
+        {error, Reason} -> relsync_lib_refusal:refuse_reload(Reason)
+    end.
+
+expected(#{md5 := Md5}) -> {md5, Md5};
+expected(_) -> none.
+
+action(0) -> added;
+action(1) -> changed;
+action(_) -> removed.
+
+%% @doc Names the modules whose running code is not that of their file.
+-spec stale(relsync_lib_roots:roots(), pos_integer()) -> [relsync_lib_wire:fields()].
+stale(#{write := Root}, Max) ->
+    Stale = relsync_lib_stale:modules(path_list(Root), Max),
+    [
+        (status_fields({Module, OnDisk}))#{detail => relsync_lib_refusal:text(File)}
+     || #{module := Module, file := File, on_disk := OnDisk} <- Stale
+    ].

@@ -1,0 +1,160 @@
+%% @doc Paths of entries: what may stand in a manifest, and what may be touched
+%% on disk for it.
+%%
+%% A path here is raw bytes, relative to a root, `/'-separated. This module
+%% decides; it changes nothing on disk.
+%%
+%% Invariant: no path that `validate/1' refuses reaches the file system, and
+%% nothing is written, renamed, linked or deleted at a path for which
+%% `check_parents/2' was not asked just before: a symbolic link that somebody
+%% put in the place of a directory is never followed. One that is put there between
+%% the question and the deed is relsync_lib_place's business.
+-module(relsync_lib_path).
+
+-export([
+    validate/1,
+    validate_name/1,
+    join/2,
+    join_relative/2,
+    parent/1,
+    ancestors/1,
+    check_parents/2,
+    display/1,
+    format_error/1
+]).
+
+-export_type([path/0, error/0, parents_error/0]).
+
+-type path() :: binary().
+-type why() :: empty | too_long | empty_component | dot_component | component_too_long | nul | reserved.
+-type error() :: {bad_path, path(), why()}.
+-type parents_error() ::
+    {parent_missing, path()}
+    | {parent_not_directory, path(), symlink | file | other}
+    | {parent_unreadable, path(), file:posix()}.
+
+-define(MAX_PATH_BYTES, 4096).
+-define(MAX_COMPONENT_BYTES, 255).
+
+%% @doc Accepts the paths that a manifest may hold.
+-spec validate(binary()) -> ok | {error, error()}.
+validate(<<>>) ->
+    {error, {bad_path, <<>>, empty}};
+validate(Path) when byte_size(Path) > ?MAX_PATH_BYTES ->
+    {error, {bad_path, binary:part(Path, 0, 64), too_long}};
+validate(Path) ->
+    [First | _] = Components = binary:split(Path, <<"/">>, [global]),
+    case First of
+        <<".relsync">> -> {error, {bad_path, Path, reserved}};
+        _ -> validate_components(Components, Path)
+    end.
+
+validate_components([], _Path) ->
+    ok;
+validate_components([Component | Rest], Path) ->
+    case component_fault(Component) of
+        none -> validate_components(Rest, Path);
+        Why -> {error, {bad_path, Path, Why}}
+    end.
+
+component_fault(<<>>) ->
+    empty_component;
+component_fault(<<".">>) ->
+    dot_component;
+component_fault(<<"..">>) ->
+    dot_component;
+component_fault(Component) when byte_size(Component) > ?MAX_COMPONENT_BYTES ->
+    component_too_long;
+component_fault(Component) ->
+    case binary:match(Component, <<0>>) of
+        nomatch -> none;
+        _ -> nul
+    end.
+
+%% @doc Accepts the names that one component of a path may be.
+-spec validate_name(binary()) -> ok | {error, error()}.
+validate_name(Name) ->
+    case binary:match(Name, <<"/">>) of
+        nomatch -> validate_components([Name], Name);
+        _ -> {error, {bad_path, Name, empty_component}}
+    end.
+
+%% @doc Gives the place of a path below a root.
+-spec join(binary(), path()) -> binary().
+join(Root, <<>>) -> Root;
+join(Root, Path) -> <<Root/binary, "/", Path/binary>>.
+
+%% @doc Gives the path of a name in a directory; the empty path is the root.
+-spec join_relative(path(), binary()) -> path().
+join_relative(<<>>, Name) -> Name;
+join_relative(Dir, Name) -> join(Dir, Name).
+
+%% @doc Gives the path of the directory that holds this one; the empty path is the root.
+-spec parent(path()) -> path().
+parent(Path) ->
+    case binary:matches(Path, <<"/">>) of
+        [] -> <<>>;
+        Slashes -> binary:part(Path, 0, element(1, lists:last(Slashes)))
+    end.
+
+%% @doc Lists the directories above a path, the outermost first, the root not included.
+-spec ancestors(path()) -> [path()].
+ancestors(Path) ->
+    [binary:part(Path, 0, At) || {At, 1} <- binary:matches(Path, <<"/">>)].
+
+%% @doc Says whether every directory above the path is a directory, looked at
+%% now and without following links. The root itself may be reached through a
+%% link: the operator named it.
+-spec check_parents(binary(), path()) -> ok | {error, parents_error()}.
+check_parents(Root, Path) ->
+    check_each(Root, ancestors(Path)).
+
+check_each(_Root, []) ->
+    ok;
+check_each(Root, [Ancestor | Rest]) ->
+    case relsync_lib_fs:info(join(Root, Ancestor)) of
+        {ok, {dir, _Mode}} -> check_each(Root, Rest);
+        {ok, {symlink, _}} -> {error, {parent_not_directory, Ancestor, symlink}};
+        {ok, {file, _, _, _}} -> {error, {parent_not_directory, Ancestor, file}};
+        {ok, {other, _}} -> {error, {parent_not_directory, Ancestor, other}};
+        {error, enoent} -> {error, {parent_missing, Ancestor}};
+        {error, Posix} -> {error, {parent_unreadable, Ancestor, Posix}}
+    end.
+
+%% @doc Gives printable text for a path: UTF-8 as it is, other bytes as `\xHH'.
+-spec display(binary()) -> unicode:chardata().
+display(Path) ->
+    case unicode:characters_to_list(Path) of
+        Chars when is_list(Chars) -> lists:map(fun display_char/1, Chars);
+        {_, Good, <<Byte, Rest/binary>>} -> display_broken(Good, Byte, Rest)
+    end.
+
+display_broken(Good, Byte, Rest) ->
+    [lists:map(fun display_char/1, Good), display_byte(Byte), display(Rest)].
+
+display_char(C) when C < 16#20; C =:= 16#7F -> display_byte(C);
+display_char(C) -> C.
+
+display_byte(Byte) ->
+    io_lib:format("\\x~2.16.0B", [Byte]).
+
+%% @doc Gives a sentence for a reason of this module.
+-spec format_error(error() | parents_error()) -> unicode:chardata().
+format_error({bad_path, Path, Why}) ->
+    ["the path \"", display(Path), "\" ", why_text(Why)];
+format_error({parent_missing, Path}) ->
+    ["the directory \"", display(Path), "\" does not exist"];
+format_error({parent_not_directory, Path, symlink}) ->
+    ["\"", display(Path), "\" is a symbolic link where a directory was expected; it is not followed"];
+format_error({parent_not_directory, Path, _Kind}) ->
+    ["\"", display(Path), "\" is not a directory"];
+format_error({parent_unreadable, Path, Posix}) ->
+    ["the directory \"", display(Path), "\" cannot be examined: ", file:format_error(Posix)].
+
+why_text(empty) -> "is empty";
+why_text(too_long) -> "is longer than 4,096 bytes";
+why_text(empty_component) -> "has an empty component";
+why_text(dot_component) -> "has a component . or ..";
+why_text(component_too_long) -> "has a component longer than 255 bytes";
+why_text(nul) -> "holds a NUL byte";
+why_text(reserved) -> "lies in .relsync, which belongs to relsync itself".

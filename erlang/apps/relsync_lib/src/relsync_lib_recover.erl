@@ -1,0 +1,269 @@
+%% @doc What is done about a transaction that was cut off.
+%%
+%% Owns the reading of what a crash, a lost journal or a damaged one has left, and the choice between the old
+%% and the new generation. The steps to either are those of `relsync_lib_apply'; the code that runs follows by
+%% `relsync_lib_contact'.
+%%
+%% ```
+%% on disk                                 | reached by       | what recover/1 does
+%% ----------------------------------------|------------------|---------------------------
+%% no journal                              | before prepare   | nothing
+%% no journal, files under generations/N   | prepare, partly  | nothing; prepare starts anew
+%%   of the current generation N           |                  |
+%% forward journal, current is old         | prepare, switch, | undo: restore the old nodes,
+%%                                         | abort, commit    | drop journal, then kept files
+%%                                         | partly           |
+%% forward journal, current is new         | commit, partly   | complete: drop the journal
+%% backward journal, current is either     | rollback, switch,| complete: restore the old
+%%                                         | commit partly    | nodes, write current, drop
+%%                                         |                  | journal, then kept files
+%% damaged journal, undo record of the     | a bad medium     | undo, from the undo record
+%%   current generation N from N+x         |                  |
+%% damaged journal, no such record         | a bad medium     | drop it and say so
+%% no journal, such a record, and live      | a journal that   | undo, from the undo record
+%%   paths are as only the new nodes are   |   was deleted    |
+%% damaged journal, damaged current        | a bad medium     | undo, from the newest undo record;
+%%                                         |                  | without one drop it and say so
+%% '''
+%%
+%% `restore/2', behind it: no journal, and `current' is damaged or gone. The newest undo record at N names the
+%% generation that came after N.
+%%
+%% ```
+%% live paths that the record tells of     | current was damaged | current is gone
+%% ----------------------------------------|---------------------|----------------------------------------
+%% one is as only the new nodes are, or    | the one after N     | the one after N if the tree is exactly
+%%   none is as only the old ones are      |                     |   that generation; else there is none
+%% all others                              | N                   | there is none
+%% '''
+%%
+%% Each is repeated from its start when it is interrupted itself.
+-module(relsync_lib_recover).
+
+-export([recover/1, pending/1, destined/1, restore/2]).
+
+-export_type([restored/0]).
+
+%% What was made again: why, from which generation's record, and whether its state is known.
+-type restored() :: #{
+    lost := none | relsync_lib_state:damage(),
+    from := non_neg_integer(),
+    current := relsync_lib_state:current(),
+    is_state_known := boolean()
+}.
+
+%% @doc Brings a destination in which a transaction was interrupted to the old
+%% or the new generation; does nothing where none was. Called at every first
+%% contact, before anything else.
+-spec recover(relsync_lib_roots:roots()) ->
+    {ok, nothing} | {ok, undone | completed | {lost, relsync_lib_state:damage()}, relsync_lib_apply:report()} |
+    {error, relsync_lib_apply:error()}.
+recover(#{state := Dir} = Roots) ->
+    case relsync_lib_state:read_journal(Dir) of
+        none -> recover_unrecorded(Roots);
+        {ok, Journal} -> recover_recorded(Roots, Journal);
+        {damaged, _, _} = Damage -> recover_damaged(Roots, Damage)
+    end.
+
+recover_recorded(#{state := Dir} = Roots, #{direction := Direction} = Journal) ->
+    case Direction =:= backward orelse relsync_lib_apply:has_counted(Dir, Journal) of
+        true -> completed(relsync_lib_apply:complete(Roots, Journal));
+        false -> undone(relsync_lib_apply:undo(Roots, Journal))
+    end.
+
+%% @doc Lists what `recover/1' is going to do to the live tree.
+-spec pending(relsync_lib_roots:roots()) -> [relsync_lib_change:change()].
+pending(#{state := Dir} = Roots) ->
+    case relsync_lib_state:read_journal(Dir) of
+        none ->
+            {_, Changes} = unrecorded(Roots),
+            Changes;
+        {ok, #{direction := backward, changes := Changes}} ->
+            Changes;
+        {ok, #{direction := forward, changes := Changes} = Journal} ->
+            case relsync_lib_apply:has_counted(Dir, Journal) of
+                true -> [];
+                false -> relsync_lib_change:reverse(Changes)
+            end;
+        {damaged, _, _} ->
+            case cut_off(Dir) of
+                {_, Changes} -> Changes;
+                none -> []
+            end
+    end.
+
+%% @doc The snapshot that an interrupted transaction was to lead to, as far as a journal tells.
+-spec destined(relsync_lib_state:dir()) -> <<_:256>> | unknown.
+destined(Dir) ->
+    case relsync_lib_state:read_journal(Dir) of
+        {ok, #{new := #{snapshot := Snapshot}}} -> Snapshot;
+        _ -> unknown
+    end.
+
+undone({ok, Report}) -> {ok, undone, Report};
+undone({error, Reason}) -> {error, Reason}.
+
+completed({ok, Report}) -> {ok, completed, Report};
+completed({error, Reason}) -> {error, Reason}.
+
+%% A push that was cut off before its journal leaves an undo record too, but then no path has been touched yet. What cannot
+%% be undone without a journal is drift.
+recover_unrecorded(Roots) ->
+    case unrecorded(Roots) of
+        {_, []} ->
+            {ok, nothing};
+        {Old, Changes} ->
+            case relsync_lib_apply:undo(Roots, #{changes => relsync_lib_change:reverse(Changes), old => Old}) of
+                {ok, Report} -> {ok, undone, Report};
+                {error, _} -> {ok, nothing}
+            end
+    end.
+
+%% The changes back to the current generation, of a switch that has begun and of which no journal tells.
+unrecorded(#{state := Dir, write := Root}) ->
+    case relsync_lib_state:read_current(Dir) of
+        {ok, Old} ->
+            case relsync_lib_state:read_undo(Dir, relsync_lib_generations:number(Old)) of
+                {ok, #{to := Old, changes := Changes}} ->
+                    {Old, [Change || lists:any(fun(C) -> is_reached(C, Root) end, Changes), Change <- Changes]};
+                _ ->
+                    {Old, []}
+            end;
+        _ ->
+            {none, []}
+    end.
+
+%% Changes of an undo record lead back.
+is_reached({Path, New, Old}, Root) ->
+    Live = live(Path, Root),
+    looks_like(New, Live) andalso not looks_like(Old, Live).
+
+live(Path, Root) ->
+    case relsync_lib_roots:holder([Root], Path) of
+        {ok, Root, Info} -> Info;
+        {error, enoent} -> absent;
+        {error, _} -> unknown
+    end.
+
+looks_like({file, _, Mode, Mtime}, {file, Mode, _, Mtime}) -> true;
+looks_like({mode, Mode}, {file, Mode, _, _}) -> true;
+looks_like({mode, Mode}, {dir, Mode}) -> true;
+looks_like({Kind, _}, {Kind, _}) -> true;
+looks_like(Node, Live) -> Node =:= absent andalso Live =:= absent.
+
+%% The undo record holds the same changes as the journal of a push did.
+recover_damaged(#{state := Dir} = Roots, Damage) ->
+    case cut_off(Dir) of
+        {Old, Changes} ->
+            Undone = relsync_lib_apply:undo(Roots, #{changes => relsync_lib_change:reverse(Changes), old => Old}),
+            case {Undone, relsync_lib_state:read_current(Dir)} of
+                %% It was a guess.
+                {{error, _}, {damaged, _, _}} -> lost(Dir, Damage);
+                _ -> undone(Undone)
+            end;
+        none ->
+            lost(Dir, Damage)
+    end.
+
+lost(Dir, Damage) ->
+    case relsync_lib_state:delete_journal(Dir) of
+        ok -> {ok, {lost, Damage}, []};
+        {error, Reason} -> {error, {state, Reason}}
+    end.
+
+%% The generation that a push without a readable journal set out from, and the changes back to it.
+cut_off(Dir) ->
+    case relsync_lib_state:read_current(Dir) of
+        {ok, Old} -> undo_to(Old, relsync_lib_state:read_undo(Dir, relsync_lib_generations:number(Old)));
+        none -> undo_to(none, relsync_lib_state:read_undo(Dir, 0));
+        {damaged, _, _} -> newest_undo(Dir)
+    end.
+
+undo_to(Old, {ok, #{to := Old, changes := Changes}}) -> {Old, Changes};
+undo_to(_, _) -> none.
+
+newest_undo(Dir) ->
+    case newest(Dir) of
+        #{to := Old, changes := Changes} -> {Old, Changes};
+        none -> none
+    end.
+
+newest(Dir) ->
+    case lists:reverse(relsync_lib_state:generations(Dir)) of
+        [N | _] -> undo_at(N, relsync_lib_state:read_undo(Dir, N));
+        [] -> none
+    end.
+
+%% A record that stands in another generation's place says nothing.
+undo_at(N, {ok, #{to := To} = Undo}) ->
+    case relsync_lib_generations:number(To) of
+        N -> Undo;
+        _ -> none
+    end;
+undo_at(_, _) ->
+    none.
+
+%% The record of what is installed
+
+%% @doc Makes `current' again where it is damaged or gone and the newest kept generation knows what it said.
+%% Whether a generation was confirmed nobody knows then, unless somebody knows it to be `Unconfirmed': it counts
+%% as confirmed.
+-spec restore(relsync_lib_roots:roots(), Unconfirmed :: fun(() -> boolean())) -> nothing | {restored, restored()}.
+restore(#{state := Dir} = Roots, Unconfirmed) ->
+    Read = relsync_lib_state:read_current(Dir),
+    case is_tuple(Read) andalso element(1, Read) =:= ok of
+        true -> nothing;
+        false -> restore(Roots, Unconfirmed, Read, newest(Dir))
+    end.
+
+restore(#{state := Dir} = Roots, Unconfirmed, Lost, #{to := To} = Undo) ->
+    case installed(Lost, Undo, Roots) of
+        none ->
+            nothing;
+        #{state := State} = Found ->
+            Keeps = State =/= confirmed andalso Unconfirmed(),
+            Current =
+                case Keeps of
+                    true -> Found;
+                    false -> Found#{state := confirmed}
+                end,
+            %% Where it cannot be written, what is damaged stays damaged.
+            case relsync_lib_state:write_current(Dir, Current) of
+                ok ->
+                    {restored, #{
+                        lost => Lost,
+                        from => relsync_lib_generations:number(To),
+                        current => Current,
+                        is_state_known => Keeps orelse State =:= confirmed
+                    }};
+                {error, _} ->
+                    nothing
+            end
+    end;
+restore(_, _, _, none) ->
+    nothing.
+
+%% A push that was cut off before its journal has left an undo record of what never came.
+installed({damaged, _, _}, #{from := From, to := To} = Undo, Roots) ->
+    case is_behind(Undo, Roots) of
+        true -> From;
+        false -> To
+    end;
+installed(none, #{from := From} = Undo, Roots) ->
+    case is_behind(Undo, Roots) andalso is_exactly(From, Roots) of
+        true -> From;
+        false -> none
+    end.
+
+is_behind(#{changes := Changes}, #{write := Root}) ->
+    lists:any(fun(Change) -> is_reached(Change, Root) end, Changes) orelse
+        not lists:any(fun(Change) -> is_reached(reversed(Change), Root) end, Changes).
+
+reversed(Change) -> hd(relsync_lib_change:reverse([Change])).
+
+%% A way back to the state before the first push leaves no `current', and may have been cut off before what was kept went.
+is_exactly(#{manifest := Sha256}, #{read := Read, state := Dir}) ->
+    case {relsync_lib_state:read_manifest(Dir, Sha256), relsync_lib_state:read_installed(Dir, Sha256)} of
+        {{ok, Manifest}, {ok, Installed}} -> relsync_lib_inventory:drift(Read, Manifest, Installed, false) =:= [];
+        _ -> false
+    end.

@@ -1,0 +1,87 @@
+%% @doc What an update says to the host when something is wrong, or worth a note.
+%%
+%% Owns the kinds of errors (store-format.md, "Wire"): which of them a reason of another module is. Pure,
+%% but for refuse/2.
+-module(relsync_lib_refusal).
+
+-export([refuse/2, refuse_reload/1, error_kind/1, apply_error_kind/1, reload_error_kind/1, fields/2]).
+-export([unfinished/1, report_text/1, left_text/1, text/1]).
+
+%% @doc Ends a request that changes nothing; caught by the session.
+-spec refuse(atom(), unicode:chardata()) -> no_return().
+refuse(Kind, Text) ->
+    throw({refuse, Kind, Text}).
+
+%% @doc Says which kind of error a reason of relsync_lib_stage, relsync_lib_incoming or relsync_lib_state is to the host.
+-spec error_kind(relsync_lib_stage:error() | relsync_lib_incoming:error() | relsync_lib_state:error()) -> atom().
+error_kind({no_space, _, _}) -> space;
+error_kind({base_changed, _}) -> base_changed;
+error_kind({content_mismatch, _}) -> base_changed;
+error_kind({other_base, _}) -> base_changed;
+error_kind({same_name, _, _}) -> same_name;
+error_kind({frame, zlib_differs}) -> zlib_differs;
+error_kind({kept_changed, _, _}) -> kept_changed;
+error_kind({cannot, _, _, Posix}) -> posix_kind(Posix);
+error_kind(_) -> pack.
+
+posix_kind(enospc) -> space;
+posix_kind(edquot) -> space;
+posix_kind(erofs) -> read_only;
+posix_kind(_) -> io.
+
+%% @doc Says which kind of error a reason of relsync_lib_reload is.
+-spec reload_error_kind(relsync_lib_reload:reason()) -> atom().
+reload_error_kind({in_use, _}) -> in_use;
+reload_error_kind({bad_beam, _, _}) -> bad_beam;
+reload_error_kind({not_loadable, _}) -> bad_beam;
+reload_error_kind({on_load_failed, _, _}) -> on_load;
+reload_error_kind({on_load_timeout, _}) -> on_load;
+reload_error_kind(_) -> reload.
+
+%% @doc Says which kind of error a reason of relsync_lib_apply is.
+-spec apply_error_kind(relsync_lib_apply:error()) -> atom().
+apply_error_kind({_, {cannot, _, _, Posix}}) -> posix_kind(Posix);
+apply_error_kind({prepare, {cannot_keep, _, Posix}}) -> posix_kind(Posix);
+apply_error_kind({no_generation, _, _}) -> no_generation;
+apply_error_kind({installed_already, _}) -> no_generation;
+apply_error_kind(nothing_installed) -> no_generation;
+apply_error_kind({lost_content, _}) -> no_generation;
+apply_error_kind({damaged_content, _}) -> no_generation;
+apply_error_kind(_) -> io.
+
+%% @doc Refuses for a reason of relsync_lib_reload.
+-spec refuse_reload(relsync_lib_reload:reason()) -> no_return().
+refuse_reload(Reason) ->
+    refuse(reload_error_kind(Reason), relsync_lib_reload:format_error(Reason)).
+
+%% @doc Gives the fields of an error.
+-spec fields(atom(), unicode:chardata()) -> relsync_lib_wire:fields().
+fields(Kind, Text) ->
+    #{kind => atom_to_binary(Kind, utf8), message => text(Text)}.
+
+%% @doc Adds what becomes of a switch that neither got to its end nor back.
+-spec unfinished(unicode:chardata()) -> unicode:chardata().
+unfinished(Text) ->
+    [Text, "; the next session tries again to complete what was begun"].
+
+%% @doc Says what a switch had to leave or move aside.
+-spec report_text(term()) -> unicode:chardata().
+report_text({not_empty, Path}) ->
+    ["the directory \"", relsync_lib_path:display(Path), "\" stays: it holds files that are not relsync's"];
+report_text({special, Path}) ->
+    ["\"", relsync_lib_path:display(Path), "\" stays: it is neither file, directory nor link"];
+report_text({displaced, Path, Name}) ->
+    ["\"", relsync_lib_path:display(Path), "\" was in the way and lies in the state directory as ", Name].
+
+%% @doc Says what an update had to leave.
+-spec left_text(relsync_lib_path:path()) -> unicode:chardata().
+left_text(Path) ->
+    ["\"", relsync_lib_path:display(Path), "\" stays: what stands there is not what relsync installed"].
+
+%% @doc Makes one binary of text, whatever it holds.
+-spec text(unicode:chardata()) -> binary().
+text(Chars) ->
+    case unicode:characters_to_binary(Chars) of
+        Text when is_binary(Text) -> Text;
+        _ -> iolist_to_binary(io_lib:format("~tp", [Chars]))
+    end.

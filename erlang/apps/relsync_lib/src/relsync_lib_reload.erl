@@ -1,0 +1,331 @@
+%%% Brings the code that runs in line with the files of the release: the plan, and how it is carried out.
+%%%
+%%% | when               | call                         | touches                                        |
+%%% |--------------------|------------------------------|------------------------------------------------|
+%%% | before the switch  | `plan/4'                     | nothing: reads the staged beams, tries them    |
+%%% | after the switch   | `reload/1'                   | code, code path, in mode `apps' applications   |
+%%% | after a roll back  | `relsync_lib_reload_undo:undo/1' | the same, back; the old files are in place     |
+%%%
+%%% It does not write files, and works on the code through `relsync_lib_code' only. Invariants: what can be
+%%% refused is refused by `plan/4'; all modules go in at once, but for those with `-on_load', which follow one
+%%% by one; a module that runs from a file outside the release, and every module of the agent itself, is left
+%%% alone; nothing but the directories of the release enters or leaves the code path. An error of `reload/1'
+%%% leaves a mix of code only until the caller has restored the files and undone it with what it was given.
+-module(relsync_lib_reload).
+
+-export([plan/4, reload/1, notes/1, format_error/1]).
+
+-export_type([mode/0, plan/0, result/0, reason/0]).
+
+%% `soft' refuses to kill; `hard' purges whoever is in the way; `apps' stops and starts the applications
+%% concerned around a purge; `none' and `vm' touch no code.
+-type mode() :: soft | hard | none | apps | vm.
+
+-opaque plan() :: #{
+    mode := mode(),
+    limits := map(),
+    %% The one that changes first.
+    roots := [relsync_lib_code_path:root()],
+    items := [relsync_lib_reload_plan:item()],
+    path := relsync_lib_code_path:plan(),
+    apps := [relsync_lib_apps:app()]
+}.
+
+-type result() :: #{
+    modules := [{module(), relsync_lib_reload_plan:status()}],
+    %% What more there is to say of some of them.
+    details := #{module() => unicode:chardata()},
+    %% Processes that were killed, and processes that go on with the previous code.
+    killed := [relsync_lib_processes:users()],
+    lingering := [relsync_lib_processes:users()],
+    joined := [file:filename()],
+    left := [file:filename()],
+    restarted := [atom()],
+    vm_restart := boolean()
+}.
+
+-type reason() ::
+    relsync_lib_reload_plan:reason()
+    | relsync_lib_code:reason()
+    | {not_as_planned, module(), file:filename()}
+    | {apps, relsync_lib_apps:reason()}.
+
+%%--------------------------------------------------------------------------------------------------
+%% Plan
+%%--------------------------------------------------------------------------------------------------
+
+%% @doc Plans how the running code follows `Changes' under `Root', and reads and tries the new beams.
+%%
+%% Fails if a beam is none or cannot be loaded by this VM, and in mode `soft' if a process would be
+%% killed or lose its code.
+-spec plan(file:filename(), [relsync_lib_reload_plan:change()], mode(), relsync_lib_reload_plan:limits()) ->
+    {ok, plan()} | {error, reason()}.
+plan(Root, Changes, Mode, Limits0) ->
+    Limits = relsync_lib_reload_plan:limits(Limits0),
+    case relsync_lib_reload_plan:group(Changes, Limits) of
+        {ok, Groups, Checked} ->
+            try
+                {ok, make_plan(relsync_lib_code_path:root(Root), Groups, Checked, Mode, Limits)}
+            catch
+                throw:{?MODULE, Reason} -> {error, Reason}
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+make_plan(Root, Changed, Checked, Mode, Limits) ->
+    {Found, Groups, PathPlan, Roots} = relsync_lib_reload_outlook:look(Root, Changed, Checked, Limits),
+    Items = try_beams(Found, Groups, Mode, Limits),
+    Plan = #{mode => Mode, limits => Limits, roots => Roots, items => Items, path => PathPlan, apps => []},
+    decide(Plan, Checked).
+
+decide(#{mode := soft, items := Items} = Plan, _Changes) ->
+    case [Users || #{status := in_use, users := Users} <- Items] of
+        [] -> Plan;
+        InUse -> fail({in_use, InUse})
+    end;
+decide(#{mode := Mode, items := Items} = Plan, Changes) when Mode =:= hard; Mode =:= apps ->
+    Acting = Plan#{items := [relsync_lib_reload_plan:settle(I) || I <- Items]},
+    case Mode of
+        hard -> Acting;
+        apps -> Acting#{apps := concerned(Acting, Changes)}
+    end;
+decide(Plan, _Changes) ->
+    Plan.
+
+concerned(#{items := Items}, Changes) ->
+    Modules = [M || #{module := M, status := S} <- Items, S =:= reload orelse S =:= remove],
+    Vanishing = [relsync_lib_code_path:app_name(filename:dirname(Rel)) || {removed, Rel} <- Changes],
+    relsync_lib_apps:concerned(Modules, lists:usort(Vanishing)).
+
+%% Has the VM prepare each new module, one at a time to bound the memory, and drops the outcome: a beam
+%% that this VM cannot load is found before the switch.
+try_beams(Items, _Groups, Mode, _Limits) when Mode =:= none; Mode =:= vm ->
+    Items;
+try_beams(Items, Groups, _Mode, Limits) ->
+    [try_beam(I, Groups, Limits) || I <- Items].
+
+try_beam(#{module := M, path := Rel, status := S} = Item, Groups, Limits) when
+    S =:= reload; S =:= load; S =:= in_use
+->
+    case relsync_lib_reload_plan:new_beam(Item, Groups, Limits) of
+        {ok, Beam} -> Item#{on_load => try_loading(M, Rel, Beam)};
+        {error, changed} -> fail({not_as_planned, M, Rel})
+    end;
+try_beam(Item, _Groups, _Limits) ->
+    Item.
+
+%% Answers whether the module has an `-on_load' function.
+try_loading(Module, Rel, Beam) ->
+    case relsync_lib_code:prepare([{Module, Rel, Beam}]) of
+        {ok, _Prepared} -> false;
+        {error, [{Module, on_load_not_allowed}]} -> true;
+        {error, Why} -> fail({not_loadable, Why})
+    end.
+
+%%--------------------------------------------------------------------------------------------------
+%% Reload
+%%--------------------------------------------------------------------------------------------------
+
+%% @doc Carries out a plan after the switch. On an error the caller restores the files and calls
+%% `relsync_lib_reload_undo:undo/1'.
+-spec reload(plan()) -> {ok, result(), Undo} | {error, reason(), Undo} when
+    Undo :: relsync_lib_reload_undo:undo().
+reload(#{mode := Mode, limits := Limits} = Plan) when Mode =:= none; Mode =:= vm ->
+    #{vm_restart := NeedsRestart} = Result = result(Plan),
+    {ok, Result#{vm_restart := Mode =:= vm orelse NeedsRestart}, relsync_lib_reload_undo:none(Limits)};
+reload(#{limits := Limits} = Plan) ->
+    Steps = [
+        fun read_live/1,
+        fun prepare/1,
+        fun stop_apps/1,
+        fun purge_old/1,
+        fun change_path/1,
+        fun finish/1,
+        fun load_on_load/1,
+        fun delete_removed/1,
+        fun look_for_lingering/1,
+        fun start_apps/1
+    ],
+    run_steps(Steps, #{plan => Plan, result => result(Plan), undo => relsync_lib_reload_undo:none(Limits)}).
+
+run_steps([], #{result := Result, undo := Undo}) ->
+    {ok, Result, Undo};
+run_steps([Step | Steps], State) ->
+    case Step(State) of
+        {ok, Next} -> run_steps(Steps, Next);
+        {error, Reason, #{undo := Undo}} -> {error, Reason, Undo}
+    end.
+
+result(#{items := Items}) ->
+    #{
+        modules => [{M, S} || #{module := M, status := S} <- Items],
+        details => relsync_lib_reload_plan:details(Items),
+        killed => [],
+        lingering => [],
+        joined => [],
+        left => [],
+        restarted => [],
+        vm_restart => lists:any(fun needs_vm_restart/1, Items)
+    }.
+
+needs_vm_restart(#{status := S}) -> lists:member(S, [nif, sticky, preloaded]).
+
+items(Statuses, #{plan := #{items := Items}}) ->
+    [I || #{status := S} = I <- Items, lists:member(S, Statuses)].
+
+%% Reads the new modules where they will be found from now on, and holds them against the plan.
+read_live(#{plan := #{roots := [Root | _] = Roots, path := PathPlan, limits := Limits}} = State) ->
+    {NewPath, Steps} = relsync_lib_code_path:change(PathPlan, relsync_lib_code:path(), Roots),
+    try
+        Entries = relsync_lib_code_path:entries(NewPath, Root),
+        Beams = [live_beam(I, Entries, Root, Limits) || I <- items([reload, load], State)],
+        {ok, State#{beams => Beams, new_path => NewPath, steps => Steps}}
+    catch
+        throw:{?MODULE, Reason} -> {error, Reason, State}
+    end.
+
+live_beam(#{module := M, md5 := MD5, on_load := OnLoad} = Item, Entries, Root, Limits) ->
+    File = live_file(Item, Entries, Root),
+    case relsync_lib_beam:read(File, Limits) of
+        {ok, Beam} ->
+            relsync_lib_beam:md5(Beam) =:= {ok, {M, MD5}} orelse fail({not_as_planned, M, File}),
+            {OnLoad, {M, File, Beam}};
+        {error, _} ->
+            fail({not_as_planned, M, File})
+    end.
+
+live_file(#{uncovered := File}, _Entries, _Root) ->
+    File;
+live_file(#{path := Rel}, Entries, {Dir, _}) ->
+    Ebin =
+        case lists:keyfind(filename:dirname(Rel), 2, Entries) of
+            false -> filename:join(Dir, filename:dirname(Rel));
+            {OnPath, _} -> OnPath
+        end,
+    filename:join(Ebin, filename:basename(Rel)).
+
+prepare(#{beams := Beams} = State) ->
+    case relsync_lib_code:prepare([B || {false, B} <- Beams]) of
+        {ok, Prepared} -> {ok, State#{prepared => Prepared, beams := [B || {true, B} <- Beams]}};
+        {error, Why} -> {error, {not_loadable, Why}, State}
+    end.
+
+stop_apps(#{plan := #{apps := Apps, limits := #{app_timeout := Timeout}}, undo := Undo} = State) ->
+    case relsync_lib_apps:stop(Apps, Timeout) of
+        ok -> {ok, State#{undo := Undo#{stopped := Apps}}};
+        {error, Reason, Stopped} -> {error, {apps, Reason}, State#{undo := Undo#{stopped := Stopped}}}
+    end.
+
+purge_old(#{plan := #{mode := Mode, limits := Limits}} = State) ->
+    Modules = [M || #{module := M} <- items([reload, load, remove], State)],
+    case relsync_lib_code:purge(Modules, Mode, Limits) of
+        {ok, Killed} -> {ok, killed(Killed, State)};
+        {error, Reason} -> {error, Reason, State}
+    end.
+
+killed(Users, #{result := #{killed := Killed} = Result} = State) ->
+    State#{result := Result#{killed := Killed ++ Users}}.
+
+change_path(#{steps := []} = State) ->
+    relsync_lib_code:refresh_path_cache(),
+    {ok, State};
+change_path(#{new_path := NewPath, steps := Steps, undo := Undo, result := Result} = State) ->
+    Next = State#{undo := Undo#{path := relsync_lib_code:path(), steps := Steps}},
+    case relsync_lib_code:set_path(NewPath, Steps) of
+        ok ->
+            Joined = lists:append([joined(S) || S <- Steps]),
+            Left = [Old || {replace, _, Old, _} <- Steps] ++ [Old || {delete, Old} <- Steps],
+            {ok, Next#{result := Result#{joined := Joined, left := Left}}};
+        {error, Reason} ->
+            {error, Reason, Next}
+    end.
+
+joined({replace, _App, _Old, New}) -> [New];
+joined({add_before, _Other, New}) -> [New];
+joined({add, New}) -> [New];
+joined({delete, _Old}) -> [].
+
+finish(#{prepared := Prepared, undo := Undo} = State) ->
+    Next = State#{undo := Undo#{restore := restorable(State), forget := loaded_first(State)}},
+    case relsync_lib_code:finish(Prepared) of
+        ok -> {ok, Next};
+        {error, Why} -> {error, {not_loadable, Why}, State}
+    end.
+
+restorable(State) ->
+    [{M, maps:get(old_file, I, none)} || #{module := M} = I <- items([reload, remove], State)].
+
+loaded_first(State) ->
+    [M || #{module := M} <- items([load], State)].
+
+load_on_load(#{beams := Beams, plan := #{limits := #{on_load_timeout := Timeout}}} = State) ->
+    case relsync_lib_code:load_each(Beams, Timeout) of
+        ok -> {ok, State};
+        {error, Reason} -> {error, Reason, State}
+    end.
+
+delete_removed(#{plan := #{mode := Mode, limits := Limits}} = State) ->
+    Removed = [M || #{module := M} <- items([remove], State)],
+    relsync_lib_code:delete(Removed),
+    case Mode of
+        soft ->
+            %% Who came in since the plan was made keeps the old code and shows as lingering.
+            {ok, State};
+        _ ->
+            {ok, Killed} = relsync_lib_code:purge(Removed, Mode, Limits),
+            {ok, killed(Killed, State)}
+    end.
+
+%% Code that nobody runs any more is freed at once; who goes on with it is reported.
+look_for_lingering(#{plan := #{limits := Limits}, result := Result} = State) ->
+    Modules = [M || #{module := M} <- items([reload, remove], State)],
+    InUse = relsync_lib_code:free(Modules),
+    {ok, State#{result := Result#{lingering := relsync_lib_processes:old_code_users(InUse, Limits)}}}.
+
+start_apps(#{plan := #{apps := []}} = State) ->
+    {ok, State};
+start_apps(#{plan := #{apps := Apps, limits := #{app_timeout := Timeout}}} = State) ->
+    #{undo := Undo, result := Result} = State,
+    case relsync_lib_apps:refresh(Apps, Timeout) of
+        {ok, Present} ->
+            Next = State#{
+                undo := Undo#{started := Present},
+                result := Result#{restarted := lists:reverse([A || {A, _} <- Present])}
+            },
+            case relsync_lib_apps:start(Present, Timeout) of
+                ok -> {ok, Next};
+                {error, Reason} -> {error, {apps, Reason}, Next}
+            end;
+        {error, Reason} ->
+            {error, {apps, Reason}, State}
+    end.
+
+%%--------------------------------------------------------------------------------------------------
+%% Reasons
+%%--------------------------------------------------------------------------------------------------
+
+%% @doc Says in sentences whom a reload hit.
+-spec notes(result()) -> [iodata()].
+notes(#{killed := Killed, lingering := Lingering, restarted := Restarted}) ->
+    [["killed for running old code: ", relsync_lib_processes:format_users(Users)] || Users <- Killed] ++
+        [["still on the previous code: ", relsync_lib_processes:format_users(Users)] || Users <- Lingering] ++
+        [io_lib:format("restarted the application ~tp", [App]) || App <- Restarted].
+
+%% @doc Renders a reason of this module as one sentence.
+-spec format_error(reason()) -> iodata().
+format_error({not_as_planned, Module, File}) ->
+    io_lib:format("~ts does not hold the code of ~tp that was planned", [File, Module]);
+format_error({apps, Reason}) ->
+    relsync_lib_apps:format_error(Reason);
+format_error({bad_path, _} = Reason) ->
+    relsync_lib_reload_plan:format_error(Reason);
+format_error({bad_beam, _, _} = Reason) ->
+    relsync_lib_reload_plan:format_error(Reason);
+format_error({too_many_modules, _} = Reason) ->
+    relsync_lib_reload_plan:format_error(Reason);
+format_error(Reason) ->
+    relsync_lib_code:format_error(Reason).
+
+-spec fail(reason()) -> no_return().
+fail(Reason) -> throw({?MODULE, Reason}).

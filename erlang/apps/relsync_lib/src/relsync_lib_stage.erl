@@ -1,0 +1,453 @@
+%% @doc Makes the new files of a pack, complete and verified, beside the live tree.
+%%
+%% Owns the staging directory and the decision where each new file's content
+%% comes from; changes nothing in the live tree. Frames come in as
+%% `relsync_lib_pack' gives them; `finish/1' says what the switch has to do.
+%%
+%% Memory: one frame's bases and content (the frame memory), the two manifests,
+%% and a hash state.
+%%
+%% Crash: staging starts anew from the pack's first record, which
+%% `relsync_lib_incoming' still has; what lies in `staging' is removed first.
+-module(relsync_lib_stage).
+
+-export([start/2, frame/3, finish/1, manifest/1, format_error/1]).
+
+-export_type([stage/0, options/0, staged/0, error/0]).
+
+-type options() :: #{
+    roots := relsync_lib_roots:roots(),
+    base := relsync_lib_manifest:manifest(),
+    installed := relsync_lib_state:installed(),
+    drift := [relsync_lib_inventory:drift()],
+    now := integer(),
+    %% How frame bodies are coded; `relsync_lib_delta:decode/3' unless given.
+    decode => decode(),
+    free_bytes => non_neg_integer() | unknown,
+    %% What of the pack is still to be written beside the staged files.
+    pack_bytes => non_neg_integer()
+}.
+-type decode() :: fun(
+    (Body :: binary(), [binary() | none], #{max_content_bytes := pos_integer(), max_memory_bytes := pos_integer()}) ->
+        {ok, [binary()]} | {error, term()}
+).
+-type staged() :: #{
+    wanted := [{relsync_lib_path:path(), relsync_lib_change:file_node()}],
+    manifest := relsync_lib_manifest:manifest(),
+    snapshot := <<_:256>>,
+    installed := relsync_lib_state:installed(),
+    summary := relsync_lib_wanted:summary()
+}.
+-type error() ::
+    {other_base, relsync_lib_manifest:sha256()}
+    | {no_space, Needed :: non_neg_integer(), Free :: non_neg_integer()}
+    | {deletes_new_entry, relsync_lib_path:path()}
+    | {piece, relsync_lib_manifest:index(), no_file | order | length | base}
+    | {frame_too_large, Bytes :: non_neg_integer(), Max :: pos_integer()}
+    | relsync_lib_bases:fault()
+    | {content_mismatch, relsync_lib_path:path()}
+    | {incomplete_file, relsync_lib_path:path()}
+    | {no_source, relsync_lib_path:path()}
+    | {frame, content_lengths | relsync_lib_delta:reason()}
+    | {cannot, write, relsync_lib_path:path(), file:posix() | badarg}
+    | relsync_lib_kept:error()
+    | relsync_lib_case:error()
+    | relsync_lib_wanted:error()
+    | relsync_lib_pack:error()
+    | relsync_lib_state:error().
+
+-record(open_file, {
+    index :: relsync_lib_manifest:index(),
+    path :: relsync_lib_path:path(),
+    size :: non_neg_integer(),
+    sha256 :: relsync_lib_manifest:sha256(),
+    handle :: relsync_lib_fs:handle(),
+    offset = 0 :: non_neg_integer(),
+    hash :: crypto:hash_state()
+}).
+
+-record(stage, {
+    roots :: relsync_lib_roots:roots(),
+    bases :: relsync_lib_bases:bases(),
+    installed :: relsync_lib_state:installed(),
+    new :: relsync_lib_manifest:manifest(),
+    snapshot :: <<_:256>>,
+    decode :: decode(),
+    deletes :: [relsync_lib_manifest:entry()],
+    mtime :: integer(),
+    %% The first entry of the new manifest whose source is not settled.
+    next = 0 :: relsync_lib_manifest:index(),
+    open = none :: none | #open_file{},
+    kept = #{} :: #{relsync_lib_manifest:index() => relsync_lib_manifest:index()},
+    staged = #{} :: #{relsync_lib_manifest:index() => true},
+    sent = #{} :: #{relsync_lib_manifest:sha256() => relsync_lib_manifest:index()},
+    deferred = [] :: [relsync_lib_manifest:index()]
+}).
+
+-opaque stage() :: #stage{}.
+
+-define(MAX_CONTENT_BYTES, 1048576).
+-define(MAX_FRAME_MEMORY, 8388608).
+-define(COPY_BYTES, 131072).
+-define(BLOCK_BYTES, 4096).
+-define(RESERVE_BYTES, 1048576).
+-define(BYTES_PER_ENTRY, 512).
+%% Any later write then shows in a file's time, even one in the same second.
+-define(AGE_SECONDS, 2).
+
+%% @doc Starts staging for a pack's header: the new manifest is decoded, the
+%% space is checked, and what an earlier attempt left is removed.
+-spec start(relsync_lib_pack:header(), options()) -> {ok, stage()} | {error, error()}.
+start(#{base := BaseSha256} = Header, #{base := Base} = Options) ->
+    try
+        relsync_lib_manifest:sha256(Base) =:= BaseSha256 orelse throw({other_base, BaseSha256}),
+        New = ok(relsync_lib_pack:new_manifest(Header, Base)),
+        Deletes = ok(relsync_lib_pack:deleted(Header, Base)),
+        lists:foreach(fun(Entry) -> check_delete(Entry, New) end, Deletes),
+        Earlier = ok(relsync_lib_kept:find(maps:get(kept, Header), maps:get(roots, Options))),
+        Stage = new(Header, Options, New, Deletes, Earlier),
+        check_space(Stage, Options),
+        clear_staging(Stage),
+        done(relsync_lib_case:check(maps:get(state, maps:get(roots, Options)), New, Deletes)),
+        {ok, Stage}
+    catch
+        throw:Reason -> {error, Reason}
+    end.
+
+new(#{snapshot := Snapshot}, Options, New, Deletes, Earlier) ->
+    #{roots := Roots, installed := Installed, now := Now} = Options,
+    #stage{
+        roots = Roots,
+        bases = relsync_lib_bases:new(Options, Earlier),
+        installed = Installed,
+        new = New,
+        snapshot = Snapshot,
+        decode = maps:get(decode, Options, fun relsync_lib_delta:decode/3),
+        deletes = Deletes,
+        mtime = max(0, Now - ?AGE_SECONDS)
+    }.
+
+check_delete(Entry, New) ->
+    Path = relsync_lib_manifest:path(Entry),
+    relsync_lib_manifest:find(Path, New) =:= none orelse throw({deletes_new_entry, Path}).
+
+check_space(#stage{new = New, roots = #{state := Dir}} = Stage, Options) ->
+    Sizes = [
+        (Size + ?BLOCK_BYTES - 1) div ?BLOCK_BYTES * ?BLOCK_BYTES
+     || {Index, {file, _, _, Size, _}} <- relsync_lib_manifest:entries(New),
+        base_of_kept(Index, Stage) =:= none
+    ],
+    Records = 2 * byte_size(relsync_lib_manifest:bytes(New)) + ?BYTES_PER_ENTRY * length(Sizes),
+    Needed = lists:sum(Sizes) + Records + maps:get(pack_bytes, Options, 0) + ?RESERVE_BYTES,
+    Free =
+        case Options of
+            #{free_bytes := Given} -> Given;
+            #{} -> relsync_lib_fs:free_bytes(Dir)
+        end,
+    case Free of
+        unknown -> ok;
+        _ when Free >= Needed -> ok;
+        _ -> throw({no_space, Needed, Free})
+    end.
+
+clear_staging(#stage{roots = #{state := Dir}}) ->
+    Staging = relsync_lib_state:staging_dir(Dir),
+    wrote(<<"staging">>, relsync_lib_fs:delete_tree(Staging)),
+    done(relsync_lib_state:prepare_dirs(Dir)).
+
+%% @doc The manifest that the pack leads to.
+-spec manifest(stage()) -> relsync_lib_manifest:manifest().
+manifest(#stage{new = New}) -> New.
+
+%% Frames
+
+%% @doc Decodes one frame and writes its pieces.
+-spec frame([relsync_lib_pack:piece()], binary(), stage()) -> {ok, stage()} | {error, error()}.
+frame(Pieces, Body, #stage{decode = Decode} = Stage) ->
+    try
+        Resolved = [resolve(Piece, Stage) || Piece <- Pieces],
+        check_memory(Resolved),
+        Bases = [read_base(Source, Stage) || {_Index, _Length, Source} <- Resolved],
+        Limits = #{max_content_bytes => ?MAX_CONTENT_BYTES, max_memory_bytes => ?MAX_FRAME_MEMORY},
+        case Decode(Body, Bases, Limits) of
+            {ok, Contents} -> {ok, write_pieces(Resolved, Contents, Stage)};
+            {error, Reason} -> {error, {frame, Reason}}
+        end
+    catch
+        throw:Fault -> {error, Fault}
+    end.
+
+resolve({Index, Length, Source}, #stage{new = New} = Stage) ->
+    case {relsync_lib_manifest:entry(Index, New), Length} of
+        {{ok, {file, _, _, Size, _}}, whole} -> {Index, Size, resolve_base(Index, Source, Stage)};
+        {{ok, {file, _, _, _, _}}, _} -> {Index, Length, resolve_base(Index, Source, Stage)};
+        _ -> throw({piece, Index, no_file})
+    end.
+
+resolve_base(_Index, none, _Stage) ->
+    none;
+resolve_base(Index, Base, #stage{bases = Bases}) ->
+    case relsync_lib_bases:find(Base, Bases) of
+        none -> throw({piece, Index, base});
+        Found -> Found
+    end.
+
+check_memory(Resolved) ->
+    Content = lists:sum([Length || {_, Length, _} <- Resolved]),
+    Content =< ?MAX_CONTENT_BYTES orelse throw({frame_too_large, Content, ?MAX_CONTENT_BYTES}),
+    Memory = Content + lists:sum([Length || {_, _, {_, Length}} <- Resolved]),
+    Memory =< ?MAX_FRAME_MEMORY orelse throw({frame_too_large, Memory, ?MAX_FRAME_MEMORY}).
+
+read_base(none, _Stage) -> none;
+read_base({Base, _Length}, #stage{bases = Bases}) -> relsync_lib_bases:read(Base, Bases).
+
+write_pieces([], [], Stage) ->
+    Stage;
+write_pieces([{Index, Length, _} | Pieces], [Content | Contents], Stage) when
+    byte_size(Content) =:= Length
+->
+    write_pieces(Pieces, Contents, write_piece(Index, Content, Stage));
+write_pieces(_Pieces, _Contents, _Stage) ->
+    throw({frame, content_lengths}).
+
+write_piece(Index, Content, #stage{open = #open_file{index = Index} = File} = Stage) ->
+    append(Content, File, Stage);
+write_piece(_Index, _Content, #stage{open = #open_file{path = Path}}) ->
+    throw({incomplete_file, Path});
+write_piece(Index, _Content, #stage{next = Next}) when Index < Next ->
+    throw({piece, Index, order});
+write_piece(Index, Content, Stage) ->
+    Settled = settle(Index, Stage),
+    File = open_staged(Index, Settled),
+    append(Content, File, Settled#stage{next = Index + 1}).
+
+open_staged(Index, #stage{new = New} = Stage) ->
+    {ok, {file, Path, _Mode, Size, Sha256}} = relsync_lib_manifest:entry(Index, New),
+    case relsync_lib_fs:create(staged_file(Index, Stage)) of
+        {ok, Handle} ->
+            #open_file{
+                index = Index,
+                path = Path,
+                size = Size,
+                sha256 = Sha256,
+                handle = Handle,
+                hash = crypto:hash_init(sha256)
+            };
+        {error, Reason} ->
+            throw({cannot, write, Path, Reason})
+    end.
+
+append(Content, File, Stage) ->
+    #open_file{index = Index, path = Path, size = Size, offset = Offset} = File,
+    case Offset + byte_size(Content) of
+        End when End > Size ->
+            throw({piece, Index, length});
+        End ->
+            wrote(Path, write_some(File#open_file.handle, Content)),
+            Hash = crypto:hash_update(File#open_file.hash, Content),
+            Grown = File#open_file{offset = End, hash = Hash},
+            case End of
+                Size -> complete(Grown, Stage);
+                _ -> Stage#stage{open = Grown}
+            end
+    end.
+
+write_some(_Handle, <<>>) -> ok;
+write_some(Handle, Bytes) -> relsync_lib_fs:write(Handle, Bytes).
+
+complete(#open_file{index = Index, path = Path, sha256 = Sha256} = File, Stage) ->
+    relsync_lib_fs:close(File#open_file.handle),
+    crypto:hash_final(File#open_file.hash) =:= Sha256 orelse throw({content_mismatch, Path}),
+    #stage{sent = Sent} = Stage,
+    Known = maps:merge(#{Sha256 => Index}, Sent),
+    mark_staged(Index, Stage#stage{open = none, sent = Known}).
+
+mark_staged(Index, #stage{new = New, staged = Staged, mtime = Mtime} = Stage) ->
+    {ok, {file, Path, Mode, _, _}} = relsync_lib_manifest:entry(Index, New),
+    Masked = Mode band relsync_lib_fs:mode_mask(),
+    wrote(Path, relsync_lib_fs:set_attributes(staged_file(Index, Stage), Masked, Mtime)),
+    Stage#stage{staged = Staged#{Index => true}}.
+
+staged_name(Index) -> <<"staging/", (integer_to_binary(Index))/binary>>.
+
+staged_file(Index, #stage{roots = #{state := Dir}}) ->
+    relsync_lib_state:file_name(Dir, staged_name(Index)).
+
+%% Files without pieces
+
+%% Settles the sources of the entries before `End', none of which has pieces.
+settle(End, #stage{next = End} = Stage) ->
+    Stage;
+settle(End, #stage{next = Index, new = New} = Stage) ->
+    {ok, Entry} = relsync_lib_manifest:entry(Index, New),
+    settle(End, (settle_entry(Index, Entry, Stage))#stage{next = Index + 1}).
+
+settle_entry(Index, {file, Path, _Mode, Size, Sha256}, Stage) ->
+    #stage{bases = Bases, kept = Kept, deferred = Deferred} = Stage,
+    case base_of_kept(Index, Stage) of
+        {ok, BaseIndex} ->
+            Stage#stage{kept = Kept#{Index => BaseIndex}};
+        none when Size =:= 0 ->
+            copy_content([], Index, Path, Sha256, Stage);
+        none ->
+            case relsync_lib_bases:with_content(Sha256, Bases) of
+                {ok, Place} -> copy_content(Place, Index, Path, Sha256, Stage);
+                none -> Stage#stage{deferred = [Index | Deferred]}
+            end
+    end;
+settle_entry(_Index, _Entry, Stage) ->
+    Stage.
+
+%% A file stays where it is if the tree to be written has it already.
+base_of_kept(Index, #stage{new = New, bases = Bases, roots = Roots}) ->
+    {ok, {file, Path, _, _, Sha256}} = relsync_lib_manifest:entry(Index, New),
+    case relsync_lib_bases:kept_at(Path, Sha256, Bases) of
+        {ok, BaseIndex} ->
+            case is_written_tree(Path, Roots) of
+                true -> {ok, BaseIndex};
+                false -> none
+            end;
+        none ->
+            none
+    end.
+
+is_written_tree(_Path, #{read := [Write], write := Write}) ->
+    true;
+is_written_tree(Path, #{write := Write}) ->
+    case relsync_lib_roots:holder([Write], Path) of
+        {ok, _, {file, _, _, _}} -> true;
+        _ -> false
+    end.
+
+%% Copies are made, not links: a program that writes into one must not change the other.
+copy_content(From, Index, Path, Sha256, Stage) ->
+    File = open_staged(Index, Stage),
+    Result =
+        case From of
+            [] -> {ok, crypto:hash(sha256, <<>>)};
+            _ -> relsync_lib_bases:opened(Path, relsync_lib_fs:open_read(From), fun(H) -> copy_rest(H, File) end)
+        end,
+    relsync_lib_fs:close(File#open_file.handle),
+    case Result of
+        {ok, Sha256} -> mark_staged(Index, Stage);
+        {ok, _} -> throw({content_mismatch, Path});
+        {error, Reason} -> throw({cannot, write, Path, Reason})
+    end.
+
+copy_rest(Source, #open_file{handle = Handle, hash = Hash} = File) ->
+    case relsync_lib_fs:read(Source, ?COPY_BYTES) of
+        {ok, Bytes} ->
+            case relsync_lib_fs:write(Handle, Bytes) of
+                ok -> copy_rest(Source, File#open_file{hash = crypto:hash_update(Hash, Bytes)});
+                {error, Reason} -> {error, Reason}
+            end;
+        eof ->
+            {ok, crypto:hash_final(Hash)};
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% The end
+
+%% @doc Settles what is left once the trailer was seen, brings everything staged
+%% to the medium and says what the switch has to do.
+-spec finish(stage()) -> {ok, staged()} | {error, error()}.
+finish(#stage{open = #open_file{path = Path}}) ->
+    {error, {incomplete_file, Path}};
+finish(#stage{new = New} = Stage) ->
+    try
+        Settled = settle(relsync_lib_manifest:count(New), Stage),
+        Complete = lists:foldl(fun copy_sent/2, Settled, lists:reverse(Settled#stage.deferred)),
+        sync_staged(Complete),
+        {ok, describe(Complete)}
+    catch
+        throw:Reason -> {error, Reason}
+    end.
+
+copy_sent(Index, #stage{new = New, sent = Sent} = Stage) ->
+    {ok, {file, Path, _, _, Sha256}} = relsync_lib_manifest:entry(Index, New),
+    case Sent of
+        #{Sha256 := From} -> copy_content(staged_file(From, Stage), Index, Path, Sha256, Stage);
+        #{} -> throw({no_source, Path})
+    end.
+
+sync_staged(#stage{staged = Staged, roots = #{state := Dir}} = Stage) ->
+    Indexes = lists:sort(maps:keys(Staged)),
+    [wrote(staged_name(I), relsync_lib_fs:sync_file(staged_file(I, Stage))) || I <- Indexes],
+    wrote(<<"staging">>, relsync_lib_fs:sync_dir(relsync_lib_state:staging_dir(Dir))).
+
+describe(#stage{new = New, roots = #{write := Root}, deletes = Deletes} = Stage) ->
+    Sources = sources(Stage),
+    {Wanted, Summary} = ok(relsync_lib_wanted:changes(Root, New, Sources, Deletes)),
+    #{
+        wanted => Wanted,
+        manifest => New,
+        snapshot => Stage#stage.snapshot,
+        installed => maps:from_list([
+            {Index, Mtime}
+         || {Index, {_, _, Mtime}} <- maps:to_list(Sources), is_integer(Mtime)
+        ]),
+        summary => Summary
+    }.
+
+sources(#stage{kept = Kept, staged = Staged, installed = Installed, mtime = Mtime}) ->
+    maps:merge(
+        maps:map(fun(_, Base) -> {kept, live, maps:get(Base, Installed, unknown)} end, Kept),
+        maps:map(fun(Index, true) -> {staged, staged_name(Index), Mtime} end, Staged)
+    ).
+
+done(ok) -> ok;
+done({error, Reason}) -> throw(Reason).
+
+ok({ok, Value}) -> Value;
+ok({error, Reason}) -> throw(Reason).
+
+wrote(_Path, ok) -> ok;
+wrote(Path, {error, Reason}) -> throw({cannot, write, Path, Reason}).
+
+%% @doc Gives a sentence for a reason of this module.
+-spec format_error(error()) -> unicode:chardata().
+format_error({other_base, _Sha256}) ->
+    "the pack was made against another state of this target";
+format_error({no_space, Needed, Free}) ->
+    io_lib:format("the update needs ~b bytes of free space, ~b are free", [Needed, Free]);
+format_error({deletes_new_entry, Path}) ->
+    ["the pack deletes \"", relsync_lib_path:display(Path), "\", which the new tree has"];
+format_error({piece, Index, Why}) ->
+    io_lib:format("a piece of entry ~b is wrong: ~s", [Index, piece_text(Why)]);
+format_error({frame_too_large, Bytes, Max}) ->
+    io_lib:format("a frame needs ~b bytes at once, more than the ~b allowed", [Bytes, Max]);
+format_error({same_name, _, _} = Reason) ->
+    relsync_lib_case:format_error(Reason);
+format_error({base_changed, _} = Reason) ->
+    relsync_lib_wanted:format_error(Reason);
+format_error({cannot, examine, _, _} = Reason) ->
+    relsync_lib_wanted:format_error(Reason);
+format_error({kept_changed, _, _} = Reason) ->
+    relsync_lib_kept:format_error(Reason);
+format_error({content_mismatch, Path}) ->
+    ["the content made for \"", relsync_lib_path:display(Path), "\" is not what the manifest names"];
+format_error({incomplete_file, Path}) ->
+    ["the pack holds only a part of \"", relsync_lib_path:display(Path), "\""];
+format_error({no_source, Path}) ->
+    ["the pack has no content for \"", relsync_lib_path:display(Path), "\", nor has the target"];
+format_error({frame, content_lengths}) ->
+    "a frame's contents have other lengths than its pieces";
+format_error({frame, Reason}) ->
+    ["a frame cannot be decoded: ", relsync_lib_delta:format_error(Reason)];
+format_error({cannot, Action, Path, Posix}) when Action =:= read; Action =:= write ->
+    [action_text(Action), " \"", relsync_lib_path:display(Path), "\" failed: ", file:format_error(Posix)];
+format_error({Tag, _, _} = Reason) when Tag =:= damaged ->
+    relsync_lib_state:format_error(Reason);
+format_error({cannot, _, _, _} = Reason) ->
+    relsync_lib_state:format_error(Reason);
+format_error(Reason) ->
+    relsync_lib_pack:format_error(Reason).
+
+piece_text(no_file) -> "the entry is no file";
+piece_text(order) -> "it comes out of order";
+piece_text(length) -> "it goes beyond the end of the file";
+piece_text(base) -> "its base is out of range".
+
+action_text(read) -> "reading";
+action_text(write) -> "writing".

@@ -1,0 +1,445 @@
+%% @doc The state directory of a destination: what relsync remembers there.
+%%
+%% Owns the names and files of everything under `.relsync' but packs being
+%% received (`relsync_lib_incoming'); the records' bytes are those of `relsync_lib_record'.
+%% It does not decide what a generation is or when one ends (`relsync_lib_apply').
+%%
+%% Every record is replaced by writing `<name>.tmp', syncing it, renaming it and
+%% syncing the directory: a crash leaves the old record or the new one. What is
+%% truncated, changed or of another version is reported as `{damaged, _}' and
+%% stands for nothing; it never crashes a reader.
+-module(relsync_lib_state).
+
+-export([
+    prepare_dirs/1,
+    read_current/1,
+    write_current/2,
+    delete_current/1,
+    read_manifest/2,
+    write_manifest/2,
+    read_installed/2,
+    write_installed/3,
+    read_journal/1,
+    write_journal/2,
+    delete_journal/1,
+    read_undo/2,
+    write_undo/3,
+    generations/1,
+    generation_dir/2,
+    drop_generation/2,
+    drop_displaced/2,
+    sync_generations/1,
+    clear_staging/1,
+    write_reserve/1,
+    free_reserve/1,
+    ended/1,
+    count_ended/2,
+    read_agent/2,
+    write_agent/2,
+    clean/2,
+    file_name/2,
+    staging_dir/1,
+    displaced_dir/1,
+    format_error/1
+]).
+
+-export_type([dir/0, current/0, journal/0, undo/0, installed/0, damage/0, error/0]).
+
+-type dir() :: binary().
+-type current() :: relsync_lib_record:current().
+-type installed() :: relsync_lib_record:installed().
+-type journal() :: relsync_lib_record:journal().
+-type undo() :: relsync_lib_record:undo().
+-type damage() ::
+    {damaged, Name :: binary(), relsync_lib_record:error() | file:posix()}.
+-type error() ::
+    damage() | {cannot, Action :: atom(), Name :: binary(), file:posix() | badarg}.
+
+-define(MAX_MANIFEST_BYTES, 67108864).
+-define(MAX_AGENT_BYTES, 16777216).
+%% Directories and links that an undo makes again take a block each; what it moves takes nothing.
+-define(RESERVE_BYTES, 65536).
+-define(DIRS, [
+    <<"manifests">>, <<"installed">>, <<"generations">>, <<"incoming">>, <<"staging">>, <<"agent">>
+]).
+-define(LEFTOVERS, [
+    <<"current.tmp">>, <<"journal.tmp">>, <<"ended.tmp">>, <<"reserve.tmp">>, <<"reserve">>
+]).
+
+%% Directories
+
+%% @doc Makes the state directory and those in it. A link or a file in the place
+%% of one of them is refused: nothing is written through it. The state directory's
+%% own name is on the medium then; the others get there with the first record.
+-spec prepare_dirs(dir()) -> ok | {error, error()}.
+prepare_dirs(Dir) ->
+    each(fun(Name) -> make_real_dir(Dir, Name) end, [<<>> | ?DIRS]).
+
+make_real_dir(Dir, Name) ->
+    Path = relsync_lib_path:join(Dir, Name),
+    case relsync_lib_fs:info(Path) of
+        {ok, {dir, _Mode}} -> ok;
+        {ok, _} -> {error, {cannot, make_dir, Name, eexist}};
+        {error, enoent} -> make_private_dir(Path, Name);
+        {error, Reason} -> {error, {cannot, make_dir, Name, Reason}}
+    end.
+
+make_private_dir(Path, Name) ->
+    Steps = [
+        fun() -> relsync_lib_fs:make_dir(Path) end,
+        fun() -> relsync_lib_fs:set_mode(Path, 8#700) end,
+        fun() -> sync_name(Path, Name) end
+    ],
+    explain(make_dir, Name, each(fun(Step) -> Step() end, Steps)).
+
+sync_name(Dir, <<>>) -> relsync_lib_fs:sync_dir(filename:dirname(Dir));
+sync_name(_Path, _Name) -> ok.
+
+%% @doc Gives the place of a file whose name is relative to the state directory.
+-spec file_name(dir(), binary()) -> binary().
+file_name(Dir, Name) -> relsync_lib_path:join(Dir, Name).
+
+-spec staging_dir(dir()) -> binary().
+staging_dir(Dir) -> file_name(Dir, <<"staging">>).
+
+%% @doc Where a return to generation N puts directories that stand in its way and are not empty, as `N.1',
+%% `N.2' and so on.
+-spec displaced_dir(dir()) -> binary().
+displaced_dir(Dir) -> file_name(Dir, <<"displaced">>).
+
+%% The current generation
+
+-spec read_current(dir()) -> {ok, current()} | none | damage().
+read_current(Dir) ->
+    read_record(Dir, <<"current">>, current).
+
+-spec write_current(dir(), current()) -> ok | {error, error()}.
+write_current(Dir, Current) ->
+    write_record(Dir, <<"current">>, current, Current).
+
+-spec delete_current(dir()) -> ok | {error, error()}.
+delete_current(Dir) -> delete_record(Dir, <<"current">>).
+
+%% Manifests and what was installed of them
+
+-spec read_manifest(dir(), relsync_lib_manifest:sha256()) -> {ok, relsync_lib_manifest:manifest()} | none | damage().
+read_manifest(Dir, Sha256) ->
+    Name = manifest_name(Sha256),
+    case relsync_lib_fs:read_file(file_name(Dir, Name), ?MAX_MANIFEST_BYTES) of
+        {ok, Bytes} ->
+            case {crypto:hash(sha256, Bytes), relsync_lib_manifest:decode(Bytes)} of
+                {Sha256, {ok, Manifest}} -> {ok, Manifest};
+                {Sha256, {error, _}} -> {damaged, Name, content};
+                _ -> {damaged, Name, checksum}
+            end;
+        {error, enoent} ->
+            none;
+        {error, Reason} ->
+            {damaged, Name, Reason}
+    end.
+
+-spec write_manifest(dir(), relsync_lib_manifest:manifest()) -> ok | {error, error()}.
+write_manifest(Dir, Manifest) ->
+    Sha256 = relsync_lib_manifest:sha256(Manifest),
+    case read_manifest(Dir, Sha256) of
+        {ok, _} -> ok;
+        _ -> replace(Dir, manifest_name(Sha256), relsync_lib_manifest:bytes(Manifest))
+    end.
+
+manifest_name(Sha256) -> <<"manifests/", (hex(Sha256))/binary>>.
+
+installed_name(Sha256) -> <<"installed/", (hex(Sha256))/binary>>.
+
+-spec read_installed(dir(), relsync_lib_manifest:sha256()) -> {ok, installed()} | none | damage().
+read_installed(Dir, Sha256) ->
+    read_record(Dir, installed_name(Sha256), installed).
+
+-spec write_installed(dir(), relsync_lib_manifest:sha256(), installed()) -> ok | {error, error()}.
+write_installed(Dir, Sha256, Installed) ->
+    write_record(Dir, installed_name(Sha256), installed, Installed).
+
+%% The journal and the undo records
+
+-spec read_journal(dir()) -> {ok, journal()} | none | damage().
+read_journal(Dir) ->
+    read_record(Dir, <<"journal">>, journal).
+
+-spec write_journal(dir(), journal()) -> ok | {error, error()}.
+write_journal(Dir, Journal) ->
+    write_record(Dir, <<"journal">>, journal, Journal).
+
+-spec delete_journal(dir()) -> ok | {error, error()}.
+delete_journal(Dir) -> delete_record(Dir, <<"journal">>).
+
+-spec read_undo(dir(), non_neg_integer()) -> {ok, undo()} | none | damage().
+read_undo(Dir, Generation) ->
+    read_record(Dir, undo_name(Generation), undo).
+
+-spec write_undo(dir(), non_neg_integer(), undo()) -> ok | {error, error()}.
+write_undo(Dir, Generation, Undo) ->
+    write_record(Dir, undo_name(Generation), undo, Undo).
+
+undo_name(Generation) -> <<(generation_dir_name(Generation))/binary, "/undo">>.
+
+generation_dir_name(Generation) -> <<"generations/", (integer_to_binary(Generation))/binary>>.
+
+-spec generation_dir(dir(), non_neg_integer()) -> binary().
+generation_dir(Dir, Generation) -> file_name(Dir, generation_dir_name(Generation)).
+
+%% @doc Lists the generations of which something is kept, in ascending order.
+-spec generations(dir()) -> [non_neg_integer()].
+generations(Dir) ->
+    lists:sort([Number || Name <- names(Dir, <<"generations">>), Number <- number(Name)]).
+
+%% Only what generation_dir_name/1 writes: `01' and `+1' are names of somebody else.
+number(<<Digit, _/binary>> = Name) when Digit >= $1, Digit =< $9; Name =:= <<"0">> ->
+    try binary_to_integer(Name) of
+        Number -> [Number || Number =< relsync_lib_record:max_generation()]
+    catch
+        error:badarg -> []
+    end;
+number(_) ->
+    [].
+
+-spec drop_generation(dir(), non_neg_integer()) -> ok | {error, error()}.
+drop_generation(Dir, Generation) ->
+    Name = generation_dir_name(Generation),
+    explain(delete, Name, relsync_lib_fs:delete_tree(file_name(Dir, Name))).
+
+%% @doc Removes what was moved aside on the way back to generations that are not kept any more.
+-spec drop_displaced(dir(), [non_neg_integer()]) -> ok | {error, error()}.
+drop_displaced(Dir, Kept) ->
+    delete_names(Dir, [
+        <<"displaced/", Name/binary>>
+     || Name <- names(Dir, <<"displaced">>),
+        [Generation, _] <- [binary:split(Name, <<".">>)],
+        Number <- number(Generation),
+        not lists:member(Number, Kept)
+    ]).
+
+%% @doc Brings the names of the generations to the medium.
+-spec sync_generations(dir()) -> ok | {error, error()}.
+sync_generations(Dir) ->
+    Name = <<"generations">>,
+    explain(write, Name, relsync_lib_fs:sync_dir(file_name(Dir, Name))).
+
+%% @doc Removes all staged files.
+-spec clear_staging(dir()) -> ok | {error, error()}.
+clear_staging(Dir) ->
+    explain(delete, <<"staging">>, relsync_lib_fs:delete_tree(staging_dir(Dir))).
+
+%% @doc Takes some room, so that on a medium that fills up there is some to undo a switch with.
+-spec write_reserve(dir()) -> ok | {error, error()}.
+write_reserve(Dir) ->
+    %% Not zeros: file systems that compress would keep nothing free.
+    replace(Dir, <<"reserve">>, crypto:strong_rand_bytes(?RESERVE_BYTES)).
+
+-spec free_reserve(dir()) -> ok | {error, error()}.
+free_reserve(Dir) ->
+    explain(delete, <<"reserve">>, relsync_lib_fs:delete_tree(file_name(Dir, <<"reserve">>))).
+
+%% Ended updates
+
+%% @doc How many updates have disturbed the destination and come to an end, and the last of them: their
+%% numbers and the snapshots that they led to.
+-spec ended(dir()) -> {non_neg_integer(), [{non_neg_integer(), <<_:256>>}]}.
+ended(Dir) ->
+    case read_record(Dir, <<"ended">>, ended) of
+        {ok, #{count := Count} = Ended} -> {Count, maps:get(last, Ended, [])};
+        _ -> {0, []}
+    end.
+
+%% @doc Counts one more, and remembers where it led, if that is known.
+-spec count_ended(dir(), <<_:256>> | unknown) -> ok | {error, error()}.
+count_ended(Dir, Snapshot) ->
+    {Before, Last} = ended(Dir),
+    Count = (Before + 1) band 16#FFFFFFFF,
+    Known = [{Count, Snapshot} || Snapshot =/= unknown] ++ Last,
+    write_record(Dir, <<"ended">>, ended, #{count => Count, last => lists:sublist(Known, relsync_lib_record:max_ended())}).
+
+%% Agent blobs
+
+-spec read_agent(dir(), <<_:256>>) -> {ok, binary()} | none | damage().
+read_agent(Dir, Sha256) ->
+    Name = agent_name(Sha256),
+    case relsync_lib_fs:read_file(file_name(Dir, Name), ?MAX_AGENT_BYTES) of
+        {ok, Bytes} ->
+            case crypto:hash(sha256, Bytes) of
+                Sha256 -> {ok, Bytes};
+                _ -> {damaged, Name, checksum}
+            end;
+        {error, enoent} ->
+            none;
+        {error, Reason} ->
+            {damaged, Name, Reason}
+    end.
+
+%% @doc Keeps an agent blob under its SHA-256.
+-spec write_agent(dir(), binary()) -> ok | {error, error()}.
+write_agent(Dir, Bytes) ->
+    replace(Dir, agent_name(crypto:hash(sha256, Bytes)), Bytes).
+
+agent_name(Sha256) -> <<"agent/", (hex(Sha256))/binary>>.
+
+%% Leftovers
+
+%% @doc Removes what nothing refers to: half-written records, staged files,
+%% manifests of no kept generation, agent blobs and packs that are not named.
+%% `staging', `manifests', `incoming' and `agents' name what stays besides. Not to be called
+%% while a journal exists.
+-spec clean(dir(), #{
+    staging => boolean(),
+    manifests => [relsync_lib_manifest:sha256()],
+    incoming => [binary()],
+    agents => [<<_:256>>]
+}) -> ok | {error, error()}.
+clean(Dir, Keep) ->
+    Manifests = [hex(Sha256) || Sha256 <- maps:get(manifests, Keep, []) ++ referenced(Dir)],
+    Agents = [hex(Sha256) || Sha256 <- maps:get(agents, Keep, [])],
+    Packs = [hex(PackId) || PackId <- maps:get(incoming, Keep, [])],
+    Staged = case maps:get(staging, Keep, false) of
+        true -> names(Dir, <<"staging">>);
+        false -> []
+    end,
+    each(fun(Step) -> Step() end, [
+        fun() -> delete_except(Dir, <<"manifests">>, Manifests) end,
+        fun() -> delete_except(Dir, <<"installed">>, Manifests) end,
+        fun() -> delete_except(Dir, <<"agent">>, Agents) end,
+        fun() -> delete_except(Dir, <<"incoming">>, Packs) end,
+        fun() -> delete_except(Dir, <<"staging">>, Staged) end,
+        fun() -> delete_names(Dir, ?LEFTOVERS) end
+    ]).
+
+referenced(Dir) ->
+    Undos = [Undo || N <- generations(Dir), {ok, Undo} <- [read_undo(Dir, N)]],
+    Currents = [Current || {ok, Current} <- [read_current(Dir)]] ++ [To || #{to := To} <- Undos],
+    [Sha256 || #{manifest := Sha256} <- Currents].
+
+delete_except(Dir, Subdir, Kept) ->
+    Names = names(Dir, Subdir) -- Kept,
+    delete_names(Dir, [<<Subdir/binary, "/", Name/binary>> || Name <- Names]).
+
+delete_names(Dir, Names) ->
+    each(fun(Name) -> explain(delete, Name, relsync_lib_fs:delete_tree(file_name(Dir, Name))) end, Names).
+
+names(Dir, Subdir) ->
+    Path = file_name(Dir, Subdir),
+    case relsync_lib_fs:info(Path) of
+        {ok, {dir, _}} ->
+            case relsync_lib_fs:list(Path) of
+                {ok, Names} -> Names;
+                {error, _} -> []
+            end;
+        _ ->
+            []
+    end.
+
+%% Records
+
+read_record(Dir, Name, Kind) ->
+    case relsync_lib_fs:read_file(file_name(Dir, Name), relsync_lib_record:max_bytes()) of
+        {ok, Bytes} ->
+            case relsync_lib_record:decode(Kind, Bytes) of
+                {ok, Term} -> {ok, Term};
+                {error, Reason} -> {damaged, Name, Reason}
+            end;
+        {error, enoent} ->
+            none;
+        {error, Reason} ->
+            {damaged, Name, Reason}
+    end.
+
+write_record(Dir, Name, Kind, Term) ->
+    case relsync_lib_record:encode(Kind, Term) of
+        {ok, Bytes} -> replace(Dir, Name, Bytes);
+        {error, Reason} -> {error, {cannot, write, Name, Reason}}
+    end.
+
+replace(Dir, Name, Bytes) ->
+    Path = file_name(Dir, Name),
+    Temporary = <<Path/binary, ".tmp">>,
+    Parent = file_name(Dir, relsync_lib_path:parent(Name)),
+    Steps = [
+        fun() -> relsync_lib_fs:delete_tree(Temporary) end,
+        fun() -> write_new(Temporary, Bytes) end,
+        fun() -> relsync_lib_fs:sync_file(Temporary) end,
+        fun() -> take_place(Temporary, Path) end,
+        fun() -> relsync_lib_fs:sync_dir(Parent) end
+    ],
+    Written = each(fun(Step) -> Step() end, Steps),
+    _ = Written =:= ok orelse relsync_lib_fs:delete_tree(Temporary),
+    explain(write, Name, Written).
+
+%% A directory in a record's place is no record.
+take_place(Temporary, Path) ->
+    case {relsync_lib_fs:rename(Temporary, Path), relsync_lib_fs:info(Path)} of
+        {{error, _}, {ok, {dir, _}}} ->
+            each(fun(Step) -> Step() end, [
+                fun() -> relsync_lib_fs:delete_tree(Path) end,
+                fun() -> relsync_lib_fs:rename(Temporary, Path) end
+            ]);
+        {Renamed, _} ->
+            Renamed
+    end.
+
+write_new(Path, Bytes) ->
+    case relsync_lib_fs:create(Path) of
+        {ok, Handle} ->
+            Written = relsync_lib_fs:write(Handle, Bytes),
+            relsync_lib_fs:close(Handle),
+            Written;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+delete_record(Dir, Name) ->
+    Deleted = each(fun(Step) -> Step() end, [
+        fun() -> relsync_lib_fs:delete_tree(file_name(Dir, Name)) end,
+        fun() -> relsync_lib_fs:sync_dir(Dir) end
+    ]),
+    explain(delete, Name, Deleted).
+
+each(_Fun, []) ->
+    ok;
+each(Fun, [Item | Rest]) ->
+    case Fun(Item) of
+        ok -> each(Fun, Rest);
+        {error, Reason} -> {error, Reason}
+    end.
+
+explain(_Action, _Name, ok) -> ok;
+explain(Action, Name, {error, Reason}) -> {error, {cannot, Action, Name, Reason}}.
+
+hex(Bytes) ->
+    << <<(hex_digit(Nibble))>> || <<Nibble:4>> <= Bytes >>.
+
+hex_digit(N) when N < 10 -> $0 + N;
+hex_digit(N) -> $a + N - 10.
+
+%% @doc Gives a sentence for a reason of this module.
+-spec format_error(error()) -> unicode:chardata().
+format_error({damaged, Name, Reason}) ->
+    ["the state file \"", relsync_lib_path:display(Name), "\" is damaged: ", damage_text(Reason)];
+format_error({cannot, Action, <<>>, Posix}) ->
+    [action_text(Action), " the state directory \".relsync\" failed: ", file:format_error(Posix)];
+format_error({cannot, Action, Name, Posix}) ->
+    [
+        action_text(Action), " \"", relsync_lib_path:display(place(Name)), "\" failed: ",
+        file:format_error(Posix)
+    ].
+
+%% Most names are relative to the state directory.
+place(<<"/", _/binary>> = Path) -> Path;
+place(<<>>) -> <<".relsync">>;
+place(Name) -> <<".relsync/", Name/binary>>.
+
+damage_text(not_a_record) -> "it is no state record";
+damage_text({version, Version}) -> io_lib:format("its version ~b is not known here", [Version]);
+damage_text(truncated) -> "it is cut off";
+damage_text(checksum) -> "its checksum is wrong";
+damage_text(content) -> "its content makes no sense";
+damage_text(Posix) -> file:format_error(Posix).
+
+action_text(make_dir) -> "making";
+action_text(write) -> "writing";
+action_text(delete) -> "deleting".

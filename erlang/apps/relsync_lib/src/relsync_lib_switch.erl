@@ -1,0 +1,326 @@
+%% @doc Brings the live tree to where a list of changes says it should be.
+%%
+%% Owns every operation on the live tree and their order. It does not preserve
+%% anything, write records or decide whether the switch counts
+%% (`relsync_lib_apply').
+%%
+%% Each step looks at what stands there now and makes it what is wanted. So a
+%% run that was interrupted anywhere is completed by running it again, and
+%% undone by running the reversed changes.
+%%
+%% Invariants: before each operation the directories above the path are looked
+%% at, and nothing happens through one that is a link; a file that both trees
+%% have is replaced by one rename and is never missing; a directory that is not
+%% empty is never removed. Where a `restore' must put a file in the place of
+%% such a directory, the directory is moved aside into the state directory.
+-module(relsync_lib_switch).
+
+-export([run/3, sync/2, format_error/1]).
+
+-export_type([purpose/0, report/0, error/0]).
+
+%% A return names the generation that it leads to.
+-type purpose() :: forward | {restore, non_neg_integer()}.
+-type report() :: [
+    {not_empty, relsync_lib_path:path()}
+    | {special, relsync_lib_path:path()}
+    | {displaced, relsync_lib_path:path(), Name :: binary()}
+].
+-type error() ::
+    relsync_lib_path:parents_error()
+    | {not_empty, relsync_lib_path:path()}
+    | {special, relsync_lib_path:path()}
+    | {vanished, relsync_lib_path:path()}
+    | {no_content, relsync_lib_path:path()}
+    | {cannot, Action :: atom(), relsync_lib_path:path(), file:posix() | badarg}.
+
+%% Only used where the tree spans several file systems.
+-define(IN_TREE_NAME, <<".relsync-switch.tmp">>).
+
+-record(run, {
+    root :: binary(),
+    dir :: relsync_lib_state:dir(),
+    purpose :: purpose(),
+    report = [] :: report()
+}).
+
+%% @doc Runs changes. An error leaves the tree in between; see the module's text.
+-spec run(relsync_lib_roots:roots(), [relsync_lib_change:change()], purpose()) ->
+    {ok, report()} | {error, error()}.
+run(#{write := Root, state := Dir}, Changes, Purpose) ->
+    Run = #run{root = Root, dir = Dir, purpose = Purpose},
+    {Clearing, Placing, Removing} = relsync_lib_change:order(Changes),
+    try
+        lists:foreach(fun(Change) -> open_dir(Change, Run) end, Changes),
+        Cleared = lists:foldl(fun remove/2, Run, Clearing),
+        Placed = place_all(Placing, Removing, Cleared),
+        Removed = lists:foldl(fun remove/2, Placed, Removing),
+        lists:foreach(fun(Change) -> close_dir(Change, Removed) end, lists:reverse(Placing)),
+        {ok, lists:reverse(Removed#run.report)}
+    catch
+        throw:{?MODULE, Reason} -> {error, Reason}
+    end.
+
+%% Directories whose owner may not write into them are opened for the run.
+open_dir({Path, Old, New}, Run) ->
+    case is_dir_like(Old) orelse is_dir_like(New) of
+        true ->
+            case look(Path, Run) of
+                {dir, Mode} when Mode band 8#700 =/= 8#700 -> try_to_open(Path, Mode bor 8#700, Run);
+                _ -> ok
+            end;
+        false ->
+            ok
+    end.
+
+%% Somebody else's directory stays as it is: where nothing in it has to change, that is no obstacle, least of all
+%% to an undo.
+try_to_open(Path, Mode, Run) ->
+    case relsync_lib_fs:set_mode(full(Path, Run), Mode) of
+        {error, eperm} -> ok;
+        Result -> _ = done(chmod, Path, Result, Run), ok
+    end.
+
+is_dir_like({dir, _}) -> true;
+is_dir_like({mode, _}) -> true;
+is_dir_like(_) -> false.
+
+close_dir({Path, _Old, {Kind, Mode}}, Run) when Kind =:= dir; Kind =:= mode ->
+    case look(Path, Run) of
+        {dir, Mode} -> ok;
+        {dir, _} -> chmod(Path, Mode, Run);
+        _ -> ok
+    end;
+close_dir(_Change, _Run) ->
+    ok.
+
+%% Removing
+
+remove({Path, Old, absent}, Run) ->
+    case look(Path, Run) of
+        absent -> Run;
+        {dir, _} -> remove_dir(Path, Old, Run);
+        {other, _} -> note({special, Path}, Run);
+        _ -> done(delete, Path, relsync_lib_fs:delete_file(full(Path, Run)), Run)
+    end.
+
+remove_dir(Path, Old, Run) ->
+    case relsync_lib_fs:delete_dir(full(Path, Run)) of
+        {error, eexist} ->
+            close_dir({Path, absent, Old}, Run),
+            note({not_empty, Path}, Run);
+        Result -> done(delete, Path, Result, Run)
+    end.
+
+%% Placing
+
+%% What a restore removes last, it removes first if that is what makes room for the rest.
+place_all(Placing, Removing, #run{purpose = Purpose} = Run) ->
+    try
+        lists:foldl(fun place/2, Run, Placing)
+    catch
+        throw:{?MODULE, {cannot, _, _, Posix}} when
+            Purpose =/= forward, Posix =:= enospc orelse Posix =:= edquot
+        ->
+            lists:foldl(fun place/2, lists:foldl(fun remove/2, Run, Removing), Placing)
+    end.
+
+place({Path, _Old, New}, #run{root = Root} = Run) ->
+    case relsync_lib_path:check_parents(Root, Path) of
+        ok -> place_node(New, Path, look(Path, Run), Run);
+        {error, Reason} -> fail(Reason)
+    end.
+
+place_node(_New, Path, {other, _}, _Run) ->
+    fail({special, Path});
+place_node({dir, _Mode}, _Path, {dir, _}, Run) ->
+    Run;
+place_node({dir, Mode}, Path, Live, Run) ->
+    Cleared = clear_leaf(Path, Live, Run),
+    Made = done(make_dir, Path, relsync_lib_fs:make_dir(full(Path, Run)), Cleared),
+    chmod(Path, Mode bor 8#700, Made),
+    keep_name(Path, Made);
+place_node({mode, Mode}, _Path, {file, Mode, _, _}, Run) ->
+    Run;
+place_node({mode, Mode}, Path, {file, _, _, _}, Run) ->
+    chmod(Path, Mode, Run),
+    Run;
+place_node({mode, _Mode}, _Path, {dir, _}, Run) ->
+    Run;
+place_node({mode, _Mode}, Path, _Live, _Run) ->
+    fail({vanished, Path});
+place_node({symlink, Target}, Path, Live, Run) ->
+    case Live =/= absent andalso element(1, Live) =:= symlink andalso relsync_lib_fs:read_link(full(Path, Run)) of
+        {ok, Target} -> Run;
+        _ -> place_symlink(Target, Path, clear_dir(Path, Live, Run))
+    end;
+place_node({file, Source, Mode, Mtime}, Path, Live, #run{dir = Dir} = Run) ->
+    From = relsync_lib_state:file_name(Dir, Source),
+    case {relsync_lib_fs:info(From), Live} of
+        {{ok, {file, KeptMode, _, _}}, _} ->
+            %% Two generations rolled back at once: content of one, mode of the other.
+            _ = [done(chmod, Path, relsync_lib_fs:set_mode(From, Mode), Run) || KeptMode =/= Mode],
+            Cleared = clear_dir(Path, Live, Run),
+            move(From, Path, fun(To) -> relsync_lib_fs:copy(From, To) end, Cleared);
+        {{error, enoent}, {file, Mode, _, Mtime}} ->
+            %% An earlier run has moved it already.
+            Run;
+        {{error, Reason}, _} when Reason =/= enoent ->
+            fail({cannot, place, Path, Reason});
+        _ ->
+            fail({no_content, Path})
+    end.
+
+%% What a restore moves is the only copy: it must not end up in a directory that a power failure takes
+%% away. Going forward, the old content is kept elsewhere.
+keep_name(Path, #run{purpose = {restore, _}} = Run) ->
+    done(sync, Path, relsync_lib_fs:sync_dir(full(relsync_lib_path:parent(Path), Run)), Run);
+keep_name(_Path, #run{purpose = forward} = Run) ->
+    Run.
+
+place_symlink(Target, Path, #run{dir = Dir} = Run) ->
+    Temporary = relsync_lib_state:file_name(Dir, <<"symlink.tmp">>),
+    Run1 = done(place, Path, relsync_lib_fs:delete_tree(Temporary), Run),
+    Run2 = done(place, Path, relsync_lib_fs:symlink(Target, Temporary), Run1),
+    move(Temporary, Path, fun(To) -> relsync_lib_fs:symlink(Target, To) end, Run2).
+
+%% Renames over whatever leaf stands there; `Copy' makes the same thing again
+%% where the path lies on another file system.
+move(From, Path, Copy, Run) ->
+    case relsync_lib_fs:rename(From, full(Path, Run)) of
+        {error, exdev} -> move_across(Path, Copy, Run);
+        Result -> done(place, Path, Result, Run)
+    end.
+
+move_across(Path, Copy, Run) ->
+    Temporary = full(in_tree_name(Path), Run),
+    Run1 = done(place, Path, relsync_lib_fs:delete_tree(Temporary), Run),
+    Run2 = done(place, Path, Copy(Temporary), Run1),
+    Run3 =
+        case relsync_lib_fs:info(Temporary) of
+            {ok, {file, _, _, _}} -> done(place, Path, relsync_lib_fs:sync_file(Temporary), Run2);
+            _ -> Run2
+        end,
+    done(place, Path, relsync_lib_fs:rename(Temporary, full(Path, Run)), Run3).
+
+in_tree_name(Path) ->
+    relsync_lib_path:join_relative(relsync_lib_path:parent(Path), ?IN_TREE_NAME).
+
+clear_leaf(Path, {Kind, _}, Run) when Kind =:= symlink ->
+    done(delete, Path, relsync_lib_fs:delete_file(full(Path, Run)), Run);
+clear_leaf(Path, {file, _, _, _}, Run) ->
+    done(delete, Path, relsync_lib_fs:delete_file(full(Path, Run)), Run);
+clear_leaf(_Path, absent, Run) ->
+    Run.
+
+clear_dir(Path, {dir, _}, #run{purpose = Purpose} = Run) ->
+    case {relsync_lib_fs:delete_dir(full(Path, Run)), Purpose} of
+        {{error, eexist}, {restore, Generation}} -> displace(Path, Generation, Run);
+        {{error, eexist}, forward} -> fail({not_empty, Path});
+        {Result, _} -> done(delete, Path, Result, Run)
+    end;
+clear_dir(_Path, _Live, Run) ->
+    Run.
+
+displace(Path, Generation, #run{dir = Dir} = Run) ->
+    Folder = relsync_lib_state:displaced_dir(Dir),
+    _ = relsync_lib_fs:make_dir(Folder),
+    Name = free_name(Folder, Generation, 1),
+    To = relsync_lib_path:join(Folder, Name),
+    Moved = done(displace, Path, relsync_lib_fs:rename(full(Path, Run), To), Run),
+    %% It is somebody's data: its new names come to the medium before its old one is taken.
+    _ = [done(displace, Path, relsync_lib_fs:sync_dir(D), Moved) || D <- [Folder, Dir]],
+    note({displaced, Path, Name}, Moved).
+
+free_name(Folder, Generation, Number) ->
+    Name = iolist_to_binary(io_lib:format("~b.~b", [Generation, Number])),
+    case relsync_lib_fs:info(relsync_lib_path:join(Folder, Name)) of
+        {error, enoent} -> Name;
+        _ -> free_name(Folder, Generation, Number + 1)
+    end.
+
+%% Syncing
+
+%% @doc Brings what a run did to the medium, and removes what an interrupted run
+%% on a tree of several file systems may have left.
+-spec sync(relsync_lib_roots:roots(), [relsync_lib_change:change()]) -> ok | {error, error()}.
+sync(#{write := Root, state := Dir}, Changes) ->
+    Run = #run{root = Root, dir = Dir, purpose = forward},
+    Parents = [relsync_lib_path:parent(Path) || {Path, _, _} <- Changes],
+    Touched = [Path || {Path, Old, New} <- Changes, is_dir_like(Old) orelse is_dir_like(New)],
+    try
+        lists:foreach(fun(Path) -> sweep(Path, Run) end, lists:usort(Parents)),
+        lists:foreach(fun(Path) -> sync_node(Path, Run) end, lists:usort(Parents ++ Touched))
+    catch
+        throw:{?MODULE, Reason} -> {error, Reason}
+    end.
+
+sweep(Dir, Run) ->
+    Path = relsync_lib_path:join_relative(Dir, ?IN_TREE_NAME),
+    case look(Path, Run) of
+        absent -> Run;
+        _ -> done(delete, Path, relsync_lib_fs:delete_tree(full(Path, Run)), Run)
+    end.
+
+sync_node(Path, Run) ->
+    case look(Path, Run) of
+        {dir, _} -> done(sync, Path, relsync_lib_fs:sync_dir(full(Path, Run)), Run);
+        {file, _, _, _} -> done(sync, Path, relsync_lib_fs:sync_file(full(Path, Run)), Run);
+        _ -> Run
+    end.
+
+%% Looking
+
+%% What stands at a path, if every directory above it is one.
+look(<<>>, #run{root = Root}) ->
+    %% The root may be reached through a link.
+    case relsync_lib_fs:info(Root) of
+        {ok, {symlink, Mode}} -> {dir, Mode};
+        {ok, Info} -> Info;
+        {error, Reason} -> fail({cannot, examine, Root, Reason})
+    end;
+look(Path, #run{root = Root}) ->
+    case relsync_lib_roots:holder([Root], Path) of
+        {ok, Root, Info} -> Info;
+        {error, enoent} -> absent;
+        {error, Reason} -> fail({cannot, examine, Path, Reason})
+    end.
+
+chmod(Path, Mode, Run) ->
+    _ = done(chmod, Path, relsync_lib_fs:set_mode(full(Path, Run), Mode), Run),
+    ok.
+
+full(Path, #run{root = Root}) -> relsync_lib_path:join(Root, Path).
+
+note(What, #run{report = Report} = Run) -> Run#run{report = [What | Report]}.
+
+done(_Action, _Path, ok, Run) -> Run;
+done(Action, Path, {error, Reason}, _Run) -> fail({cannot, Action, Path, Reason}).
+
+-spec fail(error()) -> no_return().
+fail(Reason) -> throw({?MODULE, Reason}).
+
+%% @doc Gives a sentence for a reason of this module.
+-spec format_error(error()) -> unicode:chardata().
+format_error({not_empty, Path}) ->
+    ["the directory \"", relsync_lib_path:display(Path), "\" must make way for a file but is not empty"];
+format_error({special, Path}) ->
+    ["\"", relsync_lib_path:display(Path), "\" is neither file, directory nor symbolic link; it is not touched"];
+format_error({vanished, Path}) ->
+    ["\"", relsync_lib_path:display(Path), "\" vanished during the switch"];
+format_error({no_content, Path}) ->
+    ["the kept content of \"", relsync_lib_path:display(Path), "\" is missing"];
+format_error({cannot, Action, <<>>, Posix}) ->
+    [action_text(Action), " the destination's own directory \".\" failed: ", file:format_error(Posix)];
+format_error({cannot, Action, Path, Posix}) ->
+    [action_text(Action), " \"", relsync_lib_path:display(Path), "\" failed: ", file:format_error(Posix)];
+format_error(Reason) ->
+    relsync_lib_path:format_error(Reason).
+
+action_text(place) -> "putting in place";
+action_text(delete) -> "deleting";
+action_text(make_dir) -> "making the directory";
+action_text(chmod) -> "changing the mode of";
+action_text(displace) -> "moving aside";
+action_text(sync) -> "syncing";
+action_text(examine) -> "examining".

@@ -1,0 +1,432 @@
+%% @doc Takes the target from one release to the next, files and code, or back.
+%%
+%% Owns the order in which files (relsync_lib_apply), code (relsync_lib_reload) and hooks (relsync_lib_hooks) move,
+%% and what is undone when one of them fails. It touches none of them itself.
+%%
+%% | step     | if it fails                                                                  |
+%% |----------|------------------------------------------------------------------------------|
+%% | plan     | refused: nothing was touched                                                 |
+%% | presync  | hooks back; refused                                                          |
+%% | prepare  | hooks back; refused                                                          |
+%% | switch   | files back; hooks back; refused                                              |
+%% | reload   | files back; code back; hooks back; rolled back                               |
+%% | postsync | the same                                                                     |
+%% | health   | the same                                                                     |
+%% | commit   | the same                                                                     |
+%%
+%% "Hooks back": whenever `presync' has run, `postsync' runs on the old release (it starts again what
+%% `presync' stopped), then `rollback/1'. A host that is lost before the commit counts as a failure.
+%%
+%% The way back to a kept generation takes the same steps, but is not undone when one fails after the
+%% switch: the generation it leads to has run before, and the one it leaves is not kept. What failed is
+%% reported.
+%%
+%% Where the files cannot be taken back, or a way back cannot be completed, because the file system goes
+%% on failing, the error is of the kind `damaged' and the journal stays: every later session tries again
+%% before anything else.
+%%
+%% A VM that dies in between leaves a journal, from which relsync_lib_contact of the next session undoes the
+%% switch. The VM may have started from files of both releases meanwhile, so the code follows the files then.
+-module(relsync_lib_update).
+
+-export([
+    update/6,
+    rollback/4,
+    confirm/2
+]).
+-export_type([send/0, base/0]).
+
+%% How long the host has to hear of the result before the VM restarts.
+-define(RESTART_DELAY_MS, 1000).
+%% What `receive' takes at most; also less than `infinity'.
+-define(MAX_TIMEOUT_MS, 16#FFFFFFFF).
+
+-type send() :: fun((atom(), relsync_lib_wire:fields()) -> ok).
+-type base() :: #{
+    manifest := relsync_lib_manifest:manifest(),
+    installed := relsync_lib_state:installed(),
+    drift := [relsync_lib_inventory:drift()]
+}.
+%% An update under way.
+-record(update, {
+    roots :: relsync_lib_roots:roots(),
+    send :: send(),
+    hooks :: relsync_lib_update_hooks:hooks(),
+    plan :: relsync_lib_reload:plan(),
+    direction :: forward | back,
+    %% Whether any path changes.
+    disturbs :: boolean(),
+    transaction = none :: none | relsync_lib_apply:transaction(),
+    undo = none :: none | {undo, relsync_lib_reload_undo:undo()},
+    modules = [] :: [relsync_lib_wire:fields()],
+    notes = [] :: [unicode:chardata()],
+    %% What failed on the way back.
+    failed = none :: none | relsync_lib_wire:fields(),
+    %% Microseconds, when the release was first disturbed.
+    disturbed = none :: none | integer()
+}).
+
+%%% The update
+
+%% @doc Switches to what is staged. Gives the fields of a `RESULT', or throws a refusal.
+-spec update(
+    relsync_lib_wire:fields(),
+    relsync_lib_stage:stage(),
+    base(),
+    relsync_lib_roots:roots(),
+    relsync_lib_update_hooks:hooks(),
+    send()
+) -> relsync_lib_wire:fields().
+update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send) ->
+    Staged =
+        #{wanted := Wanted, snapshot := Snapshot, summary := #{left := Left}} =
+        case relsync_lib_stage:finish(Stage) of
+            {ok, Finished} -> Finished;
+            {error, Reason} ->
+                Kind = relsync_lib_refusal:error_kind(Reason),
+                relsync_lib_refusal:refuse(Kind, relsync_lib_stage:format_error(Reason))
+        end,
+    Send(staged, #{files => length(Wanted), bytes => 0}),
+    Mode = relsync_lib_modules:mode(maps:get(reload, Fields, 0)),
+    Changes = relsync_lib_modules:changes(Wanted, Base, Dir),
+    State = probation_state(Fields, Mode),
+    Options = #{
+        state => State,
+        keep => maps:get(keep, Fields, 2),
+        keep_bytes => maps:get(keep_bytes, Fields, infinity),
+        now => erlang:system_time(second)
+    },
+    Prepare = fun() -> relsync_lib_apply:prepare(Roots, Staged, Options) end,
+    Context = relsync_lib_update_hooks:context(update, Snapshot, next, [Path || {Path, _} <- Wanted], Dir),
+    Update = plan(Mode, Changes, Roots, relsync_lib_update_hooks:with_context(Hooks, Context), Send),
+    Notes = [relsync_lib_refusal:left_text(Path) || {Path, not_ours} <- Left],
+    Result = run(Update#update{disturbs = Wanted =/= [], notes = Notes}, Mode, Prepare),
+    %% Who does not hear of the result can ask for it.
+    _ = relsync_lib_state:count_ended(Dir, Snapshot),
+    probation(Result, State, Roots).
+
+probation_state(#{confirm_timeout := Timeout}, Mode) -> {probation, min(Timeout, ?MAX_TIMEOUT_MS), Mode};
+probation_state(_, _) -> confirmed.
+
+%% What was taken back leads to where a probation of before goes on.
+probation(#{outcome := 1} = Result, _, _) ->
+    Result;
+probation(Result, confirmed, #{state := Dir}) ->
+    relsync_lib_probation:cancel(Dir),
+    Result;
+probation(Result, {probation, Timeout, _}, Roots) ->
+    relsync_lib_probation:start(Roots),
+    Result#{probation_ms => Timeout}.
+
+%% @doc Returns to a generation that is kept here. Gives the fields of a `RESULT', or throws a refusal.
+-spec rollback(relsync_lib_wire:fields(), relsync_lib_roots:roots(), relsync_lib_update_hooks:hooks(), send()) ->
+    relsync_lib_wire:fields().
+rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
+    To = rollback_target(Fields, relsync_lib_generations:history(Roots), Dir),
+    Changes =
+        case relsync_lib_apply:changes_back(Roots, To) of
+            {ok, Found} -> Found;
+            {error, Reason} -> relsync_lib_refusal:refuse(no_generation, relsync_lib_apply:format_error(Reason))
+        end,
+    Modules = relsync_lib_modules:changes_back(Changes, fun(_, New) -> relsync_lib_modules:source_file(New, Dir) end),
+    Prepare = fun() -> relsync_lib_apply:rollback(Roots, To, #{now => erlang:system_time(second)}) end,
+    Mode = relsync_lib_modules:mode(maps:get(reload, Fields, 0)),
+    Send(step, #{step => <<"rollback">>}),
+    Paths = [Path || {Path, _, _} <- Changes],
+    Context = relsync_lib_update_hooks:context(rollback, maps:get(snapshot, Fields, none), To, Paths, Dir),
+    Update = plan(Mode, Modules, Roots, relsync_lib_update_hooks:with_context(Hooks, Context), Send),
+    Result = run(Update#update{direction = back, disturbs = Changes =/= []}, Mode, Prepare),
+    %% Not before: where the way back fails, the timer has to try it again.
+    relsync_lib_probation:cancel(Dir),
+    Result.
+
+rollback_target(#{generation := Generation}, _, _) ->
+    Generation;
+rollback_target(#{snapshot := Snapshot}, History, _) ->
+    case [N || #{snapshot := S, generation := N} <- History, S =:= Snapshot] of
+        [Generation | _] -> Generation;
+        [] -> no_generation("that snapshot is not kept on the target; push it again from the store")
+    end;
+rollback_target(_, [#{generation := Generation} | _], _) ->
+    Generation;
+rollback_target(_, [none | _], _) ->
+    0;
+rollback_target(_, [], Dir) ->
+    case relsync_lib_state:read_current(Dir) of
+        {damaged, _, _} = Damage -> no_generation(relsync_lib_apply:format_error({nothing_known, Damage}));
+        _ -> no_generation("no earlier generation is kept on the target; push an older snapshot instead")
+    end.
+
+-spec no_generation(unicode:chardata()) -> no_return().
+no_generation(Text) ->
+    relsync_lib_refusal:refuse(no_generation, Text).
+
+%%% What update and rollback have in common
+
+plan(Mode, Changes, #{write := Root} = Roots, Hooks, Send) ->
+    case relsync_lib_reload:plan(relsync_lib_modules:path_list(Root), Changes, Mode, relsync_lib_modules:limits(Roots)) of
+        {ok, Plan} ->
+            #update{
+                roots = Roots,
+                send = Send,
+                hooks = Hooks,
+                plan = Plan,
+                direction = forward,
+                disturbs = true
+            };
+        {error, Reason} ->
+            relsync_lib_refusal:refuse_reload(Reason)
+    end.
+
+run(#update{disturbs = Disturbs, roots = Roots} = Planned, Mode, Prepare) ->
+    Update =
+        case Disturbs of
+            true -> presync(Planned);
+            false -> Planned
+        end,
+    try
+        case Prepare() of
+            {ok, Transaction} -> switch(Update#update{transaction = Transaction}, Mode);
+            {error, Reason} -> give_up_apply(Update, Reason, [])
+        end
+    catch
+        error:Bug:Stack ->
+            %% It must not leave more behind than a cut does.
+            Outcome = maps:get(recovered, relsync_lib_contact:recover(Roots), <<"nothing was touched">>),
+            Text = io_lib:format("the agent failed: ~tP at ~tP; ~ts", [Bug, 20, Stack, 20, Outcome]),
+            give_up(Update, internal, Text)
+    end.
+
+presync(#update{hooks = #{presync := false} = Hooks} = Update) ->
+    hook_step(presync, Update),
+    Started = disturb(Update#update{hooks = Hooks#{presync := true}}),
+    case relsync_lib_update_hooks:run(Hooks, presync, Update#update.send) of
+        ok -> Started;
+        {error, Reason} -> give_up(Started, hooks, relsync_lib_hooks:format_error(Reason))
+    end;
+presync(Update) ->
+    Update.
+
+switch(#update{transaction = Transaction} = Update0, Mode) ->
+    step(switch, Update0),
+    Update = disturb(Update0),
+    case relsync_lib_apply:switch(Transaction) of
+        {ok, Report} ->
+            reload(noted([relsync_lib_refusal:report_text(Line) || Line <- Report], Update), Mode);
+        {error, Reason} when Update#update.direction =:= back ->
+            complete(Update, Reason, Mode);
+        {error, Reason} ->
+            case undo_files(Update) of
+                {ok, Notes} -> give_up_apply(Update, Reason, Notes);
+                {error, Failed} ->
+                    give_up(Update, damaged, half_done(relsync_lib_apply:format_error(Reason), Failed))
+            end
+    end.
+
+%% There is no way but on: what failed once is tried once more, and after that by the next session.
+complete(#update{transaction = Transaction} = Update, First, Mode) ->
+    case relsync_lib_apply:switch(Transaction) of
+        {ok, _} -> reload(noted([relsync_lib_apply:format_error(First)], Update), Mode);
+        {error, Reason} ->
+            give_up(Update, damaged, relsync_lib_refusal:unfinished(relsync_lib_apply:format_error(Reason)))
+    end.
+
+noted(Notes, #update{notes = Before} = Update) -> Update#update{notes = Before ++ Notes}.
+
+undo_files(#update{transaction = Transaction}) ->
+    case relsync_lib_apply:abort(Transaction) of
+        {ok, Report} -> {ok, [relsync_lib_refusal:report_text(Line) || Line <- Report]};
+        {error, Reason} -> {error, relsync_lib_apply:format_error(Reason)}
+    end.
+
+half_done(First, Failed) ->
+    relsync_lib_refusal:unfinished([First, "; taking it back failed as well: ", Failed]).
+
+reload(#update{plan = Plan} = Update, Mode) ->
+    step(reload, Update),
+    case relsync_lib_reload:reload(Plan) of
+        {ok, Result, Undo} ->
+            Done = Update#update{
+                undo = {undo, Undo},
+                modules = relsync_lib_modules:fields(Result),
+                notes = Update#update.notes ++ relsync_lib_reload:notes(Result)
+            },
+            check_hooks([postsync, health], Done, Mode, Result);
+        {error, Reason, Undo} ->
+            Kind = relsync_lib_refusal:reload_error_kind(Reason),
+            fail(Update#update{undo = {undo, Undo}}, Mode, Kind, relsync_lib_reload:format_error(Reason))
+    end.
+
+check_hooks([Point | Rest], #update{hooks = #{presync := true} = Hooks} = Update, Mode, Result) ->
+    hook_step(Point, Update),
+    case relsync_lib_update_hooks:run(Hooks, Point, Update#update.send) of
+        ok -> check_hooks(Rest, Update, Mode, Result);
+        {error, Reason} -> fail(Update, Mode, hooks, relsync_lib_hooks:format_error(Reason))
+    end;
+check_hooks(_, #update{direction = forward} = Update, Mode, Result) ->
+    case is_host_lost() of
+        true -> roll_back(Update, io, "the host was lost before the update was complete");
+        false -> commit(Update, Mode, Result)
+    end;
+check_hooks(_, Update, Mode, Result) ->
+    commit(Update, Mode, Result).
+
+%% Forward, a failure takes everything back; back, it is reported.
+fail(#update{direction = forward} = Update, _, Kind, Text) ->
+    roll_back(Update, Kind, Text);
+fail(#update{direction = back} = Update, Mode, Kind, Text) ->
+    commit(Update#update{failed = relsync_lib_refusal:fields(Kind, Text)}, Mode, #{}).
+
+commit(#update{transaction = Transaction, hooks = Hooks, roots = #{state := Dir}} = Update, Mode, Result) ->
+    step(commit, Update),
+    Downtime = downtime(Update),
+    case commit_files(Update) of
+        {ok, Leftovers} ->
+            is_map(Hooks) andalso relsync_lib_hooks:unload(maps:get(loaded, Hooks)),
+            Restart = ["the VM restarts" || Mode =:= vm, restart_vm()],
+            Untidy = [relsync_lib_apply:format_error(Reason) || Reason <- Leftovers],
+            Notes = Update#update.notes ++ Untidy ++ Restart,
+            Failed =
+                case Update#update.failed of
+                    none -> #{};
+                    Error -> #{error => Error}
+                end,
+            with_snapshot(Dir, Failed#{
+                outcome => outcome(Update),
+                generation => relsync_lib_apply:generation(Transaction),
+                modules => Update#update.modules,
+                notes => [relsync_lib_refusal:text(Note) || Note <- Notes],
+                downtime_us => Downtime,
+                needs_restart => Mode =/= vm andalso maps:get(vm_restart, Result, false)
+            });
+        {error, Reason} when Update#update.direction =:= back ->
+            give_up(Update, damaged, relsync_lib_refusal:unfinished(relsync_lib_apply:format_error(Reason)));
+        {error, Reason} ->
+            roll_back(Update, relsync_lib_refusal:apply_error_kind(Reason), relsync_lib_apply:format_error(Reason))
+    end.
+
+%% The result gets out first. Under heart the whole runtime system starts anew, with the new ERTS; without it
+%% the system starts again within the same one.
+restart_vm() ->
+    Function =
+        case whereis(heart) of
+            undefined -> restart;
+            _ -> reboot
+        end,
+    {ok, _} = timer:apply_after(?RESTART_DELAY_MS, init, Function, []),
+    true.
+
+%% On the way back there is no way but on: what fails once is tried once more.
+commit_files(#update{direction = back, transaction = Transaction}) ->
+    case relsync_lib_apply:commit(Transaction) of
+        {error, _} -> relsync_lib_apply:commit(Transaction);
+        Committed -> Committed
+    end;
+commit_files(#update{transaction = Transaction}) ->
+    relsync_lib_apply:commit(Transaction).
+
+outcome(#update{disturbs = true}) -> 0;
+outcome(#update{disturbs = false}) -> 2.
+
+with_snapshot(Dir, Fields) ->
+    case relsync_lib_state:read_current(Dir) of
+        {ok, #{snapshot := Snapshot}} -> Fields#{snapshot => Snapshot};
+        _ -> Fields
+    end.
+
+%% Files, then code, then hooks: as it was.
+roll_back(#update{undo = {undo, Undo}} = Update, Kind, Text) ->
+    step(undo, Update),
+    Undone = undo_files(Update),
+    CodeNotes = undo_code(Undo),
+    case Undone of
+        {ok, Notes} -> rolled_back(Update, Kind, Text, Notes ++ CodeNotes);
+        {error, Failed} -> give_up(Update, damaged, half_done(Text, Failed))
+    end.
+
+rolled_back(#update{roots = #{state := Dir}} = Update, Kind, Text, Notes) ->
+    relsync_lib_update_hooks:release(Update#update.hooks, Update#update.send),
+    Generation =
+        case relsync_lib_state:read_current(Dir) of
+            {ok, #{generation := Number}} -> Number;
+            _ -> 0
+        end,
+    with_snapshot(Dir, #{
+        outcome => 1,
+        generation => Generation,
+        modules => Update#update.modules,
+        notes => [relsync_lib_refusal:text(Note) || Note <- Update#update.notes ++ Notes],
+        downtime_us => downtime(Update),
+        error => relsync_lib_refusal:fields(Kind, Text)
+    }).
+
+undo_code(Undo) ->
+    case relsync_lib_reload_undo:undo(Undo) of
+        {ok, []} -> [];
+        {ok, Killed} ->
+            Text = "killed for running the new code: ",
+            [[Text, relsync_lib_processes:format_users(Users)] || Users <- Killed];
+        {error, Reason} -> [relsync_lib_reload_undo:format_error(Reason)]
+    end.
+
+-spec give_up_apply(#update{}, relsync_lib_apply:error(), [unicode:chardata()]) -> no_return().
+give_up_apply(Update, Reason, Notes) ->
+    Text = relsync_lib_apply:format_error(Reason),
+    give_up(Update, relsync_lib_refusal:apply_error_kind(Reason), lists:join("; ", [Text | Notes])).
+
+%% The files are as they were: only the hooks have something to undo, and have done so when the caller hears.
+-spec give_up(#update{}, atom(), unicode:chardata()) -> no_return().
+give_up(#update{hooks = Hooks, send = Send}, Kind, Text) ->
+    relsync_lib_update_hooks:release(Hooks, Send),
+    throw({given_up, Kind, Text}).
+
+%%% Smaller requests
+
+%% @doc Takes a generation out of probation, if it is the one that is installed: who asks may have been away
+%% while the target went back, or while somebody else updated it.
+-spec confirm(relsync_lib_wire:fields(), relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
+confirm(#{generation := Generation, snapshot := Snapshot}, #{state := Dir} = Roots) ->
+    case relsync_lib_state:read_current(Dir) of
+        {ok, #{state := {probation, _}, generation := Generation, snapshot := Snapshot}} ->
+            case relsync_lib_apply:confirm(Roots) of
+                ok ->
+                    relsync_lib_probation:cancel(Dir),
+                    #{outcome => 0, generation => Generation, snapshot => Snapshot};
+                {error, Reason} ->
+                    relsync_lib_refusal:refuse(io, relsync_lib_apply:format_error(Reason))
+            end;
+        {ok, #{generation := Generation, snapshot := Snapshot}} ->
+            #{outcome => 2, generation => Generation, snapshot => Snapshot};
+        {ok, #{generation := Other}} ->
+            Text = "generation ~b is to be confirmed, but generation ~b is installed",
+            relsync_lib_refusal:refuse(not_on_probation, io_lib:format(Text, [Generation, Other]));
+        _ ->
+            relsync_lib_refusal:refuse(not_on_probation, "nothing is installed that could be confirmed")
+    end;
+confirm(_, _) ->
+    relsync_lib_refusal:refuse(protocol, "a confirmation without a generation and a snapshot").
+
+%%% Small things
+
+%% The message stays for the session's loop.
+is_host_lost() ->
+    receive
+        {nodedown, Node} ->
+            self() ! {nodedown, Node},
+            true
+    after 0 -> false
+    end.
+
+hook_step(Point, #update{hooks = Hooks} = Update) ->
+    relsync_lib_update_hooks:has(Hooks, Point) andalso step(Point, Update).
+
+step(Step, #update{send = Send}) ->
+    Send(step, #{step => atom_to_binary(Step, utf8)}).
+
+disturb(#update{disturbed = none, disturbs = true} = Update) ->
+    Update#update{disturbed = erlang:monotonic_time(microsecond)};
+disturb(Update) ->
+    Update.
+
+downtime(#update{disturbed = none}) -> 0;
+downtime(#update{disturbed = Since}) -> erlang:monotonic_time(microsecond) - Since.

@@ -1,0 +1,156 @@
+%% @doc The hooks of one update: loaded, told what they run for, run, and let go of.
+%%
+%% Owns what is known of them between the host's `HOOKS' and the end of the update. The hooks' module and
+%% processes are those of relsync_lib_hooks; when which of them runs is relsync_lib_update's.
+-module(relsync_lib_update_hooks).
+
+-export([load/3, release/2, has/2, run/3, with_context/2, context/5]).
+-export_type([hooks/0, context/0]).
+
+%% What `receive' takes at most; also less than `infinity'.
+-define(MAX_TIMEOUT_MS, 16#FFFFFFFF).
+
+-type hooks() ::
+    none
+    | #{
+        loaded := relsync_lib_hooks:hooks(),
+        timeout := timeout(),
+        %% Whether `presync' was begun.
+        presync := boolean(),
+        context := context()
+    }.
+%% What hooks are told, as far as it is known: the snapshots that the update leads to and comes from, the
+%% number of the generation it makes, and what changes.
+-type context() :: #{
+    point := update | undo | rollback,
+    snapshot := none | <<_:256>>,
+    base := none | <<_:256>>,
+    generation := none | non_neg_integer(),
+    modules := [module() | binary()],
+    applications := [atom() | binary()]
+}.
+
+%% @doc Loads the hooks that the host sent and, if it says so, runs `presync' at once.
+-spec load(relsync_lib_wire:fields(), relsync_lib_roots:roots(), relsync_lib_update:send()) -> hooks().
+load(#{content := Content} = Fields, #{state := Dir}, Send) ->
+    Source =
+        case maps:get(kind, Fields, 0) of
+            0 -> {beam, Content};
+            _ -> {source, Content}
+        end,
+    case relsync_lib_hooks:load(Source, #{}) of
+        {ok, Loaded} ->
+            %% The host, which could not compile them, sends the pack only to hooks that will do.
+            element(1, Source) =:= source andalso Send(step, #{step => <<"hooks">>}),
+            Hooks = #{
+                loaded => Loaded,
+                timeout => min(maps:get(timeout, Fields, infinity), ?MAX_TIMEOUT_MS),
+                presync => false,
+                context => context(update, none, none, [], Dir)
+            },
+            case maps:get(presync_now, Fields, false) of
+                true -> early_presync(Hooks, Send);
+                false -> Hooks
+            end;
+        %% Whatever form they are sent in, they will not do.
+        {error, {exports, _} = Reason} ->
+            relsync_lib_refusal:refuse(hooks_exports, relsync_lib_hooks:format_error(Reason));
+        {error, Reason} ->
+            relsync_lib_refusal:refuse(hooks, relsync_lib_hooks:format_error(Reason))
+    end;
+load(_, _, _) ->
+    relsync_lib_refusal:refuse(protocol, "hooks without content").
+
+early_presync(Hooks, Send) ->
+    has(Hooks, presync) andalso Send(step, #{step => <<"presync">>}),
+    Running = Hooks#{presync := true},
+    case run(Hooks, presync, Send) of
+        ok ->
+            Running;
+        {error, Reason} ->
+            release(Running, Send),
+            relsync_lib_refusal:refuse(hooks, relsync_lib_hooks:format_error(Reason))
+    end.
+
+%% @doc Lets go of hooks whose update did not come, or failed.
+-spec release(hooks(), relsync_lib_update:send()) -> ok.
+release(none, _) ->
+    ok;
+release(#{loaded := Loaded, presync := Presync, context := Context} = Hooks0, Send) ->
+    #{base := Base} = Context,
+    Hooks = Hooks0#{context := Context#{point := undo, snapshot := Base}},
+    [
+        case run(Hooks, Point, Send) of
+            ok -> ok;
+            {error, Reason} ->
+                Text = [relsync_lib_hooks:format_error(Reason), "\n"],
+                Send(output, #{text => relsync_lib_refusal:text(Text)})
+        end
+     || Presync, Point <- [postsync, rollback]
+    ],
+    _ = relsync_lib_hooks:unload(Loaded),
+    ok.
+
+%% @doc Says whether there is such a hook: of one that is not, nobody is told that it runs.
+-spec has(hooks(), relsync_lib_hooks:point()) -> boolean().
+has(#{loaded := Loaded}, Point) -> relsync_lib_hooks:has(Loaded, Point).
+
+%% @doc Runs one of the hooks.
+-spec run(hooks(), relsync_lib_hooks:point(), relsync_lib_update:send()) -> ok | {error, relsync_lib_hooks:reason()}.
+run(#{loaded := Loaded, timeout := Timeout, context := Context}, Point, Send) ->
+    Output = fun(Text) -> Send(output, #{text => Text}) end,
+    case relsync_lib_hooks:run(Loaded, Point, Context, Timeout, Output) of
+        {ok, _} -> ok;
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% @doc Tells hooks what they run for.
+-spec with_context(hooks(), context()) -> hooks().
+with_context(none, _) -> none;
+with_context(Hooks, Context) -> Hooks#{context := Context}.
+
+%% @doc What hooks are told of an update or a way back.
+-spec context(
+    update | undo | rollback,
+    none | <<_:256>>,
+    none | next | non_neg_integer(),
+    [relsync_lib_path:path()],
+    relsync_lib_state:dir()
+) -> context().
+context(Point, Snapshot, Generation, Paths, Dir) ->
+    Base =
+        case relsync_lib_state:read_current(Dir) of
+            {ok, #{snapshot := Current}} -> Current;
+            _ -> none
+        end,
+    Number =
+        case Generation of
+            next -> relsync_lib_generations:next(Dir);
+            _ -> Generation
+        end,
+    #{
+        point => Point,
+        snapshot => Snapshot,
+        base => Base,
+        generation => Number,
+        modules => lists:usort([
+            atom(filename:basename(Path, <<".beam">>))
+         || Path <- Paths, relsync_lib_modules:is_module(Path)
+        ]),
+        applications => lists:usort(lists:append([application(Path) || Path <- Paths]))
+    }.
+
+%% The application that a path of a release belongs to, if any.
+application(Path) ->
+    case binary:split(Path, <<"/">>, [global]) of
+        [<<"lib">>, Directory, _ | _] -> [atom(hd(binary:split(Directory, <<"-">>)))];
+        _ -> []
+    end.
+
+%% What is too long for a name stays a binary.
+atom(Name) ->
+    try
+        binary_to_atom(Name, utf8)
+    catch
+        error:_ -> Name
+    end.

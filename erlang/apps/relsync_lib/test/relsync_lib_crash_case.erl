@@ -1,0 +1,248 @@
+%% @doc A small release, its successor, and what can be cut off between them: for the crash tests.
+%%
+%% The trees hold all that a switch can meet: changed, added, removed and moved modules, an application
+%% that changes its version, files of nobody in directories that go, kinds that change both ways, links,
+%% modes, empty directories and files. `releases/boot' names the directories that a starting VM loads from.
+-module(relsync_lib_crash_case).
+
+-export([names/0, make/1, reset/1, delete/1, run/1, check/2, modules/0, hooks/0]).
+
+-define(HOOK_POINTS, ["presync", "postsync", "health", "rollback"]).
+
+%% @doc What is cut off: a push onto an installed release, the first push onto a tree of somebody else's,
+%% the way back, and the recovery of each when it was cut off before.
+names() ->
+    [push, first_push, rollback, recover_push, recover_commit, recover_rollback].
+
+%% @doc Makes a case: a template of the destination, and what is old and new there.
+make(Name) ->
+    Top = relsync_lib_trees:new_root("crash"),
+    Device = <<Top/binary, "/device">>,
+    ok = relsync_lib_fs:make_dir(Device),
+    Case = prepare(Name, #{name => Name, top => Top, device => Device}),
+    Template = <<Top/binary, "/template">>,
+    ok = relsync_lib_fs:rename(Device, Template),
+    Case#{template => Template}.
+
+prepare(first_push, #{device := Device} = Case) ->
+    ok = relsync_lib_trees:write(Device, maps:merge(old_tree(), unmanaged())),
+    #{base := Base} = relsync_lib_push:first_contact(relsync_lib_roots:new(Device)),
+    Case#{
+        action => {push, pack(Base)},
+        old => {none, old_tree_there(), answers(old)},
+        new => {1, new_tree_there(), answers(new)}
+    };
+prepare(push, #{device := Device} = Case) ->
+    Roots = relsync_lib_roots:new(Device),
+    Contact = relsync_lib_push:first_contact(Roots),
+    {ok, _} = relsync_lib_push:run(relsync_lib_trees:pack(maps:get(base, Contact), #{}, old_tree()), Contact, commit),
+    ok = relsync_lib_trees:write(Device, unmanaged()),
+    #{base := Base} = relsync_lib_push:installed(Roots),
+    Case#{
+        action => {push, pack(Base)},
+        old => {1, old_tree_there(), answers(old)},
+        new => {2, new_tree_there(), answers(new)}
+    };
+prepare(rollback, #{device := Device} = Case) ->
+    #{action := {push, Pack}, old := Old, new := New} = prepare(push, Case),
+    {ok, _} = relsync_lib_push:run(Pack, relsync_lib_push:installed(relsync_lib_roots:new(Device)), commit),
+    Case#{action => {rollback, 1}, old => New, new => Old};
+prepare(recover_push, Case) ->
+    recovery(prepare(push, Case), {live, 4});
+prepare(recover_commit, Case) ->
+    recovery(prepare(push, Case), {current, 1});
+prepare(recover_rollback, Case) ->
+    recovery(prepare(rollback, Case), {live, 4}).
+
+%% Cuts off what the case does after so many changes of the live tree, or of `current'.
+recovery(#{device := Device, action := Action} = Case, {Where, Count}) ->
+    Counter = counters:new(1, []),
+    relsync_lib_fault:arm(#{
+        watch => fun
+            (rename, [_, To], ok) ->
+                counters:add(Counter, 1, is_at(Where, To, Device)),
+                counters:get(Counter, 1) < Count orelse exit(relsync_lib_fault);
+            (_, _, _) ->
+                ok
+        end
+    }),
+    cut_off =
+        try
+            run_inside(Action, Device),
+            completed
+        catch
+            exit:relsync_lib_fault -> cut_off
+        after
+            relsync_lib_fault:disarm()
+        end,
+    Case#{action := recover}.
+
+is_at(current, To, Device) when To =:= <<Device/binary, "/.relsync/current">> -> 1;
+is_at(live, To, Device) -> 1 - min(1, length(binary:matches(To, <<Device/binary, "/.relsync/">>)));
+is_at(_, _, _) -> 0.
+
+run_inside({push, Pack}, Device) ->
+    relsync_lib_push:run(Pack, relsync_lib_push:installed(relsync_lib_roots:new(Device)), commit);
+run_inside({rollback, To}, Device) ->
+    {ok, Transaction} = relsync_lib_apply:rollback(relsync_lib_roots:new(Device), To, #{now => 0}),
+    {ok, _} = relsync_lib_apply:switch(Transaction),
+    relsync_lib_apply:commit(Transaction).
+
+%% @doc Puts the destination back to what it was before.
+reset(#{device := Device, template := Template}) ->
+    ok = relsync_lib_fs:delete_tree(Device),
+    [] = os:cmd("cp -a '" ++ binary_to_list(Template) ++ "' '" ++ binary_to_list(Device) ++ "'"),
+    ok.
+
+delete(#{top := Top}) ->
+    relsync_lib_trees:remove(Top).
+
+%% @doc Does what the case is about, through a session with the agent in this VM.
+run(#{action := {push, Pack}, device := Device}) ->
+    relsync_lib_test_host:push(Device, Pack, [hooks()]);
+run(#{action := {rollback, To}, device := Device}) ->
+    relsync_lib_test_host:rollback(Device, To);
+run(#{action := recover, device := Device}) ->
+    case relsync_lib_test_host:hello(Device) of
+        {ok, Session, Status} ->
+            ok = relsync_lib_test_host:bye(Session),
+            {ok, Status};
+        {error, Error} ->
+            {error, Error}
+    end.
+
+%% @doc Says which of the two a destination is, by its record, its tree and the answers of its modules.
+check(#{old := Old, new := New, device := Device}, {Generation, Answers}) ->
+    Found = {Generation, relsync_lib_trees:read(Device), Answers},
+    case Found of
+        Old -> old;
+        New -> new;
+        _ -> {neither, differences(Found, Old, New)}
+    end.
+
+differences({Generation, Tree, Answers}, {OldGeneration, OldTree, OldAnswers}, {NewGeneration, NewTree, NewAnswers}) ->
+    #{
+        generation => {Generation, OldGeneration, NewGeneration},
+        answers => {Answers, OldAnswers, NewAnswers},
+        from_old => differing(Tree, OldTree),
+        from_new => differing(Tree, NewTree)
+    }.
+
+differing(Tree, Other) ->
+    [
+        {Path, kind(Path, Tree), kind(Path, Other)}
+     || Path <- lists:usort(maps:keys(Tree) ++ maps:keys(Other)),
+        maps:get(Path, Tree, absent) =/= maps:get(Path, Other, absent)
+    ].
+
+kind(Path, Tree) ->
+    case Tree of
+        #{Path := {file, Mode, Content}} -> {file, Mode, erlang:crc32(Content)};
+        #{Path := Other} -> Other;
+        #{} -> absent
+    end.
+
+%% Trees
+
+modules() -> [crash_keep, crash_gone, crash_moved, crash_still, crash_fresh].
+
+answers(old) ->
+    [{crash_keep, old}, {crash_gone, old}, {crash_moved, old}, {crash_still, same}, {crash_fresh, undef}];
+answers(new) ->
+    [{crash_keep, new}, {crash_gone, undef}, {crash_moved, new}, {crash_still, same}, {crash_fresh, new}].
+
+old_tree() ->
+    (common())#{
+        <<"releases/boot">> => {file, 8#644, <<"lib/keep-1.0/ebin\nlib/moved-1.0/ebin\n">>},
+        <<"lib/keep-1.0/ebin/crash_keep.beam">> => module(crash_keep, old),
+        <<"lib/keep-1.0/ebin/crash_gone.beam">> => module(crash_gone, old),
+        <<"lib/keep-1.0/priv">> => {dir, 8#755},
+        <<"lib/keep-1.0/priv/a">> => {file, 8#644, <<"a">>},
+        <<"lib/keep-1.0/doc">> => {file, 8#644, <<"once a file">>},
+        <<"lib/moved-1.0">> => {dir, 8#755},
+        <<"lib/moved-1.0/ebin">> => {dir, 8#755},
+        <<"lib/moved-1.0/ebin/crash_moved.beam">> => module(crash_moved, old),
+        <<"lib/moved-1.0/ebin/crash_still.beam">> => module(crash_still, same),
+        <<"bin/start">> => {file, 8#755, <<"#!/bin/sh\n">>},
+        <<"current_version">> => {symlink, <<"lib/moved-1.0">>},
+        <<"link">> => {symlink, <<"bin">>},
+        <<"etc">> => {dir, 8#755},
+        <<"empty">> => {dir, 8#755}
+    }.
+
+new_tree() ->
+    (common())#{
+        <<"releases/boot">> => {file, 8#644, <<"lib/keep-1.0/ebin\nlib/moved-1.1/ebin\n">>},
+        <<"lib/keep-1.0/ebin/crash_keep.beam">> => module(crash_keep, new),
+        <<"lib/keep-1.0/ebin/crash_fresh.beam">> => module(crash_fresh, new),
+        <<"lib/keep-1.0/priv">> => {file, 8#644, <<"now a file">>},
+        <<"lib/keep-1.0/doc">> => {dir, 8#755},
+        <<"lib/keep-1.0/doc/index">> => {file, 8#600, <<"index">>},
+        <<"lib/moved-1.1">> => {dir, 8#755},
+        <<"lib/moved-1.1/ebin">> => {dir, 8#755},
+        <<"lib/moved-1.1/ebin/crash_moved.beam">> => module(crash_moved, new),
+        <<"lib/moved-1.1/ebin/crash_still.beam">> => module(crash_still, same),
+        <<"bin/start">> => {file, 8#750, <<"#!/bin/sh\n">>},
+        <<"current_version">> => {symlink, <<"lib/moved-1.1">>},
+        <<"link">> => {file, 8#644, <<"no link">>},
+        <<"etc">> => {dir, 8#700},
+        <<"zero">> => {file, 8#644, <<>>},
+        <<"fresh">> => {dir, 8#711}
+    }.
+
+common() ->
+    #{
+        <<"bin">> => {dir, 8#755},
+        <<"lib">> => {dir, 8#755},
+        <<"lib/keep-1.0">> => {dir, 8#755},
+        <<"lib/keep-1.0/ebin">> => {dir, 8#755},
+        <<"releases">> => {dir, 8#755}
+    }.
+
+%% What somebody else keeps in the destination.
+unmanaged() ->
+    #{
+        <<"log">> => {dir, 8#755},
+        <<"log/device.log">> => {file, 8#640, <<"boot\n">>},
+        <<"lib/keep-1.0/data.db">> => {file, 8#600, <<"precious">>},
+        <<"lib/moved-1.0/state">> => {file, 8#600, <<"precious too">>}
+    }.
+
+old_tree_there() -> maps:merge(old_tree(), unmanaged()).
+
+%% A directory that holds something of somebody else's stays.
+new_tree_there() -> maps:merge((new_tree())#{<<"lib/moved-1.0">> => {dir, 8#755}}, unmanaged()).
+
+pack(Base) ->
+    Gone = maps:without(maps:keys(new_tree()), old_tree()),
+    Deletes = [I || {I, Entry} <- relsync_lib_manifest:entries(Base), is_map_key(relsync_lib_manifest:path(Entry), Gone)],
+    relsync_lib_trees:pack(Base, old_tree(), new_tree(), #{deletes => Deletes}).
+
+module(Name, Answer) ->
+    {file, 8#644, compiled({Name, Answer}, io_lib:format("-module(~s).~n-export([v/0]).~nv() -> ~p.~n", [Name, Answer]))}.
+
+%% @doc Hooks that note in the file of `RELSYNC_CRASH_HOOKS' when they run.
+hooks() ->
+    Functions = [
+        io_lib:format(
+            "~s(~s) -> file:write_file(os:getenv(\"RELSYNC_CRASH_HOOKS\", \"/dev/null\"), \"~s \", [append]), ok.~n",
+            [Point, argument(Point), Point]
+        )
+     || Point <- ?HOOK_POINTS
+    ],
+    compiled(hooks, [
+        "-module(crash_hooks).\n-export([presync/0, postsync/0, health/0, rollback/1]).\n", Functions
+    ]).
+
+argument("rollback") -> "_";
+argument(_) -> "".
+
+compiled(Key, Source) ->
+    case persistent_term:get({?MODULE, Key}, none) of
+        none ->
+            Beam = relsync_lib_test_release:beam(Source),
+            persistent_term:put({?MODULE, Key}, Beam),
+            Beam;
+        Beam ->
+            Beam
+    end.
