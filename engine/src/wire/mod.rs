@@ -21,7 +21,7 @@ pub use request::{HooksKind, ModuleAction, ReloadMode, Request};
 use crate::bytes::ReadError;
 
 /// The version of the protocol spoken here.
-pub const PROTOCOL: u64 = 2;
+pub const PROTOCOL: u64 = 3;
 
 /// The largest message of an agent: a manifest with everything around it.
 pub const MAX_REPLY_BYTES: usize = 80 << 20;

@@ -19,7 +19,7 @@
 
 -export([run/3]).
 
--define(PROTOCOL, 2).
+-define(PROTOCOL, 3).
 %% How many bytes of a pack the host may have under way: this much waits in the mailbox at most.
 -define(CREDIT_BYTES, 262144).
 %% Credit is given back in pieces of at least this size.
