@@ -35,7 +35,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 writable: None,
                 checksum: false,
             },
-            "hello\ndestination\t/srv/erlang\nhost\tuser@board\nprotocol\t2\n",
+            "hello\ndestination\t/srv/erlang\nhost\tuser@board\nprotocol\t3\n",
         ),
         (
             "host-hello-all",
@@ -45,7 +45,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 writable: Some(b"/rw".to_vec()),
                 checksum: true,
             },
-            "hello\nchecksum\ttrue\ndestination\t/srv/\\xff\\x5c\nhost\t\\xc3\\xbcbung@board\nprotocol\t2\nwritable\t/rw\n",
+            "hello\nchecksum\ttrue\ndestination\t/srv/\\xff\\x5c\nhost\t\\xc3\\xbcbung@board\nprotocol\t3\nwritable\t/rw\n",
         ),
         (
             "host-get-manifest",
@@ -185,7 +185,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ]
     };
     let status = || TargetStatus {
-        protocol: 2,
+        protocol: 3,
         otp_release: 25,
         erts: "13.1.5".to_owned(),
         has_zstd: true,
@@ -237,7 +237,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         (
             "agent-hello-least",
             Reply::Hello(Box::new(TargetStatus {
-                protocol: 2,
+                protocol: 3,
                 otp_release: 23,
                 erts: "11.1".to_owned(),
                 credit: 1,

@@ -47,7 +47,7 @@ golden(File, Bytes) ->
 messages() ->
     [
         {"agent-hello-least", hello_reply, #{
-            protocol => 2, otp_release => 23, erts => <<"11.1">>, has_zstd => false, drift => [], credit => 1
+            protocol => 3, otp_release => 23, erts => <<"11.1">>, has_zstd => false, drift => [], credit => 1
         }},
         {"agent-hello-all", hello_reply, status()},
         {"agent-status", status_reply, (status())#{
@@ -88,7 +88,7 @@ messages() ->
 
 status() ->
     #{
-        protocol => 2,
+        protocol => 3,
         otp_release => 25,
         erts => <<"13.1.5">>,
         has_zstd => true,
