@@ -194,6 +194,8 @@ decoders(Root) ->
         {wire_parts, Any, [joined([<<1, "ab">>, <<0, "c">>, <<1>>])], fun wire_parts/1},
         {varint, Any, [<<(relsync_lib_varint:encode(N))/binary, N>> || N <- [0, 128, 1 bsl 40, (1 bsl 64) - 1]], fun varint/1},
         {path, Any, [<<"lib/app-1.0/ebin/app.beam">>, <<"a/../b">>, <<"größe/\x{0}"/utf8>>, <<".relsync/x">>], fun path/1},
+        {boot_script, Any, boot_scripts(), fun boot_script/1},
+        {release_text, Any, [release_text()], fun release_text/1},
         {manifest, Any, Manifests, fun manifest/1},
         {pack, Any, Packs, fun pack/1},
         {pack_records, Any, Sealed, fun pack_records/1},
@@ -249,6 +251,25 @@ path(Bytes) ->
     case relsync_lib_path:validate_name(Bytes) of
         ok -> nomatch = binary:match(Bytes, <<"/">>);
         {error, Why} -> text(relsync_lib_path:format_error(Why))
+    end.
+
+boot_scripts() ->
+    {ok, Bytes} = file:read_file(filename:join([code:root_dir(), "bin", "start_clean.boot"])),
+    [Bytes, term_to_binary({script, {"a", "1"}, [{path, ["$ROOT/lib/a-1/ebin", [16#141]]}, {primLoad, [a, 'ö']}, {x, #{1 => 2.5}}]})].
+
+boot_script(Bytes) ->
+    case relsync_lib_release:boot(Bytes, [<<"/srv/app">>], #{<<"ROOT">> => <<"/usr/lib/erlang">>}) of
+        {ok, #{path := Path, loads := Loads}} -> [true = is_binary(Dir) || {_, Dirs, _} <- Loads, Dir <- Path ++ Dirs];
+        {error, Reason} -> text(relsync_lib_release:format_error({boot_file, <<"b">>, Reason}))
+    end.
+
+release_text() ->
+    <<"%% coding: utf-8\n{release,{\"a\",\"1\\x{141}\"},{erts,\"13\"},[{'k',\"8\",permanent},{s,-4,[]}]}. % end\n">>.
+
+release_text(Bytes) ->
+    case relsync_lib_plain_term:text(Bytes) of
+        {ok, _} -> ok;
+        {error, Reason} -> text(relsync_lib_plain_term:format_error(Reason))
     end.
 
 manifest(Bytes) ->
