@@ -3,7 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `args`, `config`, `units` | the command line, `relsync.toml`, how values are written |
-//! | `target`, `machine`, `source`, `hooks` | what is meant: the node, this host, the snapshot, the hooks |
+//! | `target`, `machine`, `source`, `whole`, `hooks` | what is meant: the node, this host, the snapshot and whether it is a whole release, the hooks |
 //! | `connect`, `push`, `rollback`, `status`, `doctor` | what is done with a target |
 //! | `snapshot`, `export`, `store` | what is done with the local store |
 //! | `plan`, `listing`, `notes`, `terms`, `report`, `progress`, `output` | what is said of it |
@@ -37,6 +37,7 @@ mod store;
 mod target;
 mod terms;
 mod units;
+mod whole;
 
 use std::process::ExitCode;
 

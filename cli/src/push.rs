@@ -36,6 +36,7 @@ use crate::settle;
 use crate::source;
 use crate::target::Target;
 use crate::units::{Bytes, Span};
+use crate::whole;
 
 const DEFAULT_RETRIES: u32 = 3;
 const DEFAULT_KEEP: u32 = 2;
@@ -157,6 +158,14 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
     }
     let store = source::open_store(&args.source.store, output)?;
     let snapshot = source::snapshot(&store, &args.source, left_out.clone(), output)?;
+    let dir = source::release_dir(&args.source);
+    let exclusions = &snapshot.exclusions;
+    let tree = &snapshot.manifest;
+    if let Some(links) = whole::check(tree, exclusions, &left_out, dir.as_deref(), &store)? {
+        output.warning(&format!(
+            "links lead out of the release, to what the target must have by itself: {links}"
+        ));
+    }
     Ok(Job {
         target,
         store: Arc::new(store),

@@ -1,5 +1,7 @@
 //! Where a push takes its snapshot from: a directory, or the store.
 
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use relsync_engine::entry::Escaped;
@@ -13,6 +15,7 @@ use serde_json::json;
 use crate::args::{SourceArgs, StoreArgs, TreeArgs};
 use crate::error::CliError;
 use crate::machine;
+use crate::notes::some_of;
 use crate::output::Output;
 use crate::report::short;
 use crate::units::{Bytes, Count};
@@ -71,6 +74,19 @@ pub(crate) fn rules(args: &TreeArgs) -> Result<Rules, PatternError> {
     Ok(rules)
 }
 
+/// Adds that a store inside the directory is not part of the release.
+fn without_store(rules: Rules, dir: &Path, store: &Store) -> Rules {
+    // A directory that is not there is an error of the scan's.
+    let absolute = |path: &Path| path.canonicalize().ok();
+    let inside = absolute(dir).zip(absolute(store.dir()));
+    match inside.and_then(|(dir, store)| Some(store.strip_prefix(dir).ok()?.to_owned())) {
+        Some(path) if path != Path::new("") => {
+            rules.without_store(path.as_os_str().as_bytes().to_vec())
+        }
+        _ => rules,
+    }
+}
+
 /// The rules for what is never deleted on a target.
 pub(crate) fn protection(patterns: &[String]) -> Result<Rules, PatternError> {
     let mut rules = Rules::keep_all();
@@ -117,7 +133,7 @@ pub(crate) fn take(
     output: &Output,
 ) -> Result<(SnapshotRecord, Manifest, ScanReport), CliError> {
     let options = ScanOptions {
-        rules,
+        rules: without_store(rules, dir, store),
         rehash_all: false,
     };
     let taken = store.take_snapshot(dir, &options, &meta, &|_| {})?;
@@ -181,6 +197,21 @@ fn say_exclusions(exclusions: &[Exclusion], output: &Output) {
             "Leaving out {} (--shared-libs includes them)",
             Count(shared, "shared library")
         ));
+    }
+    let named = |reason: Reason| {
+        let left_out = exclusions
+            .iter()
+            .filter(|exclusion| exclusion.reason == reason);
+        let paths: BTreeSet<String> = left_out.map(|it| Escaped(&it.path).to_string()).collect();
+        (!paths.is_empty()).then(|| some_of(&paths))
+    };
+    if let Some(paths) = named(Reason::Residue) {
+        output.line(&format!(
+            "Leaving out what running or packing the release left in it: {paths} (--include GLOB takes it in)"
+        ));
+    }
+    if let Some(path) = named(Reason::Store) {
+        output.line(&format!("Leaving out relsync's own store: {path}"));
     }
     for exclusion in exclusions {
         let path = Escaped(&exclusion.path).to_string();

@@ -2,10 +2,11 @@
 //!
 //! Pure: it looks at names, never at the disk. The first rule that speaks decides:
 //!
-//! 1. the state directory `.relsync` at the root is always left out;
+//! 1. the state directory `.relsync` at the root is always left out, and so is the object store if it lies in the directory;
 //! 2. the user's rules in the order given, `include` or `exclude`;
 //! 3. `lib/<otp application>-<version>`: what the target's own Erlang brings;
-//! 4. shared libraries, `*.so` and `*.so.<digits>`, because they are built for one kind of machine.
+//! 4. shared libraries, `*.so` and `*.so.<digits>`, because they are built for one kind of machine;
+//! 5. at the root, what running or packing a release leaves there: `log`, `tmp`, `erl_crash.dump`, `*.tar.gz`, `*.pipe`.
 //!
 //! A directory that is left out takes everything below it along.
 //!
@@ -62,6 +63,14 @@ const OTP_APPLICATIONS: &[&str] = &[
     "xmerl",
 ];
 
+/// Tells whether a name is that of an application of Erlang/OTP.
+#[must_use]
+pub fn is_otp_application(name: &[u8]) -> bool {
+    OTP_APPLICATIONS
+        .iter()
+        .any(|known| known.as_bytes() == name)
+}
+
 /// A user's pattern cannot be understood.
 #[derive(Debug, Error)]
 #[error("`{pattern}` is no valid pattern: {source}")]
@@ -90,6 +99,10 @@ pub enum Reason {
     SystemLibrary,
     /// It is a shared library.
     SharedLibrary,
+    /// Running or packing a release leaves it at the release's root.
+    Residue,
+    /// It is the object store.
+    Store,
     /// The user's pattern, as given.
     Pattern(String),
 }
@@ -100,6 +113,8 @@ impl fmt::Display for Reason {
             Self::StateDir => write!(f, "relsync's own state"),
             Self::SystemLibrary => write!(f, "system library"),
             Self::SharedLibrary => write!(f, "shared library"),
+            Self::Residue => write!(f, "left by a run"),
+            Self::Store => write!(f, "relsync's own store"),
             Self::Pattern(pattern) => write!(f, "--exclude {pattern}"),
         }
     }
@@ -111,6 +126,9 @@ pub struct Rules {
     user: Vec<UserRule>,
     keep_system_libs: bool,
     keep_shared_libs: bool,
+    keep_residue: bool,
+    /// Where the object store is, relative to the root.
+    store: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone)]
@@ -124,12 +142,14 @@ struct UserRule {
 }
 
 impl Default for Rules {
-    /// Leaves out system libraries and shared libraries.
+    /// Leaves out system libraries, shared libraries, and what running a release leaves.
     fn default() -> Self {
         Self {
             user: Vec::new(),
             keep_system_libs: false,
             keep_shared_libs: false,
+            keep_residue: false,
+            store: None,
         }
     }
 }
@@ -141,6 +161,7 @@ impl Rules {
         Self::default()
             .keep_system_libs(true)
             .keep_shared_libs(true)
+            .keep_residue(true)
     }
 
     /// Sets whether `lib/<otp application>-<version>` is kept.
@@ -155,6 +176,27 @@ impl Rules {
     pub fn keep_shared_libs(mut self, keep: bool) -> Self {
         self.keep_shared_libs = keep;
         self
+    }
+
+    /// Sets whether what running or packing a release leaves at its root is kept.
+    #[must_use]
+    pub fn keep_residue(mut self, keep: bool) -> Self {
+        self.keep_residue = keep;
+        self
+    }
+
+    /// Leaves out the object store, which stands at this path relative to the root.
+    #[must_use]
+    pub fn without_store(mut self, path: Vec<u8>) -> Self {
+        self.store = Some(path);
+        self
+    }
+
+    /// Tells whether the user's rules keep an entry whatever the defaults say.
+    #[must_use]
+    pub fn includes(&self, path: &[u8], is_dir: bool) -> bool {
+        self.user_rule(path, is_dir)
+            .is_some_and(|rule| rule.action == Action::Include)
     }
 
     /// Appends a user's rule; earlier ones win.
@@ -188,27 +230,55 @@ impl Rules {
         if path == STATE_DIR.as_bytes() {
             return Some(Reason::StateDir);
         }
-        let name = match path.iter().rposition(|byte| *byte == b'/') {
-            Some(slash) => &path[slash + 1..],
-            None => path,
-        };
-        for rule in &self.user {
-            let subject = if rule.whole_path { path } else { name };
-            let applies = is_dir || !rule.only_dirs;
-            if applies && rule.matcher.is_match(OsStr::from_bytes(subject)) {
-                return match rule.action {
-                    Action::Include => None,
-                    Action::Exclude => Some(Reason::Pattern(rule.pattern.clone())),
-                };
-            }
+        if self.store.as_deref() == Some(path) {
+            return Some(Reason::Store);
+        }
+        if let Some(rule) = self.user_rule(path, is_dir) {
+            return match rule.action {
+                Action::Include => None,
+                Action::Exclude => Some(Reason::Pattern(rule.pattern.clone())),
+            };
         }
         if !self.keep_system_libs && is_dir && is_system_library(path) {
             return Some(Reason::SystemLibrary);
         }
-        if !self.keep_shared_libs && !is_dir && is_shared_library(name) {
+        if !self.keep_shared_libs && !is_dir && is_shared_library(name_of(path)) {
             return Some(Reason::SharedLibrary);
         }
+        if !self.keep_residue && is_residue(path, is_dir) {
+            return Some(Reason::Residue);
+        }
         None
+    }
+
+    /// Returns the first of the user's rules that matches an entry.
+    fn user_rule(&self, path: &[u8], is_dir: bool) -> Option<&UserRule> {
+        self.user.iter().find(|rule| {
+            let subject = if rule.whole_path { path } else { name_of(path) };
+            let applies = is_dir || !rule.only_dirs;
+            applies && rule.matcher.is_match(OsStr::from_bytes(subject))
+        })
+    }
+}
+
+/// The last component of a path.
+fn name_of(path: &[u8]) -> &[u8] {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => &path[slash + 1..],
+        None => path,
+    }
+}
+
+/// Tells whether an entry at the root is what running or packing a release leaves there.
+fn is_residue(path: &[u8], is_dir: bool) -> bool {
+    if path.contains(&b'/') {
+        return false;
+    }
+    match path {
+        // Often a link to where there is room.
+        b"log" | b"tmp" => true,
+        b"erl_crash.dump" => !is_dir,
+        name => !is_dir && (name.ends_with(b".tar.gz") || name.ends_with(b".pipe")),
     }
 }
 
@@ -221,10 +291,7 @@ fn is_system_library(path: &[u8]) -> bool {
         return false;
     };
     let (application, version) = (&name[..dash], &name[dash + 1..]);
-    OTP_APPLICATIONS
-        .iter()
-        .any(|known| known.as_bytes() == application)
-        && is_version(version)
+    is_otp_application(application) && is_version(version)
 }
 
 /// Tells whether bytes are numbers separated by dots, with or without `-rc` and a number behind them.
@@ -286,6 +353,13 @@ mod tests {
             ("rel/lib/kernel-8.5", false),
             ("lib/kernel-8.5/ebin", false),
             ("x.so", false),
+            ("log", true),
+            ("tmp", true),
+            ("logs", false),
+            ("lib/app-1/log", false),
+            ("releases/1/tmp", false),
+            ("erl_crash.dump", false),
+            ("app-1.tar.gz", false),
         ];
         for (path, left_out) in dirs {
             let found = Rules::default().exclusion(path.as_bytes(), true);
@@ -300,6 +374,14 @@ mod tests {
             ("libx.so.", false),
             ("libx.so.conf", false),
             ("also", false),
+            ("log", true),
+            ("logs", false),
+            ("erl_crash.dump", true),
+            ("app-1.0.tar.gz", true),
+            ("erlang.pipe", true),
+            ("lib/app-1/priv/data.tar.gz", false),
+            ("releases/erl_crash.dump", false),
+            ("app.tar", false),
             ("widget-3.png", false),
             ("lib/kernel-8.5", false),
         ];
@@ -314,7 +396,21 @@ mod tests {
         let keep = Rules::keep_all();
         assert_eq!(keep.exclusion(b"lib/ssl-10.9", true), None);
         assert_eq!(keep.exclusion(b"a.so", false), None);
+        assert_eq!(keep.exclusion(b"log", true), None);
         assert_eq!(keep.exclusion(b".relsync", true), Some(Reason::StateDir));
+        let mut beside = Rules::keep_all().without_store(b"etc/store".to_vec());
+        beside.push(Action::Include, "*").expect("valid pattern");
+        assert_eq!(beside.exclusion(b"etc/store", true), Some(Reason::Store));
+        assert_eq!(beside.exclusion(b"store", true), None);
+    }
+
+    #[test]
+    fn what_is_included_is_known() {
+        let rules = rules(&[(Action::Exclude, "x"), (Action::Include, "/log/")]);
+        assert!(rules.includes(b"log", true));
+        assert_eq!(rules.exclusion(b"log", true), None);
+        assert!(!rules.includes(b"log", false) && !rules.includes(b"x", true));
+        assert!(!rules.includes(b"other", false));
     }
 
     #[test]

@@ -287,16 +287,24 @@ fn another_directory_than_was_meant_is_refused() {
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
     let installed = listing(&rig.device());
     let elsewhere = rig.cli.dir().join("elsewhere").display().to_string();
-    for (tree, warned) in [("_rel/lib", true), ("_rel", false)] {
+    let part = rig.cli.dir().join("part/ebin");
+    fs::create_dir_all(&part).expect("a directory");
+    fs::write(part.join("sample.app"), "").expect("a file");
+    for (tree, warned) in [("part", true), ("_rel", false)] {
         let plan = rig.run(&["plan", "-l", tree, "-p", &elsewhere]);
         assert_eq!(plan.err.contains("the release's root"), warned, "{plan:?}");
     }
-    for wrong in ["_rel/lib", "."] {
+    for (wrong, kind) in [
+        ("_rel/lib", "not_a_release"),
+        ("_rel/lib/sample-1.0", "not_a_release"),
+        (".", "not_a_release"),
+        ("part", "nothing_remains"),
+    ] {
         let refused = rig.push(&["-l", wrong, "--exclude", "/device"], 1);
-        assert_eq!(refused["error"]["kind"], "nothing_remains", "{refused}");
+        assert_eq!(refused["error"]["kind"], kind, "{refused}");
         assert_eq!(listing(&rig.device()), installed);
     }
-    let allowed = rig.push(&["-l", "_rel/lib", "--max-delete", "1000"], 0);
+    let allowed = rig.push(&["-l", "part", "--max-delete", "1000"], 0);
     assert_eq!(allowed["outcome"], "applied", "{allowed}");
 }
 

@@ -26,6 +26,7 @@ use crate::hooks::HooksError;
 use crate::output::printable;
 use crate::target::TargetError;
 use crate::units::{Count, Elapsed};
+use crate::whole::WholeError;
 
 use reach::{config_hint, connect_class, hooks_hint, target_class};
 pub(crate) use remote::IN_USE_HINT;
@@ -105,6 +106,9 @@ pub(crate) enum CliError {
     /// The store or a scan failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What is to be pushed is no whole release.
+    #[error(transparent)]
+    Whole(#[from] WholeError),
     /// The directory that a snapshot is taken of, with no target in sight, cannot be read.
     #[error(transparent)]
     Directory(#[from] ScanError),
@@ -340,6 +344,7 @@ impl CliError {
             self,
             Self::Hooks(_)
                 | Self::Store(StoreError::Scan(_))
+                | Self::Whole(_)
                 | Self::Push(_)
                 | Self::Session(_)
                 | Self::LostAndUnchanged
@@ -375,6 +380,10 @@ impl CliError {
             }
             Self::Hooks(error) => ("hooks", Exit::Failed, hooks_hint(error)),
             Self::Store(error) => store_class(error),
+            Self::Whole(error) => {
+                let (kind, hint) = error.class();
+                (kind, Exit::Failed, Some(hint))
+            }
             Self::Directory(error) => directory_class(error),
             Self::NoDataDir => (
                 "store",

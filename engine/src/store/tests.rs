@@ -44,7 +44,7 @@ impl Fixture {
         fixture.write("lib/a/ebin/empty", b"");
         fixture.write("lib/a/priv/data", &noise(700_000, "data"));
         fixture.write("lib/a/priv/text", &b"some text, ".repeat(100_000));
-        fs::create_dir(fixture.root().join("log")).expect("mkdir");
+        fs::create_dir(fixture.root().join("logs")).expect("mkdir");
         symlink("a", fixture.root().join("lib/current")).expect("symlink");
         fixture
     }
@@ -383,7 +383,7 @@ fn excluded_shared_libraries_are_hashed_and_not_stored() {
             exclusions,
             [
                 (&b"erl.log"[..], None),
-                (b"lib/a/priv/nif.so", Some((11, hash)))
+                (b"lib/a/priv/nif.so", Some((11, hash))),
             ]
         );
         assert_eq!(manifest.get(b"lib/a/priv/nif.so"), None);

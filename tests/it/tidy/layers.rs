@@ -73,6 +73,7 @@ pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
             "plan",
             "progress",
             "report",
+            "whole",
         ],
     ),
     (
