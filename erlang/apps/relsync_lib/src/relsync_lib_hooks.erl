@@ -7,6 +7,9 @@
 %%% | `health'   | after `postsync'                      | `true' or `ok'; anything else is sick    |
 %%% | `rollback' | after an update was rolled back       | ignored, unless `{error, Reason}'        |
 %%%
+%%% No error are `{error, {not_started, _}}' of `presync', which stops an application that does not run, and
+%%% `{error, {already_started, _}}' of `postsync', which starts one that runs.
+%%%
 %%% A hook runs in a process of its own, with a group leader that passes on what it prints. Invariants:
 %%% `run/5' returns after all output of the hook has been passed on; when it has returned, no process of
 %%% ours is left, and processes that the hook started live on with the node's own group leader; `unload/1'
@@ -132,7 +135,7 @@ run_apart(Call, Timeout, Output) ->
     Leader = relsync_lib_hooks_io:start(Output),
     Owner = self(),
     Ref = make_ref(),
-    {Pid, Monitor} = spawn_monitor(fun() ->
+    {Pid, Monitor} = relsync_lib_worker:start_monitored(fun() ->
         group_leader(Leader, self()),
         relsync_lib_hooks_io:watch(Leader, self()),
         Owner ! {Ref, attempt(Call)}
@@ -182,6 +185,9 @@ flush(Ref) ->
 
 judge(Point, timeout, Timeout) -> {error, {hook_timeout, Point, Timeout}};
 judge(Point, {raised, Class, Reason, Stack}, _) -> {error, {hook_failed, Point, Class, Reason, Stack}};
+%% The last call of a hook is often one of these, and what it asks for is so already.
+judge(presync, {returned, {error, {not_started, _}} = Value}, _) -> {ok, Value};
+judge(postsync, {returned, {error, {already_started, _}} = Value}, _) -> {ok, Value};
 judge(Point, {returned, {error, Reason}}, _) -> {error, {hook_refused, Point, Reason}};
 judge(health, {returned, Value}, _) when Value =:= true; Value =:= ok -> {ok, Value};
 judge(health, {returned, Value}, _) -> {error, {unhealthy, Value}};

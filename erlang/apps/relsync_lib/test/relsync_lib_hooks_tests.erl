@@ -135,6 +135,9 @@ hooks_that_fail_are_told_apart(Limits) ->
     ?assertMatch({error, {hook_failed, presync, exit, normal, _}}, Run("exit(normal)")),
     ?assertMatch({error, {hook_failed, presync, exit, killed, []}}, Run("exit(self(), kill), receive after infinity -> ok end")),
     ?assertEqual({error, {hook_refused, presync, no}}, Run("{error, no}")),
+    %% The state that `application:stop/1' was to bring about.
+    ?assertEqual({ok, {error, {not_started, a}}}, Run("{error, {not_started, a}}")),
+    ?assertEqual({error, {hook_refused, presync, {already_started, a}}}, Run("{error, {already_started, a}}")),
     ?assertEqual({ok, false}, Run("false")),
     ?assert(contains(text(Run("error(oops)")), "the presync hook failed: error oops")).
 
