@@ -101,6 +101,8 @@ pub(super) fn encode_spawn(
         SpawnBond::Link => "link",
         SpawnBond::Monitor => "monitor",
     };
+    // A VM may limit the heap of every new process, and kill those that exceed it.
+    let no_heap_limit = Term::Tuple(vec![Term::atom("max_heap_size"), Term::Integer(0)]);
     let control = Term::Tuple(vec![
         Term::Integer(number::SPAWN_REQUEST),
         Term::Reference(request.clone()),
@@ -108,7 +110,7 @@ pub(super) fn encode_spawn(
         // The group leader. The host prints nothing for a target: the process finds one of its own.
         Term::Pid(from.clone()),
         entry,
-        Term::List(vec![Term::atom(option)]),
+        Term::List(vec![Term::atom(option), no_heap_limit]),
     ]);
     encode_frame(&control, Some(&Term::List(call.arguments.to_vec())), 0)
 }

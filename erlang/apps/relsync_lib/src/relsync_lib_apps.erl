@@ -164,7 +164,7 @@ retype(Apps, Type) ->
 %% The application controller's calls have no timeout of their own.
 bounded(What, App, Timeout, Fun) ->
     relsync_lib_pulse:beat(),
-    {Pid, Monitor} = spawn_monitor(fun() -> exit({result, Fun()}) end),
+    {Pid, Monitor} = relsync_lib_worker:start_monitored(fun() -> exit({result, Fun()}) end),
     receive
         {'DOWN', Monitor, process, Pid, {result, Result}} -> Result;
         {'DOWN', Monitor, process, Pid, Reason} -> {error, Reason}

@@ -176,7 +176,7 @@ load_together(Beams, #{on_load_timeout := Timeout} = Limits) ->
 -spec load_one(beam(), timeout()) -> ok | {error, reason()}.
 load_one({Module, File, Beam}, Timeout) ->
     relsync_lib_pulse:beat(),
-    {Pid, Monitor} = spawn_monitor(fun() -> exit({loaded, code:load_binary(Module, File, Beam)}) end),
+    {Pid, Monitor} = relsync_lib_worker:start_monitored(fun() -> exit({loaded, code:load_binary(Module, File, Beam)}) end),
     receive
         {'DOWN', Monitor, process, Pid, {loaded, {module, Module}}} -> ok;
         {'DOWN', Monitor, process, Pid, {loaded, {error, Why}}} -> {error, {on_load_failed, Module, Why}};

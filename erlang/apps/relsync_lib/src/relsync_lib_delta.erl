@@ -163,7 +163,7 @@ apart(Fun) ->
         unlink(Caller),
         exit(Outcome)
     end,
-    {Pid, Monitor} = spawn_opt(Work, [link, monitor]),
+    {Pid, Monitor} = relsync_lib_worker:start_bound(Work),
     receive
         {'DOWN', Monitor, process, Pid, {value, Value}} -> Value;
         {'DOWN', Monitor, process, Pid, {Class, Thrown, Stack}} -> erlang:raise(Class, Thrown, Stack)

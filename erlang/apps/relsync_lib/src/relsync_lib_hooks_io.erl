@@ -20,7 +20,7 @@
 -spec start(output()) -> pid().
 start(Output) ->
     Owner = self(),
-    spawn(fun() ->
+    relsync_lib_worker:start(fun() ->
         Monitor = erlang:monitor(process, Owner),
         loop(#{output => Output, owner => Monitor, hook => none})
     end).

@@ -42,7 +42,7 @@ take(Name, Owner, Who, Tries) ->
     case listen(Name) of
         {ok, Socket} ->
             Answer = [Who, " on ", atom_to_list(node())],
-            Herald = spawn(fun() -> answer(Socket, Answer) end),
+            Herald = relsync_lib_worker:start(fun() -> answer(Socket, Answer) end),
             put(?HELD, {Socket, Herald}),
             ok;
         {error, eaddrinuse} ->

@@ -74,13 +74,10 @@ mode(Other) -> relsync_lib_refusal:refuse(protocol, io_lib:format("unknown way t
 limits(#{read := Read, write := Write}) ->
     #{roots => [path_list(Root) || Root <- Read, Root =/= Write]}.
 
-%% @doc A path as `code' wants it: as a list; a root that is not UTF-8 stays the bytes it is.
+%% @doc A path as `code' wants it.
 -spec path_list(binary()) -> string().
 path_list(Path) ->
-    case unicode:characters_to_list(Path) of
-        List when is_list(List) -> List;
-        _ -> binary_to_list(Path)
-    end.
+    relsync_lib_path:native(Path).
 
 %% @doc What became of the modules, as the host is told.
 -spec fields(#{
@@ -123,6 +120,6 @@ action(_) -> removed.
 stale(#{write := Root}, Max) ->
     Stale = relsync_lib_stale:modules(path_list(Root), Max),
     [
-        (status_fields({Module, OnDisk}))#{detail => relsync_lib_refusal:text(File)}
+        (status_fields({Module, OnDisk}))#{detail => relsync_lib_refusal:text(relsync_lib_path:display_native(File))}
      || #{module := Module, file := File, on_disk := OnDisk} <- Stale
     ].

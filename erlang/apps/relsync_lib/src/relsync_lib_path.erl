@@ -19,7 +19,10 @@
     parent/1,
     ancestors/1,
     check_parents/2,
+    native/1,
+    raw/1,
     display/1,
+    display_native/1,
     format_error/1
 ]).
 
@@ -120,6 +123,34 @@ check_each(Root, [Ancestor | Rest]) ->
         {error, enoent} -> {error, {parent_missing, Ancestor}};
         {error, Posix} -> {error, {parent_unreadable, Ancestor, Posix}}
     end.
+
+%% @doc Gives a path as the code server and lists of names on the code path have it: a list, of
+%% characters where the VM takes file names for UTF-8, of bytes where it does not (`+fnl'). A path that is
+%% not UTF-8 where it should be stays the bytes it is.
+-spec native(binary()) -> string().
+native(Path) ->
+    case file:native_name_encoding() of
+        latin1 ->
+            binary_to_list(Path);
+        utf8 ->
+            case unicode:characters_to_list(Path) of
+                List when is_list(List) -> List;
+                _ -> binary_to_list(Path)
+            end
+    end.
+
+%% @doc Gives the bytes of a path that `native/1' made or the code server told.
+-spec raw(string()) -> binary().
+raw(Native) ->
+    case unicode:characters_to_binary(Native, unicode, file:native_name_encoding()) of
+        Bytes when is_binary(Bytes) -> Bytes;
+        _ -> unicode:characters_to_binary(Native)
+    end.
+
+%% @doc Gives printable text for a path that the code server told.
+-spec display_native(string()) -> unicode:chardata().
+display_native(Native) ->
+    display(raw(Native)).
 
 %% @doc Gives printable text for a path: UTF-8 as it is, other bytes as `\xHH'.
 -spec display(binary()) -> unicode:chardata().

@@ -84,7 +84,7 @@ left(#{deadline := Deadline, timeout := Timeout}, Now) ->
 request(Request) ->
     {Pid, Monitor} =
         case whereis(?MODULE) of
-            undefined -> spawn_monitor(fun init/0);
+            undefined -> relsync_lib_worker:start_monitored(fun init/0);
             Running -> {Running, monitor(process, Running)}
         end,
     Pid ! {?MODULE, self(), Monitor, Request},
@@ -166,7 +166,7 @@ wait(Timer, Ms) ->
 %% A process has one name at a time: the session's is taken by another process, so that this one can be
 %% found, and cancelled, all the while.
 return(#{roots := Roots, generation := Generation} = Timer) ->
-    {_, Monitor} = spawn_monitor(fun() -> exit(take_over(Roots, Generation)) end),
+    {_, Monitor} = relsync_lib_worker:start_monitored(fun() -> exit(take_over(Roots, Generation)) end),
     Timer#{phase := returning, ref := Monitor}.
 
 take_over(Roots, Generation) ->

@@ -95,7 +95,7 @@ check(Module, Pids, Waiting, Ref, Deadline, Users) ->
 
 %% Runs a function in a process of its own, so that late answers reach nobody's mailbox.
 apart(Fun) ->
-    {Pid, Monitor} = spawn_monitor(fun() -> exit({result, Fun()}) end),
+    {Pid, Monitor} = relsync_lib_worker:start_monitored(fun() -> exit({result, Fun()}) end),
     receive
         {'DOWN', Monitor, process, Pid, {result, Result}} -> Result;
         {'DOWN', Monitor, process, Pid, Reason} -> error(Reason)

@@ -208,7 +208,7 @@ details(Items) ->
     InUse = [{M, relsync_lib_processes:format_users(Users)} || #{module := M, status := in_use, users := Users} <- Items],
     maps:from_list(lists:sublist(Foreign, ?MAX_DETAILS) ++ lists:sublist(InUse, ?MAX_DETAILS)).
 
-origin([_ | _] = File) -> filename:dirname(File);
+origin([_ | _] = File) -> relsync_lib_path:display_native(filename:dirname(File));
 origin(_) -> "no file".
 
 %% @doc Tells whether a module belongs to the agent.
@@ -230,8 +230,10 @@ format_error({too_many_modules, Max}) ->
 rel_path(Rel) when is_binary(Rel) ->
     Parts = binary:split(Rel, <<"/">>, [global]),
     Safe = lists:all(fun(P) -> P =/= <<>> andalso P =/= <<".">> andalso P =/= <<"..">> end, Parts),
-    case {Safe, lists:reverse(Parts), unicode:characters_to_list(Rel)} of
-        {true, [File, <<"ebin">> | _], Name} when is_list(Name) ->
+    Name = relsync_lib_path:native(Rel),
+    %% A name that this VM's code server cannot be told is no module's.
+    case {Safe andalso relsync_lib_path:raw(Name) =:= Rel, lists:reverse(Parts)} of
+        {true, [File, <<"ebin">> | _]} ->
             case filename:extension(File) =:= <<".beam">> andalso binary:match(Rel, <<0>>) =:= nomatch of
                 true -> Name;
                 false -> fail({bad_path, Rel})
@@ -386,4 +388,4 @@ on_path(Ebin, #{code_path := Entries, path := #{joins := Joins}}) ->
 -spec fail(reason()) -> no_return().
 fail(Reason) -> throw({?MODULE, Reason}).
 
-rel_binary(Rel) -> unicode:characters_to_binary(Rel).
+rel_binary(Rel) -> relsync_lib_path:raw(Rel).

@@ -57,6 +57,20 @@ check_parents_test() ->
     {error, {parent_missing, <<"n">>}} = relsync_lib_path:check_parents(Root, <<"n/m/x">>),
     relsync_lib_trees:remove(Root).
 
+%% How a VM with `+fnl' writes names is tested with such a VM (`odd_nodes').
+native_test_() ->
+    [
+        fun() ->
+            Expected = relsync_lib_path:native(Path),
+            Back = relsync_lib_path:raw(Expected)
+        end
+     || {Expected, Path, Back} <- [
+            {"a/b", <<"a/b">>, <<"a/b">>},
+            {"gr\x{f6}\x{df}e", <<"größe"/utf8>>, <<"größe"/utf8>>},
+            {[$a, 255], <<"a", 255>>, <<"a", 255/utf8>>}
+        ]
+    ].
+
 display_test_() ->
     [
         fun() -> Expected = unicode:characters_to_list(relsync_lib_path:display(Path)) end
