@@ -13,16 +13,20 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Tests compare with the golden vectors; only `make golden` writes them.
 unexport RELSYNC_BLESS
 
-.PHONY: help setup otp-roots agent build demo test crash golden quick-check check clean
+.PHONY: help setup setup-build otp-roots agent build demo test crash products golden quick-check check clean
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
 	  || sed -nE 's/^([a-z-]+):.*## (.*)/  make \1  \2/p' Makefile
 
-setup: ## Installs what building and testing needs beyond Rust (Erlang, a C compiler)
+setup: ## Installs what building and testing needs beyond Rust (Erlang, a C compiler, rebar3, Elixir)
+	@scripts/setup.sh --tests
+
+# Without what only the tests need.
+setup-build:
 	@scripts/setup.sh
 
-otp-roots: setup ## Makes roots of other OTP releases under target/otp, from Debian's packages
+otp-roots: setup-build ## Makes roots of other OTP releases under target/otp, from Debian's packages
 	@scripts/otp-root.sh $(OTP_RELEASES)
 
 agent: otp-roots ## Rebuilds the agent that the host embeds (engine/agent) from its Erlang sources
@@ -31,7 +35,7 @@ agent: otp-roots ## Rebuilds the agent that the host embeds (engine/agent) from 
 build: ## Builds the release binary, target/release/relsync
 	@cargo build --release --package relsync
 
-demo: setup build ## Shows an update of a running release
+demo: setup-build build ## Shows an update of a running release
 	@scripts/demo.sh
 
 test: setup quick-check ## Runs all tests, against every OTP release that can be had here
@@ -43,6 +47,10 @@ test: setup quick-check ## Runs all tests, against every OTP release that can be
 
 crash: setup ## Kills, cuts, fills and damages at every moment of an update; takes half an hour or more
 	@scripts/crash.sh
+
+products: build ## Pushes changes to a RabbitMQ with AMQP and MQTT clients: none may notice
+	@scripts/setup.sh --products
+	@scripts/rabbitmq.sh
 
 golden: setup ## Rewrites the golden vectors (tests/data/golden) with what both sides write now
 	env RELSYNC_BLESS=1 cargo test --workspace golden_requests

@@ -1,11 +1,25 @@
 #!/usr/bin/env bash
-# Installs what building and testing relsync needs beyond Rust: a C compiler and Erlang.
+# Installs what building relsync needs beyond Rust: a C compiler and Erlang.
+#
+#   scripts/setup.sh              for building and for the demo
+#   scripts/setup.sh --tests      also what only the tests need: rebar3, Elixir, tools for file capabilities
+#   scripts/setup.sh --products   also what `make products` needs: Python with venv
 #
 # Does nothing, and asks no package index, when all is there. On Debian and Ubuntu the rest is installed with
 # apt-get, as root or through sudo; elsewhere this names what is missing.
 #
-# Exit codes: 0 all is there, 1 something is missing and could not be installed.
+# Exit codes: 0 all is there, 1 something is missing and could not be installed, 2 usage.
 set -euo pipefail
+
+case ${1-} in
+  '') wanted=() ;;
+  --tests) wanted=(tests) ;;
+  --products) wanted=(tests products) ;;
+  *)
+    echo 'usage: scripts/setup.sh [--tests | --products]' >&2
+    exit 2
+    ;;
+esac
 
 # Applications that the tests, `make check` and the target side's code use; kernel and stdlib come with any OTP.
 applications=(crypto public_key ssl ssh eunit tools dialyzer)
@@ -17,10 +31,22 @@ die() { say "$*"; exit 1; }
 # The tests of errors from the kernel need it, on Linux; elsewhere they are passed over.
 is_wanted_strace() { [ "$(uname)" = Linux ] && ! command -v strace >/dev/null; }
 
-# Prints what is missing, one Debian package a line.
+# Whether the caller asked for what this part needs.
+wants() { case " ${wanted[*]-} " in *" $1 "*) true ;; *) false ;; esac; }
+
+# Prints what is missing for building, for the tests and for the checks of real products, one Debian package a line.
 missing_packages() {
   command -v cc >/dev/null || echo build-essential
   is_wanted_strace && echo strace
+  if wants tests; then
+    command -v rebar3 >/dev/null || echo rebar3
+    command -v mix >/dev/null || echo elixir
+    # They lie in /sbin, which only root has on its path.
+    [ "$(uname)" != Linux ] || PATH=$PATH:/usr/sbin:/sbin command -v setcap >/dev/null || echo libcap2-bin
+  fi
+  if wants products; then
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+  fi
   if ! command -v erl >/dev/null || ! command -v erlc >/dev/null; then
     echo erlang-base
     printf 'erlang-%s\n' "${applications[@]//_/-}"
