@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod device;
 pub mod node;
+pub mod otp;
 pub mod proxy;
 pub mod release;
 pub mod rig;

@@ -63,8 +63,15 @@ impl Release {
 /// # Panics
 /// If one does not compile.
 pub fn compile(into: &Path, modules: &[(&str, &str)]) {
+    compile_with(&compiler(), into, modules);
+}
+
+/// Compiles modules with this compiler.
+///
+/// # Panics
+/// If one does not compile.
+pub fn compile_with(program: &[String], into: &Path, modules: &[(&str, &str)]) {
     let sources = tempfile::tempdir().expect("a temporary directory");
-    let program = compiler();
     let mut erlc = Command::new(&program[0]);
     erlc.args(&program[1..])
         .args(["+debug_info", "+deterministic", "-o"])

@@ -440,6 +440,9 @@ async fn conclude(
             if job.options.reload == ReloadMode::Soft {
                 report.foresee_refusal();
             }
+            if let Some(other) = &pushed.planned.other_otp {
+                report.foresee_other_otp(other);
+            }
         }
         PushEnd::Applied(result) => {
             let pack_bytes = pushed.pack.as_ref().map_or(0, |pack| pack.pack_bytes);

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use relsync_engine::id::SnapshotId;
 use relsync_engine::plan::Totals;
+use relsync_engine::push::OtherOtp;
 use relsync_engine::wire::{ApplyResult, ModuleStatus, TargetStatus};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::connect::Traffic;
-use crate::error::{Explained, IN_USE_HINT};
+use crate::error::{Explained, IN_USE_HINT, OTHER_OTP_HINT};
 use crate::notes::some_of;
 use crate::output::{Output, error_value, printable};
 use crate::units::{Bytes, Count, Elapsed};
@@ -235,6 +236,15 @@ impl Report {
                 some_of(&users)
             ));
         }
+    }
+
+    /// Notes that a push would be refused because the target's VM cannot load some modules.
+    pub(crate) fn foresee_other_otp(&mut self, other: &OtherOtp) {
+        self.would_be_refused = Some("other_otp");
+        self.notes.push(format!(
+            "would be refused: {}; {OTHER_OTP_HINT}",
+            printable(&other.to_string())
+        ));
     }
 
     /// Notes that running code was left alone, and which modules it is old code of.

@@ -29,7 +29,7 @@ use crate::units::{Count, Elapsed};
 use crate::whole::WholeError;
 
 use reach::{config_hint, connect_class, hooks_hint, target_class};
-pub(crate) use remote::IN_USE_HINT;
+pub(crate) use remote::{IN_USE_HINT, OTHER_OTP_HINT};
 use remote::{refusal_hint, remote_hint};
 use session::{push_class, session_class};
 use store::{directory_class, store_class};

@@ -8,6 +8,9 @@ use super::Exit;
 pub(crate) const IN_USE_HINT: &str =
     "`--reload hard` kills these processes, `--reload apps` restarts their applications";
 
+/// What to try when the target's VM cannot load what was compiled for another OTP.
+pub(crate) const OTHER_OTP_HINT: &str = "build the release with the OTP that the target runs; if it brings its own ERTS, --reload vm starts it with that";
+
 /// How the process ends when the agent refuses: its errors leave the target as it was, but for one.
 pub(super) fn remote_exit(kind: &str) -> Exit {
     match kind {
@@ -62,6 +65,7 @@ pub(super) fn remote_hint(kind: &str) -> Option<String> {
         "on_load" => {
             "what the message says happened on the target; a library that the module loads may be missing there (--shared-libs)"
         }
+        "other_otp" => OTHER_OTP_HINT,
         "bad_beam" => {
             "the release was compiled for another OTP release than the target runs, or a file is damaged"
         }

@@ -5,7 +5,9 @@ use super::cursor::Cursor;
 use super::frame::{self, Head};
 use super::inflate::{self, Deflater, Gzip};
 use super::zlib::Framing;
-use super::{Limits, Options, Piece, beam_md5, bsdiff, decode, decode::prefix_of, encode_with};
+use super::{
+    Limits, Options, Piece, beam_md5, beam_origin, bsdiff, decode, decode::prefix_of, encode_with,
+};
 use crate::fuzzing::{split, take_part};
 use crate::zstd_frame;
 
@@ -21,6 +23,7 @@ const BASES: u8 = 4;
 /// A module's file, as one that is built on and as one that is sent.
 pub fn beam(input: &[u8]) {
     let _ = beam_md5(input);
+    let _ = beam_origin(input);
     round_trip(&[piece(input, Some(input))], 1, true);
 }
 

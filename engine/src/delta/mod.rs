@@ -25,6 +25,7 @@ mod steps;
 mod streams;
 mod zlib;
 
+pub use beam::BeamOrigin;
 pub use decode::decode;
 pub use encode::{encode, encode_with};
 pub use frame::Transform;
@@ -184,6 +185,12 @@ pub fn beam_md5(file: &[u8]) -> Option<[u8; 16]> {
     let module = beam::Module::unpack(file, beam::Reading::Base).ok()?;
     let container = module.container().ok()?;
     Some(beam::module_md5(&container))
+}
+
+/// Says for which release of OTP a BEAM file was compiled; `None` if it is no such file.
+#[must_use]
+pub fn beam_origin(file: &[u8]) -> Option<BeamOrigin> {
+    beam::origin(file)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
+use super::other_otp::OtherOtp;
 use super::{Planned, PushError, PushEvent, PushOptions};
 use crate::bases::Contents;
 use crate::encode::{ContentSource, EncodeError};
@@ -14,7 +15,7 @@ use crate::plan::{Plan, Rules, Totals};
 use crate::session::{Session, unexpected};
 use crate::store::Store;
 use crate::transport::Transport;
-use crate::wire::{DriftKind, ModuleStatus, Reply, Request, TargetStatus};
+use crate::wire::{DriftKind, ModuleStatus, ReloadMode, Reply, Request, TargetStatus};
 
 /// Plans what takes the target of `session` to the snapshot `new`.
 pub(super) async fn plan<T: Transport>(
@@ -82,7 +83,7 @@ pub(super) async fn plan<T: Transport>(
         .current
         .as_ref()
         .map(|current| SnapshotId(current.snapshot));
-    Ok(Planned {
+    let mut planned = Planned {
         base,
         inventory,
         base_snapshot,
@@ -91,7 +92,15 @@ pub(super) async fn plan<T: Transport>(
         left_out,
         plan,
         totals,
-    })
+        other_otp: None,
+    };
+    if matches!(
+        options.reload,
+        ReloadMode::Soft | ReloadMode::Hard | ReloadMode::Apps
+    ) {
+        planned.other_otp = OtherOtp::find(store, new, &planned, status.otp_release)?;
+    }
+    Ok(planned)
 }
 
 /// Lists what the target keeps of the latest earlier generations, as far back as the store can read their snapshots.
@@ -212,12 +221,7 @@ pub(super) async fn outlook<T: Transport>(
     for change in planned.plan.module_changes(planned.held(), new) {
         let md5 = match &change.sha256 {
             Some(sha256) => {
-                let size = new
-                    .get(&change.path)
-                    .and_then(crate::entry::Entry::content)
-                    .map_or(0, |(size, _)| usize::try_from(size).unwrap_or(0));
-                let content =
-                    ContentSource::read(store, sha256, 0, size).map_err(EncodeError::from)?;
+                let content = module_content(store, new, &change.path, sha256)?;
                 crate::delta::beam_md5(&content)
             }
             None => None,
@@ -233,6 +237,21 @@ pub(super) async fn outlook<T: Transport>(
         Reply::Result(result) => Ok(result.modules),
         other => Err(unexpected("a result", &other).into()),
     }
+}
+
+/// Reads the new content of a module.
+pub(super) fn module_content(
+    store: &Store,
+    new: &Manifest,
+    path: &[u8],
+    sha256: &Sha256,
+) -> Result<Vec<u8>, PushError> {
+    let size = new
+        .get(path)
+        .and_then(crate::entry::Entry::content)
+        .map_or(0, |(size, _)| usize::try_from(size).unwrap_or(0));
+    let content = ContentSource::read(store, sha256, 0, size).map_err(EncodeError::from)?;
+    Ok(content)
 }
 
 #[cfg(test)]

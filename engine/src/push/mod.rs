@@ -19,6 +19,7 @@ mod confirm;
 pub(crate) mod fuzzing;
 mod learn;
 mod lost;
+mod other_otp;
 mod send;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ use crate::wire::{ApplyResult, DriftKind, HooksKind, ModuleStatus, ReloadMode, T
 
 pub use confirm::confirm;
 pub use lost::{Aftermath, Lost};
+pub use other_otp::OtherOtp;
 
 use build::{Built, build};
 use learn::{outlook, plan};
@@ -149,6 +151,8 @@ pub struct Planned {
     pub plan: Plan,
     /// The plan's figures.
     pub totals: Totals,
+    /// Modules that the target's VM is to load and cannot.
+    pub other_otp: Option<OtherOtp>,
 }
 
 impl Planned {
@@ -225,6 +229,9 @@ pub enum PushError {
     /// The target's manifest is not the one it says it has.
     #[error("the target's manifest is not the one that is installed")]
     WrongManifest,
+    /// The target's VM cannot load some of the modules.
+    #[error(transparent)]
+    OtherOtp(OtherOtp),
     /// Everything would be deleted, and that was not allowed explicitly.
     #[error("none of the {count} entries there is in the release: all of them would be deleted")]
     NothingRemains {
@@ -310,6 +317,9 @@ async fn bring<T: Transport>(
             pack: Some(built.pack),
             end: PushEnd::DryRun(modules),
         });
+    }
+    if let Some(other_otp) = planned.other_otp {
+        return Err(PushError::OtherOtp(other_otp));
     }
     let Built {
         planned,

@@ -21,6 +21,7 @@ mod labels;
 mod lines;
 mod module;
 mod opcode;
+mod origin;
 mod recipe;
 mod split;
 mod tables;
@@ -28,6 +29,8 @@ mod tables;
 pub(super) use iff::{Container, Reading};
 pub(super) use join::join;
 pub(super) use module::{Module, Tables};
+pub use origin::BeamOrigin;
+pub(super) use origin::origin;
 pub(super) use split::{Role, split};
 
 /// Computes the MD5 of a module's essential chunks, as stored.

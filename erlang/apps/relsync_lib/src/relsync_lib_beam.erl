@@ -1,7 +1,7 @@
 %%% Reads beam files and tells which module and which code they hold. It loads nothing.
 -module(relsync_lib_beam).
 
--export([read/2, md5/1, read_module/3, format_error/1]).
+-export([read/2, md5/1, read_module/3, refused/1, format_error/1]).
 
 -export_type([reason/0]).
 
@@ -12,7 +12,19 @@
 %% The largest window, with gzip's header and checksum.
 -define(GZIP_WINDOW_BITS, 31).
 
--type reason() :: file:posix() | {too_large, pos_integer()} | {named, module()} | not_a_beam_file | term().
+-type reason() ::
+    file:posix()
+    | {too_large, pos_integer()}
+    | {named, module()}
+    | not_a_beam_file
+    %% Compiled for that release of OTP, which is not the one that runs.
+    | {other_otp, pos_integer()}
+    | term().
+
+%% The last opcode of each release. Every compiler raises it but that of OTP 24, whose compiler's version tells.
+-define(LAST_OPCODES, [{23, 170}, {24, 176}, {25, 180}, {26, 182}, {27, 183}, {28, 184}, {29, 191}]).
+%% The first release whose atom tables have a negative count, and lengths in the instructions' notation.
+-define(LONG_ATOMS_OTP, 28).
 
 %% A file that is there and cannot be read is tried once more after this.
 -define(READ_AGAIN_MS, 50).
@@ -51,8 +63,18 @@ md5(Beam) ->
     plain_md5(Beam).
 
 %% What `beam_lib' does with damage is not what its specification says.
--dialyzer({no_match, plain_md5/1}).
+-dialyzer({no_match, own_md5/1}).
 plain_md5(<<"FOR1", _/binary>> = Beam) ->
+    case {long_atoms_name(Beam), vm_release() < ?LONG_ATOMS_OTP} of
+        %% The `beam_lib' of this VM misreads the name. Nothing that runs here can have come from this file, whatever
+        %% its MD5 is.
+        {{ok, Name}, true} -> {ok, {binary_to_atom(Name, utf8), erlang:md5(Beam)}};
+        _ -> own_md5(Beam)
+    end;
+plain_md5(_) ->
+    {error, not_a_beam_file}.
+
+own_md5(Beam) ->
     %% `beam_lib' may crash on what is hardly a beam, or answer the crash.
     try beam_lib:md5(Beam) of
         {ok, {Module, MD5}} -> {ok, {Module, MD5}};
@@ -60,9 +82,7 @@ plain_md5(<<"FOR1", _/binary>> = Beam) ->
         {'EXIT', _} -> {error, not_a_beam_file}
     catch
         _:_ -> {error, not_a_beam_file}
-    end;
-plain_md5(_) ->
-    {error, not_a_beam_file}.
+    end.
 
 %% What `beam_lib' and the loader would inflate without a limit: a file of a few bytes could take all memory there is.
 inflate(Gzipped) ->
@@ -100,6 +120,96 @@ read_module(Module, File, Limits) ->
             {error, Why}
     end.
 
+%% @doc Says why the VM refused a beam as `badfile': the file is damaged, or it was compiled for another release of OTP.
+-spec refused(binary()) -> badfile | {other_otp, pos_integer()}.
+refused(<<16#1F, 16#8B, _/binary>> = Gzipped) ->
+    case inflate(Gzipped) of
+        {ok, Beam} -> refused(Beam);
+        {error, _} -> badfile
+    end;
+refused(Beam) ->
+    case compiled_for(Beam) of
+        unknown -> badfile;
+        Release ->
+            case vm_release() of
+                Release -> badfile;
+                _ -> {other_otp, Release}
+            end
+    end.
+
+%% The release that a beam was compiled for: that of its compiler, as far as the file names it, and not before the one that
+%% brought the last of its instructions or its atom table.
+compiled_for(Beam) ->
+    Least = max(least_release(chunk(<<"Code">>, Beam)), atoms_release(Beam)),
+    case compiler_release(chunk(<<"CInf">>, Beam)) of
+        unknown when Least =:= 0 -> unknown;
+        unknown -> Least;
+        Release -> max(Release, Least)
+    end.
+
+atoms_release(Beam) ->
+    case long_atoms_name(Beam) of
+        {ok, _} -> ?LONG_ATOMS_OTP;
+        none -> 0
+    end.
+
+least_release({ok, <<_:4/binary, _Set:32, Last:32, _/binary>>}) ->
+    case [Release || {Release, Opcode} <- ?LAST_OPCODES, Last =< Opcode] of
+        [First | _] -> First;
+        [] -> element(1, lists:last(?LAST_OPCODES)) + 1
+    end;
+least_release(_) ->
+    0.
+
+compiler_release({ok, Info}) ->
+    case relsync_lib_plain_term:external(Info) of
+        {ok, Pairs} when is_list(Pairs) -> compiler_release([Version || {{atom, <<"version">>}, {string, Version}} <- Pairs]);
+        _ -> unknown
+    end;
+compiler_release([Version]) when is_binary(Version) ->
+    try
+        compiler_release([binary_to_integer(N) || N <- binary:split(Version, <<".">>, [global])])
+    catch
+        error:badarg -> unknown
+    end;
+compiler_release([7, Minor | _]) when Minor >= 6 -> 23;
+compiler_release([8, Minor | _]) when Minor =< 1 -> 24;
+compiler_release([8, 2 | _]) -> 25;
+compiler_release([8, Minor | _]) when Minor =< 4 -> 26;
+compiler_release([8 | _]) -> 27;
+compiler_release([Major | _]) when Major >= 9 -> Major + 19;
+compiler_release(_) -> unknown.
+
+%% The module's name, if the atom table is of the kind that came with OTP 28.
+long_atoms_name(Beam) ->
+    case chunk(<<"AtU8">>, Beam) of
+        {ok, <<1:1, _:31, Long:3, 1:2, 0:3, Low:8, Rest/binary>>} -> first_bytes((Long bsl 8) bor Low, Rest);
+        {ok, <<1:1, _:31, Length:4, 0:4, Rest/binary>>} -> first_bytes(Length, Rest);
+        _ -> none
+    end.
+
+first_bytes(Length, Bytes) ->
+    case Bytes of
+        <<Name:Length/binary, _/binary>> -> {ok, Name};
+        _ -> none
+    end.
+
+chunk(Id, <<"FOR1", _:32, "BEAM", Chunks/binary>>) -> find_chunk(Id, Chunks);
+chunk(_, _) -> none.
+
+find_chunk(Id, <<Id:4/binary, Size:32, Rest/binary>>) when byte_size(Rest) >= Size ->
+    {ok, binary:part(Rest, 0, Size)};
+find_chunk(Id, <<_:4/binary, Size:32, Rest/binary>>) ->
+    Padded = (Size + 3) band bnot 3,
+    case Rest of
+        <<_:Padded/binary, Others/binary>> -> find_chunk(Id, Others);
+        _ -> none
+    end;
+find_chunk(_, _) ->
+    none.
+
+vm_release() -> list_to_integer(erlang:system_info(otp_release)).
+
 %% @doc Renders a reason as a fragment of a sentence.
 -spec format_error(reason()) -> iodata().
 format_error(not_a_beam_file) ->
@@ -113,6 +223,8 @@ format_error(Reason) when is_atom(Reason) ->
     end;
 format_error({named, Module}) ->
     io_lib:format("it holds the module ~tp", [Module]);
+format_error({other_otp, Release}) ->
+    io_lib:format("compiled by OTP ~b's compiler, which OTP ~b cannot load", [Release, vm_release()]);
 format_error({too_large, Bytes}) ->
     io_lib:format("larger than ~b bytes", [Bytes]);
 format_error(Other) ->

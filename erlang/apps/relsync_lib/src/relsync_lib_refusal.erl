@@ -33,6 +33,7 @@ posix_kind(_) -> io.
 -spec reload_error_kind(relsync_lib_reload:reason()) -> atom().
 reload_error_kind({in_use, _}) -> in_use;
 reload_error_kind({bad_beam, _, _}) -> bad_beam;
+reload_error_kind({not_loadable, [{_, {other_otp, _}} | _]}) -> other_otp;
 reload_error_kind({not_loadable, _}) -> bad_beam;
 reload_error_kind({on_load_failed, _, _}) -> on_load;
 reload_error_kind({on_load_timeout, _}) -> on_load;

@@ -44,6 +44,9 @@
     vm_restart := boolean()
 }.
 
+%% Of how many modules that cannot be loaded the reason is said.
+-define(MAX_NOT_LOADABLE, 10).
+
 -type reason() ::
     relsync_lib_reload_plan:reason()
     | relsync_lib_code:reason()
@@ -103,24 +106,29 @@ concerned(#{items := Items}, Changes) ->
 try_beams(Items, _Groups, Mode, _Limits) when Mode =:= none; Mode =:= vm ->
     Items;
 try_beams(Items, Groups, _Mode, Limits) ->
-    [try_beam(I, Groups, Limits) || I <- Items].
+    Tried = [try_beam(I, Groups, Limits) || I <- Items],
+    case lists:append([Why || {not_loadable, Why} <- Tried]) of
+        [] -> Tried;
+        Why -> fail({not_loadable, lists:sublist(Why, ?MAX_NOT_LOADABLE)})
+    end.
 
 try_beam(#{module := M, path := Rel, status := S} = Item, Groups, Limits) when
     S =:= reload; S =:= load; S =:= in_use
 ->
     case relsync_lib_reload_plan:new_beam(Item, Groups, Limits) of
-        {ok, Beam} -> Item#{on_load => try_loading(M, Rel, Beam)};
+        {ok, Beam} -> try_loading(Item, Beam);
         {error, changed} -> fail({not_as_planned, M, Rel})
     end;
 try_beam(Item, _Groups, _Limits) ->
     Item.
 
-%% Answers whether the module has an `-on_load' function.
-try_loading(Module, Rel, Beam) ->
+%% Notes whether the module has an `-on_load' function.
+try_loading(#{module := Module, path := Rel} = Item, Beam) ->
     case relsync_lib_code:prepare([{Module, Rel, Beam}]) of
-        {ok, _Prepared} -> false;
-        {error, [{Module, on_load_not_allowed}]} -> true;
-        {error, Why} -> fail({not_loadable, Why})
+        {ok, _Prepared} -> Item#{on_load => false};
+        {error, [{Module, on_load_not_allowed}]} -> Item#{on_load => true};
+        {error, [{Module, badfile}]} -> {not_loadable, [{Module, relsync_lib_beam:refused(Beam)}]};
+        {error, Why} -> {not_loadable, Why}
     end.
 
 %%--------------------------------------------------------------------------------------------------
