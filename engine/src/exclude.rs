@@ -283,7 +283,8 @@ fn is_residue(path: &[u8], is_dir: bool) -> bool {
 }
 
 /// Tells whether a path is exactly `lib/<otp application>-<version>`.
-fn is_system_library(path: &[u8]) -> bool {
+#[must_use]
+pub fn is_system_library(path: &[u8]) -> bool {
     let Some(name) = path.strip_prefix(b"lib/") else {
         return false;
     };

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod bases;
 pub mod boot;
+pub mod boot_script;
 pub mod bytes;
 pub mod chunk;
 pub mod delta;
@@ -18,6 +19,7 @@ pub mod id;
 pub mod limits;
 pub mod manifest;
 mod mapped_file;
+pub mod next_boot;
 pub mod pack;
 pub mod plan;
 pub mod probe;

@@ -33,6 +33,8 @@ pub const FRAME_MEMORY_BYTES: usize = 8 * MIB;
 pub const PACK_RECORD_BYTES: usize = 2 * MIB;
 /// Bytes of the header record of a pack.
 pub const PACK_HEADER_RECORD_BYTES: usize = 80 * MIB;
+/// Bytes of a boot script.
+pub const BOOT_SCRIPT_BYTES: usize = 4 * MIB;
 /// Bytes of one wire message.
 pub const MESSAGE_BYTES: usize = MIB;
 /// Bytes of the wire message that carries a manifest.

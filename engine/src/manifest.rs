@@ -217,6 +217,16 @@ impl Manifest {
         self.index_of(path).map(|index| &self.entries[index])
     }
 
+    /// Returns the entries whose path begins with these bytes.
+    #[must_use]
+    pub fn starting_with(&self, prefix: &[u8]) -> &[Entry] {
+        let start = self
+            .entries
+            .partition_point(|entry| entry.path.as_bytes() < prefix);
+        let found = &self.entries[start..];
+        &found[..found.partition_point(|entry| entry.path.as_bytes().starts_with(prefix))]
+    }
+
     /// Returns the indexes of all files with this content, ascending.
     #[must_use]
     pub fn with_content(&self, sha256: &Sha256) -> &[usize] {

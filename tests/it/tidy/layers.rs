@@ -31,6 +31,8 @@ pub(super) const ENGINE_LAYERS: &[Layer] = &[
         modules: &["store"],
         may_use: &["bytes", "chunk", "entry", "exclude", "id", "limits", "manifest", "mapped_file", "root_dir", "scan"],
     },
+    Layer { modules: &["boot_script"], may_use: &["bytes", "limits"] },
+    Layer { modules: &["next_boot"], may_use: &["boot_script", "entry", "exclude", "id", "manifest"] },
     Layer { modules: &["wire"], may_use: &["bytes", "limits"] },
     Layer { modules: &["held"], may_use: &["entry", "id", "manifest", "wire"] },
     Layer { modules: &["plan", "bases"], may_use: &["bytes", "entry", "held", "id", "limits", "manifest", "wire"] },
