@@ -55,7 +55,7 @@ fetch() {
   (cd "$kept/packages" && { apt-get -qq download $packages || { apt-get -qq update && apt-get -qq download $packages; }; } 2>/dev/null) ||
     die "cannot fetch: $packages"
   local package
-  for package in "$kept"/packages/*.deb; do dpkg-deb -x "$package" "$kept/root"; done
+  for package in "$kept"/packages/*.deb; do dpkg-deb -x "$package" "$kept/unpacked"; done
   python3 -m venv "$kept/venv"
   "$kept/venv/bin/pip" install --quiet --disable-pip-version-check pika paho-mqtt
   touch "$kept/.ready"
@@ -83,7 +83,7 @@ CONF
   echo '[rabbitmq_management, rabbitmq_mqtt].' >"$work/enabled_plugins"
   printf '%s' "$RELSYNC_COOKIE" >"$work/home/.erlang.cookie"
   chmod 600 "$work/home/.erlang.cookie"
-  env HOME="$work/home" ERL_LIBS="$kept/root/usr/lib/erlang/lib" \
+  env HOME="$work/home" ERL_LIBS="$kept/unpacked/usr/lib/erlang/lib" \
     RABBITMQ_NODENAME="$node" RABBITMQ_CONFIG_FILE="$work/rabbitmq.conf" RABBITMQ_CONF_ENV_FILE=/dev/null \
     RABBITMQ_ENABLED_PLUGINS_FILE="$work/enabled_plugins" RABBITMQ_MNESIA_BASE="$work/mnesia" RABBITMQ_LOG_BASE="$work/log" \
     RABBITMQ_DIST_PORT="$dist_port" RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1}" \
@@ -133,7 +133,7 @@ node=relsync_rabbit_$$@localhost
 device=$work/device
 mkdir -p "$work/home"
 export RELSYNC_STORE=$work/store RELSYNC_COOKIE=relsync_rabbit_$$
-cp -a "$kept"/root/usr/lib/rabbitmq/lib/rabbitmq_server-* "$device"
+cp -a "$kept"/unpacked/usr/lib/rabbitmq/lib/rabbitmq_server-* "$device"
 cp -a "$device" "$work/release"
 
 start_broker
