@@ -73,6 +73,8 @@ impl Cli {
         command
             .current_dir(self.dir())
             .env("HOME", self.dir())
+            // Most tests start with an empty directory.
+            .env("RELSYNC_NEW_DESTINATION", "true")
             .env("RELSYNC_STORE", self.dir().join("store"));
         command
     }

@@ -65,7 +65,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Store(StoreCommand),
     /// Check whether a target can be reached and updated, and if not, why
-    Doctor(ConfirmArgs),
+    Doctor(DoctorArgs),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -257,6 +257,9 @@ pub(crate) struct ApplyArgs {
     /// Look for files that changed on the target by their hash, not by size and time
     #[arg(long, env = "RELSYNC_CHECKSUM", value_parser = BoolishValueParser::new())]
     pub(crate) checksum: bool,
+    /// Place the release where the target's VM runs nothing from yet
+    #[arg(long, env = "RELSYNC_NEW_DESTINATION", value_parser = BoolishValueParser::new())]
+    pub(crate) new_destination: bool,
     /// On first contact, delete what is on the target and not in the release
     #[arg(long, env = "RELSYNC_DELETE", value_parser = BoolishValueParser::new())]
     pub(crate) delete: bool,
@@ -338,7 +341,19 @@ pub(crate) struct RollbackArgs {
     pub(crate) reload: Option<Reload>,
 }
 
-/// The arguments of `confirm` and `doctor`.
+/// The arguments of `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// The destination is to be a new one: the target's VM runs nothing from it yet
+    #[arg(long, env = "RELSYNC_NEW_DESTINATION", value_parser = BoolishValueParser::new(), help_heading = None)]
+    pub(crate) new_destination: bool,
+}
+
+/// The arguments of `confirm`.
 #[derive(Debug, Args)]
 pub(crate) struct ConfirmArgs {
     #[command(flatten)]

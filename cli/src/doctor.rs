@@ -10,10 +10,11 @@ use relsync_engine::transport::erl::connect;
 use relsync_engine::wire::TargetStatus;
 use serde_json::json;
 
-use crate::args::ConfirmArgs;
+use crate::args::DoctorArgs;
 use crate::config::Config;
 use crate::connect::{self as session, Traffic};
 use crate::error::{CliError, Exit};
+use crate::origin;
 use crate::output::{Output, printable};
 use crate::target::Target;
 use crate::units::{Bytes, Count};
@@ -52,7 +53,7 @@ impl Check {
 }
 
 /// Runs `doctor`.
-pub(crate) async fn run(mut args: ConfirmArgs, output: &Output) -> Result<Exit, CliError> {
+pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, CliError> {
     Config::load(args.target.profile.as_deref())?.fill_target(&mut args.target);
     let target = Target::resolve(&args.target, false, None)?;
     let (opened, status) = match session::open(&target, output).await {
@@ -73,6 +74,7 @@ pub(crate) async fn run(mut args: ConfirmArgs, output: &Output) -> Result<Exit, 
     let place = place(&target).await;
     let mut checks = vec![Check::new("connection", true, local)];
     checks.extend(checks_of(&status));
+    checks.push(origin_check(&status, &target, args.new_destination));
     checks.insert(FILES, files_check(place.as_ref(), write_dir(&target)));
     for check in &checks {
         check.say(output);
@@ -141,6 +143,22 @@ fn files_check(place: Result<&Place, &CliError>, dir: &[u8]) -> Check {
             Check::new("files", false, format!("{dir} could not be tried: {why}"))
         }
     }
+}
+
+/// Whether the VM runs what lies in the destination.
+fn origin_check(status: &TargetStatus, target: &Target, is_new: bool) -> Check {
+    let destination = Escaped(&target.greeting.destination);
+    let name = "destination";
+    if status.runs {
+        return Check::new(name, true, format!("the VM runs from {destination}"));
+    }
+    let fails = origin::is_in_doubt(status) && !is_new;
+    let mut text = origin::doubt(&target.greeting.destination);
+    if fails {
+        let hint = origin::hint(status.release_root.as_deref());
+        text.push_str(&format!("; {hint}"));
+    }
+    Check::new(name, !fails, text)
 }
 
 fn session_text(target: &Target) -> String {
@@ -223,6 +241,7 @@ mod tests {
     fn healthy() -> TargetStatus {
         TargetStatus {
             otp_release: 27,
+            runs: true,
             free_bytes: Some(5_000_000),
             current: Some(Current::default()),
             ..TargetStatus::default()

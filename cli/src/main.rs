@@ -23,6 +23,7 @@ mod interrupt;
 mod listing;
 mod machine;
 mod notes;
+mod origin;
 mod output;
 mod plan;
 mod progress;
@@ -75,7 +76,8 @@ fn output_args(command: &Command) -> OutputArgs {
         Command::Plan(args) => args.output,
         Command::Status(args) => args.output,
         Command::Rollback(args) => args.output,
-        Command::Confirm(args) | Command::Doctor(args) => args.output,
+        Command::Confirm(args) => args.output,
+        Command::Doctor(args) => args.output,
         Command::Snapshot(command) => command.output(),
         Command::Store(command) => command.output(),
         Command::Completions { .. } | Command::Man { .. } => OutputArgs::default(),

@@ -28,6 +28,7 @@ use crate::error::{CliError, Exit};
 use crate::hooks;
 use crate::interrupt::{Interrupt, Phase};
 use crate::notes::Notes;
+use crate::origin;
 use crate::output::{Output, printable};
 use crate::plan;
 use crate::progress::Progress;
@@ -52,6 +53,7 @@ struct Job {
     hooks_as_source: Option<Hooks>,
     left_out: Rules,
     protected: Rules,
+    new_destination: bool,
     retries: u32,
     confirm_timeout: Option<Duration>,
     explain: bool,
@@ -175,6 +177,7 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
         hooks_as_source,
         left_out,
         protected,
+        new_destination: args.apply.new_destination,
         retries: args.link.retries.unwrap_or(DEFAULT_RETRIES),
         confirm_timeout: args
             .apply
@@ -293,6 +296,17 @@ async fn attempt(
     let (mut session, status) = opened?;
     report.set_status(&status);
     say_condition(&status, output);
+    if origin::is_in_doubt(&status) && !job.new_destination {
+        let error = CliError::NewDestination {
+            destination: job.target.greeting.destination.clone(),
+            release_root: status.release_root.clone(),
+        };
+        if !job.options.dry_run {
+            connect::close(session, traffic).await;
+            return Err(error);
+        }
+        report.foresee(&error);
+    }
     if status.current.is_none() && source::is_inside_release(&job.new) {
         output.warning("what is pushed has applications or boot files, but neither lib/ nor releases/: is it the release's root that --local-path names?");
     }

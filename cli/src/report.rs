@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::connect::Traffic;
-use crate::error::{Explained, IN_USE_HINT, OTHER_OTP_HINT};
+use crate::error::{CliError, Explained, IN_USE_HINT, OTHER_OTP_HINT};
 use crate::notes::some_of;
 use crate::output::{Output, error_value, printable};
 use crate::units::{Bytes, Count, Elapsed};
@@ -69,7 +69,10 @@ pub(crate) struct Report {
     pub(crate) loaded_elsewhere: Option<Elsewhere>,
     /// The kind of error that a dry run foresees.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) would_be_refused: Option<&'static str>,
+    pub(crate) would_be_refused: Option<String>,
+    /// Whether the VM runs anything of what was installed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) runs: Option<bool>,
     /// Whether part of it takes effect when the VM restarts.
     pub(crate) needs_restart: bool,
     /// How long the probation lasts.
@@ -193,6 +196,7 @@ impl Report {
 
     /// Takes over what the target said of itself.
     pub(crate) fn set_status(&mut self, status: &TargetStatus) {
+        self.runs = Some(status.runs);
         if let Some(current) = &status.current {
             self.generation = Some(current.generation);
             self.base = Some(SnapshotId(current.snapshot).to_string());
@@ -203,6 +207,10 @@ impl Report {
     pub(crate) fn set_result(&mut self, result: &ApplyResult) {
         self.generation = Some(result.generation);
         self.set_modules(&result.modules);
+        let goes_in = |module: &Module| matches!(module.status.as_str(), "reload" | "load");
+        if self.modules.iter().any(goes_in) {
+            self.runs = Some(true);
+        }
         self.notes
             .extend(result.notes.iter().map(|note| printable(note)));
         self.needs_restart |= result.needs_restart;
@@ -215,6 +223,17 @@ impl Report {
     pub(crate) fn set_modules(&mut self, modules: &[ModuleStatus]) {
         self.modules = modules.iter().map(Module::from).collect();
         self.loaded_elsewhere = Elsewhere::of(&self.modules);
+    }
+
+    /// Notes that a push would be refused.
+    pub(crate) fn foresee(&mut self, error: &CliError) {
+        let explained = error.explain();
+        let hint = explained
+            .hint
+            .map_or_else(String::new, |hint| format!("; {hint}"));
+        self.would_be_refused = Some(explained.kind);
+        self.notes
+            .push(format!("would be refused: {}{hint}", error.reason()));
     }
 
     /// Notes that a soft reload, which kills nobody, would be refused.
@@ -230,7 +249,7 @@ impl Report {
             })
             .collect();
         if !users.is_empty() {
-            self.would_be_refused = Some("in_use");
+            self.would_be_refused = Some("in_use".to_owned());
             self.notes.push(format!(
                 "would be refused by --reload soft: processes would be killed or lose their code: {}; {IN_USE_HINT}",
                 some_of(&users)
@@ -240,7 +259,7 @@ impl Report {
 
     /// Notes that a push would be refused because the target's VM cannot load some modules.
     pub(crate) fn foresee_other_otp(&mut self, other: &OtherOtp) {
-        self.would_be_refused = Some("other_otp");
+        self.would_be_refused = Some("other_otp".to_owned());
         self.notes.push(format!(
             "would be refused: {}; {OTHER_OTP_HINT}",
             printable(&other.to_string())
@@ -317,9 +336,10 @@ impl Report {
         match self.outcome {
             Outcome::Applied => {
                 let generation = generation_text(self.generation.unwrap_or_default());
-                let mut line = match &self.loaded_elsewhere {
-                    None => format!("{node} runs {generation}"),
-                    Some(_) => format!("{node} has the files of {generation}"),
+                let mut line = match (&self.loaded_elsewhere, self.runs) {
+                    (Some(_), _) => format!("{node} has the files of {generation}"),
+                    (None, Some(false)) => format!("{node} has {generation} installed"),
+                    (None, _) => format!("{node} runs {generation}"),
                 };
                 if let Some(id) = &self.snapshot {
                     line.push_str(&format!(" (snapshot {})", short(id)));
@@ -327,6 +347,8 @@ impl Report {
                 if let Some(elsewhere) = &self.loaded_elsewhere {
                     let modules = Count(elsewhere.modules, "module");
                     line.push_str(&format!(", and runs {modules} from elsewhere"));
+                } else if self.runs == Some(false) {
+                    line.push_str(", and runs nothing of it yet");
                 }
                 line.push_str(&format!(": {wire}"));
                 let full_bytes = self.figures.map_or(0, |figures| figures.full_bytes);

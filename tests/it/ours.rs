@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
+use relsync_tests::binary::Run;
 use relsync_tests::release::listing;
 use relsync_tests::rig::Rig;
 
@@ -121,4 +122,100 @@ fn a_release_that_lacks_an_application_that_it_boots_is_refused() {
     );
     tree.app("other", "2.0", &[]);
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+}
+
+/// The command as users run it, who say so if a destination is a new one.
+fn plainly(rig: &Rig, arguments: &[&str]) -> Run {
+    Run::of(rig.command(arguments).env_remove("RELSYNC_NEW_DESTINATION"))
+}
+
+#[test]
+fn a_destination_that_the_vm_runs_nothing_from_is_refused_unless_it_is_to_be_a_new_one() {
+    let rig = Rig::new();
+    rig.release(1);
+    let factory = rig.cli.dir().join("factory");
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(rig.tree().root())
+        .arg(&factory)
+        .status();
+    assert!(copied.expect("cp runs").success());
+    let ebin = factory.join("lib/sample-1.0/ebin");
+    let factory = factory.display().to_string();
+    for known in [false, true] {
+        if known {
+            rig.node
+                .eval(&format!("code:add_patha({:?})", ebin.display().to_string()));
+        }
+        let refused = plainly(&rig, &["--json"]);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        let error = &refused.result()["error"];
+        assert_eq!(error["kind"], "new_destination", "{error}");
+        let hint = error["hint"].to_string();
+        assert!(hint.contains("--new-destination"), "{hint}");
+        assert_eq!(hint.contains(&format!("-p {factory}")), known, "{hint}");
+        let device = fs::read_dir(rig.device()).expect("a directory");
+        assert_eq!(device.count(), 0, "nothing is written");
+
+        let plan = plainly(&rig, &["plan", "--json"]);
+        assert_eq!(plan.code, Some(0), "{plan:?}");
+        assert_eq!(
+            plan.result()["would_be_refused"],
+            "new_destination",
+            "{plan:?}"
+        );
+        let doctor = plainly(&rig, &["doctor"]);
+        assert_eq!(doctor.code, Some(1), "{doctor:?}");
+        assert!(
+            doctor
+                .out
+                .contains("FAIL destination: the VM runs nothing from"),
+            "{doctor:?}"
+        );
+        assert_eq!(
+            doctor.out.contains(&format!("-p {factory}")),
+            known,
+            "{doctor:?}"
+        );
+    }
+    let doctor = plainly(&rig, &["doctor", "--new-destination"]);
+    assert_eq!(doctor.code, Some(0), "{doctor:?}");
+
+    // The right one needs no word.
+    let right = plainly(&rig, &["-p", &factory, "--json"]);
+    assert_eq!(right.code, Some(0), "{right:?}");
+    let doctor = plainly(&rig, &["doctor", "-p", &factory]);
+    assert!(
+        doctor.code == Some(0) && doctor.out.contains("the VM runs from"),
+        "{doctor:?}"
+    );
+}
+
+#[test]
+fn what_was_only_placed_is_installed_and_does_not_run() {
+    let rig = Rig::new();
+    rig.release(1);
+    let placed = plainly(&rig, &["--new-destination", "--json"]).result();
+    assert_eq!(placed["outcome"], "applied", "{placed}");
+    assert_eq!(placed["runs"], false, "{placed}");
+    // What was placed once needs no more words, and still does not run.
+    rig.node
+        .eval("code:set_path([D || D <- code:get_path(), string:find(D, \"sample\") =:= nomatch])");
+    rig.release(2);
+    let again = plainly(&rig, &[]);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert!(
+        again.out.contains(" has generation 2 installed"),
+        "{again:?}"
+    );
+    assert!(
+        again.out.contains("and runs nothing of it yet"),
+        "{again:?}"
+    );
+    rig.load();
+    rig.release(3);
+    let runs = plainly(&rig, &[]);
+    assert!(runs.out.contains(" runs generation 3 "), "{runs:?}");
+    rig.release(4);
+    assert_eq!(plainly(&rig, &["--json"]).result()["runs"], true);
 }

@@ -23,6 +23,7 @@ use relsync_engine::wire::RemoteError;
 
 use crate::config::ConfigError;
 use crate::hooks::HooksError;
+use crate::origin;
 use crate::output::printable;
 use crate::target::TargetError;
 use crate::units::{Count, Elapsed};
@@ -124,6 +125,14 @@ pub(crate) enum CliError {
     /// A push failed.
     #[error(transparent)]
     Push(#[from] PushError),
+    /// The VM runs nothing from the destination, in which nothing was installed.
+    #[error("{}", origin::doubt(destination))]
+    NewDestination {
+        /// The destination.
+        destination: Vec<u8>,
+        /// Where the release is that the VM runs.
+        release_root: Option<Vec<u8>>,
+    },
     /// The target was lost while it applied or confirmed, and did not come back to say what became of it.
     #[error("lost the target while it {doing}, and cannot reach it again: {reason}")]
     UnknownEnd {
@@ -345,6 +354,7 @@ impl CliError {
             Self::Hooks(_)
                 | Self::Store(StoreError::Scan(_))
                 | Self::Whole(_)
+                | Self::NewDestination { .. }
                 | Self::Push(_)
                 | Self::Session(_)
                 | Self::LostAndUnchanged
@@ -393,6 +403,11 @@ impl CliError {
             Self::Connect(error) => connect_class(error),
             Self::Session(error) => session_class(error),
             Self::Push(error) => push_class(error),
+            Self::NewDestination { release_root, .. } => (
+                "new_destination",
+                Exit::Failed,
+                Some(origin::hint(release_root.as_deref())),
+            ),
             Self::UnknownEnd { .. } => (
                 "lost",
                 Exit::Unreachable,

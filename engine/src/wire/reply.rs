@@ -97,6 +97,10 @@ pub struct TargetStatus {
     pub ended_updates: Vec<(u64, [u8; ID_BEGINNING_BYTES])>,
     /// What an interrupted switch led to, if one was found.
     pub recovered: Option<String>,
+    /// Whether the VM runs anything from the destination.
+    pub runs: bool,
+    /// Where the release is that it runs instead, if that can be told.
+    pub release_root: Option<Vec<u8>>,
     /// Modules whose running code is not that of their file.
     pub modules: Vec<ModuleStatus>,
     /// The bytes that are kept for generations, as far as they were asked for.
@@ -314,6 +318,8 @@ fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireError> {
             16 => status.ended_updates.push(decode_ended(field.nested())?),
             20 => status.modules.push(decode_module(field.nested())?),
             21 => status.kept_bytes.push(decode_kept_bytes(field.nested())?),
+            40 => status.runs = true,
+            41 => status.release_root = Some(field.value.to_vec()),
             _ => {}
         }
         Ok(())

@@ -232,6 +232,8 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ended_updates: vec![(7, [b't'; 8]), (5, [b's'; 8])],
         modules: Vec::new(),
         kept_bytes: Vec::new(),
+        runs: false,
+        release_root: None,
     };
     vec![
         (
@@ -245,6 +247,20 @@ fn replies() -> Vec<(&'static str, Reply)> {
             })),
         ),
         ("agent-hello-all", Reply::Hello(Box::new(status()))),
+        (
+            "agent-hello-runs",
+            Reply::Hello(Box::new(TargetStatus {
+                runs: true,
+                ..TargetStatus::default()
+            })),
+        ),
+        (
+            "agent-hello-elsewhere",
+            Reply::Hello(Box::new(TargetStatus {
+                release_root: Some(b"/opt/\xff".to_vec()),
+                ..TargetStatus::default()
+            })),
+        ),
         (
             "agent-status",
             Reply::Status(Box::new(TargetStatus {

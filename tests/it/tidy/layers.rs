@@ -71,6 +71,7 @@ pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
             "interrupt",
             "listing",
             "notes",
+            "origin",
             "output",
             "plan",
             "progress",

@@ -245,7 +245,7 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
         ended_updates => [#{number => Number, snapshot => beginning(Snapshot)} || {Number, Snapshot} <- Last],
         free_bytes => free_bytes(Roots)
     },
-    Known = maps:filter(fun(_, Value) -> Value =/= unknown end, Status),
+    Known = maps:filter(fun(_, Value) -> Value =/= unknown end, maps:merge(Status, origin(Roots))),
     {Held, Base, Damage} =
         case relsync_lib_contact:installed(Dir) of
             {ok, Current, Manifest, Installed, Damages} ->
@@ -264,6 +264,14 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
         end,
     Named = [relsync_lib_contact:damage_fields(D) || D <- Damage ++ relsync_lib_contact:damaged_generations(Dir)],
     {maps:merge(maps:merge(Known, Held), Incoming#{damage => Named}), Base}.
+
+%% Where the release is that the VM runs matters where it is not the destination.
+origin(Roots) ->
+    case relsync_lib_origin:runs_from(Roots) orelse relsync_lib_origin:release_root() of
+        true -> #{runs => true};
+        {ok, Root} -> #{release_root => relsync_lib_place:raw_name(Root)};
+        none -> #{}
+    end.
 
 %% What this session has put right is told all the same.
 with_recovered(#{damage := Damage} = Status, Recovered) ->

@@ -202,7 +202,9 @@ status_fields() ->
         {13, kept, {list, {message, [{1, generation, number}, {2, manifest, bytes}]}}},
         {14, recovered, bytes},
         {15, ended, number},
-        {16, ended_updates, {list, {message, [{1, number, number}, {2, snapshot, bytes}]}}}
+        {16, ended_updates, {list, {message, [{1, number, number}, {2, snapshot, bytes}]}}},
+        {40, runs, flag},
+        {41, release_root, bytes}
     ].
 
 module_fields() ->

@@ -50,6 +50,8 @@ messages() ->
             protocol => 3, otp_release => 23, erts => <<"11.1">>, has_zstd => false, drift => [], credit => 1
         }},
         {"agent-hello-all", hello_reply, status()},
+        {"agent-hello-runs", hello_reply, #{runs => true}},
+        {"agent-hello-elsewhere", hello_reply, #{runs => false, release_root => <<"/opt/", 255>>}},
         {"agent-status", status_reply, (status())#{
             modules => modules(),
             kept_bytes => [#{generation => 299, bytes => 1 bsl 33}, #{generation => 298, bytes => 0}]

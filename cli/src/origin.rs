@@ -1,0 +1,27 @@
+//! Whether the destination is the one that the target's VM runs from, in words.
+//!
+//! A VM that runs nothing from a destination, in which nothing of ours is installed, is most likely not the one that was meant, or
+//! the destination is not: an update would change files that nobody runs.
+
+use relsync_engine::entry::Escaped;
+use relsync_engine::wire::TargetStatus;
+
+/// Whether a push there needs a word of the user: the VM runs nothing from it, and nothing was installed there before.
+pub(crate) fn is_in_doubt(status: &TargetStatus) -> bool {
+    !status.runs && status.current.is_none() && status.damage.is_empty()
+}
+
+/// What is in doubt.
+pub(crate) fn doubt(destination: &[u8]) -> String {
+    let destination = Escaped(destination);
+    format!("the VM runs nothing from {destination}, and relsync has installed nothing there")
+}
+
+/// What to do about it.
+pub(crate) fn hint(release_root: Option<&[u8]>) -> String {
+    let place = "--new-destination places a release that the VM does not run yet";
+    match release_root.map(Escaped) {
+        Some(root) => format!("the VM runs its release from {root}: -p {root}; {place}"),
+        None => format!("check --destination-path and --destination-node; {place}"),
+    }
+}
