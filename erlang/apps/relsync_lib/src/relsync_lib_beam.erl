@@ -1,7 +1,7 @@
 %%% Reads beam files and tells which module and which code they hold. It loads nothing.
 -module(relsync_lib_beam).
 
--export([read/2, md5/1, read_module/3, refused/1, format_error/1]).
+-export([read/2, md5/1, first_fun/1, read_module/3, refused/1, format_error/1]).
 
 -export_type([reason/0]).
 
@@ -82,6 +82,27 @@ own_md5(Beam) ->
         {'EXIT', _} -> {error, not_a_beam_file}
     catch
         _:_ -> {error, not_a_beam_file}
+    end.
+
+%% @doc Describes the first fun that a beam makes: its arity, index, count of free variables, and the number that the
+%% compiler gave to it.
+-spec first_fun(binary()) ->
+    {ok, {Arity :: byte(), Index :: non_neg_integer(), Free :: non_neg_integer(), Uniq :: non_neg_integer()}} | none.
+first_fun(<<16#1F, 16#8B, _/binary>> = Gzipped) ->
+    case inflate(Gzipped) of
+        {ok, Beam} -> first_fun(Beam);
+        {error, _} -> none
+    end;
+first_fun(Beam) ->
+    try beam_lib:chunks(Beam, ["FunT"], [allow_missing_chunks]) of
+        {ok, {_, [{"FunT", <<_:32, _Name:32, Arity:32, _Label:32, Index:32, Free:32, Uniq:32, _/binary>>}]}} when
+            Arity < 256, Free < 256
+        ->
+            {ok, {Arity, Index, Free, Uniq}};
+        _ ->
+            none
+    catch
+        _:_ -> none
     end.
 
 %% What `beam_lib' and the loader would inflate without a limit: a file of a few bytes could take all memory there is.

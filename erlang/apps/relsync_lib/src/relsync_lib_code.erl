@@ -8,14 +8,18 @@
 
 -export([is_embedded/0, loaded/0, facts/1, running_md5/1, file_now/2]).
 -export([path/0, set_path/2, refresh_path_cache/0]).
--export([prepare/1, finish/1, load_one/2, load_each/2, load_together/2]).
--export([purge/3, purge/1, free/1, delete/1]).
+-export([prepare/1, finish/1, load_one/2, load_each/3, load_together/3]).
+-export([old_code/1, sort_old/2, make_room/4, purge/3, purge/1, free/1, delete/1]).
 -export([format_error/1]).
 
--export_type([beam/0, reason/0]).
+-export_type([beam/0, old/0, reason/0]).
 
 %% A module, the name of the file it shall be known by, and its content.
 -type beam() :: {module(), file:filename(), binary()}.
+
+%% Modules whose old code has to make room: `returning' are those that it is loaded from again at once, so that
+%% its funs live on; funs of the old code of `ending' have no code from then on.
+-type old() :: #{returning := [module()], ending := [module()]}.
 
 -type reason() ::
     {in_use, [relsync_lib_processes:users()]}
@@ -23,6 +27,10 @@
     | {on_load_failed, module(), term()}
     | {on_load_timeout, module()}
     | {code_path, term()}.
+
+%% How long the old code of modules that come back is waited for, and how often it is looked at.
+-define(RETURN_MS, 1000).
+-define(RETURN_AGAIN_MS, 20).
 
 %% What runs
 
@@ -148,28 +156,44 @@ prepare(Beams) ->
 finish(Prepared) ->
     code:finish_loading(Prepared).
 
-%% @doc Loads purged modules one by one, until one fails.
--spec load_each([beam()], timeout()) -> ok | {error, reason()}.
-load_each(Beams, Timeout) ->
-    first_error(fun(B) -> load_one(B, Timeout) end, Beams).
+%% @doc Loads modules one by one, until one fails; the old code of each makes room right before.
+-spec load_each([beam()], relsync_lib_reload:mode(), relsync_lib_reload_plan:limits()) -> ok | {error, reason()}.
+load_each(Beams, Mode, #{on_load_timeout := Timeout} = Limits) ->
+    first_error(
+        fun({Module, _, _} = Beam) ->
+            case purge([Module], Mode, Limits) of
+                {ok, _} -> load_one(Beam, Timeout);
+                {error, _} = Error -> Error
+            end
+        end,
+        Beams
+    ).
 
-%% @doc Loads purged modules at once, and those with `-on_load' after them; lists the failures.
--spec load_together([beam()], #{on_load_timeout := timeout(), _ => _}) -> [{module(), term()}].
-load_together(Beams, #{on_load_timeout := Timeout} = Limits) ->
+%% @doc Loads modules at once, and those with `-on_load' after them; lists the failures, and whom it killed to
+%% make room.
+-spec load_together([beam()], relsync_lib_reload:mode(), relsync_lib_reload_plan:limits()) ->
+    {Failed :: [{module(), term()}], Killed :: [relsync_lib_processes:users()]}.
+load_together([], _Mode, _Limits) ->
+    {[], []};
+load_together(Beams, Mode, Limits) ->
     case code:prepare_loading(Beams) of
         {ok, Prepared} ->
-            case code:finish_loading(Prepared) of
-                ok -> [];
-                {error, Why} -> Why
+            case make_room(sort_old(Beams, []), fun() -> code:finish_loading(Prepared) end, Mode, Limits) of
+                {ok, Killed} -> {[], Killed};
+                {error, {in_use, _} = Why} -> {[{M, Why} || {M, _, _} <- Beams], []};
+                {error, Why} -> {Why, []}
             end;
         {error, Why} ->
             Bad = [M || {M, Reason} <- Why, Reason =/= on_load_not_allowed],
             OnLoad = [M || {M, on_load_not_allowed} <- Why],
             Rest = [B || {M, _, _} = B <- Beams, not lists:member(M, Bad ++ OnLoad)],
-            Failed = [E || {M, _} = E <- Why, lists:member(M, Bad)],
+            {Failed, Killed} = load_together(Rest, Mode, Limits),
             After = [B || {M, _, _} = B <- Beams, lists:member(M, OnLoad)],
-            Failed ++ load_together(Rest, Limits) ++
-                [{element(1, B), Reason} || B <- After, {error, Reason} <- [load_one(B, Timeout)]]
+            {
+                [E || {M, _} = E <- Why, lists:member(M, Bad)] ++ Failed ++
+                    [{element(1, B), Reason} || B <- After, {error, Reason} <- [load_each([B], Mode, Limits)]],
+                Killed
+            }
     end.
 
 %% @doc Loads one purged module in a process of its own: its `-on_load' function may take forever.
@@ -205,6 +229,99 @@ end_on_load(Module) ->
 
 %% Code goes out
 
+%% @doc Lists those of `Modules' that have old code.
+-spec old_code([module()]) -> [module()].
+old_code(Modules) ->
+    [M || M <- Modules, erlang:check_old_code(M)].
+
+%% @doc Sorts the modules that are to be loaded from `Beams', and `Others', by what becomes of their old code.
+-spec sort_old([beam()], [module()]) -> old().
+sort_old(Beams, Others) ->
+    WithOldCode = [B || {M, _, _} = B <- Beams, erlang:check_old_code(M)],
+    {Returning, Ending} = lists:partition(fun is_held/1, WithOldCode),
+    #{returning => [M || {M, _, _} <- Returning], ending => [M || {M, _, _} <- Ending] ++ old_code(Others)}.
+
+%% Whether the VM holds this very code. A fun is known by its module, that code's MD5, and its place in there: one
+%% that is made of these has a name only while that code is loaded. Code without funs is not recognised, and
+%% leaves none behind.
+is_held({Module, _File, Beam}) ->
+    case {relsync_lib_beam:md5(Beam), relsync_lib_beam:first_fun(Beam)} of
+        {{ok, {Module, MD5}}, {ok, Fun}} ->
+            {name, Name} = erlang:fun_info(make_fun(Module, MD5, Fun), name),
+            Name =/= [];
+        _ ->
+            false
+    end.
+
+%% As the external format has it; the free variables do not matter.
+make_fun(Module, MD5, {Arity, Index, Free, Uniq}) ->
+    Terms = [Module, Index, Uniq, self() | lists:duplicate(Free, [])],
+    Rest = [MD5, <<Index:32, Free:32>> | [binary:part(B, 1, byte_size(B) - 1) || T <- Terms, B <- [term_to_binary(T)]]],
+    %% 112 is a fun; the size counts itself and the arity.
+    binary_to_term(iolist_to_binary([<<131, 112, (iolist_size(Rest) + 5):32, Arity>> | Rest])).
+
+%% @doc Purges old code, and calls `Load' at once, which brings in what comes in its place.
+%%
+%% Between the two, funs of the old code fail. So where it is the code that comes back, no other process runs
+%% from before the first purge to after the load, unless that takes too long (`stand_still_ms').
+-spec make_room(old(), fun(() -> ok | {error, term()}), relsync_lib_reload:mode(), relsync_lib_reload_plan:limits()) ->
+    {ok, Killed :: [relsync_lib_processes:users()]} | {error, reason() | term()}.
+make_room(#{returning := Returning, ending := Ending}, Load, Mode, Limits) ->
+    case purge(Ending, Mode, Limits) of
+        {ok, Killed} ->
+            case return(Returning, Load, Mode, Limits) of
+                {ok, KilledToo} -> {ok, Killed ++ KilledToo};
+                {error, _} = Error -> Error
+            end;
+        {error, _} = Error ->
+            Error
+    end.
+
+return([], Load, _Mode, _Limits) ->
+    loaded(Load(), []);
+return(Modules, Load, soft, Limits) ->
+    return_softly(Modules, Load, Limits, erlang:monotonic_time(millisecond) + ?RETURN_MS);
+return(Modules, Load, _Mode, Limits) ->
+    Users = relsync_lib_processes:old_code_users(Modules, Limits),
+    {Killed, Result} = relsync_lib_processes:alone(
+        fun(Stop) -> {purge_each(Modules, fun code:purge/1, Stop), Load()} end,
+        Limits
+    ),
+    loaded(Result, [U || {M, _, _} = U <- Users, lists:member(M, Killed)]).
+
+loaded(ok, Killed) -> {ok, Killed};
+loaded({error, _} = Error, _Killed) -> Error.
+
+%% Who was asked before may have called a fun of the old code since, and be in it for a moment.
+return_softly(Modules, Load, Limits, Deadline) ->
+    Result = relsync_lib_processes:alone(
+        fun(Stop) ->
+            Purged = purge_each(old_code(Modules), fun code:soft_purge/1, Stop),
+            case old_code(Modules) -- Purged of
+                [] -> {loaded, Load()};
+                InUse -> {in_use, InUse}
+            end
+        end,
+        Limits
+    ),
+    case {Result, erlang:monotonic_time(millisecond) < Deadline} of
+        {{loaded, Loaded}, _} ->
+            loaded(Loaded, []);
+        {{in_use, _}, true} ->
+            timer:sleep(?RETURN_AGAIN_MS),
+            return_softly(Modules, Load, Limits, Deadline);
+        {{in_use, InUse}, false} ->
+            {error, {in_use, users_or_names(InUse, Limits)}}
+    end.
+
+%% Lists those of which `Purge' said that it was so.
+purge_each([], _Purge, _Stop) ->
+    [];
+purge_each([Module | Modules], Purge, Stop) ->
+    Said = Purge(Module),
+    Stop(),
+    [Module || Said] ++ purge_each(Modules, Purge, Stop).
+
 %% @doc Purges old code. `soft' kills nobody; the others tell whom they killed.
 -spec purge([module()], relsync_lib_reload:mode(), relsync_lib_reload_plan:limits()) ->
     {ok, Killed :: [relsync_lib_processes:users()]} | {error, reason()}.
@@ -214,8 +331,9 @@ purge(Modules, soft, Limits) ->
         InUse -> {error, {in_use, users_or_names(InUse, Limits)}}
     end;
 purge(Modules, _Mode, Limits) ->
-    Users = relsync_lib_processes:old_code_users(Modules, Limits),
-    Killed = purge(Modules),
+    Old = old_code(Modules),
+    Users = relsync_lib_processes:old_code_users(Old, Limits),
+    Killed = purge(Old),
     {ok, [U || {M, _, _} = U <- Users, lists:member(M, Killed)]}.
 
 %% Who was in the way may have ended since.
@@ -230,10 +348,11 @@ users_or_names(Modules, Limits) ->
 purge(Modules) ->
     [M || M <- Modules, code:purge(M)].
 
-%% @doc Frees old code that nobody runs; lists the modules whose old code somebody does run.
+%% @doc Frees old code that nobody runs; lists the modules whose old code somebody does run. Funs of it have no code
+%% from then on.
 -spec free([module()]) -> InUse :: [module()].
 free(Modules) ->
-    [M || M <- Modules, not code:soft_purge(M)].
+    [M || M <- old_code(Modules), not code:soft_purge(M)].
 
 %% @doc Makes the current code of modules old code.
 -spec delete([module()]) -> ok.

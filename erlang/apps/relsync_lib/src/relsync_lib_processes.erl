@@ -5,7 +5,7 @@
 %%% leader) and `kill_linked/2'. Nothing is left running when a function of this module returns.
 -module(relsync_lib_processes).
 
--export([old_code_users/2, residents/2, adopt/1, kill_linked/2, format_users/1]).
+-export([old_code_users/2, await_leaving/2, residents/2, alone/2, adopt/1, kill_linked/2, format_users/1]).
 
 -export_type([user/0, users/0, info/0, options/0]).
 
@@ -18,21 +18,44 @@
     max_users := non_neg_integer(),
     %% After how many milliseconds a process that gives no answer counts as a user.
     check_timeout := timeout(),
+    %% For how long `await_leaving/2' waits.
+    leave_ms => non_neg_integer(),
     _ => _
 }.
 
 %% Requests under way at once: enough to keep all schedulers busy, few enough to bound the mailbox.
 -define(WINDOW, 256).
+%% How often those are asked again that run old code.
+-define(LEAVE_AGAIN_MS, 20).
 
 %% @doc Lists the processes that a purge of the old code of `Modules' would kill.
 %%
 %% The question is the one that the code purger asks (`erlang:check_process_code/3'), so is the answer.
 %% A process that cannot be asked within the time limit is counted as a user.
 -spec old_code_users([module()], options()) -> [users()].
-old_code_users(Modules, Options) ->
-    case [M || M <- Modules, erlang:check_old_code(M)] of
-        [] -> [];
-        WithOldCode -> apart(fun() -> check_modules(WithOldCode, Options) end)
+old_code_users(Modules, #{max_users := Max} = Options) ->
+    Users = users(Modules, erlang:processes(), Options),
+    [summary(M, Pids, Max) || {M, Pids} <- lists:sort(maps:to_list(Users))].
+
+%% @doc Waits until no process runs the old code of `Modules', for `leave_ms' at most. Only those that do so at
+%% first are asked again.
+-spec await_leaving([module()], options()) -> ok.
+await_leaving(Modules, #{leave_ms := Ms} = Options) ->
+    await_leaving(Modules, erlang:processes(), deadline(Ms), Options).
+
+await_leaving(Modules, Pids, Deadline, Options) ->
+    Users = users(Modules, Pids, Options),
+    case lists:usort(lists:append(maps:values(Users))) of
+        [] ->
+            ok;
+        Left ->
+            case remaining(Deadline) of
+                0 ->
+                    ok;
+                Ms ->
+                    timer:sleep(min(Ms, ?LEAVE_AGAIN_MS)),
+                    await_leaving(maps:keys(Users), Left, Deadline, Options)
+            end
     end.
 
 %% @doc Lists the processes that were started in one of `Modules' or have it on their stack: those that
@@ -44,6 +67,28 @@ residents(Modules, #{max_users := Max}) ->
     Wanted = maps:from_list([{M, []} || M <- Modules]),
     Found = lists:foldl(fun add_resident/2, Wanted, erlang:processes()),
     [summary(M, lists:reverse(Pids), Max) || {M, [_ | _] = Pids} <- lists:sort(maps:to_list(Found))].
+
+%% @doc Calls a function in a process of its own while no other process of the VM runs, but for those that
+%% load code and the VM's own. The function may call the one that it gets: that lets the others go on if
+%% `stand_still_ms' have passed.
+%%
+%% What the others wait for meanwhile is not lost: messages, timers and ports stay. They go on, too, if the
+%% process of the function is killed.
+-spec alone(fun((fun(() -> ok)) -> Result), #{stand_still_ms := pos_integer(), _ => _}) -> Result.
+alone(Fun, #{stand_still_ms := Max}) ->
+    apart(fun() ->
+        Deadline = erlang:monotonic_time(millisecond) + Max,
+        Stopped = suspend_others(Deadline),
+        Stop = fun() ->
+            case remaining(Deadline) of
+                0 -> resume(Stopped);
+                _ -> ok
+            end
+        end,
+        Result = Fun(Stop),
+        resume(Stopped),
+        Result
+    end).
 
 %% @doc Gives every process whose group leader is `Leader' the node's own one instead, so that its output
 %% goes on when `Leader' ends. Returns how many there were.
@@ -70,28 +115,88 @@ format_users({_Module, Count, Users}) ->
 
 %% Users of old code
 
-check_modules(Modules, #{check_timeout := Timeout, max_users := Max}) ->
-    Deadline = deadline(Timeout),
-    Found = [{M, check(M, lists:delete(self(), erlang:processes()), Deadline)} || M <- Modules],
-    [summary(M, Pids, Max) || {M, [_ | _] = Pids} <- Found].
-
-check(Module, Pids, Deadline) ->
-    check(Module, Pids, #{}, make_ref(), Deadline, []).
-
-check(_Module, [], Waiting, _Ref, _Deadline, Users) when map_size(Waiting) =:= 0 ->
-    lists:sort(Users);
-check(Module, [Pid | Pids], Waiting, Ref, Deadline, Users) when map_size(Waiting) < ?WINDOW ->
-    async = erlang:check_process_code(Pid, Module, [{async, {Ref, Pid}}]),
-    check(Module, Pids, Waiting#{Pid => true}, Ref, Deadline, Users);
-check(Module, Pids, Waiting, Ref, Deadline, Users) ->
-    receive
-        {check_process_code, {Ref, Pid}, false} ->
-            check(Module, Pids, maps:remove(Pid, Waiting), Ref, Deadline, Users);
-        {check_process_code, {Ref, Pid}, _TrueOrAborted} ->
-            check(Module, Pids, maps:remove(Pid, Waiting), Ref, Deadline, [Pid | Users])
-    after remaining(Deadline) ->
-        lists:sort(maps:keys(Waiting) ++ Users)
+users(Modules, Pids, #{check_timeout := Timeout}) ->
+    case [M || M <- Modules, erlang:check_old_code(M)] of
+        [] -> #{};
+        WithOldCode -> apart(fun() -> check_modules(WithOldCode, lists:delete(self(), Pids), deadline(Timeout)) end)
     end.
+
+check_modules(Modules, Pids, Deadline) ->
+    AtOnce = max(1, ?WINDOW div length(Modules)),
+    Users = check(Pids, #{}, {Modules, AtOnce * length(Modules), make_ref(), Deadline}, []),
+    lists:foldl(
+        fun({M, Pid}, Found) -> maps:update_with(M, fun(L) -> [Pid | L] end, [Pid], Found) end,
+        #{},
+        lists:reverse(lists:sort(Users))
+    ).
+
+%% Each process is asked for all modules together: that it has to be woken for the answer costs more than the answer.
+check([], Waiting, _How, Users) when map_size(Waiting) =:= 0 ->
+    Users;
+check([Pid | Pids], Waiting, {Modules, Window, Ref, _} = How, Users) when map_size(Waiting) < Window ->
+    Asked = [{M, Pid} || M <- Modules],
+    [async = erlang:check_process_code(Pid, M, [{async, {Ref, Key}}]) || {M, _} = Key <- Asked],
+    check(Pids, maps:merge(Waiting, maps:from_list([{Key, true} || Key <- Asked])), How, Users);
+check(Pids, Waiting, {_, _, Ref, Deadline} = How, Users) ->
+    receive
+        {check_process_code, {Ref, Key}, false} ->
+            check(Pids, maps:remove(Key, Waiting), How, Users);
+        {check_process_code, {Ref, Key}, _TrueOrAborted} ->
+            check(Pids, maps:remove(Key, Waiting), How, [Key | Users])
+    after remaining(Deadline) ->
+        maps:keys(Waiting) ++ Users
+    end.
+
+%% Standing still
+
+%% Without these no code can be loaded.
+-define(RUN_ON, [init, code_server, erl_prim_loader]).
+%% For how long no answer comes at most.
+-define(SILENT_MS, 100).
+
+suspend_others(Deadline) ->
+    RunOn = [self() | [whereis(Name) || Name <- ?RUN_ON]],
+    Tag = make_ref(),
+    suspend([P || P <- erlang:processes(), not lists:member(P, RunOn)], Tag, Deadline, []).
+
+suspend([Pid | Pids], Tag, Deadline, Stopped) ->
+    case erts_internal:is_system_process(Pid) orelse not suspend(Pid, Tag) of
+        true -> suspend(Pids, Tag, Deadline, Stopped);
+        false -> suspend(Pids, Tag, Deadline, [Pid | Stopped])
+    end;
+suspend([], Tag, Deadline, Stopped) ->
+    await_suspended(length(Stopped), Tag, Deadline),
+    Stopped.
+
+suspend(Pid, Tag) ->
+    try
+        erlang:suspend_process(Pid, [{asynchronous, Tag}])
+    catch
+        error:badarg -> false
+    end.
+
+%% A process answers when it has stopped, or ended; one that is in a native function does so when it returns, and is
+%% not waited for.
+await_suspended(0, _Tag, _Deadline) ->
+    ok;
+await_suspended(Count, Tag, Deadline) ->
+    receive
+        {Tag, _} -> await_suspended(Count - 1, Tag, Deadline)
+    after min(?SILENT_MS, remaining(Deadline)) -> ok
+    end.
+
+%% It may have been resumed, or ended, before.
+resume(Pids) ->
+    lists:foreach(
+        fun(Pid) ->
+            try
+                erlang:resume_process(Pid)
+            catch
+                error:badarg -> false
+            end
+        end,
+        Pids
+    ).
 
 %% Runs a function in a process of its own, so that late answers reach nobody's mailbox.
 apart(Fun) ->

@@ -3,17 +3,19 @@
 %%% | when               | call                         | touches                                        |
 %%% |--------------------|------------------------------|------------------------------------------------|
 %%% | before the switch  | `plan/4'                     | nothing: reads the staged beams, tries them    |
+%%% | after `presync'    | `check_users/1'              | nothing: asks who would be killed              |
 %%% | after the switch   | `reload/1'                   | code, code path, in mode `apps' applications   |
 %%% | after a roll back  | `relsync_lib_reload_undo:undo/1' | the same, back; the old files are in place     |
 %%%
 %%% It does not write files, and works on the code through `relsync_lib_code' only. Invariants: what can be
-%%% refused is refused by `plan/4'; all modules go in at once, but for those with `-on_load', which follow one
-%%% by one; a module that runs from a file outside the release, and every module of the agent itself, is left
+%%% refused is refused by `plan/4' or `check_users/1'; all modules go in at once, but for those with `-on_load', which follow one
+%%% by one; the code that was there becomes old code and stays, for funs of it may be anywhere, until the next reload
+%%% needs its place; a module that runs from a file outside the release, and every module of the agent itself, is left
 %%% alone; nothing but the directories of the release enters or leaves the code path. An error of `reload/1'
 %%% leaves a mix of code only until the caller has restored the files and undone it with what it was given.
 -module(relsync_lib_reload).
 
--export([plan/4, reload/1, notes/1, format_error/1]).
+-export([plan/4, check_users/1, reload/1, notes/1, format_error/1]).
 
 -export_type([mode/0, plan/0, result/0, reason/0]).
 
@@ -38,6 +40,8 @@
     %% Processes that were killed, and processes that go on with the previous code.
     killed := [relsync_lib_processes:users()],
     lingering := [relsync_lib_processes:users()],
+    %% Modules whose old code went, and did not come back: funs of it have no code any more.
+    ended := [module()],
     joined := [file:filename()],
     left := [file:filename()],
     restarted := [atom()],
@@ -53,14 +57,18 @@
     | {not_as_planned, module(), file:filename()}
     | {apps, relsync_lib_apps:reason()}.
 
+%% How many processes are asked at most, times modules, for what is only said: a few tenths of a second.
+-define(CHEAP_QUESTIONS, 50000).
+%% How many modules one sentence names.
+-define(MAX_NAMES, 10).
+
 %%--------------------------------------------------------------------------------------------------
 %% Plan
 %%--------------------------------------------------------------------------------------------------
 
 %% @doc Plans how the running code follows `Changes' under `Root', and reads and tries the new beams.
 %%
-%% Fails if a beam is none or cannot be loaded by this VM, and in mode `soft' if a process would be
-%% killed or lose its code.
+%% Fails if a beam is none or cannot be loaded by this VM.
 -spec plan(file:filename(), [relsync_lib_reload_plan:change()], mode(), relsync_lib_reload_plan:limits()) ->
     {ok, plan()} | {error, reason()}.
 plan(Root, Changes, Mode, Limits0) ->
@@ -82,19 +90,21 @@ make_plan(Root, Changed, Checked, Mode, Limits) ->
     Plan = #{mode => Mode, limits => Limits, roots => Roots, items => Items, path => PathPlan, apps => []},
     decide(Plan, Checked).
 
-decide(#{mode := soft, items := Items} = Plan, _Changes) ->
-    case [Users || #{status := in_use, users := Users} <- Items] of
-        [] -> Plan;
-        InUse -> fail({in_use, InUse})
-    end;
-decide(#{mode := Mode, items := Items} = Plan, Changes) when Mode =:= hard; Mode =:= apps ->
-    Acting = Plan#{items := [relsync_lib_reload_plan:settle(I) || I <- Items]},
-    case Mode of
-        hard -> Acting;
-        apps -> Acting#{apps := concerned(Acting, Changes)}
-    end;
+decide(#{mode := apps} = Plan, Changes) ->
+    Plan#{apps := concerned(Plan, Changes)};
 decide(Plan, _Changes) ->
     Plan.
+
+%% @doc Says, in mode `soft', whether a process would be killed or lose its code. That is asked once `presync' has
+%% stopped whatever it stops.
+-spec check_users(plan()) -> ok | {error, reason()}.
+check_users(#{mode := soft, items := Items, limits := Limits}) ->
+    case [Users || #{status := in_use, users := Users} <- relsync_lib_reload_outlook:with_users(Items, Limits)] of
+        [] -> ok;
+        InUse -> {error, {in_use, InUse}}
+    end;
+check_users(_Plan) ->
+    ok.
 
 concerned(#{items := Items}, Changes) ->
     Modules = [M || #{module := M, status := S} <- Items, S =:= reload orelse S =:= remove],
@@ -112,9 +122,7 @@ try_beams(Items, Groups, _Mode, Limits) ->
         Why -> fail({not_loadable, lists:sublist(Why, ?MAX_NOT_LOADABLE)})
     end.
 
-try_beam(#{module := M, path := Rel, status := S} = Item, Groups, Limits) when
-    S =:= reload; S =:= load; S =:= in_use
-->
+try_beam(#{module := M, path := Rel, status := S} = Item, Groups, Limits) when S =:= reload; S =:= load ->
     case relsync_lib_reload_plan:new_beam(Item, Groups, Limits) of
         {ok, Beam} -> try_loading(Item, Beam);
         {error, changed} -> fail({not_as_planned, M, Rel})
@@ -141,13 +149,12 @@ try_loading(#{module := Module, path := Rel} = Item, Beam) ->
     Undo :: relsync_lib_reload_undo:undo().
 reload(#{mode := Mode, limits := Limits} = Plan) when Mode =:= none; Mode =:= vm ->
     #{vm_restart := NeedsRestart} = Result = result(Plan),
-    {ok, Result#{vm_restart := Mode =:= vm orelse NeedsRestart}, relsync_lib_reload_undo:none(Limits)};
-reload(#{limits := Limits} = Plan) ->
+    {ok, Result#{vm_restart := Mode =:= vm orelse NeedsRestart}, relsync_lib_reload_undo:none(Mode, Limits)};
+reload(#{mode := Mode, limits := Limits} = Plan) ->
     Steps = [
         fun read_live/1,
         fun prepare/1,
         fun stop_apps/1,
-        fun purge_old/1,
         fun change_path/1,
         fun finish/1,
         fun load_on_load/1,
@@ -155,7 +162,7 @@ reload(#{limits := Limits} = Plan) ->
         fun look_for_lingering/1,
         fun start_apps/1
     ],
-    run_steps(Steps, #{plan => Plan, result => result(Plan), undo => relsync_lib_reload_undo:none(Limits)}).
+    run_steps(Steps, #{plan => Plan, result => result(Plan), undo => relsync_lib_reload_undo:none(Mode, Limits)}).
 
 run_steps([], #{result := Result, undo := Undo}) ->
     {ok, Result, Undo};
@@ -171,6 +178,7 @@ result(#{items := Items}) ->
         details => relsync_lib_reload_plan:details(Items),
         killed => [],
         lingering => [],
+        ended => [],
         joined => [],
         left => [],
         restarted => [],
@@ -214,8 +222,11 @@ live_file(#{path := Rel}, Entries, {Dir, _}) ->
     filename:join(Ebin, filename:basename(Rel)).
 
 prepare(#{beams := Beams} = State) ->
-    case relsync_lib_code:prepare([B || {false, B} <- Beams]) of
-        {ok, Prepared} -> {ok, State#{prepared => Prepared, beams := [B || {true, B} <- Beams]}};
+    AtOnce = [B || {false, B} <- Beams],
+    case relsync_lib_code:prepare(AtOnce) of
+        {ok, Prepared} ->
+            Old = relsync_lib_code:sort_old(AtOnce, [M || #{module := M} <- items([remove], State)]),
+            {ok, State#{prepared => Prepared, old => Old, beams := [B || {true, B} <- Beams]}};
         {error, Why} -> {error, {not_loadable, Why}, State}
     end.
 
@@ -223,13 +234,6 @@ stop_apps(#{plan := #{apps := Apps, limits := #{app_timeout := Timeout}}, undo :
     case relsync_lib_apps:stop(Apps, Timeout) of
         ok -> {ok, State#{undo := Undo#{stopped := Apps}}};
         {error, Reason, Stopped} -> {error, {apps, Reason}, State#{undo := Undo#{stopped := Stopped}}}
-    end.
-
-purge_old(#{plan := #{mode := Mode, limits := Limits}} = State) ->
-    Modules = [M || #{module := M} <- items([reload, load, remove], State)],
-    case relsync_lib_code:purge(Modules, Mode, Limits) of
-        {ok, Killed} -> {ok, killed(Killed, State)};
-        {error, Reason} -> {error, Reason, State}
     end.
 
 killed(Users, #{result := #{killed := Killed} = Result} = State) ->
@@ -254,12 +258,18 @@ joined({add_before, _Other, New}) -> [New];
 joined({add, New}) -> [New];
 joined({delete, _Old}) -> [].
 
-finish(#{prepared := Prepared, undo := Undo} = State) ->
+%% Old code makes room as late as this, so that as little time as possible passes without either.
+finish(#{prepared := Prepared, old := Old, undo := Undo, plan := #{mode := Mode, limits := Limits}} = State) ->
     Next = State#{undo := Undo#{restore := restorable(State), forget := loaded_first(State)}},
-    case relsync_lib_code:finish(Prepared) of
-        ok -> {ok, Next};
-        {error, Why} -> {error, {not_loadable, Why}, State}
+    Load = fun() -> relsync_lib_code:finish(Prepared) end,
+    case relsync_lib_code:make_room(Old, Load, Mode, Limits) of
+        {ok, Killed} -> {ok, ended(maps:get(ending, Old), killed(Killed, Next))};
+        {error, Why} when is_list(Why) -> {error, {not_loadable, Why}, Next};
+        {error, Reason} -> {error, Reason, Next}
     end.
+
+ended(Modules, #{result := #{ended := Ended} = Result} = State) ->
+    State#{result := Result#{ended := lists:usort(Ended ++ Modules)}}.
 
 restorable(State) ->
     [{M, maps:get(old_file, I, none)} || #{module := M} = I <- items([reload, remove], State)].
@@ -267,9 +277,10 @@ restorable(State) ->
 loaded_first(State) ->
     [M || #{module := M} <- items([load], State)].
 
-load_on_load(#{beams := Beams, plan := #{limits := #{on_load_timeout := Timeout}}} = State) ->
-    case relsync_lib_code:load_each(Beams, Timeout) of
-        ok -> {ok, State};
+load_on_load(#{beams := Beams, plan := #{mode := Mode, limits := Limits}} = State) ->
+    #{ending := Ending} = relsync_lib_code:sort_old(Beams, []),
+    case relsync_lib_code:load_each(Beams, Mode, Limits) of
+        ok -> {ok, ended(Ending, State)};
         {error, Reason} -> {error, Reason, State}
     end.
 
@@ -278,18 +289,23 @@ delete_removed(#{plan := #{mode := Mode, limits := Limits}} = State) ->
     relsync_lib_code:delete(Removed),
     case Mode of
         soft ->
-            %% Who came in since the plan was made keeps the old code and shows as lingering.
+            %% Who came in since it was asked keeps the old code and shows as lingering.
             {ok, State};
         _ ->
             {ok, Killed} = relsync_lib_code:purge(Removed, Mode, Limits),
-            {ok, killed(Killed, State)}
+            {ok, ended(Removed, killed(Killed, State))}
     end.
 
-%% Code that nobody runs any more is freed at once; who goes on with it is reported.
+%% Who goes on with the code that was there is reported where that costs little: they are in the way of the next
+%% reload, which asks anyhow.
 look_for_lingering(#{plan := #{limits := Limits}, result := Result} = State) ->
     Modules = [M || #{module := M} <- items([reload, remove], State)],
-    InUse = relsync_lib_code:free(Modules),
-    {ok, State#{result := Result#{lingering := relsync_lib_processes:old_code_users(InUse, Limits)}}}.
+    Users =
+        case length(Modules) * erlang:system_info(process_count) of
+            Questions when Questions > ?CHEAP_QUESTIONS -> [];
+            _ -> relsync_lib_processes:old_code_users(Modules, Limits)
+        end,
+    {ok, State#{result := Result#{lingering := Users}}}.
 
 start_apps(#{plan := #{apps := []}} = State) ->
     {ok, State};
@@ -315,10 +331,21 @@ start_apps(#{plan := #{apps := Apps, limits := #{app_timeout := Timeout}}} = Sta
 
 %% @doc Says in sentences whom a reload hit.
 -spec notes(result()) -> [iodata()].
-notes(#{killed := Killed, lingering := Lingering, restarted := Restarted}) ->
+notes(#{killed := Killed, lingering := Lingering, restarted := Restarted, ended := Ended}) ->
     [["killed for running old code: ", relsync_lib_processes:format_users(Users)] || Users <- Killed] ++
         [["still on the previous code: ", relsync_lib_processes:format_users(Users)] || Users <- Lingering] ++
+        [ended_text(Ended) || Ended =/= []] ++
         [io_lib:format("restarted the application ~tp", [App]) || App <- Restarted].
+
+%% @doc Says what became of funs that nobody can see.
+-spec ended_text([module(), ...]) -> iodata().
+ended_text(Modules) ->
+    Shown = lists:join(", ", [io_lib:format("~tp", [M]) || M <- lists:sublist(Modules, ?MAX_NAMES)]),
+    More = [io_lib:format(" and ~b more", [N]) || N <- [length(Modules) - ?MAX_NAMES], N > 0],
+    [
+        "the code before the last of ", Shown, More,
+        " made room for the new: a fun of it that something still holds fails when it is called"
+    ].
 
 %% @doc Renders a reason of this module as one sentence.
 -spec format_error(reason()) -> iodata().

@@ -4,7 +4,7 @@
 %%% code path, and what runs older code than its file holds. It changes nothing.
 -module(relsync_lib_reload_outlook).
 
--export([outlook/3, look/4]).
+-export([outlook/3, look/4, with_users/2]).
 
 %% @doc Says what `relsync_lib_reload:plan/4' would decide, of modules whose new code is known by its MD5 only.
 -spec outlook(file:filename(), [relsync_lib_reload_plan:change()], relsync_lib_reload_plan:limits()) ->
@@ -17,7 +17,8 @@ outlook(Root, Changes, Limits0) ->
     Limits = relsync_lib_reload_plan:limits(Limits0),
     case relsync_lib_reload_plan:group(Changes, Limits) of
         {ok, Groups, Checked} ->
-            {Items, _, _, _} = look(relsync_lib_code_path:root(Root), Groups, Checked, Limits),
+            {Found, _, _, _} = look(relsync_lib_code_path:root(Root), Groups, Checked, Limits),
+            Items = with_users(Found, Limits),
             {ok, #{
                 modules => [{M, S} || #{module := M, status := S} <- Items],
                 details => relsync_lib_reload_plan:details(Items)
@@ -26,7 +27,7 @@ outlook(Root, Changes, Limits0) ->
             {error, Reason}
     end.
 
-%% @doc Says what becomes of each module, and whom that would hit; besides, all groups (those of stale modules
+%% @doc Says what becomes of each module, but not whom that would hit; besides, all groups (those of stale modules
 %% too), what becomes of the code path, and the roots.
 -spec look(
     relsync_lib_code_path:root(),
@@ -60,7 +61,7 @@ look(Root, Changed, Checked, #{roots := Others} = Limits) ->
         behind => Behind,
         facts => maps:from_list([{M, relsync_lib_code:facts(M)} || M <- relsync_lib_reload_plan:modules(Groups)])
     }),
-    {find_users(Found, Limits), Groups, PathPlan, Roots}.
+    {Found, Groups, PathPlan, Roots}.
 
 %% Modules that run older code than their files hold, and that no change mentions.
 add_stale(Groups, _Root, #{stale := false}) ->
@@ -77,22 +78,22 @@ add_stale(Groups, Root, Limits) ->
         relsync_lib_stale:find([Root], Limits)
     ).
 
-%% Who would be killed
-
-find_users(Items, Limits) ->
+%% @doc Finds who would be killed, or lose its code, if modules were reloaded or removed.
+-spec with_users([relsync_lib_reload_plan:item()], relsync_lib_reload_plan:limits()) -> [relsync_lib_reload_plan:item()].
+with_users(Items, Limits) ->
     Purged = [M || #{module := M, status := S} <- Items, S =:= reload orelse S =:= remove],
     Removed = [M || #{module := M, status := remove} <- Items],
     Users = by_module(relsync_lib_processes:old_code_users(Purged, Limits)),
     Residents = by_module(relsync_lib_processes:residents(Removed, Limits)),
     All = maps:merge(Users, Residents),
-    [with_users(I, All) || I <- Items].
+    [with_users_of(I, All) || I <- Items].
 
 by_module(Users) -> maps:from_list([{element(1, U), U} || U <- Users]).
 
-with_users(#{module := M, status := S} = Item, All) when S =:= reload; S =:= remove ->
+with_users_of(#{module := M, status := S} = Item, All) when S =:= reload; S =:= remove ->
     case All of
         #{M := Users} -> Item#{status := in_use, users => Users};
         #{} -> Item
     end;
-with_users(Item, _All) ->
+with_users_of(Item, _All) ->
     Item.

@@ -5,7 +5,7 @@
 -module(relsync_lib_reload_plan).
 
 -export([limits/1, group/2, add/5, uncover/3, modules/1, items/2, new_beam/3]).
--export([settle/1, details/1, is_agent/1, format_error/1]).
+-export([details/1, is_agent/1, format_error/1]).
 
 -export_type([change/0, status/0, item/0, limits/0, groups/0, facts/0, env/0, reason/0]).
 
@@ -66,6 +66,10 @@
     check_timeout => timeout(),
     on_load_timeout => timeout(),
     app_timeout => timeout(),
+    %% For how long the VM may stand still while code makes room for itself.
+    stand_still_ms => pos_integer(),
+    %% For how long a way back waits for processes that run the code that it purges.
+    leave_ms => non_neg_integer(),
     %% Other directories the release runs from (the read-only one, where changes go to a writable one).
     roots => [file:filename()],
     %% Also reload what runs older code than the unchanged files hold (an earlier reload was cut short).
@@ -126,6 +130,8 @@
     check_timeout => 10000,
     on_load_timeout => 30000,
     app_timeout => 60000,
+    stand_still_ms => 2000,
+    leave_ms => 1000,
     roots => [],
     stale => true
 }).
@@ -194,12 +200,6 @@ new_beam(#{module := Module, path := Rel}, Groups, Limits) ->
         {ok, MD5, Beam} -> {ok, Beam};
         _ -> {error, changed}
     end.
-
-%% @doc Makes of a module in use one that is reloaded or removed all the same.
--spec settle(item()) -> item().
-settle(#{status := in_use, path := _} = Item) -> Item#{status := reload};
-settle(#{status := in_use} = Item) -> Item#{status := remove};
-settle(Item) -> Item.
 
 %% @doc Says of the first modules that run from elsewhere or are in use where they run from, and who uses them.
 -spec details([item()]) -> #{module() => unicode:chardata()}.

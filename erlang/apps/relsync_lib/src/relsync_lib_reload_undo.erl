@@ -5,11 +5,12 @@
 %%% again when `undo/1' is called. What it has done already does not keep it from being called again.
 -module(relsync_lib_reload_undo).
 
--export([none/1, undo/1, format_error/1]).
+-export([none/2, undo/1, format_error/1]).
 
 -export_type([undo/0, reason/0]).
 
 -type undo() :: #{
+    mode := relsync_lib_reload:mode(),
     limits := map(),
     path := [file:filename()] | untouched,
     steps := [relsync_lib_code_path:step()],
@@ -25,9 +26,10 @@
     | {not_restored, [{module(), term()}]}.
 
 %% @doc What undoes a reload that has done nothing yet.
--spec none(relsync_lib_reload_plan:limits()) -> undo().
-none(Limits) ->
+-spec none(relsync_lib_reload:mode(), relsync_lib_reload_plan:limits()) -> undo().
+none(Mode, Limits) ->
     #{
+        mode => Mode,
         limits => Limits,
         path => untouched,
         steps => [],
@@ -40,24 +42,41 @@ none(Limits) ->
 %% @doc Brings back the code, code path and applications from before `relsync_lib_reload:reload/1', after the
 %% caller has restored the files. Goes on as far as it can, and then tells what it could not restore.
 %%
-%% Processes that still ran the code from before the reload are killed: the VM keeps two versions of a
-%% module, and loading the older one again needs room. They are returned.
+%% The VM keeps two versions of a module, and code from before the reload is the older one: it is purged and
+%% loaded again. Funs of it live on, and so do processes that run what the reload brought, with that code as
+%% old code. A process that runs the code from before, however, would have to be in both places at once: in
+%% mode `soft' it gets a moment to return from there, and is killed if it does not. Those killed are returned.
 -spec undo(undo()) -> {ok, [relsync_lib_processes:users()]} | {error, reason()}.
-undo(#{limits := Limits, restore := Restore, forget := Forget} = Undo) ->
+undo(#{limits := Limits, restore := Restore, forget := Forget, mode := Mode} = Undo) ->
     #{app_timeout := AppTimeout} = Limits,
     Stopped = stop_again(Undo, AppTimeout),
     Path = restore_path(Undo),
     {Beams, Unreadable} = old_beams(Restore, Limits),
-    Modules = [M || {M, _, _} <- Beams],
-    {ok, Killed} = relsync_lib_code:purge(Modules ++ Forget, hard, Limits),
-    Unloaded = relsync_lib_code:load_together(Beams, Limits),
-    relsync_lib_code:delete(Forget),
-    {ok, KilledToo} = relsync_lib_code:purge(Forget, hard, Limits),
+    wait_for_users([M || {M, _, _} <- Beams] ++ Forget, Mode, Limits),
+    {Unloaded, Killed} = relsync_lib_code:load_together(Beams, hard, Limits),
+    KilledToo = forget(Forget, Mode, Limits),
     Started = start_again(Undo, AppTimeout),
     case {Unreadable ++ Unloaded, [E || {error, _} = E <- [Path, Stopped, Started]]} of
         {[], []} -> {ok, Killed ++ KilledToo};
         {[], [Error | _]} -> Error;
         {Failed, _} -> {error, {not_restored, Failed}}
+    end.
+
+wait_for_users(Modules, soft, Limits) ->
+    relsync_lib_processes:await_leaving(Modules, Limits);
+wait_for_users(_Modules, _Mode, _Limits) ->
+    ok.
+
+%% Modules that did not run before. In mode `soft' who runs them goes on in what is old code then.
+forget(Modules, Mode, Limits) ->
+    {ok, Killed} = relsync_lib_code:purge(Modules, hard, Limits),
+    relsync_lib_code:delete(Modules),
+    case Mode of
+        soft ->
+            Killed;
+        _ ->
+            {ok, KilledToo} = relsync_lib_code:purge(Modules, hard, Limits),
+            Killed ++ KilledToo
     end.
 
 stop_again(#{started := Apps}, Timeout) ->

@@ -7,6 +7,7 @@
 %% |----------|------------------------------------------------------------------------------|
 %% | plan     | refused: nothing was touched                                                 |
 %% | presync  | hooks back; refused                                                          |
+%% | users    | processes in the way: hooks back; refused                                    |
 %% | prepare  | hooks back; refused                                                          |
 %% | switch   | files back; hooks back; refused                                              |
 %% | reload   | files back; code back; hooks back; rolled back                               |
@@ -185,16 +186,27 @@ run(#update{disturbs = Disturbs, roots = Roots} = Planned, Mode, Prepare) ->
             false -> Planned
         end,
     try
-        case Prepare() of
-            {ok, Transaction} -> switch(Update#update{transaction = Transaction}, Mode);
-            {error, Reason} -> give_up_apply(Update, Reason, [])
-        end
+        prepare(check_users(Update), Mode, Prepare)
     catch
         error:Bug:Stack ->
             %% It must not leave more behind than a cut does.
             Outcome = maps:get(recovered, relsync_lib_contact:recover(Roots), <<"nothing was touched">>),
             Text = io_lib:format("the agent failed: ~tP at ~tP; ~ts", [Bug, 20, Stack, 20, Outcome]),
             give_up(Update, internal, Text)
+    end.
+
+%% Whom `presync' has stopped is in nobody's way.
+check_users(#update{plan = Plan} = Update) ->
+    case relsync_lib_reload:check_users(Plan) of
+        ok -> Update;
+        {error, Reason} ->
+            give_up(Update, relsync_lib_refusal:reload_error_kind(Reason), relsync_lib_reload:format_error(Reason))
+    end.
+
+prepare(Update, Mode, Prepare) ->
+    case Prepare() of
+        {ok, Transaction} -> switch(Update#update{transaction = Transaction}, Mode);
+        {error, Reason} -> give_up_apply(Update, Reason, [])
     end.
 
 presync(#update{hooks = #{presync := false} = Hooks} = Update) ->
@@ -364,7 +376,7 @@ undo_code(Undo) ->
     case relsync_lib_reload_undo:undo(Undo) of
         {ok, []} -> [];
         {ok, Killed} ->
-            Text = "killed for running the new code: ",
+            Text = "killed for running code that had to be loaded anew: ",
             [[Text, relsync_lib_processes:format_users(Users)] || Users <- Killed];
         {error, Reason} -> [relsync_lib_reload_undo:format_error(Reason)]
     end.

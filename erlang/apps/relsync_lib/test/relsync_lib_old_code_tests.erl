@@ -1,0 +1,310 @@
+%%% What becomes of funs and processes of the code that a reload replaces.
+-module(relsync_lib_old_code_tests).
+
+-include("relsync_lib_assert.hrl").
+
+-import(relsync_lib_test_release, [beam/1, write/3, stage/3, remove/2, switch/2, ebin/2]).
+
+-define(A, "lib/oc_app-1.0/ebin/oc_a.beam").
+-define(B, "lib/oc_app-1.0/ebin/oc_b.beam").
+
+old_code_test_() ->
+    {foreach, fun setup/0, fun cleanup/1, [
+        test_of(T)
+     || T <- [
+            fun fun_of_purged_code_lives_again_with_the_same_code/1,
+            fun code_that_is_held_is_recognised/1,
+            fun funs_survive_there_back_and_there_again/1,
+            fun funs_of_the_version_before_last_end_and_are_told/1,
+            fun callers_of_funs_notice_nothing/1,
+            fun standing_still_is_needed/1,
+            fun undo_keeps_funs_and_who_runs_the_new_code/1,
+            fun undo_waits_for_who_is_about_to_leave/1,
+            fun module_with_on_load_comes_back/1,
+            fun users_are_asked_for_after_the_plan/1,
+            fun standing_still_ends_with_its_process/1,
+            fun many_modules_are_asked_for_at_once/1
+        ]
+    ]}.
+
+test_of(Test) ->
+    {name, Name} = erlang:fun_info(Test, name),
+    fun(Release) -> {atom_to_list(Name), {timeout, 120, fun() -> Test(Release) end}} end.
+
+setup() ->
+    Release = relsync_lib_test_release:new(),
+    Path = code:get_path(),
+    write(Release, ?A, beam(source(oc_a, 1))),
+    write(Release, ?B, beam(source(oc_b, 1))),
+    true = code:add_patha(ebin(Release, "oc_app-1.0")),
+    1 = oc_a:v(),
+    1 = oc_b:v(),
+    Release#{path => Path}.
+
+cleanup(#{path := Path} = Release) ->
+    true = code:set_path(Path),
+    [forget(M) || {M, _} <- code:all_loaded(), lists:prefix("oc_", atom_to_list(M))],
+    relsync_lib_test_release:delete(Release).
+
+forget(Module) ->
+    code:purge(Module),
+    code:delete(Module),
+    code:purge(Module).
+
+%% A module with all that holds on to code: a fun, one with a variable, a loop that never leaves its code.
+source(Name, Version) -> source(Name, Version, "").
+
+source(Name, Version, Attributes) ->
+    io_lib:format(
+        "-module(~s).\n"
+        "-export([v/0, plain/0, closure/1, loop/0, busy/1]).\n~s"
+        "v() -> ~p.\n"
+        "plain() -> fun(X) -> {~p, X} end.\n"
+        "closure(Y) -> fun(X) -> {~p, X, Y} end.\n"
+        "loop() -> receive stop -> ok; {call, F, To} -> To ! F(1), loop() end.\n"
+        "busy(Ms) -> receive never -> ok after Ms -> ok end, done.\n",
+        [Name, Attributes, Version, Version, Version]
+    ).
+
+push(#{root := Root} = Release, Changes, Mode) ->
+    {ok, Plan} = relsync_lib_reload:plan(Root, Changes, Mode, #{leave_ms => 300}),
+    case relsync_lib_reload:check_users(Plan) of
+        ok ->
+            Back = switch(Release, Changes),
+            {relsync_lib_reload:reload(Plan), Back};
+        Refused ->
+            Refused
+    end.
+
+push_version(Release, Version) ->
+    Changes = [stage(Release, Rel, beam(source(M, Version))) || {Rel, M} <- [{?A, oc_a}, {?B, oc_b}]],
+    {{ok, Result, _}, _} = push(Release, Changes, soft),
+    ?assertEqual({Version, Version}, {oc_a:v(), oc_b:v()}),
+    Result.
+
+%% The VM's own truth, on which going back relies.
+fun_of_purged_code_lives_again_with_the_same_code(_Release) ->
+    Load = fun(V) -> {module, oc_c} = code:load_binary(oc_c, "oc_c.beam", beam(source(oc_c, V))) end,
+    Load(1),
+    {Plain, Closure} = {oc_c:plain(), oc_c:closure(y)},
+    Load(2),
+    ?assertEqual({{1, x}, {1, x, y}}, {Plain(x), Closure(x)}),
+    false = code:purge(oc_c),
+    ?assertError({badfun, _}, Plain(x)),
+    ?assertError({badfun, _}, Closure(x)),
+    Load(1),
+    ?assertEqual({{1, x}, {1, x, y}}, {Plain(x), Closure(x)}),
+    false = code:purge(oc_c),
+    ?assertEqual({{1, x}, {1, x, y}}, {Plain(x), Closure(x)}).
+
+code_that_is_held_is_recognised(_Release) ->
+    [V1, V2, V3] = [{oc_a, "oc_a.beam", beam(source(oc_a, V))} || V <- [1, 2, 3]],
+    Sorted = fun(Beam) -> relsync_lib_code:sort_old([Beam], []) end,
+    ?assertEqual(#{returning => [], ending => []}, Sorted(V1)),
+    {module, oc_a} = code:load_binary(oc_a, "oc_a.beam", element(3, V2)),
+    ?assertEqual(#{returning => [oc_a], ending => []}, Sorted(V1)),
+    {oc_a, File, Beam} = V1,
+    ?assertEqual(#{returning => [oc_a], ending => []}, Sorted({oc_a, File, zlib:gzip(Beam)})),
+    ?assertEqual(#{returning => [], ending => [oc_a]}, Sorted(V3)),
+    ?assertEqual(#{returning => [], ending => [oc_a]}, Sorted({oc_a, File, <<"no beam">>})),
+    ?assertEqual(#{returning => [], ending => [oc_a]}, relsync_lib_code:sort_old([], [oc_a, oc_b])).
+
+funs_survive_there_back_and_there_again(Release) ->
+    Table = ets:new(oc_table, [public]),
+    Holder = spawn_link(fun() -> hold(#{}) end),
+    Late = spawn_link(fun() -> receive {'after', F, To} -> To ! {late, F(x)} end end),
+    Keep = fun(V) ->
+        Funs = {oc_a:plain(), oc_b:closure(V)},
+        ets:insert(Table, {V, Funs}),
+        Holder ! {keep, V, Funs},
+        Funs
+    end,
+    {Plain, _} = Keep(1),
+    %% In a mailbox, unread.
+    Late ! {waiting, Plain},
+    Check = fun(Versions) ->
+        [
+            begin
+                Expected = {{V, x}, {V, x, V}},
+                [{V, {P, C}}] = ets:lookup(Table, V),
+                ?assertEqual(Expected, {P(x), C(x)}),
+                Holder ! {call, V, self()},
+                ?assertEqual(Expected, receive {held, Value} -> Value end)
+            end
+         || V <- Versions
+        ]
+    end,
+    Check([1]),
+    %% Nothing has old code yet.
+    ?assertMatch(#{ended := []}, push_version(Release, 2)),
+    Keep(2),
+    Check([1, 2]),
+    [
+        begin
+            ?assertMatch(#{ended := []}, push_version(Release, V)),
+            Check([1, 2])
+        end
+     || V <- [1, 2, 1, 2]
+    ],
+    {messages, [{waiting, InMailbox}]} = process_info(Late, messages),
+    ?assertEqual({1, x}, InMailbox(x)),
+    Late ! {'after', InMailbox, self()},
+    ?assertEqual({1, x}, receive {late, Value} -> Value end),
+    unlink(Holder),
+    exit(Holder, kill).
+
+hold(Kept) ->
+    receive
+        {keep, V, Funs} -> hold(Kept#{V => Funs});
+        {call, V, To} ->
+            #{V := {P, C}} = Kept,
+            To ! {held, {P(x), C(x)}},
+            hold(Kept)
+    end.
+
+funs_of_the_version_before_last_end_and_are_told(Release) ->
+    First = oc_a:plain(),
+    ?assertMatch(#{ended := []}, push_version(Release, 2)),
+    Second = oc_a:plain(),
+    ?assertEqual({{1, x}, {2, x}}, {First(x), Second(x)}),
+    Result = push_version(Release, 3),
+    ?assertEqual([oc_a, oc_b], maps:get(ended, Result)),
+    [Note] = relsync_lib_reload:notes(Result),
+    ?assert(string:find(Note, "oc_a, oc_b") =/= nomatch),
+    ?assertError({badfun, _}, First(x)),
+    ?assertEqual({2, x}, Second(x)).
+
+%% Processes that call funs without a pause, while modules go back and forth.
+callers_of_funs_notice_nothing(Release) ->
+    ?assertEqual(0, failures(Release, 10, #{})).
+
+standing_still_is_needed(Release) ->
+    ?assert(failures(Release, 10, #{stand_still_ms => 0}) > 0).
+
+failures(#{root := Root} = Release, Times, Limits) ->
+    Names = [list_to_atom("oc_m" ++ integer_to_list(N)) || N <- lists:seq(1, 10)],
+    Versions = [
+        [{"lib/oc_app-1.0/ebin/" ++ atom_to_list(M) ++ ".beam", beam(source(M, V))} || M <- Names]
+     || V <- [1, 2]
+    ],
+    [write(Release, Rel, Beam) || {Rel, Beam} <- hd(Versions)],
+    Idle = [spawn_link(fun() -> receive stop -> ok end end) || _ <- lists:seq(1, 500)],
+    Failed = ets:new(oc_failed, [public]),
+    ets:insert(Failed, {count, 0}),
+    Callers = [spawn_link(fun() -> call_on(M:plain(), Failed) end) || M <- Names],
+    [
+        begin
+            Changes = [stage(Release, Rel, Beam) || {Rel, Beam} <- lists:nth(1 + N rem 2, Versions)],
+            {ok, Plan} = relsync_lib_reload:plan(Root, Changes, soft, Limits),
+            switch(Release, Changes),
+            {ok, #{ended := []}, _} = relsync_lib_reload:reload(Plan)
+        end
+     || N <- lists:seq(1, Times)
+    ],
+    [begin unlink(P), exit(P, kill) end || P <- Idle ++ Callers],
+    ets:lookup_element(Failed, count, 2).
+
+call_on(Fun, Failed) ->
+    try
+        {1, x} = Fun(x)
+    catch
+        error:{badfun, _} -> ets:update_counter(Failed, count, 1)
+    end,
+    receive after 1 -> ok end,
+    call_on(Fun, Failed).
+
+undo_keeps_funs_and_who_runs_the_new_code(Release) ->
+    Plain = oc_a:plain(),
+    Old = spawn(oc_a, loop, []),
+    Changes = [stage(Release, ?A, beam(source(oc_a, 2))), stage(Release, ?B, beam(source(oc_b, 2)))],
+    {{ok, Result, Undo}, Back} = push(Release, Changes, soft),
+    ?assertMatch([{oc_a, 1, [{Old, _}]}], maps:get(lingering, Result)),
+    New = spawn(oc_b, loop, []),
+    NewFun = oc_a:closure(y),
+    Back(),
+    ?assertMatch({ok, [{oc_a, 1, [{Old, _}]}]}, relsync_lib_reload_undo:undo(Undo)),
+    ?assertEqual({1, 1}, {oc_a:v(), oc_b:v()}),
+    ?assertEqual({{1, x}, {2, x, y}}, {Plain(x), NewFun(x)}),
+    %% It runs what is old code now, and that is not purged.
+    New ! {call, NewFun, self()},
+    ?assertEqual({2, 1, y}, receive Said -> Said after 5000 -> silent end),
+    %% Both places are taken by what somebody holds: nothing can come in softly, nobody is hurt.
+    ?assertMatch(
+        {error, {in_use, [{oc_b, 1, [{New, _}]}]}},
+        push(Release, [stage(Release, ?B, beam(source(oc_b, 3)))], soft)
+    ),
+    ?assert(is_process_alive(New)),
+    exit(New, kill).
+
+undo_waits_for_who_is_about_to_leave(Release) ->
+    Self = self(),
+    Pid = spawn(fun() -> Self ! {finished, oc_a:busy(1500)} end),
+    Changes = [stage(Release, ?A, beam(source(oc_a, 2)))],
+    {{ok, _, Undo}, Back} = push(Release, Changes, soft),
+    Back(),
+    ?assertEqual({ok, []}, relsync_lib_reload_undo:undo(patient(Undo))),
+    ?assertEqual(done, receive {finished, What} -> What after 5000 -> silent end),
+    ?assertEqual(1, oc_a:v()),
+    ?assertNot(is_process_alive(Pid)).
+
+patient(#{limits := Limits} = Undo) -> Undo#{limits := Limits#{leave_ms => 60000}}.
+
+module_with_on_load_comes_back(Release) ->
+    Source = fun(V) -> [source(oc_b, V, "-on_load(start/0).\n"), "start() -> ok.\n"] end,
+    Push = fun(V) ->
+        {{ok, Result, _}, _} = push(Release, [stage(Release, ?B, beam(Source(V)))], soft),
+        ?assertEqual(V, oc_b:v()),
+        maps:get(ended, Result)
+    end,
+    ?assertEqual([], Push(2)),
+    Plain = oc_b:plain(),
+    ?assertEqual([oc_b], Push(3)),
+    ?assertEqual([], Push(2)),
+    ?assertEqual({2, x}, Plain(x)),
+    ?assertEqual([], Push(3)),
+    ?assertEqual({2, x}, Plain(x)).
+
+%% `presync' comes between the two.
+users_are_asked_for_after_the_plan(#{root := Root} = Release) ->
+    Pid = spawn(oc_a, loop, []),
+    push_version(Release, 2),
+    {ok, Plan} = relsync_lib_reload:plan(Root, [stage(Release, ?A, beam(source(oc_a, 3)))], soft, #{}),
+    ?assertMatch({error, {in_use, [{oc_a, 1, [{Pid, _}]}]}}, relsync_lib_reload:check_users(Plan)),
+    Monitor = monitor(process, Pid),
+    Pid ! stop,
+    receive {'DOWN', Monitor, process, Pid, _} -> ok end,
+    ?assertEqual(ok, relsync_lib_reload:check_users(Plan)).
+
+standing_still_ends_with_its_process(_Release) ->
+    Count = fun Count(Table) -> ets:update_counter(Table, count, 1), Count(Table) end,
+    Table = ets:new(oc_count, [public]),
+    ets:insert(Table, {count, 0}),
+    Counter = spawn_link(fun() -> Count(Table) end),
+    Now = fun() -> ets:lookup_element(Table, count, 2) end,
+    {Before, After} = relsync_lib_processes:alone(
+        fun(_) -> N = Now(), timer:sleep(50), {N, Now()} end, #{stand_still_ms => 10000}
+    ),
+    ?assertEqual(Before, After),
+    wait_for_more(Now, After),
+    ?assertError(killed, relsync_lib_processes:alone(fun(_) -> exit(self(), kill) end, #{stand_still_ms => 10000})),
+    wait_for_more(Now, Now()),
+    unlink(Counter),
+    exit(Counter, kill).
+
+wait_for_more(Now, Before) ->
+    case Now() of
+        Before -> timer:sleep(1), wait_for_more(Now, Before);
+        _ -> ok
+    end.
+
+many_modules_are_asked_for_at_once(Release) ->
+    Names = [list_to_atom("oc_n" ++ integer_to_list(N)) || N <- lists:seq(1, 40)],
+    Load = fun(V) -> [{module, M} = code:load_binary(M, "x.beam", beam(source(M, V))) || M <- Names] end,
+    Load(1),
+    Pids = lists:sort([spawn(M, loop, []) || M <- Names, _ <- [1, 2]]),
+    Load(2),
+    _ = Release,
+    Users = relsync_lib_processes:old_code_users(Names, relsync_lib_reload_plan:limits(#{})),
+    ?assertEqual(lists:sort(Names), [M || {M, 2, _} <- Users]),
+    ?assertEqual(Pids, lists:sort([P || {_, _, Us} <- Users, {P, _} <- Us])),
+    [exit(P, kill) || P <- Pids].
