@@ -145,7 +145,7 @@ impl NextBoot {
             for module in &load.modules {
                 let file = |dir: &str| format!("{dir}/{module}.beam");
                 let is_here = |dir: &&str| tree.get(file(dir).as_bytes()).is_some();
-                if !is_here(first) && !rest.iter().any(|dir| is_here(dir)) {
+                if !is_here(first) && !rest.iter().any(is_here) {
                     lacking.insert(file(first));
                 }
             }

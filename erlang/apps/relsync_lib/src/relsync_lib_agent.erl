@@ -9,7 +9,7 @@
 %%
 %% | state       | taken                                                          |
 %% |-------------|----------------------------------------------------------------|
-%% | idle        | GET_MANIFEST, HOOKS, PACK_BEGIN, ROLLBACK, CONFIRM, PLAN_RELOAD, STATUS, BYE |
+%% | idle        | GET_MANIFEST, HOOKS, PACK_BEGIN, ROLLBACK, CONFIRM, PLAN_RELOAD, LOOK, STATUS, BYE |
 %% | receiving   | PACK_DATA; APPLY when the pack is complete; BYE                |
 %% | failed      | BYE; all else is passed over: it was sent before the error came |
 %%
@@ -218,9 +218,12 @@ handle(confirm, Fields, #{roots := Roots, send := Send} = State) ->
 handle(plan_reload, Fields, #{roots := Roots, send := Send} = State) ->
     Send(result, relsync_lib_modules:outlook(Fields, Roots)),
     State;
+handle(look, Fields, #{roots := Roots, send := Send} = State) ->
+    Send(found, relsync_lib_boot:answer(Fields, Roots)),
+    State;
 handle(status, Fields, #{roots := Roots, send := Send} = State) ->
     {Status, _} = status(Roots, maps:get(verify, Fields, false)),
-    Send(status_reply, (with_recovered(Status, maps:get(recovered, State)))#{
+    Send(status_reply, (maps:merge(with_recovered(Status, maps:get(recovered, State)), relsync_lib_boot:status(Roots)))#{
         modules => relsync_lib_modules:stale(Roots, ?MAX_STALE_MODULES),
         kept_bytes => kept_bytes(Roots)
     }),

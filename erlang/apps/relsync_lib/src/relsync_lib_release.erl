@@ -10,7 +10,7 @@
 %% `$PWD'. A part `..' is resolved by name, not by the file system.
 -module(relsync_lib_release).
 
--export([named/1, read/3, boot/3, format_error/1]).
+-export([named/1, read/3, boot/3, directory/3, format_error/1]).
 
 -export_type([read/0, variables/0, named/0, release/0, boot/0, load/0, directory/0, error/0]).
 
@@ -210,6 +210,8 @@ application({{atom, <<"application">>}, {atom, Name}, Keys}, #{applications := A
 application(_, State) ->
     State.
 
+%% @doc Tells where a directory lies that a boot script names.
+-spec directory(binary(), Roots :: [binary()], #{binary() => binary()}) -> directory().
 directory(Written, Roots, Variables) ->
     Absolute = expand(Written, Variables),
     case [Rel || Root <- Roots, {ok, Rel} <- [strip(Root, Absolute)]] of

@@ -88,6 +88,7 @@ update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send)
                 relsync_lib_refusal:refuse(Kind, relsync_lib_stage:format_error(Reason))
         end,
     Send(staged, #{files => length(Wanted), bytes => 0}),
+    ok = relsync_lib_boot:check(Wanted, Roots),
     Mode = relsync_lib_modules:mode(maps:get(reload, Fields, 0)),
     Changes = relsync_lib_modules:changes(Wanted, Base, Dir),
     State = probation_state(Fields, Mode),

@@ -135,6 +135,8 @@ incoming(16#09) ->
     {plan_reload, [{1, reload, number}, {2, modules, {list, {message, Module}}}]};
 incoming(16#0A) ->
     {status, [{1, verify, flag}]};
+incoming(16#0D) ->
+    {look, [{1, directories, {list, bytes}}, {2, systems, {list, bytes}}, {3, own_root, flag}]};
 incoming(16#0F) ->
     {bye, []};
 incoming(_) ->
@@ -174,7 +176,16 @@ outgoing(error) ->
 outgoing(status_reply) ->
     {16#89, status_fields() ++ [
         {20, modules, {list, {message, module_fields()}}},
-        {21, kept_bytes, {list, {message, [{1, generation, number}, {2, bytes, number}]}}}
+        {21, kept_bytes, {list, {message, [{1, generation, number}, {2, bytes, number}]}}},
+        {34, boot_faults, {list, bytes}},
+        {35, boot_warnings, {list, bytes}},
+        {36, boots, {list, bytes}}
+    ]};
+outgoing(found) ->
+    {16#8A, [
+        {1, directories, {list, {message, [{1, missing, flag}, {2, path, bytes}, {3, unknown, flag}]}}},
+        {2, lacking, {list, number}},
+        {3, running, bytes}
     ]}.
 
 status_fields() ->

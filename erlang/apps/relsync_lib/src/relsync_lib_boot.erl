@@ -1,0 +1,464 @@
+%% @doc Whether a restart finds what it needs.
+%%
+%% A restart takes the boot file that `releases/start_erl.data' leads to, or the one that the running VM was booted from
+%% (`init:restart/0', `heart'). For both this module finds which directories, modules, configuration files and runtime systems they
+%% name that are missing: now, or once an update has been switched to. It looks at the file system, and at the arguments of the
+%% VM, and changes nothing. What a boot file says is read by relsync_lib_release.
+%%
+%% `$ROOT' is the destination where that holds the runtime system which is started, or where the running VM has it so; else it is
+%% the running VM's. A start script of the release may decide otherwise, so either place counts where this is not certain.
+-module(relsync_lib_boot).
+
+-export([vm/0, live/1, after_update/2, faults/2, new_faults/2, check/2, answer/2, status/1, format_fault/1]).
+
+-export_type([vm/0, tree/0, fault/0, faults/0]).
+
+-define(MAX_BOOT_BYTES, 4194304).
+%% How many names a sentence holds.
+-define(NAMES, 6).
+
+%% How this VM was started.
+-type vm() :: #{
+    root := binary(),
+    %% The Erlang installation that its runtime system is of.
+    otp := binary(),
+    erts := binary(),
+    embedded := boolean(),
+    boot := binary(),
+    variables := #{binary() => binary()},
+    %% Configuration files, as given: without the extension, or with it.
+    configs := [binary()]
+}.
+%% The destination as it is, or as it will be.
+-opaque tree() :: #{
+    roots := relsync_lib_roots:roots(),
+    %% Paths that an update changes, and what becomes of them.
+    overlay := #{relsync_lib_path:path() => relsync_lib_change:file_node()}
+}.
+%% A path is relative where it lies in the destination.
+-type fault() ::
+    {missing, Boot :: binary(), [binary()]}
+    | {config, binary()}
+    | {boot_gone, binary()}
+    | {unreadable, relsync_lib_release:error()}.
+-type faults() :: #{
+    %% What `releases/start_erl.data' leads to, and what the running VM was booted from.
+    start := [fault()],
+    running := [fault()],
+    warnings := [{erts, Named :: binary(), Runs :: binary()}],
+    %% The boot files that were found.
+    boots := [binary()]
+}.
+
+%%% The VM and the tree
+
+%% @doc Tells how this VM was started.
+-spec vm() -> vm().
+vm() ->
+    Root = hd(argument(root, [code_root()])),
+    Bindir = hd(argument(bindir, [<<Root/binary, "/erts/bin">>])),
+    #{
+        root => Root,
+        otp => filename:dirname(filename:dirname(Bindir)),
+        erts => list_to_binary(erlang:system_info(version)),
+        embedded => relsync_lib_code:is_embedded(),
+        boot => boot_file(lists:last([<<"start">> | argument(boot, [])]), Root),
+        variables => (pairs(argument(boot_var, [])))#{<<"ROOT">> => Root},
+        configs => [absolute(Config) || Config <- argument(config, [])]
+    }.
+
+code_root() ->
+    unicode:characters_to_binary(os:getenv("ROOTDIR", "/")).
+
+argument(Name, Default) ->
+    case init:get_argument(Name) of
+        {ok, Values} ->
+            case [relsync_lib_path:raw(Value) || Given <- Values, Value <- Given] of
+                [] -> Default;
+                Given -> Given
+            end;
+        error ->
+            Default
+    end.
+
+%% As `init' looks for it.
+boot_file(Name, Root) ->
+    Here = <<(absolute(Name))/binary, ".boot">>,
+    case relsync_lib_fs:info(Here) of
+        {ok, _} -> Here;
+        {error, _} when Name =:= <<"start">> -> <<Root/binary, "/bin/start.boot">>;
+        {error, _} ->
+            InRoot = <<Root/binary, "/bin/", Name/binary, ".boot">>,
+            case binary:match(Name, <<"/">>) =:= nomatch andalso relsync_lib_fs:info(InRoot) of
+                {ok, _} -> InRoot;
+                _ -> Here
+            end
+    end.
+
+absolute(Name) ->
+    filename:absname(Name).
+
+pairs([Name, Value | Rest]) -> (pairs(Rest))#{Name => absolute(Value)};
+pairs(_) -> #{}.
+
+%% @doc The destination as it is.
+-spec live(relsync_lib_roots:roots()) -> tree().
+live(Roots) ->
+    #{roots => Roots, overlay => #{}}.
+
+%% @doc The destination as it will be after a switch to what is wanted.
+-spec after_update([{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_roots:roots()) -> tree().
+after_update(Wanted, Roots) ->
+    #{roots => Roots, overlay => maps:from_list(Wanted)}.
+
+%%% What is missing
+
+%% @doc Finds what a restart would miss.
+-spec faults(tree(), vm()) -> faults().
+faults(Tree, VM) ->
+    {Start, Warnings, Boots} = start(Tree, VM),
+    {Running, Booted} = running(Tree, VM),
+    #{start => Start, running => Running, warnings => Warnings, boots => lists:usort(Boots ++ Booted)}.
+
+%% @doc Finds what a restart would miss after an update: all that the boot file of `releases/start_erl.data' names if the update
+%% brings either of them, else what it has now and would lose.
+-spec new_faults([{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_roots:roots()) -> [fault()].
+new_faults(Wanted, Roots) ->
+    VM = vm(),
+    #{start := Start, running := Running, boots := Boots} = faults(after_update(Wanted, Roots), VM),
+    case Start =:= [] andalso Running =:= [] of
+        true ->
+            [];
+        false ->
+            #{start := StartNow, running := RunningNow} = faults(live(Roots), VM),
+            Brings = [Path || Path <- [<<"releases/start_erl.data">> | Boots], lists:keymember(Path, 1, Wanted)] =/= [],
+            NewStart =
+                case Brings of
+                    true -> Start;
+                    false -> without(Start, StartNow)
+                end,
+            lists:usort(NewStart ++ without(Running, RunningNow))
+    end.
+
+%% @doc Refuses an update after which a restart would miss something.
+-spec check([{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_roots:roots()) -> ok.
+check(Wanted, Roots) ->
+    case new_faults(Wanted, Roots) of
+        [] -> ok;
+        Faults -> relsync_lib_refusal:refuse(boot, ["a restart would fail after this update: ", sentences(Faults)])
+    end.
+
+without(Faults, Known) ->
+    Before = lists:append([Names || {missing, _, Names} <- Known]),
+    lists:append([
+        case Fault of
+            {missing, Boot, Names} -> [{missing, Boot, New} || New <- [Names -- Before], New =/= []];
+            _ -> [Fault || not lists:member(Fault, Known)]
+        end
+     || Fault <- Faults
+    ]).
+
+start(Tree, #{variables := Given} = VM) ->
+    case relsync_lib_release:named(reader(Tree)) of
+        {ok, #{erts := Erts}} ->
+            Candidates = [start_faults(Root, Tree, Given, VM) || Root <- start_roots(Erts, Tree, VM)],
+            %% The place that has the most is where the start script will look.
+            {_, Faults, Boots} = hd(lists:keysort(1, Candidates)),
+            {Missing, Warnings} = erts(Erts, Tree, VM),
+            {Faults ++ [{missing, <<"releases/start_erl.data">>, Missing} || Missing =/= []], Warnings, Boots};
+        none ->
+            {[], [], []};
+        {error, Reason} ->
+            {[{unreadable, Reason}], [], []}
+    end.
+
+start_faults(Root, #{roots := #{read := [Destination | _]}} = Tree, Given, #{otp := Otp, embedded := Embedded}) ->
+    Usual = #{
+        <<"RELEASE_LIB">> => <<Destination/binary, "/lib">>,
+        <<"SYSTEM_LIB_DIR">> => <<Otp/binary, "/lib">>
+    },
+    Variables = (maps:merge(Usual, Given))#{<<"ROOT">> => Root},
+    case relsync_lib_release:read(reader(Tree), spellings(Tree), Variables) of
+        {ok, #{boot := Boot} = Release} ->
+            case missing(Release, Tree, Embedded) of
+                [] -> {0, [], [Boot]};
+                Missing -> {length(Missing), [{missing, Boot, Missing}], [Boot]}
+            end;
+        {error, Reason} ->
+            {1, [{unreadable, Reason}], []}
+    end.
+
+start_roots(Erts, #{roots := #{read := Read}} = Tree, #{root := Root}) ->
+    [Destination | _] = Read,
+    IsOwn = is_there(<<"erts-", Erts/binary>>, Tree) orelse lists:member(Root, spellings(Tree)),
+    case IsOwn of
+        true -> [Destination];
+        false -> [Root, Destination]
+    end.
+
+%% A release without a runtime system of its own is started by whichever there is.
+erts(Erts, Tree, #{otp := Otp, erts := Runs}) ->
+    Name = <<"erts-", Erts/binary>>,
+    Found =
+        Erts =:= Runs orelse is_there(Name, Tree) orelse
+            relsync_lib_fs:directory(<<Otp/binary, "/", Name/binary>>) =/= {error, enoent},
+    case {Found, [Top || <<"erts-", _/binary>> = Top <- names(<<>>, Tree)]} of
+        {true, _} -> {[], []};
+        {false, []} -> {[], [{erts, Erts, Runs}]};
+        {false, _} -> {[Name], []}
+    end.
+
+running(Tree, #{boot := File, variables := Variables, configs := Configs, embedded := Embedded}) ->
+    Boot = relative(File, Tree),
+    Gone = [{config, relative(Config, Tree)} || Config <- Configs, not is_config(relative(Config, Tree), Tree)],
+    case read(Boot, Tree) of
+        {ok, Bytes} ->
+            case relsync_lib_release:boot(Bytes, spellings(Tree), Variables) of
+                {ok, Script} ->
+                    Missing = missing(Script, Tree, Embedded),
+                    {[{missing, Boot, Missing} || Missing =/= []] ++ Gone, [Boot]};
+                {error, Reason} ->
+                    {[{unreadable, {boot_file, Boot, Reason}} | Gone], [Boot]}
+            end;
+        {error, enoent} ->
+            {[{boot_gone, Boot} | Gone], []};
+        {error, _} ->
+            {Gone, []}
+    end.
+
+is_config(Path, Tree) ->
+    is_there(Path, Tree) orelse is_there(<<Path/binary, ".config">>, Tree).
+
+%% Directories, and modules that no directory has which is searched for them.
+missing(#{path := Path, loads := Loads}, Tree, Embedded) ->
+    Dirs = lists:usort(lists:append([Path | [Searched || {_, Searched, _} <- Loads]])),
+    Known = maps:from_list([{Dir, directory(Dir, Tree)} || Dir <- Dirs]),
+    Modules = [
+        first_file(Searched, Module)
+     || {Stage, Searched, Modules} <- Loads,
+        Stage =:= kernel orelse Embedded,
+        Names <- [[map_get(Dir, Known) || Dir <- Searched]],
+        %% An archive, or what no variable leads to, may well have a module; a missing directory is named itself.
+        Names =/= [], not lists:member(unknown, Names), not lists:member(missing, Names),
+        Module <- Modules,
+        not lists:any(fun(Files) -> is_map_key(<<Module/binary, ".beam">>, Files) end, Names)
+    ],
+    lists:usort([Dir || Dir <- Dirs, map_get(Dir, Known) =:= missing] ++ Modules).
+
+first_file([Dir | _], Module) ->
+    <<Dir/binary, "/", Module/binary, ".beam">>.
+
+directory(<<"$", _/binary>>, _Tree) ->
+    unknown;
+directory(Dir, Tree) ->
+    case in_archive(Dir, Tree) of
+        true ->
+            unknown;
+        false ->
+            case is_there(Dir, Tree) of
+                true -> maps:from_list([{Name, true} || Name <- names(Dir, Tree)]);
+                false -> missing
+            end
+    end.
+
+in_archive(Dir, Tree) ->
+    lists:any(
+        fun({At, 4}) -> is_there(binary:part(Dir, 0, At + 3), Tree) end,
+        binary:matches(Dir, <<".ez/">>)
+    ).
+
+%%% Paths: relative ones lie in the destination
+
+spellings(#{roots := #{read := Read}}) ->
+    lists:usort(lists:append([[Root, resolved(Root)] || Root <- Read])).
+
+resolved(Root) ->
+    {_, Real} = relsync_lib_code_path:root(relsync_lib_path:native(Root)),
+    relsync_lib_path:raw(Real).
+
+relative(Absolute, Tree) ->
+    case [Rel || Root <- spellings(Tree), {ok, Rel} <- [strip(Root, Absolute)]] of
+        [Rel | _] -> Rel;
+        [] -> Absolute
+    end.
+
+strip(Root, Path) ->
+    Size = byte_size(Root),
+    case Path of
+        <<Root:Size/binary, "/", Rel/binary>> -> {ok, Rel};
+        _ -> outside
+    end.
+
+is_there(<<"/", _/binary>> = Path, _) ->
+    exists(Path);
+is_there(Path, #{overlay := Overlay, roots := #{read := Read}}) ->
+    case Overlay of
+        #{Path := absent} -> false;
+        #{Path := Node} when element(1, Node) =/= mode -> true;
+        #{} -> lists:any(fun(Root) -> exists(relsync_lib_path:join(Root, Path)) end, Read)
+    end.
+
+exists(Path) ->
+    case relsync_lib_fs:directory(Path) of
+        {ok, _} -> true;
+        {error, enotdir} -> relsync_lib_fs:info(Path) =/= {error, enoent};
+        {error, enoent} -> false;
+        %% What cannot be examined is not called missing.
+        {error, _} -> true
+    end.
+
+reader(Tree) ->
+    fun(Path) -> read(Path, Tree) end.
+
+read(<<"/", _/binary>> = Path, _) ->
+    relsync_lib_fs:read_file(Path, ?MAX_BOOT_BYTES);
+read(Path, #{overlay := Overlay, roots := #{read := Read, state := Dir}}) ->
+    case Overlay of
+        #{Path := {file, Source, _, _}} -> relsync_lib_fs:read_file(relsync_lib_state:file_name(Dir, Source), ?MAX_BOOT_BYTES);
+        #{Path := absent} -> {error, enoent};
+        #{} -> first_read([relsync_lib_path:join(Root, Path) || Root <- Read])
+    end.
+
+first_read([Path]) ->
+    relsync_lib_fs:read_file(Path, ?MAX_BOOT_BYTES);
+first_read([Path | Rest]) ->
+    case relsync_lib_fs:read_file(Path, ?MAX_BOOT_BYTES) of
+        {error, enoent} -> first_read(Rest);
+        Result -> Result
+    end.
+
+names(<<"/", _/binary>> = Dir, _) ->
+    list(Dir);
+names(Dir, #{overlay := Overlay, roots := #{read := Read}}) ->
+    Live = lists:append([list(relsync_lib_path:join(Root, Dir)) || Root <- Read]),
+    Changed = [
+        {filename:basename(Path), Node}
+     || {Path, Node} <- maps:to_list(Overlay), relsync_lib_path:parent(Path) =:= Dir
+    ],
+    Gone = [Name || {Name, absent} <- Changed],
+    lists:usort([Name || {Name, Node} <- Changed, Node =/= absent] ++ (Live -- Gone)).
+
+list(Dir) ->
+    case relsync_lib_fs:list(Dir) of
+        {ok, Names} -> Names;
+        {error, _} -> []
+    end.
+
+%%% What the host is told
+
+%% @doc Tells what a restart would miss as things are, for a `STATUS_REPLY'.
+-spec status(relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
+status(Roots) ->
+    #{start := Start, running := Running, warnings := Warnings, boots := Boots} = faults(live(Roots), vm()),
+    #{
+        boot_faults => [relsync_lib_refusal:text(format_fault(Fault)) || Fault <- lists:usort(Start ++ Running)],
+        boot_warnings => [relsync_lib_refusal:text(format_warning(Warning)) || Warning <- Warnings],
+        %% OTP's own boot file is not worth a word.
+        boots => [Boot || Boot <- Boots, is_inside(Boot)]
+    }.
+
+%% @doc Tells which of the directories and system libraries that a release needs are there, and what a restart of the running VM needs
+%% of the destination. A directory is given relative to the destination, or as a boot script writes it.
+-spec answer(relsync_lib_wire:fields(), relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
+answer(#{directories := Dirs, systems := Systems} = Asked, Roots) ->
+    Tree = live(Roots),
+    VM = vm(),
+    IsOwn = maps:get(own_root, Asked, false) orelse lists:member(maps:get(root, VM), spellings(Tree)),
+    #{
+        directories => [place(Dir, Tree, VM) || Dir <- Dirs],
+        lacking => [
+            Index
+         || {Index, Name} <- lists:zip(lists:seq(0, length(Systems) - 1), Systems),
+            not has_system(Name, IsOwn, Tree, VM)
+        ],
+        running => zlib:compress(lists:join(<<"\n">>, needed(Tree, VM)))
+    }.
+
+place(<<First, _/binary>> = Rel, Tree, _) when First =/= $/, First =/= $$ ->
+    #{path => Rel, missing => directory(Rel, Tree) =:= missing};
+place(Written, #{roots := #{read := [Destination | _]}} = Tree, #{otp := Otp, variables := Variables}) ->
+    Usual = #{<<"RELEASE_LIB">> => <<Destination/binary, "/lib">>, <<"SYSTEM_LIB_DIR">> => <<Otp/binary, "/lib">>},
+    Values = maps:merge(Usual, Variables),
+    case relsync_lib_release:directory(Written, spellings(Tree), Values) of
+        <<"$", _/binary>> ->
+            #{unknown => true};
+        <<"/", _/binary>> = Outside ->
+            case {exists(Outside), Written} of
+                {false, <<"$ROOT/", _/binary>>} ->
+                    %% The start script may make the release its own root.
+                    Rel = relsync_lib_release:directory(Written, spellings(Tree), Values#{<<"ROOT">> := Destination}),
+                    case is_there(Rel, Tree) of
+                        true -> #{path => Rel};
+                        false -> #{missing => true}
+                    end;
+                {There, _} ->
+                    #{missing => not There}
+            end;
+        Rel ->
+            #{path => Rel, missing => directory(Rel, Tree) =:= missing}
+    end.
+
+has_system(Name, IsOwn, Tree, #{root := Root, otp := Otp}) ->
+    case relsync_lib_path:validate_name(Name) of
+        ok ->
+            App = filename:join([<<"lib">>, Name, <<"ebin">>, <<(application(Name))/binary, ".app">>]),
+            is_there(App, Tree) orelse
+                (not IsOwn andalso lists:any(fun(Dir) -> exists(<<Dir/binary, "/", App/binary>>) end, [Root, Otp]));
+        {error, _} ->
+            false
+    end.
+
+application(Name) ->
+    hd(binary:split(Name, <<"-">>)).
+
+%% What is missing now is not needed from then on either.
+needed(Tree, #{boot := File, variables := Variables, configs := Configs}) ->
+    Boot = relative(File, Tree),
+    Dirs =
+        case read(Boot, Tree) of
+            {ok, Bytes} ->
+                case relsync_lib_release:boot(Bytes, spellings(Tree), Variables) of
+                    {ok, #{path := Path, loads := Loads}} -> lists:append([Path | [Searched || {_, Searched, _} <- Loads]]);
+                    {error, _} -> []
+                end;
+            {error, _} ->
+                []
+        end,
+    Files = [Boot | lists:append([[C, <<C/binary, ".config">>] || Config <- Configs, C <- [relative(Config, Tree)]])],
+    [Path || Path <- Files ++ lists:usort(Dirs), is_inside(Path), is_there(Path, Tree)].
+
+is_inside(<<First, _/binary>>) -> First =/= $/ andalso First =/= $$.
+
+%%% Words
+
+%% At most some of a list, and how many more there are.
+some(Names) when length(Names) > ?NAMES ->
+    {First, Rest} = lists:split(?NAMES, Names),
+    [listed(First), io_lib:format(" and ~b more", [length(Rest)])];
+some(Names) ->
+    listed(Names).
+
+listed(Names) ->
+    lists:join(", ", [relsync_lib_path:display(Name) || Name <- Names]).
+
+sentences(Faults) ->
+    lists:join("; ", [format_fault(Fault) || Fault <- Faults]).
+
+%% @doc Gives a sentence for what a restart would miss.
+-spec format_fault(fault()) -> unicode:chardata().
+format_fault({missing, Boot, [_] = Names}) ->
+    [relsync_lib_path:display(Boot), " names ", some(Names), ", which is missing"];
+format_fault({missing, Boot, Names}) ->
+    [relsync_lib_path:display(Boot), " names ", some(Names), ", which are missing"];
+format_fault({config, File}) ->
+    ["the node was started with -config ", relsync_lib_path:display(File), ", which is missing"];
+format_fault({boot_gone, File}) ->
+    ["the node was booted from ", relsync_lib_path:display(File), ", which is missing"];
+format_fault({unreadable, Reason}) ->
+    relsync_lib_release:format_error(Reason).
+
+format_warning({erts, Named, Runs}) ->
+    [
+        "releases/start_erl.data names ERTS ", relsync_lib_path:display(Named),
+        ", which is not installed; the node runs ERTS ", relsync_lib_path:display(Runs)
+    ].
