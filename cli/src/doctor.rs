@@ -16,6 +16,7 @@ use crate::connect::{self as session, Traffic};
 use crate::error::{CliError, Exit};
 use crate::origin;
 use crate::output::{Output, printable};
+use crate::status;
 use crate::target::Target;
 use crate::units::{Bytes, Count};
 
@@ -56,7 +57,7 @@ impl Check {
 pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, CliError> {
     Config::load(args.target.profile.as_deref())?.fill_target(&mut args.target);
     let target = Target::resolve(&args.target, false, None)?;
-    let (opened, status) = match session::open(&target, output).await {
+    let (mut opened, status) = match session::open(&target, output).await {
         Ok(opened) => opened,
         Err(error) => {
             let name = match &error {
@@ -69,12 +70,14 @@ pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, C
         }
     };
     let local = session_text(&target);
+    let whole = status::ask(&mut opened, false).await;
     let mut traffic = Traffic::default();
     session::close(opened, &mut traffic).await;
     let place = place(&target).await;
     let mut checks = vec![Check::new("connection", true, local)];
     checks.extend(checks_of(&status));
     checks.push(origin_check(&status, &target, args.new_destination));
+    checks.extend(boot_check(&whole?));
     checks.insert(FILES, files_check(place.as_ref(), write_dir(&target)));
     for check in &checks {
         check.say(output);
@@ -232,6 +235,19 @@ fn checks_of(status: &TargetStatus) -> Vec<Check> {
     vec![Check::new("agent", true, agent), space, state, damage]
 }
 
+/// Whether a restart finds what it needs; nothing to say of a destination that nothing is booted from.
+fn boot_check(status: &TargetStatus) -> Option<Check> {
+    let faults = status.boot_faults.iter().chain(&status.boot_warnings);
+    let text: Vec<String> = faults.map(|fault| printable(fault)).collect();
+    if !text.is_empty() {
+        let ok = status.boot_faults.is_empty();
+        return Some(Check::new("boot", ok, text.join("; ")));
+    }
+    let boots = status::boots(status);
+    let text = format!("a restart finds what it needs: {boots}");
+    (!boots.is_empty()).then(|| Check::new("boot", true, text))
+}
+
 #[cfg(test)]
 mod tests {
     use relsync_engine::wire::Current;
@@ -276,6 +292,23 @@ mod tests {
             let check = files_check(Ok(&place), b"/srv");
             assert!(check.ok == ok && check.text.contains(part), "{check:?}");
         }
+    }
+
+    #[test]
+    fn what_a_restart_would_miss_fails_its_check() {
+        let mut status = healthy();
+        assert_eq!(boot_check(&status), None);
+        status.boots = vec!["releases/1/start.boot".to_owned()];
+        assert!(boot_check(&status).is_some_and(|check| check.ok));
+        status.boot_warnings = vec!["another ERTS".to_owned()];
+        let check = boot_check(&status).expect("a check");
+        assert!(check.ok && check.text == "another ERTS");
+        status.boot_faults = vec!["it names lib/x\x1b".to_owned()];
+        let check = boot_check(&status).expect("a check");
+        assert!(
+            !check.ok && check.text == "it names lib/x\\x1b; another ERTS",
+            "{check:?}"
+        );
     }
 
     #[test]

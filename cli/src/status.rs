@@ -199,6 +199,15 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
     for module in &status.modules {
         output.line(&Module::from(module).line());
     }
+    for fault in &status.boot_faults {
+        output.line(&format!("a restart would fail: {}", printable(fault)));
+    }
+    for warning in &status.boot_warnings {
+        output.line(&format!("warning: {}", printable(warning)));
+    }
+    if let (true, [_, ..]) = (status.boot_faults.is_empty(), status.boots.as_slice()) {
+        output.line(&format!("a restart finds what it needs: {}", boots(status)));
+    }
     match status.free_bytes {
         Some(free) => output.line(&format!("{} free", Bytes(free))),
         None => output.detail("free space unknown"),
@@ -206,6 +215,12 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
     if !status.writable {
         output.line("its state directory cannot be written now");
     }
+}
+
+/// The boot files that were looked at.
+pub(crate) fn boots(status: &TargetStatus) -> String {
+    let boots: Vec<String> = status.boots.iter().map(|boot| printable(boot)).collect();
+    boots.join(", ")
 }
 
 /// A kept generation, how much is kept for it, and which snapshot it is.
@@ -306,6 +321,11 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
         "damage": damage,
         "recovered": status.recovered.as_deref().map(printable),
         "modules": status.modules.iter().map(Module::from).collect::<Vec<_>>(),
+        "boot": {
+            "faults": status.boot_faults.iter().map(|fault| printable(fault)).collect::<Vec<_>>(),
+            "warnings": status.boot_warnings.iter().map(|warning| printable(warning)).collect::<Vec<_>>(),
+            "files": status.boots.iter().map(|boot| printable(boot)).collect::<Vec<_>>(),
+        },
     })
 }
 

@@ -189,6 +189,7 @@ pub(crate) fn unexpected(expected: &'static str, reply: &Reply) -> SessionError 
         Reply::Result(_) => "a result",
         Reply::Error(_) => "an error",
         Reply::Status(_) => "its status",
+        Reply::Found(_) => "what it found",
     };
     SessionError::Unexpected { expected, found }
 }

@@ -8,6 +8,10 @@ use super::Exit;
 pub(crate) const IN_USE_HINT: &str =
     "`--reload hard` kills these processes, `--reload apps` restarts their applications";
 
+/// What to try when a restart would miss something after an update.
+pub(crate) const BOOT_HINT: &str = "push what is named as well (an --exclude may leave it out), or build the release for what the target has; \
+    `relsync doctor` tells what a restart would miss now";
+
 /// What to try when the target's VM cannot load what was compiled for another OTP.
 pub(crate) const OTHER_OTP_HINT: &str = "build the release with the OTP that the target runs; if it brings its own ERTS, --reload vm starts it with that";
 
@@ -59,6 +63,7 @@ pub(super) fn remote_hint(kind: &str) -> Option<String> {
         "hooks" => "correct the hooks; what they printed, if they ran, stands above",
         "hooks_exports" => "correct the hooks: no function that is never called may look like one",
         "in_use" => IN_USE_HINT,
+        "boot" => BOOT_HINT,
         "same_name" => {
             "the target's file system ignores case: rename one of them, or leave it out with --exclude"
         }

@@ -277,6 +277,7 @@ fn kinds_of_the_agent_have_hints() {
         ("in_use", "--reload hard"),
         ("read_only", "-q"),
         ("space", "--keep"),
+        ("boot", "--exclude"),
         ("base_changed", "--checksum"),
         ("damaged", "before its VM restarts"),
     ];

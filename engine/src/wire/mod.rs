@@ -13,8 +13,8 @@ mod request;
 
 pub use parts::{Assembler, MAX_PART_BYTES, parts};
 pub use reply::{
-    ApplyResult, Current, Drift, DriftKind, ID_BEGINNING_BYTES, Incoming, KeptGeneration,
-    ModuleStatus, Outcome, RemoteError, Reply, TargetStatus,
+    ApplyResult, Current, Drift, DriftKind, Found, FoundDirectory, ID_BEGINNING_BYTES, Incoming,
+    KeptGeneration, ModuleStatus, Outcome, RemoteError, Reply, TargetStatus,
 };
 pub use request::{HooksKind, ModuleAction, ReloadMode, Request};
 

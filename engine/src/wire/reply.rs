@@ -57,6 +57,28 @@ pub enum Reply {
     Error(RemoteError),
     /// Answers `Status`.
     Status(Box<TargetStatus>),
+    /// Answers `Look`.
+    Found(Box<Found>),
+}
+
+/// What a target has of what a release needs when it is started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// One for each directory that was asked for, in order.
+    pub directories: Vec<FoundDirectory>,
+    /// The indexes of the system libraries that the target lacks.
+    pub lacking: Vec<u64>,
+}
+
+/// Where a directory of a boot script lies on a target.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FoundDirectory {
+    /// It is not there.
+    pub missing: bool,
+    /// Its path in the destination, if it lies there.
+    pub path: Option<Vec<u8>>,
+    /// It begins with a variable that the target does not know.
+    pub unknown: bool,
 }
 
 /// So many bytes of an id tell it from the few others that a host or a target knows.
@@ -105,6 +127,12 @@ pub struct TargetStatus {
     pub modules: Vec<ModuleStatus>,
     /// The bytes that are kept for generations, as far as they were asked for.
     pub kept_bytes: Vec<(u64, u64)>,
+    /// What a restart would miss, as far as it was asked for, in sentences.
+    pub boot_faults: Vec<String>,
+    /// What may keep a start script from starting the release.
+    pub boot_warnings: Vec<String>,
+    /// The destination's boot files that were looked at.
+    pub boots: Vec<String>,
 }
 
 /// The installed generation.
@@ -247,6 +275,7 @@ impl Reply {
             0x87 => Ok(Self::Result(Box::new(decode_result(fields)?))),
             0x88 => Ok(Self::Error(decode_error(fields)?)),
             0x89 => Ok(Self::Status(Box::new(decode_status(fields)?))),
+            0x8a => Ok(Self::Found(Box::new(decode_found(fields)?))),
             other => Err(WireError::UnknownMessage(other)),
         }
     }
@@ -320,6 +349,9 @@ fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireError> {
             21 => status.kept_bytes.push(decode_kept_bytes(field.nested())?),
             40 => status.runs = true,
             41 => status.release_root = Some(field.value.to_vec()),
+            34 => status.boot_faults.push(field.text()),
+            35 => status.boot_warnings.push(field.text()),
+            36 => status.boots.push(field.text()),
             _ => {}
         }
         Ok(())
@@ -403,6 +435,33 @@ fn decode_kept(fields: Fields<'_>) -> Result<KeptGeneration, WireError> {
 
 fn decode_kept_bytes(fields: Fields<'_>) -> Result<(u64, u64), WireError> {
     Ok((fields.find_number(1)?, fields.find_number(2)?))
+}
+
+fn decode_found(fields: Fields<'_>) -> Result<Found, WireError> {
+    let mut found = Found::default();
+    fields.each(|field| {
+        match field.tag {
+            1 => found.directories.push(decode_directory(field.nested())?),
+            2 => found.lacking.push(field.number()?),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn decode_directory(fields: Fields<'_>) -> Result<FoundDirectory, WireError> {
+    let mut directory = FoundDirectory::default();
+    fields.each(|field| {
+        match field.tag {
+            1 => directory.missing = true,
+            2 => directory.path = Some(field.value.to_vec()),
+            3 => directory.unknown = true,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(directory)
 }
 
 fn decode_module(fields: Fields<'_>) -> Result<ModuleStatus, WireError> {

@@ -123,6 +123,15 @@ pub enum Request {
         /// Whether every file is hashed.
         verify: bool,
     },
+    /// Asks whether what a release needs when it is started is there.
+    Look {
+        /// Directories: relative to the destination, or as a boot script writes them, `$ROOT/lib/kernel-9.0/ebin`.
+        directories: Vec<String>,
+        /// System libraries, `kernel-9.0`.
+        systems: Vec<String>,
+        /// Whether `$ROOT` is the destination.
+        own_root: bool,
+    },
     /// Ends the session.
     Bye,
 }
@@ -217,6 +226,20 @@ impl Request {
                 message.finish()
             }
             Self::Status { verify } => Message::new(0x0a).flag(1, *verify).finish(),
+            Self::Look {
+                directories,
+                systems,
+                own_root,
+            } => {
+                let mut message = Message::new(0x0d);
+                for directory in directories {
+                    message = message.bytes(1, directory.as_bytes());
+                }
+                for system in systems {
+                    message = message.bytes(2, system.as_bytes());
+                }
+                message.flag(3, *own_root).finish()
+            }
             Self::Bye => Message::new(0x0f).finish(),
         }
     }

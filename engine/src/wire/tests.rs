@@ -164,6 +164,15 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
             Request::Status { verify: true },
             "status\nverify\ttrue\n",
         ),
+        (
+            "host-look",
+            Request::Look {
+                directories: vec!["$ROOT/lib/a-1/ebin".to_owned(), "lib/b".to_owned()],
+                systems: vec!["kernel-9.0".to_owned()],
+                own_root: true,
+            },
+            "look\ndirectories[1]\t$ROOT/lib/a-1/ebin\ndirectories[2]\tlib/b\nown_root\ttrue\nsystems[1]\tkernel-9.0\n",
+        ),
         ("host-bye", Request::Bye, "bye\n"),
     ]
 }
@@ -230,10 +239,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         recovered: Some("undone".to_owned()),
         ended: 7,
         ended_updates: vec![(7, [b't'; 8]), (5, [b's'; 8])],
-        modules: Vec::new(),
-        kept_bytes: Vec::new(),
-        runs: false,
-        release_root: None,
+        ..TargetStatus::default()
     };
     vec![
         (
@@ -266,7 +272,28 @@ fn replies() -> Vec<(&'static str, Reply)> {
             Reply::Status(Box::new(TargetStatus {
                 modules: modules(),
                 kept_bytes: vec![(299, 1 << 33), (298, 0)],
+                boot_faults: vec!["a restart fails".to_owned()],
+                boot_warnings: vec!["it may".to_owned()],
+                boots: vec!["releases/1/start.boot".to_owned()],
                 ..status()
+            })),
+        ),
+        (
+            "agent-found",
+            Reply::Found(Box::new(Found {
+                directories: vec![
+                    FoundDirectory::default(),
+                    FoundDirectory {
+                        missing: true,
+                        path: Some(b"lib/a-1/ebin".to_vec()),
+                        unknown: false,
+                    },
+                    FoundDirectory {
+                        unknown: true,
+                        ..FoundDirectory::default()
+                    },
+                ],
+                lacking: vec![1, 300],
             })),
         ),
         (
@@ -401,7 +428,7 @@ fn replies_that_break_the_rules_are_refused() {
     let table: [(&[u8], Result<Reply, WireError>); 9] = [
         (b"", Err(WireError::Empty)),
         (&[0x01], Err(WireError::UnknownMessage(0x01))),
-        (&[0x8a], Err(WireError::UnknownMessage(0x8a))),
+        (&[0x8b], Err(WireError::UnknownMessage(0x8b))),
         // A number with bytes behind it, a snapshot of 31 bytes, an outcome and a drift that do not exist.
         (&[0x83, 1, 2, 5, 5], field(0x83, 1)),
         (&[&[0x87, 9, 31][..], &[0; 31]].concat(), field(0x87, 9)),
@@ -453,7 +480,7 @@ proptest! {
     /// Fields of right lengths with any content: what gets past the framing.
     #[test]
     fn any_fields_are_decoded_or_refused(
-        kind in 0x80_u8..=0x89,
+        kind in 0x80_u8..=0x8a,
         fields in vec((0_u8..=21, vec(any::<u8>(), 0..40)), 0..8),
     ) {
         let message = fields

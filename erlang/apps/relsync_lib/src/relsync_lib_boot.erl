@@ -125,19 +125,19 @@ faults(Tree, VM) ->
 -spec new_faults([{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_roots:roots()) -> [fault()].
 new_faults(Wanted, Roots) ->
     VM = vm(),
-    #{start := Start, running := Running, boots := Boots} = faults(after_update(Wanted, Roots), VM),
-    case Start =:= [] andalso Running =:= [] of
-        true ->
+    #{start := Start, boots := Boots} = faults(after_update(Wanted, Roots), VM),
+    case Start of
+        [] ->
             [];
-        false ->
-            #{start := StartNow, running := RunningNow} = faults(live(Roots), VM),
+        _ ->
+            #{start := StartNow} = faults(live(Roots), VM),
             Brings = [Path || Path <- [<<"releases/start_erl.data">> | Boots], lists:keymember(Path, 1, Wanted)] =/= [],
             NewStart =
                 case Brings of
                     true -> Start;
                     false -> without(Start, StartNow)
                 end,
-            lists:usort(NewStart ++ without(Running, RunningNow))
+            lists:usort(NewStart)
     end.
 
 %% @doc Refuses an update after which a restart would miss something.
@@ -357,8 +357,7 @@ status(Roots) ->
         boots => [Boot || Boot <- Boots, is_inside(Boot)]
     }.
 
-%% @doc Tells which of the directories and system libraries that a release needs are there, and what a restart of the running VM needs
-%% of the destination. A directory is given relative to the destination, or as a boot script writes it.
+%% @doc Tells which of the directories and system libraries that a release needs are there. A directory is given relative to the destination, or as a boot script writes it.
 -spec answer(relsync_lib_wire:fields(), relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
 answer(#{directories := Dirs, systems := Systems} = Asked, Roots) ->
     Tree = live(Roots),
@@ -370,8 +369,7 @@ answer(#{directories := Dirs, systems := Systems} = Asked, Roots) ->
             Index
          || {Index, Name} <- lists:zip(lists:seq(0, length(Systems) - 1), Systems),
             not has_system(Name, IsOwn, Tree, VM)
-        ],
-        running => zlib:compress(lists:join(<<"\n">>, needed(Tree, VM)))
+        ]
     }.
 
 place(<<First, _/binary>> = Rel, Tree, _) when First =/= $/, First =/= $$ ->
@@ -410,22 +408,6 @@ has_system(Name, IsOwn, Tree, #{root := Root, otp := Otp}) ->
 
 application(Name) ->
     hd(binary:split(Name, <<"-">>)).
-
-%% What is missing now is not needed from then on either.
-needed(Tree, #{boot := File, variables := Variables, configs := Configs}) ->
-    Boot = relative(File, Tree),
-    Dirs =
-        case read(Boot, Tree) of
-            {ok, Bytes} ->
-                case relsync_lib_release:boot(Bytes, spellings(Tree), Variables) of
-                    {ok, #{path := Path, loads := Loads}} -> lists:append([Path | [Searched || {_, Searched, _} <- Loads]]);
-                    {error, _} -> []
-                end;
-            {error, _} ->
-                []
-        end,
-    Files = [Boot | lists:append([[C, <<C/binary, ".config">>] || Config <- Configs, C <- [relative(Config, Tree)]])],
-    [Path || Path <- Files ++ lists:usort(Dirs), is_inside(Path), is_there(Path, Tree)].
 
 is_inside(<<First, _/binary>>) -> First =/= $/ andalso First =/= $$.
 

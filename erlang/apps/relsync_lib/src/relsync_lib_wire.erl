@@ -184,8 +184,7 @@ outgoing(status_reply) ->
 outgoing(found) ->
     {16#8A, [
         {1, directories, {list, {message, [{1, missing, flag}, {2, path, bytes}, {3, unknown, flag}]}}},
-        {2, lacking, {list, number}},
-        {3, running, bytes}
+        {2, lacking, {list, number}}
     ]}.
 
 status_fields() ->

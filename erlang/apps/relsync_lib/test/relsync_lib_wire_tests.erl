@@ -54,7 +54,14 @@ messages() ->
         {"agent-hello-elsewhere", hello_reply, #{runs => false, release_root => <<"/opt/", 255>>}},
         {"agent-status", status_reply, (status())#{
             modules => modules(),
-            kept_bytes => [#{generation => 299, bytes => 1 bsl 33}, #{generation => 298, bytes => 0}]
+            kept_bytes => [#{generation => 299, bytes => 1 bsl 33}, #{generation => 298, bytes => 0}],
+            boot_faults => [<<"a restart fails">>],
+            boot_warnings => [<<"it may">>],
+            boots => [<<"releases/1/start.boot">>]
+        }},
+        {"agent-found", found, #{
+            directories => [#{}, #{missing => true, path => <<"lib/a-1/ebin">>}, #{missing => false, unknown => true}],
+            lacking => [1, 300]
         }},
         {"agent-manifest", manifest, #{
             kind => 1,
