@@ -46,6 +46,59 @@ impl Release {
         )
     }
 
+    /// Makes what a start of a version takes: `releases/start_erl.data`, and in `releases/<version>` the `.rel` file and the boot
+    /// file that OTP's tools make of it. Applications that the tree does not have are those of the Erlang that makes it.
+    /// `root` is the variable that stands for the tree in the boot file, and the directory of the tree that it means.
+    ///
+    /// # Panics
+    /// If OTP's tools do not make it.
+    pub fn bootable(
+        &self,
+        version: &str,
+        applications: &[(&str, &str)],
+        root: (&str, &str),
+    ) -> &Self {
+        let dir = self.root.join("releases").join(version);
+        fs::create_dir_all(&dir).expect("a directory");
+        let listed: Vec<String> = applications
+            .iter()
+            .map(|(name, version)| format!("{{{name}, {version:?}}}"))
+            .collect();
+        let script = format!(
+            "[Root, Version, Variable, Dir] = init:get_plain_arguments(),
+             Here = [begin _ = application:load(A), {{ok, V}} = application:get_key(A, vsn), {{A, V}} end || A <- [kernel, stdlib]],
+             Given = [{}],
+             Applications = [P || {{A, _}} = P <- Here, not lists:keymember(A, 1, Given)] ++ Given,
+             Erts = erlang:system_info(version),
+             Name = filename:join([Root, \"releases\", Version, \"start\"]),
+             ok = file:write_file(Name ++ \".rel\", io_lib:format(\"~p.~n\", [{{release, {{\"sample\", Version}}, {{erts, Erts}}, Applications}}])),
+             ok = file:write_file(filename:join([Root, \"releases\", \"start_erl.data\"]), [Erts, \" \", Version]),
+             Options = [{{path, [Root ++ \"/lib/*/ebin\"]}}, {{variables, [{{Variable, filename:join(Root, Dir)}}]}},
+                        {{outdir, filename:dirname(Name)}}, no_warn_sasl, silent],
+             {{ok, systools_make, _}} = systools:make_script(Name, Options),
+             halt(0).",
+            listed.join(", ")
+        );
+        let words = crate::node::default_program();
+        let output = Command::new(&words[0])
+            .args(&words[1..])
+            .args([
+                "-noinput",
+                "-boot",
+                "no_dot_erlang",
+                "-eval",
+                &script,
+                "-extra",
+            ])
+            .arg(&self.root)
+            .args([version, root.0, root.1])
+            .output()
+            .expect("erl runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "erl: {said}");
+        self
+    }
+
     /// Writes a file, making its directories.
     ///
     /// # Panics

@@ -11,6 +11,7 @@ mod erl_transport;
 mod leftovers;
 mod link_rate;
 mod lock;
+mod next_boot;
 mod other_otp;
 mod ours;
 mod probation;
