@@ -2,9 +2,9 @@
 %% @doc Turns the agent's sources into what the host embeds; called by build-agent.sh.
 %%
 %%   agent_blob.escript blob OUT SOURCE_DIR [COMPILER_OPTION...]
-%%   agent_blob.escript boot OUT SOURCE
+%%   agent_blob.escript boot OUT SOURCE...
 %%
-%% `blob' writes all modules of a directory, compiled by the OTP release that runs this, as one term; `boot'
+%% `blob' writes all modules of a directory, compiled by the OTP release that runs this, as one term behind their version; `boot'
 %% writes the body of the one function of a module as text. Both depend on the sources'
 %% contents and the OTP release alone: neither paths nor times nor the environment reach the output.
 -mode(compile).
@@ -14,12 +14,12 @@
 -define(KEPT_CHUNKS, ["AtU8", "Code", "StrT", "ImpT", "ExpT", "FunT", "LitT", "Type", "Line"]).
 
 main(["blob", Out, SourceDir | Options]) ->
-    Modules = blob(SourceDir, [list_to_atom(Option) || Option <- Options]),
-    write(Out, term_to_binary(Modules, [{minor_version, 2}, {compressed, 9}]));
-main(["boot", Out, Source]) ->
-    write(Out, boot(Source));
+    {Version, Modules} = blob(SourceDir, [list_to_atom(Option) || Option <- Options]),
+    write(Out, [Version, term_to_binary(Modules, [{minor_version, 2}, {compressed, 9}])]);
+main(["boot", Out | Sources]) when Sources =/= [] ->
+    write(Out, [[boot(Source), $\n] || Source <- Sources]);
 main(_) ->
-    fail("usage: agent_blob.escript blob OUT SOURCE_DIR [COMPILER_OPTION...] | boot OUT SOURCE", []).
+    fail("usage: agent_blob.escript blob OUT SOURCE_DIR [COMPILER_OPTION...] | boot OUT SOURCE...", []).
 
 write(Out, Bytes) ->
     case file:write_file(Out, Bytes) of
@@ -27,12 +27,22 @@ write(Out, Bytes) ->
         {error, Reason} -> fail("~ts: ~ts", [Out, file:format_error(Reason)])
     end.
 
-%% The modules, sorted by name, but for the one that loads the others: it comes first.
+%% The modules, sorted by name, but for the one that loads the others: it comes first, and knows them. The version of the whole
+%% is the MD5 of all modules' MD5s, of the loader's without what it is told here.
 blob(SourceDir, Options) ->
     %% Compiled under their base names, so that no directory gets into the line tables.
     ok = file:set_cwd(SourceDir),
     {[Loader], Others} = lists:partition(fun(Name) -> Name =:= ?LOADER end, filelib:wildcard("*.erl")),
-    Sources = [Loader | lists:sort(Others)],
+    [{_, Ignorant} | Modules] = compile_all([Loader | lists:sort(Others)], Options),
+    Md5s = [md5(Ignorant) | [md5(Beam) || {_, Beam} <- Modules]],
+    Told = [{d, 'MODULES', [Module || {Module, _} <- Modules]}, {d, 'LOADER_MD5', binary_to_list(hd(Md5s))}],
+    {erlang:md5(Md5s), [compile(Loader, Told ++ Options) | Modules]}.
+
+md5(Beam) ->
+    {ok, {_, Md5}} = beam_lib:md5(Beam),
+    Md5.
+
+compile_all(Sources, Options) ->
     Compilers = [spawn_monitor(fun() -> exit({compiled, compile(Source, Options)}) end) || Source <- Sources],
     [
         receive

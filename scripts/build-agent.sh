@@ -11,7 +11,7 @@ set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 out=${1:-$repo/engine/agent}
 app=$repo/erlang/apps/relsync_lib
-boot=$repo/erlang/boot/relsync_boot.erl
+boot=("$repo/erlang/boot/relsync_boot.erl" "$repo/erlang/boot/relsync_fetch.erl")
 builder=$repo/scripts/agent_blob.escript
 
 mkdir -p "$out"
@@ -27,7 +27,7 @@ build() {
 build 27 blob "$made/agent-26.blob" "$app/src" r26 &
 newer=$!
 build 23 blob "$made/agent-23.blob" "$app/src"
-build 23 boot "$made/boot.txt" "$boot"
+build 23 boot "$made/boot.txt" "${boot[@]}"
 wait "$newer"
 
 # In the format of sha256sum, sorted bytewise by path.

@@ -133,7 +133,8 @@ async fn push(
 /// Everything that needs no target.
 fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, CliError> {
     Config::load(args.target.profile.as_deref())?.fill_update(&mut args);
-    let target = Target::resolve(&args.target, args.apply.checksum, args.link.bwlimit)?;
+    let mut target = Target::resolve(&args.target, args.apply.checksum, args.link.bwlimit)?;
+    target.greeting.prepare = !dry_run;
     let left_out = source::rules(&args.tree)?;
     let protected = source::protection(&args.apply.protect)?;
     let loaded = match &args.apply.hooks {

@@ -96,6 +96,7 @@ impl Target {
                 .map(|path| absolute("--destination-rw-path", path))
                 .transpose()?,
             checksum,
+            prepare: false,
             silence: SILENCE,
         };
         let mut erl = ErlTarget::new(node, cookie(args)?);

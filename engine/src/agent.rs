@@ -13,19 +13,39 @@ use sha2::{Digest, Sha256};
 /// The oldest OTP release that the agent runs on.
 pub const OLDEST_OTP_RELEASE: u32 = 23;
 
-/// What the target evaluates before any module of ours is there: Erlang expressions, which use the variables `Who`, `State`,
-/// `Hashes` and `Hello`.
-pub const BOOT: &str = include_str!("../agent/boot.txt");
+/// What the target evaluates before any module of ours is there, a line each: [`boot`] and [`fetch`].
+const EXPRESSIONS: &str = include_str!("../agent/boot.txt");
+
+/// Erlang expressions that begin a session. They use the variables `Who`, `Versions` and `Hello`.
+pub fn boot() -> &'static str {
+    EXPRESSIONS.lines().next().unwrap_or_default()
+}
+
+/// Erlang expressions that load the agent. They use the variables `Host`, `Release`, `State` and `Hash`.
+pub fn fetch() -> &'static str {
+    EXPRESSIONS.lines().nth(1).unwrap_or_default()
+}
 
 /// The agent's modules, compiled for a range of OTP releases.
 #[derive(Debug)]
 pub struct Variant {
     /// The oldest OTP release that loads this variant, as text: `23` or `26`.
     pub name: &'static str,
-    /// The compressed external form of `[{Module, Beam}]`: `relsync_lib_loader`, then the others by name.
+    /// The agent's version and the compressed external form of `[{Module, Beam}]`: `relsync_lib_loader`, then the others by
+    /// name.
     pub blob: &'static [u8],
-    /// SHA-256 of the blob, which is the agent's version.
+    /// SHA-256 of the blob, under which a target keeps it.
     pub sha256: [u8; 32],
+}
+
+/// How many bytes of a blob are the agent's version.
+const VERSION_BYTES: usize = 16;
+
+impl Variant {
+    /// The agent's version, by which a target knows whether it has it loaded.
+    pub fn version(&self) -> &'static [u8] {
+        &self.blob[..VERSION_BYTES]
+    }
 }
 
 static VARIANTS: LazyLock<[Variant; 2]> = LazyLock::new(|| {
@@ -83,7 +103,10 @@ mod tests {
     #[test]
     fn what_is_embedded_is_compressed() {
         for variant in both() {
-            assert_eq!(variant.blob.get(..2), Some(&[131, 80][..]));
+            assert_eq!(
+                variant.blob.get(VERSION_BYTES..VERSION_BYTES + 2),
+                Some(&[131, 80][..])
+            );
         }
     }
 
@@ -91,6 +114,7 @@ mod tests {
     fn a_variant_is_named_by_the_hash_of_its_blob() {
         let [older, newer] = both();
         assert_ne!(older.sha256, newer.sha256);
+        assert_ne!(older.version(), newer.version());
         assert_eq!(newer.sha256, <[u8; 32]>::from(Sha256::digest(newer.blob)));
     }
 }

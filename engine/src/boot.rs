@@ -34,6 +34,8 @@ pub struct Greeting {
     pub writable: Option<Vec<u8>>,
     /// Whether drift is looked for by hash instead of size, time and mode.
     pub checksum: bool,
+    /// Whether an update may follow, so that the agent may make its state directory.
+    pub prepare: bool,
     /// How long the agent may say nothing.
     pub silence: Duration,
 }
@@ -86,23 +88,23 @@ pub async fn open_watched(
         destination: greeting.destination.clone(),
         writable: greeting.writable.clone(),
         checksum: greeting.checksum,
+        prepare: greeting.prepare,
     }
     .encode();
-    let hashes: Vec<u8> = agent::both()
-        .iter()
-        .flat_map(|variant| variant.sha256)
-        .collect();
+    let versions = agent::both()
+        .each_ref()
+        .map(agent::Variant::version)
+        .concat();
     let variables = [
         ("Who", binary(greeting.holder().as_bytes())),
-        ("State", binary(&greeting.state_dir())),
         ("Hello", binary(&hello)),
     ];
-    // Hashes do not compress.
-    let hashes = Term::List(vec![binding("Hashes", Term::binary(&hashes))]);
-    let agent = evaluate(&mut connection, &variables, agent::BOOT, hashes).await?;
+    // Versions do not compress.
+    let versions = Term::List(vec![binding("Versions", Term::binary(&versions))]);
+    let agent = evaluate(&mut connection, &variables, agent::boot(), versions).await?;
     let meter = connection.meter();
     let mut session = Session::new(connection.into_transport(agent), greeting.silence);
-    match greet(&mut session, &meter, on_sent).await {
+    match greet(&mut session, greeting, &meter, on_sent).await {
         Ok(status) => Ok((session, status)),
         Err(error) => {
             // Whoever comes next does not meet the process that refuses.
@@ -140,10 +142,17 @@ pub(crate) async fn evaluate(
 
 async fn greet(
     session: &mut Session<ErlTransport>,
+    greeting: &Greeting,
     meter: &Meter,
     on_sent: &mut (dyn FnMut(AgentSent) + Send),
 ) -> Result<TargetStatus, SessionError> {
     let mut reply = session.receive_checked().await?;
+    if let Reply::WantsLoading { otp_release } = reply {
+        let mut message = vec![0];
+        message.extend(loading(otp_release, greeting)?);
+        session.send_message(&message).await?;
+        reply = session.receive_checked().await?;
+    }
     if let Reply::WantsAgent { otp_release } = reply {
         reply = send_agent(session, otp_release, meter, on_sent).await?;
     }
@@ -157,6 +166,23 @@ async fn greet(
     }
 }
 
+fn variant_for(release: u64) -> Result<&'static agent::Variant, SessionError> {
+    u32::try_from(release)
+        .ok()
+        .and_then(agent::variant_for_otp_release)
+        .ok_or(SessionError::OldOtp { release })
+}
+
+/// What has a target of this OTP release load the agent.
+fn loading(release: u64, greeting: &Greeting) -> Result<Vec<u8>, SessionError> {
+    let variables = [
+        ("Release", release.to_string()),
+        ("State", binary(&greeting.state_dir())),
+        ("Hash", binary(&variant_for(release)?.sha256)),
+    ];
+    Ok(program(&variables, agent::fetch()))
+}
+
 /// Sends the agent and waits for its first words.
 async fn send_agent(
     session: &mut Session<ErlTransport>,
@@ -164,12 +190,8 @@ async fn send_agent(
     meter: &Meter,
     on_sent: &mut (dyn FnMut(AgentSent) + Send),
 ) -> Result<Reply, SessionError> {
-    let variant = u32::try_from(release)
-        .ok()
-        .and_then(agent::variant_for_otp_release)
-        .ok_or(SessionError::OldOtp { release })?;
     let mut message = vec![0];
-    message.extend_from_slice(variant.blob);
+    message.extend_from_slice(variant_for(release)?.blob);
     let before = meter.counters().sent_bytes;
     let total = message.len() as u64;
     let mut tell = |sent: u64| {

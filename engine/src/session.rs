@@ -61,6 +61,14 @@ pub enum SessionError {
     /// A probation ran out, and the target goes back by itself.
     #[error("the target is going back to the release before: a probation ran out")]
     Returning,
+    /// The target's OTP lacks an application that the agent needs.
+    #[error(
+        "neither the release on the target nor its Erlang/OTP has the application {application}, which relsync needs there"
+    )]
+    Lacks {
+        /// The application.
+        application: String,
+    },
     /// The target's OTP is older than any agent was made for.
     #[error("the target runs OTP {release}, relsync needs 23 or newer")]
     OldOtp {
@@ -155,6 +163,7 @@ impl<T: Transport> Session<T> {
             Reply::Error(error) => Err(SessionError::Remote(error)),
             Reply::Busy { holder } if holder == RETURNING => Err(SessionError::Returning),
             Reply::Busy { holder } => Err(SessionError::Busy { holder }),
+            Reply::Lacks { application } => Err(SessionError::Lacks { application }),
             reply => Ok(reply),
         }
     }
@@ -178,8 +187,9 @@ impl<T: Transport> Session<T> {
 /// The error for a reply that was not asked for.
 pub(crate) fn unexpected(expected: &'static str, reply: &Reply) -> SessionError {
     let found = match reply {
-        Reply::WantsAgent { .. } => "a request for the agent",
+        Reply::WantsAgent { .. } | Reply::WantsLoading { .. } => "a request for the agent",
         Reply::Busy { .. } => "that it is busy",
+        Reply::Lacks { .. } => "what it lacks",
         Reply::Hello(_) => "a greeting",
         Reply::Manifest { .. } => "a manifest",
         Reply::Credit { .. } => "credit",

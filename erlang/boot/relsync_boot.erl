@@ -1,19 +1,19 @@
-%% @doc What the target evaluates before any module of ours is there.
+%% @doc What the target evaluates at the beginning of each session.
 %%
-%% The build turns the body of boot/4 into text that travels with the host's first message, behind the values of
+%% The build turns the body of boot/3 into text that travels with the host's first message, behind the values of
 %% its arguments, and runs under `erl_eval' on any OTP from 23 on (store-format.md, "Agent blob"): so it calls
-%% no local function, no module but those of kernel, stdlib, erts and crypto, and is short, because it
-%% is sent with every push. The host is the group leader of the process that it starts.
+%% no local function, no module but those of kernel, stdlib and erts, and is short, because it
+%% is sent with every command. The host is the group leader of the process that it starts.
 %%
 %% It takes the session's registered name, which is the lock: one session at a time per VM, let go of by
-%% the VM itself when the process ends however it ends. It fetches the agent's blob from the cache in
-%% the state directory or from the host, and hands over to relsync_lib_loader, which comes first in the blob.
+%% the VM itself when the process ends however it ends. If the agent that the host wants is in the VM, whole, that runs the
+%% session. Else the host sends what loads it (relsync_fetch).
 -module(relsync_boot).
--export([boot/4]).
+-export([boot/3]).
 
-%% Who: text that says who holds the session, at most 120 bytes. State: the state directory. Hashes: SHA-256 of
-%% the blob for OTP 23 to 25, and that of the blob for 26 and newer behind it. Hello: the first message.
-boot(Who, State, Hashes, Hello) ->
+%% Who: text that says who holds the session, at most 120 bytes. Versions: of the agent for OTP 23 to 25, and of that for 26
+%% and newer behind it. Hello: the first message.
+boot(Who, Versions, Hello) ->
     Host = group_leader(),
     group_leader(whereis(init), self()),
     monitor_node(node(Host), true),
@@ -36,40 +36,20 @@ boot(Who, State, Hashes, Hello) ->
     case Enter(99) of
         none ->
             Release = list_to_integer(erlang:system_info(otp_release)),
-            <<Number:256>> = Hash = binary:part(Hashes, 32 * min(1, Release div 26), 32),
-            File = filename:join([State, "agent", io_lib:format("~64.16.0b", [Number])]),
-            Fetch = fun
-                Fetch({ok, Bytes}) ->
-                    case crypto:hash(sha256, Bytes) of
-                        Hash -> Bytes;
-                        _ -> Fetch(none)
-                    end;
-                Fetch([Before]) ->
+            Version = binary:part(Versions, 16 * min(1, Release div 26), 16),
+            erlang:module_loaded(relsync_lib_loader) andalso (catch relsync_lib_loader:is_whole(Version)) =:= true orelse
+                begin
+                    Host ! {relsync, <<0, 16#80, 4, 1, Release>>},
                     receive
-                        {relsync, <<1, Part/binary>>} -> Fetch([[Before, Part]]);
-                        {relsync, <<0, Part/binary>>} ->
-                            <<0, Bytes/binary>> = iolist_to_binary([Before, Part]),
-                            Fetch({ok, Bytes});
-                        {nodedown, _} -> exit(normal)
-                    end;
-                Fetch(_) ->
-                    Host ! {relsync, <<0, 16#80, 1, 1, Release>>},
-                    Fetch([[]])
-            end,
-            %% Neither a pipe nor a device is read, and nothing without an end.
-            Cached =
-                case file:read_link_info(File) of
-                    {ok, Info} when element(3, Info) =:= regular, element(2, Info) < 1 bsl 20 ->
-                        file:read_file(File);
-                    _ ->
-                        none
+                        {relsync, <<0, 0, Text/binary>>} ->
+                            {ok, Tokens, _} = erl_scan:string(binary_to_list(zlib:uncompress(Text))),
+                            {ok, Expressions} = erl_parse:parse_exprs(Tokens),
+                            erl_eval:exprs(Expressions, [{'Host', Host}]);
+                        {nodedown, _} ->
+                            exit(normal)
+                    end
                 end,
-            Blob = Fetch(Cached),
-            [{Loader, Code} | Modules] = binary_to_term(Blob),
-            code:load_binary(Loader, "relsync", Code),
-            Loader:run(Host, Hello, Blob, Modules),
-            code:delete(Loader),
-            code:purge(Loader);
+            relsync_lib_loader:run(Host, Hello);
         Holder ->
             Host ! {relsync, <<0, 16#80, 2, (byte_size(Holder)), Holder/binary>>}
     end.

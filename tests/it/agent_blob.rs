@@ -174,9 +174,10 @@ fn each_release_loads_its_variant_and_accepts_the_boot_expressions() {
             &format!(
                 r#"Read = fun(Name) ->
                        {{ok, Bytes}} = file:read_file(filename:join({agent_directory:?}, Name)),
-                       binary_to_term(Bytes)
+                       <<Version:16/binary, Packed/binary>> = Bytes,
+                       {{Version, binary_to_term(Packed)}}
                    end,
-                   Modules = Read("agent-{}.blob"),
+                   {{Version, Modules}} = Read("agent-{}.blob"),
                    [{{relsync_lib_loader, _}} | Others] = Modules,
                    true = Others =:= lists:ukeysort(1, Others),
                    [begin
@@ -184,16 +185,27 @@ fn each_release_loads_its_variant_and_accepts_the_boot_expressions() {
                         {{ok, {{M, Md5}}}} = beam_lib:md5(Beam),
                         Md5 = M:module_info(md5)
                     end || {{M, Beam}} <- Modules],
+                   {{module, crypto}} = code:ensure_loaded(crypto),
+                   false = relsync_lib_loader:is_whole(Version),
+                   relsync_lib_blob:hold(<<0:256>>, kept),
+                   true = relsync_lib_loader:is_whole(Version),
+                   false = relsync_lib_loader:is_whole(<<0:128>>),
+                   true = code:delete(relsync_lib_zstd),
+                   false = relsync_lib_loader:is_whole(Version),
                    {{ok, Boot}} = file:read_file(filename:join({agent_directory:?}, "boot.txt")),
-                   {{ok, Tokens, _}} = erl_scan:string(binary_to_list(Boot)),
-                   {{ok, Body}} = erl_parse:parse_exprs(Tokens),
-                   Arguments = ['Who', 'State', 'Hashes', 'Hello'],
-                   Clause = {{clause, 0, [{{var, 0, Name}} || Name <- Arguments], [], Body}},
-                   {{ok, _}} = erl_lint:module([
-                       {{attribute, 0, module, boot}},
-                       {{attribute, 0, export, [{{boot, length(Arguments)}}]}},
-                       {{function, 0, boot, length(Arguments), [Clause]}}
-                   ]),
+                   [{{ok, _}} = begin
+                        {{ok, Tokens, _}} = erl_scan:string(binary_to_list(Text)),
+                        {{ok, Body}} = erl_parse:parse_exprs(Tokens),
+                        Clause = {{clause, 0, [{{var, 0, Name}} || Name <- Arguments], [], Body}},
+                        erl_lint:module([
+                            {{attribute, 0, module, boot}},
+                            {{attribute, 0, export, [{{boot, length(Arguments)}}]}},
+                            {{function, 0, boot, length(Arguments), [Clause]}}
+                        ])
+                    end || {{Text, Arguments}} <- lists:zip(
+                        binary:split(Boot, <<"\n">>, [global, trim]),
+                        [['Who', 'Versions', 'Hello'], ['Host', 'Release', 'State', 'Hash']]
+                    )],
                    io:format("~b", [length(Modules)])"#,
                 variant.name
             ),

@@ -37,6 +37,13 @@ pub(super) fn session_class(error: &SessionError) -> Class<'_> {
             Exit::Failed,
             hint("ask again in a moment: `relsync status` tells then what it went back to"),
         ),
+        SessionError::Lacks { application } => (
+            "agent",
+            Exit::Failed,
+            Some(format!(
+                "add {application} to the release's applications, or put its directory into `code:lib_dir()` of the target"
+            )),
+        ),
         SessionError::OldOtp { .. } => (
             "old_otp",
             Exit::Failed,
@@ -59,11 +66,6 @@ fn transport_class(error: &TransportError) -> Class<'static> {
             "agent",
             Exit::Failed,
             Some("the target must run OTP 23 or newer with kernel, stdlib and crypto".to_owned()),
-        ),
-        TransportError::AgentEnded { reason } if reason.starts_with("{undef,[{crypto,") => (
-            "agent",
-            Exit::Failed,
-            Some("the release on the target lacks the application crypto: add it to the release's applications".to_owned()),
         ),
         TransportError::AgentEnded { .. } => (
             "agent",

@@ -16,6 +16,16 @@ pub enum Reply {
         /// Who, as that session named itself.
         holder: String,
     },
+    /// The target has not loaded the agent.
+    WantsLoading {
+        /// Its OTP release.
+        otp_release: u64,
+    },
+    /// The agent cannot run there.
+    Lacks {
+        /// The application of Erlang/OTP that neither the release nor its OTP has.
+        application: String,
+    },
     /// Answers `Hello`.
     Hello(Box<TargetStatus>),
     /// Answers `GetManifest`.
@@ -295,6 +305,16 @@ fn decode_boot(fields: Fields<'_>) -> Result<Reply, WireError> {
             2 => {
                 reply = Reply::Busy {
                     holder: field.text(),
+                }
+            }
+            4 => {
+                reply = Reply::WantsLoading {
+                    otp_release: field.number()?,
+                }
+            }
+            3 => {
+                reply = Reply::Lacks {
+                    application: field.text(),
                 }
             }
             _ => {}

@@ -52,6 +52,8 @@ pub enum Request {
         writable: Option<Vec<u8>>,
         /// Whether drift is looked for by hash.
         checksum: bool,
+        /// Whether an update may follow: then the agent may make its state directory.
+        prepare: bool,
     },
     /// Asks for what the target holds.
     GetManifest {
@@ -146,12 +148,14 @@ impl Request {
                 destination,
                 writable,
                 checksum,
+                prepare,
             } => Message::new(0x01)
                 .number(1, PROTOCOL)
                 .bytes(2, host.as_bytes())
                 .bytes(3, destination)
                 .optional_bytes(4, writable.as_deref())
                 .flag(5, *checksum)
+                .flag(10, *prepare)
                 .finish(),
             Self::GetManifest { inventory } => Message::new(0x02).flag(1, *inventory).finish(),
             Self::Hooks {

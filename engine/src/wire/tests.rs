@@ -34,6 +34,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 destination: b"/srv/erlang".to_vec(),
                 writable: None,
                 checksum: false,
+                prepare: false,
             },
             "hello\ndestination\t/srv/erlang\nhost\tuser@board\nprotocol\t3\n",
         ),
@@ -44,8 +45,9 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 destination: b"/srv/\xff\\".to_vec(),
                 writable: Some(b"/rw".to_vec()),
                 checksum: true,
+                prepare: true,
             },
-            "hello\nchecksum\ttrue\ndestination\t/srv/\\xff\\x5c\nhost\t\\xc3\\xbcbung@board\nprotocol\t3\nwritable\t/rw\n",
+            "hello\nchecksum\ttrue\ndestination\t/srv/\\xff\\x5c\nhost\t\\xc3\\xbcbung@board\nprepare\ttrue\nprotocol\t3\nwritable\t/rw\n",
         ),
         (
             "host-get-manifest",
@@ -411,8 +413,15 @@ fn boot_messages_are_decoded() {
     let busy = |holder: &str| Reply::Busy {
         holder: holder.to_owned(),
     };
-    let table: [(&[u8], Reply); 4] = [
+    let table: [(&[u8], Reply); 6] = [
         (&[0x80, 1, 1, 25], Reply::WantsAgent { otp_release: 25 }),
+        (&[0x80, 4, 1, 25], Reply::WantsLoading { otp_release: 25 }),
+        (
+            &[0x80, 3, 6, b'c', b'r', b'y', b'p', b't', b'o'],
+            Reply::Lacks {
+                application: "crypto".to_owned(),
+            },
+        ),
         (b"\x80\x02\x04me@b", busy("me@b")),
         (b"\x80\x02\x00", busy("")),
         (&[0x80], busy("")),

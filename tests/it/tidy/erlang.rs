@@ -1,4 +1,4 @@
-//! Which modules of the agent may change files, and which may call the code server.
+//! Which modules of the agent may change files, start processes, and call the code server.
 
 use super::Findings;
 use super::source::Source;
@@ -34,6 +34,11 @@ const MUTATORS: &[&str] = &[
     "prim_file:",
 ];
 
+/// Calls that start a process; `relsync_lib_worker` makes them, so that each has no limit to its heap.
+const STARTERS: &[&str] = &["spawn(", "spawn_link(", "spawn_monitor(", "spawn_opt("];
+
+pub(super) const WORKER_MODULE: &str = "relsync_lib_worker";
+
 pub(super) const FILES_MODULE: &str = "relsync_lib_fs";
 
 /// Opens what the module above changes.
@@ -43,12 +48,12 @@ pub(super) const PLACES_MODULE: &str = "relsync_lib_place";
 #[rustfmt::skip]
 pub(super) const CODE_CALLERS: &[(&str, &[&str], &str)] = &[
     ("relsync_lib_code", &[], "owns the running code of the release"),
-    ("relsync_lib_loader", &["all_loaded", "delete", "load_binary", "load_file", "purge", "soft_purge", "which"], "brings the agent's own modules in and out, before relsync_lib_code is there"),
-    ("relsync_boot", &["delete", "load_binary", "purge"], "loads the loader; it is evaluated, not a module of the target"),
+    ("relsync_lib_loader", &["all_loaded", "atomic_load", "delete", "load_file", "purge", "soft_purge", "which"], "brings the agent's own modules in, before relsync_lib_code is there"),
+    ("relsync_fetch", &["add_pathz", "del_path", "lib_dir", "load_binary", "load_file"], "loads the loader, and crypto where the release has none; it is evaluated, not a module of the target"),
     ("relsync_lib_zstd", &["ensure_loaded"], "asks whether this OTP has a zstd module"),
 ];
 
-/// Nobody but those of the tables changes files or calls `code`.
+/// Nobody but those of the tables changes files, starts processes or calls `code`.
 pub(super) fn check(source: &Source, findings: &mut Findings) {
     let module = match source.between("erlang/", ".erl") {
         Some(path) if !path.contains("/test/") => path.rsplit('/').next().unwrap_or(path),
@@ -62,6 +67,15 @@ pub(super) fn check(source: &Source, findings: &mut Findings) {
             MUTATORS,
             "erlang-files",
             &format!("only {FILES_MODULE} may call"),
+        );
+    }
+    if module != WORKER_MODULE {
+        findings.forbid(
+            source,
+            &lines,
+            STARTERS,
+            "erlang-processes",
+            &format!("only {WORKER_MODULE} starts processes, but here is"),
         );
     }
     let allowed = CODE_CALLERS

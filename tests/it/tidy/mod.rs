@@ -14,7 +14,7 @@ mod surroundings;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use erlang::{CODE_CALLERS, FILES_MODULE, PLACES_MODULE};
+use erlang::{CODE_CALLERS, FILES_MODULE, PLACES_MODULE, WORKER_MODULE};
 use layers::{CLI_LAYERS, ENGINE_LAYERS};
 use source::{Line, Source, read_repository, used_paths};
 use surroundings::{ASYNC, CLI_SURROUNDINGS, PURE, RUSQLITE_NAMED, SQL_DIR, UNSAFE_FILES};
@@ -122,7 +122,7 @@ fn tables_are_sound() {
     }
     assert!(exists(&format!("{SQL_DIR}mod.rs")));
     let modules = CODE_CALLERS.iter().map(|(module, ..)| *module);
-    for module in modules.chain([FILES_MODULE, PLACES_MODULE]) {
+    for module in modules.chain([FILES_MODULE, PLACES_MODULE, WORKER_MODULE]) {
         let file = format!("/{module}.erl");
         assert!(
             sources.iter().any(|source| source.path.ends_with(&file)),
@@ -171,6 +171,8 @@ fn bad_samples_are_found() {
         ("erlang/apps/relsync_lib/src/relsync_lib_stage.erl", "f(M) -> code:purge(M).\n", &["erlang/apps/relsync_lib/src/relsync_lib_stage.erl:1: erlang-code: relsync_lib_stage must not call `code:purge`"]),
         ("erlang/apps/relsync_lib/src/relsync_lib_zstd.erl", "f(M) -> code:ensure_loaded(M), code:load_file(M).\n", &["erlang/apps/relsync_lib/src/relsync_lib_zstd.erl:1: erlang-code: relsync_lib_zstd must not call `code:load_file`"]),
         ("erlang/apps/relsync_lib/src/relsync_lib_code.erl", "f(M) -> code:load_file(M).\n", &[]),
+        ("erlang/apps/relsync_lib/src/relsync_lib_lock.erl", "f(X) -> spawn_monitor(X).\n", &["erlang/apps/relsync_lib/src/relsync_lib_lock.erl:1: erlang-processes: only relsync_lib_worker starts processes, but here is `spawn_monitor(`"]),
+        ("erlang/apps/relsync_lib/src/relsync_lib_worker.erl", "f(X) -> spawn_opt(X, []).\n", &[]),
         // Golden vectors and machine paths.
         ("tests/data/golden/novel/a.bin", "", &["tests/data/golden/novel/a.bin:1: golden: no rule says who reads tests/data/golden/novel"]),
         ("tests/data/golden/wire/a.bin", "", &[

@@ -17,7 +17,7 @@
 %% leaves what relsync_lib_update leaves: the old release, or a journal for the next session.
 -module(relsync_lib_agent).
 
--export([run/3]).
+-export([run/2]).
 
 -define(PROTOCOL, 3).
 %% How many bytes of a pack the host may have under way: this much waits in the mailbox at most.
@@ -34,7 +34,6 @@
     roots := relsync_lib_roots:roots(),
     %% There is nothing to lock, and nobody to meet, as long as there is no destination.
     locked := boolean(),
-    blob := binary(),
     checksum := boolean(),
     %% What the target holds: the installed manifest or that of a scan, once asked for.
     base := none | relsync_lib_update:base(),
@@ -53,9 +52,9 @@
     uncredited := non_neg_integer()
 }.
 
-%% @doc Runs a session to its end. Says whether a process of the agent stays behind.
--spec run(pid(), binary(), binary()) -> boolean().
-run(Host, Hello, Blob) ->
+%% @doc Runs a session to its end.
+-spec run(pid(), binary()) -> ok.
+run(Host, Hello) ->
     %% A host that has gone is not looked for.
     Send = fun(Name, Fields) ->
         Parts = relsync_lib_wire:parts(relsync_lib_wire:encode(Name, Fields)),
@@ -63,17 +62,16 @@ run(Host, Hello, Blob) ->
     end,
     relsync_lib_pulse:start(fun() -> Send(credit, #{bytes => 0}) end, ?PULSE_MS),
     try
-        greet(Send, Hello, Blob)
+        greet(Send, Hello)
     catch
         throw:{busy, Holder} -> Send(boot, #{holder => Holder});
         throw:{refuse, Kind, Text} -> Send(error, error_fields(Kind, Text));
         Class:Reason:Stack -> Send(error, error_fields(internal, crash_text(Class, Reason, Stack)))
     end,
-    relsync_lib_lock:release(),
-    relsync_lib_probation:is_running().
+    relsync_lib_lock:release().
 
--spec greet(relsync_lib_update:send(), binary(), binary()) -> ok.
-greet(Send, Hello, Blob) ->
+-spec greet(relsync_lib_update:send(), binary()) -> ok.
+greet(Send, Hello) ->
     case relsync_lib_wire:decode(Hello) of
         {ok, {hello, #{destination := Destination} = Fields}} ->
             Roots = roots(Destination, maps:get(writable, Fields, none)),
@@ -81,7 +79,6 @@ greet(Send, Hello, Blob) ->
                 send => Send,
                 roots => Roots,
                 locked => lock(Roots),
-                blob => Blob,
                 checksum => maps:get(checksum, Fields, false),
                 base => none,
                 hooks => none,
@@ -90,6 +87,7 @@ greet(Send, Hello, Blob) ->
             relsync_lib_place:start(maps:get(read, Roots)),
             checked(relsync_lib_roots, state, relsync_lib_roots:check(Roots)),
             Recovered = relsync_lib_contact:recover(Roots),
+            keep_blob(State, maps:get(prepare, Fields, false)),
             relsync_lib_probation:resume(Roots),
             {Status, Base} = status(Roots, maps:get(checksum, State)),
             Send(hello_reply, with_recovered(Status, Recovered)),
@@ -99,6 +97,17 @@ greet(Send, Hello, Blob) ->
         {error, Reason} ->
             refuse(protocol, relsync_lib_wire:format_error(Reason))
     end.
+
+%% What arrived is not to be sent again, even if this session comes to nothing. A state directory is made for it in a
+%% destination that is going to be changed; where that fails, the agent goes without a cache.
+keep_blob(#{locked := IsThere, roots := #{state := Dir}}, MayPrepare) ->
+    HasState =
+        case relsync_lib_fs:info(Dir) of
+            {ok, {dir, _}} -> true;
+            _ -> IsThere andalso MayPrepare andalso relsync_lib_state:prepare_dirs(Dir) =:= ok
+        end,
+    HasState andalso relsync_lib_blob:keep(Dir),
+    ok.
 
 lock(Roots) ->
     case relsync_lib_lock:take(Roots, who()) of
@@ -341,7 +350,7 @@ begin_pack(#{pack_id := PackId, size := Size, offset := Offset}, #{roots := Root
     #{base := Base} = State = lock_new(with_base(State0)),
     [relsync_lib_incoming:delete(Dir, Other) || {Other, _} <- relsync_lib_incoming:list(Dir), Other =/= PackId],
     %% From here on a later push only names the agent's hash.
-    checked(relsync_lib_state, relsync_lib_state:write_agent(Dir, maps:get(blob, State))),
+    checked(relsync_lib_state, relsync_lib_blob:keep(Dir)),
     Fold = fun(Record, Stage) -> take_record(Record, Stage, Base, Roots, Size - min(Size, Offset)) end,
     case relsync_lib_incoming:open(Dir, PackId, Fold, none) of
         {ok, Incoming, Reader, Stage} ->
@@ -468,7 +477,7 @@ apply_pack(Fields, #{incoming := Incoming, pack_id := PackId, stage := Stage}, S
     Result = relsync_lib_update:update(Fields, Stage, Base, Roots, Hooks, Send),
     _ = relsync_lib_incoming:delete(Dir, PackId),
     %% Nothing refers to what this removes: manifests of dropped generations, earlier agents.
-    _ = relsync_lib_state:clean(Dir, #{agents => [crypto:hash(sha256, maps:get(blob, State))]}),
+    _ = relsync_lib_state:clean(Dir, #{agents => [relsync_lib_blob:hash()]}),
     Send(result, Result),
     State#{receiving := none, base := none, hooks := none}.
 

@@ -1,82 +1,104 @@
-%% @doc Loads the agent's other modules for one session and removes them again.
+%% @doc Brings the agent's modules into the VM, where they stay.
 %%
-%% Owns which code of ours is in the VM: what was loaded under the file name "relsync". A module that is there
-%% already in this very version (the release's own, or that of a running probation) is not loaded; while a
-%% probation of another version runs, nothing is.
+%% Owns which code of ours is in the VM: what was loaded under the file name "relsync". Sessions come and go; the
+%% modules are loaded by the first one, and later ones only look whether they are there, whole and of the
+%% version that the host wants. To take sixty modules out after each session would make the VM walk over all its
+%% processes once for each. `relsync agent unload' does it, for those who want them gone.
 %%
-%% Whoever ends last removes the modules: a session that ends by itself, unless a probation runs; else its
-%% janitor, a process that holds no code of ours and waits for the session's end and the probation's. To
-%% remove anything it takes the session's name, so that no session begins meanwhile. The session's own process
-%% runs here and in its boot expressions only while modules come and go, so no purge can meet it.
+%% One version is there at a time. Another one replaces all of it at once; what it replaces becomes old code, which is
+%% purged when the next version comes. While a probation runs, whose process holds code of ours, nothing is
+%% replaced (see the boot expressions). A module that is there already in this very version (the release's own) is
+%% not loaded.
+%%
+%% A session ends by itself with all it has started. What one has left that was killed is its hooks module, in
+%% whose name the release may have had another: the janitor, a process that ends with the session, puts that right.
 -module(relsync_lib_loader).
 
--export([run/4]).
+-export([is_whole/1, load/3, run/2]).
 
-%% Evaluated by the janitor, which outlives this module. What a session has left that was killed in the midst
-%% of a hook, or of answering who holds the lock, ends with the code that it runs; its hooks go, and what they
-%% stood in for comes from its file again.
--define(JANITOR, "
-    Ours = fun() -> [Module || {Module, \"relsync\"} <- code:all_loaded()] end,
-    Watch = fun Watch(Process) ->
-        Monitor = monitor(process, Process),
-        receive {'DOWN', Monitor, process, _, _} -> ok end,
-        case {Ours(), whereis(relsync_lib_probation)} of
-            {[], _} -> ok;
-            {_, Probation} when is_pid(Probation) -> Watch(Probation);
-            _ ->
-                case catch register(relsync_session, self()) of
-                    true ->
-                        put(relsync_who, Who),
-                        case whereis(relsync_lib_probation) of
-                            undefined ->
-                                [{code:purge(M), code:delete(M), code:purge(M)} || M <- Ours()],
-                                Hooks = [M || {M, \"relsync/\" ++ _} <- code:all_loaded()],
-                                [{code:delete(M), code:soft_purge(M)} || M <- Hooks],
-                                [code:load_file(M) || M <- Hooks, code:which(M) =/= non_existing];
-                            Begun ->
-                                unregister(relsync_session),
-                                Watch(Begun)
-                        end;
-                    _ ->
-                        Watch(relsync_session)
-                end
-        end
-    end,
-    Watch(Session).").
+%% The build sets them: the other modules of the agent, in the order of their names, and the MD5 of this one without them.
+-ifndef(MODULES).
+-define(MODULES, []).
+-define(LOADER_MD5, []).
+-endif.
 
-%% @doc Runs a session: Blob is where Modules came from, and what the agent caches.
--spec run(pid(), binary(), binary(), [{module(), binary()}]) -> ok.
-run(Host, Hello, Blob, Modules) ->
-    start_janitor(),
-    Missing = [Module || Module <- Modules, not is_loaded(Module)],
-    case Missing =/= [] andalso whereis(relsync_lib_probation) of
-        Timer when is_pid(Timer) ->
-            Text = <<"a probation that another version of relsync began">>,
-            Host ! {relsync, <<0, 16#80, 2, (byte_size(Text)), Text/binary>>},
-            ok;
-        _ ->
-            lists:foreach(fun load/1, Missing),
-            Agent = relsync_lib_agent,
-            Stays = Agent:run(Host, Hello, Blob),
-            [remove(Module) || {Module, "relsync"} <- code:all_loaded(), not Stays, Module =/= ?MODULE],
-            ok
+-define(FILE_NAME, "relsync").
+%% How a hooks module's file name begins.
+-define(HOOKS_PREFIX, "relsync/").
+
+%% @doc Says whether all modules of the agent are in the VM, in the version of this name (the MD5 of all their MD5s), and
+%% what they need besides.
+-spec is_whole(Version :: binary()) -> boolean().
+is_whole(Version) ->
+    Version =:= erlang:md5([?LOADER_MD5 | [running_md5(Module) || Module <- ?MODULES]]) andalso
+        erlang:module_loaded(crypto) andalso relsync_lib_blob:hash() =/= none.
+
+running_md5(Module) ->
+    try
+        erlang:get_module_info(Module, md5)
+    catch
+        error:badarg -> <<>>
     end.
 
-start_janitor() ->
-    {ok, Tokens, _} = erl_scan:string(?JANITOR),
-    {ok, Program} = erl_parse:parse_exprs(Tokens),
-    Bindings = [{'Session', self()}, {'Who', get(relsync_who)}],
-    spawn(erl_eval, exprs, [Program, Bindings]).
+%% @doc Loads the modules that are not there in this version, all at once. What is the old code of another version ends with
+%% whoever runs it: nobody but what a killed session has left.
+%%
+%% Blob is where they came from, as relsync_lib_blob keeps it.
+-spec load([{module(), binary()}], binary(), Hash :: binary()) -> ok.
+load(Modules, Blob, Hash) ->
+    Missing = [{Module, ?FILE_NAME, Code} || {Module, Code} <- Modules, not is_loaded(Module, Code)],
+    [code:purge(Module) || {Module, _, _} <- Missing],
+    ok = code:atomic_load(Missing),
+    relsync_lib_blob:hold(Hash, Blob).
 
-is_loaded({Module, Code}) ->
+is_loaded(Module, Code) ->
     {ok, {Module, Md5}} = beam_lib:md5(Code),
-    erlang:module_loaded(Module) andalso Module:module_info(md5) =:= Md5.
+    running_md5(Module) =:= Md5.
 
-load({Module, Code}) ->
-    code:purge(Module),
-    {module, Module} = code:load_binary(Module, "relsync", Code).
+%% @doc Runs a session with the agent that is loaded.
+-spec run(pid(), binary()) -> ok.
+run(Host, Hello) ->
+    start_janitor(),
+    relsync_lib_agent:run(Host, Hello).
 
-remove(Module) ->
-    code:purge(Module),
+start_janitor() ->
+    Session = self(),
+    Who = get(relsync_who),
+    relsync_lib_worker:start(fun() -> watch(Session, Who) end).
+
+watch(Session, Who) ->
+    case ended(Session) of
+        normal -> ok;
+        _ -> remove_hooks(Who)
+    end.
+
+ended(Process) ->
+    Monitor = monitor(process, Process),
+    receive
+        {'DOWN', Monitor, process, _, Reason} -> Reason
+    end.
+
+%% No session begins meanwhile, or one that has begun comes first.
+remove_hooks(Who) ->
+    case hooks() of
+        [] ->
+            ok;
+        Hooks ->
+            try register(relsync_session, self()) of
+                true ->
+                    put(relsync_who, Who),
+                    lists:foreach(fun remove_hooks_module/1, Hooks)
+            catch
+                error:badarg ->
+                    _ = ended(relsync_session),
+                    remove_hooks(Who)
+            end
+    end.
+
+hooks() ->
+    [Module || {Module, ?HOOKS_PREFIX ++ _} <- code:all_loaded()].
+
+remove_hooks_module(Module) ->
     code:delete(Module),
-    code:purge(Module).
+    code:soft_purge(Module),
+    code:which(Module) =/= non_existing andalso code:load_file(Module).

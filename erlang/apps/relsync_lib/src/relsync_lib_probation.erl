@@ -20,7 +20,7 @@
 %% | any       | cancelled, or replaced    | gone, or waiting                                     |
 -module(relsync_lib_probation).
 
--export([start/1, resume/1, cancel/1, has_timer/1, is_running/0, left/2]).
+-export([start/1, resume/1, cancel/1, has_timer/1, left/2]).
 
 %% How long to wait before trying again what failed.
 -define(RETRY_FAILED_MS, 60000).
@@ -68,11 +68,6 @@ cancel(Dir) ->
         undefined -> ok;
         _ -> request({cancel, Dir})
     end.
-
-%% @doc Says whether any destination of this VM is on probation.
--spec is_running() -> boolean().
-is_running() ->
-    whereis(?MODULE) =/= undefined.
 
 %% @doc The milliseconds that are left of a probation: none if its end has passed, and never more than it was
 %% to last in all, wherever the clock was set meanwhile.

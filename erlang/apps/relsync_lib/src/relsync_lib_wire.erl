@@ -102,7 +102,8 @@ incoming(16#01) ->
         {2, host, bytes},
         {3, destination, bytes},
         {4, writable, bytes},
-        {5, checksum, flag}
+        {5, checksum, flag},
+        {10, prepare, flag}
     ]};
 incoming(16#02) ->
     {get_manifest, [{1, inventory, flag}]};

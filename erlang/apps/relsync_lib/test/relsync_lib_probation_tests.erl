@@ -80,9 +80,9 @@ destinations_test_() ->
         {2, {probation, _}} = installed(One),
         {2, {probation, _}} = installed(Three),
         ok = relsync_lib_probation:cancel(maps:get(state, One)),
-        true = relsync_lib_probation:is_running(),
+        true = is_pid(whereis(relsync_lib_probation)),
         ok = relsync_lib_probation:cancel(maps:get(state, Three)),
-        wait_until(fun() -> not relsync_lib_probation:is_running() end),
+        wait_until(fun() -> not is_pid(whereis(relsync_lib_probation)) end),
         lists:foreach(fun delete/1, All)
     end}.
 
@@ -92,7 +92,7 @@ replaced_test_() ->
         Roots = on_probation(100),
         ok = relsync_lib_probation:start(Roots),
         next(Roots, 2, 3, 60000),
-        wait_until(fun() -> not relsync_lib_probation:is_running() end),
+        wait_until(fun() -> not is_pid(whereis(relsync_lib_probation)) end),
         {3, {probation, _}} = installed(Roots),
         delete(Roots)
     end}.
@@ -106,11 +106,11 @@ busy_test_() ->
         %% As if the time had come again.
         ok = relsync_lib_probation:start(Roots),
         {busy, Agent} = relsync_lib_test_probation:attempt(Watched),
-        true = relsync_lib_probation:is_running(),
+        true = is_pid(whereis(relsync_lib_probation)),
         {2, {probation, _}} = installed(Roots),
         ok = relsync_lib_test_host:bye(Session),
         returned(Roots),
-        wait_until(fun() -> not relsync_lib_probation:is_running() end),
+        wait_until(fun() -> not is_pid(whereis(relsync_lib_probation)) end),
         delete(Roots)
     end}.
 
@@ -126,7 +126,7 @@ meant_test_() ->
         {2, {probation, _}} = installed(Roots),
         {ok, #{outcome := applied, generation := 2}} = confirm(Root, [{1, 2}, {2, Snapshot}]),
         {2, confirmed} = installed(Roots),
-        false = relsync_lib_probation:is_running(),
+        false = is_pid(whereis(relsync_lib_probation)),
         {ok, #{outcome := unchanged}} = confirm(Root, [{1, 2}, {2, Snapshot}]),
         delete(Roots)
     end}.
@@ -159,7 +159,7 @@ confirmed_at_the_end(Delay) ->
     ok = relsync_lib_probation:start(Roots),
     timer:sleep(Delay),
     Said = when_free(fun() -> confirm(Root, Fields) end),
-    wait_until(fun() -> not relsync_lib_probation:is_running() end),
+    wait_until(fun() -> not is_pid(whereis(relsync_lib_probation)) end),
     End =
         case {Said, installed(Roots)} of
             {{ok, #{outcome := applied}}, {2, confirmed}} -> applied;
@@ -189,7 +189,7 @@ unreadable_test_() ->
         ok = prim_file:delete(File),
         ok = prim_file:make_dir(File),
         failed = relsync_lib_test_probation:attempt(Watched),
-        true = relsync_lib_probation:is_running(),
+        true = is_pid(whereis(relsync_lib_probation)),
         ok = prim_file:del_dir(File),
         ok = prim_file:write_file(File, Bytes),
         %% A session would have it tried at once.
@@ -204,7 +204,7 @@ damaged_test_() ->
         #{state := Dir} = Roots = on_probation(500),
         ok = relsync_lib_probation:start(Roots),
         ok = prim_file:write_file(relsync_lib_state:file_name(Dir, <<"current">>), <<"rubbish">>),
-        wait_until(fun() -> not relsync_lib_probation:is_running() end),
+        wait_until(fun() -> not is_pid(whereis(relsync_lib_probation)) end),
         {1, confirmed} = installed(Roots),
         delete(Roots)
     end}.
@@ -226,7 +226,7 @@ longest_test_() ->
     {timeout, 60, fun() ->
         #{write := Root} = Roots = on_probation(16#FFFFFFFF),
         ok = relsync_lib_probation:start(Roots),
-        true = relsync_lib_probation:is_running(),
+        true = is_pid(whereis(relsync_lib_probation)),
         {ok, Session, _} = relsync_lib_test_host:hello(Root),
         ok = relsync_lib_test_host:bye(Session),
         {2, {probation, _}} = installed(Roots),
@@ -243,7 +243,7 @@ capped_test_() ->
         {ok, #{outcome := applied, probation_ms := 16#FFFFFFFF}} =
             relsync_lib_test_host:push(Root, relsync_lib_trees:pack(Base, tree(2), tree(3)), [Beam], More),
         {3, {probation, #{timeout := 16#FFFFFFFF}}} = installed(Roots),
-        true = relsync_lib_probation:is_running(),
+        true = is_pid(whereis(relsync_lib_probation)),
         delete(Roots)
     end}.
 
@@ -256,10 +256,10 @@ pushed_upon_test_() ->
         Pack = relsync_lib_trees:pack(Base, tree(2), tree(3)),
         {ok, #{outcome := rolled_back}} = relsync_lib_test_host:push(Root, Pack, [failing_hooks()]),
         {2, {probation, _}} = installed(Roots),
-        true = relsync_lib_probation:is_running(),
+        true = is_pid(whereis(relsync_lib_probation)),
         {ok, #{outcome := applied}} = relsync_lib_test_host:push(Root, Pack, []),
         {3, confirmed} = installed(Roots),
-        false = relsync_lib_probation:is_running(),
+        false = is_pid(whereis(relsync_lib_probation)),
         delete(Roots)
     end}.
 

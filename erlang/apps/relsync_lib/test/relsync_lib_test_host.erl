@@ -15,7 +15,9 @@ hello(Destination) ->
     {Agent, Monitor} = spawn_monitor(fun() ->
         Hello = encode(16#01, [{1, 1}, {2, <<"tester@here">>}, {3, Destination}]),
         try register(relsync_session, self()) of
-            true -> relsync_lib_agent:run(Host, Hello, ?BLOB)
+            true ->
+                relsync_lib_blob:hold(crypto:hash(sha256, ?BLOB), ?BLOB),
+                relsync_lib_agent:run(Host, Hello)
         catch
             error:badarg -> Host ! {relsync, <<0, 16#80, 2, 1, "?">>}
         end

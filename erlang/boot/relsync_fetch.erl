@@ -1,0 +1,63 @@
+%% @doc What the target evaluates when it has not loaded the agent that the host wants.
+%%
+%% The build turns the body of fetch/4 into text, like that of relsync_boot:boot/3, whose process evaluates it. It fetches
+%% the agent's blob, from the cache in the state directory or from the host, and has relsync_lib_loader, which comes first in
+%% it, load the modules; but not in the place of another version whose probation runs. A release may be without
+%% `crypto', which the agent needs: that of its OTP is loaded then.
+-module(relsync_fetch).
+-export([fetch/4]).
+
+%% Release: that of this OTP. State: the state directory. Hash: SHA-256 of the blob.
+fetch(Host, Release, State, Hash) ->
+    Refuse = fun(Field, Text) ->
+        Host ! {relsync, <<0, 16#80, Field, (byte_size(Text)), Text/binary>>},
+        exit(normal)
+    end,
+    %% An embedded system loads nothing when it is called, and may not have the directory on its path.
+    Load = fun
+        Load([]) ->
+            Refuse(3, <<"crypto">>);
+        Load([Dir | Dirs]) ->
+            code:add_pathz(Dir),
+            Loaded = code:load_file(crypto),
+            code:del_path(Dir),
+            Loaded =:= {module, crypto} orelse Load(Dirs)
+    end,
+    erlang:module_loaded(crypto) orelse code:load_file(crypto) =:= {module, crypto} orelse
+        Load(filelib:wildcard(code:lib_dir() ++ "/crypto-*/ebin")),
+    case whereis(relsync_lib_probation) of
+        undefined -> ok;
+        _ -> Refuse(2, <<"a probation that another version of relsync began">>)
+    end,
+    Fetch = fun
+        Fetch({ok, Bytes}) ->
+            case crypto:hash(sha256, Bytes) of
+                Hash -> Bytes;
+                _ -> Fetch(none)
+            end;
+        Fetch([Before]) ->
+            receive
+                {relsync, <<1, Part/binary>>} -> Fetch([[Before, Part]]);
+                {relsync, <<0, Part/binary>>} ->
+                    <<0, Bytes/binary>> = iolist_to_binary([Before, Part]),
+                    Fetch({ok, Bytes});
+                {nodedown, _} -> exit(normal)
+            end;
+        Fetch(_) ->
+            Host ! {relsync, <<0, 16#80, 1, 1, Release>>},
+            Fetch([[]])
+    end,
+    <<Number:256>> = Hash,
+    File = filename:join([State, "agent", io_lib:format("~64.16.0b", [Number])]),
+    %% Neither a pipe nor a device is read, and nothing without an end.
+    Cached =
+        case file:read_link_info(File) of
+            {ok, Info} when element(3, Info) =:= regular, element(2, Info) < 1 bsl 20 ->
+                file:read_file(File);
+            _ ->
+                none
+        end,
+    <<_:16/binary, Packed/binary>> = Blob = Fetch(Cached),
+    [{Loader, Code} | Modules] = binary_to_term(Packed),
+    code:load_binary(Loader, "relsync", Code),
+    Loader:load(Modules, Blob, Hash).
