@@ -229,6 +229,33 @@ impl Node {
         signal(name, &self.pid.to_string());
     }
 
+    /// Turns to the VM that came after the one that was there, within its process or in another one, and says so in `log`, or in
+    /// what this one prints.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub fn come_back(&mut self, log: Option<&Path>) {
+        let own = output_path(self.files.path());
+        let log = log.unwrap_or(&own);
+        let start = Instant::now();
+        loop {
+            let said = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
+            let last = said.rfind(READY).and_then(|at| parse_ready(&said[at..]));
+            // The VM that was there takes nobody in any more.
+            if let Some((port, pid)) = last
+                && let Ok(stream) = TcpStream::connect(("127.0.0.1", port))
+            {
+                stream
+                    .set_read_timeout(Some(EVAL_TIMEOUT))
+                    .expect("a timeout");
+                (self.evaluator, self.pid) = (Mutex::new(stream), pid);
+                return;
+            }
+            assert!(start.elapsed() < START_TIMEOUT, "no VM came back:\n{said}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Ends the node at once and starts it again under the same name.
     pub fn restart(&mut self) {
         self.kill();

@@ -245,6 +245,8 @@ pub(crate) struct ApplyArgs {
     /// How running code is replaced [default: soft, which refuses to kill processes]
     #[arg(long, value_enum, value_name = "HOW", env = "RELSYNC_RELOAD")]
     pub(crate) reload: Option<Reload>,
+    #[command(flatten)]
+    pub(crate) restart: RestartArgs,
     /// Roll back unless the host can reconnect within this time after the update
     #[arg(long, value_name = "TIME", env = "RELSYNC_CONFIRM_TIMEOUT")]
     pub(crate) confirm_timeout: Option<Span>,
@@ -269,6 +271,18 @@ pub(crate) struct ApplyArgs {
     /// Refuse to delete more entries than this
     #[arg(long, value_name = "COUNT", env = "RELSYNC_MAX_DELETE")]
     pub(crate) max_delete: Option<u64>,
+}
+
+/// How a VM comes back that restarts.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Update")]
+pub(crate) struct RestartArgs {
+    /// What starts the VM again after --reload vm, on the target, where it cannot do so by itself; `none`: its supervisor
+    #[arg(long, value_name = "COMMAND", env = "RELSYNC_RESTART_COMMAND")]
+    pub(crate) restart_command: Option<String>,
+    /// How long the VM may take to come back after --reload vm [default: 60s]
+    #[arg(long, value_name = "TIME", env = "RELSYNC_RESTART_TIMEOUT")]
+    pub(crate) restart_timeout: Option<Span>,
 }
 
 /// How the link is used.
@@ -339,6 +353,8 @@ pub(crate) struct RollbackArgs {
         help_heading = None
     )]
     pub(crate) reload: Option<Reload>,
+    #[command(flatten)]
+    pub(crate) restart: RestartArgs,
 }
 
 /// The arguments of `doctor`.

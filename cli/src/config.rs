@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::args::{
-    ApplyArgs, LinkArgs, Mode, PresyncTime, Reload, SourceArgs, StoreArgs, TargetArgs, TreeArgs,
-    UpdateArgs,
+    ApplyArgs, LinkArgs, Mode, PresyncTime, Reload, RestartArgs, SourceArgs, StoreArgs, TargetArgs,
+    TreeArgs, UpdateArgs,
 };
 use crate::units::{Rate, Size, Span};
 
@@ -100,6 +100,8 @@ pub(crate) struct Options {
     hook_timeout: Option<Span>,
     presync: Option<PresyncTime>,
     reload: Option<Reload>,
+    restart_command: Option<String>,
+    restart_timeout: Option<Span>,
     confirm_timeout: Option<Span>,
     keep: Option<u32>,
     keep_bytes: Option<Size>,
@@ -292,6 +294,11 @@ impl Config {
         *reload = reload.or_else(|| self.first(|options| options.reload));
     }
 
+    /// Lays the file under what says how a VM comes back that restarts.
+    pub(crate) fn fill_restart(&self, args: &mut RestartArgs) {
+        fill!(self, args, restart_command, restart_timeout);
+    }
+
     fn fill_source(&self, args: &mut SourceArgs) {
         if args.snapshot.is_none() {
             fill!(self, args, local_path);
@@ -301,6 +308,7 @@ impl Config {
 
     fn fill_apply(&self, args: &mut ApplyArgs) {
         self.fill_reload(&mut args.reload);
+        self.fill_restart(&mut args.restart);
         fill!(
             self,
             args,

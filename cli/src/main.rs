@@ -29,6 +29,7 @@ mod plan;
 mod progress;
 mod push;
 mod report;
+mod restart;
 mod rollback;
 mod settle;
 mod snapshot;

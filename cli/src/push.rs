@@ -20,7 +20,7 @@ use relsync_engine::session::SessionError;
 use relsync_engine::store::{Exclusion, Store};
 use relsync_engine::wire::{ApplyResult, Outcome as WireOutcome, ReloadMode, TargetStatus};
 
-use crate::args::{ApplyArgs, PresyncTime, Reload, UpdateArgs};
+use crate::args::{ApplyArgs, PresyncTime, Reload, RestartArgs, UpdateArgs};
 use crate::config::Config;
 use crate::confirmation::{self, Meant, Probation};
 use crate::connect::{self, Patience, Traffic};
@@ -33,6 +33,7 @@ use crate::output::{Output, printable};
 use crate::plan;
 use crate::progress::Progress;
 use crate::report::{Figures, Outcome, Report};
+use crate::restart::{self, Restart};
 use crate::settle;
 use crate::source;
 use crate::target::Target;
@@ -55,6 +56,7 @@ struct Job {
     protected: Rules,
     new_destination: bool,
     retries: u32,
+    restart: RestartArgs,
     confirm_timeout: Option<Duration>,
     explain: bool,
 }
@@ -80,7 +82,13 @@ pub(crate) async fn run(
         Err(error) => {
             let explained = error.explain();
             report.outcome = match (&error, explained.exit) {
-                (CliError::InterruptedConfirming { .. }, _) => Outcome::Applied,
+                (
+                    CliError::InterruptedConfirming { .. }
+                    | CliError::InterruptedRestart { .. }
+                    | CliError::NotBack { .. }
+                    | CliError::BackWithAnother { .. },
+                    _,
+                ) => Outcome::Applied,
                 (_, Exit::RolledBack) => Outcome::RolledBack,
                 _ => Outcome::Failed,
             };
@@ -180,6 +188,7 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
         protected,
         new_destination: args.apply.new_destination,
         retries: args.link.retries.unwrap_or(DEFAULT_RETRIES),
+        restart: args.apply.restart.clone(),
         confirm_timeout: args
             .apply
             .confirm_timeout
@@ -207,6 +216,7 @@ fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> PushOptions
         target: String::new(),
         reflate: true,
         use_kept: true,
+        restart_command: args.restart.restart_command.clone(),
         link_bytes_per_s: None,
     }
 }
@@ -416,6 +426,7 @@ async fn conclude(
             });
             output.warning(&format!("{}; looking for it again", error.reason()));
             settle::find_out(&job.target, job.retries, &lost, output, report, traffic).await?;
+            await_restart(job, output, interrupt, report, traffic).await?;
             return confirm_if_asked(job, output, interrupt, report, traffic).await;
         }
         Err(CliError::InterruptedOrdered { lost }) => {
@@ -424,6 +435,7 @@ async fn conclude(
                 CliError::LostAndUnchanged => CliError::Interrupted,
                 error => error,
             })?;
+            await_restart(job, output, interrupt, report, traffic).await?;
             return confirm_if_asked(job, output, interrupt, report, traffic).await;
         }
         other => other?,
@@ -440,18 +452,20 @@ async fn conclude(
                 result.generation
             ));
         }
-        PushEnd::DryRun(modules) => {
+        PushEnd::DryRun(outlook) => {
             report.outcome = Outcome::DryRun;
             report.needs_restart = notes.needs_restart;
             plan::show(
                 &pushed,
-                modules,
+                &outlook.modules,
                 &job.new,
                 job.options.link_bytes_per_s,
                 job.explain,
                 output,
                 report,
             );
+            let foreseen = outlook.notes.iter().map(|note| printable(note));
+            report.notes.extend(foreseen);
             if job.options.reload == ReloadMode::Soft {
                 report.foresee_refusal();
             }
@@ -471,10 +485,34 @@ async fn conclude(
             if job.explain {
                 plan::explain(&pushed, &job.new, output);
             }
+            await_restart(job, output, interrupt, report, traffic).await?;
             confirm_if_asked(job, output, interrupt, report, traffic).await?;
         }
     }
     Ok(())
+}
+
+/// Waits for the VM, if it restarts.
+async fn await_restart(
+    job: &Job,
+    output: &Output,
+    interrupt: &Interrupt,
+    report: &mut Report,
+    traffic: &mut Traffic,
+) -> Result<(), CliError> {
+    let restarts = job.options.reload == ReloadMode::Vm && report.outcome == Outcome::Applied;
+    let (Some(generation), true) = (report.generation, restarts) else {
+        return Ok(());
+    };
+    let was_asked = interrupt.is_asked();
+    let mut user = interrupt.clone();
+    interrupt.set_phase(Phase::Idle);
+    let restart = Restart::new(generation, report.vm.clone(), &job.restart);
+    let waiting = restart::await_return(&job.target, restart, output, report, traffic);
+    tokio::select! {
+        back = waiting => back,
+        () = user.wait(), if !was_asked => Err(CliError::InterruptedRestart { generation }),
+    }
 }
 
 fn finish_apply(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use relsync_engine::id::SnapshotId;
 use relsync_engine::plan::Totals;
 use relsync_engine::push::OtherOtp;
-use relsync_engine::wire::{ApplyResult, ModuleStatus, TargetStatus};
+use relsync_engine::wire::{ApplyResult, ModuleStatus, TargetStatus, VmLife};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -51,6 +51,9 @@ pub(crate) struct Report {
     pub(crate) base: Option<String>,
     /// The generation the target is at.
     pub(crate) generation: Option<u64>,
+    /// The life that the VM lived when it was asked.
+    #[serde(skip)]
+    pub(crate) vm: VmLife,
     /// Payload given to the socket.
     pub(crate) sent_bytes: u64,
     /// Payload taken from the socket.
@@ -197,6 +200,7 @@ impl Report {
     /// Takes over what the target said of itself.
     pub(crate) fn set_status(&mut self, status: &TargetStatus) {
         self.runs = Some(status.runs);
+        self.vm = status.vm.clone();
         if let Some(current) = &status.current {
             self.generation = Some(current.generation);
             self.base = Some(SnapshotId(current.snapshot).to_string());

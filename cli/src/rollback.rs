@@ -15,6 +15,7 @@ use crate::connect::{self, Traffic};
 use crate::error::{CliError, Exit};
 use crate::output::{Output, printable};
 use crate::report::{Outcome, Report};
+use crate::restart::{self, Restart};
 use crate::source;
 use crate::target::Target;
 
@@ -33,6 +34,7 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
     config.fill_target(&mut args.target);
     config.fill_store(&mut args.store);
     config.fill_reload(&mut args.reload);
+    config.fill_restart(&mut args.restart);
     let target = Target::resolve(&args.target, false, None)?;
     let goal = goal(&args)?;
     let mut report = Report {
@@ -62,6 +64,7 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
             _ => None,
         },
         reload: args.reload.unwrap_or(Reload::Soft).into(),
+        restart_command: args.restart.restart_command.clone(),
     };
     let answer = async {
         session.send(&request).await?;
@@ -70,7 +73,12 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
     .await;
     connect::close(session, &mut traffic).await;
     let result = answer.map_err(|error| refused(error, goal, &status))?;
-    finish(&result, report, &traffic, started, output)
+    take(&result, &mut report)?;
+    if args.reload == Some(Reload::Vm) {
+        let restart = Restart::new(result.generation, status.vm, &args.restart);
+        restart::await_return(&target, restart, output, &mut report, &mut traffic).await?;
+    }
+    Ok(finish(report, &traffic, started, output))
 }
 
 /// Runs `confirm`.
@@ -154,13 +162,8 @@ fn say_reply(reply: &Reply, output: &Output) {
     }
 }
 
-fn finish(
-    result: &ApplyResult,
-    mut report: Report,
-    traffic: &Traffic,
-    started: Instant,
-    output: &Output,
-) -> Result<Exit, CliError> {
+/// Takes over how the target ended the way back.
+fn take(result: &ApplyResult, report: &mut Report) -> Result<(), CliError> {
     if let Some(error) = result
         .error
         .clone()
@@ -177,23 +180,27 @@ fn finish(
             .push(format!("the running code did not follow: {message}"));
         report.needs_restart = true;
     }
-    report.set_traffic(traffic);
     report.snapshot = result.snapshot.map(|id| SnapshotId(id).to_string());
+    Ok(())
+}
+
+fn finish(mut report: Report, traffic: &Traffic, started: Instant, output: &Output) -> Exit {
+    report.set_traffic(traffic);
     report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     // Even where no file differed, another generation is installed now.
     report.outcome = Outcome::Applied;
     report.say(output, None);
-    Ok(if report.needs_restart {
+    if report.needs_restart {
         Exit::NeedsRestart
     } else {
         Exit::Done
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{OutputArgs, StoreArgs, TargetArgs};
+    use crate::args::{OutputArgs, RestartArgs, StoreArgs, TargetArgs};
 
     fn args(to: Option<&str>, store: &std::path::Path) -> RollbackArgs {
         RollbackArgs {
@@ -204,6 +211,7 @@ mod tests {
             output: OutputArgs::default(),
             to: to.map(str::to_owned),
             reload: None,
+            restart: RestartArgs::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use relsync_engine::entry::Escaped;
 use relsync_engine::id::SnapshotId;
 use relsync_engine::session::SessionError;
 use relsync_engine::store::{SnapshotRecord, Store};
@@ -173,6 +174,7 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
             kept.join(", ")
         ));
     }
+    say_leftovers(status, output);
     say_drift(status, known, output);
     if let Some(incoming) = status.incoming.as_ref().filter(|it| it.verified > 0) {
         output.line(&format!(
@@ -243,6 +245,19 @@ fn kept_text(generation: u64, status: &TargetStatus, known: &Known) -> String {
         generation.to_string()
     } else {
         format!("{generation} ({})", details.join(", "))
+    }
+}
+
+fn say_leftovers(status: &TargetStatus, output: &Output) {
+    let leftovers = &status.leftovers;
+    if leftovers.count > 0 {
+        let tops = leftovers.tops.iter();
+        let tops: Vec<String> = tops.map(|path| Escaped(path).to_string()).collect();
+        output.line(&format!(
+            "{} kept because the VM was booted from there ({}): the first push after a restart that changes something deletes what no VM needs then",
+            Count(usize::try_from(leftovers.count).unwrap_or(usize::MAX), "entry"),
+            tops.join(", ")
+        ));
     }
 }
 
@@ -320,6 +335,7 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
         "incoming_bytes": status.incoming.map(|incoming| incoming.verified),
         "damage": damage,
         "recovered": status.recovered.as_deref().map(printable),
+        "leftovers": status.leftovers.tops.iter().map(|path| Escaped(path).to_string()).collect::<Vec<_>>(),
         "modules": status.modules.iter().map(Module::from).collect::<Vec<_>>(),
         "boot": {
             "faults": status.boot_faults.iter().map(|fault| printable(fault)).collect::<Vec<_>>(),

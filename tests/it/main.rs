@@ -17,6 +17,7 @@ mod ours;
 mod probation;
 mod push;
 mod readme;
+mod restart;
 mod scenarios;
 mod session;
 mod tidy;

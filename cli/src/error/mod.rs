@@ -158,6 +158,35 @@ pub(crate) enum CliError {
         /// The generation it runs.
         generation: u64,
     },
+    /// The VM was to restart, and nobody answers.
+    #[error(
+        "generation {generation} is installed, but the VM did not come back within {}: {reason}",
+        Elapsed(*.timeout)
+    )]
+    NotBack {
+        /// The generation that is installed.
+        generation: u64,
+        /// How long it was waited for.
+        timeout: Duration,
+        /// What came of the last attempt.
+        reason: String,
+    },
+    /// The VM restarted, and runs something else than what is installed.
+    #[error(
+        "generation {generation} is installed and the VM restarted, but it does not run that: {runs}"
+    )]
+    BackWithAnother {
+        /// The generation that is installed.
+        generation: u64,
+        /// What it runs.
+        runs: String,
+    },
+    /// The user pressed Ctrl-C while the VM restarted.
+    #[error("interrupted; generation {generation} is installed, and the VM restarts")]
+    InterruptedRestart {
+        /// The generation that is installed.
+        generation: u64,
+    },
     /// Another generation than the one to be confirmed is installed.
     #[error(
         "generation {meant} was not confirmed in time: the target runs generation {generation}"
@@ -438,6 +467,26 @@ impl CliError {
                 hint(
                     "it goes back by itself when it is not confirmed in time: push again, with a longer --confirm-timeout if the link is slow",
                 ),
+            ),
+            Self::NotBack { .. } => (
+                "not_back",
+                Exit::Unreachable,
+                hint(
+                    "look at the target: the log of its start script, and .relsync/restart.log of a --restart-command; \
+                     --restart-timeout waits longer; `relsync rollback` returns to the release before once a VM runs there",
+                ),
+            ),
+            Self::BackWithAnother { .. } => (
+                "other_release_runs",
+                Exit::NeedsRestart,
+                hint(
+                    "start the release that releases/start_erl.data names with the target's own start script, or give that as --restart-command",
+                ),
+            ),
+            Self::InterruptedRestart { .. } => (
+                "interrupted",
+                Exit::Interrupted,
+                hint("`relsync status` tells what it runs once it is back"),
             ),
             Self::NothingInstalled => (
                 "not_on_probation",

@@ -74,6 +74,10 @@ pub(super) fn remote_hint(kind: &str) -> Option<String> {
         "bad_beam" => {
             "the release was compiled for another OTP release than the target runs, or a file is damaged"
         }
+        "restart" => {
+            "name what starts the release on the target: --restart-command 'bin/app daemon' (run in the destination), or `none` where a supervisor \
+             starts it again; or push with --reload none and restart the VM yourself"
+        }
         "damaged" => {
             "the target's files are between two releases, its code still runs: repair its file system (space, permissions, the \
              medium) before its VM restarts, then run `relsync status` or push again, which completes or undoes the switch first"

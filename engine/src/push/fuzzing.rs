@@ -124,6 +124,7 @@ impl Rig {
             target: "the target".to_owned(),
             reflate: true,
             use_kept: true,
+            restart_command: None,
             link_bytes_per_s: None,
         };
         let mut sent = Vec::new();

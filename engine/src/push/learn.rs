@@ -7,15 +7,22 @@ use super::other_otp::OtherOtp;
 use super::{Planned, PushError, PushEvent, PushOptions};
 use crate::bases::Contents;
 use crate::encode::{ContentSource, EncodeError};
+use crate::entry::Entry;
 use crate::held::{Held, KeptFile, kept_files};
 use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::limits;
 use crate::manifest::Manifest;
-use crate::plan::{Plan, Rules, Totals};
+use crate::plan::{Plan, Rules, Source, Totals};
 use crate::session::{Session, unexpected};
 use crate::store::Store;
 use crate::transport::Transport;
-use crate::wire::{DriftKind, ModuleStatus, ReloadMode, Reply, Request, TargetStatus};
+use crate::wire::{ApplyResult, DriftKind, PlannedFiles, ReloadMode, Reply, Request, TargetStatus};
+
+/// What names the release that boots.
+const START_ERL_DATA: &[u8] = b"releases/start_erl.data";
+
+/// It holds two words.
+const MAX_START_ERL_BYTES: u64 = 4096;
 
 /// Plans what takes the target of `session` to the snapshot `new`.
 pub(super) async fn plan<T: Transport>(
@@ -216,12 +223,12 @@ pub(super) async fn outlook<T: Transport>(
     new: &Manifest,
     planned: &Planned,
     options: &PushOptions,
-) -> Result<Vec<ModuleStatus>, PushError> {
+) -> Result<ApplyResult, PushError> {
     let mut modules = Vec::new();
     for change in planned.plan.module_changes(planned.held(), new) {
         let md5 = match &change.sha256 {
             Some(sha256) => {
-                let content = module_content(store, new, &change.path, sha256)?;
+                let content = file_content(store, new, &change.path, sha256)?;
                 crate::delta::beam_md5(&content)
             }
             None => None,
@@ -231,16 +238,47 @@ pub(super) async fn outlook<T: Transport>(
     let request = Request::PlanReload {
         reload: options.reload,
         modules,
+        files: planned_files(store, new, planned, options)?,
     };
     session.send(&request).await?;
     match session.receive_checked().await? {
-        Reply::Result(result) => Ok(result.modules),
+        Reply::Result(result) => Ok(*result),
         other => Err(unexpected("a result", &other).into()),
     }
 }
 
-/// Reads the new content of a module.
-pub(super) fn module_content(
+/// What of a plan matters to the VM beside its modules.
+fn planned_files(
+    store: &Store,
+    new: &Manifest,
+    planned: &Planned,
+    options: &PushOptions,
+) -> Result<PlannedFiles, PushError> {
+    let base = planned.base.entries();
+    let removed = planned.plan.deletes.iter();
+    let start_erl_data = match new.get(START_ERL_DATA).and_then(Entry::content) {
+        Some((size, sha256)) if size <= MAX_START_ERL_BYTES => {
+            Some(file_content(store, new, START_ERL_DATA, &sha256)?)
+        }
+        _ => None,
+    };
+    let mut entries = planned.plan.entries.iter().zip(new.entries());
+    let runtime_changes = entries.any(|(plan, entry)| {
+        let is_sent = !matches!(plan.source, None | Some(Source::Keep));
+        is_sent && entry.path.as_bytes().starts_with(b"erts-")
+    });
+    Ok(PlannedFiles {
+        removed: removed
+            .map(|at| base[*at].path.as_bytes().to_vec())
+            .collect(),
+        start_erl_data,
+        runtime_changes,
+        restart_command: options.restart_command.clone(),
+    })
+}
+
+/// Reads the new content of a file.
+pub(super) fn file_content(
     store: &Store,
     new: &Manifest,
     path: &[u8],
@@ -248,7 +286,7 @@ pub(super) fn module_content(
 ) -> Result<Vec<u8>, PushError> {
     let size = new
         .get(path)
-        .and_then(crate::entry::Entry::content)
+        .and_then(Entry::content)
         .map_or(0, |(size, _)| usize::try_from(size).unwrap_or(0));
     let content = ContentSource::read(store, sha256, 0, size).map_err(EncodeError::from)?;
     Ok(content)

@@ -33,7 +33,7 @@ use crate::plan::{Plan, Totals};
 use crate::session::{Session, SessionError};
 use crate::store::{Store, StoreError};
 use crate::transport::Transport;
-use crate::wire::{ApplyResult, DriftKind, HooksKind, ModuleStatus, ReloadMode, TargetStatus};
+use crate::wire::{ApplyResult, DriftKind, HooksKind, ReloadMode, TargetStatus};
 
 pub use confirm::confirm;
 pub use lost::{Aftermath, Lost};
@@ -76,6 +76,8 @@ pub struct PushOptions {
     pub reflate: bool,
     /// Whether files of kept generations may be bases; to be switched off after [`PushError::KeptChanged`].
     pub use_kept: bool,
+    /// What starts the VM again, where the VM itself cannot.
+    pub restart_command: Option<String>,
     /// What the link carries, in bytes per second, if that is known: over a fast one, an update is searched less hard for what the
     /// target has.
     pub link_bytes_per_s: Option<u64>,
@@ -186,8 +188,8 @@ pub enum PushEnd {
     UpToDate,
     /// Nothing was to be done but to end the probation of an earlier push, which this session proves to have gone well.
     Confirmed(Box<ApplyResult>),
-    /// Nothing was done, as asked; the modules' outlook.
-    DryRun(Vec<ModuleStatus>),
+    /// Nothing was done, as asked; what the target foresees of the modules, and what else there is to say.
+    DryRun(Box<ApplyResult>),
     /// The target applied it, or rolled it back.
     Applied(Box<ApplyResult>),
 }
@@ -310,16 +312,20 @@ async fn bring<T: Transport>(
         });
     }
     if options.dry_run {
-        let modules = outlook(session, store, new, &planned, options).await?;
+        let outlook = outlook(session, store, new, &planned, options).await?;
         let built = build(store, new, planned, options).await?;
         return Ok(PushReport {
             planned: built.planned,
             pack: Some(built.pack),
-            end: PushEnd::DryRun(modules),
+            end: PushEnd::DryRun(Box::new(outlook)),
         });
     }
     if let Some(other_otp) = planned.other_otp {
         return Err(PushError::OtherOtp(other_otp));
+    }
+    if options.reload == ReloadMode::Vm {
+        // The target says how it restarts, or that it cannot, before anything is sent.
+        outlook(session, store, new, &planned, options).await?;
     }
     let Built {
         planned,

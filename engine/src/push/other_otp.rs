@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::learn::module_content;
+use super::learn::file_content;
 use super::{Planned, PushError};
 use crate::delta::beam_origin;
 use crate::entry::Escaped;
@@ -40,7 +40,7 @@ impl OtherOtp {
             let Some(sha256) = &change.sha256 else {
                 continue;
             };
-            let content = module_content(store, new, &change.path, sha256)?;
+            let content = file_content(store, new, &change.path, sha256)?;
             if let Some(origin) = beam_origin(&content).filter(|origin| origin.needs > target) {
                 found.modules.push(change.path);
                 found.compiled_by = found.compiled_by.max(origin.compiled_by);

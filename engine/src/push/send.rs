@@ -133,6 +133,7 @@ impl<T: Transport> Sender<'_, T> {
             confirm_timeout_ms: options.confirm_timeout_ms,
             pack_id: pack.id,
             keep_bytes: options.keep_bytes,
+            restart_command: options.restart_command.clone(),
         };
         (self.on_event)(PushEvent::Ordered(lost));
         self.session.send(&request).await?;

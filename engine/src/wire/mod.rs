@@ -14,9 +14,9 @@ mod request;
 pub use parts::{Assembler, MAX_PART_BYTES, parts};
 pub use reply::{
     ApplyResult, Current, Drift, DriftKind, Found, FoundDirectory, ID_BEGINNING_BYTES, Incoming,
-    KeptGeneration, ModuleStatus, Outcome, RemoteError, Reply, TargetStatus,
+    KeptGeneration, Leftovers, ModuleStatus, Outcome, RemoteError, Reply, TargetStatus, VmLife,
 };
-pub use request::{HooksKind, ModuleAction, ReloadMode, Request};
+pub use request::{HooksKind, ModuleAction, PlannedFiles, ReloadMode, Request};
 
 use crate::bytes::ReadError;
 

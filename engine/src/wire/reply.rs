@@ -143,6 +143,32 @@ pub struct TargetStatus {
     pub boot_warnings: Vec<String>,
     /// The destination's boot files that were looked at.
     pub boots: Vec<String>,
+    /// What earlier updates left because the VM was booted from it.
+    pub leftovers: Leftovers,
+    /// The life that the VM lives.
+    pub vm: VmLife,
+}
+
+/// What updates left although the release lacks it, because the VM was booted from it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Leftovers {
+    /// How many entries.
+    pub count: u64,
+    /// Those of them that lie in no other one, or the first of these.
+    pub tops: Vec<Vec<u8>>,
+}
+
+/// What tells one life of a VM from the next, and what it was booted from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VmLife {
+    /// Its node's creation.
+    pub creation: u64,
+    /// Its process's number.
+    pub os_pid: u64,
+    /// Its boot file, if that lies in the destination.
+    pub boot: Option<Vec<u8>>,
+    /// The version that `releases/start_erl.data` names there.
+    pub named: Option<String>,
 }
 
 /// The installed generation.
@@ -365,6 +391,8 @@ fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireError> {
             14 => status.recovered = Some(field.text()),
             15 => status.ended = field.number()?,
             16 => status.ended_updates.push(decode_ended(field.nested())?),
+            37 => status.leftovers = decode_leftovers(field.nested())?,
+            38 => status.vm = decode_vm(field.nested())?,
             20 => status.modules.push(decode_module(field.nested())?),
             21 => status.kept_bytes.push(decode_kept_bytes(field.nested())?),
             40 => status.runs = true,
@@ -377,6 +405,34 @@ fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireError> {
         Ok(())
     })?;
     Ok(status)
+}
+
+fn decode_leftovers(fields: Fields<'_>) -> Result<Leftovers, WireError> {
+    let mut leftovers = Leftovers::default();
+    fields.each(|field| {
+        match field.tag {
+            1 => leftovers.count = field.number()?,
+            2 => leftovers.tops.push(field.value.to_vec()),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(leftovers)
+}
+
+fn decode_vm(fields: Fields<'_>) -> Result<VmLife, WireError> {
+    let mut vm = VmLife::default();
+    fields.each(|field| {
+        match field.tag {
+            1 => vm.creation = field.number()?,
+            2 => vm.os_pid = field.number()?,
+            3 => vm.boot = Some(field.value.to_vec()),
+            4 => vm.named = Some(field.text()),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(vm)
 }
 
 fn decode_current(fields: Fields<'_>) -> Result<Current, WireError> {

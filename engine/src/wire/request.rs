@@ -39,6 +39,19 @@ pub enum HooksKind {
     Source,
 }
 
+/// What of an update matters to the VM beside its modules.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PlannedFiles {
+    /// Paths that go.
+    pub removed: Vec<Vec<u8>>,
+    /// The new content of `releases/start_erl.data`.
+    pub start_erl_data: Option<Vec<u8>>,
+    /// Whether files of an ERTS change.
+    pub runtime_changes: bool,
+    /// What starts the VM again, where the VM itself cannot.
+    pub restart_command: Option<String>,
+}
+
 /// A message of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
@@ -96,6 +109,8 @@ pub enum Request {
         pack_id: [u8; 32],
         /// Bytes of earlier generations to keep, at most.
         keep_bytes: Option<u64>,
+        /// What starts the VM again, where the VM itself cannot.
+        restart_command: Option<String>,
     },
     /// Returns to an earlier generation.
     Rollback {
@@ -105,6 +120,8 @@ pub enum Request {
         snapshot: Option<[u8; 32]>,
         /// How code is reloaded.
         reload: ReloadMode,
+        /// What starts the VM again, where the VM itself cannot.
+        restart_command: Option<String>,
     },
     /// Ends a probation.
     Confirm {
@@ -119,6 +136,8 @@ pub enum Request {
         reload: ReloadMode,
         /// Path, action and MD5 of the new module.
         modules: Vec<(Vec<u8>, ModuleAction, Option<[u8; 16]>)>,
+        /// What else of the update matters to the VM.
+        files: PlannedFiles,
     },
     /// Asks for the target's state.
     Status {
@@ -187,21 +206,25 @@ impl Request {
                 confirm_timeout_ms,
                 pack_id,
                 keep_bytes,
+                restart_command,
             } => Message::new(0x06)
                 .number(1, reload_number(*reload))
                 .number(2, *keep)
                 .optional_number(3, *confirm_timeout_ms)
                 .bytes(4, pack_id)
                 .optional_number(5, *keep_bytes)
+                .optional_bytes(17, restart_command.as_deref().map(str::as_bytes))
                 .finish(),
             Self::Rollback {
                 generation,
                 snapshot,
                 reload,
+                restart_command,
             } => Message::new(0x07)
                 .optional_number(1, *generation)
                 .optional_bytes(2, snapshot.as_ref().map(<[u8; 32]>::as_slice))
                 .number(3, reload_number(*reload))
+                .optional_bytes(17, restart_command.as_deref().map(str::as_bytes))
                 .finish(),
             Self::Confirm {
                 generation,
@@ -210,7 +233,11 @@ impl Request {
                 .number(1, *generation)
                 .bytes(2, snapshot)
                 .finish(),
-            Self::PlanReload { reload, modules } => {
+            Self::PlanReload {
+                reload,
+                modules,
+                files,
+            } => {
                 let mut message = Message::new(0x09).number(1, reload_number(*reload));
                 for (path, action, md5) in modules {
                     let action = match action {
@@ -226,6 +253,9 @@ impl Request {
                             .number(2, action)
                             .optional_bytes(3, md5),
                     );
+                }
+                if *files != PlannedFiles::default() {
+                    message = message.nested(15, files.fields());
                 }
                 message.finish()
             }
@@ -246,6 +276,19 @@ impl Request {
             }
             Self::Bye => Message::new(0x0f).finish(),
         }
+    }
+}
+
+impl PlannedFiles {
+    fn fields(&self) -> Message {
+        let mut message = Message::fields();
+        for path in &self.removed {
+            message = message.bytes(1, path);
+        }
+        message
+            .optional_bytes(2, self.start_erl_data.as_deref())
+            .flag(3, self.runtime_changes)
+            .optional_bytes(4, self.restart_command.as_deref().map(str::as_bytes))
     }
 }
 

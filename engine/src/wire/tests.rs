@@ -103,6 +103,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 confirm_timeout_ms: None,
                 pack_id: [b'p'; 32],
                 keep_bytes: None,
+                restart_command: None,
             },
             "apply\nkeep\t2\npack_id\tpppppppppppppppppppppppppppppppp\nreload\t0\n",
         ),
@@ -114,6 +115,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 confirm_timeout_ms: Some(300),
                 pack_id: [b'q'; 32],
                 keep_bytes: Some(5_000_000_000),
+                restart_command: None,
             },
             "apply\nconfirm_timeout\t300\nkeep\t0\nkeep_bytes\t5000000000\npack_id\tqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq\nreload\t4\n",
         ),
@@ -123,6 +125,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 generation: None,
                 snapshot: None,
                 reload: ReloadMode::Hard,
+                restart_command: None,
             },
             "rollback\nreload\t1\n",
         ),
@@ -132,6 +135,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 generation: Some(7),
                 snapshot: Some([b's'; 32]),
                 reload: ReloadMode::Apps,
+                restart_command: None,
             },
             "rollback\ngeneration\t7\nreload\t3\nsnapshot\tssssssssssssssssssssssssssssssss\n",
         ),
@@ -148,6 +152,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
             Request::PlanReload {
                 reload: ReloadMode::None,
                 modules,
+                files: PlannedFiles::default(),
             },
             "plan_reload\n\
              modules[1].action\t0\n\
@@ -159,6 +164,38 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
              modules[3].action\t2\n\
              modules[3].path\tc\\xff\n\
              reload\t2\n",
+        ),
+        (
+            "host-plan-restart",
+            Request::PlanReload {
+                reload: ReloadMode::Vm,
+                modules: Vec::new(),
+                files: PlannedFiles {
+                    removed: vec![b"releases/1".to_vec(), b"lib/a-1".to_vec()],
+                    start_erl_data: Some(b"13.1.5 2\n".to_vec()),
+                    runtime_changes: true,
+                    restart_command: Some("bin/a daemon".to_owned()),
+                },
+            },
+            "plan_reload\n\
+             files.removed[1]\treleases/1\n\
+             files.removed[2]\tlib/a-1\n\
+             files.restart_command\tbin/a daemon\n\
+             files.runtime_changes\ttrue\n\
+             files.start_erl_data\t13.1.5 2\\x0a\n\
+             reload\t4\n",
+        ),
+        (
+            "host-apply-restart",
+            Request::Apply {
+                reload: ReloadMode::Vm,
+                keep: 2,
+                confirm_timeout_ms: None,
+                pack_id: [b'r'; 32],
+                keep_bytes: None,
+                restart_command: Some("none".to_owned()),
+            },
+            "apply\nkeep\t2\npack_id\trrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr\nreload\t4\nrestart_command\tnone\n",
         ),
         ("host-status", Request::Status { verify: false }, "status\n"),
         (
@@ -266,6 +303,23 @@ fn replies() -> Vec<(&'static str, Reply)> {
             "agent-hello-elsewhere",
             Reply::Hello(Box::new(TargetStatus {
                 release_root: Some(b"/opt/\xff".to_vec()),
+                ..TargetStatus::default()
+            })),
+        ),
+        (
+            "agent-hello-vm",
+            Reply::Hello(Box::new(TargetStatus {
+                protocol: 3,
+                leftovers: Leftovers {
+                    count: 300,
+                    tops: vec![b"lib/a-1".to_vec(), b"releases/\xff".to_vec()],
+                },
+                vm: VmLife {
+                    creation: 1_700_000_000,
+                    os_pid: 4711,
+                    boot: Some(b"releases/1/start.boot".to_vec()),
+                    named: Some("2".to_owned()),
+                },
                 ..TargetStatus::default()
             })),
         ),

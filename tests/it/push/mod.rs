@@ -51,6 +51,7 @@ impl Rig {
                 target: "the device".to_owned(),
                 reflate: true,
                 use_kept: true,
+                restart_command: None,
                 link_bytes_per_s: None,
             },
             events: Vec::new(),
@@ -130,6 +131,7 @@ impl Rig {
                 generation: None,
                 snapshot: None,
                 reload: ReloadMode::Soft,
+                restart_command: None,
             };
             session.send(&request).await.expect("sent");
             let result = loop {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use relsync_engine::boot;
 use relsync_engine::push::PushEnd;
-use relsync_engine::wire::{ModuleAction, ReloadMode, Reply, Request};
+use relsync_engine::wire::{ModuleAction, PlannedFiles, ReloadMode, Reply, Request};
 use relsync_tests::release::listing;
 
 use super::{A, B, Rig, applied, statuses};
@@ -211,6 +211,7 @@ fn a_plan_may_name_many_modules() {
         let request = Request::PlanReload {
             reload: ReloadMode::Soft,
             modules,
+            files: PlannedFiles::default(),
         };
         assert!(request.encode().len() > 1_500_000);
         session.send(&request).await.expect("sent");

@@ -86,6 +86,7 @@ pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
             "doctor",
             "export",
             "push",
+            "restart",
             "rollback",
             "settle",
             "snapshot",

@@ -214,6 +214,7 @@ fn refusal(node: &Node, device: &Path, pack: &[u8], pack_id: [u8; 32]) -> String
             keep_bytes: None,
             confirm_timeout_ms: None,
             pack_id,
+            restart_command: None,
         };
         for request in [begin, Request::PackData(pack.to_vec()), apply] {
             session.send(&request).await.expect("sent");

@@ -26,6 +26,8 @@
 -define(CREDIT_STEP_BYTES, 32768).
 %% How often the host hears of an agent that works.
 -define(PULSE_MS, 20000).
+%% Leftovers of earlier generations that are named at most.
+-define(MAX_TOPS, 20).
 %% Modules that are named in a status at most.
 -define(MAX_STALE_MODULES, 1000).
 
@@ -225,7 +227,9 @@ handle(confirm, Fields, #{roots := Roots, send := Send} = State) ->
     Send(result, relsync_lib_update:confirm(Fields, Roots)),
     State;
 handle(plan_reload, Fields, #{roots := Roots, send := Send} = State) ->
-    Send(result, relsync_lib_modules:outlook(Fields, Roots)),
+    Outlook = relsync_lib_modules:outlook(Fields, Roots),
+    Notes = maps:get(notes, Outlook, []) ++ relsync_lib_restart:outlook(Fields, Roots),
+    Send(result, Outlook#{notes => Notes}),
     State;
 handle(look, Fields, #{roots := Roots, send := Send} = State) ->
     Send(found, relsync_lib_boot:answer(Fields, Roots)),
@@ -255,14 +259,17 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
         kept => [kept_fields(To) || To <- lists:reverse(relsync_lib_generations:history(Roots))],
         ended => Ended,
         ended_updates => [#{number => Number, snapshot => beginning(Snapshot)} || {Number, Snapshot} <- Last],
-        free_bytes => free_bytes(Roots)
+        free_bytes => free_bytes(Roots),
+        vm => relsync_lib_restart:vm(Roots)
     },
     Known = maps:filter(fun(_, Value) -> Value =/= unknown end, maps:merge(Status, origin(Roots))),
     {Held, Base, Damage} =
         case relsync_lib_contact:installed(Dir) of
             {ok, Current, Manifest, Installed, Damages} ->
                 Drift = relsync_lib_inventory:drift(Read, Manifest, Installed, Checksum),
-                Fields = #{current => current_fields(Current), drift => [drift_fields(D) || D <- Drift]},
+                Fields = leftover_fields(Current, #{
+                    current => current_fields(Current), drift => [drift_fields(D) || D <- Drift]
+                }),
                 {Fields, #{manifest => Manifest, installed => Installed, drift => Drift}, Damages};
             {none, Damages} ->
                 {#{}, none, Damages}
@@ -316,6 +323,14 @@ current_fields(#{state := State} = Current) ->
         {probation, Probation} ->
             Left = relsync_lib_probation:left(Probation, erlang:system_time(millisecond)),
             Fields#{state => 1, probation_ms => Left}
+    end.
+
+leftover_fields(Current, Fields) ->
+    case relsync_lib_pins:leftovers(Current) of
+        [] -> Fields;
+        Leftovers ->
+            Tops = lists:sublist(relsync_lib_pins:tops(Leftovers), ?MAX_TOPS),
+            Fields#{leftovers => #{count => length(Leftovers), tops => Tops}}
     end.
 
 drift_fields({Index, missing}) -> #{index => Index, kind => 0};

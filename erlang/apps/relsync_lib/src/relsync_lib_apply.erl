@@ -40,6 +40,8 @@
     %% How many earlier generations stay restorable, and how many bytes of them.
     keep := non_neg_integer(),
     keep_bytes => non_neg_integer() | infinity,
+    %% What stays besides the new tree until the VM has restarted.
+    leftovers => [relsync_lib_pins:leftover()],
     now := integer()
 }.
 -opaque transaction() :: #{
@@ -100,17 +102,21 @@ prepare(#{state := Dir} = Roots, Staged, Options) ->
             {error, Reason}
     end.
 
-successor(Dir, Manifest, Snapshot, #{state := State, now := Now}) ->
+successor(Dir, Manifest, Snapshot, #{state := State, now := Now} = Options) ->
     Number = relsync_lib_generations:next(Dir),
     Number =< relsync_lib_record:max_generation() orelse throw(no_number),
-    #{
+    New = #{
         generation => Number,
         last_generation => Number,
         snapshot => Snapshot,
         manifest => relsync_lib_manifest:sha256(Manifest),
         state => begun(State, Now * 1000),
         applied_at => max(0, Now)
-    }.
+    },
+    with_leftovers(maps:get(leftovers, Options, []), New).
+
+with_leftovers([], Current) -> maps:remove(leftovers, Current);
+with_leftovers(Leftovers, Current) -> Current#{leftovers => Leftovers}.
 
 begun(confirmed, _) -> confirmed;
 begun({probation, Timeout, Reload}, Now) ->
@@ -272,16 +278,25 @@ restore_current(Dir, Old) ->
 %% @doc Prepares the way back to an earlier generation, whose files are here;
 %% generation 0 is the state before the first push. It is completed even when
 %% it is interrupted.
--spec rollback(relsync_lib_roots:roots(), non_neg_integer(), #{now := integer()}) ->
+%%
+%% What is pinned and would go stays as a leftover; of the state before the first push nothing can be remembered.
+-spec rollback(relsync_lib_roots:roots(), non_neg_integer(), #{
+    now := integer(), pins => relsync_lib_pins:found()
+}) ->
     {ok, transaction()} | {error, error()}.
-rollback(#{state := Dir} = Roots, To, #{now := Now}) ->
+rollback(#{state := Dir} = Roots, To, #{now := Now} = Options) ->
+    Hold =
+        case Options of
+            #{pins := Found} -> fun(Changes) -> relsync_lib_pins:hold_back(Changes, Found) end;
+            #{} -> fun(Changes) -> {Changes, []} end
+        end,
     Current = relsync_lib_generations:current(Dir),
     Chain = relsync_lib_generations:chain(Dir, Current),
     case {relsync_lib_state:read_journal(Dir), relsync_lib_generations:way_back(To, Chain)} of
         {none, none} ->
             {error, not_kept(Dir, To, Chain)};
         {none, Undos} ->
-            prepare_rollback(Roots, Current, Undos, Now);
+            prepare_rollback(Roots, Current, Undos, Hold, Now);
         _ ->
             {error, unfinished}
     end.
@@ -305,15 +320,19 @@ not_kept(Dir, To, Chain) ->
         Damage -> {nothing_known, Damage}
     end.
 
-prepare_rollback(#{state := Dir} = Roots, Current, Undos, Now) ->
-    Changes = relsync_lib_generations:changes(Undos),
+prepare_rollback(#{state := Dir} = Roots, Current, Undos, Hold, Now) ->
+    {Changes, Held} = Hold(relsync_lib_generations:changes(Undos)),
     #{to := Target} = lists:last(Undos),
     New =
         case Target of
             none -> none;
             _ ->
                 Last = maps:get(last_generation, Current),
-                Target#{state := confirmed, last_generation := Last, applied_at := max(0, Now)}
+                Leftovers = relsync_lib_pins:leftovers(Target) ++ Held,
+                with_leftovers(
+                    lists:ukeysort(1, Leftovers),
+                    Target#{state := confirmed, last_generation := Last, applied_at := max(0, Now)}
+                )
         end,
     Journal = #{
         direction => backward,

@@ -68,11 +68,18 @@ plain_md5(<<"FOR1", _/binary>> = Beam) ->
     case {long_atoms_name(Beam), vm_release() < ?LONG_ATOMS_OTP} of
         %% The `beam_lib' of this VM misreads the name. Nothing that runs here can have come from this file, whatever
         %% its MD5 is.
-        {{ok, Name}, true} -> {ok, {binary_to_atom(Name, utf8), erlang:md5(Beam)}};
+        {{ok, Name}, true} -> with_own_name(Name, Beam);
         _ -> own_md5(Beam)
     end;
 plain_md5(_) ->
     {error, not_a_beam_file}.
+
+with_own_name(Name, Beam) ->
+    try
+        {ok, {binary_to_atom(Name, utf8), erlang:md5(Beam)}}
+    catch
+        error:_ -> {error, not_a_beam_file}
+    end.
 
 own_md5(Beam) ->
     %% `beam_lib' may crash on what is hardly a beam, or answer the crash.

@@ -52,6 +52,7 @@
     delete_file/1,
     delete_tree/1,
     free_bytes/1,
+    run_script/4,
     mode_mask/0
 ]).
 
@@ -69,6 +70,7 @@
 
 -define(MODE_MASK, 8#6777).
 -define(COPY_BYTES, 131072).
+-define(SCRIPT_TIMEOUT_MS, 2000).
 -define(DF_TIMEOUT_MS, 5000).
 -define(READ_AGAIN_MS, 50).
 
@@ -504,4 +506,31 @@ parse_df(Output) ->
     case re:run(Output, Columns, [{capture, [1], binary}]) of
         {match, [KiB]} -> binary_to_integer(KiB) * 1024;
         nomatch -> unknown
+    end.
+
+%% @doc Has a shell run a script that puts what takes longer into the background, in a directory and without some variables of
+%% this VM's environment.
+-spec run_script(string(), [unicode:chardata()], binary(), [string()]) -> ok | {error, file:posix()}.
+run_script(Script, Arguments, Dir, Unset) ->
+    case os:find_executable("sh", "/bin:/usr/bin") of
+        false ->
+            {error, enoent};
+        Shell ->
+            try
+                open_port({spawn_executable, Shell}, [
+                    {args, ["-c", Script, "relsync" | Arguments]},
+                    {cd, relsync_lib_path:native(Dir)},
+                    {env, [{Name, false} || Name <- Unset]},
+                    exit_status
+                ])
+            of
+                Port ->
+                    receive
+                        {Port, {exit_status, _}} -> ok
+                    after ?SCRIPT_TIMEOUT_MS -> forget_port(Port)
+                    end,
+                    ok
+            catch
+                error:Reason when is_atom(Reason) -> {error, Reason}
+            end
     end.

@@ -1,7 +1,7 @@
 %% @doc The files of kept generations that a pack refers to.
 %%
-%% Owns the way from a generation and an index in its manifest to the file of the state directory that holds
-%% that content, and the check that it does. Changes nothing.
+%% Owns the way from a generation and an index in its manifest to the file that holds that content, and the check that it
+%% does: a file of the state directory, or one that was pinned and is where it was. Changes nothing.
 -module(relsync_lib_kept).
 
 -export([find/2, format_error/1]).
@@ -21,26 +21,28 @@
 -spec find([relsync_lib_pack:kept()], relsync_lib_roots:roots()) -> {ok, [file()]} | {error, error()}.
 find([], _Roots) ->
     {ok, []};
-find(Wanted, #{state := Dir}) ->
-    Chain = relsync_lib_generations:chain(Dir, relsync_lib_generations:current(Dir)),
+find(Wanted, #{state := Dir, write := Root}) ->
+    Current = relsync_lib_generations:current(Dir),
+    Chain = relsync_lib_generations:chain(Dir, Current),
+    Pinned = maps:from_list([{Path, relsync_lib_path:join(Root, Path)} || {Path, file} <- relsync_lib_pins:leftovers(Current)]),
     Undos = maps:from_list([{relsync_lib_generations:number(To), Undo} || #{to := To} = Undo <- Chain]),
     try
-        {ok, files(Wanted, Undos, Dir)}
+        {ok, files(Wanted, Undos, {Dir, Pinned})}
     catch
         throw:{kept_changed, _, _} = Reason -> {error, Reason}
     end.
 
 %% The files of one generation stand together, so one manifest is held at a time.
-files([], _Undos, _Dir) ->
+files([], _Undos, _Dirs) ->
     [];
-files([{N, _} | _] = Wanted, Undos, Dir) ->
+files([{N, _} | _] = Wanted, Undos, Dirs) ->
     {Indexes, Rest} = lists:splitwith(fun({Generation, _}) -> Generation =:= N end, Wanted),
-    Files = files_of(N, Indexes, Undos, Dir),
-    Files ++ files(Rest, Undos, Dir).
+    Files = files_of(N, Indexes, Undos, Dirs),
+    Files ++ files(Rest, Undos, Dirs).
 
-files_of(N, Indexes, Undos, Dir) ->
+files_of(N, Indexes, Undos, {Dir, _} = Dirs) ->
     Known = generation(N, Undos, Dir),
-    [file(N, Index, Known, Dir) || {_, Index} <- Indexes].
+    [file(N, Index, Known, Dirs) || {_, Index} <- Indexes].
 
 %% The manifest of a generation, and by path where the files are that came away after it.
 generation(N, Undos, Dir) ->
@@ -54,10 +56,10 @@ generation(N, Undos, Dir) ->
             throw({kept_changed, N, none})
     end.
 
-file(N, Index, {Manifest, Sources}, Dir) ->
+file(N, Index, {Manifest, Sources}, Dirs) ->
     case relsync_lib_manifest:entry(Index, Manifest) of
-        {ok, {file, Path, _Mode, Size, Sha256}} when is_map_key(Path, Sources) ->
-            Place = relsync_lib_state:file_name(Dir, maps:get(Path, Sources)),
+        {ok, {file, Path, _Mode, Size, Sha256}} ->
+            Place = place(N, Path, Sources, Dirs),
             case relsync_lib_inventory:hash_file(Place) of
                 {ok, Sha256, Size} -> #{path => Path, size => Size, sha256 => Sha256, place => Place};
                 _ -> throw({kept_changed, N, Path})
@@ -67,6 +69,13 @@ file(N, Index, {Manifest, Sources}, Dir) ->
         _ ->
             throw({kept_changed, N, none})
     end.
+
+place(_, Path, Sources, {Dir, _}) when is_map_key(Path, Sources) ->
+    relsync_lib_state:file_name(Dir, maps:get(Path, Sources));
+place(_, Path, _, {_, Pinned}) when is_map_key(Path, Pinned) ->
+    maps:get(Path, Pinned);
+place(N, Path, _, _) ->
+    throw({kept_changed, N, Path}).
 
 %% @doc Gives a sentence for a reason of this module.
 -spec format_error(error()) -> unicode:chardata().

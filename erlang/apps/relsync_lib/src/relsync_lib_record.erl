@@ -19,7 +19,9 @@
     manifest := relsync_lib_manifest:sha256(),
     state := state(),
     %% Seconds since 1970.
-    applied_at := non_neg_integer()
+    applied_at := non_neg_integer(),
+    %% In ascending order of path; absent where there is none.
+    leftovers => [relsync_lib_pins:leftover()]
 }.
 -type state() :: confirmed | {probation, probation()}.
 -type probation() :: #{
@@ -180,6 +182,8 @@ is_installed([{Index, Mtime} | Rest]) when
 is_installed(Rest) ->
     Rest =:= [].
 
+is_current(#{leftovers := Leftovers} = Current) ->
+    are_leftovers(Leftovers, <<>>) andalso is_current(maps:remove(leftovers, Current));
 is_current(
     #{
         generation := Generation,
@@ -198,6 +202,11 @@ is_current(
     is_state(State);
 is_current(_) ->
     false.
+
+are_leftovers([{Path, Kind} | Rest], Before) when Kind =:= file; Kind =:= dir; Kind =:= symlink ->
+    is_binary(Path) andalso Path > Before andalso relsync_lib_path:validate(Path) =:= ok andalso are_leftovers(Rest, Path);
+are_leftovers(Rest, _) ->
+    Rest =:= [].
 
 is_state(confirmed) ->
     true;

@@ -37,8 +37,6 @@
 ]).
 -export_type([send/0, base/0]).
 
-%% How long the host has to hear of the result before the VM restarts.
--define(RESTART_DELAY_MS, 1000).
 %% What `receive' takes at most; also less than `infinity'.
 -define(MAX_TIMEOUT_MS, 16#FFFFFFFF).
 
@@ -63,6 +61,8 @@
     notes = [] :: [unicode:chardata()],
     %% What failed on the way back.
     failed = none :: none | relsync_lib_wire:fields(),
+    %% How the VM restarts in the end, if it does.
+    restart = none :: none | relsync_lib_restart:way(),
     %% Microseconds, when the release was first disturbed.
     disturbed = none :: none | integer()
 }).
@@ -80,32 +80,39 @@
 ) -> relsync_lib_wire:fields().
 update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send) ->
     Staged =
-        #{wanted := Wanted, snapshot := Snapshot, summary := #{left := Left}} =
+        #{wanted := Wanted, manifest := Manifest, snapshot := Snapshot, summary := #{left := Left}} =
         case relsync_lib_stage:finish(Stage) of
             {ok, Finished} -> Finished;
             {error, Reason} ->
                 Kind = relsync_lib_refusal:error_kind(Reason),
                 relsync_lib_refusal:refuse(Kind, relsync_lib_stage:format_error(Reason))
         end,
-    Send(staged, #{files => length(Wanted), bytes => 0}),
-    ok = relsync_lib_boot:check(Wanted, Roots),
+    Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
+    {Held, Stays} = relsync_lib_pins:hold(Wanted, Manifest, Leftovers, relsync_lib_pins:find(Roots), Roots),
+    Send(staged, #{files => length(Held), bytes => 0}),
+    ok = relsync_lib_boot:check(Held, Roots),
     Mode = relsync_lib_modules:mode(maps:get(reload, Fields, 0)),
+    Restart = restart_way(Mode, Fields, relsync_lib_restart:update_facts(Wanted, Leftovers, Roots), Roots),
     Changes = relsync_lib_modules:changes(Wanted, Base, Dir),
     State = probation_state(Fields, Mode),
     Options = #{
         state => State,
         keep => maps:get(keep, Fields, 2),
         keep_bytes => maps:get(keep_bytes, Fields, infinity),
+        leftovers => maps:get(leftovers, Stays),
         now => erlang:system_time(second)
     },
-    Prepare = fun() -> relsync_lib_apply:prepare(Roots, Staged, Options) end,
+    Prepare = fun() -> relsync_lib_apply:prepare(Roots, Staged#{wanted := Held}, Options) end,
     Context = relsync_lib_update_hooks:context(update, Snapshot, next, [Path || {Path, _} <- Wanted], Dir),
     Update = plan(Mode, Changes, Roots, relsync_lib_update_hooks:with_context(Hooks, Context), Send),
-    Notes = [relsync_lib_refusal:left_text(Path) || {Path, not_ours} <- Left],
-    Result = run(Update#update{disturbs = Wanted =/= [], notes = Notes}, Mode, Prepare),
+    Notes = [relsync_lib_refusal:left_text(Path) || {Path, not_ours} <- Left] ++ pin_notes(Stays),
+    Result = run(Update#update{disturbs = Held =/= [], notes = Notes, restart = Restart}, Mode, Prepare),
     %% Who does not hear of the result can ask for it.
     _ = relsync_lib_state:count_ended(Dir, Snapshot),
     probation(Result, State, Roots).
+
+pin_notes(#{kept := Kept, dropped := Dropped}) ->
+    [relsync_lib_pins:kept_text(Kept) || Kept =/= []] ++ [relsync_lib_pins:dropped_text(Dropped) || Dropped =/= []].
 
 probation_state(#{confirm_timeout := Timeout}, Mode) -> {probation, min(Timeout, ?MAX_TIMEOUT_MS), Mode};
 probation_state(_, _) -> confirmed.
@@ -130,17 +137,42 @@ rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
             {ok, Found} -> Found;
             {error, Reason} -> relsync_lib_refusal:refuse(no_generation, relsync_lib_apply:format_error(Reason))
         end,
-    Modules = relsync_lib_modules:changes_back(Changes, fun(_, New) -> relsync_lib_modules:source_file(New, Dir) end),
-    Prepare = fun() -> relsync_lib_apply:rollback(Roots, To, #{now => erlang:system_time(second)}) end,
+    Modules = returned(To, Roots) ++ relsync_lib_modules:changes_back(Changes, fun(_, New) -> relsync_lib_modules:source_file(New, Dir) end),
     Mode = relsync_lib_modules:mode(maps:get(reload, Fields, 0)),
+    Pins = relsync_lib_pins:find(Roots),
+    {_, Kept} = relsync_lib_pins:hold_back(Changes, Pins),
+    Nodes = [{Path, New} || {Path, _, New} <- Changes],
+    Restart = restart_way(Mode, Fields, relsync_lib_restart:update_facts(Nodes, [], Roots), Roots),
+    Prepare = fun() -> relsync_lib_apply:rollback(Roots, To, #{now => erlang:system_time(second), pins => Pins}) end,
     Send(step, #{step => <<"rollback">>}),
     Paths = [Path || {Path, _, _} <- Changes],
     Context = relsync_lib_update_hooks:context(rollback, maps:get(snapshot, Fields, none), To, Paths, Dir),
     Update = plan(Mode, Modules, Roots, relsync_lib_update_hooks:with_context(Hooks, Context), Send),
-    Result = run(Update#update{direction = back, disturbs = Changes =/= []}, Mode, Prepare),
+    Notes = [relsync_lib_pins:kept_text(Kept) || Kept =/= []],
+    Result = run(Update#update{direction = back, disturbs = Changes =/= [], notes = Notes, restart = Restart}, Mode, Prepare),
     %% Not before: where the way back fails, the timer has to try it again.
     relsync_lib_probation:cancel(Dir),
     Result.
+
+restart_way(vm, Fields, Facts, Roots) ->
+    case relsync_lib_restart:way(maps:get(restart_command, Fields, undefined), Facts, Roots) of
+        {ok, Way} -> Way;
+        {error, Reason} -> relsync_lib_refusal:refuse(restart, relsync_lib_restart:format_error(Reason))
+    end;
+restart_way(_, _, _, _) ->
+    none.
+
+%% The modules of a generation that lie where they were, because they were pinned when it went.
+returned(To, #{state := Dir, write := Root} = Roots) ->
+    Now = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
+    Then = lists:append([
+        relsync_lib_pins:leftovers(Kept)
+     || Kept <- relsync_lib_generations:history(Roots), relsync_lib_generations:number(Kept) =:= To
+    ]),
+    [
+        {added, Path, relsync_lib_path:join(Root, Path)}
+     || {Path, file} <- Now -- Then, To =/= 0, relsync_lib_modules:is_module(Path)
+    ].
 
 rollback_target(#{generation := Generation}, _, _) ->
     Generation;
@@ -296,7 +328,7 @@ commit(#update{transaction = Transaction, hooks = Hooks, roots = #{state := Dir}
     case commit_files(Update) of
         {ok, Leftovers} ->
             is_map(Hooks) andalso relsync_lib_hooks:unload(maps:get(loaded, Hooks)),
-            Restart = ["the VM restarts" || Mode =:= vm, restart_vm()],
+            Restart = restart(Update),
             Untidy = [relsync_lib_apply:format_error(Reason) || Reason <- Leftovers],
             Notes = Update#update.notes ++ Untidy ++ Restart,
             Failed =
@@ -318,16 +350,12 @@ commit(#update{transaction = Transaction, hooks = Hooks, roots = #{state := Dir}
             roll_back(Update, relsync_lib_refusal:apply_error_kind(Reason), relsync_lib_apply:format_error(Reason))
     end.
 
-%% The result gets out first. Under heart the whole runtime system starts anew, with the new ERTS; without it
-%% the system starts again within the same one.
-restart_vm() ->
-    Function =
-        case whereis(heart) of
-            undefined -> restart;
-            _ -> reboot
-        end,
-    {ok, _} = timer:apply_after(?RESTART_DELAY_MS, init, Function, []),
-    true.
+%% The result gets out first.
+restart(#update{restart = none}) ->
+    [];
+restart(#update{restart = Way, roots = Roots}) ->
+    ok = relsync_lib_restart:restart(Way, Roots),
+    [relsync_lib_restart:text(Way)].
 
 %% On the way back there is no way but on: what fails once is tried once more.
 commit_files(#update{direction = back, transaction = Transaction}) ->

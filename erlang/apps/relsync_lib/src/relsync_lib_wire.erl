@@ -125,15 +125,24 @@ incoming(16#06) ->
         {2, keep, number},
         {3, confirm_timeout, number},
         {4, pack_id, bytes},
-        {5, keep_bytes, number}
+        {5, keep_bytes, number},
+        {17, restart_command, bytes}
     ]};
 incoming(16#07) ->
-    {rollback, [{1, generation, number}, {2, snapshot, bytes}, {3, reload, number}]};
+    {rollback, [
+        {1, generation, number}, {2, snapshot, bytes}, {3, reload, number}, {17, restart_command, bytes}
+    ]};
 incoming(16#08) ->
     {confirm, [{1, generation, number}, {2, snapshot, bytes}]};
 incoming(16#09) ->
     Module = [{1, path, bytes}, {2, action, number}, {3, md5, bytes}],
-    {plan_reload, [{1, reload, number}, {2, modules, {list, {message, Module}}}]};
+    Files = [
+        {1, removed, {list, bytes}},
+        {2, start_erl_data, bytes},
+        {3, runtime_changes, flag},
+        {4, restart_command, bytes}
+    ],
+    {plan_reload, [{1, reload, number}, {2, modules, {list, {message, Module}}}, {15, files, {message, Files}}]};
 incoming(16#0A) ->
     {status, [{1, verify, flag}]};
 incoming(16#0D) ->
@@ -214,6 +223,8 @@ status_fields() ->
         {14, recovered, bytes},
         {15, ended, number},
         {16, ended_updates, {list, {message, [{1, number, number}, {2, snapshot, bytes}]}}},
+        {37, leftovers, {message, [{1, count, number}, {2, tops, {list, bytes}}]}},
+        {38, vm, {message, [{1, creation, number}, {2, os_pid, number}, {3, boot, bytes}, {4, named, bytes}]}},
         {40, runs, flag},
         {41, release_root, bytes}
     ].

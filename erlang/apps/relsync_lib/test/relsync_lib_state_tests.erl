@@ -94,6 +94,9 @@ nonsense_test_() ->
             {content, 2, 3, journal([], #{keep => -1})},
             {content, 2, 3, journal([], #{keep => 1 bsl 64})},
             {content, 2, 3, journal([], #{keep_bytes => -1})},
+            {content, 2, 3, journal([], #{new => (current(1))#{leftovers => [{<<"../a">>, file}]}})},
+            {content, 2, 3, journal([], #{new => (current(1))#{leftovers => [{<<"b">>, file}, {<<"a">>, file}]}})},
+            {content, 2, 3, journal([], #{new => (current(1))#{leftovers => [{<<"a">>, other}]}})},
             {content, 2, 3, journal([], #{new => none})},
             {content, 1, 3, term_to_binary(x)},
             {content, 1, 3, <<"no term">>},
@@ -218,6 +221,14 @@ golden_test_() ->
             Golden = relsync_lib_trees:golden_dir("state"),
             _ = [bless(Golden, Kind, Term) || os:getenv("RELSYNC_BLESS") =/= false, {Kind, Term} <- maps:to_list(golden_2())],
             golden("-2", golden_2())
+        end},
+        {"version 2, with leftovers", fun() ->
+            File = filename:join(relsync_lib_trees:golden_dir("state"), "leftovers-2.bin"),
+            Current = (current(7))#{leftovers => [{<<"lib/a-1">>, dir}, {<<"lib/a-1/link">>, symlink}, {<<"releases/1">>, file}]},
+            {ok, Today} = relsync_lib_record:encode(current, Current),
+            _ = [ok = file:write_file(File, Today) || os:getenv("RELSYNC_BLESS") =/= false, not filelib:is_regular(File)],
+            {ok, Bytes} = file:read_file(File),
+            true = {ok, Current} =:= relsync_lib_record:decode(current, Bytes)
         end}
     ].
 

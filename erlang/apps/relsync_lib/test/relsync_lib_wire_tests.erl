@@ -52,6 +52,11 @@ messages() ->
         {"agent-hello-all", hello_reply, status()},
         {"agent-hello-runs", hello_reply, #{runs => true}},
         {"agent-hello-elsewhere", hello_reply, #{runs => false, release_root => <<"/opt/", 255>>}},
+        {"agent-hello-vm", hello_reply, #{
+            protocol => 3,
+            leftovers => #{count => 300, tops => [<<"lib/a-1">>, <<"releases/", 255>>]},
+            vm => #{creation => 1700000000, os_pid => 4711, boot => <<"releases/1/start.boot">>, named => <<"2">>}
+        }},
         {"agent-status", status_reply, (status())#{
             modules => modules(),
             kept_bytes => [#{generation => 299, bytes => 1 bsl 33}, #{generation => 298, bytes => 0}],

@@ -1,0 +1,253 @@
+%% @doc How this VM restarts into the release that an update leads to.
+%%
+%% | way       | what is done                                                | starts                                     |
+%% |-----------|-------------------------------------------------------------|--------------------------------------------|
+%% | `command' | `init:stop/0'; a shell waits for the VM's end and runs it   | what the command starts                    |
+%% | `stop'    | `init:stop/0'                                               | what the VM's supervisor starts            |
+%% | `heart'   | `init:reboot/0'; heart runs its command                     | what that command starts                   |
+%% | `init'    | `init:restart/0'                                            | the same boot file in the same emulator    |
+%%
+%% The first of them that is asked for or there is taken; `init' only where it starts the new release. Whether the VM came
+%% back with that release is for the host to find out: nothing of this VM is left to tell.
+%%
+%% Looks at this VM and starts a process of the system; touches no file of the release.
+-module(relsync_lib_restart).
+
+-export([vm/1, outlook/2, update_facts/3, way/3, text/1, restart/2, format_error/1]).
+
+-export_type([facts/0, way/0, error/0]).
+
+%% What is known of the release after the update.
+-type facts() :: #{
+    %% Whether what stands at a path now, or something new, will stand there.
+    stays := fun((relsync_lib_path:path()) -> boolean()),
+    %% What its `releases/start_erl.data' names.
+    named := relsync_lib_release:named() | none,
+    %% Whether files of an ERTS change.
+    runtime_changes := boolean()
+}.
+-type way() :: {command, binary()} | stop | {heart, string()} | init.
+-type error() ::
+    {boots, relsync_lib_path:path(), Version :: binary()}
+    | {goes, relsync_lib_path:path()}
+    | {runtime, Running :: binary(), New :: binary()}
+    | no_shell.
+
+%% How long the host has to hear of the result before the VM restarts.
+-define(DELAY_MS, 1000).
+%% For how many seconds at most the shell waits for the VM's end.
+-define(PATIENCE_S, 600).
+-define(MAX_START_ERL_BYTES, 4096).
+%% What `heart:set_cmd/1' takes.
+-define(MAX_HEART_COMMAND, 2046).
+%% Set by the programs that start a VM, for the release they start.
+-define(START_VARIABLES, ["ROOTDIR", "BINDIR", "EMU", "PROGNAME", "ERTS_VSN", "ERTS_DIR"]).
+-define(RELEASE_PREFIXES, ["RELEASE_", "REL_", "RELX_", "VMARGS_", "CONFIG_"]).
+%% Waits for the end of process $1, for at most $2 seconds; a process that has ended and that nobody has waited for is a
+%% zombie. Then runs $3 and writes what it says to $4.
+-define(SCRIPT,
+    "trap '' HUP; exec </dev/null >/dev/null 2>&1; ("
+    "n=0; while kill -0 \"$1\" 2>/dev/null && [ $n -lt \"$2\" ]; do "
+    "if [ -r \"/proc/$1/stat\" ]; then case \"$(sed 's/.*) //' \"/proc/$1/stat\" 2>/dev/null)\" in Z*|X*) break;; esac; fi; "
+    "sleep 1; n=$((n + 1)); done; "
+    "exec /bin/sh -c \"$3\" >\"$4\" 2>&1) &"
+).
+
+%% @doc Tells one life of this VM from another, what it was booted from, and what would be booted now.
+-spec vm(relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
+vm(Roots) ->
+    Boot = relsync_lib_pins:boot(relsync_lib_pins:find(Roots)),
+    Named = named(fun(Path) -> read_live(Path, Roots) end),
+    maps:filter(fun(_, Value) -> Value =/= none end, #{
+        creation => erlang:system_info(creation),
+        os_pid => list_to_integer(os:getpid()),
+        boot => Boot,
+        named =>
+            case Named of
+                #{version := Version} when Boot =/= none -> Version;
+                _ -> none
+            end
+    }).
+
+%% @doc Says what of the files that an update takes away will stay, and how the VM will restart if it is to; refuses where it
+%% cannot.
+-spec outlook(relsync_lib_wire:fields(), relsync_lib_roots:roots()) -> [binary()].
+outlook(#{files := #{removed := Removed} = Files} = Fields, #{state := Dir} = Roots) ->
+    Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
+    Kept = relsync_lib_pins:foresee(Removed, Leftovers, Roots),
+    Gone = maps:from_list([{Path, true} || Path <- Removed]),
+    Facts = #{
+        stays => fun(Path) -> not is_map_key(Path, Gone) end,
+        named => named(fun(_) -> {ok, maps:get(start_erl_data, Files, <<>>)} end),
+        runtime_changes => maps:get(runtime_changes, Files, false)
+    },
+    Restart =
+        case relsync_lib_modules:mode(maps:get(reload, Fields, 0)) of
+            vm -> [text(chosen(way(maps:get(restart_command, Files, undefined), Facts, Roots)))];
+            _ -> []
+        end,
+    [relsync_lib_refusal:text(Text) || Text <- [relsync_lib_pins:kept_text(Kept) || Kept =/= []] ++ Restart];
+outlook(_, _) ->
+    [].
+
+chosen({ok, Way}) -> Way;
+chosen({error, Reason}) -> relsync_lib_refusal:refuse(restart, format_error(Reason)).
+
+%% @doc What is known of the release that changes lead to: `Nodes' are what will stand at each changed path.
+-spec update_facts(
+    [{relsync_lib_path:path(), relsync_lib_change:file_node()}], [relsync_lib_pins:leftover()], relsync_lib_roots:roots()
+) -> facts().
+update_facts(Nodes, Leftovers, #{state := Dir} = Roots) ->
+    ByPath = maps:from_list(Nodes),
+    Gone = maps:from_list([{Path, true} || {Path, absent} <- Nodes] ++ [{Path, true} || {Path, _} <- Leftovers]),
+    Read = fun(Path) ->
+        case ByPath of
+            #{Path := absent} -> {error, enoent};
+            #{Path := {file, Source, _, _}} -> relsync_lib_fs:read_file(relsync_lib_state:file_name(Dir, Source), ?MAX_START_ERL_BYTES);
+            #{} -> read_live(Path, Roots)
+        end
+    end,
+    #{
+        stays => fun(Path) -> not is_map_key(Path, Gone) end,
+        named => named(Read),
+        runtime_changes => lists:any(fun is_runtime/1, Nodes)
+    }.
+
+read_live(Path, #{read := Read}) ->
+    Files = [relsync_lib_path:join(Root, Path) || Root <- Read],
+    case [Bytes || File <- Files, {ok, Bytes} <- [relsync_lib_fs:read_file(File, ?MAX_START_ERL_BYTES)]] of
+        [Bytes | _] -> {ok, Bytes};
+        [] -> {error, enoent}
+    end.
+
+is_runtime({<<"erts-", _/binary>>, {file, _, _, _}}) -> true;
+is_runtime(_) -> false.
+
+named(Read) ->
+    case relsync_lib_release:named(Read) of
+        {ok, Named} -> Named;
+        _ -> none
+    end.
+
+%% @doc Chooses how the VM restarts into the release that `Facts' tell of. `none' as a command: the VM ends, and what
+%% supervises it starts it again.
+-spec way(binary() | undefined, facts(), relsync_lib_roots:roots()) -> {ok, way()} | {error, error()}.
+way(<<"none">>, _, _) ->
+    {ok, stop};
+way(Command, _, _) when is_binary(Command) ->
+    case os:find_executable("sh", "/bin:/usr/bin") of
+        false -> {error, no_shell};
+        _ -> {ok, {command, Command}}
+    end;
+way(undefined, Facts, Roots) ->
+    case heart_command() of
+        "" -> init(Facts, Roots);
+        Command -> {ok, {heart, Command}}
+    end.
+
+%% What heart will run. Without a command it would end the VM for good.
+heart_command() ->
+    case whereis(heart) of
+        undefined ->
+            "";
+        _ ->
+            case heart:get_cmd() of
+                {ok, [_ | _] = Command} -> Command;
+                _ -> os:getenv("HEART_COMMAND", "")
+            end
+    end.
+
+%% `init:restart/0' reads the same files again, in the same emulator.
+init(#{stays := Stays, named := Named, runtime_changes := RuntimeChanges}, Roots) ->
+    Found = relsync_lib_pins:find(Roots),
+    Version = relsync_lib_pins:version(Found),
+    Runtime = relsync_lib_pins:runtime(Found),
+    case {Named, [Path || Path <- relsync_lib_pins:started_from(Found), not Stays(Path)]} of
+        {#{version := New}, _} when Version =/= none, New =/= Version ->
+            {error, {boots, relsync_lib_pins:boot(Found), New}};
+        {_, [Path | _]} ->
+            {error, {goes, Path}};
+        {#{erts := Erts}, _} when Runtime =/= none, Runtime =/= Erts; Runtime =/= none, RuntimeChanges ->
+            {error, {runtime, Runtime, Erts}};
+        {none, _} when Runtime =/= none, RuntimeChanges ->
+            {error, {runtime, Runtime, Runtime}};
+        _ ->
+            {ok, init}
+    end.
+
+%% @doc Says how the VM restarts.
+-spec text(way()) -> unicode:chardata().
+text({command, Command}) -> ["the VM stops, and is started again by: ", Command];
+text(stop) -> "the VM stops; what supervises it starts it again";
+text({heart, Command}) -> ["the VM ends, and heart starts it again by: ", Command];
+text(init) -> "the VM restarts within its process (init:restart/0)".
+
+%% @doc Restarts the VM a moment later.
+-spec restart(way(), relsync_lib_roots:roots()) -> ok.
+restart(init, _) ->
+    later(restart);
+restart(stop, _) ->
+    later(stop);
+restart({heart, Command}, Roots) ->
+    %% Heart's own environment is that of the release which it was started with.
+    case outdated(Roots) of
+        [] ->
+            ok;
+        Names ->
+            Clean = lists:flatten(["unset ", lists:join(" ", Names), "; ", Command]),
+            _ = [heart:set_cmd(Clean) || length(Clean) =< ?MAX_HEART_COMMAND],
+            ok
+    end,
+    later(reboot);
+restart({command, Command}, #{read := Read, state := Dir} = Roots) ->
+    Log = relsync_lib_state:file_name(Dir, <<"restart.log">>),
+    Arguments = [os:getpid(), integer_to_list(?PATIENCE_S), Command, Log],
+    ok = relsync_lib_fs:run_script(?SCRIPT, Arguments, lists:last(Read), outdated(Roots)),
+    later(stop).
+
+later(Function) ->
+    {ok, _} = timer:apply_after(?DELAY_MS, init, Function, []),
+    ok.
+
+%% Variables that speak of the release which was started, not of the one to be started: a start script would take them for the
+%% user's wish.
+outdated(Roots) ->
+    Version = relsync_lib_pins:version(relsync_lib_pins:find(Roots)),
+    [Name || Name <- ?START_VARIABLES, os:getenv(Name) =/= false] ++
+        [
+            Name
+         || Version =/= none,
+            Variable <- os:getenv(),
+            {Name, Value} <- [split(Variable)],
+            lists:any(fun(Prefix) -> lists:prefix(Prefix, Name) end, ?RELEASE_PREFIXES),
+            is_of(Value, relsync_lib_path:native(Version))
+        ].
+
+split(Variable) ->
+    {Name, Rest} = lists:splitwith(fun(Char) -> Char =/= $= end, Variable),
+    {Name, lists:nthtail(min(1, length(Rest)), Rest)}.
+
+is_of(Version, Version) -> true;
+is_of(Value, Version) -> string:find(Value ++ "/", "releases/" ++ Version ++ "/") =/= nomatch.
+
+%% @doc Gives a sentence for a reason of this module.
+-spec format_error(error()) -> unicode:chardata().
+format_error({boots, Boot, Version}) ->
+    [
+        "this VM cannot restart into release ", Version, " by itself: init:restart/0 would boot \"",
+        relsync_lib_path:display(Boot), "\" again, and heart, which could run another start, has no command or is not there"
+    ];
+format_error({goes, Path}) ->
+    [
+        "this VM cannot restart into the new release by itself: it was started with \"", relsync_lib_path:display(Path),
+        "\", which that release lacks"
+    ];
+format_error({runtime, Erts, Erts}) ->
+    ["this VM cannot restart into the new release by itself: init:restart/0 stays within the running ERTS ", Erts, ", whose files change"];
+format_error({runtime, Running, New}) ->
+    [
+        "this VM cannot restart into the new release by itself: init:restart/0 stays within ERTS ", Running,
+        ", and the release has ERTS ", New
+    ];
+format_error(no_shell) ->
+    "the target has no /bin/sh that could run a restart command".

@@ -1,0 +1,378 @@
+//! VMs that were booted from a release which is updated, and restart.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use relsync_tests::binary::Cli;
+use relsync_tests::node::{Node, NodeOptions};
+use relsync_tests::release::{Release, listing};
+use relsync_tests::rig::Rig;
+use serde_json::Value;
+
+/// Makes `start.boot` of `start.rel` in the working directory, with the applications below its first argument.
+const MAKE_BOOT: &str = "[Root] = init:get_plain_arguments(), \
+    {ok, _, _} = systools:make_script(\"start\", [{path, [Root ++ \"/lib/*/ebin\"]}, {variables, [{\"RELROOT\", Root}]}, \
+    {outdir, \".\"}, silent, no_warn_sasl]), halt().";
+
+/// The versions that a release file names: of the ERTS, and of what every release here has.
+const VERSIONS: &str = "io:format(\"~s\", [erlang:system_info(version)]), \
+    [begin application:load(A), {ok, V} = application:get_key(A, vsn), io:format(\" ~s\", [V]) end \
+    || A <- [kernel, stdlib, crypto]], halt().";
+
+/// Starts what `releases/start_erl.data` names, or the version in the file `start.version`; keeps its arguments for
+/// `again.sh`, which starts the same once more, in the background, if there is a file `again`.
+const START: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+version=$(cut -d' ' -f2 "$here/device/releases/start_erl.data")
+[ ! -e "$here/start.version" ] || version=$(cat "$here/start.version")
+printf '%s\0' "$@" >"$here/arguments"
+exec erl -boot "$here/device/releases/$version/start" -boot_var RELROOT "$here/device" \
+  -config "$here/device/releases/$version/sys.config" -mode embedded "$@"
+"#;
+
+const AGAIN: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+[ -e "$here/again" ] || exit 0
+rm "$here/again"
+xargs -0 -a "$here/arguments" "$here/start.sh" </dev/null >"$here/again.log" 2>&1 &
+"#;
+
+/// A node that was booted from release 1, which is in its directory, and installed by relsync.
+fn booted(args: &[&str], env: &[(&str, &str)]) -> Rig {
+    let cli = Cli::new();
+    let rig_dir = cli.dir().to_owned();
+    for (name, script) in [("start.sh", START), ("again.sh", AGAIN)] {
+        let path = rig_dir.join(name);
+        fs::write(&path, script).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+    }
+    make(&cli, "1", 1);
+    copy(&cli);
+    let path = |text: &str| text.replace("HERE", &rig_dir.display().to_string());
+    let node = Node::start(NodeOptions {
+        program: vec![path("HERE/start.sh")],
+        args: args.iter().map(Into::into).collect(),
+        env: env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), path(value).into()))
+            .collect(),
+        ..NodeOptions::default()
+    });
+    let rig = Rig { cli, node };
+    rig.push(&[], 0);
+    rig
+}
+
+/// Makes version `version` of the release, whose module says `n`.
+fn make(cli: &Cli, version: &str, n: u32) {
+    let root = cli.dir().join("_rel");
+    if root.exists() {
+        fs::remove_dir_all(&root).expect("the release before goes");
+    }
+    let release = Release::new(&root);
+    let body = format!("-export([f/0]).\nf() -> {n}.");
+    release.app("sample", version, &[("sample", &body)]);
+    let versions = erl(&["-eval", VERSIONS]);
+    let versions: Vec<&str> = versions.split(' ').collect();
+    let [erts, kernel, stdlib, crypto] = versions[..] else {
+        panic!("{versions:?}");
+    };
+    let rel = format!(
+        "{{release, {{\"sample\", \"{version}\"}}, {{erts, \"{erts}\"}}, [{{kernel, \"{kernel}\"}}, {{stdlib, \"{stdlib}\"}}, \
+         {{crypto, \"{crypto}\"}}, {{sample, \"{version}\"}}]}}.\n"
+    );
+    let below = |name: &str| format!("releases/{version}/{name}");
+    release.file(&below("start.rel"), rel.as_bytes());
+    release.file(
+        &below("sys.config"),
+        format!("[{{sample, [{{n, {n}}}]}}].\n").as_bytes(),
+    );
+    release.file(
+        "releases/start_erl.data",
+        format!("{erts} {version}\n").as_bytes(),
+    );
+    let made = Command::new("erl")
+        .args(["-noinput", "-eval", MAKE_BOOT, "-extra"])
+        .arg(&root)
+        .current_dir(root.join("releases").join(version))
+        .output()
+        .expect("erl runs");
+    assert!(made.status.success(), "{made:?}");
+}
+
+fn erl(arguments: &[&str]) -> String {
+    let output = Command::new("erl")
+        .arg("-noinput")
+        .args(arguments)
+        .output()
+        .expect("erl runs");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn copy(cli: &Cli) {
+    let copied = Command::new("cp")
+        .args(["-a", "_rel", "device"])
+        .current_dir(cli.dir())
+        .status();
+    assert!(copied.expect("cp runs").success());
+}
+
+/// The paths on the device that do not stand in the release.
+fn extra(rig: &Rig) -> Vec<String> {
+    let release = listing(rig.tree().root());
+    let mut device = listing(&rig.device());
+    device.retain(|line| !release.contains(line));
+    let names = device
+        .iter()
+        .map(|line| line.split(' ').next().unwrap_or_default());
+    names.map(str::to_owned).collect()
+}
+
+/// The code path of the node below its directory.
+fn path(rig: &Rig) -> String {
+    let device = rig.device().display().to_string();
+    rig.node.eval(&format!(
+        "[lists:nthtail(length({device:?}) + 1, D) || D <- code:get_path(), lists:prefix({device:?}, D)]"
+    ))
+}
+
+fn log(rig: &Rig) -> PathBuf {
+    rig.cli.dir().join("again.log")
+}
+
+fn notes(result: &Value) -> String {
+    result["notes"].to_string()
+}
+
+/// Lets `again.sh` start a VM once.
+fn allow(rig: &Rig) {
+    fs::write(rig.cli.dir().join("again"), "").expect("a file");
+}
+
+fn again(rig: &Rig) -> String {
+    rig.cli.dir().join("again.sh").display().to_string()
+}
+
+const KEPT: [&str; 8] = [
+    "lib/sample-1/",
+    "lib/sample-1/ebin/",
+    "lib/sample-1/ebin/sample.app",
+    "lib/sample-1/ebin/sample.beam",
+    "releases/1/",
+    "releases/1/start.boot",
+    "releases/1/start.rel",
+    "releases/1/sys.config",
+];
+
+#[test]
+fn what_the_vm_was_booted_from_stays_until_it_has_restarted() {
+    let mut rig = booted(&[], &[]);
+    make(&rig.cli, "2", 2);
+    let plan = rig.push(&["plan"], 0);
+    assert!(
+        notes(&plan).contains("kept until the VM restarts"),
+        "{plan}"
+    );
+    let pushed = rig.push(&[], 0);
+    assert!(
+        notes(&pushed).contains("booted from there: lib/sample-1, releases/1"),
+        "{pushed}"
+    );
+    let mut kept = extra(&rig);
+    kept.retain(|path| !path.ends_with(".script"));
+    assert_eq!(kept, KEPT);
+    assert_eq!(rig.node.eval("sample:f()"), "2");
+    assert!(path(&rig).contains("lib/sample-2/ebin"));
+    let status = rig.run(&["status"]);
+    assert!(
+        status.out.contains("(lib/sample-1, releases/1)"),
+        "{status:?}"
+    );
+    // A push later the VM is still the same one.
+    make(&rig.cli, "3", 3);
+    rig.push(&[], 0);
+    assert!(rig.device().join("releases/1/start.boot").exists());
+    assert!(!rig.device().join("releases/2").exists());
+    // It finds what it was booted from when it starts again in its process.
+    rig.node.eval("init:restart()");
+    rig.node.come_back(None);
+    assert_eq!(
+        rig.node
+            .eval("{sample:f(), application:get_env(sample, n)}"),
+        "{1,{ok,1}}"
+    );
+    // Started as the release says, the next push deletes it.
+    rig.node.restart();
+    assert_eq!(
+        rig.node
+            .eval("{sample:f(), application:get_env(sample, n)}"),
+        "{3,{ok,3}}"
+    );
+    make(&rig.cli, "4", 4);
+    let pushed = rig.push(&[], 0);
+    assert!(
+        notes(&pushed).contains("deleted: lib/sample-1, releases/1"),
+        "{pushed}"
+    );
+    assert!(!rig.device().join("releases/1").exists());
+    assert!(!rig.device().join("lib/sample-1").exists());
+    assert!(rig.device().join("releases/3/start.boot").exists());
+    assert!(!rig.device().join("lib/sample-4/ebin/none").exists());
+}
+
+#[test]
+fn a_rollback_keeps_what_the_vm_was_booted_from_too() {
+    let mut rig = booted(&[], &[]);
+    let first = listing(&rig.device());
+    make(&rig.cli, "2", 2);
+    rig.push(&[], 0);
+    let second = listing(&rig.device());
+    // Back to the release that lies there still.
+    rig.push(&["rollback"], 0);
+    assert_eq!(
+        (listing(&rig.device()), rig.node.eval("sample:f()")),
+        (first.clone(), "1".to_owned())
+    );
+    assert_eq!(path(&rig), "[\"lib/sample-1/ebin\"]");
+    let status = rig.push(&["status"], 0);
+    assert_eq!(status["drift"]["missing"], 0, "{status}");
+    assert_eq!(status["leftovers"], serde_json::json!([]), "{status}");
+    rig.push(&[], 0);
+    assert_eq!(listing(&rig.device()), second);
+    // Booted from the second one, the way back leaves that.
+    rig.node.restart();
+    let back = rig.push(&["rollback"], 0);
+    assert!(
+        notes(&back).contains("booted from there: lib/sample-2, releases/2"),
+        "{back}"
+    );
+    rig.node.eval("init:restart()");
+    rig.node.come_back(None);
+    assert_eq!(rig.node.eval("sample:f()"), "2");
+    rig.node.restart();
+    make(&rig.cli, "1", 5);
+    rig.push(&[], 0);
+    let mut left = extra(&rig);
+    left.retain(|path| !path.ends_with(".script"));
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[test]
+fn a_vm_that_would_boot_the_old_release_is_not_restarted() {
+    let rig = booted(&[], &[]);
+    make(&rig.cli, "2", 2);
+    let parts = ["would boot \"releases/1/start.boot\" again"];
+    for command in ["plan", "push"] {
+        rig.refused(&[command, "--reload", "vm"], 1, "restart", &parts);
+    }
+    let probation = ["push", "--reload", "vm", "--confirm-timeout", "60s"];
+    let run = rig.run(&probation);
+    assert_eq!(run.code, Some(2), "{run:?}");
+}
+
+#[test]
+fn a_vm_restarts_within_its_process_where_its_boot_file_is_the_new_one() {
+    let mut rig = booted(&[], &[]);
+    let pid = rig.node.pid();
+    make(&rig.cli, "1", 2);
+    let plan = rig.push(&["plan", "--reload", "vm"], 0);
+    assert!(notes(&plan).contains("init:restart/0"), "{plan}");
+    let pushed = rig.push(&["--reload", "vm"], 0);
+    assert!(
+        notes(&pushed).contains("the VM restarted and answers after"),
+        "{pushed}"
+    );
+    assert!(pushed["downtime_ms"].as_f64() > Some(1000.0), "{pushed}");
+    rig.node.come_back(None);
+    assert_eq!(rig.node.pid(), pid);
+    assert_eq!(
+        rig.node
+            .eval("{sample:f(), application:get_env(sample, n)}"),
+        "{2,{ok,2}}"
+    );
+}
+
+#[test]
+fn heart_starts_the_new_release() {
+    let heart = ("HEART_COMMAND", "HERE/again.sh");
+    let mut rig = booted(&["-heart"], &[heart, ("RELEASE_VSN", "1")]);
+    allow(&rig);
+    make(&rig.cli, "2", 2);
+    let pushed = rig.push(&["--reload", "vm"], 0);
+    assert!(notes(&pushed).contains("releases/2/start.boot"), "{pushed}");
+    rig.node.come_back(Some(&log(&rig)));
+    // What the old release's start script had set does not reach the new one.
+    assert_eq!(
+        rig.node.eval("{sample:f(), os:getenv(\"RELEASE_VSN\")}"),
+        "{2,false}"
+    );
+}
+
+#[test]
+fn a_command_starts_the_new_release() {
+    let mut rig = booted(&[], &[("RELEASE_VSN", "1")]);
+    allow(&rig);
+    make(&rig.cli, "2", 2);
+    let command = again(&rig);
+    let arguments = ["--reload", "vm", "--restart-command", command.as_str()];
+    let plan = rig.push(&[&["plan"], &arguments[..]].concat(), 0);
+    assert!(notes(&plan).contains("started again by"), "{plan}");
+    rig.push(&arguments, 0);
+    rig.node.come_back(Some(&log(&rig)));
+    assert_eq!(
+        rig.node
+            .eval("{sample:f(), application:get_env(sample, n), os:getenv(\"RELEASE_VSN\")}"),
+        "{2,{ok,2},false}"
+    );
+    // So does the way back.
+    allow(&rig);
+    rig.push(&[&["rollback"], &arguments[..]].concat(), 0);
+    rig.node.come_back(Some(&log(&rig)));
+    assert_eq!(rig.node.eval("sample:f()"), "1");
+}
+
+#[test]
+fn a_vm_that_does_not_come_back_is_told() {
+    let rig = booted(&[], &[]);
+    make(&rig.cli, "2", 2);
+    let arguments = [
+        "--reload",
+        "vm",
+        "--restart-command",
+        "none",
+        "--restart-timeout",
+        "6s",
+    ];
+    let result = rig.push(&arguments, 5);
+    assert_eq!(result["error"]["kind"], "not_back", "{result}");
+    assert_eq!(
+        (&result["outcome"], &result["generation"]),
+        (&"applied".into(), &2.into()),
+        "{result}"
+    );
+    let said = result["error"]["message"].as_str().expect("a message");
+    assert!(
+        said.contains("generation 2 is installed, but the VM did not come back within 6"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_vm_that_comes_back_with_another_release_is_told() {
+    let mut rig = booted(&[], &[]);
+    allow(&rig);
+    fs::write(rig.cli.dir().join("start.version"), "1").expect("a file");
+    make(&rig.cli, "2", 2);
+    let command = again(&rig);
+    let result = rig.push(&["--reload", "vm", "--restart-command", &command], 4);
+    assert_eq!(result["error"]["kind"], "other_release_runs", "{result}");
+    let said = result["error"]["message"].as_str().expect("a message");
+    assert!(
+        said.contains("booted from release 1, and releases/start_erl.data names 2"),
+        "{said}"
+    );
+    rig.node.come_back(Some(&log(&rig)));
+    assert_eq!(rig.node.eval("sample:f()"), "1");
+}
