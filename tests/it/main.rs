@@ -18,6 +18,7 @@ mod probation;
 mod push;
 mod readme;
 mod restart;
+mod restart_otp;
 mod scenarios;
 mod session;
 mod tidy;
