@@ -190,7 +190,17 @@ fn what_the_vm_was_booted_from_stays_until_it_has_restarted() {
         status.out.contains("(lib/sample-1, releases/1)"),
         "{status:?}"
     );
+    // What stays is a base like what is kept: nothing of it is sent when it comes back.
+    make(&rig.cli, "1", 1);
+    let back = rig.run(&["--json"]);
+    assert_eq!(back.code, Some(0), "{back:?}");
+    assert!(!format!("{back:?}").contains("damaged"), "{back:?}");
+    let pack_bytes = back.result()["pack_bytes"].as_u64();
+    assert!(pack_bytes < Some(600), "{back:?}");
+    assert_eq!(extra(&rig), Vec::<String>::new());
     // A push later the VM is still the same one.
+    make(&rig.cli, "2", 2);
+    rig.push(&[], 0);
     make(&rig.cli, "3", 3);
     rig.push(&[], 0);
     assert!(rig.device().join("releases/1/start.boot").exists());

@@ -9,7 +9,7 @@
 %% Looks at this VM's arguments and at the boot file; changes nothing.
 -module(relsync_lib_pins).
 
--export([find/1, boot/1, version/1, runtime/1, started_from/1, hold/5, hold_back/2, foresee/3, leftovers/1, tops/1, kept_text/1, dropped_text/1]).
+-export([find/1, booted/1, boot/1, version/1, runtime/1, started_from/1, hold/5, hold_back/2, foresee/3, leftovers/1, tops/1, kept_text/1, dropped_text/1]).
 
 -export_type([found/0, pins/0, leftover/0]).
 
@@ -36,16 +36,23 @@
 
 %% What is pinned
 
+%% @doc Names the boot file, if it lies in the release.
+-spec booted(relsync_lib_roots:roots()) -> relsync_lib_path:path() | none.
+booted(#{read := Read}) ->
+    located_boot(boot_file(), [relsync_lib_code_path:root(relsync_lib_path:native(Root)) || Root <- Read]).
+
+located_boot(File, Roots) ->
+    case located([File || File =/= none], Roots) of
+        [Located | _] -> Located;
+        [] -> none
+    end.
+
 %% @doc Says what of the destination this VM was booted from.
 -spec find(relsync_lib_roots:roots()) -> found().
 find(#{read := Read}) ->
     Roots = [relsync_lib_code_path:root(relsync_lib_path:native(Root)) || Root <- Read],
     BootFile = boot_file(),
-    Boot =
-        case located([BootFile || BootFile =/= none], Roots) of
-            [Located | _] -> Located;
-            [] -> none
-        end,
+    Boot = located_boot(BootFile, Roots),
     Configs = arguments(config) ++ [Value || Name <- ?VARIABLES, Value <- variable(Name), Value =/= ""],
     Files = located([File || Name <- Configs, File <- [Name, Name ++ ".config"], is_file(File)], Roots),
     Dirs = [application_dir(Dir) || Dir <- located(arguments(pa) ++ arguments(pz), Roots)],

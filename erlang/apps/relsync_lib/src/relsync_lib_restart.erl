@@ -56,7 +56,7 @@
 %% @doc Tells one life of this VM from another, what it was booted from, and what would be booted now.
 -spec vm(relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
 vm(Roots) ->
-    Boot = relsync_lib_pins:boot(relsync_lib_pins:find(Roots)),
+    Boot = relsync_lib_pins:booted(Roots),
     Named = named(fun(Path) -> read_live(Path, Roots) end),
     maps:filter(fun(_, Value) -> Value =/= none end, #{
         creation => erlang:system_info(creation),

@@ -2,7 +2,8 @@
 %%
 %% The trees hold all that a switch can meet: changed, added, removed and moved modules, an application
 %% that changes its version, files of nobody in directories that go, kinds that change both ways, links,
-%% modes, empty directories and files. `releases/boot' names the directories that a starting VM loads from.
+%% modes, empty directories and files, and a version's configuration that the VM was started with, which the
+%% new tree lacks and which stays. `releases/boot' names the directories that a starting VM loads from.
 -module(relsync_lib_crash_case).
 
 -export([names/0, make/1, reset/1, delete/1, run/1, check/2, modules/0, hooks/0]).
@@ -19,6 +20,7 @@ make(Name) ->
     Top = relsync_lib_trees:new_root("crash"),
     Device = <<Top/binary, "/device">>,
     ok = relsync_lib_fs:make_dir(Device),
+    started_from(Device),
     Case = prepare(Name, #{name => Name, top => Top, device => Device}),
     Template = <<Top/binary, "/template">>,
     ok = relsync_lib_fs:rename(Device, Template),
@@ -84,7 +86,8 @@ is_at(_, _, _) -> 0.
 run_inside({push, Pack}, Device) ->
     relsync_lib_push:run(Pack, relsync_lib_push:installed(relsync_lib_roots:new(Device)), commit);
 run_inside({rollback, To}, Device) ->
-    {ok, Transaction} = relsync_lib_apply:rollback(relsync_lib_roots:new(Device), To, #{now => 0}),
+    Roots = relsync_lib_roots:new(Device),
+    {ok, Transaction} = relsync_lib_apply:rollback(Roots, To, #{now => 0, pins => relsync_lib_pins:find(Roots)}),
     {ok, _} = relsync_lib_apply:switch(Transaction),
     relsync_lib_apply:commit(Transaction).
 
@@ -98,11 +101,19 @@ delete(#{top := Top}) ->
     relsync_lib_trees:remove(Top).
 
 %% @doc Does what the case is about, through a session with the agent in this VM.
-run(#{action := {push, Pack}, device := Device}) ->
+run(#{device := Device} = Case) ->
+    started_from(Device),
+    act(Case).
+
+%% As a start script tells its VM.
+started_from(Device) ->
+    os:putenv("RELEASE_SYS_CONFIG", binary_to_list(<<Device/binary, "/releases/1.0/sys">>)).
+
+act(#{action := {push, Pack}, device := Device}) ->
     relsync_lib_test_host:push(Device, Pack, [hooks()]);
-run(#{action := {rollback, To}, device := Device}) ->
+act(#{action := {rollback, To}, device := Device}) ->
     relsync_lib_test_host:rollback(Device, To);
-run(#{action := recover, device := Device}) ->
+act(#{action := recover, device := Device}) ->
     case relsync_lib_test_host:hello(Device) of
         {ok, Session, Status} ->
             ok = relsync_lib_test_host:bye(Session),
@@ -113,11 +124,19 @@ run(#{action := recover, device := Device}) ->
 
 %% @doc Says which of the two a destination is, by its record, its tree and the answers of its modules.
 check(#{old := Old, new := New, device := Device}, {Generation, Answers}) ->
-    Found = {Generation, relsync_lib_trees:read(Device), Answers},
+    Found = {Generation, maps:merge(relsync_lib_trees:read(Device), leftovers(Device)), Answers},
     case Found of
         Old -> old;
         New -> new;
         _ -> {neither, differences(Found, Old, New)}
+    end.
+
+%% What `current' tells of them, as if it stood in the tree.
+leftovers(Device) ->
+    #{state := Dir} = relsync_lib_roots:new(Device),
+    case relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)) of
+        [] -> #{};
+        Leftovers -> #{<<"leftovers">> => {leftovers, [Path || {Path, _} <- Leftovers]}}
     end.
 
 differences({Generation, Tree, Answers}, {OldGeneration, OldTree, OldAnswers}, {NewGeneration, NewTree, NewAnswers}) ->
@@ -152,7 +171,7 @@ answers(new) ->
     [{crash_keep, new}, {crash_gone, undef}, {crash_moved, new}, {crash_still, same}, {crash_fresh, new}].
 
 old_tree() ->
-    (common())#{
+    (maps:merge(common(), version_1()))#{
         <<"releases/boot">> => {file, 8#644, <<"lib/keep-1.0/ebin\nlib/moved-1.0/ebin\n">>},
         <<"lib/keep-1.0/ebin/crash_keep.beam">> => module(crash_keep, old),
         <<"lib/keep-1.0/ebin/crash_gone.beam">> => module(crash_gone, old),
@@ -168,6 +187,14 @@ old_tree() ->
         <<"link">> => {symlink, <<"bin">>},
         <<"etc">> => {dir, 8#755},
         <<"empty">> => {dir, 8#755}
+    }.
+
+%% What the VM was started with.
+version_1() ->
+    #{
+        <<"releases/1.0">> => {dir, 8#755},
+        <<"releases/1.0/env.sh">> => {file, 8#755, <<"# 1.0\n">>},
+        <<"releases/1.0/sys.config">> => {file, 8#644, <<"[].\n">>}
     }.
 
 new_tree() ->
@@ -210,8 +237,12 @@ unmanaged() ->
 
 old_tree_there() -> maps:merge(old_tree(), unmanaged()).
 
-%% A directory that holds something of somebody else's stays.
-new_tree_there() -> maps:merge((new_tree())#{<<"lib/moved-1.0">> => {dir, 8#755}}, unmanaged()).
+%% A directory that holds something of somebody else's stays, and what is pinned.
+new_tree_there() ->
+    Stays = (version_1())#{
+        <<"lib/moved-1.0">> => {dir, 8#755}, <<"leftovers">> => {leftovers, lists:sort(maps:keys(version_1()))}
+    },
+    maps:merge(maps:merge(new_tree(), Stays), unmanaged()).
 
 pack(Base) ->
     Gone = maps:without(maps:keys(new_tree()), old_tree()),

@@ -66,8 +66,12 @@ run(Pack, Options, End) ->
 
 run(Pack, #{roots := Roots, now := Now} = Options, End, Apply) ->
     case stage(Pack, 1000, Options) of
-        {ok, Staged} ->
-            case relsync_lib_apply:prepare(Roots, Staged, Apply#{now => Now}) of
+        {ok, #{wanted := Wanted, manifest := Manifest} = Staged} ->
+            #{state := Dir} = Roots,
+            Before = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
+            {Held, #{leftovers := Leftovers}} =
+                relsync_lib_pins:hold(Wanted, Manifest, Before, relsync_lib_pins:find(Roots), Roots),
+            case relsync_lib_apply:prepare(Roots, Staged#{wanted := Held}, Apply#{now => Now, leftovers => Leftovers}) of
                 {ok, Transaction} -> switch(Transaction, End);
                 {error, Reason} -> {error, Reason}
             end;
