@@ -88,7 +88,7 @@ run_crash() {
   compile
   escript "$examiner" compile "$build/faults/ebin" tests erlang/apps/*/src
   RELSYNC_CRASH=full escript "$examiner" eunit "$build/faults/ebin" "$build/faults/test" \
-    --only 'relsync_(crash|disk_errors|lost_writes)_tests' erlang/apps/relsync_lib/test
+    --only 'relsync_lib_(crash|disk_errors|lost_writes)_tests' erlang/apps/relsync_lib/test
 }
 
 case ${1:-} in
