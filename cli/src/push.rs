@@ -7,11 +7,14 @@
 //! | apply | after a lost link the target is asked what became of it |
 //! | confirm, on a new connection | tried until the probation has ended; the target rolls back by itself then |
 
+use std::borrow::Cow;
 use std::future::pending;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use relsync_engine::exclude::Rules;
+use relsync_engine::id::SnapshotId;
 use relsync_engine::manifest::Manifest;
 use relsync_engine::push::{
     self, Hooks, Lost, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport,
@@ -23,7 +26,7 @@ use relsync_engine::wire::{ApplyResult, Outcome as WireOutcome, ReloadMode, Targ
 use crate::args::{ApplyArgs, PresyncTime, Reload, RestartArgs, UpdateArgs};
 use crate::config::Config;
 use crate::confirmation::{self, Meant, Probation};
-use crate::connect::{self, Patience, Traffic};
+use crate::connect::{self, ErlSession, Patience, Traffic};
 use crate::error::{CliError, Exit};
 use crate::hooks;
 use crate::interrupt::{Interrupt, Phase};
@@ -50,6 +53,11 @@ struct Job {
     store: Arc<Store>,
     new: Manifest,
     exclusions: Vec<Exclusion>,
+    /// The directory that is pushed, and those of Erlang's own applications in it that `new` does not have from the start.
+    dir: Option<PathBuf>,
+    systems: Vec<String>,
+    /// Those that it has now.
+    along: Vec<String>,
     options: PushOptions,
     hooks_as_source: Option<Hooks>,
     left_out: Rules,
@@ -181,7 +189,10 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
         target,
         store: Arc::new(store),
         new: snapshot.manifest,
+        systems: source::system_libs(&snapshot.exclusions),
         exclusions: snapshot.exclusions,
+        dir,
+        along: Vec::new(),
         options,
         hooks_as_source,
         left_out,
@@ -218,6 +229,7 @@ fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> PushOptions
         use_kept: true,
         restart_command: args.restart.restart_command.clone(),
         link_bytes_per_s: None,
+        looked: None,
     }
 }
 
@@ -291,8 +303,82 @@ fn fallback_hooks(error: &CliError, hooks_ran: bool, job: &mut Job) -> Option<Ho
     }
 }
 
+/// Asks the target what it has of what the release needs when it is started, and adds to the release those of Erlang's own applications
+/// that the target lacks. A target that runs this very release is not asked.
+async fn look(
+    job: &mut Job,
+    session: &mut ErlSession,
+    status: &TargetStatus,
+    output: &Output,
+) -> Result<(), CliError> {
+    job.options.looked = None;
+    let installed = status
+        .current
+        .as_ref()
+        .map(|current| SnapshotId(current.snapshot));
+    let base = installed
+        .map(|id| job.store.manifest(&id))
+        .transpose()?
+        .flatten();
+    let is_ours = |system: &String| {
+        let dir = format!("lib/{system}");
+        base.as_ref()
+            .is_some_and(|base| base.get(dir.as_bytes()).is_some())
+    };
+    // What came along before stays, and is relsync's own.
+    let (mut along, asked): (Vec<String>, Vec<String>) =
+        job.systems.iter().cloned().partition(is_ours);
+    take_along(job, &along).await?;
+    if installed == Some(job.new.id()) {
+        return Ok(());
+    }
+    let looked = push::look(session, &job.store, &job.new, asked).await?;
+    let lacking = looked.lacking();
+    if !lacking.is_empty() {
+        output.line(&format!(
+            "Taking along {}, which the target lacks",
+            lacking.join(", ")
+        ));
+        along.extend(lacking);
+        take_along(job, &along).await?;
+    }
+    let left_out = job.systems.len() - along.len();
+    if left_out > 0 {
+        output.line(&format!(
+            "Leaving out {left_out} of Erlang's own applications, which the target has (-E false includes them)"
+        ));
+    }
+    job.options.looked = Some(Arc::new(looked));
+    Ok(())
+}
+
+/// The rules for what of an update's base is left alone: the applications of Erlang that an earlier push brought are relsync's own.
+fn owned_rules<'a>(job: &'a Job, status: &TargetStatus) -> Cow<'a, Rules> {
+    match &status.current {
+        Some(_) => Cow::Owned(job.left_out.clone().own_system_libs()),
+        None => Cow::Borrowed(&job.left_out),
+    }
+}
+
+/// Makes the release that with these of Erlang's own applications.
+async fn take_along(job: &mut Job, systems: &[String]) -> Result<(), CliError> {
+    let Some(dir) = job.dir.clone().filter(|_| *systems != job.along) else {
+        return Ok(());
+    };
+    let rules = job.left_out.clone();
+    let rules = rules.with_system_libs(systems.iter().map(|system| system.clone().into_bytes()));
+    let store = Arc::clone(&job.store);
+    let scanned = tokio::task::spawn_blocking(move || source::scan_again(&store, &dir, rules));
+    job.new = scanned.await.map_err(|error| CliError::Local {
+        action: "scan the release".to_owned(),
+        source: error.into(),
+    })??;
+    systems.clone_into(&mut job.along);
+    Ok(())
+}
+
 async fn attempt(
-    job: &Job,
+    job: &mut Job,
     output: &Output,
     interrupt: &Interrupt,
     report: &mut Report,
@@ -321,6 +407,17 @@ async fn attempt(
     if status.current.is_none() && source::is_inside_release(&job.new) {
         output.warning("what is pushed has applications or boot files, but neither lib/ nor releases/: is it the release's root that --local-path names?");
     }
+    let looked = tokio::select! {
+        looked = look(job, &mut session, &status, output) => looked,
+        () = wanted(interrupt.clone()) => Err(CliError::Interrupted),
+    };
+    if let Err(error) = looked {
+        connect::close(session, traffic).await;
+        return Err(error);
+    }
+    let job = &*job;
+    report.snapshot = Some(job.new.id().to_string());
+    report.figures.get_or_insert_default().full_bytes = job.new.content_bytes();
     let reloads = job.options.reload != ReloadMode::None;
     let mut progress = Progress::new(output, &report.node, &job.new, reloads, status.incoming);
     let mut ordered = None;
@@ -340,8 +437,9 @@ async fn attempt(
         }
         progress.show(&event);
     };
+    let owned = owned_rules(job, &status);
     let leave_alone = |path: &[u8]| {
-        source::leaves_out(&job.left_out, path) || source::leaves_out(&job.protected, path)
+        source::leaves_out(owned.as_ref(), path) || source::leaves_out(&job.protected, path)
     };
     let pushing = async {
         push::push(
@@ -468,6 +566,9 @@ async fn conclude(
             report.notes.extend(foreseen);
             if job.options.reload == ReloadMode::Soft {
                 report.foresee_refusal();
+            }
+            if let Some(fault) = &pushed.planned.boot_fault {
+                report.foresee(&PushError::NextBoot(fault.clone()).into());
             }
             if let Some(other) = &pushed.planned.other_otp {
                 report.foresee_other_otp(other);

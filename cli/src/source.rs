@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use relsync_engine::entry::Escaped;
 use relsync_engine::exclude::{Action, PatternError, Reason, Rules};
 use relsync_engine::manifest::Manifest;
+use relsync_engine::push::system_library;
 use relsync_engine::store::{
     Exclusion, ScanOptions, ScanReport, SnapshotMeta, SnapshotRecord, Store, StoreError,
 };
@@ -179,6 +180,31 @@ pub(crate) fn snapshot(
     })
 }
 
+/// Names those of Erlang's own applications that a snapshot leaves out, as `kernel-9.0`.
+pub(crate) fn system_libs(exclusions: &[Exclusion]) -> Vec<String> {
+    let left_out = exclusions
+        .iter()
+        .filter(|it| it.reason == Reason::SystemLibrary);
+    let names = left_out.filter_map(|it| system_library(&it.path));
+    names.map(str::to_owned).collect()
+}
+
+/// Takes a snapshot of a directory again, by other rules.
+pub(crate) fn scan_again(store: &Store, dir: &Path, rules: Rules) -> Result<Manifest, CliError> {
+    let options = ScanOptions {
+        rules: without_store(rules, dir, store),
+        rehash_all: false,
+    };
+    let meta = SnapshotMeta {
+        now_ns: machine::now_ns(),
+        parent: None,
+        name: None,
+        note: None,
+    };
+    let (_, manifest, _) = store.take_snapshot(dir, &options, &meta, &|_| {})?;
+    Ok(manifest)
+}
+
 fn say_exclusions(exclusions: &[Exclusion], output: &Output) {
     let of = |reason: &Reason| {
         exclusions
@@ -186,12 +212,7 @@ fn say_exclusions(exclusions: &[Exclusion], output: &Output) {
             .filter(|exclusion| exclusion.reason == *reason)
             .count()
     };
-    let (system, shared) = (of(&Reason::SystemLibrary), of(&Reason::SharedLibrary));
-    if system > 0 {
-        output.line(&format!(
-            "Leaving out {system} of Erlang's own applications (-E false includes them)"
-        ));
-    }
+    let shared = of(&Reason::SharedLibrary);
     if shared > 0 {
         output.line(&format!(
             "Leaving out {} (--shared-libs includes them)",

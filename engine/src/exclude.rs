@@ -15,6 +15,7 @@
 //! `?` stop at slashes, `**` does not.
 
 use globset::{GlobBuilder, GlobMatcher};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -127,6 +128,10 @@ pub struct Rules {
     keep_system_libs: bool,
     keep_shared_libs: bool,
     keep_residue: bool,
+    /// System libraries, as `kernel-9.0`, that are kept whole.
+    whole_system_libs: BTreeSet<Vec<u8>>,
+    /// All system libraries are kept whole.
+    own_system_libs: bool,
     /// Where the object store is, relative to the root.
     store: Option<Vec<u8>>,
 }
@@ -149,6 +154,8 @@ impl Default for Rules {
             keep_system_libs: false,
             keep_shared_libs: false,
             keep_residue: false,
+            whole_system_libs: BTreeSet::new(),
+            own_system_libs: false,
             store: None,
         }
     }
@@ -168,6 +175,20 @@ impl Rules {
     #[must_use]
     pub fn keep_system_libs(mut self, keep: bool) -> Self {
         self.keep_system_libs = keep;
+        self
+    }
+
+    /// Keeps these system libraries, as `kernel-9.0`, with the shared libraries that they hold: without those they would not work.
+    #[must_use]
+    pub fn with_system_libs(mut self, names: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        self.whole_system_libs.extend(names);
+        self
+    }
+
+    /// Keeps whatever stands in a system library, whichever it is.
+    #[must_use]
+    pub fn own_system_libs(mut self) -> Self {
+        self.own_system_libs = true;
         self
     }
 
@@ -239,6 +260,9 @@ impl Rules {
                 Action::Exclude => Some(Reason::Pattern(rule.pattern.clone())),
             };
         }
+        if self.is_in_whole_library(path) {
+            return None;
+        }
         if !self.keep_system_libs && is_dir && is_system_library(path) {
             return Some(Reason::SystemLibrary);
         }
@@ -249,6 +273,16 @@ impl Rules {
             return Some(Reason::Residue);
         }
         None
+    }
+
+    /// Tells whether a path is one of the system libraries that are kept whole, or lies in one.
+    fn is_in_whole_library(&self, path: &[u8]) -> bool {
+        let Some(rest) = path.strip_prefix(b"lib/") else {
+            return false;
+        };
+        let library = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
+        let dir = &path[..b"lib/".len() + library.len()];
+        self.whole_system_libs.contains(library) || self.own_system_libs && is_system_library(dir)
     }
 
     /// Returns the first of the user's rules that matches an entry.
@@ -389,6 +423,22 @@ mod tests {
         for (path, left_out) in files {
             let found = Rules::default().exclusion(path.as_bytes(), false);
             assert_eq!(found.is_some(), *left_out, "{path}");
+        }
+    }
+
+    #[test]
+    fn system_libraries_that_are_taken_along_are_whole() {
+        let rules = rules(&[(Action::Exclude, "*.erl")]).with_system_libs([b"crypto-5.1".to_vec()]);
+        let table: &[(&[u8], bool, bool)] = &[
+            (b"lib/crypto-5.1", true, false),
+            (b"lib/crypto-5.1/priv/lib/crypto.so", false, false),
+            (b"lib/crypto-5.1/src/crypto.erl", false, true),
+            (b"lib/crypto-5.2", true, true),
+            (b"lib/app-1/priv/nif.so", false, true),
+        ];
+        for (path, is_dir, left_out) in table {
+            let found = rules.exclusion(path, *is_dir);
+            assert_eq!(found.is_some(), *left_out, "{path:?}");
         }
     }
 

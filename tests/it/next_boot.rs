@@ -42,7 +42,19 @@ fn a_release_that_would_not_start_is_refused() {
     let missing = "releases/2.0/start.boot names lib/extra-1.0/ebin";
     let without = ["push", "--exclude", "/lib/extra-1.0/"];
     fs::remove_dir_all(rig.device().join("lib/extra-1.0")).expect("removed");
+    let before = rig.push(&["status"], 0)["sent_bytes"].as_u64();
     rig.refused(&without, 1, "boot", &[missing, "a restart would fail"]);
+    let refused = rig.push(&without, 1)["sent_bytes"].as_u64();
+    assert!(
+        refused < before.map(|bytes| bytes + 600),
+        "no pack is sent: {refused:?}"
+    );
+    let plan = rig.push(&["plan", "--exclude", "/lib/extra-1.0/"], 0);
+    let notes = plan["notes"].to_string();
+    assert!(
+        notes.contains("would be refused") && notes.contains(missing),
+        "{plan}"
+    );
 
     // What is installed is looked at as well.
     let said = (
@@ -52,4 +64,84 @@ fn a_release_that_would_not_start_is_refused() {
     assert_eq!(check(&rig, 1), said);
     let status = rig.push(&["status"], 0);
     assert_eq!(status["boot"]["faults"][0], said.1, "{status}");
+}
+
+/// A release with applications that are Erlang's by their names: one version that the target has, one that nobody has.
+fn release_with_system_libraries(rig: &Rig, with_tftp: bool) {
+    let tree = rig.tree();
+    tree.app(
+        "sample",
+        "1.0",
+        &[("sample", "-export([f/0]).\nf() -> ok.")],
+    );
+    let ours = ("tftp", "99.0");
+    if with_tftp {
+        tree.app(
+            ours.0,
+            ours.1,
+            &[("tftp_sample", "-export([f/0]).\nf() -> ok.")],
+        );
+        tree.file("lib/tftp-99.0/priv/lib/driver.so", b"native");
+    }
+    let crypto = system_version(rig, "crypto");
+    tree.file(&format!("lib/crypto-{crypto}/ebin/crypto.app"), b"{}.");
+    let all = [("sample", "1.0"), ours];
+    let applications = if with_tftp { &all[..] } else { &all[..1] };
+    tree.bootable("1.0", applications, ("RELEASE_LIB", "lib"));
+}
+
+fn system_version(rig: &Rig, application: &str) -> String {
+    let version = rig.node.eval(&format!(
+        "application:load({application}), {{ok, V}} = application:get_key({application}, vsn), list_to_atom(V)."
+    ));
+    version.trim_matches('\'').to_owned()
+}
+
+#[test]
+fn system_libraries_that_the_target_lacks_come_along() {
+    let rig = Rig::new();
+    release_with_system_libraries(&rig, true);
+    let crypto = format!("lib/crypto-{}", system_version(&rig, "crypto"));
+    let along = rig.device().join("lib/tftp-99.0");
+    let run = rig.run(&["push"]);
+    assert!(
+        run.out
+            .contains("Taking along tftp-99.0, which the target lacks"),
+        "{run:?}"
+    );
+    assert!(
+        run.out
+            .contains("Leaving out 1 of Erlang's own applications"),
+        "{run:?}"
+    );
+    assert!(along.join("ebin/tftp_sample.beam").exists());
+    assert!(
+        along.join("priv/lib/driver.so").exists(),
+        "what it needs comes with it"
+    );
+    assert!(!rig.device().join(&crypto).exists());
+
+    // It is relsync's own from then on, and nobody is asked for it again.
+    let again = rig.push(&["push"], 0);
+    assert_eq!(again["outcome"], "up-to-date", "{again}");
+    assert!(again["round_trips"].as_u64() <= Some(4), "{again}");
+
+    rig.tree().app(
+        "sample",
+        "1.0",
+        &[("sample", "-export([f/0]).\nf() -> new.")],
+    );
+    let changed = rig.push(&["push"], 0);
+    assert_eq!(changed["entries"]["removed"], 0, "{changed}");
+    assert!(along.exists());
+
+    // What a release no longer has goes, and comes back with a rollback.
+    fs::remove_dir_all(rig.tree().root().join("lib/tftp-99.0")).expect("removed");
+    release_with_system_libraries(&rig, false);
+    // The boot file changes: it takes effect when the VM restarts.
+    rig.push(&["push"], 4);
+    assert!(!along.exists());
+    let back = rig.run(&["rollback"]);
+    assert!(matches!(back.code, Some(0 | 4)), "{back:?}");
+    assert!(along.join("priv/lib/driver.so").exists());
 }

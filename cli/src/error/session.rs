@@ -107,6 +107,7 @@ pub(super) fn push_class(error: &PushError) -> Class<'_> {
                 "push again: the target says more of what is damaged in `relsync status`, and scans its tree where a record is",
             ),
         ),
+        PushError::NextBoot(_) => ("boot", Exit::Failed, remote_hint("boot")),
         PushError::OtherOtp(_) => ("other_otp", Exit::Failed, remote_hint("other_otp")),
         PushError::NothingRemains { count } => (
             "nothing_remains",

@@ -126,6 +126,7 @@ impl Rig {
             use_kept: true,
             restart_command: None,
             link_bytes_per_s: None,
+            looked: None,
         };
         let mut sent = Vec::new();
         let said: Vec<Vec<u8>> = replies

@@ -100,12 +100,16 @@ pub(super) async fn plan<T: Transport>(
         plan,
         totals,
         other_otp: None,
+        boot_fault: None,
     };
     if matches!(
         options.reload,
         ReloadMode::Soft | ReloadMode::Hard | ReloadMode::Apps
     ) {
         planned.other_otp = OtherOtp::find(store, new, &planned, status.otp_release)?;
+    }
+    if let Some(looked) = &options.looked {
+        planned.boot_fault = looked.fault(new, &planned, status.embedded);
     }
     Ok(planned)
 }

@@ -19,6 +19,7 @@ mod confirm;
 pub(crate) mod fuzzing;
 mod learn;
 mod lost;
+mod next_boot;
 mod other_otp;
 mod send;
 
@@ -37,6 +38,7 @@ use crate::wire::{ApplyResult, DriftKind, HooksKind, ReloadMode, TargetStatus};
 
 pub use confirm::confirm;
 pub use lost::{Aftermath, Lost};
+pub use next_boot::{BootFault, Looked, look, system_library};
 pub use other_otp::OtherOtp;
 
 use build::{Built, build};
@@ -81,6 +83,8 @@ pub struct PushOptions {
     /// What the link carries, in bytes per second, if that is known: over a fast one, an update is searched less hard for what the
     /// target has.
     pub link_bytes_per_s: Option<u64>,
+    /// What the target has of what the release needs when it is started, if it was asked.
+    pub looked: Option<Arc<Looked>>,
 }
 
 /// A hooks module, as it is sent.
@@ -155,6 +159,8 @@ pub struct Planned {
     pub totals: Totals,
     /// Modules that the target's VM is to load and cannot.
     pub other_otp: Option<OtherOtp>,
+    /// What a start of the release would miss: the push is refused.
+    pub boot_fault: Option<BootFault>,
 }
 
 impl Planned {
@@ -234,6 +240,9 @@ pub enum PushError {
     /// The target's VM cannot load some of the modules.
     #[error(transparent)]
     OtherOtp(OtherOtp),
+    /// A start of the release would miss something.
+    #[error(transparent)]
+    NextBoot(BootFault),
     /// Everything would be deleted, and that was not allowed explicitly.
     #[error("none of the {count} entries there is in the release: all of them would be deleted")]
     NothingRemains {
@@ -322,6 +331,9 @@ async fn bring<T: Transport>(
     }
     if let Some(other_otp) = planned.other_otp {
         return Err(PushError::OtherOtp(other_otp));
+    }
+    if let Some(fault) = planned.boot_fault {
+        return Err(PushError::NextBoot(fault));
     }
     if options.reload == ReloadMode::Vm {
         // The target says how it restarts, or that it cannot, before anything is sent.

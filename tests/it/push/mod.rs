@@ -53,6 +53,7 @@ impl Rig {
                 use_kept: true,
                 restart_command: None,
                 link_bytes_per_s: None,
+                looked: None,
             },
             events: Vec::new(),
             silence: SILENCE,

@@ -51,7 +51,7 @@ pub(super) const ENGINE_LAYERS: &[Layer] = &[
     Layer {
         modules: &["push"],
         may_use: &[
-            "bases", "delta", "encode", "entry", "held", "id", "limits", "manifest", "plan", "session", "store", "transport", "wire",
+            "bases", "delta", "encode", "entry", "exclude", "held", "id", "limits", "manifest", "next_boot", "plan", "session", "store", "transport", "wire",
         ],
     },
 ];
