@@ -125,19 +125,19 @@ faults(Tree, VM) ->
 -spec new_faults([{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_roots:roots()) -> [fault()].
 new_faults(Wanted, Roots) ->
     VM = vm(),
-    #{start := Start, boots := Boots} = faults(after_update(Wanted, Roots), VM),
-    case Start of
-        [] ->
+    #{start := Start, running := Running, boots := Boots} = faults(after_update(Wanted, Roots), VM),
+    case Start =:= [] andalso Running =:= [] of
+        true ->
             [];
-        _ ->
-            #{start := StartNow} = faults(live(Roots), VM),
+        false ->
+            #{start := StartNow, running := RunningNow} = faults(live(Roots), VM),
             Brings = [Path || Path <- [<<"releases/start_erl.data">> | Boots], lists:keymember(Path, 1, Wanted)] =/= [],
             NewStart =
                 case Brings of
                     true -> Start;
                     false -> without(Start, StartNow)
                 end,
-            lists:usort(NewStart)
+            lists:usort(NewStart ++ without(Running, RunningNow))
     end.
 
 %% @doc Refuses an update after which a restart would miss something.
