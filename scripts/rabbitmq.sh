@@ -12,6 +12,8 @@
 #   RELSYNC        the binary (target/release/relsync)
 #   RELSYNC_PAIRS  how many pairs of AMQP connections and how many MQTT clients (10)
 #
+# What the broker logged stays in target/rabbitmq/log.
+#
 # Exit codes: 0 nothing was lost, 1 something was, or an update failed, 3 this machine cannot run it.
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -109,7 +111,7 @@ update() {
   shift 2
   "$relsync" "$@" --json -d "$node" -p "$device" >"$work/result" 2>"$work/errors" || code=$?
   python3 - "$name" "$wanted" "$code" "$work/result" <<'PYTHON'
-import json, sys
+import json, sys, time
 name, wanted, code, path = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 result = json.loads(open(path).read().splitlines()[-1])
 error = result.get("error") or {}
@@ -118,7 +120,7 @@ figures = f"{name}: exit {code}, {result['outcome']}"
 if code == 0:
     figures += (f"; {len(reloaded)} modules reloaded; downtime {result['downtime_ms']:.0f} ms; "
                 f"{result['sent_bytes']} bytes sent, {result['received_bytes']} received")
-print(figures)
+print(time.strftime("%H:%M:%S"), figures)
 if error:
     print(f"  {error['kind']}: {error['message'][:300]}")
 is_refusal = code == 1 and error.get("kind") == "in_use" and "<" in error["message"]
@@ -182,6 +184,8 @@ for kind, counts in json.load(open(sys.argv[1])).items():
           f"{counts['confirmed']} confirmed, {counts['received']} received, {counts['messages_lost']} lost")
     for why in counts["why"]: print(f"  {why}")
 PYTHON
+rm -rf "$kept/log"
+cp -r "$work/log" "$kept/log"
 crashes=$(cat "$work"/log/*.log | grep -cE 'CRASH REPORT|badfun|crasher:' || true)
 printf 'crashes in the broker'"'"'s log: %s\n' "$crashes"
 [ "$crashes" = 0 ] && [ "$failed" = 0 ] || die "clients lost something, or an update failed"

@@ -42,7 +42,7 @@ class Counts:
 
     def lose(self, who, why):
         with self.lock:
-            self.lost.append(f"{who}: {why}")
+            self.lost.append(f"{time.strftime('%H:%M:%S')} {who}: {why}")
 
     def add(self, what, message):
         with self.lock:
