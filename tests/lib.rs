@@ -4,6 +4,8 @@ pub mod binary;
 pub mod device;
 pub mod node;
 pub mod otp;
+pub mod product;
+pub mod project;
 pub mod proxy;
 pub mod release;
 pub mod rig;

@@ -140,7 +140,7 @@ pub fn compile_with(program: &[String], into: &Path, modules: &[(&str, &str)]) {
 }
 
 /// The `erlc` of the release that the nodes run: where `RELSYNC_TEST_ERL` says how to run its `erl`.
-fn compiler() -> Vec<String> {
+pub(crate) fn compiler() -> Vec<String> {
     let mut words = crate::node::default_program();
     if let Some(last) = words.last_mut()
         && let Some(dir) = last.strip_suffix("erl")

@@ -15,6 +15,7 @@ mod next_boot;
 mod other_otp;
 mod ours;
 mod probation;
+mod products;
 mod push;
 mod readme;
 mod restart;

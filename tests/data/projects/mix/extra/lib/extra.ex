@@ -1,0 +1,3 @@
+defmodule :extra do
+  def f, do: :extra
+end

@@ -1,0 +1,3 @@
+defimpl Size, for: Integer do
+  def size(value), do: {:integer, value, @CODE@}
+end

@@ -1,0 +1,6 @@
+-module(extra).
+
+-export([f/0]).
+
+f() ->
+    extra.

@@ -1,0 +1,251 @@
+//! Releases as release tools make them, and what becomes of them: the cells of the table in `docs/releases.md`.
+//!
+//! Each tool has a file, each cell a test in it; what a column does stands here. All tools run the same project, so that what a cell
+//! asserts differs in nothing but what the table says.
+
+mod mix_with_erts;
+mod mix_without_erts;
+mod plain_paths;
+mod rebar_dev;
+mod rebar_minimal;
+mod rebar_prod;
+mod systools;
+
+use relsync_tests::binary::Run;
+use relsync_tests::product::Product;
+use relsync_tests::project::{Build, NAME, Tool};
+
+/// What the release's node runs.
+#[derive(Debug, Clone, Copy)]
+struct Runs {
+    /// The number of its code.
+    code: u32,
+    /// The application's version, in the code path and as the node says it.
+    version: &'static str,
+    /// How often its server was called since it started, this time included.
+    calls: u32,
+}
+
+/// Asserts that the node runs this code from this version's directory and from no other, and that its server lives on.
+fn assert_runs(product: &Product, runs: Runs) {
+    let server = product.server();
+    let Runs {
+        code,
+        version,
+        calls,
+    } = runs;
+    let answer = product.eval(&format!("'{server}':count()"));
+    assert_eq!(answer, format!("{{{code},{calls}}}"), "code and calls");
+    let ebin = product.device().join(format!("lib/{NAME}-{version}/ebin"));
+    let file = ebin.join(format!("{server}.beam"));
+    assert_eq!(
+        product.eval(&format!("code:which('{server}')")),
+        format!("{file:?}")
+    );
+    // The boot script may have spelled the directories otherwise.
+    let path = product.eval(&format!(
+        "[filename:join(D) || D <- [filename:split(D) || D <- code:get_path()], length(D) > 1, \
+         lists:prefix(\"{NAME}-\", lists:nth(length(D) - 1, D))]"
+    ));
+    // What a VM was started from stays until the first push after its restart, and `-pa lib/*/ebin` finds it.
+    let is_first = product.tool == Tool::Plain && path.starts_with(&format!("[{ebin:?},"));
+    assert!(
+        is_first || path == format!("[{ebin:?}]"),
+        "the code path: {path}"
+    );
+    let listed = product.eval(&format!(
+        "[V || {{{NAME}, _, V}} <- application:which_applications()]"
+    ));
+    assert_eq!(listed, format!("[{version:?}]"), "which_applications()");
+    if product.tool.is_mix() {
+        assert_consolidated(product, runs);
+    }
+}
+
+/// Asserts that protocols are consolidated, in this version's directory.
+fn assert_consolidated(product: &Product, runs: Runs) {
+    let integer = if runs.code == 1 {
+        "any".to_owned()
+    } else {
+        format!("{{integer,7,{}}}", runs.code)
+    };
+    let answer = product.eval("'Elixir.Sample':protocols()");
+    assert_eq!(answer, format!("{{{integer},true,true}}"), "protocols");
+    let which = product.eval("code:which('Elixir.Size')");
+    let end = format!("/releases/{}/consolidated/Elixir.Size.beam\"", runs.version);
+    assert!(which.ends_with(&end), "{which}");
+}
+
+const FIRST: Runs = Runs {
+    code: 1,
+    version: "1.0.0",
+    calls: 1,
+};
+
+/// Installs the first build, pushes it and calls its server once.
+fn installed(tool: Tool) -> Option<Product> {
+    let product = Product::new(tool)?;
+    assert_runs(&product, FIRST);
+    Some(product)
+}
+
+fn push(product: &Product, build: Build) -> Run {
+    product.build(build);
+    product.run(&["push", "--json"])
+}
+
+/// Pushes a build; it is applied and takes effect at once.
+fn push_all(product: &Product, build: Build) -> Run {
+    push_with(product, build, 0)
+}
+
+/// Pushes a build whose boot file differs from that of the same version which is there: what is loaded runs at once, and the
+/// restart that the boot file is for is asked for.
+fn push_boot_file(product: &Product, build: Build) -> Run {
+    if product.tool == Tool::Plain {
+        return push_all(product, build);
+    }
+    let run = push_with(product, build, 4);
+    let notes = run.result()["notes"].to_string();
+    assert!(
+        notes.contains("needs VM restart: releases/1.0.0/start.boot"),
+        "{notes}"
+    );
+    run
+}
+
+fn push_with(product: &Product, build: Build, code: i32) -> Run {
+    let run = push(product, build);
+    assert_eq!(run.code, Some(code), "{run:?}");
+    assert_eq!(run.result()["outcome"], "applied", "{run:?}");
+    run
+}
+
+/// Asserts that another push finds files and code up to date.
+fn assert_up_to_date(product: &Product) {
+    let run = product.run(&["push", "--json"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(run.result()["outcome"], "up-to-date", "{run:?}");
+}
+
+/// An edit of the code, in the same version.
+fn change(tool: Tool) {
+    let Some(product) = installed(tool) else {
+        return;
+    };
+    if tool.is_mix() {
+        // The edit brings one more module, which the boot file names.
+        push_boot_file(&product, Build::CHANGED);
+    } else {
+        push_all(&product, Build::CHANGED);
+    }
+    assert_runs(&product, CHANGED);
+    assert_up_to_date(&product);
+}
+
+/// An application of the project's own, which needs one of OTP that the release did not have.
+fn new_application(tool: Tool) {
+    let Some(mut product) = installed(tool) else {
+        return;
+    };
+    push_boot_file(
+        &product,
+        Build {
+            has_extra: true,
+            ..Build::CHANGED
+        },
+    );
+    assert_runs(&product, CHANGED);
+    assert_eq!(product.eval("extra:f()"), "extra");
+    product.restart();
+    assert_runs(&product, Runs { code: 2, ..FIRST });
+    assert_eq!(product.eval("extra:f()"), "extra");
+    if tool != Tool::Plain {
+        let started = "[A || {A, _, _} <- application:which_applications(), A =:= extra orelse A =:= public_key]";
+        assert_eq!(product.eval(started), "[extra,public_key]");
+    }
+}
+
+/// After an edit that did not restart the server.
+const CHANGED: Runs = Runs {
+    code: 2,
+    calls: 2,
+    ..FIRST
+};
+
+/// After a version bump that did not restart the server.
+const BUMPED: Runs = Runs {
+    code: 2,
+    version: "2.0.0",
+    calls: 2,
+};
+
+/// A version bump, and then the device reboots.
+fn restart(tool: Tool) {
+    let Some(mut product) = installed(tool) else {
+        return;
+    };
+    push_all(&product, Build::BUMPED);
+    product.restart();
+    assert_runs(&product, Runs { calls: 1, ..BUMPED });
+    assert_up_to_date(&product);
+    // What the first VM was started from goes with the next push, unless the second start names it as well, and is not missed.
+    let next = Build {
+        code: 3,
+        ..Build::BUMPED
+    };
+    push_all(&product, next);
+    let old = product.device().join(format!("lib/{NAME}-1.0.0"));
+    let is_named = tool == Tool::Plain;
+    assert_eq!(old.exists(), is_named, "{}", old.display());
+    product.restart();
+    assert_runs(
+        &product,
+        Runs {
+            code: 3,
+            calls: 1,
+            ..BUMPED
+        },
+    );
+}
+
+fn roll_back(product: &Product) {
+    let run = product.run(&["rollback", "--json"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+}
+
+/// OTP is patched on the host, and the release takes OTP's applications from the device's own: it would not boot there.
+fn otp_patch_is_refused(tool: Tool) {
+    let Some(mut product) = installed(tool) else {
+        return;
+    };
+    let run = push(
+        &product,
+        Build {
+            is_otp_patched: true,
+            ..Build::CHANGED
+        },
+    );
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let kernel = product.eval("filename:basename(code:lib_dir(kernel))");
+    let patched = format!("{}.1", kernel.trim_matches('"'));
+    assert!(run.out.contains(&patched), "{patched} is named: {run:?}");
+    assert_runs(&product, Runs { calls: 2, ..FIRST });
+    product.restart();
+    assert_runs(&product, FIRST);
+}
+
+/// OTP is patched on the host, and neither the release nor its start names any of it.
+fn otp_patch_changes_nothing(tool: Tool) {
+    let Some(mut product) = installed(tool) else {
+        return;
+    };
+    let build = Build {
+        is_otp_patched: true,
+        ..Build::CHANGED
+    };
+    push_all(&product, build);
+    assert_runs(&product, CHANGED);
+    product.restart();
+    assert_runs(&product, Runs { code: 2, ..FIRST });
+}
