@@ -66,6 +66,9 @@ pub(crate) enum Command {
     Store(StoreCommand),
     /// Check whether a target can be reached and updated, and if not, why
     Doctor(DoctorArgs),
+    /// Look after the agent in a target's VM
+    #[command(subcommand)]
+    Agent(AgentCommand),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -125,6 +128,9 @@ pub(crate) struct TargetArgs {
     /// The SSH user, in mode ssh
     #[arg(short, long, hide = true, env = "RELSYNC_USER")]
     pub(crate) user: Option<String>,
+    /// Where to connect, if not to the host of the node's name; with a port, which is the node's own, EPMD is not asked
+    #[arg(long, value_name = "HOST[:PORT]", env = "RELSYNC_ADDRESS")]
+    pub(crate) address: Option<String>,
     /// The node's own port, if EPMD is not to be asked
     #[arg(long, value_name = "PORT", env = "RELSYNC_DIST_PORT")]
     pub(crate) dist_port: Option<u16>,
@@ -376,6 +382,13 @@ pub(crate) struct ConfirmArgs {
     pub(crate) target: TargetArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// The commands on the agent.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Remove the agent's modules from a target's VM, where they stay between sessions
+    Unload(ConfirmArgs),
 }
 
 /// The commands on snapshots.

@@ -4,7 +4,7 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -55,10 +55,24 @@ pub(crate) fn caller() -> String {
     format!("{user}@{}", host_name())
 }
 
-/// The cookie in the user's `.erlang.cookie`.
+/// The cookie in the user's `.erlang.cookie`: that of the home directory or, as OTP has it since release 25, that of the
+/// configuration directory.
 pub(crate) fn cookie_file() -> Option<String> {
-    let path = env::home_dir()?.join(".erlang.cookie");
-    let metadata = fs::metadata(&path).ok()?;
+    let home = env::home_dir()?;
+    let configuration = if cfg!(target_os = "macos") {
+        home.join("Library/Application Support")
+    } else {
+        match env::var_os("XDG_CONFIG_HOME") {
+            Some(dir) if !dir.is_empty() => PathBuf::from(dir),
+            _ => home.join(".config"),
+        }
+    };
+    cookie_in(&home.join(".erlang.cookie"))
+        .or_else(|| cookie_in(&configuration.join("erlang/.erlang.cookie")))
+}
+
+fn cookie_in(path: &Path) -> Option<String> {
+    let metadata = fs::metadata(path).ok()?;
     if metadata.len() > MAX_COOKIE_FILE_BYTES {
         return None;
     }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `args`, `config`, `units` | the command line, `relsync.toml`, how values are written |
 //! | `target`, `machine`, `source`, `whole`, `hooks` | what is meant: the node, this host, the snapshot and whether it is a whole release, the hooks |
-//! | `connect`, `push`, `rollback`, `status`, `doctor` | what is done with a target |
+//! | `connect`, `push`, `rollback`, `status`, `doctor`, `unload` | what is done with a target |
 //! | `snapshot`, `export`, `store` | what is done with the local store |
 //! | `plan`, `listing`, `notes`, `terms`, `report`, `progress`, `output` | what is said of it |
 //! | `interrupt`, `error` | Ctrl-C; errors as prose, hint and exit code |
@@ -39,6 +39,7 @@ mod store;
 mod target;
 mod terms;
 mod units;
+mod unload;
 mod whole;
 
 use std::process::ExitCode;
@@ -46,7 +47,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use serde_json::json;
 
-use args::{Cli, Command, OutputArgs};
+use args::{AgentCommand, Cli, Command, OutputArgs};
 use error::{CliError, Exit};
 use interrupt::Interrupt;
 use output::{Output, error_value};
@@ -79,6 +80,7 @@ fn output_args(command: &Command) -> OutputArgs {
         Command::Rollback(args) => args.output,
         Command::Confirm(args) => args.output,
         Command::Doctor(args) => args.output,
+        Command::Agent(AgentCommand::Unload(args)) => args.output,
         Command::Snapshot(command) => command.output(),
         Command::Store(command) => command.output(),
         Command::Completions { .. } | Command::Man { .. } => OutputArgs::default(),
@@ -111,6 +113,9 @@ async fn run(command: Command, output: &Output, interrupt: Interrupt) -> Exit {
         }
         Command::Doctor(args) => {
             or_interrupted(doctor::run(args, output), interrupt, CliError::Interrupted).await
+        }
+        Command::Agent(AgentCommand::Unload(args)) => {
+            or_interrupted(unload::run(args, output), interrupt, CliError::Interrupted).await
         }
         Command::Snapshot(command) => snapshot::run(command, output),
         Command::Store(command) => store::run(command, output),

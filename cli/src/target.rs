@@ -55,6 +55,15 @@ pub(crate) enum TargetError {
         /// The path.
         path: PathBuf,
     },
+    /// The address is none.
+    #[error("{text:?} is no address to connect to")]
+    Address {
+        /// The text.
+        text: String,
+    },
+    /// The node's port is said twice.
+    #[error("--address names a port, and --dist-port another")]
+    TwoPorts,
     /// The transport is not built in.
     #[error("the mode ssh is not in this version")]
     NoSsh,
@@ -107,6 +116,15 @@ impl Target {
             erl.epmd_port = port;
         }
         erl.dist_port = args.dist_port;
+        if let Some(text) = &args.address {
+            let (host, port) =
+                address(text).ok_or_else(|| TargetError::Address { text: text.clone() })?;
+            erl.host = Some(host);
+            if port.is_some() && args.dist_port.is_some() && port != args.dist_port {
+                return Err(TargetError::TwoPorts);
+            }
+            erl.dist_port = port.or(args.dist_port);
+        }
         erl.connect_timeout = args.timeout.map_or(DEFAULT_TIMEOUT, |span| span.0);
         erl.limiter = bwlimit
             .and_then(|rate| NonZeroU64::new(rate.0))
@@ -124,6 +142,33 @@ impl Target {
     pub(crate) fn node(&self) -> &NodeName {
         &self.erl.node
     }
+}
+
+/// Reads `HOST`, `HOST:PORT`, `[ADDRESS]` and `[ADDRESS]:PORT`; an IPv6 address without a port needs no brackets.
+fn address(text: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, behind) = rest.split_once(']')?;
+            match behind {
+                "" => (host, None),
+                _ => (host, Some(behind.strip_prefix(':')?)),
+            }
+        }
+        None if text.matches(':').count() > 1 => (text, None),
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let is_host = !host.is_empty()
+        && host
+            .chars()
+            .all(|c| c.is_alphanumeric() || "-_.:%".contains(c));
+    let port = match port {
+        Some(port) => Some(port.parse().ok().filter(|port| *port > 0)?),
+        None => None,
+    };
+    is_host.then(|| (host.to_owned(), port))
 }
 
 fn cookie(args: &TargetArgs) -> Result<Cookie, TargetError> {
@@ -214,6 +259,43 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_a_host_and_perhaps_a_port() {
+        let table = [
+            ("board", Some(("board", None))),
+            ("board.lan:9100", Some(("board.lan", Some(9100)))),
+            ("10.0.0.7:9100", Some(("10.0.0.7", Some(9100)))),
+            ("::1", Some(("::1", None))),
+            ("[::1]", Some(("::1", None))),
+            ("[fe80::1%eth0]:9100", Some(("fe80::1%eth0", Some(9100)))),
+            ("", None),
+            (":9100", None),
+            ("board:", None),
+            ("board:0", None),
+            ("board:70000", None),
+            ("[::1]9100", None),
+            ("[::1", None),
+            ("a b", None),
+            ("app@board", None),
+        ];
+        for (text, expected) in table {
+            let expected = expected.map(|(host, port)| (host.to_owned(), port));
+            assert_eq!(address(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_stands_beside_the_name() {
+        let args = TargetArgs {
+            address: Some("[::1]:9100".to_owned()),
+            ..args()
+        };
+        let target = Target::resolve(&args, false, None).expect("a target");
+        assert_eq!(target.node().as_str(), "app@board");
+        assert_eq!(target.erl.host.as_deref(), Some("::1"));
+        assert_eq!(target.erl.dist_port, Some(9100));
+    }
+
+    #[test]
     fn what_cannot_be_a_target_is_refused() {
         type Change = fn(&mut TargetArgs);
         let table: &[(Change, &str)] = &[
@@ -235,6 +317,14 @@ mod tests {
                 "cookie is empty",
             ),
             (|args| args.sname = Some("a b".to_owned()), "this host"),
+            (|args| args.address = Some("a b".to_owned()), "no address"),
+            (
+                |args| {
+                    args.address = Some("here:1".to_owned());
+                    args.dist_port = Some(2);
+                },
+                "--dist-port",
+            ),
             (|args| args.mode = Some(Mode::Ssh), "ssh"),
         ];
         for (change, expected) in table {

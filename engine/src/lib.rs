@@ -29,6 +29,7 @@ pub mod scan;
 pub mod session;
 pub mod store;
 pub mod transport;
+pub mod unload;
 pub mod wire;
 pub mod zstd_frame;
 

@@ -98,6 +98,9 @@ pub(crate) enum CliError {
         "--confirm-timeout cannot be combined with --reload vm: the restart ends the probation"
     )]
     ProbationOfRestart,
+    /// The agent is to be removed while it waits for a confirmation.
+    #[error("the agent on the target waits for a confirmation of what is on probation, and stays")]
+    AgentInUse,
     /// A pattern is wrong.
     #[error(transparent)]
     Pattern(#[from] relsync_engine::exclude::PatternError),
@@ -408,6 +411,11 @@ impl CliError {
                 "usage",
                 Exit::Usage,
                 Some("leave one of them out".to_owned()),
+            ),
+            Self::AgentInUse => (
+                "probation",
+                Exit::Failed,
+                hint("`relsync confirm` or `relsync rollback` ends the probation"),
             ),
             Self::Pattern(_) => (
                 "pattern",

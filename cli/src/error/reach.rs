@@ -1,6 +1,6 @@
 //! What is wrong before a target answers: its description, the hooks for it, and the way to it.
 
-use relsync_engine::transport::erl::{ConnectError, NodeNameError};
+use relsync_engine::transport::erl::{ConnectError, NodeName, NodeNameError};
 
 use super::{Class, Exit};
 use crate::config::ConfigError;
@@ -51,6 +51,14 @@ pub(super) fn target_class(error: &TargetError) -> Class<'static> {
             "bad_cookie",
             "set it with RELSYNC_COOKIE, ~/.erlang.cookie or --cookie",
         ),
+        TargetError::Address { .. } => (
+            "usage",
+            "write it as HOST or HOST:PORT, an IPv6 address with a port as [ADDRESS]:PORT",
+        ),
+        TargetError::TwoPorts => (
+            "usage",
+            "a port in --address is the node's own, as that of --dist-port",
+        ),
         TargetError::RelativePath { .. } => ("usage", "write the target's directory from its root"),
         TargetError::NoSsh => (
             "usage",
@@ -76,9 +84,14 @@ pub(super) fn hooks_hint(error: &HooksError) -> Option<String> {
 
 pub(super) fn connect_class(error: &ConnectError) -> Class<'static> {
     let (kind, hint) = match error {
+        ConnectError::HostUnknown { node, host, .. } if host != node.host() => {
+            ("unknown_host", format!("check --address: this machine cannot resolve {host}"))
+        }
         ConnectError::HostUnknown { host, .. } => (
             "unknown_host",
-            format!("check the part of the node's name after the @, and that this machine can resolve {host}"),
+            format!(
+                "check that this machine can resolve {host}, the part of the node's name after the @; --address says where else the node is reached"
+            ),
         ),
         ConnectError::HostTimeout { .. } => ("unknown_host", "check this machine's name service".to_owned()),
         ConnectError::EpmdRefused { .. } => (
@@ -134,12 +147,24 @@ pub(super) fn connect_class(error: &ConnectError) -> Class<'static> {
             "not_allowed",
             "the node only allows certain hosts (net_kernel:allow/1): choose an allowed --sname or --name".to_owned(),
         ),
-        ConnectError::NameStyle { actual, .. } => ("name_style", format!("use -d {actual}")),
-        ConnectError::OtherNode { actual, .. } => (
+        ConnectError::NameStyle { actual, dialled, .. } => ("name_style", format!("use {}", called(actual, dialled))),
+        ConnectError::OtherNode { actual, dialled, .. } => (
             "other_node",
-            format!("use -d {actual} if that is the node you mean; else check --dist-port"),
+            format!(
+                "use {} if that is the node you mean; else check --address and --dist-port",
+                called(actual, dialled)
+            ),
         ),
         ConnectError::Randomness => return ("randomness", Exit::Failed, None),
     };
     (kind, Exit::Unreachable, Some(hint))
+}
+
+/// The options that reach a node, by the name that it has, where it was reached.
+fn called(actual: &NodeName, dialled: &str) -> String {
+    if actual.host() == dialled {
+        format!("-d {actual}")
+    } else {
+        format!("-d {actual} --address {dialled}")
+    }
 }

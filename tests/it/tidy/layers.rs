@@ -47,7 +47,7 @@ pub(super) const ENGINE_LAYERS: &[Layer] = &[
     Layer { modules: &["transport"], may_use: &["limits"] },
     Layer { modules: &["session"], may_use: &["limits", "transport", "wire"] },
     Layer { modules: &["boot"], may_use: &["agent", "session", "transport", "wire"] },
-    Layer { modules: &["probe"], may_use: &["boot", "transport"] },
+    Layer { modules: &["probe", "unload"], may_use: &["boot", "transport"] },
     Layer {
         modules: &["push"],
         may_use: &[
@@ -93,6 +93,7 @@ pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
             "source",
             "status",
             "store",
+            "unload",
         ],
     ),
     ("the program", &["main"]),

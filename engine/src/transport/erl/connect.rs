@@ -93,6 +93,7 @@ pub async fn connect(target: &ErlTarget) -> Result<Connection, ConnectError> {
     let [challenge, creation, salt] = random_words()?;
     let offer = Offer {
         node: &target.node,
+        dialled: target.dialled_host(),
         local: &target.local,
         cookie: &target.cookie,
         take_over: target.take_over,

@@ -32,7 +32,7 @@ impl fmt::Display for HandshakeStep {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The host's name or address is unknown.
-    #[error("host {host} of {node} is unknown")]
+    #[error("{} {host} of {node} is unknown", if host == node.host() { "host" } else { "address" })]
     HostUnknown {
         /// The node.
         node: NodeName,
@@ -206,6 +206,8 @@ pub enum ConnectError {
         node: NodeName,
         /// The name of the one that answered.
         actual: NodeName,
+        /// The host that was connected to.
+        dialled: String,
     },
     /// Another node answered.
     #[error("the node that answered as {node} calls itself {actual}")]
@@ -214,6 +216,8 @@ pub enum ConnectError {
         node: NodeName,
         /// The name of the one that answered.
         actual: NodeName,
+        /// The host that was connected to.
+        dialled: String,
     },
     /// No random numbers for the handshake.
     #[error("the operating system gives no random numbers")]

@@ -92,6 +92,7 @@ pub fn erl_handshake(input: &[u8]) {
     let cookie = Cookie::new("secret").expect("a cookie");
     let offer = Offer {
         node: &node,
+        dialled: "here",
         local: &local,
         cookie: &cookie,
         take_over: how & 2 != 0,

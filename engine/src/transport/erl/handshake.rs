@@ -84,6 +84,8 @@ const NEEDED_FLAGS: u64 = flag::HANDSHAKE_23 | flag::BIG_CREATION | flag::SPAWN;
 /// What the host brings into the handshake.
 pub(super) struct Offer<'a> {
     pub(super) node: &'a NodeName,
+    /// The host that was connected to.
+    pub(super) dialled: &'a str,
     pub(super) local: &'a LocalName,
     pub(super) cookie: &'a Cookie,
     /// Whether to take the place of a connection that the node still has under our name.
@@ -222,13 +224,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
         let actual = std::str::from_utf8(name)
             .ok()
             .and_then(|name| NodeName::parse(name).ok());
+        let dialled = self.offer.dialled.to_owned();
         match (self.offer.node.clone(), actual) {
             (_, None) => Err(self.not_erlang("its name is not a node name")),
             (node, Some(actual)) if node == actual => Ok(challenge),
             (node, Some(actual)) if node.differs_in_style(&actual) => {
-                Err(ConnectError::NameStyle { node, actual })
+                Err(ConnectError::NameStyle {
+                    node,
+                    actual,
+                    dialled,
+                })
             }
-            (node, Some(actual)) => Err(ConnectError::OtherNode { node, actual }),
+            (node, Some(actual)) => Err(ConnectError::OtherNode {
+                node,
+                actual,
+                dialled,
+            }),
         }
     }
 
@@ -413,6 +424,7 @@ mod tests {
             theirs.write_all(&answer).await.unwrap();
             let offer = Offer {
                 node: &NodeName::parse(NODE).unwrap(),
+                dialled: "here",
                 local: &local,
                 cookie: &Cookie::new("secret").unwrap(),
                 take_over: false,
