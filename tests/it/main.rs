@@ -1,6 +1,7 @@
 //! Integration tests; one binary.
 
 mod agent_blob;
+mod agent_life;
 mod bad_input;
 mod cli_lost;
 mod cli_offline;
@@ -12,6 +13,8 @@ mod leftovers;
 mod link_rate;
 mod lock;
 mod next_boot;
+mod odd_nodes;
+mod original;
 mod other_otp;
 mod ours;
 mod probation;

@@ -1,0 +1,266 @@
+//! Nodes that are set up in unusual ways, or are not where their names say.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use relsync_tests::binary::Run;
+use relsync_tests::node::{NodeOptions, unique_name};
+use relsync_tests::rig::Rig;
+
+fn with_args(args: &[&str]) -> NodeOptions {
+    NodeOptions {
+        args: args.iter().map(OsString::from).collect(),
+        ..NodeOptions::default()
+    }
+}
+
+#[test]
+fn a_limit_to_heaps_spares_the_agent() {
+    // 1.6 MB for each process; whoever exceeds it is killed.
+    let rig = Rig::with(with_args(&[
+        "+hmax", "200000", "+hmaxk", "true", "+hmaxel", "true",
+    ]));
+    let release = rig.tree();
+    for n in 0..300 {
+        release.file(&format!("files/{n}"), n.to_string().as_bytes());
+    }
+    // This one needs more than its share.
+    let hooks = "-module(large).\n-export([presync/0]).\n\
+                 presync() -> io:format(\"~b elements~n\", [length(lists:seq(1, 500000))]).\n";
+    fs::write(rig.cli.dir().join("large.erl"), hooks).expect("a file");
+    for n in [1, 2] {
+        rig.release(n);
+        let run = rig.run(&["-H", "large.erl"]);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert!(run.out.contains("500000 elements"), "{run:?}");
+        if n == 1 {
+            rig.load();
+        }
+        rig.push(&["doctor"], 0);
+    }
+    assert_eq!(rig.node.eval("sample:version()"), "2");
+    rig.push(&["rollback"], 0);
+    assert_eq!(rig.node.eval("sample:version()"), "1");
+}
+
+#[test]
+fn a_destination_beyond_ascii_is_updated() {
+    for flag in ["+fnu", "+fnl"] {
+        let rig = Rig::with(with_args(&[flag]));
+        let destination = rig.device().join("gerät");
+        let option = destination.to_str().expect("a path").to_owned();
+        rig.release(1);
+        rig.push(&["-p", &option], 0);
+        // As the VM has the name from its command line.
+        rig.node.eval(&format!(
+            "[Ebin] = filelib:wildcard({:?} ++ \"/*/lib/sample-1.0/ebin\"), true = code:add_patha(Ebin), \
+             {{module, sample}} = code:ensure_loaded(sample)",
+            rig.device().display().to_string()
+        ));
+        rig.release(2);
+        let run = rig.run(&["-v", "-p", &option]);
+        assert_eq!(run.code, Some(0), "{flag}: {run:?}");
+        assert!(run.out.contains("ok sample"), "{flag}: {run:?}");
+        assert_eq!(rig.node.eval("sample:version()"), "2", "{flag}");
+        // A new application joins the code path, under a name that the code server finds.
+        rig.tree()
+            .app("other", "1.0", &[("other", "-export([f/0]).\nf() -> 1.")]);
+        rig.push(&["-p", &option], 0);
+        assert_eq!(rig.node.eval("other:f()"), "1", "{flag}");
+        // What is said of a path is readable again.
+        rig.node
+            .eval("file:delete(code:which(sample)), file:delete(code:which(other))");
+        let run = rig.run(&["status", "-v", "-p", &option]);
+        assert!(run.out.contains("gerät"), "{flag}: {run:?}");
+        rig.push(&["rollback", "-p", &option], 0);
+    }
+}
+
+#[test]
+fn crypto_comes_from_the_otp_of_the_target() {
+    for mode in ["interactive", "embedded"] {
+        let rig = Rig::with(with_args(&["-mode", mode]));
+        let path = rig.node.eval("code:del_path(crypto), code:get_path()");
+        assert_eq!(rig.node.eval("code:lib_dir(crypto)"), "{error,bad_name}");
+        rig.release(1);
+        let run = rig.run(&[]);
+        assert_eq!(run.code, Some(0), "{mode}: {run:?}");
+        // Only the release's own directory has joined.
+        assert_eq!(
+            rig.node.eval("code:lib_dir(crypto)"),
+            "{error,bad_name}",
+            "{mode}: {path}"
+        );
+    }
+}
+
+/// A node whose OTP lacks an application: its root has links to everything else.
+fn root_without(application: &str, root: &Path) -> NodeOptions {
+    let output = Command::new("erl")
+        .args(["-noinput", "-eval"])
+        .arg("io:format(\"~ts ~ts\", [code:root_dir(), erlang:system_info(version)]), halt().")
+        .output()
+        .expect("erl runs");
+    let said = String::from_utf8(output.stdout).expect("text");
+    let (original, version) = said.split_once(' ').expect("two words");
+    fs::create_dir_all(root.join("lib")).expect("a directory");
+    let link_all = |from: &Path, to: &Path, left_out: &str| {
+        for entry in fs::read_dir(from).expect("a directory") {
+            let entry = entry.expect("an entry");
+            let name = entry.file_name();
+            if !name.to_string_lossy().starts_with(left_out) {
+                symlink(entry.path(), to.join(name)).expect("a link");
+            }
+        }
+    };
+    let original = Path::new(original);
+    link_all(original, root, "lib");
+    link_all(&original.join("lib"), &root.join("lib"), application);
+    let bin = original.join(format!("erts-{version}/bin"));
+    let mut options = NodeOptions {
+        program: vec![bin.join("erlexec").display().to_string()],
+        ..NodeOptions::default()
+    };
+    options.env.insert("ROOTDIR".to_owned(), root.into());
+    options.env.insert("BINDIR".to_owned(), bin.into());
+    options.env.insert("EMU".to_owned(), "beam".into());
+    options.env.insert("PROGNAME".to_owned(), "erl".into());
+    options
+}
+
+#[test]
+fn without_crypto_one_line_says_so() {
+    if std::env::var_os("RELSYNC_TEST_ERL").is_some() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let rig = Rig::with(root_without("crypto", &dir.path().join("otp")));
+    rig.release(1);
+    for command in [&["push"][..], &["status"], &["doctor"]] {
+        let run = rig.run(command);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        let mut errors = run.err.lines().filter(|line| line.starts_with("error: "));
+        let said = errors.next().expect("an error");
+        assert!(said.contains("has the application crypto"), "{said}");
+        assert!(
+            !run.err.contains("undef") && errors.next().is_none(),
+            "{run:?}"
+        );
+        assert!(
+            run.err
+                .contains("hint: add crypto to the release's applications"),
+            "{run:?}"
+        );
+    }
+    rig.node.wait_for("whereis(relsync_session)", "undefined");
+}
+
+/// A node whose name's host is unknown to everybody.
+fn node_of_nowhere() -> NodeOptions {
+    NodeOptions {
+        name: unique_name("board.invalid"),
+        args: ["-kernel", "inet_dist_use_interface", "{127,0,0,1}"]
+            .map(OsString::from)
+            .to_vec(),
+        ..NodeOptions::default()
+    }
+}
+
+#[test]
+fn a_node_is_reached_at_another_address() {
+    let rig = Rig::with(node_of_nowhere());
+    rig.release(1);
+    let port = rig.node.dist_port();
+    for address in ["127.0.0.1", "localhost", &format!("127.0.0.1:{port}")] {
+        rig.push(&["--address", address], 0);
+        rig.push(&["status", "--address", address], 0);
+    }
+    // With a port EPMD is not asked.
+    let address = format!("localhost:{port}");
+    rig.push(&["status", "--address", &address, "--epmd-port", "1"], 0);
+    let run = Run::of(rig.command(&["status"]).env("RELSYNC_ADDRESS", "127.0.0.1"));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let profile = "[profiles.tunnel]\naddress = \"127.0.0.1\"\n";
+    fs::write(rig.cli.dir().join("relsync.toml"), profile).expect("a file");
+    rig.push(&["status", "--profile", "tunnel"], 0);
+    rig.push(&["agent", "unload", "--profile", "tunnel"], 0);
+    let run = rig.run(&["status", "--address", "127.0.0.1:1", "--dist-port", "2"]);
+    assert_eq!(run.code, Some(2), "{run:?}");
+}
+
+#[test]
+fn errors_tell_how_the_node_is_reached() {
+    let rig = Rig::with(node_of_nowhere());
+    let name = rig.node.name().to_owned();
+    let short = name.split('@').next().expect("a name");
+    let port = rig.node.dist_port().to_string();
+    let reached = format!("use -d {name} --address 127.0.0.1 if that is the node you mean");
+    let other = format!("{short}@127.0.0.1");
+    let nobody = "nobody@board.invalid".to_owned();
+    let table: [(&[&str], &str); 5] = [
+        (
+            &["-d", &name],
+            "--address says where else the node is reached",
+        ),
+        (
+            &["-d", &name, "--address", "elsewhere.invalid"],
+            "check --address: this machine cannot resolve elsewhere.invalid",
+        ),
+        (&["-d", &other, "--dist-port", &port], &reached),
+        (
+            &[
+                "-d",
+                &nobody,
+                "--address",
+                "127.0.0.1",
+                "--dist-port",
+                &port,
+            ],
+            &reached,
+        ),
+        (&["-d", &nobody, "--address", "127.0.0.1"], short),
+    ];
+    for (arguments, hint) in table {
+        let run = rig.run(&[&["status"], arguments].concat());
+        assert_eq!(run.code, Some(5), "{run:?}");
+        assert!(run.err.contains(hint), "{hint}: {run:?}");
+    }
+}
+
+#[test]
+fn the_cookie_is_where_otp_has_it() {
+    let rig = Rig::new();
+    let command = || {
+        let mut command = rig.command(&["status"]);
+        command
+            .env_remove("RELSYNC_COOKIE")
+            .env_remove("XDG_CONFIG_HOME");
+        command
+    };
+    assert_eq!(Run::of(&mut command()).code, Some(5));
+    let elsewhere = rig.cli.dir().join("elsewhere");
+    for (dir, variable) in [
+        (rig.cli.dir().join(".config/erlang"), None),
+        (elsewhere.join("erlang"), Some(&elsewhere)),
+    ] {
+        fs::create_dir_all(&dir).expect("a directory");
+        let file = dir.join(".erlang.cookie");
+        fs::write(&file, format!("{}\n", rig.node.cookie())).expect("a file");
+        let mut command = command();
+        if let Some(dir) = variable {
+            command.env("XDG_CONFIG_HOME", dir);
+        }
+        let run = Run::of(&mut command);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        fs::remove_file(file).expect("removed");
+    }
+    // That of the home directory comes first.
+    let config = rig.cli.dir().join(".config/erlang/.erlang.cookie");
+    fs::write(config, "wrong").expect("a file");
+    let home = rig.cli.dir().join(".erlang.cookie");
+    fs::write(home, rig.node.cookie()).expect("a file");
+    assert_eq!(Run::of(&mut command()).code, Some(0));
+}
