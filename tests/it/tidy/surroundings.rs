@@ -39,7 +39,7 @@ const NOT_PURE: &[&str] = &[
 ];
 
 /// Where code may wait for something: the transports, and what drives a push.
-pub(super) const ASYNC: &[&str] = &["boot", "probe", "push", "session", "transport"];
+pub(super) const ASYNC: &[&str] = &["boot", "probe", "push", "session", "transport", "unload"];
 
 const NOT_QUIET: &[&str] = &[
     "dbg!",
