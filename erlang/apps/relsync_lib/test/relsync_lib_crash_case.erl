@@ -6,7 +6,7 @@
 %% new tree lacks and which stays. `releases/boot' names the directories that a starting VM loads from.
 -module(relsync_lib_crash_case).
 
--export([names/0, make/1, reset/1, delete/1, run/1, check/2, modules/0, hooks/0]).
+-export([names/0, make/1, reset/1, delete/1, run/1, check/2, tree/1, modules/0, hooks/0]).
 
 -define(HOOK_POINTS, ["presync", "postsync", "health", "rollback"]).
 
@@ -124,19 +124,20 @@ act(#{action := recover, device := Device}) ->
 
 %% @doc Says which of the two a destination is, by its record, its tree and the answers of its modules.
 check(#{old := Old, new := New, device := Device}, {Generation, Answers}) ->
-    Found = {Generation, maps:merge(relsync_lib_trees:read(Device), leftovers(Device)), Answers},
+    Found = {Generation, tree(Device), Answers},
     case Found of
         Old -> old;
         New -> new;
         _ -> {neither, differences(Found, Old, New)}
     end.
 
-%% What `current' tells of them, as if it stood in the tree.
-leftovers(Device) ->
+%% @doc The tree of a destination, and what `current' tells of leftovers, as if it stood there.
+tree(Device) ->
     #{state := Dir} = relsync_lib_roots:new(Device),
+    Tree = relsync_lib_trees:read(Device),
     case relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)) of
-        [] -> #{};
-        Leftovers -> #{<<"leftovers">> => {leftovers, [Path || {Path, _} <- Leftovers]}}
+        [] -> Tree;
+        Leftovers -> Tree#{<<"leftovers">> => {leftovers, [Path || {Path, _} <- Leftovers]}}
     end.
 
 differences({Generation, Tree, Answers}, {OldGeneration, OldTree, OldAnswers}, {NewGeneration, NewTree, NewAnswers}) ->

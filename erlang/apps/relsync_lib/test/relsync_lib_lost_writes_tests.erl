@@ -170,7 +170,7 @@ which(#{state := Dir, read := [Root]}, #{old := {OldGeneration, OldTree, _}, new
             {ok, #{generation := Number}} -> Number;
             Other -> Other
         end,
-    case {Generation, relsync_lib_trees:read(Root)} of
+    case {Generation, relsync_lib_crash_case:tree(Root)} of
         {OldGeneration, OldTree} -> {old, OldGeneration};
         {NewGeneration, NewTree} -> {new, NewGeneration};
         {_, Tree} -> {neither, Generation, differing(Tree, OldTree), differing(Tree, NewTree)}
