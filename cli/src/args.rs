@@ -268,6 +268,9 @@ pub(crate) struct ApplyArgs {
     /// Place the release where the target's VM runs nothing from yet
     #[arg(long, env = "RELSYNC_NEW_DESTINATION", value_parser = BoolishValueParser::new())]
     pub(crate) new_destination: bool,
+    /// Overwrite what matches this pattern on the target although relsync did not install it; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) overwrite: Vec<String>,
     /// On first contact, delete what is on the target and not in the release
     #[arg(long, env = "RELSYNC_DELETE", value_parser = BoolishValueParser::new())]
     pub(crate) delete: bool,

@@ -108,6 +108,7 @@ pub(crate) struct Options {
     keep_bytes: Option<Size>,
     checksum: Option<bool>,
     delete: Option<bool>,
+    overwrite: Vec<String>,
     protect: Vec<String>,
     max_delete: Option<u64>,
     bwlimit: Option<Rate>,
@@ -323,6 +324,8 @@ impl Config {
             max_delete
         );
         switch_on!(self, args, checksum, delete);
+        args.overwrite
+            .extend(self.all(|options| &options.overwrite));
         args.protect.extend(self.all(|options| &options.protect));
     }
 

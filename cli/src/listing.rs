@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use relsync_engine::conflicts::Conflict;
 use relsync_engine::encode::{CodedPiece, PackSummary};
 use relsync_engine::entry::{Entry, EntryPath};
 use relsync_engine::held::Held;
@@ -37,6 +38,8 @@ pub(crate) struct EntryChange<'a> {
     pub(crate) entry: Option<usize>,
     /// What its content is copied from on the target.
     pub(crate) copied_from: Option<BaseName<'a>>,
+    /// What it would overwrite that relsync did not install, and whether it may.
+    pub(crate) conflict: Option<Conflict>,
 }
 
 /// What a base is called.
@@ -86,6 +89,11 @@ pub(crate) fn changes<'a>(planned: &'a Planned, new: &'a Manifest) -> Vec<EntryC
             bytes: entry.content().map(|(size, _)| size),
             entry: Some(index),
             copied_from,
+            conflict: planned
+                .conflicts
+                .iter()
+                .find(|it| it.entry == index)
+                .copied(),
         });
     }
     let deleted = planned.plan.deletes.iter().filter_map(|at| held.base(*at));
@@ -109,6 +117,7 @@ pub(crate) fn differences<'a>(old: &'a Manifest, new: &'a Manifest) -> Vec<Entry
             bytes: entry.content().map(|(size, _)| size),
             entry: Some(index),
             copied_from: None,
+            conflict: None,
         });
     }
     let gone = old
@@ -127,6 +136,7 @@ fn deletion(entry: &Entry) -> EntryChange<'_> {
         bytes: None,
         entry: None,
         copied_from: None,
+        conflict: None,
     }
 }
 
@@ -144,6 +154,7 @@ impl EntryChange<'_> {
     /// The change in one line of a list, with how its content is coded if that is known.
     pub(crate) fn line(&self, coding: Option<&Coding<'_>>) -> String {
         let sign = match self.action {
+            _ if self.conflict.is_some() => '!',
             Action::Create => '+',
             Action::Update => '~',
             Action::Delete => '-',
@@ -154,6 +165,15 @@ impl EntryChange<'_> {
         }
         if let Some(from) = self.copied_from {
             line.push_str(&format!("  copied from {from}"));
+        }
+        match self.conflict {
+            Some(Conflict {
+                is_allowed: true, ..
+            }) => {
+                line.push_str("  overwrites what relsync did not install");
+            }
+            Some(_) => line.push_str("  conflict: relsync did not install what is there"),
+            None => {}
         }
         if let Some(coding) = coding {
             line.push_str(&format!(
@@ -191,6 +211,13 @@ impl EntryChange<'_> {
         });
         if let Some(generation) = self.copied_from.and_then(|from| from.generation) {
             value["copied_from_generation"] = json!(generation);
+        }
+        if let Some(conflict) = self.conflict {
+            value["conflict"] = json!(if conflict.is_allowed {
+                "overwritten"
+            } else {
+                "refused"
+            });
         }
         if let Some(coding) = coding {
             value["coding"] = json!(coding.words);

@@ -51,9 +51,23 @@ impl Notes {
         for (plan, entry) in planned.plan.entries.iter().zip(new.entries()) {
             notes.note_config(planned, plan, entry, store);
         }
+        notes.note_overwritten(planned, new);
         notes.note_shared_libraries(planned, exclusions);
         notes.note_paths_left_out(planned);
         notes
+    }
+
+    fn note_overwritten(&mut self, planned: &Planned, new: &Manifest) {
+        let allowed = planned.conflicts.iter().filter(|it| it.is_allowed);
+        let paths: BTreeSet<String> = allowed
+            .map(|it| new.entries()[it.entry].path.to_string())
+            .collect();
+        if !paths.is_empty() {
+            self.texts.push(format!(
+                "overwritten, although relsync did not install it: {}",
+                some_of(&paths)
+            ));
+        }
     }
 
     fn note_restart(&mut self, planned: &Planned, new: &Manifest) {

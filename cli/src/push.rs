@@ -17,7 +17,7 @@ use relsync_engine::exclude::Rules;
 use relsync_engine::id::SnapshotId;
 use relsync_engine::manifest::Manifest;
 use relsync_engine::push::{
-    self, Hooks, Lost, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport,
+    self, Hooks, Lost, PathRule, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport,
 };
 use relsync_engine::session::SessionError;
 use relsync_engine::store::{Exclusion, Store};
@@ -169,6 +169,8 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
     });
     let mut options = options(&args.apply, hooks, dry_run);
     options.target = target.identity();
+    options.may_overwrite = source::overwriting(&args.apply, &args.tree)?;
+    options.is_overlay = target.greeting.writable.is_some();
     // What is kept of an overlay lacks what was below it.
     options.use_kept = target.greeting.writable.is_none();
     options.link_bytes_per_s = args.link.bytes_per_s();
@@ -222,6 +224,8 @@ fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> PushOptions
             Some(PresyncTime::Late) => Presync::Late,
         },
         delete_extraneous: args.delete,
+        may_overwrite: PathRule::default(),
+        is_overlay: false,
         max_delete: args.max_delete,
         dry_run,
         target: String::new(),
@@ -569,6 +573,9 @@ async fn conclude(
             }
             if let Some(fault) = &pushed.planned.boot_fault {
                 report.foresee(&PushError::NextBoot(fault.clone()).into());
+            }
+            if let Some(error) = pushed.planned.refused_conflicts(&job.new) {
+                report.foresee(&error.into());
             }
             if let Some(other) = &pushed.planned.other_otp {
                 report.foresee_other_otp(other);

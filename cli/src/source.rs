@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use relsync_engine::entry::Escaped;
 use relsync_engine::exclude::{Action, PatternError, Reason, Rules};
 use relsync_engine::manifest::Manifest;
-use relsync_engine::push::system_library;
+use relsync_engine::push::{PathRule, system_library};
 use relsync_engine::store::{
     Exclusion, ScanOptions, ScanReport, SnapshotMeta, SnapshotRecord, Store, StoreError,
 };
 use serde_json::json;
 
-use crate::args::{SourceArgs, StoreArgs, TreeArgs};
+use crate::args::{ApplyArgs, SourceArgs, StoreArgs, TreeArgs};
 use crate::error::CliError;
 use crate::machine;
 use crate::notes::some_of;
@@ -95,6 +95,21 @@ pub(crate) fn protection(patterns: &[String]) -> Result<Rules, PatternError> {
         rules.push(Action::Exclude, pattern)?;
     }
     Ok(rules)
+}
+
+/// The rule for what a push may overwrite although relsync did not install it: what the user names, and what the user wants there
+/// beyond the defaults.
+pub(crate) fn overwriting(apply: &ApplyArgs, tree: &TreeArgs) -> Result<PathRule, PatternError> {
+    let named = protection(&apply.overwrite)?;
+    let shared_libs = tree.shared_libs;
+    let system_libs = !tree.exclude_system_libs.unwrap_or(true);
+    let beyond = Rules::default()
+        .keep_residue(true)
+        .keep_shared_libs(!shared_libs)
+        .keep_system_libs(!system_libs);
+    Ok(PathRule::new(move |path| {
+        leaves_out(&named, path) || leaves_out(&beyond, path)
+    }))
 }
 
 /// Whether the rules leave out a path on a target, itself or with a directory it is in.
@@ -289,6 +304,33 @@ mod tests {
             assert_eq!(leaves_out(&rules, path.as_bytes()), protected, "{path}");
         }
         assert!(protection(&["[".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn what_the_user_wants_beyond_the_defaults_may_be_overwritten() {
+        let apply = ApplyArgs {
+            overwrite: vec!["etc/*.conf".to_owned()],
+            ..ApplyArgs::default()
+        };
+        let plain = overwriting(&apply, &TreeArgs::default()).expect("sound patterns");
+        let wide = TreeArgs {
+            exclude_system_libs: Some(false),
+            shared_libs: true,
+            ..TreeArgs::default()
+        };
+        let wide = overwriting(&apply, &wide).expect("sound patterns");
+        let table = [
+            ("etc/app.conf", true, true),
+            ("etc/app.data", false, false),
+            ("lib/kernel-9.0/ebin/kernel.beam", false, true),
+            ("lib/app-1.0/priv/nif.so", false, true),
+            ("lib/app-1.0/ebin/app.beam", false, false),
+            ("log/x", false, false),
+        ];
+        for (path, by_default, wanted) in table {
+            assert_eq!(plain.holds(path.as_bytes()), by_default, "{path}");
+            assert_eq!(wide.holds(path.as_bytes()), wanted, "{path}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod boot;
 pub mod boot_script;
 pub mod bytes;
 pub mod chunk;
+pub mod conflicts;
 pub mod delta;
 pub mod encode;
 pub mod entry;

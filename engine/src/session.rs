@@ -200,6 +200,7 @@ pub(crate) fn unexpected(expected: &'static str, reply: &Reply) -> SessionError 
         Reply::Error(_) => "an error",
         Reply::Status(_) => "its status",
         Reply::Found(_) => "what it found",
+        Reply::Taken(_) => "what stands at some paths",
     };
     SessionError::Unexpected { expected, found }
 }

@@ -219,3 +219,129 @@ fn what_was_only_placed_is_installed_and_does_not_run() {
     rig.release(4);
     assert_eq!(plainly(&rig, &["--json"]).result()["runs"], true);
 }
+
+#[test]
+fn what_relsync_did_not_install_is_not_overwritten() {
+    let rig = installed();
+    fs::create_dir(rig.device().join("etc")).expect("a directory");
+    fs::write(rig.device().join("etc/app.conf"), "the operator's").expect("a file");
+    fs::write(rig.device().join("etc/same.conf"), "the same").expect("a file");
+    fs::create_dir(rig.device().join("etc/dir")).expect("a directory");
+    let tree = rig.tree();
+    tree.file("etc/app.conf", b"the release's")
+        .file("etc/same.conf", b"the same")
+        .file("etc/dir/new.conf", b"new");
+    let plan = rig.run(&["plan"]);
+    assert_eq!(plan.code, Some(0), "{plan:?}");
+    assert!(plan.out.contains("! etc/app.conf"), "{plan:?}");
+    assert!(
+        plan.out
+            .contains("would be refused: the release would overwrite"),
+        "{plan:?}"
+    );
+    assert!(
+        !plan.out.contains("! etc/same.conf") && !plan.out.contains("! etc/dir"),
+        "{plan:?}"
+    );
+    rig.refused(&[], 1, "conflict", &["etc/app.conf", "nothing was changed"]);
+    rig.refused(&["--overwrite", "*.txt"], 1, "conflict", &["etc/app.conf"]);
+
+    let plan = rig.run(&["plan", "--overwrite", "etc/*", "--json"]);
+    assert!(plan.result()["would_be_refused"].is_null(), "{plan:?}");
+    let run = rig.run(&["--overwrite", "etc/*"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(
+        run.out
+            .contains("overwritten, although relsync did not install it: etc/app.conf"),
+        "{run:?}"
+    );
+    assert_eq!(listing(&rig.device()), listing(tree.root()));
+    assert_eq!(rig.push(&["rollback"], 0)["generation"], 1);
+    let back = fs::read(rig.device().join("etc/app.conf")).expect("a file");
+    assert_eq!(back, b"the operator's");
+
+    // What was there already and is the release's now is ours.
+    fs::remove_file(rig.device().join("etc/app.conf")).expect("removed");
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    tree.file("etc/app.conf", b"another")
+        .file("etc/same.conf", b"another");
+    // Ours it stays if it was edited there: that is drift, and is replaced.
+    fs::write(rig.device().join("etc/app.conf"), "edited").expect("a file");
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    assert_eq!(listing(&rig.device()), listing(tree.root()));
+}
+
+#[test]
+fn a_first_push_takes_over_a_release_and_nothing_else() {
+    let rig = Rig::new();
+    rig.release(1);
+    let tree = rig.tree();
+    let adopted = [
+        "lib/sample-1.0/ebin/sample.app",
+        "releases/1.0/sys.config",
+        "bin/app",
+        "erts-14.0/bin/beam",
+    ];
+    let foreign = ["start.sh", "etc/app.conf"];
+    for path in adopted.iter().chain(&foreign) {
+        tree.file(path, b"the release's");
+        let there = rig.device().join(path);
+        fs::create_dir_all(there.parent().expect("a parent")).expect("a directory");
+        fs::write(there, "what is there").expect("a file");
+    }
+    let plan = rig.run(&["plan", "--json"]);
+    assert_eq!(plan.result()["would_be_refused"], "conflict", "{plan:?}");
+    rig.refused(&[], 1, "conflict", &["etc/app.conf, start.sh"]);
+    rig.refused(
+        &["--overwrite", "/etc"],
+        1,
+        "conflict",
+        &["not install: start.sh"],
+    );
+    // A new runtime system waits for a restart.
+    let result = rig.push(&["--overwrite", "/etc/", "--overwrite", "*.sh"], 4);
+    assert_eq!(result["outcome"], "applied", "{result}");
+    assert_eq!(listing(&rig.device()), listing(tree.root()));
+}
+
+#[test]
+fn what_stands_there_and_is_of_another_kind_is_in_conflict() {
+    let rig = installed();
+    let tree = rig.tree();
+    let device = rig.device();
+    tree.file("dir/file", b"x")
+        .file("file", b"x")
+        .file("pipe", b"x");
+    symlink("file", tree.root().join("link")).expect("a link");
+    fs::write(device.join("dir"), "a file").expect("a file");
+    fs::create_dir(device.join("file")).expect("a directory");
+    symlink("elsewhere", device.join("link")).expect("a link");
+    let made = Command::new("mkfifo").arg(device.join("pipe")).status();
+    assert!(made.expect("mkfifo runs").success());
+    let refused = rig.push(&[], 1);
+    assert_eq!(refused["error"]["kind"], "conflict", "{refused}");
+    let said = refused["error"]["message"].as_str().expect("a message");
+    assert!(said.contains("dir, file, link, pipe"), "{said}");
+    fs::remove_file(device.join("link")).expect("removed");
+    symlink("file", device.join("link")).expect("a link");
+    let refused = rig.push(&[], 1);
+    let said = refused["error"]["message"].as_str().expect("a message");
+    assert!(
+        said.contains("dir, file, pipe"),
+        "the same link is none: {said}"
+    );
+}
+
+#[test]
+fn shared_libraries_that_are_asked_for_replace_what_is_there() {
+    let rig = Rig::new();
+    rig.release(1);
+    let nif = "lib/sample-1.0/priv/nif.so";
+    rig.tree().file(nif, b"new");
+    fs::create_dir_all(rig.device().join("lib/sample-1.0/priv")).expect("a directory");
+    fs::write(rig.device().join(nif), "old").expect("a file");
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    assert_eq!(fs::read(rig.device().join(nif)).expect("a file"), b"old");
+    assert_eq!(rig.push(&["--shared-libs"], 0)["outcome"], "applied");
+    assert_eq!(fs::read(rig.device().join(nif)).expect("a file"), b"new");
+}

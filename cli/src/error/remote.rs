@@ -54,6 +54,9 @@ pub(super) fn remote_hint(kind: &str) -> Option<String> {
              as --keep and --keep-bytes say"
         }
         "read_only" => "name a directory that can be written with -q, or remount in a presync hook",
+        "conflict" => {
+            "keep what is there: move it away, or leave it out with --exclude; or replace it with --overwrite GLOB: a rollback brings it back"
+        }
         "io" => {
             "check --destination-path, and that the user the node runs as may read and write there"
         }

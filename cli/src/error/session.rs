@@ -116,6 +116,7 @@ pub(super) fn push_class(error: &PushError) -> Class<'_> {
                 "check --local-path and --destination-path; if the push before was the mistake, `relsync rollback` undoes it; --max-delete {count} allows this one"
             )),
         ),
+        PushError::Conflict { .. } => ("conflict", Exit::Failed, remote_hint("conflict")),
         PushError::TooManyDeletes { .. } => (
             "max_delete",
             Exit::Failed,

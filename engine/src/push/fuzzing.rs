@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::learn::inflate;
-use super::{Presync, PushOptions, push};
+use super::{PathRule, Presync, PushOptions, push};
 use crate::entry::EntryPath;
 use crate::fuzzing::take_part;
 use crate::manifest::Manifest;
@@ -119,6 +119,8 @@ impl Rig {
             hooks: None,
             presync: Presync::Auto,
             delete_extraneous: choice & 2 != 0,
+            may_overwrite: PathRule::default(),
+            is_overlay: false,
             max_delete: (choice & 8 != 0).then_some(3),
             dry_run: choice & 1 != 0,
             target: "the target".to_owned(),

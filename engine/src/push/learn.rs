@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
+use super::foreign::standing;
 use super::other_otp::OtherOtp;
 use super::{Planned, PushError, PushEvent, PushOptions};
 use crate::bases::Contents;
+use crate::conflicts::{Unknown, conflicts};
 use crate::encode::{ContentSource, EncodeError};
 use crate::entry::Entry;
 use crate::held::{Held, KeptFile, kept_files};
@@ -72,6 +74,13 @@ pub(super) async fn plan<T: Transport>(
         inventory,
         kept: &kept,
     };
+    let unknown = Unknown::new(held, new, &left_out);
+    let found = standing(session, &unknown).await?;
+    // Where only the record is lost, what is there was relsync's.
+    let takes_over = options.is_overlay || !status.damage.is_empty();
+    let conflicts = conflicts(held, new, &found, takes_over, &|path| {
+        options.may_overwrite.holds(path)
+    });
     let rules = Rules {
         contents: store,
         leave_alone,
@@ -97,6 +106,7 @@ pub(super) async fn plan<T: Transport>(
         drift,
         kept,
         left_out,
+        conflicts,
         plan,
         totals,
         other_otp: None,

@@ -7,6 +7,7 @@
 //! | phase | sent | awaited |
 //! |---|---|---|
 //! | learn | `GET_MANIFEST`, only if the store does not know what is installed | `MANIFEST` |
+//! | conflicts | `CLAIM`, only if there are new entries where something may stand | `TAKEN` |
 //! | dry run | `PLAN_RELOAD` | `RESULT` |
 //! | hooks | `HOOKS` | `STEP`, only if they go as source |
 //! | send | `PACK_BEGIN`, `PACK_DATA`… | `CREDIT`…, `STEP`, `OUTPUT` |
@@ -15,6 +16,7 @@
 
 mod build;
 mod confirm;
+mod foreign;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod learn;
@@ -24,8 +26,10 @@ mod other_otp;
 mod send;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
+use crate::conflicts::Conflict;
 use crate::encode::{EncodeError, PackSummary};
 use crate::held::{Held, KeptFile};
 use crate::id::SnapshotId;
@@ -67,6 +71,10 @@ pub struct PushOptions {
     pub presync: Presync,
     /// Whether files that relsync did not install are deleted on first contact.
     pub delete_extraneous: bool,
+    /// What may be overwritten although relsync did not install it.
+    pub may_overwrite: PathRule,
+    /// Whether the tree is written to another place than the destination, whose files stay as they are.
+    pub is_overlay: bool,
     /// How many entries may be deleted at most; if nothing is said, all but the last that the releases have in common.
     pub max_delete: Option<u64>,
     /// Whether to stop after planning.
@@ -85,6 +93,36 @@ pub struct PushOptions {
     pub link_bytes_per_s: Option<u64>,
     /// What the target has of what the release needs when it is started, if it was asked.
     pub looked: Option<Arc<Looked>>,
+}
+
+/// A decision about paths.
+#[derive(Clone)]
+pub struct PathRule(Arc<dyn Fn(&[u8]) -> bool + Send + Sync>);
+
+impl PathRule {
+    /// Makes one of a function.
+    pub fn new(decide: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(decide))
+    }
+
+    /// Whether it holds for a path.
+    #[must_use]
+    pub fn holds(&self, path: &[u8]) -> bool {
+        (self.0)(path)
+    }
+}
+
+impl Default for PathRule {
+    /// Holds for no path.
+    fn default() -> Self {
+        Self::new(|_| false)
+    }
+}
+
+impl fmt::Debug for PathRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PathRule(..)")
+    }
 }
 
 /// A hooks module, as it is sent.
@@ -153,6 +191,8 @@ pub struct Planned {
     pub kept: Vec<KeptFile>,
     /// Paths on the target that cannot be updated.
     pub left_out: Vec<Vec<u8>>,
+    /// Entries that would overwrite what relsync did not install.
+    pub conflicts: Vec<Conflict>,
     /// What happens to each entry.
     pub plan: Plan,
     /// The plan's figures.
@@ -249,6 +289,12 @@ pub enum PushError {
         /// How many would go.
         count: u64,
     },
+    /// What relsync did not install would be overwritten, and that was not allowed.
+    #[error("{}", conflict_text(paths))]
+    Conflict {
+        /// The paths, as they are written for people.
+        paths: Vec<String>,
+    },
     /// More would be deleted than is allowed.
     #[error("{count} entries would be deleted, the limit is {limit}")]
     TooManyDeletes {
@@ -257,6 +303,30 @@ pub enum PushError {
         /// How many may.
         limit: u64,
     },
+}
+
+/// How many paths an error names.
+const SHOWN_CONFLICTS: usize = 8;
+
+fn conflict_text(paths: &[String]) -> String {
+    let shown = paths[..paths.len().min(SHOWN_CONFLICTS)].join(", ");
+    let more = match paths.len().saturating_sub(SHOWN_CONFLICTS) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("the release would overwrite what relsync did not install: {shown}{more}")
+}
+
+impl Planned {
+    /// The error that a push ends with, if the plan would overwrite what must not be.
+    #[must_use]
+    pub fn refused_conflicts(&self, new: &Manifest) -> Option<PushError> {
+        let refused = self.conflicts.iter().filter(|it| !it.is_allowed);
+        let paths: Vec<String> = refused
+            .map(|it| new.entries()[it.entry].path.to_string())
+            .collect();
+        (!paths.is_empty()).then_some(PushError::Conflict { paths })
+    }
 }
 
 impl From<SessionError> for PushError {
@@ -305,6 +375,9 @@ async fn bring<T: Transport>(
 ) -> Result<PushReport, PushError> {
     let planned = plan(session, status, store, new, options, leave_alone, on_event).await?;
     on_event(PushEvent::Planned(&planned));
+    if let Some(error) = planned.refused_conflicts(new).filter(|_| !options.dry_run) {
+        return Err(error);
+    }
     let installed = status.current.as_ref().map(|current| current.snapshot);
     if planned.plan.is_empty() && installed == Some(new.id().0) {
         let end = match &status.current {

@@ -69,6 +69,8 @@ pub enum Reply {
     Status(Box<TargetStatus>),
     /// Answers `Look`.
     Found(Box<Found>),
+    /// Answers `Claim`: what stands at some of the paths, by their number.
+    Taken(Vec<(u64, Standing)>),
 }
 
 /// What a target has of what a release needs when it is started.
@@ -89,6 +91,19 @@ pub struct FoundDirectory {
     pub path: Option<Vec<u8>>,
     /// It begins with a variable that the target does not know.
     pub unknown: bool,
+}
+
+/// What stands at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// A file; its SHA-256 if it has the size that was asked about.
+    File(Option<[u8; 32]>),
+    /// A directory.
+    Dir,
+    /// A symlink, and what it holds.
+    Symlink(Vec<u8>),
+    /// Anything else.
+    Other,
 }
 
 /// So many bytes of an id tell it from the few others that a host or a target knows.
@@ -312,6 +327,7 @@ impl Reply {
             0x88 => Ok(Self::Error(decode_error(fields)?)),
             0x89 => Ok(Self::Status(Box::new(decode_status(fields)?))),
             0x8a => Ok(Self::Found(Box::new(decode_found(fields)?))),
+            0x8b => decode_taken(fields),
             other => Err(WireError::UnknownMessage(other)),
         }
     }
@@ -433,6 +449,34 @@ fn decode_vm(fields: Fields<'_>) -> Result<VmLife, WireError> {
         Ok(())
     })?;
     Ok(vm)
+}
+
+fn decode_taken(fields: Fields<'_>) -> Result<Reply, WireError> {
+    let mut found = Vec::new();
+    fields.each(|field| {
+        if field.tag == 1 {
+            found.push(decode_standing(field)?);
+        }
+        Ok(())
+    })?;
+    Ok(Reply::Taken(found))
+}
+
+fn decode_standing(field: Field<'_>) -> Result<(u64, Standing), WireError> {
+    let fields = field.nested();
+    let content = fields.find(3)?;
+    let standing = match fields.find_number(2)? {
+        0 => Standing::File(content.map(Field::array).transpose()?),
+        1 => Standing::Dir,
+        2 => Standing::Symlink(
+            content
+                .map(|field| field.value.to_vec())
+                .unwrap_or_default(),
+        ),
+        3 => Standing::Other,
+        _ => return Err(field.malformed()),
+    };
+    Ok((fields.find_number(1)?, standing))
 }
 
 fn decode_current(fields: Fields<'_>) -> Result<Current, WireError> {

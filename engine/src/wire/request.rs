@@ -153,6 +153,11 @@ pub enum Request {
         /// Whether `$ROOT` is the destination.
         own_root: bool,
     },
+    /// Asks what stands at these paths of the destination; what is told of need not be asked about again.
+    Claim {
+        /// Each path, and the size of the file that shall stand there if it is one.
+        wishes: Vec<(Vec<u8>, Option<u64>)>,
+    },
     /// Ends the session.
     Bye,
 }
@@ -274,6 +279,13 @@ impl Request {
                 }
                 message.flag(3, *own_root).finish()
             }
+            Self::Claim { wishes } => wishes
+                .iter()
+                .fold(Message::new(0x0e), |message, (path, size)| {
+                    let wish = Message::fields().bytes(1, path).optional_number(2, *size);
+                    message.nested(1, wish)
+                })
+                .finish(),
             Self::Bye => Message::new(0x0f).finish(),
         }
     }

@@ -212,6 +212,19 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
             },
             "look\ndirectories[1]\t$ROOT/lib/a-1/ebin\ndirectories[2]\tlib/b\nown_root\ttrue\nsystems[1]\tkernel-9.0\n",
         ),
+        (
+            "host-claim",
+            Request::Claim {
+                wishes: vec![
+                    (b"etc/app.conf".to_vec(), Some(300)),
+                    (b"lib/a-1".to_vec(), None),
+                ],
+            },
+            "claim\n\
+             wishes[1].path\tetc/app.conf\n\
+             wishes[1].size\t300\n\
+             wishes[2].path\tlib/a-1\n",
+        ),
         ("host-bye", Request::Bye, "bye\n"),
     ]
 }
@@ -323,6 +336,16 @@ fn replies() -> Vec<(&'static str, Reply)> {
                 ..TargetStatus::default()
             })),
         ),
+        (
+            "agent-taken",
+            Reply::Taken(vec![
+                (0, Standing::File(Some([b'h'; 32]))),
+                (300, Standing::Dir),
+                (301, Standing::Symlink(b"../x".to_vec())),
+                (302, Standing::Other),
+            ]),
+        ),
+        ("agent-taken-none", Reply::Taken(Vec::new())),
         (
             "agent-status",
             Reply::Status(Box::new(TargetStatus {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use relsync_engine::boot;
 use relsync_engine::push::{
-    Hooks, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport, push,
+    Hooks, PathRule, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport, push,
 };
 use relsync_engine::session::SILENCE;
 use relsync_engine::store::{ScanOptions, SnapshotMeta, Store};
@@ -28,6 +28,8 @@ struct Rig {
     options: PushOptions,
     events: Vec<String>,
     silence: Duration,
+    /// What somebody writes on the device once the pack is built.
+    meanwhile: Option<PathBuf>,
 }
 
 impl Rig {
@@ -46,6 +48,8 @@ impl Rig {
                 hooks: None,
                 presync: Presync::Auto,
                 delete_extraneous: false,
+                may_overwrite: PathRule::default(),
+                is_overlay: false,
                 max_delete: None,
                 dry_run: false,
                 target: "the device".to_owned(),
@@ -57,6 +61,7 @@ impl Rig {
             },
             events: Vec::new(),
             silence: SILENCE,
+            meanwhile: None,
             dir,
         }
     }
@@ -97,6 +102,7 @@ impl Rig {
             store,
             options,
             events,
+            meanwhile,
             ..
         } = self;
         block_on(async {
@@ -104,6 +110,12 @@ impl Rig {
             let mut on_event = |event: PushEvent<'_>| match event {
                 PushEvent::Step(step) => events.push(step.to_owned()),
                 PushEvent::Output(text) => events.push(format!("> {text}")),
+                PushEvent::Packed(_) => {
+                    if let Some(path) = meanwhile.take() {
+                        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+                        std::fs::write(path, "somebody's").expect("a file");
+                    }
+                }
                 _ => {}
             };
             let result = push(

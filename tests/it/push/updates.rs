@@ -3,11 +3,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use relsync_engine::boot;
-use relsync_engine::push::PushEnd;
+use relsync_engine::push::{PushEnd, PushError};
+use relsync_engine::session::SessionError;
 use relsync_engine::wire::{ModuleAction, PlannedFiles, ReloadMode, Reply, Request};
 use relsync_tests::release::listing;
 
-use super::{A, B, Rig, applied, statuses};
+use super::{A, B, Rig, applied, hooks, statuses};
 use crate::session::{block_on, connect, greeting};
 
 #[test]
@@ -221,4 +222,49 @@ fn a_plan_may_name_many_modules() {
         }
         session.close().await.expect("closed");
     });
+}
+
+#[test]
+fn what_somebody_puts_in_the_way_after_the_host_looked_is_found_before_presync() {
+    let mut rig = Rig::new();
+    let release = rig.release("a");
+    release.app("sample", "1.0", &[("sample", A)]);
+    applied(rig.push(release.root()));
+    release
+        .file("etc/app.conf", b"ours")
+        .file("new/dir/file", b"ours");
+    rig.options.hooks = Some(hooks("-export([presync/0]).\npresync() -> ok."));
+    for path in ["etc/app.conf", "new/dir/file", "new"] {
+        let path = rig.device().join(path);
+        rig.meanwhile = Some(path.clone());
+        rig.events.clear();
+        match rig.push(release.root()) {
+            Err(PushError::Session(SessionError::Remote(remote))) => {
+                assert_eq!(remote.kind, "conflict", "{remote:?}");
+                let named = path
+                    .strip_prefix(rig.device())
+                    .expect("a path")
+                    .display()
+                    .to_string();
+                assert!(remote.message.contains(&format!("{named:?}")), "{remote:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(
+            !rig.events.contains(&"presync".to_owned()),
+            "{:?}",
+            rig.events
+        );
+        assert_eq!(std::fs::read(&path).expect("a file"), b"somebody's");
+        // Now that it is there, the host sees it.
+        rig.meanwhile = None;
+        assert!(matches!(
+            rig.push(release.root()),
+            Err(PushError::Conflict { .. })
+        ));
+        let _ = std::fs::remove_dir_all(rig.device().join("etc"));
+        let _ = std::fs::remove_dir_all(rig.device().join("new"));
+        let _ = std::fs::remove_file(rig.device().join("new"));
+    }
+    applied(rig.push(release.root()));
 }

@@ -36,6 +36,7 @@ pub(super) const ENGINE_LAYERS: &[Layer] = &[
     Layer { modules: &["wire"], may_use: &["bytes", "limits"] },
     Layer { modules: &["held"], may_use: &["entry", "id", "manifest", "wire"] },
     Layer { modules: &["plan", "bases"], may_use: &["bytes", "entry", "held", "id", "limits", "manifest", "wire"] },
+    Layer { modules: &["conflicts"], may_use: &["entry", "held", "id", "manifest", "wire"] },
     Layer { modules: &["pack"], may_use: &["bytes", "id", "limits"] },
     Layer { modules: &["frames"], may_use: &["entry", "held", "id", "limits", "manifest", "pack", "plan"] },
     Layer { modules: &["delta"], may_use: &["bytes", "limits", "zstd_frame"] },
@@ -51,7 +52,7 @@ pub(super) const ENGINE_LAYERS: &[Layer] = &[
     Layer {
         modules: &["push"],
         may_use: &[
-            "bases", "delta", "encode", "entry", "exclude", "held", "id", "limits", "manifest", "next_boot", "plan", "session", "store", "transport", "wire",
+            "bases", "conflicts", "delta", "encode", "entry", "exclude", "held", "id", "limits", "manifest", "next_boot", "plan", "session", "store", "transport", "wire",
         ],
     },
 ];

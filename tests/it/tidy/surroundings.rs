@@ -10,6 +10,7 @@ pub(super) const PURE: &[&str] = &[
     "bases",
     "bytes",
     "chunk",
+    "conflicts",
     "delta",
     "entry",
     "exclude",

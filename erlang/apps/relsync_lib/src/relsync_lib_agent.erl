@@ -41,6 +41,8 @@
     base := none | relsync_lib_update:base(),
     hooks := relsync_lib_update_hooks:hooks(),
     receiving := none | receiving(),
+    %% What stands in the place of new entries, as far as the host was told.
+    found := #{relsync_lib_path:path() => true},
     %% What came of an interrupted transaction that this session found.
     recovered => relsync_lib_wire:fields()
 }.
@@ -84,7 +86,8 @@ greet(Send, Hello) ->
                 checksum => maps:get(checksum, Fields, false),
                 base => none,
                 hooks => none,
-                receiving => none
+                receiving => none,
+                found => #{}
             },
             relsync_lib_place:start(maps:get(read, Roots)),
             checked(relsync_lib_roots, state, relsync_lib_roots:check(Roots)),
@@ -234,6 +237,11 @@ handle(plan_reload, Fields, #{roots := Roots, send := Send} = State) ->
 handle(look, Fields, #{roots := Roots, send := Send} = State) ->
     Send(found, relsync_lib_boot:answer(Fields, Roots)),
     State;
+handle(claim, #{wishes := Wishes}, #{roots := Roots, send := Send, found := Known} = State) ->
+    Found = relsync_lib_foreign:find(Roots, Wishes, relsync_lib_foreign:ours(Roots)),
+    Send(taken, #{taken => Found}),
+    Named = [maps:get(path, lists:nth(Index + 1, Wishes)) || #{index := Index} <- Found],
+    State#{found := maps:merge(Known, maps:from_list([{Path, true} || Path <- Named]))};
 handle(status, Fields, #{roots := Roots, send := Send} = State) ->
     {Status, _} = status(Roots, maps:get(verify, Fields, false)),
     Send(status_reply, (maps:merge(with_recovered(Status, maps:get(recovered, State)), relsync_lib_boot:status(Roots)))#{
@@ -489,7 +497,7 @@ without_end(Stage) -> Stage.
 apply_pack(Fields, #{incoming := Incoming, pack_id := PackId, stage := Stage}, State) ->
     #{roots := #{state := Dir} = Roots, send := Send, hooks := Hooks, base := Base} = State,
     relsync_lib_incoming:close(Incoming),
-    Result = relsync_lib_update:update(Fields, Stage, Base, Roots, Hooks, Send),
+    Result = relsync_lib_update:update(Fields#{found => maps:get(found, State)}, Stage, Base, Roots, Hooks, Send),
     _ = relsync_lib_incoming:delete(Dir, PackId),
     %% Nothing refers to what this removes: manifests of dropped generations, earlier agents.
     _ = relsync_lib_state:clean(Dir, #{agents => [relsync_lib_blob:hash()]}),

@@ -89,6 +89,7 @@ update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send)
         end,
     Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
     {Held, Stays} = relsync_lib_pins:hold(Wanted, Manifest, Leftovers, relsync_lib_pins:find(Roots), Roots),
+    refuse_conflicts(Staged, Base, Roots, maps:get(found, Fields, #{})),
     Send(staged, #{files => length(Held), bytes => 0}),
     ok = relsync_lib_boot:check(Held, Roots),
     Mode = relsync_lib_modules:mode(maps:get(reload, Fields, 0)),
@@ -113,6 +114,14 @@ update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send)
 
 pin_notes(#{kept := Kept, dropped := Dropped}) ->
     [relsync_lib_pins:kept_text(Kept) || Kept =/= []] ++ [relsync_lib_pins:dropped_text(Dropped) || Dropped =/= []].
+
+%% The host has looked before; this is about what came since.
+refuse_conflicts(#{manifest := New, summary := #{replaced := Replaced}}, Base, Roots, Found) ->
+    Known = maps:merge(Found, relsync_lib_foreign:ours(Roots)),
+    case relsync_lib_foreign:conflicts(Roots, Replaced, New, Base, Known) of
+        [] -> ok;
+        Paths -> relsync_lib_refusal:refuse(conflict, relsync_lib_foreign:format_error(Paths))
+    end.
 
 probation_state(#{confirm_timeout := Timeout}, Mode) -> {probation, min(Timeout, ?MAX_TIMEOUT_MS), Mode};
 probation_state(_, _) -> confirmed.

@@ -22,6 +22,8 @@
     changed := non_neg_integer(),
     removed := non_neg_integer(),
     kept := non_neg_integer(),
+    %% Paths at which something else stands now.
+    replaced := [relsync_lib_path:path()],
     left := [{relsync_lib_path:path(), not_ours}]
 }.
 -type error() ::
@@ -47,6 +49,7 @@ changes(Root, Manifest, Sources, Deletes) ->
                 changed => length([changed || {_, changed, _} <- Placed]),
                 removed => length(Removed),
                 kept => relsync_lib_manifest:count(Manifest) - length(Placed),
+                replaced => [Path || {Path, changed, _} <- lists:reverse(Placed)],
                 left => [{Path, not_ours} || Path <- Left]
             }}}
     catch

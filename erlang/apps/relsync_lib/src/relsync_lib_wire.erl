@@ -147,6 +147,8 @@ incoming(16#0A) ->
     {status, [{1, verify, flag}]};
 incoming(16#0D) ->
     {look, [{1, directories, {list, bytes}}, {2, systems, {list, bytes}}, {3, own_root, flag}]};
+incoming(16#0E) ->
+    {claim, [{1, wishes, {list, {message, [{1, path, bytes}, {2, size, number}]}}}]};
 incoming(16#0F) ->
     {bye, []};
 incoming(_) ->
@@ -183,6 +185,8 @@ outgoing(result) ->
     ]};
 outgoing(error) ->
     {16#88, error_fields()};
+outgoing(taken) ->
+    {16#8B, [{1, taken, {list, {message, [{1, index, number}, {2, kind, number}, {3, content, bytes}]}}}]};
 outgoing(status_reply) ->
     {16#89, status_fields() ++ [
         {20, modules, {list, {message, module_fields()}}},

@@ -95,6 +95,15 @@ messages() ->
             needs_restart => false
         }},
         {"agent-result-unchanged", result, #{outcome => 2}},
+        {"agent-taken", taken, #{
+            taken => [
+                #{index => 0, kind => 0, content => binary:copy(<<"h">>, 32)},
+                #{index => 300, kind => 1},
+                #{index => 301, kind => 2, content => <<"../x">>},
+                #{index => 302, kind => 3}
+            ]
+        }},
+        {"agent-taken-none", taken, #{taken => []}},
         {"agent-error", error, #{
             kind => <<"space">>, message => <<"needs 10 bytes, has 9">>, path => <<"/srv/erlang">>
         }}
