@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use relsync_engine::entry::{Entry, Escaped};
+use relsync_engine::entry::{Entry, Escaped, is_targets_own};
 use relsync_engine::exclude::Reason;
 use relsync_engine::id::Sha256;
 use relsync_engine::manifest::Manifest;
@@ -52,9 +52,25 @@ impl Notes {
             notes.note_config(planned, plan, entry, store);
         }
         notes.note_overwritten(planned, new);
+        notes.note_own(planned, new);
         notes.note_shared_libraries(planned, exclusions);
         notes.note_paths_left_out(planned);
         notes
+    }
+
+    /// Says that the target keeps its own file where the release has another.
+    fn note_own(&mut self, planned: &Planned, new: &Manifest) {
+        let mut entries = new.entries().iter().zip(&planned.plan.entries);
+        let own = entries.find(|(entry, _)| is_targets_own(entry.path.as_bytes()));
+        if let Some((entry, plan)) = own
+            && plan.change == Change::Kept
+            && planned.base.get(entry.path.as_bytes()).and_then(Entry::content) != entry.content()
+        {
+            self.texts.push(format!(
+                "{} is left alone: the target keeps the one it has",
+                entry.path
+            ));
+        }
     }
 
     fn note_overwritten(&mut self, planned: &Planned, new: &Manifest) {

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::entry::{Entry, EntryKind};
+use crate::entry::{Entry, EntryKind, is_targets_own};
 use crate::held::Held;
 use crate::manifest::Manifest;
 use crate::wire::Standing;
@@ -122,6 +122,9 @@ pub fn conflicts(
     let entries = new.entries().iter().enumerate();
     let in_conflict = entries.filter(|(index, entry)| {
         let path = entry.path.as_bytes();
+        if is_targets_own(path) {
+            return false;
+        }
         match held.manifest.get(path) {
             Some(there) if held.inventory => {
                 !takes_over && !is_alike(there, entry) && !is_of_release(path)

@@ -17,6 +17,16 @@ use crate::limits;
 /// The name of the state directory, which no manifest may touch.
 pub const STATE_DIR: &str = ".relsync";
 
+/// The file that each target has for itself once it is there: the cookie of its release.
+const TARGETS_OWN: &[u8] = b"releases/COOKIE";
+
+/// Tells whether a path is that of a file which is installed only where nothing stands: what is there is the target's own, whatever it
+/// holds, and is neither replaced, nor deleted, nor built on.
+#[must_use]
+pub fn is_targets_own(path: &[u8]) -> bool {
+    path == TARGETS_OWN
+}
+
 /// Why bytes are no path of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PathError {

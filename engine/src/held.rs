@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::entry::{Entry, EntryKind};
+use crate::entry::{Entry, EntryKind, is_targets_own};
 use crate::id::Sha256;
 use crate::manifest::Manifest;
 use crate::wire::DriftKind;
@@ -86,7 +86,7 @@ pub fn kept_files(
                 Some(later) => later.content() == Some((*size, *sha256)),
                 None => leave_alone(path),
             };
-            if *size > 0 && !stays && known.insert(*sha256) {
+            if *size > 0 && !stays && !is_targets_own(path) && known.insert(*sha256) {
                 kept.push(KeptFile {
                     generation,
                     index,

@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::bases::{Bases, Contents};
-use crate::entry::{Entry, EntryKind};
+use crate::entry::{Entry, EntryKind, is_targets_own};
 use crate::held::{Held, KeptFile};
 use crate::id::Sha256;
 use crate::manifest::Manifest;
@@ -24,6 +24,8 @@ pub struct Rules<'a> {
     pub leave_alone: &'a dyn Fn(&[u8]) -> bool,
     /// Whether files that relsync did not install are deleted too.
     pub delete_extraneous: bool,
+    /// Whether the target has the file that is its own ([`is_targets_own`]) although its manifest does not say so.
+    pub own_is_there: bool,
 }
 
 /// Where the content of a file comes from.
@@ -108,7 +110,10 @@ impl Plan {
             .entries()
             .iter()
             .enumerate()
-            .map(|(index, entry)| plan_entry(held, &mut bases, &mut sent, index, entry))
+            .map(|(index, entry)| {
+                let own = rules.own_is_there;
+                plan_entry(held, &mut bases, &mut sent, own, index, entry)
+            })
             .collect();
         let (deletes, left_alone) = plan_deletes(held, new, rules);
         Self {
@@ -180,12 +185,19 @@ fn plan_entry(
     held: Held<'_>,
     bases: &mut Bases<'_>,
     sent: &mut HashMap<Sha256, usize>,
+    own_is_there: bool,
     index: usize,
     entry: &Entry,
 ) -> PlannedEntry {
     let there = held.manifest.index_of(entry.path.as_bytes());
     let drift = there.and_then(|at| held.drift.get(&at).copied());
     let old = there.map(|at| &held.manifest.entries()[at]);
+    if is_targets_own(entry.path.as_bytes()) && (own_is_there || has_own(held)) {
+        return PlannedEntry {
+            change: Change::Kept,
+            source: entry.content().map(|_| Source::Keep),
+        };
+    }
     let source = match &entry.kind {
         EntryKind::File { size, sha256, .. } => {
             let same_content = old.and_then(Entry::content) == Some((*size, *sha256));
@@ -219,6 +231,25 @@ fn plan_entry(
     PlannedEntry { change, source }
 }
 
+/// Whether the manifest of what a target holds says that it has the file that is its own.
+fn has_own(held: Held<'_>) -> bool {
+    let mut entries = held.manifest.entries().iter().enumerate();
+    entries.any(|(at, entry)| {
+        is_targets_own(entry.path.as_bytes()) && held.drift.get(&at) != Some(&DriftKind::Missing)
+    })
+}
+
+/// Whether a release would change nothing but the file that is the target's own.
+#[must_use]
+pub fn differs_in_own_only(base: &Manifest, new: &Manifest) -> bool {
+    let others = |manifest: &Manifest| -> Vec<Entry> {
+        let entries = manifest.entries().iter();
+        let others = entries.filter(|entry| !is_targets_own(entry.path.as_bytes()));
+        others.cloned().collect()
+    };
+    base.len() == new.len() && others(base) == others(new)
+}
+
 /// Whether an entry with this drift still has the content that the manifest says.
 fn content_is_there(drift: Option<DriftKind>) -> bool {
     matches!(drift, None | Some(DriftKind::Mode))
@@ -236,7 +267,7 @@ fn plan_deletes(held: Held<'_>, new: &Manifest, rules: &Rules<'_>) -> (Vec<usize
             continue;
         }
         let needed_here = needed.contains(path);
-        if ours && !needed_here && !(rules.leave_alone)(path) {
+        if ours && !needed_here && !is_targets_own(path) && !(rules.leave_alone)(path) {
             if held.drift.get(&index) != Some(&DriftKind::Missing) {
                 deletes.push(index);
             }

@@ -345,3 +345,102 @@ fn shared_libraries_that_are_asked_for_replace_what_is_there() {
     assert_eq!(rig.push(&["--shared-libs"], 0)["outcome"], "applied");
     assert_eq!(fs::read(rig.device().join(nif)).expect("a file"), b"new");
 }
+
+/// The cookie that the device has, and whether the status finds it changed.
+fn cookie(rig: &Rig) -> (String, bool) {
+    let status = rig.run(&["status", "--checksum"]);
+    assert_eq!(status.code, Some(0), "{status:?}");
+    let content = fs::read_to_string(rig.device().join("releases/COOKIE"));
+    (content.unwrap_or_default(), status.out.contains("COOKIE"))
+}
+
+#[test]
+fn a_cookie_is_installed_where_there_is_none_and_never_replaced() {
+    let rig = Rig::new();
+    rig.release(1);
+    let tree = rig.tree();
+    tree.file("releases/COOKIE", b"first");
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    assert_eq!(cookie(&rig), ("first".to_owned(), false));
+
+    // A clean build makes another one, and nothing else may differ.
+    tree.file("releases/COOKIE", b"second");
+    let same = rig.push(&[], 0);
+    assert_eq!(same["outcome"], "up-to-date", "{same}");
+    assert!(same["notes"].to_string().contains("releases/COOKIE is left alone"), "{same}");
+    rig.release(2);
+    let plan = rig.run(&["plan"]);
+    assert!(!plan.out.contains("~ releases/COOKIE") && plan.out.contains("releases/COOKIE is left alone"), "{plan:?}");
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    assert_eq!(cookie(&rig), ("first".to_owned(), false));
+    assert_eq!(rig.push(&[], 0)["outcome"], "up-to-date");
+
+    // It stays whatever the operator makes of it, and comes back where it is gone.
+    let here = rig.device().join("releases/COOKIE");
+    fs::write(&here, "the operator's").expect("a file");
+    for (n, checksum) in [(3, &[][..]), (4, &["--checksum"][..])] {
+        rig.release(n);
+        tree.file("releases/COOKIE", n.to_string().as_bytes());
+        assert_eq!(rig.push(checksum, 0)["outcome"], "applied");
+        assert_eq!(cookie(&rig), ("the operator's".to_owned(), false));
+    }
+    assert_eq!(rig.push(&["rollback"], 0)["outcome"], "applied");
+    assert_eq!(cookie(&rig), ("the operator's".to_owned(), false));
+    fs::remove_file(&here).expect("removed");
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    assert_eq!(cookie(&rig), ("4".to_owned(), false));
+    fs::remove_file(tree.root().join("releases/COOKIE")).expect("removed");
+    rig.release(5);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    assert_eq!(fs::read(&here).expect("a file"), b"4");
+}
+
+#[test]
+fn a_cookie_that_was_there_first_is_the_target_s() {
+    let rig = Rig::new();
+    let tree = rig.tree();
+    let here = rig.device().join("releases/COOKIE");
+    for first in [true, false] {
+        rig.release(1);
+        if first {
+            tree.file("releases/COOKIE", b"the build's");
+            fs::create_dir(rig.device().join("releases")).expect("a directory");
+        } else {
+            // Known to nobody: it came after the first push, which had none.
+            fs::remove_dir_all(rig.device()).expect("removed");
+            fs::create_dir(rig.device()).expect("a directory");
+            fs::remove_file(tree.root().join("releases/COOKIE")).expect("removed");
+            assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+            tree.file("releases/COOKIE", b"the build's");
+        }
+        fs::write(&here, "the device's").expect("a file");
+        for _ in 0..2 {
+            assert_eq!(rig.push(&[], 0)["outcome"], if first { "applied" } else { "up-to-date" });
+            assert_eq!(cookie(&rig), ("the device's".to_owned(), false));
+            if first {
+                break;
+            }
+        }
+        rig.release(2);
+        assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+        assert_eq!(cookie(&rig), ("the device's".to_owned(), false));
+        assert_eq!(rig.push(&[], 0)["outcome"], "up-to-date");
+    }
+}
+
+#[test]
+fn a_cookie_of_a_read_only_release_is_that_of_the_writable_one() {
+    let rig = Rig::new();
+    rig.release(1);
+    rig.tree().file("releases/COOKIE", b"the build's");
+    let writable = rig.cli.dir().join("writable");
+    fs::create_dir(rig.device().join("releases")).expect("a directory");
+    fs::write(rig.device().join("releases/COOKIE"), "the device's").expect("a file");
+    let writable = writable.display().to_string();
+    for n in [1, 2] {
+        rig.release(n);
+        assert_eq!(rig.push(&["-q", &writable], 0)["outcome"], "applied");
+        let here = fs::read(format!("{writable}/releases/COOKIE")).expect("a file");
+        assert_eq!(here, b"the device's");
+    }
+}

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 use super::Contents;
-use crate::entry::Entry;
+use crate::entry::{Entry, is_targets_own};
 use crate::held::Held;
 use crate::id::{ChunkId, Sha256};
 use crate::limits;
@@ -41,6 +41,9 @@ impl<'a> Index<'a> {
             let (Some(entry), Some((size, sha256))) = (held.base(at), index.content(at)) else {
                 continue;
             };
+            if is_targets_own(entry.path.as_bytes()) {
+                continue;
+            }
             let file = (size, sha256, at);
             index.by_content.entry(sha256).or_insert(at);
             let (path, name) = (entry.path.as_bytes(), entry.path.name());

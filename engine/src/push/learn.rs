@@ -8,6 +8,7 @@ use super::other_otp::OtherOtp;
 use super::{Planned, PushError, PushEvent, PushOptions};
 use crate::bases::Contents;
 use crate::conflicts::{Unknown, conflicts};
+use crate::entry::is_targets_own;
 use crate::encode::{ContentSource, EncodeError};
 use crate::entry::Entry;
 use crate::held::{Held, KeptFile, kept_files};
@@ -85,6 +86,9 @@ pub(super) async fn plan<T: Transport>(
         contents: store,
         leave_alone,
         delete_extraneous: options.delete_extraneous,
+        own_is_there: found
+            .keys()
+            .any(|at| is_targets_own(new.entries()[*at].path.as_bytes())),
     };
     let mut plan = Plan::new(held, new, &rules);
     let kept = plan.used_of(held);

@@ -34,7 +34,7 @@ use crate::encode::{EncodeError, PackSummary};
 use crate::held::{Held, KeptFile};
 use crate::id::SnapshotId;
 use crate::manifest::{Manifest, ManifestError};
-use crate::plan::{Plan, Totals};
+use crate::plan::{Plan, Totals, differs_in_own_only};
 use crate::session::{Session, SessionError};
 use crate::store::{Store, StoreError};
 use crate::transport::Transport;
@@ -379,7 +379,9 @@ async fn bring<T: Transport>(
         return Err(error);
     }
     let installed = status.current.as_ref().map(|current| current.snapshot);
-    if planned.plan.is_empty() && installed == Some(new.id().0) {
+    let is_installed = installed == Some(new.id().0)
+        || installed.is_some() && !planned.inventory && differs_in_own_only(&planned.base, new);
+    if planned.plan.is_empty() && is_installed {
         let end = match &status.current {
             Some(current) if current.probation && !options.dry_run => {
                 let confirmed = confirm(session, current.generation, current.snapshot).await?;

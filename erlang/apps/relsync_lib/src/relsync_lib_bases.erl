@@ -30,11 +30,15 @@ new(#{roots := Roots, base := Manifest, installed := Installed, drift := Drift},
         manifest => Manifest,
         by_content => relsync_lib_manifest:files_by_sha256(Manifest),
         installed => Installed,
-        lost => maps:from_list([{Index, true} || {Index, What} <- Drift, What =/= mode]),
+        lost => maps:from_list([{Index, true} || Index <- own(Manifest) ++ [I || {I, What} <- Drift, What =/= mode]]),
         earlier => list_to_tuple(Earlier),
         earlier_by_content => maps:from_list([{Sha256, File} || #{sha256 := Sha256} = File <- Earlier]),
         roots => Roots
     }.
+
+%% What the manifest says of the target's own file need not be so.
+own(Manifest) ->
+    [Index || {ok, Index, _} <- [relsync_lib_manifest:find(relsync_lib_path:targets_own(), Manifest)]].
 
 %% @doc The installed file of a path, if it has this content.
 -spec kept_at(relsync_lib_path:path(), relsync_lib_manifest:sha256(), bases()) -> {ok, relsync_lib_manifest:index()} | none.

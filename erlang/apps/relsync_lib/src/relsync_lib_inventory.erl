@@ -153,9 +153,14 @@ compare_below(Roots, Entry, Mtime, Checksum, Absent) ->
 compare([], _Entry, _Mtime, _Checksum) ->
     missing;
 compare([Root | Rest], Entry, Mtime, Checksum) ->
-    Full = relsync_lib_path:join(Root, relsync_lib_manifest:path(Entry)),
+    Path = relsync_lib_manifest:path(Entry),
+    Full = relsync_lib_path:join(Root, Path),
     case relsync_lib_fs:info(Full) of
-        {ok, Info} -> compare_node(Full, Entry, Info, Mtime, Checksum);
+        {ok, Info} ->
+            case relsync_lib_path:is_targets_own(Path) of
+                true -> same;
+                false -> compare_node(Full, Entry, Info, Mtime, Checksum)
+            end;
         {error, enoent} -> compare(Rest, Entry, Mtime, Checksum);
         {error, _} -> changed
     end.

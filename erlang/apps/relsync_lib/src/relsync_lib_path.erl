@@ -19,6 +19,8 @@
     parent/1,
     ancestors/1,
     check_parents/2,
+    targets_own/0,
+    is_targets_own/1,
     native/1,
     raw/1,
     display/1,
@@ -36,8 +38,19 @@
     | {parent_not_directory, path(), symlink | file | other}
     | {parent_unreadable, path(), file:posix()}.
 
+%% The cookie of the target's release.
+-define(TARGETS_OWN, <<"releases/COOKIE">>).
 -define(MAX_PATH_BYTES, 4096).
 -define(MAX_COMPONENT_BYTES, 255).
+
+%% @doc The path of the file that is installed only where nothing stands: what is there is the target's own,
+%% whatever it holds, and is neither compared, nor replaced, nor built on.
+-spec targets_own() -> path().
+targets_own() -> ?TARGETS_OWN.
+
+%% @doc Says whether a path is that of the target's own file.
+-spec is_targets_own(path()) -> boolean().
+is_targets_own(Path) -> Path =:= ?TARGETS_OWN.
 
 %% @doc Accepts the paths that a manifest may hold.
 -spec validate(binary()) -> ok | {error, error()}.

@@ -282,7 +282,23 @@ settle(End, #stage{next = Index, new = New} = Stage) ->
     {ok, Entry} = relsync_lib_manifest:entry(Index, New),
     settle(End, (settle_entry(Index, Entry, Stage))#stage{next = Index + 1}).
 
-settle_entry(Index, {file, Path, _Mode, Size, Sha256}, Stage) ->
+settle_entry(Index, {file, Path, _, _, _} = Entry, #stage{roots = #{read := Read, write := Write}} = Stage) ->
+    case relsync_lib_path:is_targets_own(Path) andalso relsync_lib_roots:holder(Read, Path) of
+        {ok, Write, _} -> Stage;
+        {ok, Root, {file, _, _, _}} -> copy_own(Index, Path, relsync_lib_path:join(Root, Path), Stage);
+        _ -> settle_other(Index, Entry, Stage)
+    end;
+settle_entry(_Index, _Entry, Stage) ->
+    Stage.
+
+%% Whatever the target's own file holds, the tree that is written has it too.
+copy_own(Index, Path, From, Stage) ->
+    case relsync_lib_inventory:hash_file(From) of
+        {ok, Sha256, _Size} -> copy_content(From, Index, Path, Sha256, Stage);
+        {error, Reason} -> throw({cannot, read, Path, Reason})
+    end.
+
+settle_other(Index, {file, Path, _Mode, Size, Sha256}, Stage) ->
     #stage{bases = Bases, kept = Kept, deferred = Deferred} = Stage,
     case base_of_kept(Index, Stage) of
         {ok, BaseIndex} ->
@@ -294,9 +310,7 @@ settle_entry(Index, {file, Path, _Mode, Size, Sha256}, Stage) ->
                 {ok, Place} -> copy_content(Place, Index, Path, Sha256, Stage);
                 none -> Stage#stage{deferred = [Index | Deferred]}
             end
-    end;
-settle_entry(_Index, _Entry, Stage) ->
-    Stage.
+    end.
 
 %% A file stays where it is if the tree to be written has it already.
 base_of_kept(Index, #stage{new = New, bases = Bases, roots = Roots}) ->

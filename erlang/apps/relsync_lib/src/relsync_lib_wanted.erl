@@ -65,7 +65,7 @@ place({Index, Entry}, Root, Sources, {Placed, Absent}) ->
             {dir, _} -> Absent;
             _ -> Absent#{Path => true}
         end,
-    case want(Entry, Live, maps:get(Index, Sources, none), Root) of
+    case want_other(Entry, Live, maps:get(Index, Sources, none), Root) of
         nothing -> {Placed, Absent1};
         Node when Live =:= absent -> {[{Path, added, Node} | Placed], Absent1};
         Node -> {[{Path, changed, Node} | Placed], Absent1}
@@ -81,6 +81,12 @@ live(Root, Path, Absent) ->
                 {error, enoent} -> absent;
                 {error, Reason} -> fail({cannot, examine, Path, Reason})
             end
+    end.
+
+want_other(Entry, Live, Source, Root) ->
+    case Live =/= absent andalso relsync_lib_path:is_targets_own(relsync_lib_manifest:path(Entry)) of
+        true -> nothing;
+        false -> want(Entry, Live, Source, Root)
     end.
 
 want({file, _, Mode, _, _}, _Live, {staged, Source, Mtime}, _Root) ->
