@@ -64,7 +64,11 @@ impl Notes {
         let own = entries.find(|(entry, _)| is_targets_own(entry.path.as_bytes()));
         if let Some((entry, plan)) = own
             && plan.change == Change::Kept
-            && planned.base.get(entry.path.as_bytes()).and_then(Entry::content) != entry.content()
+            && planned
+                .base
+                .get(entry.path.as_bytes())
+                .and_then(Entry::content)
+                != entry.content()
         {
             self.texts.push(format!(
                 "{} is left alone: the target keeps the one it has",

@@ -227,6 +227,7 @@ fn update() -> Vector {
         contents: &Both(&old, &new),
         leave_alone: &|_| false,
         delete_extraneous: false,
+        own_is_there: false,
     };
     let plan = Plan::new(held, &new.manifest, &rules);
     encode_pack(
@@ -407,6 +408,7 @@ fn what_was_renamed_and_edited_costs_its_edits() {
         contents: &both,
         leave_alone: &|_| false,
         delete_extraneous: false,
+        own_is_there: false,
     };
     let plan = Plan::new(held, &new.manifest, &rules);
     let mut sink = |bytes: &[u8]| {

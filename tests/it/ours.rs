@@ -121,7 +121,8 @@ fn a_release_that_lacks_an_application_that_it_boots_is_refused() {
         &["releases/1.0/sample.rel names other 2.0"],
     );
     tree.app("other", "2.0", &[]);
-    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    // Now it has its applications; that there is no boot script is another matter.
+    rig.refused(&[], 1, "boot", &["no boot file"]);
 }
 
 /// The command as users run it, who say so if a destination is a new one.
@@ -154,8 +155,7 @@ fn a_destination_that_the_vm_runs_nothing_from_is_refused_unless_it_is_to_be_a_n
         let hint = error["hint"].to_string();
         assert!(hint.contains("--new-destination"), "{hint}");
         assert_eq!(hint.contains(&format!("-p {factory}")), known, "{hint}");
-        let device = fs::read_dir(rig.device()).expect("a directory");
-        assert_eq!(device.count(), 0, "nothing is written");
+        assert!(listing(&rig.device()).is_empty(), "nothing is written");
 
         let plan = plainly(&rig, &["plan", "--json"]);
         assert_eq!(plan.code, Some(0), "{plan:?}");
@@ -367,10 +367,19 @@ fn a_cookie_is_installed_where_there_is_none_and_never_replaced() {
     tree.file("releases/COOKIE", b"second");
     let same = rig.push(&[], 0);
     assert_eq!(same["outcome"], "up-to-date", "{same}");
-    assert!(same["notes"].to_string().contains("releases/COOKIE is left alone"), "{same}");
+    assert!(
+        same["notes"]
+            .to_string()
+            .contains("releases/COOKIE is left alone"),
+        "{same}"
+    );
     rig.release(2);
     let plan = rig.run(&["plan"]);
-    assert!(!plan.out.contains("~ releases/COOKIE") && plan.out.contains("releases/COOKIE is left alone"), "{plan:?}");
+    assert!(
+        !plan.out.contains("~ releases/COOKIE")
+            && plan.out.contains("releases/COOKIE is left alone"),
+        "{plan:?}"
+    );
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
     assert_eq!(cookie(&rig), ("first".to_owned(), false));
     assert_eq!(rig.push(&[], 0)["outcome"], "up-to-date");
@@ -415,7 +424,10 @@ fn a_cookie_that_was_there_first_is_the_target_s() {
         }
         fs::write(&here, "the device's").expect("a file");
         for _ in 0..2 {
-            assert_eq!(rig.push(&[], 0)["outcome"], if first { "applied" } else { "up-to-date" });
+            assert_eq!(
+                rig.push(&[], 0)["outcome"],
+                if first { "applied" } else { "up-to-date" }
+            );
             assert_eq!(cookie(&rig), ("the device's".to_owned(), false));
             if first {
                 break;

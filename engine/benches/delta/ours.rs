@@ -110,6 +110,7 @@ impl Ours {
                 contents: &contents,
                 leave_alone: &|_| false,
                 delete_extraneous: false,
+                own_is_there: false,
             },
         );
         let mut ours = Self {

@@ -354,6 +354,7 @@ fn what_stood_at_the_path_before_is_taken_if_it_is_more_alike() {
         contents: &contents,
         leave_alone: &|_| false,
         delete_extraneous: false,
+        own_is_there: false,
     };
     let mut plan = Plan::new(held, &new, &rules);
     assert_eq!(plan.used_of(held), kept[..1]);

@@ -14,7 +14,8 @@ mod request;
 pub use parts::{Assembler, MAX_PART_BYTES, parts};
 pub use reply::{
     ApplyResult, Current, Drift, DriftKind, Found, FoundDirectory, ID_BEGINNING_BYTES, Incoming,
-    KeptGeneration, Leftovers, ModuleStatus, Outcome, RemoteError, Reply, Standing, TargetStatus, VmLife,
+    KeptGeneration, Leftovers, ModuleStatus, Outcome, RemoteError, Reply, Standing, TargetStatus,
+    VmLife,
 };
 pub use request::{HooksKind, ModuleAction, PlannedFiles, ReloadMode, Request};
 

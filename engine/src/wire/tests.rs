@@ -514,7 +514,7 @@ fn replies_that_break_the_rules_are_refused() {
     let table: [(&[u8], Result<Reply, WireError>); 9] = [
         (b"", Err(WireError::Empty)),
         (&[0x01], Err(WireError::UnknownMessage(0x01))),
-        (&[0x8b], Err(WireError::UnknownMessage(0x8b))),
+        (&[0x8f], Err(WireError::UnknownMessage(0x8f))),
         // A number with bytes behind it, a snapshot of 31 bytes, an outcome and a drift that do not exist.
         (&[0x83, 1, 2, 5, 5], field(0x83, 1)),
         (&[&[0x87, 9, 31][..], &[0; 31]].concat(), field(0x87, 9)),

@@ -235,6 +235,6 @@ fn what_a_foreign_target_holds_serves_as_base() {
     let mut content = noise(1, 300_000);
     content[150_000..150_010].copy_from_slice(b"0123456789");
     tree.file("large", &content);
-    let result = push_all(&rig, &[]);
+    let result = push_all(&rig, &["--overwrite", "large"]);
     assert!(number(&result["pack_bytes"]) < 5_000, "{result}");
 }
