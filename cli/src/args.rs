@@ -364,6 +364,12 @@ pub(crate) struct RollbackArgs {
     pub(crate) reload: Option<Reload>,
     #[command(flatten)]
     pub(crate) restart: RestartArgs,
+    /// The hooks: a module, a .beam or an .erl file
+    #[arg(short = 'H', long, value_name = "MODULE", env = "RELSYNC_HOOKS", help_heading = None)]
+    pub(crate) hooks: Option<String>,
+    /// How long each hook may run, 0 for ever [default: 5m]
+    #[arg(long, value_name = "TIME", env = "RELSYNC_HOOK_TIMEOUT", help_heading = None)]
+    pub(crate) hook_timeout: Option<Span>,
 }
 
 /// The arguments of `doctor`.

@@ -292,6 +292,14 @@ impl Config {
         args.include.extend(self.all(|options| &options.include));
     }
 
+    /// Lays the file under which hooks run, and for how long.
+    pub(crate) fn fill_hooks(&self, hooks: &mut Option<String>, timeout: &mut Option<Span>) {
+        if hooks.is_none() {
+            *hooks = self.first(|options| options.hooks.clone());
+        }
+        *timeout = timeout.or_else(|| self.first(|options| options.hook_timeout));
+    }
+
     /// Lays the file under what says how running code is replaced.
     pub(crate) fn fill_reload(&self, reload: &mut Option<Reload>) {
         *reload = reload.or_else(|| self.first(|options| options.reload));
@@ -312,11 +320,10 @@ impl Config {
     fn fill_apply(&self, args: &mut ApplyArgs) {
         self.fill_reload(&mut args.reload);
         self.fill_restart(&mut args.restart);
+        self.fill_hooks(&mut args.hooks, &mut args.hook_timeout);
         fill!(
             self,
             args,
-            hooks,
-            hook_timeout,
             presync,
             confirm_timeout,
             keep,

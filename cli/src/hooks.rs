@@ -13,12 +13,20 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use relsync_engine::hooks_exports::{self, HooksExportsError};
 use relsync_engine::push::Hooks;
 use relsync_engine::wire::HooksKind;
 
 use crate::units::Span;
+
+/// What people are told when the target cannot load what was compiled here.
+pub(crate) const SENDING_SOURCE: &str =
+    "The target cannot load the hooks as compiled here; sending their source...";
+
+/// How long a hook may run where nobody says it.
+pub(crate) const DEFAULT_TIMEOUT: Span = Span(Duration::from_secs(300));
 
 /// The largest hooks file that is read.
 const MAX_HOOKS_BYTES: u64 = 1 << 20;
@@ -261,8 +269,6 @@ fn compile(path: &Path, text: &[u8], module: &str) -> Result<Option<Vec<u8>>, Ho
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const NO_TIMEOUT: Span = Span(Duration::ZERO);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use relsync_engine::manifest::Manifest;
 use relsync_engine::push::PushReport;
-use relsync_engine::wire::ModuleStatus;
+use relsync_engine::wire::ApplyResult;
 
 use crate::listing::{self, CodedTotals, Coding};
 use crate::output::Output;
@@ -14,14 +14,14 @@ use crate::units::{Bytes, Count, Elapsed};
 /// Shows a dry run, and completes its report.
 pub(crate) fn show(
     pushed: &PushReport,
-    modules: &[ModuleStatus],
+    outlook: &ApplyResult,
     new: &Manifest,
     link_bytes_per_s: Option<u64>,
     explained: bool,
     output: &Output,
     report: &mut Report,
 ) {
-    report.set_modules(modules);
+    report.set_outlook(outlook);
     let pack_bytes = pushed.pack.as_ref().map_or(0, |pack| pack.pack_bytes);
     report.figures.get_or_insert_default().pack_bytes = pack_bytes;
     say_entries(pushed, new, explained, output);

@@ -45,7 +45,6 @@ use crate::whole;
 
 const DEFAULT_RETRIES: u32 = 3;
 const DEFAULT_KEEP: u32 = 2;
-const DEFAULT_HOOK_TIMEOUT: Span = Span(Duration::from_secs(300));
 
 /// What is needed for a push, once everything on this side is ready.
 struct Job {
@@ -155,7 +154,7 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
     let protected = source::protection(&args.apply.protect)?;
     let loaded = match &args.apply.hooks {
         Some(name) if !dry_run => {
-            let timeout = args.apply.hook_timeout.unwrap_or(DEFAULT_HOOK_TIMEOUT);
+            let timeout = args.apply.hook_timeout.unwrap_or(hooks::DEFAULT_TIMEOUT);
             Some(hooks::load(
                 name,
                 source::release_dir(&args.source).as_deref(),
@@ -256,8 +255,7 @@ async fn attempts(
         let lost = matches!(&error, CliError::Push(PushError::Session(session)) if connect::is_lost_link(session));
         was_lost |= lost;
         if let Some(source) = fallback_hooks(&error, hooks_ran, job) {
-            output
-                .line("The target cannot load the hooks as compiled here; sending their source...");
+            output.line(hooks::SENDING_SOURCE);
             job.options.hooks = Some(source);
             continue;
         }
@@ -559,7 +557,7 @@ async fn conclude(
             report.needs_restart = notes.needs_restart;
             plan::show(
                 &pushed,
-                &outlook.modules,
+                outlook,
                 &job.new,
                 job.options.link_bytes_per_s,
                 job.explain,

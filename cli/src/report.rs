@@ -65,6 +65,10 @@ pub(crate) struct Report {
     pub(crate) figures: Option<Figures>,
     /// What became of each module.
     pub(crate) modules: Vec<Module>,
+    /// Modules whose funs of the code before the last end.
+    pub(crate) ended_funs: Vec<String>,
+    /// Applications that are stopped and started.
+    pub(crate) restarted: Vec<String>,
     /// What people should know.
     pub(crate) notes: Vec<String>,
     /// What of the release the VM does not run from it.
@@ -217,10 +221,36 @@ impl Report {
         }
         self.notes
             .extend(result.notes.iter().map(|note| printable(note)));
+        self.set_disturbed(result);
         self.needs_restart |= result.needs_restart;
         self.probation_ms = result.probation_ms;
         let downtime = Duration::from_micros(result.downtime_us);
         self.downtime_ms = Some(downtime.as_secs_f64() * 1000.0);
+    }
+
+    /// Takes over what a push would do to the running code, and says what is not seen in the modules.
+    pub(crate) fn set_outlook(&mut self, outlook: &ApplyResult) {
+        self.set_modules(&outlook.modules);
+        self.set_disturbed(outlook);
+        if !self.restarted.is_empty() {
+            let apps = self.restarted.join(", ");
+            self.notes.push(format!(
+                "applications that would be stopped and started: {apps}"
+            ));
+        }
+        if !self.ended_funs.is_empty() {
+            let modules = some_of(&self.ended_funs.iter().cloned().collect());
+            self.notes.push(format!(
+                "the code before the last would make room for the new: {modules}; a fun of it that something still holds would fail \
+                 when it is called"
+            ));
+        }
+    }
+
+    fn set_disturbed(&mut self, result: &ApplyResult) {
+        let names = |names: &[String]| names.iter().map(|name| printable(name)).collect();
+        self.ended_funs = names(&result.ended_funs);
+        self.restarted = names(&result.restarted);
     }
 
     /// Takes over what becomes of each module.
@@ -255,7 +285,7 @@ impl Report {
         if !users.is_empty() {
             self.would_be_refused = Some("in_use".to_owned());
             self.notes.push(format!(
-                "would be refused by --reload soft: processes would be killed or lose their code: {}; {IN_USE_HINT}",
+                "would be refused by --reload soft, unless presync stops them: processes would be killed or lose their code: {}; {IN_USE_HINT}",
                 some_of(&users)
             ));
         }

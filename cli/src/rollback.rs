@@ -3,16 +3,20 @@
 use std::time::Instant;
 
 use relsync_engine::id::SnapshotId;
+use relsync_engine::push::{Hooks, send_hooks};
 use relsync_engine::session::SessionError;
 use relsync_engine::store::Store;
-use relsync_engine::wire::{ApplyResult, Outcome as WireOutcome, Reply, Request, TargetStatus};
+use relsync_engine::wire::{
+    ApplyResult, HooksPoint, Outcome as WireOutcome, Reply, Request, TargetStatus,
+};
 use serde_json::json;
 
 use crate::args::{ConfirmArgs, Reload, RollbackArgs};
 use crate::config::Config;
 use crate::confirmation;
-use crate::connect::{self, Traffic};
+use crate::connect::{self, ErlSession, Traffic};
 use crate::error::{CliError, Exit};
+use crate::hooks;
 use crate::output::{Output, printable};
 use crate::report::{Outcome, Report};
 use crate::restart::{self, Restart};
@@ -35,26 +39,73 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
     config.fill_store(&mut args.store);
     config.fill_reload(&mut args.reload);
     config.fill_restart(&mut args.restart);
+    config.fill_hooks(&mut args.hooks, &mut args.hook_timeout);
     let target = Target::resolve(&args.target, false, None)?;
     let goal = goal(&args)?;
+    let (mut hooks, mut as_source) = load_hooks(&args)?;
     let mut report = Report {
         node: target.node().to_string(),
         ..Report::default()
     };
     let mut traffic = Traffic::default();
     output.line(&format!("Rolling back {}...", report.node));
-    let (mut session, status) = connect::open(&target, output).await?;
-    report.set_status(&status);
-    // An earlier generation may have been the same snapshot: to return to it would only lose those in between.
-    if let Some(current) = status.current.as_ref()
-        && goal == Goal::Snapshot(SnapshotId(current.snapshot))
-    {
+    let request = request(goal, &args);
+    loop {
+        let (mut session, status) = connect::open(&target, output).await?;
+        report.set_status(&status);
+        // An earlier generation may have been the same snapshot: to return to it would only lose those in between.
+        if let Some(current) = status.current.as_ref()
+            && goal == Goal::Snapshot(SnapshotId(current.snapshot))
+        {
+            connect::close(session, &mut traffic).await;
+            return Err(CliError::RunsAlready {
+                generation: current.generation,
+            });
+        }
+        let mut hooks_ran = false;
+        let answer = ask(
+            &mut session,
+            &request,
+            hooks.as_ref().map(|hooks| (hooks, !status.writable)),
+            &mut hooks_ran,
+            output,
+        )
+        .await;
         connect::close(session, &mut traffic).await;
-        return Err(CliError::RunsAlready {
-            generation: current.generation,
-        });
+        match answer {
+            Ok(result) => {
+                take(&result, &mut report)?;
+                if args.reload == Some(Reload::Vm) {
+                    let restart = Restart::new(result.generation, status.vm, &args.restart);
+                    restart::await_return(&target, restart, output, &mut report, &mut traffic)
+                        .await?;
+                }
+                return Ok(finish(report, &traffic, started, output));
+            }
+            // The target may run an older OTP than the compiler here.
+            Err(SessionError::Remote(error))
+                if error.kind == "hooks" && !hooks_ran && as_source.is_some() =>
+            {
+                output.line(hooks::SENDING_SOURCE);
+                hooks = as_source.take();
+            }
+            Err(error) => return Err(refused(error, goal, &status)),
+        }
     }
-    let request = Request::Rollback {
+}
+
+/// The hooks that were asked for, and their source as far as that is known.
+fn load_hooks(args: &RollbackArgs) -> Result<(Option<Hooks>, Option<Hooks>), CliError> {
+    let Some(name) = &args.hooks else {
+        return Ok((None, None));
+    };
+    let timeout = args.hook_timeout.unwrap_or(hooks::DEFAULT_TIMEOUT);
+    let loaded = hooks::load(name, None, timeout)?;
+    Ok((Some(loaded.hooks), loaded.as_source))
+}
+
+fn request(goal: Goal, args: &RollbackArgs) -> Request {
+    Request::Rollback {
         generation: match goal {
             Goal::Generation(generation) => Some(generation),
             _ => None,
@@ -65,20 +116,28 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
         },
         reload: args.reload.unwrap_or(Reload::Soft).into(),
         restart_command: args.restart.restart_command.clone(),
-    };
-    let answer = async {
-        session.send(&request).await?;
-        connect::result(&mut session, |reply| say_reply(reply, output)).await
     }
-    .await;
-    connect::close(session, &mut traffic).await;
-    let result = answer.map_err(|error| refused(error, goal, &status))?;
-    take(&result, &mut report)?;
-    if args.reload == Some(Reload::Vm) {
-        let restart = Restart::new(result.generation, status.vm, &args.restart);
-        restart::await_return(&target, restart, output, &mut report, &mut traffic).await?;
+}
+
+/// Brings the hooks, and whether `presync` runs at once, and asks for the way back.
+async fn ask(
+    session: &mut ErlSession,
+    request: &Request,
+    hooks: Option<(&Hooks, bool)>,
+    hooks_ran: &mut bool,
+    output: &Output,
+) -> Result<ApplyResult, SessionError> {
+    if let Some((hooks, presync_now)) = hooks {
+        for reply in send_hooks(session, hooks, presync_now, HooksPoint::Undo).await? {
+            say_reply(&reply, output);
+        }
     }
-    Ok(finish(report, &traffic, started, output))
+    session.send(request).await?;
+    connect::result(session, |reply| {
+        *hooks_ran |= matches!(reply, Reply::Step { step } if step == "presync");
+        say_reply(reply, output);
+    })
+    .await
 }
 
 /// Runs `confirm`.
@@ -173,11 +232,14 @@ fn take(result: &ApplyResult, report: &mut Report) -> Result<(), CliError> {
     }
     report.set_result(result);
     if let Some(error) = &result.error {
-        // The files are back, the code is not: a restart loads it from them.
+        // The files are back. A restart loads the code from them, and starts what a hook did not.
         let message = printable(&error.message);
-        report
-            .notes
-            .push(format!("the running code did not follow: {message}"));
+        let failed = if error.kind == "hooks" {
+            "the earlier release is back, but"
+        } else {
+            "the running code did not follow:"
+        };
+        report.notes.push(format!("{failed} {message}"));
         report.needs_restart = true;
     }
     report.snapshot = result.snapshot.map(|id| SnapshotId(id).to_string());
@@ -212,6 +274,8 @@ mod tests {
             to: to.map(str::to_owned),
             reload: None,
             restart: RestartArgs::default(),
+            hooks: None,
+            hook_timeout: None,
         }
     }
 

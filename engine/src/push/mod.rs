@@ -44,6 +44,7 @@ pub use confirm::confirm;
 pub use lost::{Aftermath, Lost};
 pub use next_boot::{BootFault, Looked, look, system_library};
 pub use other_otp::OtherOtp;
+pub use send::send_hooks;
 
 use build::{Built, build};
 use learn::{outlook, plan};

@@ -9,7 +9,7 @@ use super::{Hooks, Lost, Presync, PushError, PushEvent, PushOptions};
 use crate::encode::PackSummary;
 use crate::session::{Session, SessionError, unexpected};
 use crate::transport::Transport;
-use crate::wire::{ApplyResult, HooksKind, Reply, Request, TargetStatus};
+use crate::wire::{ApplyResult, HooksKind, HooksPoint, Reply, Request, TargetStatus};
 
 /// Bytes of the pack in one message.
 const DATA_BYTES: usize = 32_000;
@@ -20,6 +20,37 @@ const HOOKS_WITHOUT_A_WORD: u32 = 3;
 
 /// The step that the agent tells when it has loaded hooks that came as source.
 const HOOKS_LOADED: &str = "hooks";
+
+/// Sends a hooks module, and returns what the target said meanwhile. Nothing is sent after hooks that only the target can compile
+/// until it says that they will do: the host cannot have checked them.
+pub async fn send_hooks<T: Transport>(
+    session: &mut Session<T>,
+    hooks: &Hooks,
+    presync_now: bool,
+    point: HooksPoint,
+) -> Result<Vec<Reply>, SessionError> {
+    let request = Request::Hooks {
+        kind: hooks.kind,
+        name: hooks.name.clone(),
+        content: hooks.content.clone(),
+        timeout_ms: hooks.timeout_ms,
+        presync_now,
+        point,
+    };
+    session.send(&request).await?;
+    let mut replies = Vec::new();
+    let mut is_loaded = hooks.kind == HooksKind::Beam;
+    while !is_loaded {
+        let reply = session.receive_checked().await?;
+        is_loaded = matches!(&reply, Reply::Step { step } if step == HOOKS_LOADED);
+        replies.push(reply);
+    }
+    // Where `presync` fails, the others run to undo it before anything is said.
+    let limit = hooks.timeout_ms.map(Duration::from_millis);
+    let all = limit.and_then(|limit| limit.checked_mul(HOOKS_WITHOUT_A_WORD));
+    session.allow_more_silence(all);
+    Ok(replies)
+}
 
 /// Sends under the credit that the target gives, and passes on what it says meanwhile.
 pub(super) struct Sender<'a, T> {
@@ -50,7 +81,9 @@ impl<T: Transport> Sender<'_, T> {
                 Presync::Late => false,
                 Presync::Auto => !status.writable,
             };
-            self.send_hooks(hooks, presync_now).await?;
+            for reply in send_hooks(self.session, hooks, presync_now, HooksPoint::Update).await? {
+                self.take(&reply)?;
+            }
         }
         let offset = match &status.incoming {
             Some(incoming) if incoming.pack_id == pack.id => incoming.verified.min(self.total),
@@ -87,29 +120,6 @@ impl<T: Transport> Sender<'_, T> {
             self.credit -= length as u64;
             self.report();
         }
-        Ok(())
-    }
-
-    /// Nothing is sent behind hooks that only the target can compile until it says that they will do: the host cannot have checked them.
-    async fn send_hooks(&mut self, hooks: &Hooks, presync_now: bool) -> Result<(), PushError> {
-        let request = Request::Hooks {
-            kind: hooks.kind,
-            name: hooks.name.clone(),
-            content: hooks.content.clone(),
-            timeout_ms: hooks.timeout_ms,
-            presync_now,
-        };
-        self.session.send(&request).await?;
-        let mut is_loaded = hooks.kind == HooksKind::Beam;
-        while !is_loaded {
-            let reply = self.session.receive_checked().await?;
-            is_loaded = matches!(&reply, Reply::Step { step } if step == HOOKS_LOADED);
-            self.take(&reply)?;
-        }
-        // Where `presync` fails, the others run to undo it before anything is said.
-        let limit = hooks.timeout_ms.map(Duration::from_millis);
-        let all = limit.and_then(|limit| limit.checked_mul(HOOKS_WITHOUT_A_WORD));
-        self.session.allow_more_silence(all);
         Ok(())
     }
 

@@ -17,7 +17,7 @@ pub use reply::{
     KeptGeneration, Leftovers, ModuleStatus, Outcome, RemoteError, Reply, Standing, TargetStatus,
     VmLife,
 };
-pub use request::{HooksKind, ModuleAction, PlannedFiles, ReloadMode, Request};
+pub use request::{HooksKind, HooksPoint, ModuleAction, PlannedFiles, ReloadMode, Request};
 
 use crate::bytes::ReadError;
 

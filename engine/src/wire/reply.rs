@@ -262,6 +262,10 @@ pub struct ApplyResult {
     pub probation_ms: Option<u64>,
     /// The installed snapshot's id.
     pub snapshot: Option<[u8; 32]>,
+    /// Modules whose funs of the code before the last have no code any more, or would have none.
+    pub ended_funs: Vec<String>,
+    /// Applications that were stopped and started, or would be, in the order in which they start.
+    pub restarted: Vec<String>,
 }
 
 /// What the target runs after a request.
@@ -621,6 +625,8 @@ fn decode_result(fields: Fields<'_>) -> Result<ApplyResult, WireError> {
             7 => result.needs_restart = true,
             8 => result.probation_ms = Some(field.number()?),
             9 => result.snapshot = Some(field.array()?),
+            15 => result.ended_funs.push(field.text()),
+            16 => result.restarted.push(field.text()),
             _ => {}
         }
         Ok(())

@@ -52,6 +52,16 @@ pub struct PlannedFiles {
     pub restart_command: Option<String>,
 }
 
+/// What hooks run around.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HooksPoint {
+    /// An update.
+    #[default]
+    Update,
+    /// The way back to an earlier generation.
+    Undo,
+}
+
 /// A message of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
@@ -85,6 +95,8 @@ pub enum Request {
         timeout_ms: Option<u64>,
         /// Whether `presync` runs now, before anything is written.
         presync_now: bool,
+        /// What they run around.
+        point: HooksPoint,
     },
     /// Announces a pack.
     PackBegin {
@@ -188,12 +200,14 @@ impl Request {
                 content,
                 timeout_ms,
                 presync_now,
+                point,
             } => Message::new(0x03)
                 .number(1, u64::from(*kind == HooksKind::Source))
                 .bytes(2, name.as_bytes())
                 .bytes(3, content)
                 .optional_number(4, *timeout_ms)
                 .flag(5, *presync_now)
+                .flag(10, *point == HooksPoint::Undo)
                 .finish(),
             Self::PackBegin {
                 pack_id,

@@ -67,6 +67,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 content: b"FOR1\0\0\0\x04BEAM".to_vec(),
                 timeout_ms: None,
                 presync_now: false,
+                point: HooksPoint::Update,
             },
             "hooks\ncontent\tFOR1\\x00\\x00\\x00\\x04BEAM\nkind\t0\nname\tmy_hooks\n",
         ),
@@ -78,8 +79,21 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 content: Vec::new(),
                 timeout_ms: Some(60_000),
                 presync_now: true,
+                point: HooksPoint::Update,
             },
             "hooks\ncontent\t\nkind\t1\nname\tmy_hooks.erl\npresync_now\ttrue\ntimeout\t60000\n",
+        ),
+        (
+            "host-hooks-undo",
+            Request::Hooks {
+                kind: HooksKind::Beam,
+                name: "my_hooks".to_owned(),
+                content: b"FOR1".to_vec(),
+                timeout_ms: None,
+                presync_now: false,
+                point: HooksPoint::Undo,
+            },
+            "hooks\ncontent\tFOR1\nkind\t0\nname\tmy_hooks\nundo\ttrue\n",
         ),
         (
             "host-pack-begin",
@@ -416,6 +430,8 @@ fn replies() -> Vec<(&'static str, Reply)> {
                 needs_restart: true,
                 probation_ms: Some(60_000),
                 snapshot: Some([b's'; 32]),
+                ended_funs: vec!["app_server".to_owned()],
+                restarted: vec!["app".to_owned(), "app_web".to_owned()],
             })),
         ),
         (

@@ -109,7 +109,7 @@ fn code_in_use_is_not_purged_softly() {
     assert_eq!(planned["modules"][1]["status"], "in_use", "{planned}");
     assert_eq!(planned["would_be_refused"], "in_use", "{planned}");
     let planned = rig.run(&["plan"]);
-    let foreseen = "note: would be refused by --reload soft: processes would be killed or lose their code: sample by <";
+    let foreseen = "note: would be refused by --reload soft, unless presync stops them: processes would be killed or lose their code: sample by <";
     assert!(
         planned.out.contains(foreseen) && planned.out.contains("(looper); `--reload hard`"),
         "{planned:?}"

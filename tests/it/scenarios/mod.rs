@@ -4,6 +4,7 @@ mod code;
 mod entries;
 mod history;
 mod hooks;
+mod soft;
 
 use std::fs;
 use std::path::Path;

@@ -103,9 +103,10 @@ first_fun(<<16#1F, 16#8B, _/binary>> = Gzipped) ->
 first_fun(Beam) ->
     try beam_lib:chunks(Beam, ["FunT"], [allow_missing_chunks]) of
         {ok, {_, [{"FunT", <<_:32, _Name:32, Arity:32, _Label:32, Index:32, Free:32, Uniq:32, _/binary>>}]}} when
-            Arity < 256, Free < 256
+            Arity < 256, Free =< Arity
         ->
-            {ok, {Arity, Index, Free, Uniq}};
+            %% That of the function below it, which takes the variables of the fun, too.
+            {ok, {Arity - Free, Index, Free, Uniq}};
         _ ->
             none
     catch

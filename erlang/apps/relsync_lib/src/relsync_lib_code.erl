@@ -9,7 +9,7 @@
 -export([is_embedded/0, loaded/0, facts/1, running_md5/1, file_now/2]).
 -export([path/0, set_path/2, refresh_path_cache/0]).
 -export([prepare/1, finish/1, load_one/2, load_each/3, load_together/3]).
--export([old_code/1, sort_old/2, make_room/4, purge/3, purge/1, free/1, delete/1]).
+-export([old_code/1, sort_old/2, seems_held/2, make_room/4, purge/3, purge/1, free/1, delete/1]).
 -export([format_error/1]).
 
 -export_type([beam/0, old/0, reason/0]).
@@ -31,6 +31,8 @@
 %% How long the old code of modules that come back is waited for, and how often it is looked at.
 -define(RETURN_MS, 1000).
 -define(RETURN_AGAIN_MS, 20).
+%% Funs take no more arguments than this.
+-define(USUAL_ARITY, 20).
 
 %% What runs
 
@@ -246,12 +248,19 @@ sort_old(Beams, Others) ->
 %% leaves none behind.
 is_held({Module, _File, Beam}) ->
     case {relsync_lib_beam:md5(Beam), relsync_lib_beam:first_fun(Beam)} of
-        {{ok, {Module, MD5}}, {ok, Fun}} ->
-            {name, Name} = erlang:fun_info(make_fun(Module, MD5, Fun), name),
-            Name =/= [];
-        _ ->
-            false
+        {{ok, {Module, MD5}}, {ok, Fun}} -> has_code(Module, MD5, Fun);
+        _ -> false
     end.
+
+%% @doc Says whether the VM holds the code of this MD5, which is all that is known of it: the compiler numbers
+%% funs from 0, and gives each the first bits of the MD5.
+-spec seems_held(module(), MD5 :: <<_:128>>) -> boolean().
+seems_held(Module, <<Uniq:27, _/bits>> = MD5) ->
+    lists:any(fun(Arity) -> has_code(Module, MD5, {Arity, 0, 0, Uniq}) end, lists:seq(0, ?USUAL_ARITY)).
+
+has_code(Module, MD5, Fun) ->
+    {name, Name} = erlang:fun_info(make_fun(Module, MD5, Fun), name),
+    Name =/= [].
 
 %% As the external format has it; the free variables do not matter.
 make_fun(Module, MD5, {Arity, Index, Free, Uniq}) ->

@@ -5,7 +5,7 @@
 -module(relsync_lib_modules).
 
 -export([changes/3, changes_back/2, source_file/2, is_module/1, mode/1, limits/1, path_list/1, fields/1]).
--export([outlook/2, stale/2]).
+-export([outlook/2, stale/2, names/1]).
 
 %% @doc The modules that an update changes: what becomes of each, its path, and where the new content is.
 -spec changes(
@@ -96,15 +96,26 @@ with_detail(Module, Fields, Details) ->
 status_fields({Module, Status}) ->
     #{name => atom_to_binary(Module, utf8), status => atom_to_binary(Status, utf8)}.
 
+%% @doc Names as the host is told them.
+-spec names([atom()]) -> [binary()].
+names(Atoms) -> [atom_to_binary(Name, utf8) || Name <- Atoms].
+
 %% @doc Says what reloading would do, of modules that are not here yet.
 -spec outlook(relsync_lib_wire:fields(), relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
-outlook(#{modules := Modules}, #{write := Root} = Roots) ->
+outlook(#{modules := Modules} = Fields, #{write := Root} = Roots) ->
     Changes = [
         {action(maps:get(action, M, 0)), Path, expected(M)}
      || #{path := Path} = M <- Modules
     ],
-    case relsync_lib_reload_outlook:outlook(path_list(Root), Changes, limits(Roots)) of
-        {ok, Outlook} -> #{outcome => 2, modules => fields(Outlook)};
+    Mode = mode(maps:get(reload, Fields, 0)),
+    case relsync_lib_reload_outlook:outlook(path_list(Root), Changes, Mode, limits(Roots)) of
+        {ok, #{ended := Ended, apps := Apps} = Outlook} ->
+            #{
+                outcome => 2,
+                modules => fields(Outlook),
+                ended_funs => names(Ended),
+                restarted => names(lists:reverse([App || {App, _} <- Apps]))
+            };
         {error, Reason} -> relsync_lib_refusal:refuse_reload(Reason)
     end.
 

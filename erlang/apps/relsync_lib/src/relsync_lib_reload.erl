@@ -15,7 +15,7 @@
 %%% leaves a mix of code only until the caller has restored the files and undone it with what it was given.
 -module(relsync_lib_reload).
 
--export([plan/4, check_users/1, reload/1, notes/1, format_error/1]).
+-export([plan/4, check_users/1, reload/1, notes/1, ended_text/1, format_error/1]).
 
 -export_type([mode/0, plan/0, result/0, reason/0]).
 
@@ -90,8 +90,8 @@ make_plan(Root, Changed, Checked, Mode, Limits) ->
     Plan = #{mode => Mode, limits => Limits, roots => Roots, items => Items, path => PathPlan, apps => []},
     decide(Plan, Checked).
 
-decide(#{mode := apps} = Plan, Changes) ->
-    Plan#{apps := concerned(Plan, Changes)};
+decide(#{mode := apps, items := Items} = Plan, Changes) ->
+    Plan#{apps := relsync_lib_reload_outlook:concerned(Items, Changes)};
 decide(Plan, _Changes) ->
     Plan.
 
@@ -105,11 +105,6 @@ check_users(#{mode := soft, items := Items, limits := Limits}) ->
     end;
 check_users(_Plan) ->
     ok.
-
-concerned(#{items := Items}, Changes) ->
-    Modules = [M || #{module := M, status := S} <- Items, S =:= reload orelse S =:= remove],
-    Vanishing = [relsync_lib_code_path:app_name(filename:dirname(Rel)) || {removed, Rel} <- Changes],
-    relsync_lib_apps:concerned(Modules, lists:usort(Vanishing)).
 
 %% Has the VM prepare each new module, one at a time to bound the memory, and drops the outcome: a beam
 %% that this VM cannot load is found before the switch.

@@ -4,28 +4,53 @@
 %%% code path, and what runs older code than its file holds. It changes nothing.
 -module(relsync_lib_reload_outlook).
 
--export([outlook/3, look/4, with_users/2]).
+-export([outlook/4, look/4, with_users/2, concerned/2]).
 
 %% @doc Says what `relsync_lib_reload:plan/4' would decide, of modules whose new code is known by its MD5 only.
--spec outlook(file:filename(), [relsync_lib_reload_plan:change()], relsync_lib_reload_plan:limits()) ->
+-spec outlook(
+    file:filename(), [relsync_lib_reload_plan:change()], relsync_lib_reload:mode(), relsync_lib_reload_plan:limits()
+) ->
     {ok, #{
+        ended := [module()],
+        apps := [relsync_lib_apps:app()],
         modules := [{module(), relsync_lib_reload_plan:status()}],
         details := #{module() => unicode:chardata()}
     }}
     | {error, relsync_lib_reload_plan:reason()}.
-outlook(Root, Changes, Limits0) ->
+outlook(Root, Changes, Mode, Limits0) ->
     Limits = relsync_lib_reload_plan:limits(Limits0),
     case relsync_lib_reload_plan:group(Changes, Limits) of
         {ok, Groups, Checked} ->
             {Found, _, _, _} = look(relsync_lib_code_path:root(Root), Groups, Checked, Limits),
             Items = with_users(Found, Limits),
             {ok, #{
+                ended => ended(Items, Mode),
+                apps => [App || Mode =:= apps, App <- concerned(Items, Checked)],
                 modules => [{M, S} || #{module := M, status := S} <- Items],
                 details => relsync_lib_reload_plan:details(Items)
             }};
         {error, Reason} ->
             {error, Reason}
     end.
+
+%% Modules whose old code would make room for other code than itself.
+ended(_Items, Mode) when Mode =:= none; Mode =:= vm ->
+    [];
+ended(Items, _Mode) ->
+    Purged = [I || #{status := S} = I <- Items, S =:= reload orelse S =:= remove orelse S =:= load orelse S =:= in_use],
+    WithOldCode = relsync_lib_code:old_code([M || #{module := M} <- Purged]),
+    [M || #{module := M} = Item <- Purged, lists:member(M, WithOldCode), not returns(Item)].
+
+returns(#{module := Module, md5 := MD5}) -> relsync_lib_code:seems_held(Module, MD5);
+returns(_) -> false.
+
+%% @doc Lists the running applications that a reload in mode `apps' stops and starts, in the order in which they stop.
+-spec concerned([relsync_lib_reload_plan:item()], [{added | changed | removed, file:filename()}]) ->
+    [relsync_lib_apps:app()].
+concerned(Items, Changes) ->
+    Modules = [M || #{module := M, status := S} <- Items, S =:= reload orelse S =:= remove orelse S =:= in_use],
+    Vanishing = [relsync_lib_code_path:app_name(filename:dirname(Rel)) || {removed, Rel} <- Changes],
+    relsync_lib_apps:concerned(Modules, lists:usort(Vanishing)).
 
 %% @doc Says what becomes of each module, but not whom that would hit; besides, all groups (those of stale modules
 %% too), what becomes of the code path, and the roots.

@@ -58,6 +58,9 @@
     transaction = none :: none | relsync_lib_apply:transaction(),
     undo = none :: none | {undo, relsync_lib_reload_undo:undo()},
     modules = [] :: [relsync_lib_wire:fields()],
+    %% Whose funs have no code any more, and which applications were stopped and started.
+    ended = [] :: [binary()],
+    restarted = [] :: [binary()],
     notes = [] :: [unicode:chardata()],
     %% What failed on the way back.
     failed = none :: none | relsync_lib_wire:fields(),
@@ -140,7 +143,8 @@ probation(Result, {probation, Timeout, _}, Roots) ->
 -spec rollback(relsync_lib_wire:fields(), relsync_lib_roots:roots(), relsync_lib_update_hooks:hooks(), send()) ->
     relsync_lib_wire:fields().
 rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
-    To = rollback_target(Fields, relsync_lib_generations:history(Roots), Dir),
+    History = relsync_lib_generations:history(Roots),
+    To = rollback_target(Fields, History, Dir),
     Changes =
         case relsync_lib_apply:changes_back(Roots, To) of
             {ok, Found} -> Found;
@@ -155,7 +159,7 @@ rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
     Prepare = fun() -> relsync_lib_apply:rollback(Roots, To, #{now => erlang:system_time(second), pins => Pins}) end,
     Send(step, #{step => <<"rollback">>}),
     Paths = [Path || {Path, _, _} <- Changes],
-    Context = relsync_lib_update_hooks:context(rollback, maps:get(snapshot, Fields, none), To, Paths, Dir),
+    Context = relsync_lib_update_hooks:context(undo, snapshot_of(To, History), To, Paths, Dir),
     Update = plan(Mode, Modules, Roots, relsync_lib_update_hooks:with_context(Hooks, Context), Send),
     Notes = [relsync_lib_pins:kept_text(Kept) || Kept =/= []],
     Result = run(Update#update{direction = back, disturbs = Changes =/= [], notes = Notes, restart = Restart}, Mode, Prepare),
@@ -182,6 +186,12 @@ returned(To, #{state := Dir, write := Root} = Roots) ->
         {added, Path, relsync_lib_path:join(Root, Path)}
      || {Path, file} <- Now -- Then, To =/= 0, relsync_lib_modules:is_module(Path)
     ].
+
+snapshot_of(Generation, History) ->
+    case [S || #{generation := N, snapshot := S} <- History, N =:= Generation] of
+        [Snapshot | _] -> Snapshot;
+        [] -> none
+    end.
 
 rollback_target(#{generation := Generation}, _, _) ->
     Generation;
@@ -303,6 +313,8 @@ reload(#update{plan = Plan} = Update, Mode) ->
             Done = Update#update{
                 undo = {undo, Undo},
                 modules = relsync_lib_modules:fields(Result),
+                ended = relsync_lib_modules:names(maps:get(ended, Result)),
+                restarted = relsync_lib_modules:names(maps:get(restarted, Result)),
                 notes = Update#update.notes ++ relsync_lib_reload:notes(Result)
             },
             check_hooks([postsync, health], Done, Mode, Result);
@@ -349,6 +361,8 @@ commit(#update{transaction = Transaction, hooks = Hooks, roots = #{state := Dir}
                 outcome => outcome(Update),
                 generation => relsync_lib_apply:generation(Transaction),
                 modules => Update#update.modules,
+                ended_funs => Update#update.ended,
+                restarted => Update#update.restarted,
                 notes => [relsync_lib_refusal:text(Note) || Note <- Notes],
                 downtime_us => Downtime,
                 needs_restart => Mode =/= vm andalso maps:get(vm_restart, Result, false)

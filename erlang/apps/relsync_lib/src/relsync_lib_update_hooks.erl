@@ -22,7 +22,8 @@
 %% What hooks are told, as far as it is known: the snapshots that the update leads to and comes from, the
 %% number of the generation it makes, and what changes.
 -type context() :: #{
-    point := update | undo | rollback,
+    %% Whether the hook leads to a newer release or back to an earlier one.
+    point := update | undo,
     snapshot := none | <<_:256>>,
     base := none | <<_:256>>,
     generation := none | non_neg_integer(),
@@ -46,7 +47,7 @@ load(#{content := Content} = Fields, #{state := Dir}, Send) ->
                 loaded => Loaded,
                 timeout => min(maps:get(timeout, Fields, infinity), ?MAX_TIMEOUT_MS),
                 presync => false,
-                context => context(update, none, none, [], Dir)
+                context => context(point(Fields), none, none, [], Dir)
             },
             case maps:get(presync_now, Fields, false) of
                 true -> early_presync(Hooks, Send);
@@ -60,6 +61,9 @@ load(#{content := Content} = Fields, #{state := Dir}, Send) ->
     end;
 load(_, _, _) ->
     relsync_lib_refusal:refuse(protocol, "hooks without content").
+
+point(#{undo := true}) -> undo;
+point(_) -> update.
 
 early_presync(Hooks, Send) ->
     has(Hooks, presync) andalso Send(step, #{step => <<"presync">>}),
@@ -77,8 +81,8 @@ early_presync(Hooks, Send) ->
 release(none, _) ->
     ok;
 release(#{loaded := Loaded, presync := Presync, context := Context} = Hooks0, Send) ->
-    #{base := Base} = Context,
-    Hooks = Hooks0#{context := Context#{point := undo, snapshot := Base}},
+    #{base := Base, point := Point0} = Context,
+    Hooks = Hooks0#{context := Context#{point := opposite(Point0), snapshot := Base}},
     [
         case run(Hooks, Point, Send) of
             ok -> ok;
@@ -90,6 +94,10 @@ release(#{loaded := Loaded, presync := Presync, context := Context} = Hooks0, Se
     ],
     _ = relsync_lib_hooks:unload(Loaded),
     ok.
+
+%% What was to be led somewhere is led back from there.
+opposite(update) -> undo;
+opposite(undo) -> update.
 
 %% @doc Says whether there is such a hook: of one that is not, nobody is told that it runs.
 -spec has(hooks(), relsync_lib_hooks:point()) -> boolean().
@@ -111,7 +119,7 @@ with_context(Hooks, Context) -> Hooks#{context := Context}.
 
 %% @doc What hooks are told of an update or a way back.
 -spec context(
-    update | undo | rollback,
+    update | undo,
     none | <<_:256>>,
     none | next | non_neg_integer(),
     [relsync_lib_path:path()],

@@ -113,7 +113,8 @@ incoming(16#03) ->
         {2, name, bytes},
         {3, content, bytes},
         {4, timeout, number},
-        {5, presync_now, flag}
+        {5, presync_now, flag},
+        {10, undo, flag}
     ]};
 incoming(16#04) ->
     {pack_begin, [{1, pack_id, bytes}, {2, size, number}, {3, offset, number}]};
@@ -181,7 +182,9 @@ outgoing(result) ->
         {6, error, {message, error_fields()}},
         {7, needs_restart, flag},
         {8, probation_ms, number},
-        {9, snapshot, bytes}
+        {9, snapshot, bytes},
+        {15, ended_funs, {list, bytes}},
+        {16, restarted, {list, bytes}}
     ]};
 outgoing(error) ->
     {16#88, error_fields()};

@@ -86,7 +86,9 @@ messages() ->
             downtime_us => 12345,
             needs_restart => true,
             probation_ms => 60000,
-            snapshot => binary:copy(<<"s">>, 32)
+            snapshot => binary:copy(<<"s">>, 32),
+            ended_funs => [<<"app_server">>],
+            restarted => [<<"app">>, <<"app_web">>]
         }},
         {"agent-result-rolled-back", result, #{
             outcome => 1,
