@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Return a target to an earlier generation
     Rollback(RollbackArgs),
+    /// Bring the code that a target runs to the files that are installed there
+    Reload(ReloadArgs),
     /// End the probation of a target's newest generation
     Confirm(ConfirmArgs),
     /// Take, list and compare snapshots in the local store
@@ -382,6 +384,41 @@ pub(crate) struct DoctorArgs {
     /// The destination is to be a new one: the target's VM runs nothing from it yet
     #[arg(long, env = "RELSYNC_NEW_DESTINATION", value_parser = BoolishValueParser::new(), help_heading = None)]
     pub(crate) new_destination: bool,
+}
+
+/// The arguments of `reload`.
+#[derive(Debug, Args)]
+pub(crate) struct ReloadArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// The hooks: a module, a .beam or an .erl file
+    #[arg(
+        short = 'H',
+        long,
+        value_name = "MODULE",
+        env = "RELSYNC_HOOKS",
+        help_heading = None
+    )]
+    pub(crate) hooks: Option<String>,
+    /// How long each hook may run, 0 for ever [default: 5m]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "RELSYNC_HOOK_TIMEOUT",
+        help_heading = None
+    )]
+    pub(crate) hook_timeout: Option<Span>,
+    /// How running code is replaced: soft, hard or apps [default: soft, which refuses to kill processes]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        env = "RELSYNC_RELOAD",
+        help_heading = None
+    )]
+    pub(crate) reload: Option<Reload>,
 }
 
 /// The arguments of `confirm`.

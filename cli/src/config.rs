@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::args::{
-    ApplyArgs, LinkArgs, Mode, PresyncTime, Reload, RestartArgs, SourceArgs, StoreArgs, TargetArgs,
-    TreeArgs, UpdateArgs,
+    ApplyArgs, LinkArgs, Mode, PresyncTime, Reload, ReloadArgs, RestartArgs, SourceArgs, StoreArgs,
+    TargetArgs, TreeArgs, UpdateArgs,
 };
 use crate::units::{Rate, Size, Span};
 
@@ -308,6 +308,13 @@ impl Config {
     /// Lays the file under what says how a VM comes back that restarts.
     pub(crate) fn fill_restart(&self, args: &mut RestartArgs) {
         fill!(self, args, restart_command, restart_timeout);
+    }
+
+    /// Lays the file under what says how running code is replaced, and with which hooks.
+    pub(crate) fn fill_reloading(&self, args: &mut ReloadArgs) {
+        self.fill_target(&mut args.target);
+        self.fill_reload(&mut args.reload);
+        fill!(self, args, hooks, hook_timeout);
     }
 
     fn fill_source(&self, args: &mut SourceArgs) {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `args`, `config`, `units` | the command line, `relsync.toml`, how values are written |
 //! | `target`, `machine`, `source`, `whole`, `hooks` | what is meant: the node, this host, the snapshot and whether it is a whole release, the hooks |
-//! | `connect`, `push`, `rollback`, `status`, `doctor`, `unload` | what is done with a target |
+//! | `connect`, `push`, `reload`, `rollback`, `status`, `doctor`, `unload` | what is done with a target |
 //! | `snapshot`, `export`, `store` | what is done with the local store |
 //! | `plan`, `listing`, `notes`, `terms`, `report`, `progress`, `output` | what is said of it |
 //! | `interrupt`, `error` | Ctrl-C; errors as prose, hint and exit code |
@@ -28,6 +28,7 @@ mod output;
 mod plan;
 mod progress;
 mod push;
+mod reload;
 mod report;
 mod restart;
 mod rollback;
@@ -78,6 +79,7 @@ fn output_args(command: &Command) -> OutputArgs {
         Command::Plan(args) => args.output,
         Command::Status(args) => args.output,
         Command::Rollback(args) => args.output,
+        Command::Reload(args) => args.output,
         Command::Confirm(args) => args.output,
         Command::Doctor(args) => args.output,
         Command::Agent(AgentCommand::Unload(args)) => args.output,
@@ -98,6 +100,14 @@ async fn run(command: Command, output: &Output, interrupt: Interrupt) -> Exit {
         Command::Rollback(args) => {
             or_interrupted(
                 rollback::run(args, output),
+                interrupt,
+                CliError::InterruptedChange,
+            )
+            .await
+        }
+        Command::Reload(args) => {
+            or_interrupted(
+                reload::run(args, output),
                 interrupt,
                 CliError::InterruptedChange,
             )

@@ -106,8 +106,7 @@ pub(crate) async fn run(
     report.say(output, explained.as_ref());
     match explained {
         Some(error) => error.exit,
-        None if report.outcome == Outcome::Applied && report.needs_restart => Exit::NeedsRestart,
-        None => Exit::Done,
+        None => report.exit(),
     }
 }
 
@@ -210,7 +209,7 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
     })
 }
 
-fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> PushOptions {
+pub(crate) fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> PushOptions {
     PushOptions {
         reload: args.reload.unwrap_or(Reload::Soft).into(),
         keep: u64::from(args.keep.unwrap_or(DEFAULT_KEEP)),
@@ -487,7 +486,7 @@ async fn wanted(mut interrupt: Interrupt) {
     }
 }
 
-fn say_condition(status: &TargetStatus, output: &Output) {
+pub(crate) fn say_condition(status: &TargetStatus, output: &Output) {
     for (what, repair) in &status.damage {
         output.warning(&format!(
             "damaged on the target: {}; {}",
@@ -544,9 +543,18 @@ async fn conclude(
     let notes = Notes::of(&pushed.planned, &job.new, &job.exclusions, &job.store);
     report.notes.extend(notes.texts);
     match &pushed.end {
-        PushEnd::UpToDate => report.outcome = Outcome::UpToDate,
+        PushEnd::UpToDate => {
+            report.outcome = Outcome::UpToDate;
+            report.note_other_code(job.options.reload != ReloadMode::None);
+        }
+        PushEnd::Reloaded(result) => {
+            report.set_result(result);
+            finish_apply(result, false, report)?;
+            report.note_reload();
+        }
         PushEnd::Confirmed(result) => {
             report.outcome = Outcome::UpToDate;
+            report.note_other_code(job.options.reload != ReloadMode::None);
             report.notes.push(format!(
                 "generation {} was still on probation after an earlier push; it is confirmed now",
                 result.generation
@@ -621,7 +629,7 @@ async fn await_restart(
     }
 }
 
-fn finish_apply(
+pub(crate) fn finish_apply(
     result: &ApplyResult,
     needs_restart: bool,
     report: &mut Report,

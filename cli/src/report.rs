@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::connect::Traffic;
-use crate::error::{CliError, Explained, IN_USE_HINT, OTHER_OTP_HINT};
+use crate::error::{CliError, Exit, Explained, IN_USE_HINT, OTHER_OTP_HINT};
 use crate::notes::some_of;
 use crate::output::{Output, error_value, printable};
 use crate::units::{Bytes, Count, Elapsed};
@@ -80,6 +80,12 @@ pub(crate) struct Report {
     /// Whether the VM runs anything of what was installed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) runs: Option<bool>,
+    /// How many modules ran other code than the installed files hold when the target was reached.
+    #[serde(skip)]
+    pub(crate) stale: usize,
+    /// How many of these no reload can bring in.
+    #[serde(skip)]
+    pub(crate) waiting: usize,
     /// Whether part of it takes effect when the VM restarts.
     pub(crate) needs_restart: bool,
     /// How long the probation lasts.
@@ -209,6 +215,46 @@ impl Report {
             self.generation = Some(current.generation);
             self.base = Some(SnapshotId(current.snapshot).to_string());
         }
+        self.stale = usize::try_from(status.stale).unwrap_or(usize::MAX);
+        self.waiting = usize::try_from(status.waiting).unwrap_or(usize::MAX);
+    }
+
+    /// Says of code that differs from files that did not change what becomes of it.
+    pub(crate) fn note_other_code(&mut self, reloads: bool) {
+        if self.waiting > 0 && reloads {
+            self.needs_restart = true;
+            self.notes.push(format!(
+                "{} other code than the installed files hold, and cannot be reloaded: it takes effect when the VM restarts",
+                runs(self.waiting)
+            ));
+        }
+        if self.stale > 0 && !reloads {
+            self.notes.push(format!(
+                "running code is left alone (--reload none): {} other code than the installed files hold; `relsync reload` brings it in",
+                runs(self.stale)
+            ));
+        }
+    }
+
+    /// Says why modules were reloaded though no file changed.
+    pub(crate) fn note_reload(&mut self) {
+        let loaded = self.modules.iter();
+        let loaded = loaded.filter(|module| matches!(module.status.as_str(), "reload" | "load"));
+        let count = loaded.count();
+        if count > 0 {
+            self.notes.push(format!(
+                "no file changed; {} loaded whose running code was not that of the installed files",
+                modules_were(count)
+            ));
+        }
+    }
+
+    /// The exit code that a target's answer stands for.
+    pub(crate) fn exit(&self) -> Exit {
+        match self.outcome {
+            Outcome::Applied | Outcome::UpToDate if self.needs_restart => Exit::NeedsRestart,
+            _ => Exit::Done,
+        }
     }
 
     /// Takes over how the target ended a request.
@@ -316,7 +362,7 @@ impl Report {
         }
         if !old.is_empty() {
             self.notes.push(format!(
-                "running code is left alone (--reload none): {} old code of {}; a restart of the VM loads the new one, and so does the next push that changes something",
+                "running code is left alone (--reload none): {} old code of {}; a restart of the VM loads the new one, and so do `relsync reload` and the next push",
                 runs(old.len()),
                 some_of(&old)
             ));
@@ -426,9 +472,14 @@ impl Module {
     fn is_remarkable(&self) -> bool {
         !matches!(
             self.status.as_str(),
-            "reload" | "load" | "remove" | "unchanged" | "notloaded" | "left"
+            "reload" | "load" | "remove" | "gone" | "unchanged" | "notloaded" | "left"
         )
     }
+}
+
+fn modules_were(modules: usize) -> String {
+    let verb = if modules == 1 { "was" } else { "were" };
+    format!("{} {verb}", Count(modules, "module"))
 }
 
 fn runs(modules: usize) -> String {

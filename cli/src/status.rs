@@ -196,7 +196,7 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
         ));
     }
     if !status.modules.is_empty() {
-        output.line("modules whose running code is not that of their file (a restart of the VM loads it, and so does the next push that changes something):");
+        output.line("modules whose running code is not that of their file (a restart of the VM loads it, and so do `relsync reload` and the next push):");
     }
     for module in &status.modules {
         output.line(&Module::from(module).line());

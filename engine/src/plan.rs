@@ -295,7 +295,8 @@ pub struct ModuleChange {
 }
 
 impl Plan {
-    /// Lists the compiled modules (`*.beam` in an `ebin` directory) that the plan changes.
+    /// Lists the files of code that the plan changes, compiled modules and archives of them, whatever their directory is called:
+    /// only the target's VM knows from where it loads.
     #[must_use]
     pub fn module_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<ModuleChange> {
         use crate::wire::ModuleAction;
@@ -309,7 +310,7 @@ impl Plan {
             let Some((_, sha256)) = entry.content() else {
                 continue;
             };
-            if is_module(entry) {
+            if is_code(entry) {
                 changes.push(ModuleChange {
                     path: entry.path.as_bytes().to_vec(),
                     action,
@@ -318,7 +319,7 @@ impl Plan {
             }
         }
         for entry in self.deletes.iter().map(|at| &held.manifest.entries()[*at]) {
-            if entry.content().is_some() && is_module(entry) {
+            if entry.content().is_some() && is_code(entry) {
                 changes.push(ModuleChange {
                     path: entry.path.as_bytes().to_vec(),
                     action: ModuleAction::Removed,
@@ -328,10 +329,43 @@ impl Plan {
         }
         changes
     }
+
+    /// Lists the files that say what the new release boots, as far as the plan changes them: their paths, and their new content.
+    #[must_use]
+    pub fn boot_changes(
+        &self,
+        held: Held<'_>,
+        new: &Manifest,
+    ) -> Vec<(Vec<u8>, Option<(u64, Sha256)>)> {
+        let planned = self.entries.iter().zip(new.entries());
+        let comes = planned
+            .filter(|(planned, entry)| planned.change != Change::Kept && tells_boot(entry))
+            .filter_map(|(_, entry)| Some((entry.path.as_bytes().to_vec(), entry.content())))
+            .filter(|(_, content)| content.is_some());
+        let goes = self.deletes.iter().map(|at| &held.manifest.entries()[*at]);
+        let goes = goes.filter(|entry| tells_boot(entry));
+        comes
+            .chain(goes.map(|entry| (entry.path.as_bytes().to_vec(), None)))
+            .collect()
+    }
 }
 
-/// Whether an entry is a compiled module that a VM would find.
-fn is_module(entry: &Entry) -> bool {
-    let parent = entry.path.parent().unwrap_or_default();
-    entry.path.name().ends_with(b".beam") && (parent == b"ebin" || parent.ends_with(b"/ebin"))
+/// Whether an entry is a file that may hold code.
+fn is_code(entry: &Entry) -> bool {
+    let name = entry.path.name();
+    name.ends_with(b".beam") || name.ends_with(b".ez")
+}
+
+/// Whether an entry is a file that says which version is booted, and what that consists of.
+fn tells_boot(entry: &Entry) -> bool {
+    let path = entry.path.as_bytes();
+    let Some(below) = path.strip_prefix(b"releases/".as_slice()) else {
+        return false;
+    };
+    let name = entry.path.name();
+    match below.iter().filter(|byte| **byte == b'/').count() {
+        0 => name == b"start_erl.data" || name == b"RELEASES",
+        1 => name.ends_with(b".rel") || name.ends_with(b".boot"),
+        _ => false,
+    }
 }

@@ -101,6 +101,11 @@ pub(crate) enum CliError {
     /// The agent is to be removed while it waits for a confirmation.
     #[error("the agent on the target waits for a confirmation of what is on probation, and stays")]
     AgentInUse,
+    /// There is no such way to reload code alone.
+    #[error(
+        "--reload none and --reload vm leave running code alone: `relsync reload` takes soft, hard or apps"
+    )]
+    NothingToReload,
     /// A pattern is wrong.
     #[error(transparent)]
     Pattern(#[from] relsync_engine::exclude::PatternError),
@@ -417,6 +422,7 @@ impl CliError {
                 Exit::Failed,
                 hint("`relsync confirm` or `relsync rollback` ends the probation"),
             ),
+            Self::NothingToReload => ("usage", Exit::Usage, None),
             Self::Pattern(_) => (
                 "pattern",
                 Exit::Usage,

@@ -256,6 +256,7 @@ pub(super) async fn outlook<T: Transport>(
         reload: options.reload,
         modules,
         files: planned_files(store, new, planned, options)?,
+        boot_files: boot_files(store, new, planned)?,
     };
     session.send(&request).await?;
     match session.receive_checked().await? {
@@ -307,6 +308,37 @@ pub(super) fn file_content(
         .map_or(0, |(size, _)| usize::try_from(size).unwrap_or(0));
     let content = ContentSource::read(store, sha256, 0, size).map_err(EncodeError::from)?;
     Ok(content)
+}
+
+/// The files from which the target tells the code path that the new release boots with.
+fn boot_files(
+    store: &Store,
+    new: &Manifest,
+    planned: &Planned,
+) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, PushError> {
+    let mut files = Vec::new();
+    for (path, content) in planned.plan.boot_changes(planned.held(), new) {
+        let content = match content {
+            Some((size, _)) if size > limits::BOOT_FILE_BYTES => continue,
+            Some((size, sha256)) => {
+                let size = usize::try_from(size).unwrap_or(0);
+                let content =
+                    ContentSource::read(store, &sha256, 0, size).map_err(EncodeError::from)?;
+                Some(deflate(&content))
+            }
+            None => None,
+        };
+        files.push((path, content));
+    }
+    Ok(files)
+}
+
+fn deflate(content: &[u8]) -> Vec<u8> {
+    let mut deflated = Vec::new();
+    flate2::read::ZlibEncoder::new(content, flate2::Compression::best())
+        .read_to_end(&mut deflated)
+        .expect("memory can be read");
+    deflated
 }
 
 #[cfg(test)]

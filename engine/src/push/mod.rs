@@ -12,6 +12,7 @@
 //! | hooks | `HOOKS` | `STEP`, only if they go as source |
 //! | send | `PACK_BEGIN`, `PACK_DATA`… | `CREDIT`…, `STEP`, `OUTPUT` |
 //! | apply | `APPLY`, right behind the last byte | `STAGED`, `STEP`, `OUTPUT`, `RESULT` |
+//! | up to date, but other code runs | `HOOKS`, `RELOAD` | `STEP`, `OUTPUT`, `RESULT` |
 //! | up to date, on probation | `CONFIRM` | `RESULT` |
 
 mod build;
@@ -38,7 +39,7 @@ use crate::plan::{Plan, Totals, differs_in_own_only};
 use crate::session::{Session, SessionError};
 use crate::store::{Store, StoreError};
 use crate::transport::Transport;
-use crate::wire::{ApplyResult, DriftKind, HooksKind, ReloadMode, TargetStatus};
+use crate::wire::{ApplyResult, DriftKind, HooksKind, Outcome, ReloadMode, TargetStatus};
 
 pub use confirm::confirm;
 pub use lost::{Aftermath, Lost};
@@ -233,6 +234,8 @@ pub struct PushReport {
 pub enum PushEnd {
     /// Nothing was to be done.
     UpToDate,
+    /// No file was to be changed, but the VM ran other code than the files hold, and was told to load theirs.
+    Reloaded(Box<ApplyResult>),
     /// Nothing was to be done but to end the probation of an earlier push, which this session proves to have gone well.
     Confirmed(Box<ApplyResult>),
     /// Nothing was done, as asked; what the target foresees of the modules, and what else there is to say.
@@ -365,6 +368,18 @@ pub async fn push<T: Transport>(
     pushed
 }
 
+/// Brings the code that the target of `session` runs to the files that are installed there: how, and with which hooks, `options` say.
+pub async fn reload<T: Transport>(
+    session: &mut Session<T>,
+    status: &TargetStatus,
+    options: &PushOptions,
+    on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
+) -> Result<ApplyResult, PushError> {
+    Sender::new(session, on_event, 0, status.credit)
+        .reload(status, options)
+        .await
+}
+
 async fn bring<T: Transport>(
     session: &mut Session<T>,
     status: &TargetStatus,
@@ -382,7 +397,33 @@ async fn bring<T: Transport>(
     let installed = status.current.as_ref().map(|current| current.snapshot);
     let is_installed = installed == Some(new.id().0)
         || installed.is_some() && !planned.inventory && differs_in_own_only(&planned.base, new);
-    if planned.plan.is_empty() && is_installed {
+    let is_installed = planned.plan.is_empty() && is_installed;
+    let only_code = matches!(
+        options.reload,
+        ReloadMode::Soft | ReloadMode::Hard | ReloadMode::Apps
+    );
+    let reloads = only_code && status.stale > 0;
+    if is_installed && reloads && options.dry_run {
+        let modules = outlook(session, store, new, &planned, options).await?;
+        return Ok(PushReport {
+            planned,
+            pack: None,
+            end: PushEnd::DryRun(Box::new(modules)),
+        });
+    }
+    if is_installed && reloads {
+        let result = reload(session, status, options, on_event).await?;
+        let on_probation = status.current.as_ref().filter(|it| it.probation);
+        if let Some(current) = on_probation.filter(|_| result.outcome != Outcome::RolledBack) {
+            confirm(session, current.generation, current.snapshot).await?;
+        }
+        return Ok(PushReport {
+            planned,
+            pack: None,
+            end: PushEnd::Reloaded(Box::new(result)),
+        });
+    }
+    if is_installed {
         let end = match &status.current {
             Some(current) if current.probation && !options.dry_run => {
                 let confirmed = confirm(session, current.generation, current.snapshot).await?;
@@ -421,16 +462,7 @@ async fn bring<T: Transport>(
         pack,
     } = build(store, new, planned, options).await?;
     on_event(PushEvent::Packed(&pack));
-    let mut sender = Sender {
-        session,
-        on_event,
-        total: pack.pack_bytes,
-        queued: 0,
-        offset: 0,
-        before: 0,
-        taken: 0,
-        credit: status.credit,
-    };
+    let mut sender = Sender::new(session, on_event, pack.pack_bytes, status.credit);
     sender.send_pack(status, options, &pack, &mut spool).await?;
     let lost = Lost::new(status, new.id());
     let result = match sender.apply(options, &pack, &lost).await {

@@ -54,20 +54,39 @@ pub async fn send_hooks<T: Transport>(
 
 /// Sends under the credit that the target gives, and passes on what it says meanwhile.
 pub(super) struct Sender<'a, T> {
-    pub(super) session: &'a mut Session<T>,
-    pub(super) on_event: &'a mut (dyn FnMut(PushEvent<'_>) + Send),
-    pub(super) total: u64,
+    session: &'a mut Session<T>,
+    on_event: &'a mut (dyn FnMut(PushEvent<'_>) + Send),
+    total: u64,
     /// The bytes of the pack that were given to the transport, which may keep them waiting.
-    pub(super) queued: u64,
+    queued: u64,
     /// Where in the pack this session began.
-    pub(super) offset: u64,
+    offset: u64,
     /// What had gone over the socket by then.
-    pub(super) before: u64,
-    pub(super) taken: u64,
-    pub(super) credit: u64,
+    before: u64,
+    taken: u64,
+    credit: u64,
 }
 
-impl<T: Transport> Sender<'_, T> {
+impl<'a, T: Transport> Sender<'a, T> {
+    /// Begins to send `total` bytes under the credit that the target gave first.
+    pub(super) fn new(
+        session: &'a mut Session<T>,
+        on_event: &'a mut (dyn FnMut(PushEvent<'_>) + Send),
+        total: u64,
+        credit: u64,
+    ) -> Self {
+        Self {
+            session,
+            on_event,
+            total,
+            queued: 0,
+            offset: 0,
+            before: 0,
+            taken: 0,
+            credit,
+        }
+    }
+
     pub(super) async fn send_pack(
         &mut self,
         status: &TargetStatus,
@@ -75,16 +94,7 @@ impl<T: Transport> Sender<'_, T> {
         pack: &PackSummary,
         spool: &mut std::fs::File,
     ) -> Result<(), PushError> {
-        if let Some(hooks) = &options.hooks {
-            let presync_now = match options.presync {
-                Presync::Early => true,
-                Presync::Late => false,
-                Presync::Auto => !status.writable,
-            };
-            for reply in send_hooks(self.session, hooks, presync_now, HooksPoint::Update).await? {
-                self.take(&reply)?;
-            }
-        }
+        self.send_hooks_of(status, options).await?;
         let offset = match &status.incoming {
             Some(incoming) if incoming.pack_id == pack.id => incoming.verified.min(self.total),
             _ => 0,
@@ -121,6 +131,45 @@ impl<T: Transport> Sender<'_, T> {
             self.report();
         }
         Ok(())
+    }
+
+    async fn send_hooks_of(
+        &mut self,
+        status: &TargetStatus,
+        options: &PushOptions,
+    ) -> Result<(), PushError> {
+        let Some(hooks) = &options.hooks else {
+            return Ok(());
+        };
+        let presync_now = match options.presync {
+            Presync::Early => true,
+            Presync::Late => false,
+            Presync::Auto => !status.writable,
+        };
+        for reply in send_hooks(self.session, hooks, presync_now, HooksPoint::Update).await? {
+            self.take(&reply)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the running code to the installed files. A session that is lost meanwhile has changed no file, and the next push finds
+    /// what is left to do.
+    pub(super) async fn reload(
+        &mut self,
+        status: &TargetStatus,
+        options: &PushOptions,
+    ) -> Result<ApplyResult, PushError> {
+        self.send_hooks_of(status, options).await?;
+        let request = Request::Reload {
+            reload: options.reload,
+        };
+        self.session.send(&request).await?;
+        loop {
+            match self.session.receive_checked().await? {
+                Reply::Result(result) => return Ok(*result),
+                reply => self.take(&reply)?,
+            }
+        }
     }
 
     /// Handles what has come in, without waiting.

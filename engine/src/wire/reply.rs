@@ -61,7 +61,7 @@ pub enum Reply {
         /// Which: `presync`, `switch`, `reload`, …
         step: String,
     },
-    /// The end of an `Apply`, `Rollback`, `Confirm` or `PlanReload`.
+    /// The end of an `Apply`, `Rollback`, `Reload`, `Confirm` or `PlanReload`.
     Result(Box<ApplyResult>),
     /// A request failed and changed nothing.
     Error(RemoteError),
@@ -148,6 +148,10 @@ pub struct TargetStatus {
     pub runs: bool,
     /// Where the release is that it runs instead, if that can be told.
     pub release_root: Option<Vec<u8>>,
+    /// How many modules run other code than the installed files hold, and would be reloaded.
+    pub stale: u64,
+    /// How many of such modules wait for a restart of the VM.
+    pub waiting: u64,
     /// Modules whose running code is not that of their file.
     pub modules: Vec<ModuleStatus>,
     /// The bytes that are kept for generations, as far as they were asked for.
@@ -413,6 +417,8 @@ fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireError> {
             16 => status.ended_updates.push(decode_ended(field.nested())?),
             37 => status.leftovers = decode_leftovers(field.nested())?,
             38 => status.vm = decode_vm(field.nested())?,
+            25 => status.stale = field.number()?,
+            26 => status.waiting = field.number()?,
             20 => status.modules.push(decode_module(field.nested())?),
             21 => status.kept_bytes.push(decode_kept_bytes(field.nested())?),
             40 => status.runs = true,

@@ -150,6 +150,13 @@ pub enum Request {
         modules: Vec<(Vec<u8>, ModuleAction, Option<[u8; 16]>)>,
         /// What else of the update matters to the VM.
         files: PlannedFiles,
+        /// Boot files that change: their paths and new content, zlib-compressed; none if they go.
+        boot_files: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    },
+    /// Brings the running code to the installed files.
+    Reload {
+        /// How code is reloaded.
+        reload: ReloadMode,
     },
     /// Asks for the target's state.
     Status {
@@ -256,6 +263,7 @@ impl Request {
                 reload,
                 modules,
                 files,
+                boot_files,
             } => {
                 let mut message = Message::new(0x09).number(1, reload_number(*reload));
                 for (path, action, md5) in modules {
@@ -276,8 +284,19 @@ impl Request {
                 if *files != PlannedFiles::default() {
                     message = message.nested(15, files.fields());
                 }
+                for (path, content) in boot_files {
+                    message = message.nested(
+                        10,
+                        Message::fields()
+                            .bytes(1, path)
+                            .optional_bytes(2, content.as_deref()),
+                    );
+                }
                 message.finish()
             }
+            Self::Reload { reload } => Message::new(0x0c)
+                .number(1, reload_number(*reload))
+                .finish(),
             Self::Status { verify } => Message::new(0x0a).flag(1, *verify).finish(),
             Self::Look {
                 directories,

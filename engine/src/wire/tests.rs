@@ -167,6 +167,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 reload: ReloadMode::None,
                 modules,
                 files: PlannedFiles::default(),
+                boot_files: Vec::new(),
             },
             "plan_reload\n\
              modules[1].action\t0\n\
@@ -210,6 +211,30 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 restart_command: Some("none".to_owned()),
             },
             "apply\nkeep\t2\npack_id\trrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr\nreload\t4\nrestart_command\tnone\n",
+        ),
+        (
+            "host-plan-reload-boot",
+            Request::PlanReload {
+                reload: ReloadMode::Soft,
+                modules: Vec::new(),
+                files: PlannedFiles::default(),
+                boot_files: vec![
+                    (b"releases/start_erl.data".to_vec(), Some(b"x\x9c".to_vec())),
+                    (b"releases/1/start.boot".to_vec(), None),
+                ],
+            },
+            "plan_reload\n\
+             boot_files[1].content\tx\\x9c\n\
+             boot_files[1].path\treleases/start_erl.data\n\
+             boot_files[2].path\treleases/1/start.boot\n\
+             reload\t0\n",
+        ),
+        (
+            "host-reload",
+            Request::Reload {
+                reload: ReloadMode::Apps,
+            },
+            "reload\nreload\t3\n",
         ),
         ("host-status", Request::Status { verify: false }, "status\n"),
         (
@@ -315,6 +340,15 @@ fn replies() -> Vec<(&'static str, Reply)> {
                 otp_release: 23,
                 erts: "11.1".to_owned(),
                 credit: 1,
+                ..TargetStatus::default()
+            })),
+        ),
+        (
+            "agent-hello-stale",
+            Reply::Hello(Box::new(TargetStatus {
+                protocol: 3,
+                stale: 5,
+                waiting: 300,
                 ..TargetStatus::default()
             })),
         ),

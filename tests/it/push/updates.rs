@@ -213,6 +213,7 @@ fn a_plan_may_name_many_modules() {
             reload: ReloadMode::Soft,
             modules,
             files: PlannedFiles::default(),
+            boot_files: Vec::new(),
         };
         assert!(request.encode().len() > 1_500_000);
         session.send(&request).await.expect("sent");

@@ -144,7 +144,7 @@ fn a_vm_that_runs_from_elsewhere_is_not_said_to_run_the_release() {
     fs::create_dir(&wrong).expect("a directory");
     let ebin = rig.device().join("lib/sample-1.0/ebin");
     let warning = format!(
-        "note: the VM runs 2 modules of the release from elsewhere (sample from {}) and goes on with what is there: \
+        "note: the VM runs 3 modules of the release from elsewhere (sample from {}) and goes on with what is there: \
          is -p right?",
         ebin.display()
     );
@@ -158,7 +158,7 @@ fn a_vm_that_runs_from_elsewhere_is_not_said_to_run_the_release() {
     let last = pushed.out.lines().last().unwrap_or_default();
     assert!(
         last.contains("has the files of generation 1")
-            && last.contains("runs 2 modules from elsewhere"),
+            && last.contains("runs 3 modules from elsewhere"),
         "{last}"
     );
     assert_eq!(rig.node.eval("{sample:f(), second:f()}"), "{1,1}");
@@ -166,7 +166,7 @@ fn a_vm_that_runs_from_elsewhere_is_not_said_to_run_the_release() {
     let result = rig.push(&["-p", path(&wrong)], 0);
     assert_eq!(
         result["loaded_elsewhere"],
-        serde_json::json!({"modules": 2, "first": "sample", "directory": path(&ebin)}),
+        serde_json::json!({"modules": 3, "first": "sample", "directory": path(&ebin)}),
         "{result}"
     );
 

@@ -87,6 +87,7 @@ pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
             "doctor",
             "export",
             "push",
+            "reload",
             "restart",
             "rollback",
             "settle",

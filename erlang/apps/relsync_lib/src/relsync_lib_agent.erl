@@ -9,7 +9,7 @@
 %%
 %% | state       | taken                                                          |
 %% |-------------|----------------------------------------------------------------|
-%% | idle        | GET_MANIFEST, HOOKS, PACK_BEGIN, ROLLBACK, CONFIRM, PLAN_RELOAD, LOOK, STATUS, BYE |
+%% | idle        | GET_MANIFEST, HOOKS, PACK_BEGIN, ROLLBACK, RELOAD, CONFIRM, PLAN_RELOAD, LOOK, STATUS, BYE |
 %% | receiving   | PACK_DATA; APPLY when the pack is complete; BYE                |
 %% | failed      | BYE; all else is passed over: it was sent before the error came |
 %%
@@ -226,6 +226,9 @@ handle(apply, _, #{receiving := Receiving}) when is_map(Receiving) ->
 handle(rollback, Fields, #{receiving := none, roots := Roots, send := Send, hooks := Hooks} = State) ->
     Send(result, relsync_lib_update:rollback(Fields, Roots, Hooks, Send)),
     State#{base := none, hooks := none};
+handle(reload, Fields, #{receiving := none, roots := Roots, send := Send, hooks := Hooks} = State) ->
+    Send(result, relsync_lib_update:reload(Fields, Roots, Hooks, Send)),
+    State#{hooks := none};
 handle(confirm, Fields, #{roots := Roots, send := Send} = State) ->
     Send(result, relsync_lib_update:confirm(Fields, Roots)),
     State;
@@ -289,8 +292,13 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
             [] ->
                 #{}
         end,
+    Stale = stale_fields(relsync_lib_modules:stale(Roots)),
     Named = [relsync_lib_contact:damage_fields(D) || D <- Damage ++ relsync_lib_contact:damaged_generations(Dir)],
-    {maps:merge(maps:merge(Known, Held), Incoming#{damage => Named}), Base}.
+    {maps:merge(maps:merge(Known, Held), maps:merge(Stale, Incoming#{damage => Named})), Base}.
+
+%% What is none is not told.
+stale_fields({Reloadable, Waiting}) ->
+    maps:filter(fun(_, Count) -> Count > 0 end, #{stale => Reloadable, waiting => Waiting}).
 
 %% Where the release is that the VM runs matters where it is not the destination.
 origin(Roots) ->

@@ -7,7 +7,8 @@
 -module(relsync_lib_code).
 
 -export([is_embedded/0, loaded/0, facts/1, running_md5/1, file_now/2]).
--export([path/0, set_path/2, refresh_path_cache/0]).
+-export([path/0, set_path/2, refresh_path_cache/0, list_archive/1]).
+-export([root_dir/0, lib_dir/0, boot_variables/0]).
 -export([prepare/1, finish/1, load_one/2, load_each/3, load_together/3]).
 -export([old_code/1, sort_old/2, seems_held/2, make_room/4, purge/3, purge/1, free/1, delete/1]).
 -export([format_error/1]).
@@ -98,6 +99,30 @@ file_now(Module, Loaded) ->
 path() ->
     code:get_path().
 
+%% @doc The names in a directory of an archive on the code path.
+-spec list_archive(file:filename()) -> [string()].
+list_archive(Dir) ->
+    case erl_prim_loader:list_dir(Dir) of
+        {ok, Names} -> Names;
+        error -> []
+    end.
+
+%% @doc Where this VM's Erlang is installed, what `$ROOT' in a boot script stands for.
+-spec root_dir() -> file:filename().
+root_dir() -> code:root_dir().
+
+%% @doc Where the applications of this VM's Erlang are.
+-spec lib_dir() -> file:filename().
+lib_dir() -> code:lib_dir().
+
+%% @doc The variables of boot scripts that this VM was started with.
+-spec boot_variables() -> #{binary() => file:filename()}.
+boot_variables() ->
+    case init:get_argument(boot_var) of
+        {ok, Given} -> maps:from_list([{list_to_binary(Name), Value} || [Name, Value | _] <- Given]);
+        error -> #{}
+    end.
+
 %% @doc Sets the whole path at once where the code server takes it. It refuses a path with a directory that
 %% does not exist (which embedded systems may have): then step by step.
 -spec set_path([file:filename()], [relsync_lib_code_path:step()]) -> ok | {error, reason()}.
@@ -117,9 +142,10 @@ change_path(Steps) ->
     end.
 
 path_step({replace, App, Old, New}) ->
-    case code:replace_path(App, New) of
+    case filename:basename(New) =:= "ebin" andalso code:replace_path(App, New) of
         true -> ok;
-        {error, Why} -> {error, {Why, Old, New}}
+        {error, Why} -> {error, {Why, Old, New}};
+        false -> replace_in_front(Old, New)
     end;
 path_step({add_before, _Other, Dir}) ->
     added(code:add_patha(Dir), Dir);
@@ -128,6 +154,16 @@ path_step({add, Dir}) ->
 path_step({delete, Dir}) ->
     _ = code:del_path(Dir),
     ok.
+
+%% What belongs to no application stays in front of them.
+replace_in_front(Old, New) ->
+    case code:add_patha(New) of
+        true ->
+            _ = code:del_path(Old),
+            ok;
+        {error, Why} ->
+            {error, {Why, Old, New}}
+    end.
 
 added(true, _Dir) -> ok;
 added({error, Why}, Dir) -> {error, {Why, Dir}}.

@@ -1,27 +1,55 @@
 %%% Decides how the code path changes when a release changes: pure of the code server, which only
 %%% `relsync_lib_code' talks to. It looks at directories and symbolic links, and writes nothing.
 %%%
+%%% The path follows what the new release boots, as far as that is known: of two directories of one application the
+%%% boot script's counts. Where nothing says what boots, the version counts that the update brings, else the highest of
+%%% the new release, as soon as the one on the path is no part of it.
+%%%
 %%% Invariants: a directory that joins lies under the release's root on this machine; it takes the
 %%% place of the version that it replaces, and its spelling (a release may be reached through a
-%%% symbolic link); where the release runs from a read-only root too, it goes before the directory of its
-%%% application there; entries outside the root are never touched.
+%%% symbolic link, or as `lib/../releases'); where the release runs from a read-only root too, it goes before the
+%%% directory of its application there; entries outside the root are never touched.
 -module(relsync_lib_code_path).
 
--export([plan/4, change/3, entries/2, behind/2, locate/2, app_name/1, root/1]).
+-export([plan/3, change/3, order/3, entries/2, locate/2, identity/1, app_name/1, is_archived/1, archive/1, root/1]).
 
--export_type([root/0, plan/0, step/0, entry/0]).
+-export_type([root/0, plan/0, step/0, entry/0, identity/0, env/0, place/0]).
 
 %% A directory as written, and the same one with symbolic links followed.
 -type root() :: {Written :: file:filename(), Resolved :: file:filename()}.
-%% Relative `ebin' directories that shall join, and those that may have to leave.
--type plan() :: #{joins := [file:filename()], leaves := [file:filename()]}.
+%% By their paths under the root: directories that take the place of others, directories that join (before the first of
+%% those named that is on the path; if none is, at the end), and directories that leave.
+-type plan() :: #{
+    replace := [{Old :: file:filename(), New :: file:filename()}],
+    join := [{New :: file:filename(), Before :: [file:filename()]}],
+    leave := [file:filename()]
+}.
 %% A directory on the code path, and where it is under the root.
 -type entry() :: {file:filename(), Rel :: file:filename()}.
+%% Whose directory it is: `own' of the root that changes, `other' of another root.
+-type place() :: {own | other | outside, Dir :: file:filename(), Rel :: file:filename() | none}.
+%% What replaces what: versions of one application, and directories of one name of different versions of the release
+%% (`releases/1.0/consolidated').
+-type identity() :: {app, string()} | {release, string()} | none.
 -type step() ::
     {replace, App :: string(), Old :: file:filename(), New :: file:filename()}
     | {add_before, Other :: file:filename(), New :: file:filename()}
     | {add, file:filename()}
     | {delete, file:filename()}.
+%% What the tree will be.
+-type env() :: #{
+    %% The code path that the new release boots with, as far as it lies under the root, in order.
+    booted := [file:filename()] | unknown,
+    %% Directories that gain and lose modules.
+    gains := [file:filename()],
+    loses := [file:filename()],
+    %% Whether a directory holds code after the switch, whether it exists before it, whether the new release has it.
+    has_code := fun((file:filename()) -> boolean()),
+    exists := fun((file:filename()) -> boolean()),
+    holds := fun((file:filename()) -> boolean()),
+    %% The names in a directory under the root.
+    list := fun((file:filename()) -> [string()])
+}.
 
 %% As many links as Linux follows in one path.
 -define(MAX_LINKS, 40).
@@ -32,125 +60,240 @@ root(Dir) ->
     Written = filename:absname(Dir),
     {Written, resolve(Written)}.
 
-%% @doc Plans, before the switch, which of the `ebin' directories that gain modules (`Added') join the
-%% path and which of those that lose modules (`Removed') may leave it.
-%%
-%% A directory joins that the release did not have before, or whose application is on the path with a
-%% version that leaves, has vanished, or lies in another root. A directory that exists and is not on the
-%% path for none of these reasons was left out by somebody's choice.
--spec plan([file:filename()], [file:filename()], [file:filename()], [root()]) -> plan().
-plan(Added, Removed, Path, [Root | Others]) ->
-    Entries = entries(Path, Root),
-    OnPath = [Rel || {_Dir, Rel} <- Entries],
-    Leaves = [Rel || Rel <- lists:usort(Removed), lists:member(Rel, OnPath)],
-    Replaced = [app_name(Rel) || {Dir, Rel} <- Entries, lists:member(Rel, Leaves) orelse not filelib:is_dir(Dir)],
-    Overlaid = [app_name(Rel) || Dir <- Path, {ok, _, Rel} <- [locate(Dir, Others)]],
-    Joins = [
-        Rel
-     || Rel <- lists:usort(Added),
-        not lists:member(Rel, OnPath),
-        not filelib:is_dir(in(Root, Rel)) orelse lists:member(app_name(Rel), Replaced ++ Overlaid)
+%% @doc Plans, before the switch, how the path follows.
+-spec plan([file:filename()], [root()], env()) -> plan().
+plan(Path, [Root | Others], Env) ->
+    Entries = [Rel || {_Dir, Rel} <- entries(Path, Root)],
+    Overlaid = [Rel || Dir <- Path, {ok, _, Rel} <- [locate(Dir, Others)]],
+    Outside = [app_name(Dir) || Dir <- Path, locate(Dir, [Root | Others]) =:= outside],
+    Replace = [
+        {Now, New}
+     || {Identity, [Now | _] = Rels} <- by_identity(Entries), New <- [target(Identity, Rels, Env)], New =/= Now
     ],
-    #{joins => Joins, leaves => Leaves}.
+    Present = [I || {I, _} <- by_identity(Entries)],
+    Over = [
+        {New, Rels}
+     || {Identity, Rels} <- by_identity(Overlaid),
+        not lists:member(Identity, Present),
+        New <- over(Identity, Rels, Env)
+    ],
+    Taken = Present ++ [I || {I, _} <- by_identity(Overlaid)] ++ [{app, Name} || Name <- Outside],
+    #{
+        replace => Replace,
+        join => Over ++ new_ones(Taken, Env),
+        leave => [Rel || Rel <- Entries, lists:member(Rel, maps:get(loses, Env)), not has_code(Rel, Env)]
+    }.
 
-%% @doc Computes, after the switch, the new path and the steps that lead to it. The first root is the one
+%% Which directory is on the path for those of one application, or of one name of the release, that are there now.
+target(Identity, [Now | _] = Rels, Env) ->
+    Booted = booted(Identity, Env),
+    Fresh = [R || R <- fresh(Identity, Env), not lists:member(R, Rels)],
+    Versions = [R || R <- versions(Identity, Rels, Env), has_code(R, Env)],
+    Held = [R || R <- Versions, (maps:get(holds, Env))(R)],
+    IsWhole = has_code(Now, Env),
+    case {Booted, Fresh, Held} of
+        {[One | _], _, _} -> One;
+        {[], [_ | _], _} -> highest(Fresh);
+        {[], [], [_ | _]} ->
+            case IsWhole andalso lists:member(Now, Held) of
+                true -> Now;
+                false -> highest(Held)
+            end;
+        {[], [], []} when IsWhole; Versions =:= [] -> Now;
+        {[], [], []} -> highest(Versions)
+    end.
+
+%% What stands before the directories of a read-only root.
+over(Identity, Rels, Env) ->
+    Own = [R || R <- versions(Identity, Rels, Env), has_code(R, Env)],
+    case {booted(Identity, Env), [R || R <- Own, lists:member(R, maps:get(gains, Env)) orelse (maps:get(holds, Env))(R)]} of
+        {[One | _], _} -> [One];
+        {[], []} -> [];
+        {[], Candidates} ->
+            case [R || R <- fresh(Identity, Env), lists:member(R, Candidates)] of
+                [] -> [highest(Candidates)];
+                Fresh -> [highest(Fresh)]
+            end
+    end.
+
+%% Directories that nothing on the path stands for: of a new application, say.
+new_ones(Taken, #{booted := unknown} = Env) ->
+    [{R, []} || R <- maps:get(gains, Env), is_fresh(R, Env), is_new_app(identity(R), Taken)];
+new_ones(Taken, #{booted := Booted} = Env) ->
+    [{R, After} || [R | After] <- tails(Booted), has_code(R, Env), is_new(identity(R), Taken)].
+
+is_new_app({app, _} = Identity, Taken) -> not lists:member(Identity, Taken);
+is_new_app(_, _) -> false.
+
+is_new(none, _) -> false;
+is_new(Identity, Taken) -> not lists:member(Identity, Taken).
+
+tails([]) -> [];
+tails([_ | Rest] = All) -> [All | tails(Rest)].
+
+booted(_, #{booted := unknown}) -> [];
+booted(Identity, #{booted := Booted} = Env) -> [R || R <- Booted, identity(R) =:= Identity, has_code(R, Env)].
+
+fresh(Identity, #{gains := Gains} = Env) -> [R || R <- Gains, identity(R) =:= Identity, is_fresh(R, Env)].
+
+is_fresh(Rel, #{exists := Exists} = Env) -> has_code(Rel, Env) andalso not Exists(Rel).
+
+has_code(Rel, #{has_code := HasCode}) -> HasCode(Rel).
+
+%% All directories of one identity, on the path or beside those that are, after the switch.
+versions({app, Name} = Identity, Rels, #{gains := Gains, list := List}) ->
+    Parents = lists:usort([two_up(R) || R <- Rels]),
+    Beside = [below(P, filename:join(Dir, "ebin")) || P <- Parents, Dir <- List(P), versioned(Dir) =:= Name],
+    lists:usort(Beside ++ [R || R <- Gains, identity(R) =:= Identity]);
+versions({release, Name} = Identity, _Rels, #{gains := Gains, list := List}) ->
+    Beside = [filename:join(["releases", Dir, Name]) || Dir <- List("releases")],
+    lists:usort(Beside ++ [R || R <- Gains, identity(R) =:= Identity]).
+
+below(".", Rel) -> Rel;
+below(Parent, Rel) -> filename:join(Parent, Rel).
+
+highest(Rels) ->
+    {_, Highest} = lists:max([{version(R), R} || R <- Rels]),
+    Highest.
+
+%% Numbers count as numbers: 1.10 comes after 1.9.
+version(Rel) ->
+    Dir = filename:basename(filename:dirname(Rel)),
+    [number(Part) || Part <- string:lexemes(lists:nthtail(length(versioned(Dir)), Dir), "-.+_")].
+
+number(Part) ->
+    case string:to_integer(Part) of
+        {Number, Rest} when is_integer(Number) -> {1, Number, Rest};
+        _ -> {0, 0, Part}
+    end.
+
+by_identity(Rels) ->
+    lists:foldr(
+        fun(Identity, Acc) -> [{Identity, [R || R <- Rels, identity(R) =:= Identity]} | Acc] end,
+        [],
+        unique([I || R <- Rels, I <- [identity(R)], I =/= none])
+    ).
+
+unique([]) -> [];
+unique([First | Rest]) -> [First | unique([Other || Other <- Rest, Other =/= First])].
+
+%% @doc Computes the new path and the steps that lead to it. The first root is the one
 %% that changes, the others are where the release runs from besides.
 -spec change(plan(), [file:filename()], [root()]) -> {[file:filename()], [step()]}.
-change(#{joins := Joins, leaves := Leaves}, Path, [Root | Others]) ->
-    Entries = [entry(Dir, Leaves, Root, Others) || Dir <- Path],
-    {NewEntries, Steps} = lists:foldl(fun(J, Acc) -> join(J, Acc, Root) end, {Entries, []}, Joins),
-    Deletes = [{delete, Dir} || {leaves, Dir, _Rel} <- NewEntries],
-    {[Dir || {Kind, Dir, _Rel} <- NewEntries, Kind =/= leaves], lists:reverse(Steps) ++ Deletes}.
+change(Plan, Path, Roots) ->
+    {Places, Steps} = order(Plan, Path, Roots),
+    Leave = maps:get(leave, Plan),
+    IsLeft = fun(Place) -> leaves(Place, Leave) end,
+    {[Dir || {_, Dir, _} = Place <- Places, not IsLeft(Place)],
+        Steps ++ [{delete, Dir} || {_, Dir, _} = Place <- Places, IsLeft(Place)]}.
+
+leaves({own, _Dir, Rel}, Leave) -> lists:member(Rel, Leave);
+leaves(_, _) -> false.
+
+%% @doc The new path with the directories that may leave it still on it, and the steps to it.
+-spec order(plan(), [file:filename()], [root()]) -> {[place()], [step()]}.
+order(#{replace := Replace, join := Join}, Path, [Root | Others]) ->
+    Places = [place(Dir, Root, Others) || Dir <- Path],
+    Replaced = lists:foldl(fun(R, Acc) -> replace(R, Acc, Root) end, {Places, []}, Replace),
+    %% From the last on, so that each finds the one that it goes before.
+    {NewPlaces, Steps} = lists:foldr(fun(J, Acc) -> join(J, Acc, Root) end, Replaced, Join),
+    {NewPlaces, lists:reverse(Steps)}.
+
+place(Dir, Root, Others) ->
+    case {locate(Dir, [Root]), locate(Dir, Others)} of
+        {{ok, _, Rel}, _} -> {own, Dir, Rel};
+        {outside, {ok, _, Rel}} -> {other, Dir, Rel};
+        {outside, outside} -> {outside, Dir, none}
+    end.
+
+replace({OldRel, NewRel}, {Places, Steps}, Root) ->
+    case lists:splitwith(fun(P) -> not is_own(OldRel, P) end, Places) of
+        {Before, [{own, Old, _} | After]} ->
+            New = spelling(NewRel, Old, OldRel, Places, Root),
+            Rest = fun(Some) -> [P || P <- Some, not is_own(NewRel, P)] end,
+            {Rest(Before) ++ [{own, New, NewRel} | Rest(After)], [{replace, app_name(NewRel), Old, New} | Steps]};
+        {_, []} ->
+            join({NewRel, []}, {Places, Steps}, Root)
+    end.
+
+join({Rel, Before}, {Places, Steps}, Root) ->
+    New = in(Root, Rel),
+    case lists:any(fun(P) -> is_own(Rel, P) end, Places) of
+        true ->
+            {Places, Steps};
+        false ->
+            case lists:splitwith(fun({_, _, R}) -> not lists:member(R, Before) end, Places) of
+                {_, []} -> {Places ++ [{own, New, Rel}], [{add, New} | Steps]};
+                {First, [{_, Other, _} | _] = Rest} -> {First ++ [{own, New, Rel} | Rest], [{add_before, Other, New} | Steps]}
+            end
+    end.
+
+is_own(Rel, {own, _, Rel}) -> true;
+is_own(_, _) -> false.
+
+%% As it is on the path already, else as the one before it was written.
+spelling(NewRel, Old, OldRel, Places, Root) ->
+    case [Dir || {own, Dir, Rel} <- Places, Rel =:= NewRel] of
+        [Dir | _] -> Dir;
+        [] -> same_spelling(Old, OldRel, NewRel, Root)
+    end.
 
 %% @doc Lists the entries of a code path that lie under a root.
 -spec entries([file:filename()], root()) -> [entry()].
 entries(Path, Root) ->
     [{Dir, Rel} || Dir <- Path, {ok, _, Rel} <- [locate(Dir, [Root])]].
 
-%% @doc Lists what the roots that do not change hold of object code on the path: the VM finds it once the one
-%% before it goes. By file name; of several of one name the first.
--spec behind([file:filename()], [root()]) -> #{Name :: string() => {Rel :: file:filename(), file:filename()}}.
-behind(Path, Others) ->
-    lists:foldr(
-        fun(Dir, Found) ->
-            case locate(Dir, Others) of
-                {ok, _, Rel} -> maps:merge(Found, beams(Dir, Rel));
-                outside -> Found
-            end
-        end,
-        #{},
-        Path
-    ).
-
-beams(Dir, Rel) ->
-    case file:list_dir(Dir) of
-        {ok, Names} ->
-            Beams = [Name || Name <- Names, filename:extension(Name) =:= ".beam"],
-            maps:from_list([{Name, {filename:join(Rel, Name), filename:join(Dir, Name)}} || Name <- Beams]);
-        {error, _} ->
-            #{}
-    end.
-
 %% @doc Finds under which of `Roots' a file or directory lies.
 -spec locate(file:filename(), [root()]) -> {ok, root(), Rel :: file:filename()} | outside.
+locate(_Path, []) ->
+    outside;
 locate(Path, Roots) ->
     Absolute = filename:absname(Path),
-    case first(Roots, fun({Written, _}) -> strip(Written, Absolute) end) of
-        outside ->
+    Plain = not lists:any(fun(Part) -> Part =:= ".." orelse Part =:= "." end, filename:split(Absolute)),
+    case Plain andalso first(Roots, fun({Written, _}) -> strip(Written, Absolute) end) of
+        {ok, _, _} = Found ->
+            Found;
+        _ ->
             Resolved = filename:join(resolve(filename:dirname(Absolute)), filename:basename(Absolute)),
-            first(Roots, fun({_, Real}) -> strip(Real, Resolved) end);
-        Found ->
-            Found
+            first(Roots, fun({_, Real}) -> strip(Real, Resolved) end)
     end.
+
+%% @doc Says whose directory it is: two of the same take each other's place.
+-spec identity(file:filename()) -> identity().
+identity(Rel) ->
+    case lists:reverse(filename:split(Rel)) of
+        [Name, _Version, "releases"] -> {release, Name};
+        ["ebin", Dir | Above] ->
+            case lists:any(fun is_archive/1, [Dir | Above]) of
+                true -> none;
+                false -> {app, versioned(Dir)}
+            end;
+        _ -> none
+    end.
+
+%% @doc Says whether a directory or file lies in an archive (`lib/app-1.0.ez/app-1.0/ebin').
+-spec is_archived(file:filename()) -> boolean().
+is_archived(Path) -> lists:any(fun is_archive/1, filename:split(Path)).
+
+%% @doc Splits the path of a file in an archive into that of the archive and the file's in it.
+-spec archive(file:filename()) -> {Archive :: file:filename(), Member :: file:filename()} | none.
+archive(Path) ->
+    case lists:splitwith(fun(Part) -> not is_archive(Part) end, filename:split(Path)) of
+        {Before, [Archive, _ | _] = [_ | Member]} -> {filename:join(Before ++ [Archive]), filename:join(Member)};
+        _ -> none
+    end.
+
+is_archive(Part) -> filename:extension(Part) =:= ".ez".
 
 %% @doc Names the application of an `ebin' directory: `lib/my_app-1.2/ebin' is `my_app'.
 -spec app_name(file:filename()) -> string().
-app_name(Ebin) ->
-    Dir = filename:basename(filename:dirname(Ebin)),
+app_name(Ebin) -> versioned(filename:basename(filename:dirname(Ebin))).
+
+versioned(Dir) ->
     case string:rchr(Dir, $-) of
         0 -> Dir;
         At -> lists:sublist(Dir, At - 1)
     end.
-
-%% Path entries
-
-entry(Dir, Leaves, Root, Others) ->
-    case {locate(Dir, [Root]), locate(Dir, Others)} of
-        {{ok, _, Rel}, _} ->
-            case lists:member(Rel, Leaves) andalso not has_code(Dir) of
-                true -> {leaves, Dir, Rel};
-                false -> {stays, Dir, Rel}
-            end;
-        {outside, {ok, _, Rel}} ->
-            {other, Dir, Rel};
-        {outside, outside} ->
-            {outside, Dir, none}
-    end.
-
-has_code(Dir) ->
-    filelib:wildcard("*.{beam,app}", Dir) =/= [].
-
-join(Rel, {Entries, Steps}, Root) ->
-    App = app_name(Rel),
-    Split = fun(Test) -> lists:splitwith(fun(E) -> not Test(E, App) end, Entries) end,
-    case {Split(fun replaceable/2), Split(fun overlaid/2)} of
-        {{Before, [{_, Old, OldRel} | After]}, _} ->
-            New = same_spelling(Old, OldRel, Rel, Root),
-            {Before ++ [{stays, New, Rel} | After], [{replace, App, Old, New} | Steps]};
-        {_, {Before, [{other, Other, _} | _] = After}} ->
-            New = in(Root, Rel),
-            {Before ++ [{stays, New, Rel} | After], [{add_before, Other, New} | Steps]};
-        {_, {_, []}} ->
-            New = in(Root, Rel),
-            {Entries ++ [{stays, New, Rel}], [{add, New} | Steps]}
-    end.
-
-replaceable({leaves, _Dir, Rel}, App) -> app_name(Rel) =:= App;
-replaceable({stays, Dir, Rel}, App) -> app_name(Rel) =:= App andalso not filelib:is_dir(Dir);
-replaceable({_, _, _}, _App) -> false.
-
-overlaid({other, _Dir, Rel}, App) -> app_name(Rel) =:= App;
-overlaid({_, _, _}, _App) -> false.
 
 same_spelling(Old, OldRel, Rel, Root) ->
     case {two_up(OldRel), two_up(Rel)} of

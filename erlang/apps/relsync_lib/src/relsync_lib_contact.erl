@@ -56,10 +56,10 @@ recovered(What, Led, Report, Changes, #{state := Dir} = Roots) ->
 
 %% The code that runs may be of either release: nobody is killed for bringing it in line, which a VM that
 %% has just started never asks for.
-follow(Changes, #{write := Root} = Roots) ->
+follow(Changes, #{write := Root, state := Dir} = Roots) ->
     InTree = fun(Path, _) -> relsync_lib_modules:path_list(relsync_lib_path:join(Root, Path)) end,
     Modules = relsync_lib_modules:changes_back(Changes, InTree),
-    Limits = relsync_lib_modules:limits(Roots),
+    Limits = relsync_lib_modules:limits(Roots, #{manifest => relsync_lib_modules:installed_manifest(Dir)}),
     Failed =
         case relsync_lib_reload:plan(relsync_lib_modules:path_list(Root), Modules, soft, Limits) of
             {ok, Plan} ->

@@ -4,7 +4,7 @@
 %% the next generation. Changes nothing: generations are made, gone back to and dropped by `relsync_lib_apply'.
 -module(relsync_lib_generations).
 
--export([current/1, number/1, next/1, chain/2, numbers/1, way_back/2, changes/1, history/1]).
+-export([current/1, number/1, next/1, chain/2, numbers/1, way_back/2, changes/1, history/1, manifest/2]).
 
 %% @doc The current generation; what cannot be read stands for nothing.
 -spec current(relsync_lib_state:dir()) -> relsync_lib_state:current() | none.
@@ -72,6 +72,19 @@ way_back(To, [#{to := Target} = Undo | Rest]) ->
 -spec changes([relsync_lib_state:undo()]) -> [relsync_lib_change:change()].
 changes([#{changes := First} | Rest]) ->
     lists:foldl(fun(#{changes := Later}, Sum) -> relsync_lib_change:compose(Sum, Later) end, First, Rest).
+
+%% @doc The manifest of a generation that can be gone back to; none of generation 0, or where it cannot be read.
+-spec manifest(relsync_lib_roots:roots(), non_neg_integer()) -> relsync_lib_manifest:manifest() | none.
+manifest(#{state := Dir} = Roots, Generation) ->
+    case [Sha256 || #{generation := N, manifest := Sha256} <- history(Roots), N =:= Generation] of
+        [Sha256 | _] ->
+            case relsync_lib_state:read_manifest(Dir, Sha256) of
+                {ok, Manifest} -> Manifest;
+                _ -> none
+            end;
+        [] ->
+            none
+    end.
 
 %% @doc Lists the generations that can be gone back to, the newest first; `none' is the state before the
 %% first push.

@@ -4,8 +4,8 @@
 %% is told. Touches neither files nor code.
 -module(relsync_lib_modules).
 
--export([changes/3, changes_back/2, source_file/2, is_module/1, mode/1, limits/1, path_list/1, fields/1]).
--export([outlook/2, stale/2, names/1]).
+-export([changes/3, changes_back/2, source_file/2, is_module/1, mode/1, limits/2, path_list/1, fields/1]).
+-export([boot_changes/2, boot_changes_back/2, installed_manifest/1, outlook/2, stale/1, stale/2, names/1]).
 
 %% @doc The modules that an update changes: what becomes of each, its path, and where the new content is.
 -spec changes(
@@ -15,7 +15,7 @@
 changes(Wanted, Base, Dir) ->
     [
         {module_action(Path, New, Base), Path, source_file(New, Dir)}
-     || {Path, New} <- Wanted, is_module(Path), moves_code(New)
+     || {Path, New} <- Wanted, is_code(Path), moves_code(New)
     ].
 
 %% @doc The same of changes whose files have moved or are about to: `Where' says where the new content of
@@ -28,7 +28,7 @@ changes(Wanted, Base, Dir) ->
 changes_back(Changes, Where) ->
     [
         {module_action(Old, New), Path, Where(Path, New)}
-     || {Path, Old, New} <- Changes, is_module(Path), New =/= Old, moves_code(New)
+     || {Path, Old, New} <- Changes, is_code(Path), New =/= Old, moves_code(New)
     ].
 
 module_action(_, absent, _) ->
@@ -52,13 +52,30 @@ moves_code(_) -> false.
 source_file({file, Source, _, _}, Dir) -> relsync_lib_state:file_name(Dir, Source);
 source_file(_, _) -> none.
 
-%% @doc Says whether a path is that of a module's object code.
+%% @doc What else changes and tells which code path the new release has: boot files, and where there is an ERTS.
+-spec boot_changes([{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_state:dir()) ->
+    [relsync_lib_upcoming:change()].
+boot_changes(Wanted, Dir) ->
+    [{Path, upcoming(New, Dir)} || {Path, New} <- Wanted, tells_path(Path), moves_code(New)].
+
+%% @doc The same of changes whose content is kept or staged.
+-spec boot_changes_back([relsync_lib_change:change()], relsync_lib_state:dir()) -> [relsync_lib_upcoming:change()].
+boot_changes_back(Changes, Dir) ->
+    [{Path, upcoming(New, Dir)} || {Path, Old, New} <- Changes, tells_path(Path), New =/= Old, moves_code(New)].
+
+upcoming(absent, _) -> absent;
+upcoming({file, Source, _, _}, Dir) -> {file, path_list(relsync_lib_state:file_name(Dir, Source))}.
+
+tells_path(<<"releases/", _/binary>>) -> true;
+tells_path(<<"erts-", _/binary>>) -> true;
+tells_path(Path) -> filename:extension(Path) =:= <<".app">>.
+
+%% @doc Says whether a path is that of a module's object code. Whether the VM ever loads it, its code path tells.
 -spec is_module(relsync_lib_path:path()) -> boolean().
-is_module(Path) ->
-    case lists:reverse(binary:split(Path, <<"/">>, [global])) of
-        [Name, <<"ebin">> | _] -> filename:extension(Name) =:= <<".beam">>;
-        _ -> false
-    end.
+is_module(Path) -> filename:extension(Path) =:= <<".beam">>.
+
+%% An archive may hold modules.
+is_code(Path) -> is_module(Path) orelse filename:extension(Path) =:= <<".ez">>.
 
 %% @doc The way to reload that a number on the wire stands for.
 -spec mode(non_neg_integer()) -> relsync_lib_reload:mode().
@@ -69,10 +86,33 @@ mode(3) -> apps;
 mode(4) -> vm;
 mode(Other) -> relsync_lib_refusal:refuse(protocol, io_lib:format("unknown way to reload: ~b", [Other])).
 
-%% @doc What relsync_lib_reload is told of a destination beside its root.
--spec limits(relsync_lib_roots:roots()) -> map().
-limits(#{read := Read, write := Write}) ->
-    #{roots => [path_list(Root) || Root <- Read, Root =/= Write]}.
+%% @doc What relsync_lib_reload is told of a destination beside its root: what else changes, and what the new release
+%% is, if that is known.
+-spec limits(relsync_lib_roots:roots(), #{
+    changes => [relsync_lib_upcoming:change()], manifest => relsync_lib_manifest:manifest() | none
+}) -> relsync_lib_reload_plan:limits().
+limits(#{read := Read, write := Write, state := Dir}, Release) ->
+    Paths =
+        case Release of
+            #{manifest := Manifest} when Manifest =/= none ->
+                [relsync_lib_manifest:path(Entry) || {_, Entry} <- relsync_lib_manifest:entries(Manifest)];
+            _ ->
+                []
+        end,
+    #{
+        roots => [path_list(Root) || Root <- Read, Root =/= Write],
+        changes => maps:get(changes, Release, []),
+        holds => relsync_lib_upcoming:held_dirs(Paths),
+        known => relsync_lib_known:read(Dir)
+    }.
+
+%% @doc The manifest of what is installed, if that is known.
+-spec installed_manifest(relsync_lib_state:dir()) -> relsync_lib_manifest:manifest() | none.
+installed_manifest(Dir) ->
+    case relsync_lib_contact:installed(Dir) of
+        {ok, _, Manifest, _, _} -> Manifest;
+        {none, _} -> none
+    end.
 
 %% @doc A path as `code' wants it.
 -spec path_list(binary()) -> string().
@@ -102,13 +142,16 @@ names(Atoms) -> [atom_to_binary(Name, utf8) || Name <- Atoms].
 
 %% @doc Says what reloading would do, of modules that are not here yet.
 -spec outlook(relsync_lib_wire:fields(), relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
-outlook(#{modules := Modules} = Fields, #{write := Root} = Roots) ->
+outlook(#{modules := Modules} = Fields, #{write := Root, state := Dir} = Roots) ->
+    Boot = [{Path, boot_content(File)} || #{path := Path} = File <- maps:get(boot_files, Fields, [])],
+    %% Directories of the new release are those that something of comes to, and those that stay.
+    Limits = limits(Roots, #{changes => Boot, manifest => installed_manifest(Dir)}),
     Changes = [
         {action(maps:get(action, M, 0)), Path, expected(M)}
      || #{path := Path} = M <- Modules
     ],
     Mode = mode(maps:get(reload, Fields, 0)),
-    case relsync_lib_reload_outlook:outlook(path_list(Root), Changes, Mode, limits(Roots)) of
+    case relsync_lib_reload_outlook:outlook(path_list(Root), Changes, Mode, Limits) of
         {ok, #{ended := Ended, apps := Apps} = Outlook} ->
             #{
                 outcome => 2,
@@ -126,10 +169,34 @@ action(0) -> added;
 action(1) -> changed;
 action(_) -> removed.
 
+%% A file that is left out goes.
+boot_content(#{content := Content}) ->
+    case relsync_lib_upcoming:inflate(Content) of
+        {ok, Bytes} -> {bytes, Bytes};
+        error -> relsync_lib_refusal:refuse(protocol, "a boot file that cannot be inflated")
+    end;
+boot_content(_) ->
+    absent.
+
+%% @doc Counts the modules that run other code than the installed files hold: those that a reload would bring in, and
+%% those that wait for a restart of the VM. Remembers what it has read.
+-spec stale(relsync_lib_roots:roots()) -> {Reloadable :: non_neg_integer(), Waiting :: non_neg_integer()}.
+stale(#{write := Root, state := Dir} = Roots) ->
+    case installed_manifest(Dir) of
+        none ->
+            {0, 0};
+        Manifest ->
+            #{known := Known} = Limits = limits(Roots, #{manifest => Manifest}),
+            {Reloadable, Waiting, Read} = relsync_lib_stale:count(path_list(Root), Limits),
+            Read =:= Known orelse relsync_lib_known:write(Dir, Read),
+            {Reloadable, Waiting}
+    end.
+
 %% @doc Names the modules whose running code is not that of their file.
 -spec stale(relsync_lib_roots:roots(), pos_integer()) -> [relsync_lib_wire:fields()].
-stale(#{write := Root}, Max) ->
-    Stale = relsync_lib_stale:modules(path_list(Root), Max),
+stale(#{write := Root, state := Dir} = Roots, Max) ->
+    Limits = limits(Roots, #{manifest => installed_manifest(Dir)}),
+    Stale = relsync_lib_stale:modules(path_list(Root), Limits, Max),
     [
         (status_fields({Module, OnDisk}))#{detail => relsync_lib_refusal:text(relsync_lib_path:display_native(File))}
      || #{module := Module, file := File, on_disk := OnDisk} <- Stale

@@ -9,9 +9,9 @@
 -module(relsync_lib_record).
 
 -export([encode/2, decode/2, max_bytes/0, max_generation/0, max_ended/0]).
--export_type([current/0, state/0, probation/0, journal/0, undo/0, installed/0, ended/0, kind/0, error/0]).
+-export_type([current/0, state/0, probation/0, journal/0, undo/0, installed/0, ended/0, code/0, kind/0, error/0]).
 
--type kind() :: current | installed | journal | undo | ended.
+-type kind() :: current | installed | journal | undo | ended | code.
 -type current() :: #{
     generation := pos_integer(),
     last_generation := pos_integer(),
@@ -50,7 +50,11 @@
 %% How many updates have disturbed the destination and come to an end, whatever it was: who lost sight of one
 %% can tell by it whether that one did. The last of them by their number and the snapshot that they led to, the newest first.
 -type ended() :: #{count := non_neg_integer(), last => [{pos_integer(), Snapshot :: <<_:256>>}]}.
--type record() :: current() | installed() | journal() | undo() | ended().
+%% The MD5 of the code in files, which holds as long as each is the same, in ascending order of name.
+-type code() :: [{File :: binary(), {
+    {Size :: non_neg_integer(), Mtime :: integer(), Ctime :: integer(), Inode :: non_neg_integer()}, MD5 :: <<_:128>>
+}}].
+-type record() :: code() | current() | installed() | journal() | undo() | ended().
 -type error() :: not_a_record | {version, byte()} | truncated | checksum | content.
 
 -define(MAGIC, "RSST").
@@ -97,7 +101,8 @@ number(current) -> 1;
 number(installed) -> 2;
 number(journal) -> 3;
 number(undo) -> 4;
-number(ended) -> 5.
+number(ended) -> 5;
+number(code) -> 6.
 
 payload(installed, Installed) -> lists:sort(maps:to_list(Installed));
 payload(_, Term) -> Term.
@@ -164,6 +169,7 @@ check(current, Term) -> checked(is_current(Term), Term);
 check(journal, Term) -> checked(is_journal(Term), Term);
 check(undo, Term) -> checked(is_undo(Term), Term);
 check(ended, Term) -> checked(is_ended(Term), Term);
+check(code, Term) -> checked(is_code(Term), Term);
 check(installed, Term) -> check_installed(Term).
 
 checked(true, Term) -> {ok, Term};
@@ -242,6 +248,17 @@ is_ended(_) ->
 
 is_ended_update({Number, <<_:32/binary>>}) -> ?IS_WITHIN(Number, 0, ?MAX_NUMBER);
 is_ended_update(_) -> false.
+
+is_code([{File, {{Size, Mtime, Ctime, Inode}, <<_:16/binary>>}} | Rest]) when
+    is_binary(File),
+    ?IS_WITHIN(Size, 0, ?MAX_NUMBER),
+    ?IS_WITHIN(Mtime, -?MAX_MTIME, ?MAX_MTIME),
+    ?IS_WITHIN(Ctime, -?MAX_MTIME, ?MAX_MTIME),
+    ?IS_WITHIN(Inode, 0, ?MAX_NUMBER)
+->
+    is_code(Rest);
+is_code(Rest) ->
+    Rest =:= [].
 
 is_undo(#{from := From, to := To, changes := Changes}) ->
     is_current(From) andalso is_current_or_none(To) andalso relsync_lib_change:check(Changes);

@@ -15,7 +15,7 @@
 %%% leaves a mix of code only until the caller has restored the files and undone it with what it was given.
 -module(relsync_lib_reload).
 
--export([plan/4, check_users/1, reload/1, notes/1, ended_text/1, format_error/1]).
+-export([plan/4, acting/1, check_users/1, reload/1, notes/1, ended_text/1, format_error/1]).
 
 -export_type([mode/0, plan/0, result/0, reason/0]).
 
@@ -78,7 +78,8 @@ plan(Root, Changes, Mode, Limits0) ->
             try
                 {ok, make_plan(relsync_lib_code_path:root(Root), Groups, Checked, Mode, Limits)}
             catch
-                throw:{?MODULE, Reason} -> {error, Reason}
+                throw:{?MODULE, Reason} -> {error, Reason};
+                throw:{relsync_lib_reload_plan, Reason} -> {error, Reason}
             end;
         {error, Reason} ->
             {error, Reason}
@@ -134,6 +135,11 @@ try_loading(#{module := Module, path := Rel} = Item, Beam) ->
         {error, Why} -> {not_loadable, Why}
     end.
 
+%% @doc Lists the modules whose running code a plan changes.
+-spec acting(plan()) -> [module()].
+acting(#{mode := none}) -> [];
+acting(#{items := Items}) -> [M || #{module := M, status := S} <- Items, lists:member(S, [reload, load, remove, in_use])].
+
 %%--------------------------------------------------------------------------------------------------
 %% Reload
 %%--------------------------------------------------------------------------------------------------
@@ -180,7 +186,7 @@ result(#{items := Items}) ->
         vm_restart => lists:any(fun needs_vm_restart/1, Items)
     }.
 
-needs_vm_restart(#{status := S}) -> lists:member(S, [nif, sticky, preloaded]).
+needs_vm_restart(#{status := S}) -> lists:member(S, [nif, sticky, preloaded, archive]).
 
 items(Statuses, #{plan := #{items := Items}}) ->
     [I || #{status := S} = I <- Items, lists:member(S, Statuses)].

@@ -1,10 +1,32 @@
-%%% Looks at what runs, and says what a change of the release's files would mean for it.
+%%% Looks at what runs, and says what a change of the release's files means for it.
 %%%
 %%% Brings together what `relsync_lib_reload_plan' and `relsync_lib_code_path' decide from: the code, its users, the
-%%% code path, and what runs older code than its file holds. It changes nothing.
+%%% code path now and after the switch, what its directories hold, and what runs other code than its file holds. It
+%%% changes nothing.
 -module(relsync_lib_reload_outlook).
 
--export([outlook/4, look/4, with_users/2, concerned/2]).
+-export([outlook/4, look/4, stale/2, with_users/2, concerned/2]).
+
+-type look() :: {
+    [relsync_lib_reload_plan:item()],
+    relsync_lib_reload_plan:groups(),
+    relsync_lib_code_path:plan(),
+    [relsync_lib_code_path:root()]
+}.
+
+%% What is known of one moment: the tree after the switch, the path with its directories, and what they hold.
+-record(view, {
+    root :: relsync_lib_code_path:root(),
+    roots :: [relsync_lib_code_path:root()],
+    limits :: relsync_lib_reload_plan:limits(),
+    plan :: relsync_lib_code_path:plan(),
+    places :: [relsync_lib_code_path:place()],
+    joins :: [file:filename()],
+    %% Directories under the root that are on the path, now or after the switch.
+    dirs :: #{file:filename() => true},
+    index :: #{string() => {own | other | outside, file:filename(), file:filename() | none}},
+    archives :: [file:filename()]
+}).
 
 %% @doc Says what `relsync_lib_reload:plan/4' would decide, of modules whose new code is known by its MD5 only.
 -spec outlook(
@@ -21,14 +43,18 @@ outlook(Root, Changes, Mode, Limits0) ->
     Limits = relsync_lib_reload_plan:limits(Limits0),
     case relsync_lib_reload_plan:group(Changes, Limits) of
         {ok, Groups, Checked} ->
-            {Found, _, _, _} = look(relsync_lib_code_path:root(Root), Groups, Checked, Limits),
-            Items = with_users(Found, Limits),
-            {ok, #{
-                ended => ended(Items, Mode),
-                apps => [App || Mode =:= apps, App <- concerned(Items, Checked)],
-                modules => [{M, S} || #{module := M, status := S} <- Items],
-                details => relsync_lib_reload_plan:details(Items)
-            }};
+            try look(relsync_lib_code_path:root(Root), Groups, Checked, Limits) of
+                {Found, _, _, _} ->
+                    Items = with_users(Found, Limits),
+                    {ok, #{
+                        ended => ended(Items, Mode),
+                        apps => [App || Mode =:= apps, App <- concerned(Items, Checked)],
+                        modules => [{M, S} || #{module := M, status := S} <- Items],
+                        details => relsync_lib_reload_plan:details(Items)
+                    }}
+            catch
+                throw:{relsync_lib_reload_plan, Reason} -> {error, Reason}
+            end;
         {error, Reason} ->
             {error, Reason}
     end.
@@ -52,56 +78,215 @@ concerned(Items, Changes) ->
     Vanishing = [relsync_lib_code_path:app_name(filename:dirname(Rel)) || {removed, Rel} <- Changes],
     relsync_lib_apps:concerned(Modules, lists:usort(Vanishing)).
 
-%% @doc Says what becomes of each module, but not whom that would hit; besides, all groups (those of stale modules
-%% too), what becomes of the code path, and the roots.
+%% @doc Says what becomes of each module, but not whom that would hit; besides, the changes by path, what becomes of the
+%% code path, and the roots. Throws `{relsync_lib_reload_plan, Reason}' where new code cannot be read.
 -spec look(
     relsync_lib_code_path:root(),
     relsync_lib_reload_plan:groups(),
     [{added | changed | removed, file:filename()}],
     relsync_lib_reload_plan:limits()
-) ->
-    {
-        [relsync_lib_reload_plan:item()],
-        relsync_lib_reload_plan:groups(),
-        relsync_lib_code_path:plan(),
-        [relsync_lib_code_path:root()]
+) -> look().
+look(Root, Groups, Checked, #{stale := WithStale} = Limits) ->
+    View = view(Root, Groups, Checked, Limits),
+    Changed = [Rel || Rel <- relsync_lib_reload_plan:paths(Groups), is_code(Rel, View)],
+    Stale = [M || WithStale, {M, _} <- candidates(View), is_stale(M, View)],
+    Modules = relsync_lib_reload_plan:names(Changed ++ joined(View)) ++ Stale ++ archived(View),
+    Items = relsync_lib_reload_plan:items(lists:usort(Modules), Groups, env(View)),
+    {Items, Groups, View#view.plan, View#view.roots}.
+
+%% @doc Lists what runs other code than the file holds that the code path leads to, what of it waits for a restart of
+%% the VM, and what runs from a file of the release that is gone; besides, all files that were looked at.
+-spec stale(relsync_lib_code_path:root(), relsync_lib_reload_plan:limits()) -> #{
+    reloadable := [{module(), file:filename()}],
+    waiting := [{module(), file:filename()}],
+    missing := [{module(), file:filename()}],
+    files := [file:filename()]
+}.
+stale(Root, Limits) ->
+    {ok, Groups, []} = relsync_lib_reload_plan:group([], Limits),
+    View = view(Root, Groups, [], Limits),
+    Candidates = candidates(View),
+    Stale = [M || {M, _} <- Candidates, is_stale(M, View)],
+    Items = relsync_lib_reload_plan:items(lists:usort(Stale ++ relsync_lib_reload_plan:names(joined(View))), Groups, env(View)),
+    With = fun(Statuses) -> [{M, File} || #{module := M, status := S, source := File} <- Items, lists:member(S, Statuses)] end,
+    #{
+        reloadable => With([reload, load]),
+        waiting => With([nif, sticky, archive]),
+        missing => missing(View),
+        files => [File || {M, _} <- Candidates, File <- file_of(M, View)]
     }.
-look(Root, Changed, Checked, #{roots := Others} = Limits) ->
+
+%% Code whose file has gone since, and that the path leads nowhere for.
+missing(#view{roots = Roots} = View) ->
+    [
+        {M, File}
+     || {M, File} <- relsync_lib_code:loaded(),
+        not relsync_lib_reload_plan:is_agent(M),
+        filename:pathtype(File) =:= absolute,
+        found(M, View) =:= none,
+        not filelib:is_regular(File),
+        relsync_lib_code_path:locate(File, Roots) =/= outside
+    ].
+
+view({Dir, _} = Root, Groups, Checked, #{roots := Others, changes := Changes, holds := Holds} = Limits) ->
     Path = relsync_lib_code:path(),
     Roots = [Root | [relsync_lib_code_path:root(R) || R <- Others]],
-    Behind = relsync_lib_code_path:behind(Path, tl(Roots)),
-    PathPlan = relsync_lib_code_path:plan(
-        [filename:dirname(Rel) || {Kind, Rel} <- Checked, Kind =/= removed],
-        [filename:dirname(Rel) || {removed, Rel} <- Checked],
-        Path,
-        Roots
+    Beams = [{Kind, Rel} || {Kind, Rel} <- Checked, filename:extension(Rel) =:= ".beam"],
+    Upcoming = relsync_lib_upcoming:new([Dir | Others], [coming(C) || C <- Checked] ++ Changes),
+    Plan = relsync_lib_upcoming:code_path(
+        #{
+            path => Path,
+            roots => Roots,
+            gains => lists:usort([filename:dirname(Rel) || {Kind, Rel} <- Beams, Kind =/= removed]),
+            loses => lists:usort([filename:dirname(Rel) || {removed, Rel} <- Beams]),
+            holds => Holds
+        },
+        Upcoming
     ),
-    Groups = add_stale(relsync_lib_reload_plan:uncover(Changed, Behind, Limits), Root, Limits),
-    Found = relsync_lib_reload_plan:items(Groups, #{
+    {Ordered, _} = relsync_lib_code_path:order(Plan, Path, Roots),
+    Left = [Rel || Rel <- maps:get(leave, Plan)],
+    Places = [P || {Whose, _, Rel} = P <- Ordered, Whose =/= own orelse not lists:member(Rel, Left)],
+    #view{
+        root = Root,
+        roots = Roots,
+        limits = Limits,
+        plan = Plan,
+        places = Places,
+        joins = [D || {own, D, _} <- Places, not lists:member(D, Path)],
+        dirs = maps:from_list(
+            [{R, true} || {_, R} <- relsync_lib_code_path:entries(Path, Root)] ++ [{R, true} || {own, _, R} <- Places]
+        ),
+        index = index(Places, Upcoming),
+        archives = [
+            A
+         || A <- relsync_lib_reload_plan:archives(Groups), lists:any(fun({_, _, Rel}) -> is_in(Rel, A) end, Places)
+        ]
+    }.
+
+coming({removed, Rel}) -> {relsync_lib_path:raw(Rel), absent};
+coming({_, Rel}) -> {relsync_lib_path:raw(Rel), unknown}.
+
+is_in(none, _) -> false;
+is_in(Rel, Archive) -> lists:prefix(Archive ++ "/", Rel).
+
+%% What the VM finds: of several files of one name that of the first directory.
+index(Places, Upcoming) ->
+    lists:foldr(
+        fun({_, _, _} = Place, Index) ->
+            lists:foldl(fun(Name, Acc) -> Acc#{Name => Place} end, Index, beams(Place, Upcoming))
+        end,
+        #{},
+        Places
+    ).
+
+beams({own, Dir, Rel}, Upcoming) ->
+    case relsync_lib_code_path:is_archived(Rel) of
+        true -> only_beams(relsync_lib_code:list_archive(Dir));
+        false -> only_beams(relsync_lib_upcoming:names(Rel, Upcoming))
+    end;
+beams({_, Dir, _}, _Upcoming) ->
+    case file:list_dir(Dir) of
+        {ok, Names} -> only_beams(Names);
+        {error, _} -> []
+    end.
+
+only_beams(Names) -> [N || N <- Names, filename:extension(N) =:= ".beam"].
+
+found(Module, #view{index = Index}) ->
+    Name = atom_to_list(Module) ++ ".beam",
+    case Index of
+        #{Name := {Whose, Dir, none}} -> {Whose, Dir, none};
+        #{Name := {Whose, Dir, Rel}} -> {Whose, Dir, filename:join(Rel, Name)};
+        #{} -> none
+    end.
+
+%% Files that lie in no directory of the path and are loaded from none are data, but for those in what is called `ebin'.
+is_code(Rel, #view{dirs = Dirs, roots = Roots}) ->
+    Dir = filename:dirname(Rel),
+    filename:basename(Dir) =:= "ebin" orelse is_map_key(Dir, Dirs) orelse is_loaded_from(Rel, Roots).
+
+is_loaded_from(Rel, Roots) ->
+    try list_to_existing_atom(filename:basename(Rel, ".beam")) of
+        Module ->
+            case relsync_lib_code:facts(Module) of
+                #{loaded := [_ | _] = File} ->
+                    case relsync_lib_code_path:locate(File, Roots) of
+                        {ok, _, Rel} -> true;
+                        _ -> false
+                    end;
+                _ ->
+                    false
+            end
+    catch
+        error:_ -> false
+    end.
+
+%% What directories that join the path hold.
+joined(#view{joins = []}) ->
+    [];
+joined(#view{joins = Joins, index = Index}) ->
+    [Name || {Name, {own, Dir, _}} <- maps:to_list(Index), lists:member(Dir, Joins)].
+
+archived(#view{archives = []}) ->
+    [];
+archived(#view{archives = Archives, roots = Roots}) ->
+    [
+        M
+     || {M, File} <- relsync_lib_code:loaded(),
+        relsync_lib_code_path:is_archived(File),
+        {ok, _, Rel} <- [relsync_lib_code_path:locate(File, Roots)],
+        lists:any(fun(A) -> is_in(Rel, A) end, Archives)
+    ].
+
+%% Modules that run, and that the code path leads to a file of the release for.
+candidates(View) ->
+    [
+        {M, File}
+     || {M, File} <- relsync_lib_code:loaded(),
+        not relsync_lib_reload_plan:is_agent(M),
+        is_ours(found(M, View))
+    ].
+
+is_ours({own, _, _}) -> true;
+is_ours({other, _, _}) -> true;
+is_ours(_) -> false.
+
+is_stale(Module, View) ->
+    case file_of(Module, View) of
+        [File] ->
+            case md5(Module, File, View) of
+                {ok, MD5} -> relsync_lib_code:running_md5(Module) =/= MD5;
+                {error, _} -> false
+            end;
+        [] ->
+            false
+    end.
+
+%% The file as it lies there: what changes is looked at elsewhere.
+file_of(Module, #view{root = {Root, _}} = View) ->
+    case found(Module, View) of
+        {own, _, Rel} -> [filename:join(Root, Rel)];
+        {_, Dir, _} -> [filename:join(Dir, atom_to_list(Module) ++ ".beam")];
+        none -> []
+    end.
+
+md5(Module, File, #view{limits = #{known := Known} = Limits}) -> relsync_lib_known:md5(Module, File, Known, Limits).
+
+env(#view{root = Root, roots = Roots, joins = Joins, archives = Archives, limits = Limits} = View) ->
+    #{holds := Holds, max_beam_bytes := Max} = Limits,
+    #{
         root => Root,
         roots => Roots,
         embedded => relsync_lib_code:is_embedded(),
-        code_path => relsync_lib_code_path:entries(Path, Root),
-        path => PathPlan,
-        behind => Behind,
-        facts => maps:from_list([{M, relsync_lib_code:facts(M)} || M <- relsync_lib_reload_plan:modules(Groups)])
-    }),
-    {Found, Groups, PathPlan, Roots}.
-
-%% Modules that run older code than their files hold, and that no change mentions.
-add_stale(Groups, _Root, #{stale := false}) ->
-    Groups;
-add_stale(Groups, Root, Limits) ->
-    lists:foldl(
-        fun
-            (#{on_disk := changed, module := M, rel := Rel, file := File, md5 := MD5}, Acc) ->
-                relsync_lib_reload_plan:add(M, Rel, File, MD5, Acc);
-            (_, Acc) ->
-                Acc
-        end,
-        Groups,
-        relsync_lib_stale:find([Root], Limits)
-    ).
+        joins => Joins,
+        archives => Archives,
+        holds => Holds,
+        find => fun(Module) -> found(Module, View) end,
+        facts => fun relsync_lib_code:facts/1,
+        now => fun relsync_lib_code:file_now/2,
+        md5 => fun(Module, File) -> md5(Module, File, View) end,
+        max_beam_bytes => Max
+    }.
 
 %% @doc Finds who would be killed, or lose its code, if modules were reloaded or removed.
 -spec with_users([relsync_lib_reload_plan:item()], relsync_lib_reload_plan:limits()) -> [relsync_lib_reload_plan:item()].

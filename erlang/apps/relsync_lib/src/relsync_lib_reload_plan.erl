@@ -1,15 +1,18 @@
 %%% Decides, module by module, what a change of the release's files means for the code that runs.
 %%%
+%%% Code is what the VM loads: the file counts that the code path leads to after the switch, whatever its directory is
+%%% called. A module is the release's if that file, or the one it runs from, lies in the destination.
+%%%
 %%% Pure of the code server: what runs is an argument (`facts()'), the outcome are items. It reads the new
 %%% beams and looks whether files exist; it changes nothing.
 -module(relsync_lib_reload_plan).
 
--export([limits/1, group/2, add/5, uncover/3, modules/1, items/2, new_beam/3]).
+-export([limits/1, group/2, paths/1, names/1, archives/1, items/3, new_beam/3]).
 -export([details/1, is_agent/1, format_error/1]).
 
--export_type([change/0, status/0, item/0, limits/0, groups/0, facts/0, env/0, reason/0]).
+-export_type([change/0, status/0, item/0, limits/0, groups/0, facts/0, env/0, reason/0, found/0, known/0]).
 
-%% A `*.beam' that the new snapshot adds, changes or removes; the file with its new content.
+%% A `*.beam' or `*.ez' that the new snapshot adds, changes or removes; the file with its new content.
 %% Where only an outlook is wanted the MD5 of the new code does instead.
 -type change() :: {
     added | changed | removed, RelPath :: binary(), file:filename_all() | {md5, binary()} | none
@@ -18,28 +21,34 @@
 %% | `reload'    | runs, and its code changes (perhaps at another path)                      |
 %% | `load'      | new in a VM in embedded mode, which loads nothing by itself               |
 %% | `remove'    | runs, and its file goes                                                   |
+%% | `gone'      | does not run, and its file goes                                           |
 %% | `unchanged' | the code that runs is the new one already                                 |
 %% | `in_use'    | as `reload' or `remove', but processes would be killed or lose their code |
 %% | `nif'       | runs with native functions: new code takes effect when the VM restarts    |
 %% | `sticky'    | belongs to the Erlang system: the same                                    |
 %% | `preloaded' | is part of the VM: the same                                               |
-%% | `notloaded' | does not run; loaded when first called                                    |
-%% | `foreign'   | runs from a file outside the release, or from none: left alone            |
-%% | `shadowed'  | runs from another file of the release, which does not change: left alone  |
+%% | `archive'   | lies in an archive: the same                                              |
+%% | `notloaded' | does not run; the VM loads the new code when it is first called           |
+%% | `foreign'   | runs, or is loaded when first called, from a file outside the release     |
+%% | `shadowed'  | the same, from another file of the release                                |
+%% | `offpath'   | does not run, and no directory of the code path holds it                  |
 %% | `cover'     | is instrumented by `cover': left alone                                    |
 %% | `agent'     | belongs to the agent: left alone                                          |
 -type status() ::
     reload
     | load
     | remove
+    | gone
     | unchanged
     | in_use
     | nif
     | sticky
     | preloaded
+    | archive
     | notloaded
     | foreign
     | shadowed
+    | offpath
     | cover
     | agent.
 
@@ -49,12 +58,14 @@
     %% Relative path and MD5 of the new code; absent where the module is removed.
     path => file:filename(),
     md5 => binary(),
+    %% Where the new code is before the switch.
+    source => file:filename_all() | {md5, binary()},
     on_load => boolean(),
-    %% The file of the new code, where a read-only root holds it.
+    %% The file of the new code, where it lies outside the root that changes.
     uncovered => file:filename(),
     %% Where the code that runs can be read again once the old files are back.
     old_file => file:filename(),
-    %% What the code that runs was loaded from (`foreign').
+    %% What the code that runs was loaded from, or would be (`foreign', `shadowed', `offpath').
     where => term(),
     users => relsync_lib_processes:users()
 }.
@@ -72,21 +83,25 @@
     leave_ms => non_neg_integer(),
     %% Other directories the release runs from (the read-only one, where changes go to a writable one).
     roots => [file:filename()],
-    %% Also reload what runs older code than the unchanged files hold (an earlier reload was cut short).
+    %% What else changes: boot files tell which code path the new release has.
+    changes => [relsync_lib_upcoming:change()],
+    %% Directories of code that the new release has.
+    holds => #{file:filename() => true},
+    %% What files held when they were last read.
+    known => known(),
+    %% Also reload what runs other code than the unchanged files hold (an earlier reload was cut short, or left out).
     stale => boolean()
 }.
 
-%% The changes of each module: a version bump has a new file and a removed one. `uncovered' is what the VM
-%% finds in a read-only root once the file before it is gone.
--opaque groups() :: #{
-    module() => #{
-        new := [
-            {added | changed | uncovered, Rel :: file:filename(), file:filename_all() | {md5, binary()},
-                MD5 :: binary()}
-        ],
-        removed := [Rel :: file:filename()]
+%% The MD5 of the code of a file, which holds as long as the file is the same by size, times and inode.
+-type known() :: #{
+    file:filename() => {
+        {Size :: non_neg_integer(), Mtime :: integer(), Ctime :: integer(), Inode :: non_neg_integer()}, MD5 :: binary()
     }
 }.
+
+%% The changes by the path of the file.
+-opaque groups() :: #{file:filename() => {added | changed | removed, file:filename_all() | {md5, binary()} | none}}.
 
 %% What runs under a module's name.
 -type facts() ::
@@ -98,16 +113,26 @@
         nifs := boolean()
     }.
 
+%% The file that the VM finds for a module after the switch.
+-type found() :: {own | other | outside, file:filename(), Rel :: file:filename() | none} | none.
+
 -type env() :: #{
     root := relsync_lib_code_path:root(),
     roots := [relsync_lib_code_path:root()],
     embedded := boolean(),
-    %% The release's part of the code path, and what will become of it.
-    code_path := [relsync_lib_code_path:entry()],
-    path := relsync_lib_code_path:plan(),
-    %% What the read-only roots hold, by the name of the file.
-    behind := #{file:filename() => {Rel :: file:filename(), file:filename()}},
-    facts := #{module() => facts()},
+    %% Directories that join the path.
+    joins := [file:filename()],
+    find := fun((module()) -> found()),
+    facts := fun((module()) -> facts()),
+    %% Archives on the path that change.
+    archives := [file:filename()],
+    %% Directories of code that the new release has.
+    holds := #{file:filename() => true},
+    %% Where the code path leads now.
+    now := fun((module(), file:filename()) -> file:filename()),
+    %% The MD5 of the code in a file that does not change.
+    md5 := fun((module(), file:filename()) -> {ok, binary()} | {error, term()}),
+    max_beam_bytes := pos_integer(),
     _ => _
 }.
 
@@ -133,6 +158,9 @@
     stand_still_ms => 2000,
     leave_ms => 1000,
     roots => [],
+    changes => [],
+    holds => #{},
+    known => #{},
     stale => true
 }).
 
@@ -140,62 +168,51 @@
 -spec limits(limits()) -> limits().
 limits(Limits) -> maps:merge(?DEFAULTS, Limits).
 
-%% @doc Checks changes, reads the new beams, and sorts both by module. Also answers with the changes'
-%% relative paths as strings.
--spec group([change()], #{max_modules := pos_integer(), max_beam_bytes := pos_integer(), _ => _}) ->
+%% @doc Checks the paths of changes and sorts them. Also answers with the paths as strings.
+-spec group([change()], #{max_modules := pos_integer(), _ => _}) ->
     {ok, groups(), [{added | changed | removed, file:filename()}]} | {error, reason()}.
 group(Changes, #{max_modules := Max}) when length(Changes) > Max ->
     {error, {too_many_modules, Max}};
-group(Changes, Limits) ->
+group(Changes, _Limits) ->
     try
         Checked = [{Kind, rel_path(Rel), File} || {Kind, Rel, File} <- Changes],
-        Groups = lists:foldl(fun(Change, Acc) -> group(Change, Acc, Limits) end, #{}, Checked),
+        Groups = maps:from_list([{Rel, {Kind, File}} || {Kind, Rel, File} <- Checked]),
         {ok, Groups, [{Kind, Rel} || {Kind, Rel, _} <- Checked]}
     catch
         throw:{?MODULE, Reason} -> {error, Reason}
     end.
 
-%% @doc Adds a module that runs other code than its unchanged file holds, unless a change mentions it.
--spec add(module(), file:filename(), file:filename(), binary(), groups()) -> groups().
-add(Module, _Rel, _File, _MD5, Groups) when is_map_key(Module, Groups) -> Groups;
-add(Module, Rel, File, MD5, Groups) -> update_group(Module, new, {changed, Rel, File, MD5}, Groups).
+%% @doc The paths of the modules that changes concern.
+-spec paths(groups()) -> [file:filename()].
+paths(Groups) -> lists:sort([Rel || Rel <- maps:keys(Groups), is_beam(Rel)]).
 
-%% @doc Makes of a removal a return to the code that a read-only root holds behind it on the code path.
--spec uncover(groups(), #{file:filename() => {file:filename(), file:filename()}}, limits()) -> groups().
-uncover(Groups, Behind, _Limits) when map_size(Behind) =:= 0 -> Groups;
-uncover(Groups, Behind, Limits) ->
-    maps:map(fun(Module, Group) -> uncover_one(Module, Group, Behind, Limits) end, Groups).
+%% @doc The paths of the archives that changes concern.
+-spec archives(groups()) -> [file:filename()].
+archives(Groups) -> lists:sort([Rel || Rel <- maps:keys(Groups), not is_beam(Rel)]).
 
-uncover_one(Module, #{new := []} = Group, Behind, Limits) ->
-    case find_behind(Module, Behind) of
-        {ok, {Rel, File}} ->
-            case relsync_lib_beam:read_module(Module, File, Limits) of
-                {ok, MD5, _Beam} -> Group#{new := [{uncovered, Rel, File, MD5}]};
-                {error, _} -> Group
-            end;
-        error ->
-            Group
-    end;
-uncover_one(_Module, Group, _Behind, _Limits) ->
-    Group.
+%% @doc The modules of paths, by the names of their files.
+-spec names([file:filename()]) -> [module()].
+names(Rels) -> lists:usort([list_to_atom(filename:basename(Rel, ".beam")) || Rel <- Rels]).
 
-find_behind(Module, Behind) -> maps:find(atom_to_list(Module) ++ ".beam", Behind).
+is_beam(Rel) -> filename:extension(Rel) =:= ".beam".
 
-%% @doc Lists the modules that changes concern.
--spec modules(groups()) -> [module()].
-modules(Groups) -> lists:sort(maps:keys(Groups)).
+%% @doc Decides what happens to each of `Modules'; whom it would hit is not looked at here. Throws
+%% `{relsync_lib_reload_plan, Reason}' where new code cannot be read.
+-spec items([module()], groups(), env()) -> [item()].
+items(Modules, Groups, Env) ->
+    ByName = maps:fold(
+        fun(Rel, Change, Acc) ->
+            maps:update_with(filename:basename(Rel), fun(L) -> [{Rel, Change} | L] end, [{Rel, Change}], Acc)
+        end,
+        #{},
+        Groups
+    ),
+    lists:append([item(M, maps:get(atom_to_list(M) ++ ".beam", ByName, []), Env) || M <- Modules]).
 
-%% @doc Decides what happens to each module; whom it would hit is not looked at here.
--spec items(groups(), env()) -> [item()].
-items(Groups, Env) ->
-    [item(M, Group, Env) || {M, Group} <- lists:sort(maps:to_list(Groups))].
-
-%% @doc Reads a new module again, as it was when the changes were grouped.
+%% @doc Reads a new module again, as it was when the plan was made.
 -spec new_beam(item(), groups(), #{max_beam_bytes := pos_integer(), _ => _}) ->
     {ok, binary()} | {error, changed}.
-new_beam(#{module := Module, path := Rel}, Groups, Limits) ->
-    #{Module := #{new := New}} = Groups,
-    {_, Rel, File, MD5} = lists:keyfind(Rel, 2, New),
+new_beam(#{module := Module, source := File, md5 := MD5}, _Groups, Limits) ->
     case relsync_lib_beam:read_module(Module, File, Limits) of
         {ok, MD5, Beam} -> {ok, Beam};
         _ -> {error, changed}
@@ -204,9 +221,12 @@ new_beam(#{module := Module, path := Rel}, Groups, Limits) ->
 %% @doc Says of the first modules that run from elsewhere or are in use where they run from, and who uses them.
 -spec details([item()]) -> #{module() => unicode:chardata()}.
 details(Items) ->
-    Foreign = [{M, origin(Where)} || #{module := M, status := foreign, where := Where} <- Items],
+    Elsewhere = [
+        {M, origin(Where)}
+     || Word <- [foreign, shadowed, offpath], #{module := M, status := S, where := Where} <- Items, S =:= Word
+    ],
     InUse = [{M, relsync_lib_processes:format_users(Users)} || #{module := M, status := in_use, users := Users} <- Items],
-    maps:from_list(lists:sublist(Foreign, ?MAX_DETAILS) ++ lists:sublist(InUse, ?MAX_DETAILS)).
+    maps:from_list(lists:sublist(Elsewhere, ?MAX_DETAILS) ++ lists:sublist(InUse, ?MAX_DETAILS)).
 
 origin([_ | _] = File) -> relsync_lib_path:display_native(filename:dirname(File));
 origin(_) -> "no file".
@@ -230,160 +250,190 @@ format_error({too_many_modules, Max}) ->
 rel_path(Rel) when is_binary(Rel) ->
     Parts = binary:split(Rel, <<"/">>, [global]),
     Safe = lists:all(fun(P) -> P =/= <<>> andalso P =/= <<".">> andalso P =/= <<"..">> end, Parts),
+    IsCode = lists:member(filename:extension(Rel), [<<".beam">>, <<".ez">>]),
     Name = relsync_lib_path:native(Rel),
     %% A name that this VM's code server cannot be told is no module's.
-    case {Safe andalso relsync_lib_path:raw(Name) =:= Rel, lists:reverse(Parts)} of
-        {true, [File, <<"ebin">> | _]} ->
-            case filename:extension(File) =:= <<".beam">> andalso binary:match(Rel, <<0>>) =:= nomatch of
-                true -> Name;
-                false -> fail({bad_path, Rel})
-            end;
-        _ ->
-            fail({bad_path, Rel})
-    end.
-
-%% Changes of one module: `#{new => [{Kind, Rel, File, MD5}], removed => [Rel]}'. A version bump has both.
-group({removed, Rel, _}, Groups, _Limits) ->
-    %% A module whose name is no atom yet is not loaded.
-    try list_to_existing_atom(filename:basename(Rel, ".beam")) of
-        Module -> update_group(Module, removed, Rel, Groups)
-    catch
-        error:_ -> Groups
-    end;
-group({Kind, Rel, {md5, MD5} = File}, Groups, _Limits) ->
-    update_group(list_to_atom(filename:basename(Rel, ".beam")), new, {Kind, Rel, File, MD5}, Groups);
-group({Kind, Rel, File}, Groups, Limits) ->
-    {ok, Beam} = read_new(Rel, File, Limits),
-    {Module, MD5} = identify(Rel, Beam),
-    update_group(Module, new, {Kind, Rel, File, MD5}, Groups).
-
-update_group(Module, Key, Value, Groups) ->
-    Group = maps:get(Module, Groups, #{new => [], removed => []}),
-    Groups#{Module => maps:update_with(Key, fun(L) -> L ++ [Value] end, Group)}.
-
-%% In an outlook the file is not here yet, and of this one the host found no code.
-read_new(Rel, none, _Limits) ->
-    fail({bad_beam, rel_binary(Rel), not_a_beam_file});
-read_new(Rel, File, Limits) ->
-    case relsync_lib_beam:read(File, Limits) of
-        {ok, Beam} -> {ok, Beam};
-        {error, Why} -> fail({bad_beam, rel_binary(Rel), Why})
-    end.
-
-identify(Rel, Beam) ->
-    Expected = filename:basename(Rel, ".beam"),
-    case relsync_lib_beam:md5(Beam) of
-        {ok, {Module, MD5}} ->
-            atom_to_list(Module) =:= Expected orelse fail({bad_beam, rel_binary(Rel), {named, Module}}),
-            {Module, MD5};
-        {error, Why} ->
-            fail({bad_beam, rel_binary(Rel), Why})
+    case Safe andalso IsCode andalso binary:match(Rel, <<0>>) =:= nomatch andalso relsync_lib_path:raw(Name) =:= Rel of
+        true -> Name;
+        false -> fail({bad_path, Rel})
     end.
 
 %% One module's item
 
-item(Module, #{new := New, removed := Removed}, Env) ->
-    Running = locate(maps:get(Module, maps:get(facts, Env)), Env),
-    {Item, Kind} =
-        case choose(New, Running, Env) of
-            none -> {#{module => Module}, removed};
-            {uncovered, Rel, File, MD5} ->
-                {#{module => Module, path => Rel, md5 => MD5, uncovered => File}, uncovered};
-            {K, Rel, _File, MD5} ->
-                {#{module => Module, path => Rel, md5 => MD5}, K}
-        end,
-    Rels = [R || {K, R, _, _} <- New, K =/= uncovered] ++ Removed,
-    Status = status(Item, Kind, Running, Rels, Env),
-    with_old_file(with_where(Item#{status => Status}, Running), Running, Rels, Env).
-
-%% Of several files of one module the one counts that runs, else the first on the code path.
-choose([], _Running, _Env) ->
-    none;
-choose([One], _Running, _Env) ->
-    One;
-choose(New, #{rel := Rel}, Env) ->
-    case lists:keyfind(Rel, 2, New) of
-        false -> choose(New, #{}, Env);
-        One -> One
-    end;
-choose(New, _Running, Env) ->
-    case [One || {_, Rel, _, _} = One <- New, on_path(filename:dirname(Rel), Env)] of
-        [First | _] -> First;
-        [] -> lists:last(lists:keysort(2, New))
+item(Module, Changed, #{find := Find, facts := FactsOf} = Env) ->
+    Running = locate(FactsOf(Module), Env),
+    Target = target(Find(Module), Running, Changed),
+    {Kind, Item} = content(Module, Target, Changed, Env),
+    case status(Item, Kind, Target, Running, Changed, Env) of
+        none -> [];
+        {Status, Where} -> [Item#{status => Status, where => Where}];
+        Status -> [with_old_file(Item#{status => Status}, Running, Changed, Env)]
     end.
 
-status(#{module := Module} = Item, Kind, Running, Rels, Env) ->
+%% What the code path leads to. Where that is nothing of the release, a module that was loaded from a file of it by other
+%% means stays with that.
+target({Whose, _, _} = Found, _Running, _Changed) when Whose =/= outside ->
+    Found;
+target(Found, #{rel := Rel, loaded := Loaded, primary := IsOwn}, Changed) ->
+    Stays =
+        case lists:keyfind(Rel, 1, Changed) of
+            {Rel, {Kind, _}} when IsOwn -> Kind =/= removed;
+            _ -> filelib:is_regular(Loaded)
+        end,
+    case {Stays, IsOwn} of
+        {true, true} -> {own, filename:dirname(Loaded), Rel};
+        {true, false} -> {other, filename:dirname(Loaded), Rel};
+        {false, _} -> Found
+    end;
+target(Found, _Running, _Changed) ->
+    Found.
+
+%% The code at the target: that of a change, of a file that stays (`there'), or none that can be read.
+content(Module, none, _Changed, _Env) ->
+    {none, #{module => Module}};
+content(Module, {own, _Dir, Rel}, Changed, #{root := {Root, _}} = Env) ->
+    case lists:keyfind(Rel, 1, Changed) of
+        {Rel, {Kind, Source}} when Kind =/= removed ->
+            {Kind, #{module => Module, path => Rel, source => Source, md5 => new_md5(Module, Rel, Source, Env)}};
+        _ ->
+            %% Through the root: the directory may come to the path only after the switch.
+            there(Module, Rel, filename:join(Root, Rel), Env)
+    end;
+content(Module, {_, Dir, _}, _Changed, Env) ->
+    Name = atom_to_list(Module) ++ ".beam",
+    File = filename:join(Dir, Name),
+    {Kind, Item} = there(Module, Name, File, Env),
+    {Kind, Item#{uncovered => File}}.
+
+there(Module, Rel, File, #{md5 := MD5Of}) ->
+    Item = #{module => Module, path => Rel, source => File},
+    case MD5Of(Module, File) of
+        {ok, MD5} -> {there, Item#{md5 => MD5}};
+        _ -> {unreadable, Item}
+    end.
+
+new_md5(_Module, _Rel, {md5, MD5}, _Env) ->
+    MD5;
+%% In an outlook the file is not here yet, and of this one the host found no code.
+new_md5(_Module, Rel, none, _Env) ->
+    fail({bad_beam, rel_binary(Rel), not_a_beam_file});
+new_md5(Module, Rel, File, Env) ->
+    case relsync_lib_beam:read_module(Module, File, Env) of
+        {ok, MD5, _Beam} -> MD5;
+        {error, Why} -> fail({bad_beam, rel_binary(Rel), Why})
+    end.
+
+status(#{module := Module} = Item, Kind, Target, Running, Changed, Env) ->
     MD5 = maps:get(md5, Item, none),
+    IsInChanged = lies_in(Running, map_get(archives, Env)),
     case {is_agent(Module), Running} of
         {true, _} -> agent;
-        {false, #{loaded := false}} -> not_running(Item, Kind, Env);
+        {false, _} when IsInChanged -> archive;
+        {false, #{loaded := false}} -> not_running(Kind, Target, Changed, Env);
+        {false, #{md5 := MD5}} when Kind =:= there -> beside(Target, Running, Changed, Env);
         {false, #{md5 := MD5}} -> unchanged;
         {false, #{loaded := cover_compiled}} -> cover;
         {false, #{loaded := preloaded}} -> preloaded;
-        {false, _} -> running_status(Kind, Running, Rels)
+        {false, _} -> running(Kind, Target, Running, Changed)
     end.
 
-not_running(#{path := Rel}, added, #{embedded := true} = Env) ->
-    case on_path(filename:dirname(Rel), Env) of
+%% What the VM loads when it needs the module may be something else than what changes.
+not_running(Kind, {own, Dir, _}, _Changed, Env) when Kind =:= added; Kind =:= changed ->
+    #{embedded := Embedded, joins := Joins} = Env,
+    case Embedded andalso (Kind =:= added orelse lists:member(Dir, Joins)) of
         true -> load;
         false -> notloaded
     end;
-not_running(_Item, _Kind, _Env) ->
-    notloaded.
-
-running_status(Kind, Running, Rels) ->
-    case {maps:get(sticky, Running), is_ours(Running, Rels), maps:get(nifs, Running)} of
-        {true, _, _} -> sticky;
-        {_, false, _} when is_map_key(rel, Running) -> shadowed;
-        {_, false, _} -> foreign;
-        {_, _, true} -> nif;
-        _ when Kind =:= removed -> remove;
-        _ -> reload
+not_running(Kind, {own, Dir, _} = Target, Changed, #{embedded := Embedded, joins := Joins} = Env) ->
+    case lists:member(Dir, Joins) of
+        true when Embedded, Kind =:= there -> load;
+        true -> notloaded;
+        false -> beside(Target, #{}, Changed, Env)
+    end;
+not_running(_, none, Changed, _Env) ->
+    case [Rel || {Rel, {Kind, _}} <- Changed, Kind =/= removed] of
+        [Rel | _] -> {offpath, Rel};
+        [] when Changed =/= [] -> gone;
+        [] -> none
+    end;
+not_running(_, {Whose, Dir, _}, Changed, _Env) ->
+    case comes(Changed) of
+        true when Whose =:= outside -> {foreign, file_in(Dir)};
+        true -> {shadowed, file_in(Dir)};
+        false -> none
     end.
 
-%% Ours is code from one of the changed paths, from another root, or from a path that has vanished
-%% (the module stayed when the version before it was replaced).
-is_ours(#{rel := Rel, primary := true, loaded := File}, Rels) ->
-    lists:member(Rel, Rels) orelse not filelib:is_regular(File);
-is_ours(#{rel := _}, _Rels) ->
-    true;
-is_ours(_Running, _Rels) ->
-    false.
+comes(Changed) -> lists:any(fun({_, {Kind, _}}) -> Kind =/= removed end, Changed).
 
-%% Where under the roots the running code was loaded from.
+%% The file that counts stays as it is. Another of its name may change: the release may have both (a protocol's own
+%% module and the consolidated one), or the destination is not the one that was meant.
+beside({Whose, Dir, Rel}, Running, Changed, #{holds := Holds}) ->
+    IsHeld = Whose =:= own andalso is_map_key(filename:dirname(Rel), Holds),
+    %% The same code ran from a file that goes.
+    IsMoved = lists:keymember(maps:get(rel, Running, none), 1, Changed),
+    case {comes(Changed), Whose} of
+        {true, _} when IsHeld -> {unchanged, file_in(Dir)};
+        {true, outside} -> {foreign, file_in(Dir)};
+        {true, _} -> {shadowed, file_in(Dir)};
+        {false, _} when Changed =:= []; IsMoved -> unchanged;
+        {false, _} -> none
+    end.
+
+file_in(Dir) -> filename:join(Dir, "beam").
+
+running(Kind, Target, Running, Changed) ->
+    IsOurs = is_map_key(rel, Running),
+    IsByHand = is_by_hand(map_get(loaded, Running)),
+    case {is_archived(Target), Target} of
+        {true, _} -> archive;
+        {false, {Whose, _, _}} when Kind =/= unreadable, Whose =/= outside, IsOurs orelse IsByHand -> by_nature(reload, Running);
+        {false, {outside, _, _}} when IsOurs, Kind =/= unreadable -> by_nature(reload, Running);
+        {false, {own, _, _}} when Kind =:= unreadable -> none;
+        {false, {other, _, _}} when Kind =:= unreadable -> none;
+        {false, _} when IsOurs -> by_nature(remove, Running);
+        {false, _} when Changed =:= [] -> none;
+        {false, _} -> {foreign, map_get(loaded, Running)}
+    end.
+
+is_archived({Whose, Dir, _}) -> Whose =/= outside andalso relsync_lib_code_path:is_archived(Dir);
+is_archived(none) -> false.
+
+lies_in(#{rel := Rel}, Archives) -> lists:any(fun(A) -> lists:prefix(A ++ "/", Rel) end, Archives);
+lies_in(_, _) -> false.
+
+%% Code that was loaded from a file, whichever, gives way to that of the code path; what was made without one, and a hooks
+%% module for the time it runs, does not.
+is_by_hand("relsync/" ++ _) -> false;
+is_by_hand([_ | _]) -> true;
+is_by_hand(_) -> false.
+
+by_nature(_, #{sticky := true}) -> sticky;
+by_nature(_, #{nifs := true}) -> nif;
+by_nature(Status, _) -> Status.
+
+%% Where under the roots the running code was loaded from. A name that is no path is relative to nothing.
 locate(#{loaded := [_ | _] = Loaded} = Facts, #{root := Root, roots := Roots}) ->
-    case relsync_lib_code_path:locate(Loaded, Roots) of
+    IsPath = is_by_hand(Loaded) andalso (filename:pathtype(Loaded) =:= absolute orelse filelib:is_regular(Loaded)),
+    case IsPath andalso relsync_lib_code_path:locate(Loaded, Roots) of
         {ok, Where, Rel} -> Facts#{rel => Rel, primary => Where =:= Root};
-        outside -> Facts
+        _ -> Facts
     end;
 locate(Facts, _Env) ->
     Facts.
 
-with_where(#{status := foreign} = Item, #{loaded := Loaded}) -> Item#{where => Loaded};
-with_where(Item, _Running) -> Item.
-
 %% Before the switch the old code is at the path it was loaded from or, if it came from a version that is
-%% gone, at one of the paths that are about to change.
-with_old_file(#{status := Status} = Item, #{loaded := Loaded}, Rels, #{root := {Dir, _}} = Env) when
+%% gone, at one of the paths that are about to change, or where the code path leads now.
+with_old_file(#{status := Status, module := Module} = Item, #{loaded := Loaded}, Changed, Env) when
     Status =:= reload; Status =:= remove
 ->
-    Candidates = [Loaded | [filename:join(Dir, Rel) || Rel <- Rels]] ++ file_behind(Item, Env),
+    #{root := {Dir, _}, now := Now} = Env,
+    Candidates = [Loaded | [filename:join(Dir, Rel) || {Rel, _} <- lists:sort(Changed)]] ++ [Now(Module, Loaded)],
     case [F || F <- Candidates, filelib:is_regular(F)] of
         [File | _] -> Item#{old_file => File};
         [] -> Item
     end;
-with_old_file(Item, _Running, _Rels, _Env) ->
+with_old_file(Item, _Running, _Changed, _Env) ->
     Item.
-
-%% What was in front of it may have gone while the code was the same.
-file_behind(#{module := Module}, #{behind := Behind}) ->
-    case find_behind(Module, Behind) of
-        {ok, {_Rel, File}} -> [File];
-        error -> []
-    end.
-
-on_path(Ebin, #{code_path := Entries, path := #{joins := Joins}}) ->
-    lists:member(Ebin, Joins) orelse lists:keymember(Ebin, 2, Entries).
 
 -spec fail(reason()) -> no_return().
 fail(Reason) -> throw({?MODULE, Reason}).

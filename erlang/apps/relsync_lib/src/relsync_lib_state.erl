@@ -32,6 +32,8 @@
     clear_staging/1,
     write_reserve/1,
     free_reserve/1,
+    read_code/1,
+    write_code/2,
     ended/1,
     count_ended/2,
     read_agent/2,
@@ -50,6 +52,7 @@
 -type installed() :: relsync_lib_record:installed().
 -type journal() :: relsync_lib_record:journal().
 -type undo() :: relsync_lib_record:undo().
+-type code() :: relsync_lib_record:code().
 -type damage() ::
     {damaged, Name :: binary(), relsync_lib_record:error() | file:posix()}.
 -type error() ::
@@ -63,7 +66,7 @@
     <<"manifests">>, <<"installed">>, <<"generations">>, <<"incoming">>, <<"staging">>, <<"agent">>
 ]).
 -define(LEFTOVERS, [
-    <<"current.tmp">>, <<"journal.tmp">>, <<"ended.tmp">>, <<"reserve.tmp">>, <<"reserve">>
+    <<"current.tmp">>, <<"journal.tmp">>, <<"ended.tmp">>, <<"code.tmp">>, <<"reserve.tmp">>, <<"reserve">>
 ]).
 
 %% Directories
@@ -256,6 +259,17 @@ count_ended(Dir, Snapshot) ->
     Count = (Before + 1) band 16#FFFFFFFF,
     Known = [{Count, Snapshot} || Snapshot =/= unknown] ++ Last,
     write_record(Dir, <<"ended">>, ended, #{count => Count, last => lists:sublist(Known, relsync_lib_record:max_ended())}).
+
+%% The code in files
+
+%% @doc Reads what files of object code held when they were last read.
+-spec read_code(dir()) -> {ok, code()} | none | damage().
+read_code(Dir) ->
+    read_record(Dir, <<"code">>, code).
+
+-spec write_code(dir(), code()) -> ok | {error, error()}.
+write_code(Dir, Code) ->
+    write_record(Dir, <<"code">>, code, Code).
 
 %% Agent blobs
 

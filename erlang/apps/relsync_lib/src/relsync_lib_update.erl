@@ -33,6 +33,7 @@
 -export([
     update/6,
     rollback/4,
+    reload/4,
     confirm/2
 ]).
 -export_type([send/0, base/0]).
@@ -55,6 +56,7 @@
     direction :: forward | back,
     %% Whether any path changes.
     disturbs :: boolean(),
+    %% None where code alone follows files that are there.
     transaction = none :: none | relsync_lib_apply:transaction(),
     undo = none :: none | {undo, relsync_lib_reload_undo:undo()},
     modules = [] :: [relsync_lib_wire:fields()],
@@ -108,9 +110,13 @@ update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send)
     },
     Prepare = fun() -> relsync_lib_apply:prepare(Roots, Staged#{wanted := Held}, Options) end,
     Context = relsync_lib_update_hooks:context(update, Snapshot, next, [Path || {Path, _} <- Wanted], Dir),
-    Update = plan(Mode, Changes, Roots, relsync_lib_update_hooks:with_context(Hooks, Context), Send),
+    Limits = relsync_lib_modules:limits(Roots, #{
+        manifest => maps:get(manifest, Staged), changes => relsync_lib_modules:boot_changes(Wanted, Dir)
+    }),
+    Update = plan(Mode, Changes, Roots, Limits, relsync_lib_update_hooks:with_context(Hooks, Context), Send),
     Notes = [relsync_lib_refusal:left_text(Path) || {Path, not_ours} <- Left] ++ pin_notes(Stays),
-    Result = run(Update#update{disturbs = Held =/= [], notes = Notes, restart = Restart}, Mode, Prepare),
+    Disturbs = Held =/= [] orelse acts(Update),
+    Result = run(Update#update{disturbs = Disturbs, notes = Notes, restart = Restart}, Mode, Prepare),
     %% Who does not hear of the result can ask for it.
     _ = relsync_lib_state:count_ended(Dir, Snapshot),
     probation(Result, State, Roots).
@@ -160,7 +166,11 @@ rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
     Send(step, #{step => <<"rollback">>}),
     Paths = [Path || {Path, _, _} <- Changes],
     Context = relsync_lib_update_hooks:context(undo, snapshot_of(To, History), To, Paths, Dir),
-    Update = plan(Mode, Modules, Roots, relsync_lib_update_hooks:with_context(Hooks, Context), Send),
+    Limits = relsync_lib_modules:limits(Roots, #{
+        manifest => relsync_lib_generations:manifest(Roots, To),
+        changes => relsync_lib_modules:boot_changes_back(Changes, Dir)
+    }),
+    Update = plan(Mode, Modules, Roots, Limits, relsync_lib_update_hooks:with_context(Hooks, Context), Send),
     Notes = [relsync_lib_pins:kept_text(Kept) || Kept =/= []],
     Result = run(Update#update{direction = back, disturbs = Changes =/= [], notes = Notes, restart = Restart}, Mode, Prepare),
     %% Not before: where the way back fails, the timer has to try it again.
@@ -193,6 +203,25 @@ snapshot_of(Generation, History) ->
         [] -> none
     end.
 
+%% @doc Brings the running code to the installed files. Gives the fields of a `RESULT', or throws a refusal.
+-spec reload(relsync_lib_wire:fields(), relsync_lib_roots:roots(), relsync_lib_update_hooks:hooks(), send()) ->
+    relsync_lib_wire:fields().
+reload(Fields, #{state := Dir} = Roots, Hooks, Send) ->
+    case relsync_lib_contact:installed(Dir) of
+        {ok, #{snapshot := Snapshot, generation := Generation}, Manifest, _, _} ->
+            Mode = relsync_lib_modules:mode(maps:get(reload, Fields, 0)),
+            Limits = relsync_lib_modules:limits(Roots, #{manifest => Manifest}),
+            #update{plan = Plan} = Update = plan(Mode, [], Roots, Limits, Hooks, Send),
+            Context = relsync_lib_update_hooks:context(update, Snapshot, Generation, [], Dir),
+            Told = Context#{modules := relsync_lib_reload:acting(Plan)},
+            With = Update#update{hooks = relsync_lib_update_hooks:with_context(Hooks, Told), disturbs = acts(Update)},
+            run(With, Mode, fun() -> {ok, none} end);
+        {none, _} ->
+            relsync_lib_refusal:refuse(no_generation, "relsync has installed nothing here yet: push a release first")
+    end.
+
+acts(#update{plan = Plan}) -> relsync_lib_reload:acting(Plan) =/= [].
+
 rollback_target(#{generation := Generation}, _, _) ->
     Generation;
 rollback_target(#{snapshot := Snapshot}, History, _) ->
@@ -216,8 +245,8 @@ no_generation(Text) ->
 
 %%% What update and rollback have in common
 
-plan(Mode, Changes, #{write := Root} = Roots, Hooks, Send) ->
-    case relsync_lib_reload:plan(relsync_lib_modules:path_list(Root), Changes, Mode, relsync_lib_modules:limits(Roots)) of
+plan(Mode, Changes, #{write := Root} = Roots, Limits, Hooks, Send) ->
+    case relsync_lib_reload:plan(relsync_lib_modules:path_list(Root), Changes, Mode, Limits) of
         {ok, Plan} ->
             #update{
                 roots = Roots,
@@ -271,6 +300,8 @@ presync(#update{hooks = #{presync := false} = Hooks} = Update) ->
 presync(Update) ->
     Update.
 
+switch(#update{transaction = none} = Update, Mode) ->
+    reload(disturb(Update), Mode);
 switch(#update{transaction = Transaction} = Update0, Mode) ->
     step(switch, Update0),
     Update = disturb(Update0),
@@ -297,6 +328,8 @@ complete(#update{transaction = Transaction} = Update, First, Mode) ->
 
 noted(Notes, #update{notes = Before} = Update) -> Update#update{notes = Before ++ Notes}.
 
+undo_files(#update{transaction = none}) ->
+    {ok, []};
 undo_files(#update{transaction = Transaction}) ->
     case relsync_lib_apply:abort(Transaction) of
         {ok, Report} -> {ok, [relsync_lib_refusal:report_text(Line) || Line <- Report]};
@@ -343,7 +376,7 @@ fail(#update{direction = forward} = Update, _, Kind, Text) ->
 fail(#update{direction = back} = Update, Mode, Kind, Text) ->
     commit(Update#update{failed = relsync_lib_refusal:fields(Kind, Text)}, Mode, #{}).
 
-commit(#update{transaction = Transaction, hooks = Hooks, roots = #{state := Dir}} = Update, Mode, Result) ->
+commit(#update{hooks = Hooks, roots = #{state := Dir}} = Update, Mode, Result) ->
     step(commit, Update),
     Downtime = downtime(Update),
     case commit_files(Update) of
@@ -359,7 +392,7 @@ commit(#update{transaction = Transaction, hooks = Hooks, roots = #{state := Dir}
                 end,
             with_snapshot(Dir, Failed#{
                 outcome => outcome(Update),
-                generation => relsync_lib_apply:generation(Transaction),
+                generation => generation(Update),
                 modules => Update#update.modules,
                 ended_funs => Update#update.ended,
                 restarted => Update#update.restarted,
@@ -381,6 +414,8 @@ restart(#update{restart = Way, roots = Roots}) ->
     [relsync_lib_restart:text(Way)].
 
 %% On the way back there is no way but on: what fails once is tried once more.
+commit_files(#update{transaction = none}) ->
+    {ok, []};
 commit_files(#update{direction = back, transaction = Transaction}) ->
     case relsync_lib_apply:commit(Transaction) of
         {error, _} -> relsync_lib_apply:commit(Transaction);
@@ -388,6 +423,11 @@ commit_files(#update{direction = back, transaction = Transaction}) ->
     end;
 commit_files(#update{transaction = Transaction}) ->
     relsync_lib_apply:commit(Transaction).
+
+generation(#update{transaction = none, roots = #{state := Dir}}) ->
+    relsync_lib_generations:number(relsync_lib_generations:current(Dir));
+generation(#update{transaction = Transaction}) ->
+    relsync_lib_apply:generation(Transaction).
 
 outcome(#update{disturbs = true}) -> 0;
 outcome(#update{disturbs = false}) -> 2.

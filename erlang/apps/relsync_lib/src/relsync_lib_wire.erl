@@ -143,9 +143,17 @@ incoming(16#09) ->
         {3, runtime_changes, flag},
         {4, restart_command, bytes}
     ],
-    {plan_reload, [{1, reload, number}, {2, modules, {list, {message, Module}}}, {15, files, {message, Files}}]};
+    BootFile = [{1, path, bytes}, {2, content, bytes}],
+    {plan_reload, [
+        {1, reload, number},
+        {2, modules, {list, {message, Module}}},
+        {10, boot_files, {list, {message, BootFile}}},
+        {15, files, {message, Files}}
+    ]};
 incoming(16#0A) ->
     {status, [{1, verify, flag}]};
+incoming(16#0C) ->
+    {reload, [{1, reload, number}]};
 incoming(16#0D) ->
     {look, [{1, directories, {list, bytes}}, {2, systems, {list, bytes}}, {3, own_root, flag}]};
 incoming(16#0E) ->
@@ -232,6 +240,8 @@ status_fields() ->
         {16, ended_updates, {list, {message, [{1, number, number}, {2, snapshot, bytes}]}}},
         {37, leftovers, {message, [{1, count, number}, {2, tops, {list, bytes}}]}},
         {38, vm, {message, [{1, creation, number}, {2, os_pid, number}, {3, boot, bytes}, {4, named, bytes}]}},
+        {25, stale, number},
+        {26, waiting, number},
         {40, runs, flag},
         {41, release_root, bytes}
     ].

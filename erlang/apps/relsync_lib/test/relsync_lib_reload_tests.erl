@@ -18,6 +18,9 @@ reload_test_() ->
             fun same_code_is_unchanged/1,
             fun module_that_does_not_run_is_not_loaded/1,
             fun module_from_elsewhere_is_left_alone/1,
+            fun module_loaded_by_hand_gives_way/1,
+            fun module_without_a_file_is_left_alone/1,
+            fun word_of_a_module_that_does_not_run_tells_where_it_comes_from/1,
             fun module_of_another_directory_of_the_release_is_shadowed/1,
             fun agent_is_left_alone/1,
             fun instrumented_module_is_left_alone/1,
@@ -121,21 +124,69 @@ module_that_does_not_run_is_not_loaded(Release) ->
     ?assertEqual(false, code:is_loaded(rt_c)),
     ?assertEqual(1, rt_c:v()).
 
+%% The code path decides: another directory comes first.
 module_from_elsewhere_is_left_alone(#{dir := Dir} = Release) ->
     forget(rt_a),
-    File = filename:join(Dir, "rt_a.beam"),
-    {module, rt_a} = code:load_binary(rt_a, File, beam(module(rt_a, elsewhere))),
+    ok = file:write_file(filename:join(Dir, "rt_a.beam"), beam(module(rt_a, elsewhere))),
+    true = code:add_patha(Dir),
+    elsewhere = rt_a:v(),
     {{ok, Result, _}, _} = push(Release, [stage(Release, ?A, beam(module(rt_a, 2)))], hard),
     ?assertEqual(foreign, status(rt_a, Result)),
     ?assertEqual(#{rt_a => Dir}, maps:get(details, Result)),
     ?assertEqual(elsewhere, rt_a:v()).
 
+%% A patch of somebody's, from a file that the code path does not lead to; the release's file has not changed.
+module_loaded_by_hand_gives_way(#{dir := Dir, root := Root} = Release) ->
+    forget(rt_a),
+    Patch = filename:join(Dir, "rt_a.beam"),
+    ok = file:write_file(Patch, beam(module(rt_a, patched))),
+    {module, rt_a} = code:load_abs(filename:rootname(Patch)),
+    Stale = fun() -> relsync_lib_stale:count(Root, #{}) end,
+    ?assertMatch({1, 0, _}, Stale()),
+    {{ok, Result, Undo}, _} = push(Release, [], soft),
+    ?assertEqual([{rt_a, reload}], maps:get(modules, Result)),
+    ?assertEqual({1, filename:join(Root, ?A)}, {rt_a:v(), code:which(rt_a)}),
+    ?assertMatch({0, 0, _}, Stale()),
+    ?assertEqual({ok, []}, relsync_lib_reload_undo:undo(Undo)),
+    ?assertEqual(patched, rt_a:v()).
+
+module_without_a_file_is_left_alone(Release) ->
+    forget(rt_a),
+    {module, rt_a} = code:load_binary(rt_a, [], beam(module(rt_a, generated))),
+    {{ok, Nothing, _}, _} = push(Release, [], soft),
+    ?assertEqual([], maps:get(modules, Nothing)),
+    {{ok, Result, _}, _} = push(Release, [stage(Release, ?A, beam(module(rt_a, 2)))], hard),
+    ?assertEqual([{rt_a, foreign}], maps:get(modules, Result)),
+    ?assertEqual(#{rt_a => "no file"}, maps:get(details, Result)),
+    ?assertEqual(generated, rt_a:v()).
+
+word_of_a_module_that_does_not_run_tells_where_it_comes_from(#{dir := Dir, root := Root} = Release) ->
+    [forget(M) || M <- [rt_a, rt_b]],
+    ok = file:write_file(filename:join(Dir, "rt_a.beam"), beam(module(rt_a, elsewhere))),
+    true = code:add_patha(Dir),
+    write(Release, "lib/rt_off-1/ebin/rt_off.app", <<"{application, rt_off, []}.">>),
+    Changes = [
+        stage(Release, ?A, beam(module(rt_a, 2))),
+        stage(Release, "lib/rt_off-1/ebin/rt_b.beam", beam(module(rt_b, 2))),
+        stage(Release, "lib/rt_off-1/ebin/rt_c.beam", beam(module(rt_c, 2))),
+        stage(Release, "lib/rt_off-1/priv/data/rt_d.beam", <<"no code">>),
+        remove(Release, ?B)
+    ],
+    {{ok, #{modules := Modules, details := Details}, _}, _} = push(Release, Changes, soft),
+    ?assertEqual([{rt_a, foreign}, {rt_b, offpath}, {rt_c, offpath}], Modules),
+    Off = "lib/rt_off-1/ebin",
+    ?assertEqual(#{rt_a => Dir, rt_b => Off, rt_c => Off}, Details),
+    ?assertEqual(false, code:is_loaded(rt_a)),
+    ?assertNot(lists:member(filename:join(Root, Off), code:get_path())).
+
 %% A release may hold several versions of an application.
 module_of_another_directory_of_the_release_is_shadowed(Release) ->
     write(Release, ?A2, beam(module(rt_a, other))),
-    {{ok, Result, _}, _} = push(Release, [remove(Release, ?A2)], soft),
+    {{ok, Result, _}, _} = push(Release, [stage(Release, ?A2, beam(module(rt_a, 2)))], soft),
     ?assertEqual(shadowed, status(rt_a, Result)),
-    ?assertEqual(#{}, maps:get(details, Result)),
+    ?assertEqual(#{rt_a => ebin(Release, "rt_app-1.0")}, maps:get(details, Result)),
+    {{ok, Gone, _}, _} = push(Release, [remove(Release, ?A2)], soft),
+    ?assertEqual([], maps:get(modules, Gone)),
     ?assertEqual(1, rt_a:v()).
 
 agent_is_left_alone(Release) ->
@@ -208,7 +259,7 @@ bad_beams_are_refused_before_anything_happens(#{root := Root} = Release) ->
         {?A, <<Head/binary, 255, Rest/binary>>, "cannot load rt_a"},
         {"lib/../ebin/rt_a.beam", Good, "not the path"},
         {"/ebin/rt_a.beam", Good, "not the path"},
-        {"lib/rt_a.beam", Good, "not the path"}
+        {"lib/rt_a", Good, "not the path"}
     ],
     [
         begin
@@ -444,14 +495,14 @@ hanging_on_load_is_ended(Release) ->
 %% As after a reload that was cut short: the file is new, the code is not.
 stale_module_is_reloaded_too(#{root := Root} = Release) ->
     write(Release, ?B, beam(module(rt_b, 2))),
-    ?assertMatch([#{module := rt_b, on_disk := changed}], relsync_lib_stale:modules(Root, 10)),
-    ?assertEqual([], relsync_lib_stale:modules(Root, 0)),
+    ?assertMatch([#{module := rt_b, on_disk := changed}], relsync_lib_stale:modules(Root, #{}, 10)),
+    ?assertEqual([], relsync_lib_stale:modules(Root, #{}, 0)),
     {{ok, Result, _}, _} = push(Release, [], soft),
     ?assertEqual(reload, status(rt_b, Result)),
     ?assertEqual(2, rt_b:v()),
-    ?assertEqual([], relsync_lib_stale:modules(Root, 10)),
+    ?assertEqual([], relsync_lib_stale:modules(Root, #{}, 10)),
     ok = file:delete(filename:join(Root, ?B)),
-    ?assertMatch([#{module := rt_b, on_disk := missing}], relsync_lib_stale:modules(Root, 10)).
+    ?assertMatch([#{module := rt_b, on_disk := missing}], relsync_lib_stale:modules(Root, #{}, 10)).
 
 code_without_a_file_is_named_when_it_cannot_come_back(#{root := Root} = Release) ->
     ok = file:delete(filename:join(Root, ?A)),

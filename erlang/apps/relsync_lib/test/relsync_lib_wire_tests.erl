@@ -49,6 +49,7 @@ messages() ->
         {"agent-hello-least", hello_reply, #{
             protocol => 3, otp_release => 23, erts => <<"11.1">>, has_zstd => false, drift => [], credit => 1
         }},
+        {"agent-hello-stale", hello_reply, #{protocol => 3, stale => 5, waiting => 300}},
         {"agent-hello-all", hello_reply, status()},
         {"agent-hello-runs", hello_reply, #{runs => true}},
         {"agent-hello-elsewhere", hello_reply, #{runs => false, release_root => <<"/opt/", 255>>}},
@@ -195,7 +196,7 @@ refused_test_() ->
 %% An unknown tag is skipped, of a repeated field the last counts, a list is there though nothing was sent.
 lenient_test() ->
     {ok, {hello, #{protocol := 2}}} = relsync_lib_wire:decode(<<1, 200, 1, 0, 1, 1, 1, 1, 1, 2>>),
-    {ok, {plan_reload, #{modules := []}}} = relsync_lib_wire:decode(<<9>>).
+    {ok, {plan_reload, #{modules := [], boot_files := []}}} = relsync_lib_wire:decode(<<9>>).
 
 bytes_of_anybody_test_() ->
     {timeout, 60, fun() ->

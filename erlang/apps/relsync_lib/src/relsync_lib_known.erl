@@ -1,0 +1,103 @@
+%%% What the files of a release hold, as far as it was read before: the MD5 of the code in them, which holds as long as a
+%%% file is the same by size, times and inode.
+%%%
+%%% Reading and hashing all object code of a release takes a small device seconds, and every session asks whether the VM
+%%% runs what the files hold. Owns the record of it in the state directory, whose loss only costs reading, and what this
+%%% process has read so far. A file that came to its place within the clock's granularity is not remembered: what replaces
+%%% it may look the same. Its modification time says nothing of that, it is set when a file is installed.
+-module(relsync_lib_known).
+
+-export([md5/4, current/1, read/1, write/2]).
+
+-include_lib("kernel/include/file.hrl").
+
+-define(READ, relsync_known).
+%% How long a file has been what it is before it is remembered, in seconds.
+-define(MIN_AGE, 2).
+
+%% @doc The MD5 of the code of a module's file.
+-spec md5(module(), file:filename(), relsync_lib_reload_plan:known(), #{max_beam_bytes := pos_integer(), _ => _}) ->
+    {ok, binary()} | {error, relsync_lib_beam:reason()}.
+md5(Module, File, Known, Limits) ->
+    Read = read_so_far(),
+    case {stat(File), Read, Known} of
+        {{ok, Stat}, #{File := {Stat, MD5}}, _} ->
+            {ok, MD5};
+        {{ok, Stat}, _, #{File := {Stat, MD5} = Entry}} ->
+            put(?READ, Read#{File => Entry}),
+            {ok, MD5};
+        {{ok, {_, _, Ctime, _} = Stat}, _, _} ->
+            IsSettled = Ctime =< erlang:system_time(second) - ?MIN_AGE,
+            case read_module(Module, File, Limits) of
+                {ok, MD5} when IsSettled ->
+                    put(?READ, Read#{File => {Stat, MD5}}),
+                    {ok, MD5};
+                Result ->
+                    Result
+            end;
+        {{error, Reason}, _, _} ->
+            {error, Reason}
+    end.
+
+read_module(Module, File, Limits) ->
+    case relsync_lib_code_path:archive(File) of
+        none ->
+            case relsync_lib_beam:read_module(Module, File, Limits) of
+                {ok, MD5, _} -> {ok, MD5};
+                {error, Reason} -> {error, Reason}
+            end;
+        {Archive, Member} ->
+            %% The VM remembers an archive as it was: what it says of one may be old.
+            case zip:extract(Archive, [memory, {file_list, [Member]}]) of
+                {ok, [{_, Beam} | _]} -> named(Module, relsync_lib_beam:md5(Beam));
+                _ -> {error, enoent}
+            end
+    end.
+
+named(Module, {ok, {Module, MD5}}) -> {ok, MD5};
+named(_, {ok, {Other, _}}) -> {error, {named, Other}};
+named(_, {error, Reason}) -> {error, Reason}.
+
+read_so_far() ->
+    case get(?READ) of
+        undefined -> #{};
+        Read -> Read
+    end.
+
+stat(File) ->
+    Real =
+        case relsync_lib_code_path:archive(File) of
+            none -> File;
+            {Archive, _} -> Archive
+        end,
+    case file:read_file_info(Real, [raw, {time, posix}]) of
+        {ok, #file_info{type = regular, size = Size, mtime = Mtime, ctime = Ctime, inode = Inode}} ->
+            {ok, {Size, Mtime, Ctime, Inode}};
+        {ok, _} -> {error, einval};
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% @doc What this process knows of files, to be remembered.
+-spec current([file:filename()]) -> relsync_lib_reload_plan:known().
+current(Files) ->
+    maps:with(Files, read_so_far()).
+
+%% @doc Reads the record; what is damaged or missing is read from the files again.
+-spec read(relsync_lib_state:dir()) -> relsync_lib_reload_plan:known().
+read(Dir) ->
+    case relsync_lib_state:read_code(Dir) of
+        {ok, Code} -> maps:from_list([{relsync_lib_path:native(F), Entry} || {F, Entry} <- Code]);
+        _ -> #{}
+    end.
+
+%% @doc Replaces the record. Where there is no state directory, or none that can be written, nothing is remembered.
+-spec write(relsync_lib_state:dir(), relsync_lib_reload_plan:known()) -> ok.
+write(Dir, Known) ->
+    case relsync_lib_state:read_current(Dir) of
+        {ok, _} ->
+            Code = [{relsync_lib_path:raw(F), Entry} || {F, Entry} <- lists:sort(maps:to_list(Known))],
+            _ = relsync_lib_state:write_code(Dir, Code),
+            ok;
+        _ ->
+            ok
+    end.

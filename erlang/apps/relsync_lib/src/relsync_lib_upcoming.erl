@@ -1,0 +1,166 @@
+%%% The tree of a destination as it will be after a switch: what changes, laid over what is there.
+%%%
+%%% Answers what a file holds and what a directory lists, and which code path the release that will be booted has. It
+%%% reads files and writes none. Without changes it is the tree of now.
+-module(relsync_lib_upcoming).
+
+-export([new/2, inflate/1, read/2, names/2, has_code/2, booted/1, code_path/2, held_dirs/1]).
+
+-export_type([upcoming/0, change/0]).
+
+%% The content of a path after the switch: in this file, these bytes, not known here, or none.
+-type change() :: {relsync_lib_path:path(), {file, file:name_all()} | {bytes, binary()} | unknown | absent}.
+-type upcoming() :: #{
+    %% The one that changes first.
+    roots := [file:filename()],
+    changes := #{relsync_lib_path:path() => {file, file:name_all()} | {bytes, binary()} | unknown | absent},
+    %% The names that come and go in each directory.
+    dirs := #{file:filename() => #{string() => present | absent}}
+}.
+
+-define(MAX_FILE_BYTES, 8388608).
+
+%% @doc Lays changes over the trees below `Roots', the one that changes first.
+-spec new([file:filename()], [change()]) -> upcoming().
+new(Roots, Changes) ->
+    #{roots => Roots, changes => maps:from_list(Changes), dirs => lists:foldl(fun add_name/2, #{}, Changes)}.
+
+add_name({Path, What}, Dirs) ->
+    Name = relsync_lib_path:native(Path),
+    Dir = filename:dirname(Name),
+    Presence =
+        case What of
+            absent -> absent;
+            _ -> present
+        end,
+    maps:update_with(Dir, fun(Names) -> Names#{filename:basename(Name) => Presence} end, #{filename:basename(Name) => Presence}, Dirs).
+
+%% @doc Inflates the content of a file that zlib has deflated, up to a limit.
+-spec inflate(binary()) -> {ok, binary()} | error.
+inflate(Deflated) ->
+    Z = zlib:open(),
+    try
+        ok = zlib:inflateInit(Z),
+        collect(zlib:safeInflate(Z, Deflated), Z, 0, [])
+    catch
+        error:_ -> error
+    after
+        zlib:close(Z)
+    end.
+
+collect({Status, Part}, Z, Before, Parts) when Status =:= continue; Status =:= finished ->
+    case Before + iolist_size(Part) of
+        Size when Size > ?MAX_FILE_BYTES -> error;
+        Size when Status =:= continue -> collect(zlib:safeInflate(Z, []), Z, Size, [Parts | Part]);
+        _ -> {ok, iolist_to_binary([Parts | Part])}
+    end;
+collect(_, _, _, _) ->
+    error.
+
+%% @doc Reads a path as it will be.
+-spec read(relsync_lib_path:path(), upcoming()) -> {ok, binary()} | {error, term()}.
+read(Path, #{changes := Changes, roots := [_ | Others] = Roots}) ->
+    case Changes of
+        #{Path := {bytes, Bytes}} -> {ok, Bytes};
+        #{Path := {file, File}} -> read_bounded(File);
+        #{Path := unknown} -> {error, enoent};
+        #{Path := absent} -> read_first(Path, Others);
+        #{} -> read_first(Path, Roots)
+    end.
+
+read_first(_Path, []) ->
+    {error, enoent};
+read_first(Path, [Root | Roots]) ->
+    case read_bounded(filename:join(Root, relsync_lib_path:native(Path))) of
+        {error, enoent} -> read_first(Path, Roots);
+        Read -> Read
+    end.
+
+read_bounded(File) ->
+    relsync_lib_beam:read(File, #{max_beam_bytes => ?MAX_FILE_BYTES}).
+
+%% @doc Lists what will lie in a directory of the root that changes.
+-spec names(file:filename(), upcoming()) -> [string()].
+names(Rel, #{roots := [Root | _], dirs := Dirs}) ->
+    Now =
+        case file:list_dir(filename:join(Root, Rel)) of
+            {ok, Names} -> Names;
+            {error, _} -> []
+        end,
+    case Dirs of
+        #{Rel := Changed} ->
+            [N || N <- Now, not is_map_key(N, Changed)] ++ [N || {N, present} <- maps:to_list(Changed)];
+        #{} ->
+            Now
+    end.
+
+%% @doc Says whether a directory of the root that changes will hold code, or an application's description.
+-spec has_code(file:filename(), upcoming()) -> boolean().
+has_code(Rel, Upcoming) ->
+    lists:any(
+        fun(Name) -> lists:member(filename:extension(Name), [".beam", ".app"]) end,
+        names(Rel, Upcoming)
+    ).
+
+%% @doc The directories of a root that the code path of the next start has, in order, as far as boot files tell.
+-spec booted(upcoming()) -> [file:filename()] | unknown.
+booted(#{roots := Roots} = Upcoming) ->
+    Names = lists:usort([relsync_lib_path:raw(R) || Root <- Roots, R <- tuple_to_list(relsync_lib_code_path:root(Root))]),
+    Read = fun(Path) -> read(Path, Upcoming) end,
+    try relsync_lib_release:read(Read, Names, fun(Erts) -> variables(Erts, Upcoming) end) of
+        {ok, #{path := Path}} -> [relsync_lib_path:native(Dir) || <<First, _/binary>> = Dir <- Path, First =/= $/, First =/= $$];
+        _ -> unknown
+    catch
+        %% A name in another encoding than that of the VM.
+        error:_ -> unknown
+    end.
+
+%% A release with an ERTS of its own is started from its root; what this VM was started with holds otherwise.
+variables(Erts, #{roots := [Root | _] = Roots} = Upcoming) ->
+    Defaults = #{
+        <<"RELEASE_LIB">> => relsync_lib_path:raw(filename:join(Root, "lib")),
+        <<"ERTS_LIB_DIR">> => relsync_lib_path:raw(relsync_lib_code:lib_dir())
+    },
+    Given = maps:merge(Defaults, maps:map(fun(_, Value) -> relsync_lib_path:raw(Value) end, relsync_lib_code:boot_variables())),
+    ErtsDir = "erts-" ++ relsync_lib_path:native(Erts),
+    HasErts = names(ErtsDir, Upcoming) =/= [] orelse names(filename:join(ErtsDir, "bin"), Upcoming) =/= [] orelse
+        lists:any(fun(R) -> filelib:is_dir(filename:join(R, ErtsDir)) end, Roots),
+    case HasErts of
+        true -> Given#{<<"ROOT">> => relsync_lib_path:raw(Root)};
+        false -> Given#{<<"ROOT">> => relsync_lib_path:raw(relsync_lib_code:root_dir())}
+    end.
+
+%% @doc Plans how a code path follows the changes; `holds' are the directories that the new release has.
+-spec code_path(#{
+    path := [file:filename()],
+    roots := [relsync_lib_code_path:root()],
+    gains := [file:filename()],
+    loses := [file:filename()],
+    holds := #{file:filename() => true}
+}, upcoming()) -> relsync_lib_code_path:plan().
+code_path(#{path := Path, roots := [{Root, _} | _] = Roots, gains := Gains, loses := Loses, holds := Holds}, Upcoming) ->
+    relsync_lib_code_path:plan(Path, Roots, #{
+        booted => booted(Upcoming),
+        gains => Gains,
+        loses => Loses,
+        has_code => fun(Rel) -> has_code(Rel, Upcoming) end,
+        exists => fun(Rel) -> filelib:is_dir(filename:join(Root, Rel)) end,
+        holds => fun(Rel) -> is_map_key(Rel, Holds) end,
+        list => fun(Rel) -> names(Rel, Upcoming) ++ coming_dirs(Rel, Upcoming) end
+    }).
+
+%% Directories that hold nothing yet.
+coming_dirs(Rel, #{dirs := Dirs}) ->
+    Depth = length(filename:split(Rel)),
+    lists:usort([
+        lists:nth(Depth + 1, Parts)
+     || Dir <- maps:keys(Dirs), Parts <- [filename:split(Dir)], length(Parts) > Depth, lists:sublist(Parts, Depth) =:= filename:split(Rel)
+    ]).
+
+%% @doc The directories of object code among the paths of a release.
+-spec held_dirs([relsync_lib_path:path()]) -> #{file:filename() => true}.
+held_dirs(Paths) ->
+    maps:from_list([
+        {filename:dirname(relsync_lib_path:native(Path)), true}
+     || Path <- Paths, filename:extension(Path) =:= <<".beam">>
+    ]).
