@@ -19,7 +19,10 @@
     boot_trees := [relsync_lib_path:path()],
     files := [relsync_lib_path:path()],
     trees := [relsync_lib_path:path()],
-    runtime := [relsync_lib_path:path()]
+    runtime := [relsync_lib_path:path()],
+    %% Applications on the command line. They are not pinned: a start script that lists what lies in `lib' would find the old
+    %% version beside the new one.
+    paths := [relsync_lib_path:path()]
 }.
 %% Paths of the release: single files, and directories with all that is in them.
 -opaque pins() :: #{files := [relsync_lib_path:path()], trees := [relsync_lib_path:path()]}.
@@ -61,8 +64,9 @@ find(#{read := Read}) ->
         boot => Boot,
         boot_trees => trees(versions([Boot || Boot =/= none]) ++ [application_dir(Dir) || Dir <- boot_dirs(BootFile, Roots)]),
         files => lists:usort(Files),
-        trees => trees(versions(Files) ++ Dirs ++ Runtime),
-        runtime => Runtime
+        trees => trees(versions(Files) ++ Runtime),
+        runtime => Runtime,
+        paths => lists:usort(Dirs)
     }.
 
 %% @doc The boot file, if it lies in the release.
@@ -86,8 +90,8 @@ runtime(_) -> none.
 
 %% @doc What the VM's arguments name in the release.
 -spec started_from(found()) -> [relsync_lib_path:path()].
-started_from(#{boot := Boot, files := Files, trees := Trees, runtime := Runtime}) ->
-    [Boot || Boot =/= none] ++ Files ++ (Trees -- Runtime).
+started_from(#{boot := Boot, files := Files, trees := Trees, runtime := Runtime, paths := Paths}) ->
+    [Boot || Boot =/= none] ++ Files ++ (Trees -- Runtime) ++ Paths.
 
 versions(Files) -> [Version || File <- Files, {ok, Version} <- [version_dir(File)]].
 

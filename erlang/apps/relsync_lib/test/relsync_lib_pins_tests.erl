@@ -14,7 +14,8 @@ found() ->
         boot_trees => [<<"lib/a-1">>, <<"lib/b-1">>, <<"releases/1">>],
         files => [<<"etc/sys.config">>],
         trees => [<<"erts-13">>],
-        runtime => [<<"erts-13">>]
+        runtime => [<<"erts-13">>],
+        paths => [<<"lib/c-1">>]
     }.
 
 changes(Paths) -> [{Path, {file, <<"x">>, 8#644, 0}, absent} || Path <- Paths].
