@@ -185,6 +185,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
             Request::PlanReload {
                 reload: ReloadMode::Vm,
                 modules: Vec::new(),
+                boot_files: Vec::new(),
                 files: PlannedFiles {
                     removed: vec![b"releases/1".to_vec(), b"lib/a-1".to_vec()],
                     start_erl_data: Some(b"13.1.5 2\n".to_vec()),
