@@ -27,7 +27,7 @@ case {catch register(relsync_session, self()), whereis(relsync_lib_probation)} o
                 code:purge(Module),
                 Say(1, atom_to_binary(Module, utf8))
             end,
-            [Module || {Module, "relsync"} <- code:all_loaded()]
+            [Module || Module <- erlang:loaded(), {file, "relsync"} <- [code:is_loaded(Module)]]
         ),
         application:unset_env(relsync_lib, blob),
         Say(0, <<>>);

@@ -45,7 +45,8 @@ is_embedded() ->
 %% @doc Lists the modules that were loaded from a file.
 -spec loaded() -> [{module(), file:filename()}].
 loaded() ->
-    [{M, File} || {M, [_ | _] = File} <- code:all_loaded()].
+    %% One by one: the code server, which may have a limited heap (`+hmax'), would make the whole list there.
+    [{M, File} || M <- erlang:loaded(), {file, [_ | _] = File} <- [code:is_loaded(M)]].
 
 %% @doc Says what runs under a module's name.
 -spec facts(module()) -> relsync_lib_reload_plan:facts().

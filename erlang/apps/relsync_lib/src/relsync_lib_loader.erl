@@ -96,7 +96,7 @@ remove_hooks(Who) ->
     end.
 
 hooks() ->
-    [Module || {Module, ?HOOKS_PREFIX ++ _} <- code:all_loaded()].
+    [Module || Module <- erlang:loaded(), {file, ?HOOKS_PREFIX ++ _} <- [code:is_loaded(Module)]].
 
 remove_hooks_module(Module) ->
     code:delete(Module),
