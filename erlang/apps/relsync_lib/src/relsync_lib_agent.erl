@@ -325,8 +325,8 @@ kept_bytes(#{state := Dir}) ->
     [#{generation => Generation, bytes => Bytes} || {Generation, Bytes} <- Sizes].
 
 free_bytes(#{write := Write}) ->
-    case relsync_lib_fs:free_bytes(Write) of
-        unknown -> relsync_lib_fs:free_bytes(filename:dirname(Write));
+    case relsync_lib_tools:free_bytes(Write) of
+        unknown -> relsync_lib_tools:free_bytes(filename:dirname(Write));
         Bytes -> Bytes
     end.
 

@@ -48,9 +48,11 @@
     roots := relsync_lib_roots:roots(),
     journal := relsync_lib_state:journal(),
     manifest := relsync_lib_manifest:manifest() | none,
-    installed := relsync_lib_state:installed()
+    installed := relsync_lib_state:installed(),
+    %% What new files could not take over from old ones.
+    lost => [relsync_lib_owner:lost()]
 }.
--type report() :: relsync_lib_switch:report().
+-type report() :: relsync_lib_switch:report() | [relsync_lib_owner:lost()].
 -type error() ::
     unfinished
     | interfered
@@ -78,7 +80,7 @@ prepare(#{state := Dir} = Roots, Staged, Options) ->
         New = successor(Dir, Manifest, Snapshot, Options),
         relsync_lib_state:read_journal(Dir) =:= none orelse throw(unfinished),
         state(relsync_lib_state:prepare_dirs(Dir)),
-        Changes = preserve(relsync_lib_preserve:changes(Roots, Generation, Wanted)),
+        {Changes, Lost} = preserve(relsync_lib_preserve:changes(Roots, Generation, Wanted)),
         Undo = #{from => New, to => Old, changes => relsync_lib_change:reverse(Changes)},
         state(relsync_lib_state:write_undo(Dir, Generation, Undo)),
         Journal = #{
@@ -92,7 +94,7 @@ prepare(#{state := Dir} = Roots, Staged, Options) ->
         state(relsync_lib_state:sync_generations(Dir)),
         state(relsync_lib_state:write_reserve(Dir)),
         state(relsync_lib_state:write_journal(Dir, Journal)),
-        {ok, #{roots => Roots, journal => Journal, manifest => Manifest, installed => Installed}}
+        {ok, #{roots => Roots, journal => Journal, manifest => Manifest, installed => Installed, lost => Lost}}
     catch
         throw:Refused when Refused =:= unfinished; Refused =:= no_number ->
             {error, Refused};
@@ -143,14 +145,17 @@ generation(#{journal := #{new := New}}) -> relsync_lib_generations:number(New).
 %% @doc Moves the live tree. After an error the caller aborts a forward
 %% transaction; one that goes back is completed by `relsync_lib_recover'.
 -spec switch(transaction()) -> {ok, report()} | {error, error()}.
-switch(#{roots := Roots, journal := #{direction := Direction, changes := Changes} = Journal}) ->
+switch(#{roots := Roots, journal := #{direction := Direction, changes := Changes} = Journal} = Transaction) ->
     Purpose =
         case Direction of
             forward -> forward;
             backward -> {restore, relsync_lib_generations:number(maps:get(new, Journal))}
         end,
-    case relsync_lib_switch:run(Roots, Changes, Purpose) of
-        {ok, Report} -> {ok, Report};
+    Switched = relsync_lib_switch:run(Roots, Changes, Purpose),
+    %% What comes next may be a hook, which may unmount what nobody has open.
+    relsync_lib_place:release(),
+    case Switched of
+        {ok, Report} -> {ok, maps:get(lost, Transaction, []) ++ Report};
         {error, Reason} -> {error, {switch, Reason}}
     end.
 
@@ -343,6 +348,7 @@ prepare_rollback(#{state := Dir} = Roots, Current, Undos, Hold, Now) ->
         keep_bytes => infinity
     },
     try
+        prepared(relsync_lib_preserve:check_mounts(Roots, Changes)),
         Known = known_content(Dir, Target),
         lists:foreach(fun(Change) -> check_content(Dir, Change, Known) end, Changes),
         state(relsync_lib_state:write_reserve(Dir)),
@@ -502,8 +508,11 @@ moved({error, Reason}) -> throw({switch, Reason}).
 synced(ok) -> ok;
 synced({error, Reason}) -> throw({switch, Reason}).
 
-preserve({ok, Changes}) -> Changes;
+preserve({ok, Changes, Lost}) -> {Changes, Lost};
 preserve({error, Reason}) -> throw({prepare, Reason}).
+
+prepared(ok) -> ok;
+prepared({error, Reason}) -> throw({prepare, Reason}).
 
 %% @doc Gives a sentence for a reason of this module.
 -spec format_error(error()) -> unicode:chardata().

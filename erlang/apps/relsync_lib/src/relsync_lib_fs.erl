@@ -25,6 +25,8 @@
 -export([
     is_writable/1,
     info/1,
+    examine/1,
+    examine_held/1,
     directory/1,
     owner/1,
     own_user/0,
@@ -39,7 +41,11 @@
     create/1,
     open_append/2,
     write/2,
+    write_content/2,
+    made/1,
+    finish/4,
     sync_file/1,
+    sync_open_file/2,
     sync_dir/1,
     rename/2,
     link/2,
@@ -51,18 +57,21 @@
     delete_dir/1,
     delete_file/1,
     delete_tree/1,
-    free_bytes/1,
-    run_script/4,
+    set_owner/2,
+    mount_points/1,
     mode_mask/0
 ]).
 
--export_type([info/0, directory/0, handle/0, result/0]).
+-export_type([info/0, facts/0, directory/0, handle/0, result/0]).
 
 -type info() ::
     {file, Mode :: mode(), Size :: non_neg_integer(), Mtime :: integer()}
     | {dir, mode()}
     | {symlink, mode()}
     | {other, mode()}.
+%% What tells an object from any other, and whose it is.
+-type facts() :: #{identity := term(), owner := owner()}.
+-type owner() :: {User :: non_neg_integer(), Group :: non_neg_integer()}.
 -type directory() :: #{device := integer(), inode := integer(), user := integer(), mode := mode()}.
 -type mode() :: 0..8#6777.
 -type handle() :: file:io_device() | term().
@@ -70,9 +79,10 @@
 
 -define(MODE_MASK, 8#6777).
 -define(COPY_BYTES, 131072).
--define(SCRIPT_TIMEOUT_MS, 2000).
--define(DF_TIMEOUT_MS, 5000).
 -define(READ_AGAIN_MS, 50).
+-define(HOLE_BYTES, 4096).
+-define(ZEROS_KEY, relsync_lib_fs_zeros).
+-define(MAX_MOUNTINFO_BYTES, 16777216).
 
 op(Name, Args, Fun) ->
     relsync_lib_pulse:beat(),
@@ -94,20 +104,40 @@ mode_mask() -> ?MODE_MASK.
 %% something that is no directory does not exist.
 -spec info(binary()) -> {ok, info()} | {error, file:posix() | badarg}.
 info(Path) ->
+    case examine(Path) of
+        {ok, Info, _Facts} -> {ok, Info};
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% @doc Says what stands at a path, which object that is and whose.
+-spec examine(binary()) -> {ok, info(), facts()} | {error, file:posix() | badarg}.
+examine(Path) ->
     relsync_lib_pulse:beat(),
     case prim_file:read_link_info(Path, [{time, posix}]) of
-        {ok, #file_info{type = regular, size = Size, mode = Mode, mtime = Mtime}} ->
-            {ok, {file, Mode band ?MODE_MASK, Size, Mtime}};
-        {ok, #file_info{type = directory, mode = Mode}} ->
-            {ok, {dir, Mode band ?MODE_MASK}};
-        {ok, #file_info{type = symlink, mode = Mode}} ->
-            {ok, {symlink, Mode band ?MODE_MASK}};
-        {ok, #file_info{mode = Mode}} ->
-            {ok, {other, Mode band ?MODE_MASK}};
+        {ok, #file_info{major_device = Device, inode = Inode, uid = User, gid = Group} = Info} ->
+            {ok, info_of(Info), #{identity => {Device, Inode}, owner => {User, Group}}};
         {error, enotdir} ->
             {error, enoent};
         {error, Reason} ->
             {error, Reason}
+    end.
+
+info_of(#file_info{type = regular, size = Size, mode = Mode, mtime = Mtime}) ->
+    {file, Mode band ?MODE_MASK, Size, Mtime};
+info_of(#file_info{type = directory, mode = Mode}) ->
+    {dir, Mode band ?MODE_MASK};
+info_of(#file_info{type = symlink, mode = Mode}) ->
+    {symlink, Mode band ?MODE_MASK};
+info_of(#file_info{mode = Mode}) ->
+    {other, Mode band ?MODE_MASK}.
+
+%% @doc The same in the directory that should hold the path: below a link there is nothing. Only for a path that is
+%% held (relsync_lib_place).
+-spec examine_held(binary()) -> {ok, info(), facts()} | {error, file:posix() | badarg}.
+examine_held(Path) ->
+    case relsync_lib_place:in_parent(Path, fun examine/1) of
+        {error, Reason} when Reason =:= enotdir; Reason =:= eloop -> {error, enoent};
+        Examined -> Examined
     end.
 
 %% @doc Says which directory a path leads to, links followed, and who may do what there.
@@ -290,6 +320,93 @@ open_at(Path, Offset) ->
 write(Handle, Bytes) ->
     op(write, [Handle, Bytes], fun() -> file:write(Handle, Bytes) end).
 
+%% @doc Writes content, and leaves out blocks of zeros: where the file system can, they take no room.
+-spec write_content(handle(), binary()) -> result().
+write_content(Handle, Bytes) when byte_size(Bytes) < ?HOLE_BYTES ->
+    write(Handle, Bytes);
+write_content(Handle, Bytes) ->
+    case binary:match(Bytes, zeros()) of
+        nomatch -> write(Handle, Bytes);
+        _ -> op(write, [Handle, Bytes], fun() -> write_around_holes(Handle, Bytes) end)
+    end.
+
+zeros() ->
+    case get(?ZEROS_KEY) of
+        undefined ->
+            Pattern = binary:compile_pattern(<<0:(?HOLE_BYTES * 8)>>),
+            put(?ZEROS_KEY, Pattern),
+            Pattern;
+        Pattern ->
+            Pattern
+    end.
+
+write_around_holes(Handle, Bytes) ->
+    case file:position(Handle, cur) of
+        {ok, At} ->
+            Placed = lists:foldl(
+                fun
+                    ({data, From, Size}, ok) -> file:pwrite(Handle, From, binary:part(Bytes, From - At, Size));
+                    (_, Result) -> Result
+                end,
+                ok,
+                parts(Bytes, At)
+            ),
+            %% The size counts holes at the end too.
+            case {Placed, file:position(Handle, At + byte_size(Bytes))} of
+                {ok, {ok, _}} -> file:truncate(Handle);
+                {{error, Reason}, _} -> {error, Reason};
+                {ok, {error, Reason}} -> {error, Reason}
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% Blocks as the file has them, so that a hole is one for the file system.
+parts(Bytes, At) ->
+    Head = min(byte_size(Bytes), (?HOLE_BYTES - At rem ?HOLE_BYTES) rem ?HOLE_BYTES),
+    <<_:Head/binary, Blocks/binary>> = Bytes,
+    lists:reverse(blocks(Blocks, At + Head, [{data, At, Head} || Head > 0])).
+
+blocks(<<0:(?HOLE_BYTES * 8), Rest/binary>>, At, Parts) ->
+    blocks(Rest, At + ?HOLE_BYTES, [hole | Parts]);
+blocks(<<>>, _At, Parts) ->
+    Parts;
+blocks(Bytes, At, Parts) ->
+    Size = min(?HOLE_BYTES, byte_size(Bytes)),
+    <<_:Size/binary, Rest/binary>> = Bytes,
+    Grown =
+        case Parts of
+            [{data, From, Before} | Others] -> [{data, From, Before + Size} | Others];
+            _ -> [{data, At, Size} | Parts]
+        end,
+    blocks(Rest, At + Size, Grown).
+
+%% @doc Gives the mode of a file that is open.
+-spec made(handle()) -> mode() | unknown.
+made(Handle) ->
+    case prim_file:read_handle_info(Handle) of
+        {ok, #file_info{mode = Mode}} -> Mode band ?MODE_MASK;
+        {error, _} -> unknown
+    end.
+
+%% @doc Sets mode and modification time of a new file that is still open. `Made' is the mode that new files get here, if it is
+%% known: what is set already costs no call.
+-spec finish(handle(), binary(), {Made :: mode() | unknown, mode()}, integer()) -> result().
+finish(Handle, Path, {Made, Mode}, Mtime) ->
+    Info =
+        case Made of
+            Mode -> #file_info{atime = Mtime, mtime = Mtime};
+            _ -> #file_info{mode = Mode, atime = Mtime, mtime = Mtime}
+        end,
+    op(finish, [Handle, Path, Mode, Mtime], fun() ->
+        relsync_lib_place:in_handle(Handle, Path, fun(Place) -> prim_file:write_file_info(Place, Info, [{time, posix}]) end)
+    end).
+
+%% @doc Brings the content of a file that is still open to the medium.
+-spec sync_open_file(handle(), binary()) -> result().
+sync_open_file(Handle, Path) ->
+    op(sync_file, [Path], fun() -> file:sync(Handle) end).
+
 %% @doc Brings a file's content to the medium.
 -spec sync_file(binary()) -> result().
 sync_file(Path) ->
@@ -354,7 +471,7 @@ copy(From, To) ->
 pipe(Source, Target) ->
     case read(Source, ?COPY_BYTES) of
         {ok, Bytes} ->
-            case write(Target, Bytes) of
+            case write_content(Target, Bytes) of
                 ok -> pipe(Source, Target);
                 {error, Reason} -> {error, Reason}
             end;
@@ -366,13 +483,18 @@ pipe(Source, Target) ->
 
 copy_attributes(From, To) ->
     case prim_file:read_link_info(From, [{time, posix}]) of
-        {ok, #file_info{mode = Mode, mtime = Mtime, uid = Uid, gid = Gid}} ->
+        {ok, #file_info{mode = Mode, mtime = Mtime, uid = User, gid = Group}} ->
             %% Only root may give files away; the owner does not matter to anybody else.
-            _ = write_info(To, #file_info{uid = Uid, gid = Gid}),
+            _ = set_owner(To, {User, Group}),
             set_attributes(To, Mode band ?MODE_MASK, Mtime);
         {error, Reason} ->
             {error, Reason}
     end.
+
+%% @doc Gives a file to a user and a group. The kernel takes special bits and capabilities from it then: they are set afterwards.
+-spec set_owner(binary(), owner()) -> result().
+set_owner(Path, {User, Group}) ->
+    write_info(Path, #file_info{uid = User, gid = Group}).
 
 %% @doc Sets the mode of a file or directory and leaves its time as it is.
 -spec set_mode(binary(), mode()) -> result().
@@ -429,7 +551,7 @@ delete_dir_tree(Path, Mode) ->
     _ = [set_mode(Path, Mode bor 8#700) || Mode band 8#700 =/= 8#700],
     case list(Path) of
         {ok, Names} ->
-            case delete_each(Path, Names) of
+            case delete_each(Path, relsync_lib_place:is_held(Path), Names) of
                 ok -> absent_is_ok(delete_dir(Path));
                 {error, Reason} -> {error, Reason}
             end;
@@ -437,14 +559,34 @@ delete_dir_tree(Path, Mode) ->
             {error, Reason}
     end.
 
-delete_each(_Dir, []) ->
+delete_each(_Dir, _IsHeld, []) ->
     ok;
-delete_each(Dir, [Name | Rest]) ->
+delete_each(Dir, true, [Name | Rest]) ->
+    Path = <<Dir/binary, "/", Name/binary>>,
+    case info(Path) of
+        {ok, {dir, Mode}} ->
+            case delete_dir_tree(Path, Mode) of
+                ok -> delete_each(Dir, true, Rest);
+                {error, Reason} -> {error, Reason}
+            end;
+        {ok, _} ->
+            %% What holds the operation to its directory needs no other look.
+            case absent_is_ok(delete_file(Path)) of
+                ok -> delete_each(Dir, true, Rest);
+                {error, Reason} -> {error, Reason}
+            end;
+        {error, Reason} ->
+            case absent_is_ok({error, Reason}) of
+                ok -> delete_each(Dir, true, Rest);
+                Error -> Error
+            end
+    end;
+delete_each(Dir, false, [Name | Rest]) ->
     %% A link that has taken the directory's place leads to somebody else's files.
     case info(Dir) of
         {ok, {dir, _}} ->
             case delete_tree(<<Dir/binary, "/", Name/binary>>) of
-                ok -> delete_each(Dir, Rest);
+                ok -> delete_each(Dir, false, Rest);
                 {error, Reason} -> {error, Reason}
             end;
         {ok, _} ->
@@ -456,81 +598,45 @@ delete_each(Dir, [Name | Rest]) ->
 absent_is_ok({error, enoent}) -> ok;
 absent_is_ok(Result) -> Result.
 
-%% Space
+%% Mount points
 
-%% @doc Gives the bytes an ordinary user may still write where `Dir' is, or
-%% `unknown' where there is no `df' to ask.
--spec free_bytes(binary()) -> non_neg_integer() | unknown.
-free_bytes(Dir) ->
-    case os:find_executable("df") of
-        false ->
-            unknown;
-        Df ->
-            try open_port({spawn_executable, Df}, df_options(Dir)) of
-                Port ->
-                    Free = df_answer(Port, []),
-                    forget_port(Port),
-                    Free
-            catch
-                error:_ -> unknown
-            end
+%% @doc Lists the mount points below a root, as paths relative to it; none where the kernel does not tell.
+-spec mount_points(binary()) -> [binary()].
+mount_points(Root) ->
+    case {relsync_lib_place:kernel_path(Root), prim_file:open(<<"/proc/self/mountinfo">>, [read, raw, binary])} of
+        {{ok, Name}, {ok, Handle}} ->
+            Read = file:read(Handle, ?MAX_MOUNTINFO_BYTES),
+            close(Handle),
+            case Read of
+                {ok, Text} -> below(with_slash(Name), [unescape(P) || Line <- binary:split(Text, <<"\n">>, [global]), P <- mount_point(Line)]);
+                _ -> []
+            end;
+        {_, {ok, Handle}} ->
+            close(Handle),
+            [];
+        _ ->
+            []
     end.
 
-df_options(Dir) ->
-    [{args, ["-P", "-k", "--", Dir]}, {env, [{"LC_ALL", "C"}]}, binary, hide, in, exit_status, stderr_to_stdout].
+with_slash(<<"/">>) -> <<"/">>;
+with_slash(Name) -> <<Name/binary, "/">>.
 
-df_answer(Port, Output) ->
-    receive
-        {Port, {data, Bytes}} -> df_answer(Port, [Output, Bytes]);
-        {Port, {exit_status, 0}} -> parse_df(iolist_to_binary(Output));
-        {Port, {exit_status, _}} -> unknown
-    after ?DF_TIMEOUT_MS ->
-        %% A dead network mount keeps `df' waiting; the update need not wait with it.
-        unknown
+below(Prefix, Paths) ->
+    Size = byte_size(Prefix),
+    lists:usort([binary:part(Path, Size, byte_size(Path) - Size) || Path <- Paths, byte_size(Path) > Size, binary:part(Path, 0, Size) =:= Prefix]).
+
+%% Number, parent, device, root, mount point, and more.
+mount_point(Line) ->
+    case binary:split(Line, <<" ">>, [global]) of
+        [_, _, _, _, Name | _] -> [Name];
+        _ -> []
     end.
 
-forget_port(Port) ->
-    true = erlang:unlink(Port),
-    try
-        port_close(Port)
-    catch
-        error:badarg -> true
-    end,
-    receive
-        {'EXIT', Port, _} -> ok
-    after 0 -> ok
-    end.
-
-parse_df(Output) ->
-    Columns = "\\s\\d+\\s+\\d+\\s+(\\d+)\\s+(?:\\d+%|-)\\s",
-    case re:run(Output, Columns, [{capture, [1], binary}]) of
-        {match, [KiB]} -> binary_to_integer(KiB) * 1024;
-        nomatch -> unknown
-    end.
-
-%% @doc Has a shell run a script that puts what takes longer into the background, in a directory and without some variables of
-%% this VM's environment.
--spec run_script(string(), [unicode:chardata()], binary(), [string()]) -> ok | {error, file:posix()}.
-run_script(Script, Arguments, Dir, Unset) ->
-    case os:find_executable("sh", "/bin:/usr/bin") of
-        false ->
-            {error, enoent};
-        Shell ->
-            try
-                open_port({spawn_executable, Shell}, [
-                    {args, ["-c", Script, "relsync" | Arguments]},
-                    {cd, relsync_lib_path:native(Dir)},
-                    {env, [{Name, false} || Name <- Unset]},
-                    exit_status
-                ])
-            of
-                Port ->
-                    receive
-                        {Port, {exit_status, _}} -> ok
-                    after ?SCRIPT_TIMEOUT_MS -> forget_port(Port)
-                    end,
-                    ok
-            catch
-                error:Reason when is_atom(Reason) -> {error, Reason}
-            end
+%% Spaces, tabs, line ends and backslashes stand there in octal.
+unescape(Name) ->
+    case binary:split(Name, <<"\\">>) of
+        [Before, <<A, B, C, After/binary>>] when A >= $0, A =< $3, B >= $0, B =< $7, C >= $0, C =< $7 ->
+            <<Before/binary, ((A - $0) * 64 + (B - $0) * 8 + C - $0), (unescape(After))/binary>>;
+        _ ->
+            Name
     end.

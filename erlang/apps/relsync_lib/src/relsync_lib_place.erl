@@ -6,6 +6,10 @@
 %% whatever happens to the names above it meanwhile, it stays in that directory. Where another directory was
 %% opened than the path says, nothing is done: `eloop'.
 %%
+%% The last few directories stay open, because most operations follow others in the same directory. The kernel is asked
+%% before each operation what an open directory is called now. One that has moved, or is deleted, is opened anew by its path and
+%% held to the same question. `release/0' closes them all: a hook may want to unmount something.
+%%
 %% Owns the names that the kernel gives the destination's directories, in the dictionary of the process that works
 %% on files, as relsync_lib_lock does with the lock. A destination may itself be reached through links: the operator
 %% named it, and `start/1' finds out which directory it is. Changes nothing on disk.
@@ -18,9 +22,12 @@
 
 -include_lib("kernel/include/file.hrl").
 
--export([start/1, start/2, in_parent/2, in_parents/3, in_object/2, open/2, raw_name/1]).
+-export([start/1, start/2, release/0, is_held/1, kernel_path/1, in_parent/2, in_parents/3, in_object/2, in_handle/3, open/2, raw_name/1]).
 
 -define(KEY, relsync_lib_place).
+-define(OPEN, relsync_lib_place_open).
+%% A rename works in two directories, a copy between file systems in a third.
+-define(MAX_OPEN, 4).
 -define(DESCRIPTORS, <<"/proc/self/fd">>).
 
 %% @doc From now on, this process does what it does below these roots in the directories that they are now.
@@ -30,10 +37,31 @@ start(Roots) -> start(Roots, ?DESCRIPTORS).
 %% @doc The same with the descriptors' links somewhere else.
 -spec start([binary()], binary()) -> ok.
 start(Roots, Descriptors) ->
+    release(),
     Known = [{Root, Name} || {unix, linux} <- [os:type()], Root <- Roots, {ok, Name} <- [kernel_name(Root, Descriptors)]],
     %% One root may lie in the other.
     _ = put(?KEY, lists:sort(fun({A, _}, {B, _}) -> byte_size(A) >= byte_size(B) end, Known)),
     ok.
+
+%% @doc Closes the directories that are open.
+-spec release() -> ok.
+release() ->
+    case erase(?OPEN) of
+        undefined -> ok;
+        Open -> lists:foreach(fun({_, Handle, _}) -> prim_file:close(Handle) end, Open)
+    end.
+
+%% @doc Says whether what is done at a path is held to the directory that should hold it.
+-spec is_held(binary()) -> boolean().
+is_held(Path) -> expected(Path) =/= free.
+
+%% @doc Gives what the kernel calls a path that is held.
+-spec kernel_path(binary()) -> {ok, binary()} | none.
+kernel_path(Path) ->
+    case expected(Path) of
+        free -> none;
+        {_, Name} -> {ok, Name}
+    end.
 
 kernel_name(Root, Descriptors) ->
     in_directory(Root, fun(Handle) -> link_of(relsync_lib_path:join(Descriptors, number(Handle))) end).
@@ -54,18 +82,61 @@ in_parents(First, Second, Fun) ->
 in_held(Path, Expected, Fun) ->
     {Parent, Name} = split(Path),
     {ExpectedParent, Name} = split(Expected),
-    in_directory(Parent, fun(Handle) ->
-        Place = descriptor(Handle),
-        case link_of(Place) of
-            {ok, ExpectedParent} -> Fun(relsync_lib_path:join(Place, Name));
-            {ok, _} -> {error, eloop};
-            {error, Reason} -> {error, Reason}
-        end
-    end).
+    case held(Parent, ExpectedParent) of
+        {ok, Place} -> Fun(<<Place/binary, "/", Name/binary>>);
+        {error, Reason} -> {error, Reason}
+    end.
+
+%% Gives a path to the open directory, which the kernel calls as expected a moment ago.
+held(Parent, Expected) ->
+    Open = opened(),
+    case lists:keytake(Parent, 1, Open) of
+        {value, {_, Handle, Place} = Held, Others} ->
+            case link_of(Place) of
+                {ok, Expected} ->
+                    _ = hd(Open) =:= Held orelse put(?OPEN, [Held | Others]),
+                    {ok, Place};
+                _ ->
+                    put(?OPEN, Others),
+                    _ = prim_file:close(Handle),
+                    hold(Parent, Expected, Others)
+            end;
+        false ->
+            hold(Parent, Expected, Open)
+    end.
+
+opened() ->
+    case get(?OPEN) of
+        undefined -> [];
+        Open -> Open
+    end.
+
+hold(Parent, Expected, Open) ->
+    case open_directory(Parent) of
+        {ok, Handle} ->
+            Place = descriptor(Handle),
+            case link_of(Place) of
+                {ok, Expected} ->
+                    {Kept, Left} = lists:split(min(?MAX_OPEN - 1, length(Open)), Open),
+                    lists:foreach(fun({_, Other, _}) -> prim_file:close(Other) end, Left),
+                    put(?OPEN, [{Parent, Handle, Place} | Kept]),
+                    {ok, Place};
+                {ok, _} ->
+                    _ = prim_file:close(Handle),
+                    {error, eloop};
+                {error, Reason} ->
+                    _ = prim_file:close(Handle),
+                    {error, Reason}
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
 
 %% With the dot, nothing but a directory is opened: opening a pipe would wait for its writer.
+open_directory(Dir) -> prim_file:open(<<Dir/binary, "/.">>, [read, raw, directory]).
+
 in_directory(Dir, Fun) ->
-    case prim_file:open(<<Dir/binary, "/.">>, [read, raw, directory]) of
+    case open_directory(Dir) of
         {ok, Handle} -> closing(Handle, fun() -> Fun(Handle) end);
         {error, Reason} -> {error, Reason}
     end.
@@ -94,6 +165,14 @@ in_opened(Path, Modes, Fun) ->
         %% What may not be read has nothing but its directory to hold it.
         {error, eacces} -> in_parent(Path, Fun);
         {error, Reason} -> {error, Reason}
+    end.
+
+%% @doc Calls Fun with a path to what a handle has open, whatever has its name by now; without descriptors, with its path.
+-spec in_handle(file:io_device(), binary(), fun((binary()) -> Result)) -> Result.
+in_handle(Handle, Path, Fun) ->
+    case is_held(Path) of
+        true -> Fun(descriptor(Handle));
+        false -> Fun(Path)
     end.
 
 %% @doc Opens what has this path, with no link above it or in its place; creates nothing.

@@ -9,7 +9,7 @@
 %% no links or forbids one, if there is the space.
 -module(relsync_lib_preserve).
 
--export([changes/3, sizes/2, format_error/1]).
+-export([changes/3, check_mounts/2, sizes/2, format_error/1]).
 
 -export_type([error/0]).
 
@@ -17,6 +17,8 @@
     relsync_lib_path:parents_error()
     | {not_empty, relsync_lib_path:path(), Holds :: relsync_lib_path:path()}
     | {special, relsync_lib_path:path()}
+    | {mount_point, relsync_lib_path:path()}
+    | relsync_lib_owner:error()
     | {no_space, Needed :: non_neg_integer(), Free :: non_neg_integer()}
     | {cannot_keep, Generation :: non_neg_integer(), file:posix() | badarg}
     | {cannot, examine | keep, relsync_lib_path:path(), file:posix() | badarg}.
@@ -27,36 +29,78 @@
     generation :: non_neg_integer(),
     wanted :: #{relsync_lib_path:path() => relsync_lib_change:file_node()},
     links = true :: boolean(),
+    is_space_checked = false :: boolean(),
     count = 0 :: non_neg_integer()
 }).
 
 %% Errors of link(2) that say "not here" rather than "not now".
 -define(NO_LINK, [enotsup, eopnotsupp, eperm, exdev, emlink, enosys, eacces]).
+%% Those of them that may concern this one file.
+-define(NO_LINK_HERE, [eperm, exdev, emlink, eacces]).
 
-%% @doc Gives the changes, with every old file kept and synced under the generation.
+%% @doc Gives the changes, with every old file kept and synced under the generation, and what the new files could not take
+%% over from the old ones.
 -spec changes(
     relsync_lib_roots:roots(),
     non_neg_integer(),
     [{relsync_lib_path:path(), relsync_lib_change:file_node()}]
-) -> {ok, [relsync_lib_change:change()]} | {error, error()}.
-changes(#{write := Root, state := Dir}, Generation, Wanted) ->
+) -> {ok, [relsync_lib_change:change()], [relsync_lib_owner:lost()]} | {error, error()}.
+changes(#{write := Root, state := Dir} = Roots, Generation, Wanted) ->
     Keeping = #keeping{
         root = Root, dir = Dir, generation = Generation, wanted = maps:from_list(Wanted)
     },
     try
         make_folder(Keeping),
-        Seen = [{Path, look(Path, Keeping), New} || {Path, New} <- Wanted],
+        {Examined, _} = lists:mapfoldl(fun(Item, Absent) -> examine(Item, Absent, Keeping) end, #{}, Wanted),
+        Seen = [{Path, Live, New} || {Path, Live, New, _} <- Examined],
         lists:foreach(fun(Item) -> check(Item, Keeping) end, Seen),
+        mounted(check_mounts(Roots, Seen)),
+        Lost = taken_over(relsync_lib_owner:keep(Roots, [File || Item <- Examined, File <- replaced(Item)])),
         {Changes, _} = lists:mapfoldl(
             fun(Item, Acc) -> keep(Item, Seen, Acc) end,
             Keeping,
             [Item || {_, Live, New} = Item <- Seen, not (Live =:= absent andalso New =:= absent)]
         ),
         folder_done(relsync_lib_fs:sync_dir(folder(Keeping)), Keeping),
-        {ok, lists:keymerge(1, Changes, restricted_dirs(Changes, Keeping))}
+        {ok, lists:keymerge(1, Changes, restricted_dirs(Changes, Keeping)), Lost}
     catch
         throw:{?MODULE, Reason} -> {error, Reason}
     end.
+
+replaced({Path, {file, Mode, _, _}, {file, Source, NewMode, Mtime}, #{owner := Owner}}) ->
+    [#{path => Path, mode => Mode, owner => Owner, source => Source, new_mode => NewMode, mtime => Mtime}];
+replaced(_) ->
+    [].
+
+taken_over({ok, Lost}) -> Lost;
+taken_over({error, Reason}) -> fail(Reason).
+
+mounted(ok) -> ok;
+mounted({error, Reason}) -> fail(Reason).
+
+%% @doc Refuses changes that put something in the place of a mount point, or remove a file that is one: the kernel allows neither.
+-spec check_mounts(relsync_lib_roots:roots(), [{relsync_lib_path:path(), Old, New}]) ->
+    ok | {error, {mount_point, relsync_lib_path:path()}}
+when
+    Old :: tuple() | absent, New :: relsync_lib_change:file_node().
+check_mounts(#{write := Root}, Changes) ->
+    case relsync_lib_fs:mount_points(Root) of
+        [] ->
+            ok;
+        Mounted ->
+            Known = maps:from_list([{Path, true} || Path <- Mounted]),
+            case [Path || {Path, Old, New} <- Changes, is_map_key(Path, Known), needs_its_place(Old, New)] of
+                [] -> ok;
+                [Path | _] -> {error, {mount_point, Path}}
+            end
+    end.
+
+needs_its_place(absent, _) -> false;
+needs_its_place(_, {dir, _}) -> false;
+needs_its_place(_, {mode, _}) -> false;
+%% A directory that is a mount point stays, as one that is not empty does.
+needs_its_place({dir, _}, absent) -> false;
+needs_its_place(_, _) -> true.
 
 make_folder(Keeping) ->
     Folder = folder(Keeping),
@@ -71,28 +115,51 @@ folder(#keeping{dir = Dir, generation = Generation}) ->
 
 %% What stands at a path now. Below what the switch will turn into a directory
 %% there is nothing yet, whatever a link there points to.
-look(Path, #keeping{root = Root, wanted = Wanted}) ->
-    case relsync_lib_path:check_parents(Root, Path) of
-        ok -> look_at(Path, Root);
-        {error, {parent_unreadable, _, _} = Reason} -> fail(Reason);
-        {error, Reason} -> look_below(Path, element(2, Reason), Wanted, Reason)
+examine({Path, New}, Absent, #keeping{wanted = Wanted} = Keeping) ->
+    Parent = relsync_lib_path:parent(Path),
+    case {is_map_key(Parent, Absent), Wanted} of
+        {true, #{Parent := {dir, _}}} ->
+            {{Path, absent, New, #{}}, Absent#{Path => true}};
+        _ ->
+            case look(Path, Keeping) of
+                {absent, Facts} -> {{Path, absent, New, Facts}, Absent#{Path => true}};
+                {Live, Facts} -> {{Path, Live, New, Facts}, Absent}
+            end
     end.
 
-look_at(Path, Root) ->
+look(Path, #keeping{root = Root, wanted = Wanted}) ->
     Full = relsync_lib_path:join(Root, Path),
-    case relsync_lib_fs:info(Full) of
-        {ok, {symlink, _}} ->
-            case relsync_lib_fs:read_link(Full) of
-                {ok, Target} -> {symlink, Target};
-                {error, Reason} -> fail({cannot, examine, Path, Reason})
-            end;
-        {ok, Info} ->
-            Info;
-        {error, enoent} ->
-            absent;
-        {error, Reason} ->
-            fail({cannot, examine, Path, Reason})
+    Held =
+        case relsync_lib_place:is_held(Full) of
+            true -> relsync_lib_fs:examine_held(Full);
+            false -> {error, not_held}
+        end,
+    case Held of
+        {ok, Info, Facts} ->
+            {live(Path, Full, Info), Facts};
+        %% Why it cannot be seen, the directories above it tell.
+        {error, _} ->
+            case relsync_lib_path:check_parents(Root, Path) of
+                ok -> look_at(Path, Full);
+                {error, {parent_unreadable, _, _} = Reason} -> fail(Reason);
+                {error, Reason} -> {look_below(Path, element(2, Reason), Wanted, Reason), #{}}
+            end
     end.
+
+look_at(Path, Full) ->
+    case relsync_lib_fs:examine(Full) of
+        {ok, Info, Facts} -> {live(Path, Full, Info), Facts};
+        {error, enoent} -> {absent, #{}};
+        {error, Reason} -> fail({cannot, examine, Path, Reason})
+    end.
+
+live(Path, Full, {symlink, _}) ->
+    case relsync_lib_fs:read_link(Full) of
+        {ok, Target} -> {symlink, Target};
+        {error, Reason} -> fail({cannot, examine, Path, Reason})
+    end;
+live(_Path, _Full, Info) ->
+    Info.
 
 look_below(Path, Ancestor, Wanted, Reason) ->
     case Wanted of
@@ -147,17 +214,20 @@ link_or_copy(Path, From, To, Seen, #keeping{links = true} = Keeping) ->
             Keeping;
         {error, Reason} ->
             lists:member(Reason, ?NO_LINK) orelse fail({cannot, keep, Path, Reason}),
-            check_space(Seen, Keeping),
-            link_or_copy(Path, From, To, Seen, Keeping#keeping{links = false})
+            copy(Path, From, To, Seen, Keeping#keeping{links = lists:member(Reason, ?NO_LINK_HERE)})
     end;
-link_or_copy(Path, From, To, _Seen, Keeping) ->
+link_or_copy(Path, From, To, Seen, Keeping) ->
+    copy(Path, From, To, Seen, Keeping).
+
+copy(Path, From, To, Seen, #keeping{is_space_checked = IsChecked} = Keeping) ->
+    _ = IsChecked orelse check_space(Seen, Keeping),
     sync(Path, relsync_lib_fs:copy(From, To)),
     sync(Path, relsync_lib_fs:sync_file(To)),
-    Keeping.
+    Keeping#keeping{is_space_checked = true}.
 
 check_space(Seen, #keeping{dir = Dir}) ->
     Needed = lists:sum([Size || {_, {file, _, Size, _}, _New} <- Seen]),
-    case relsync_lib_fs:free_bytes(Dir) of
+    case relsync_lib_tools:free_bytes(Dir) of
         Free when is_integer(Free), Free < Needed -> fail({no_space, Needed, Free});
         _ -> ok
     end.
@@ -217,6 +287,11 @@ format_error({not_empty, Path, Holds}) ->
     ];
 format_error({special, Path}) ->
     ["\"", relsync_lib_path:display(Path), "\" is neither file, directory nor symbolic link; it is not replaced"];
+format_error({mount_point, Path}) ->
+    [
+        "\"", relsync_lib_path:display(Path), "\" is a mount point on the target, and nothing can be put in its place: unmount it, ",
+        "change what is mounted there, or leave the path out with --exclude"
+    ];
 format_error({no_space, Needed, Free}) ->
     io_lib:format("keeping the old files needs ~b bytes of free space, ~b are free", [Needed, Free]);
 format_error({cannot_keep, Generation, Posix}) ->

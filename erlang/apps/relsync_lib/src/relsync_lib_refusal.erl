@@ -43,6 +43,7 @@ reload_error_kind(_) -> reload.
 -spec apply_error_kind(relsync_lib_apply:error()) -> atom().
 apply_error_kind({_, {cannot, _, _, Posix}}) -> posix_kind(Posix);
 apply_error_kind({prepare, {cannot_keep, _, Posix}}) -> posix_kind(Posix);
+apply_error_kind({prepare, {mount_point, _}}) -> mount_point;
 apply_error_kind({no_generation, _, _}) -> no_generation;
 apply_error_kind({installed_already, _}) -> no_generation;
 apply_error_kind(nothing_installed) -> no_generation;
@@ -69,10 +70,14 @@ unfinished(Text) ->
 -spec report_text(term()) -> unicode:chardata().
 report_text({not_empty, Path}) ->
     ["the directory \"", relsync_lib_path:display(Path), "\" stays: it holds files that are not relsync's"];
+report_text({mounted, Path}) ->
+    ["the directory \"", relsync_lib_path:display(Path), "\" stays: something is mounted there"];
 report_text({special, Path}) ->
     ["\"", relsync_lib_path:display(Path), "\" stays: it is neither file, directory nor link"];
 report_text({displaced, Path, Name}) ->
-    ["\"", relsync_lib_path:display(Path), "\" was in the way and lies in the state directory as ", Name].
+    ["\"", relsync_lib_path:display(Path), "\" was in the way and lies in the state directory as ", Name];
+report_text(Lost) ->
+    relsync_lib_owner:format_error(Lost).
 
 %% @doc Says what an update had to leave.
 -spec left_text(relsync_lib_path:path()) -> unicode:chardata().

@@ -202,7 +202,7 @@ restart({heart, Command}, Roots) ->
 restart({command, Command}, #{read := Read, state := Dir} = Roots) ->
     Log = relsync_lib_state:file_name(Dir, <<"restart.log">>),
     Arguments = [os:getpid(), integer_to_list(?PATIENCE_S), Command, Log],
-    ok = relsync_lib_fs:run_script(?SCRIPT, Arguments, lists:last(Read), outdated(Roots)),
+    ok = relsync_lib_tools:run_script(?SCRIPT, Arguments, lists:last(Read), outdated(Roots)),
     later(stop).
 
 later(Function) ->

@@ -112,6 +112,20 @@ first_error([Check | Rest]) ->
 holder([], _Path) ->
     {error, enoent};
 holder([Root | Rest], Path) ->
+    Full = relsync_lib_path:join(Root, Path),
+    Held =
+        case relsync_lib_place:is_held(Full) of
+            true -> relsync_lib_fs:examine_held(Full);
+            false -> {error, not_held}
+        end,
+    case Held of
+        {ok, Info, _Facts} -> {ok, Root, Info};
+        {error, enoent} -> holder(Rest, Path);
+        %% A directory may be searched that may not be read.
+        {error, _} -> holder_by_looks(Root, Rest, Path)
+    end.
+
+holder_by_looks(Root, Rest, Path) ->
     case relsync_lib_path:check_parents(Root, Path) of
         ok ->
             case relsync_lib_fs:info(relsync_lib_path:join(Root, Path)) of

@@ -81,6 +81,11 @@
     kept = #{} :: #{relsync_lib_manifest:index() => relsync_lib_manifest:index()},
     staged = #{} :: #{relsync_lib_manifest:index() => true},
     sent = #{} :: #{relsync_lib_manifest:sha256() => relsync_lib_manifest:index()},
+    %% Files that are complete and still open, the last one first: they are synced together.
+    unsynced = [] :: [{relsync_lib_fs:handle(), relsync_lib_manifest:index()}],
+    unsynced_count = 0 :: non_neg_integer(),
+    %% The mode that new files get here.
+    made = unknown :: unknown | 0..8#6777,
     deferred = [] :: [relsync_lib_manifest:index()]
 }).
 
@@ -94,6 +99,8 @@
 -define(BYTES_PER_ENTRY, 512).
 %% Any later write then shows in a file's time, even one in the same second.
 -define(AGE_SECONDS, 2).
+%% What a file system has written for the first of several files it need not write again for the others.
+-define(SYNC_TOGETHER, 48).
 
 %% @doc Starts staging for a pack's header: the new manifest is decoded, the
 %% space is checked, and what an earlier attempt left is removed.
@@ -142,7 +149,7 @@ check_space(#stage{new = New, roots = #{state := Dir}} = Stage, Options) ->
     Free =
         case Options of
             #{free_bytes := Given} -> Given;
-            #{} -> relsync_lib_fs:free_bytes(Dir)
+            #{} -> relsync_lib_tools:free_bytes(Dir)
         end,
     case Free of
         unknown -> ok;
@@ -174,7 +181,9 @@ frame(Pieces, Body, #stage{decode = Decode} = Stage) ->
             {error, Reason} -> {error, {frame, Reason}}
         end
     catch
-        throw:Fault -> {error, Fault}
+        throw:Fault ->
+            close_unsynced(Stage),
+            {error, Fault}
     end.
 
 resolve({Index, Length, Source}, #stage{new = New} = Stage) ->
@@ -253,20 +262,47 @@ append(Content, File, Stage) ->
     end.
 
 write_some(_Handle, <<>>) -> ok;
-write_some(Handle, Bytes) -> relsync_lib_fs:write(Handle, Bytes).
+write_some(Handle, Bytes) -> relsync_lib_fs:write_content(Handle, Bytes).
 
 complete(#open_file{index = Index, path = Path, sha256 = Sha256} = File, Stage) ->
-    relsync_lib_fs:close(File#open_file.handle),
     crypto:hash_final(File#open_file.hash) =:= Sha256 orelse throw({content_mismatch, Path}),
     #stage{sent = Sent} = Stage,
-    Known = maps:merge(#{Sha256 => Index}, Sent),
-    mark_staged(Index, Stage#stage{open = none, sent = Known}).
+    Known =
+        case Sent of
+            #{Sha256 := _} -> Sent;
+            #{} -> Sent#{Sha256 => Index}
+        end,
+    mark_staged(File, Stage#stage{open = none, sent = Known}).
 
-mark_staged(Index, #stage{new = New, staged = Staged, mtime = Mtime} = Stage) ->
-    {ok, {file, Path, Mode, _, _}} = relsync_lib_manifest:entry(Index, New),
+mark_staged(#open_file{index = Index} = File, #stage{new = New, staged = Staged, mtime = Mtime} = Stage) ->
+    {ok, {file, _Path, Mode, _, _}} = relsync_lib_manifest:entry(Index, New),
+    (finish_file(File, Mode, Mtime, Stage))#stage{staged = Staged#{Index => true}}.
+
+finish_file(#open_file{index = Index, path = Path, handle = Handle}, Mode, Mtime, Stage0) ->
+    #stage{made = Made, unsynced = Unsynced, unsynced_count = Count} = Stage = with_made(Handle, Stage0),
     Masked = Mode band relsync_lib_fs:mode_mask(),
-    wrote(Path, relsync_lib_fs:set_attributes(staged_file(Index, Stage), Masked, Mtime)),
-    Stage#stage{staged = Staged#{Index => true}}.
+    wrote(Path, relsync_lib_fs:finish(Handle, staged_file(Index, Stage), {Made, Masked}, Mtime)),
+    Grown = Stage#stage{unsynced = [{Handle, Index} | Unsynced], unsynced_count = Count + 1},
+    case Count + 1 of
+        ?SYNC_TOGETHER -> sync_together(Grown);
+        _ -> Grown
+    end.
+
+with_made(Handle, #stage{made = unknown} = Stage) -> Stage#stage{made = relsync_lib_fs:made(Handle)};
+with_made(_Handle, Stage) -> Stage.
+
+sync_together(#stage{unsynced = Unsynced} = Stage) ->
+    lists:foreach(
+        fun({Handle, Index}) ->
+            wrote(staged_name(Index), relsync_lib_fs:sync_open_file(Handle, staged_file(Index, Stage))),
+            relsync_lib_fs:close(Handle)
+        end,
+        lists:reverse(Unsynced)
+    ),
+    Stage#stage{unsynced = [], unsynced_count = 0}.
+
+close_unsynced(#stage{unsynced = Unsynced}) ->
+    lists:foreach(fun({Handle, _}) -> relsync_lib_fs:close(Handle) end, Unsynced).
 
 staged_name(Index) -> <<"staging/", (integer_to_binary(Index))/binary>>.
 
@@ -341,9 +377,8 @@ copy_content(From, Index, Path, Sha256, Stage) ->
             [] -> {ok, crypto:hash(sha256, <<>>)};
             _ -> relsync_lib_bases:opened(Path, relsync_lib_fs:open_read(From), fun(H) -> copy_rest(H, File) end)
         end,
-    relsync_lib_fs:close(File#open_file.handle),
     case Result of
-        {ok, Sha256} -> mark_staged(Index, Stage);
+        {ok, Sha256} -> mark_staged(File, Stage);
         {ok, _} -> throw({content_mismatch, Path});
         {error, Reason} -> throw({cannot, write, Path, Reason})
     end.
@@ -351,7 +386,7 @@ copy_content(From, Index, Path, Sha256, Stage) ->
 copy_rest(Source, #open_file{handle = Handle, hash = Hash} = File) ->
     case relsync_lib_fs:read(Source, ?COPY_BYTES) of
         {ok, Bytes} ->
-            case relsync_lib_fs:write(Handle, Bytes) of
+            case relsync_lib_fs:write_content(Handle, Bytes) of
                 ok -> copy_rest(Source, File#open_file{hash = crypto:hash_update(Hash, Bytes)});
                 {error, Reason} -> {error, Reason}
             end;
@@ -372,10 +407,42 @@ finish(#stage{new = New} = Stage) ->
     try
         Settled = settle(relsync_lib_manifest:count(New), Stage),
         Complete = lists:foldl(fun copy_sent/2, Settled, lists:reverse(Settled#stage.deferred)),
-        sync_staged(Complete),
-        {ok, describe(Complete)}
+        {Found, Summary} = wanted(Complete),
+        {Wanted, Copied} = lists:mapfoldl(fun copy_for_mode/2, Complete, Found),
+        sync_staged(Copied),
+        %% A hook may unmount what nobody has open.
+        relsync_lib_place:release(),
+        {ok, describe(Copied, Wanted, Summary)}
     catch
-        throw:Reason -> {error, Reason}
+        throw:Reason ->
+            close_unsynced(Stage),
+            {error, Reason}
+    end.
+
+wanted(#stage{new = New, roots = #{write := Root}, deletes = Deletes} = Stage) ->
+    ok(relsync_lib_wanted:changes(Root, New, sources(Stage), Deletes)).
+
+%% Another mode is given to a copy: the file itself may have other names, in a backup or a kept generation, which keep theirs.
+copy_for_mode({Path, {mode, Mode}} = Wanted, #stage{new = New} = Stage) ->
+    case relsync_lib_manifest:find(Path, New) of
+        {ok, Index, {file, _, _, _, Sha256}} -> copy_for_mode(Index, Path, Mode, Sha256, Stage);
+        _ -> {Wanted, Stage}
+    end;
+copy_for_mode(Wanted, Stage) ->
+    {Wanted, Stage}.
+
+copy_for_mode(Index, Path, Mode, Sha256, #stage{roots = #{write := Root}} = Stage) ->
+    From = relsync_lib_path:join(Root, Path),
+    case relsync_lib_fs:info(From) of
+        {ok, {file, _, _, Mtime}} ->
+            File = open_staged(Index, Stage),
+            case relsync_lib_bases:opened(Path, relsync_lib_fs:open_read(From), fun(H) -> copy_rest(H, File) end) of
+                {ok, Sha256} -> {{Path, {file, staged_name(Index), Mode, Mtime}}, finish_file(File, Mode, Mtime, Stage)};
+                {ok, _} -> throw({base_changed, Path});
+                {error, Reason} -> throw({cannot, write, Path, Reason})
+            end;
+        _ ->
+            throw({base_changed, Path})
     end.
 
 copy_sent(Index, #stage{new = New, sent = Sent} = Stage) ->
@@ -385,21 +452,18 @@ copy_sent(Index, #stage{new = New, sent = Sent} = Stage) ->
         #{} -> throw({no_source, Path})
     end.
 
-sync_staged(#stage{staged = Staged, roots = #{state := Dir}} = Stage) ->
-    Indexes = lists:sort(maps:keys(Staged)),
-    [wrote(staged_name(I), relsync_lib_fs:sync_file(staged_file(I, Stage))) || I <- Indexes],
+sync_staged(#stage{roots = #{state := Dir}} = Stage) ->
+    _ = sync_together(Stage),
     wrote(<<"staging">>, relsync_lib_fs:sync_dir(relsync_lib_state:staging_dir(Dir))).
 
-describe(#stage{new = New, roots = #{write := Root}, deletes = Deletes} = Stage) ->
-    Sources = sources(Stage),
-    {Wanted, Summary} = ok(relsync_lib_wanted:changes(Root, New, Sources, Deletes)),
+describe(#stage{new = New} = Stage, Wanted, Summary) ->
     #{
         wanted => Wanted,
         manifest => New,
         snapshot => Stage#stage.snapshot,
         installed => maps:from_list([
             {Index, Mtime}
-         || {Index, {_, _, Mtime}} <- maps:to_list(Sources), is_integer(Mtime)
+         || {Index, {_, _, Mtime}} <- maps:to_list(sources(Stage)), is_integer(Mtime)
         ]),
         summary => Summary
     }.

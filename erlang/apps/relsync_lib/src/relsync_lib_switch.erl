@@ -23,6 +23,7 @@
 -type purpose() :: forward | {restore, non_neg_integer()}.
 -type report() :: [
     {not_empty, relsync_lib_path:path()}
+    | {mounted, relsync_lib_path:path()}
     | {special, relsync_lib_path:path()}
     | {displaced, relsync_lib_path:path(), Name :: binary()}
 ].
@@ -41,6 +42,8 @@
     root :: binary(),
     dir :: relsync_lib_state:dir(),
     purpose :: purpose(),
+    %% Whether each operation is held to its directory (relsync_lib_place), so that no look at those above is needed.
+    is_held :: boolean(),
     report = [] :: report()
 }).
 
@@ -48,7 +51,7 @@
 -spec run(relsync_lib_roots:roots(), [relsync_lib_change:change()], purpose()) ->
     {ok, report()} | {error, error()}.
 run(#{write := Root, state := Dir}, Changes, Purpose) ->
-    Run = #run{root = Root, dir = Dir, purpose = Purpose},
+    Run = #run{root = Root, dir = Dir, purpose = Purpose, is_held = relsync_lib_place:is_held(Root)},
     {Clearing, Placing, Removing} = relsync_lib_change:order(Changes),
     try
         lists:foreach(fun(Change) -> open_dir(Change, Run) end, Changes),
@@ -96,7 +99,18 @@ close_dir(_Change, _Run) ->
 
 %% Removing
 
-remove({Path, Old, absent}, Run) ->
+%% What is known to be a file goes by one operation.
+remove({Path, {file, _, _, _}, absent} = Change, #run{purpose = forward, is_held = true} = Run) ->
+    case relsync_lib_fs:delete_file(full(Path, Run)) of
+        ok -> Run;
+        %% A link has come above it: a look would find nothing there.
+        {error, eloop} -> fail({cannot, delete, Path, eloop});
+        {error, _} -> remove_seen(Change, Run)
+    end;
+remove(Change, Run) ->
+    remove_seen(Change, Run).
+
+remove_seen({Path, Old, absent}, Run) ->
     case look(Path, Run) of
         absent -> Run;
         {dir, _} -> remove_dir(Path, Old, Run);
@@ -109,6 +123,9 @@ remove_dir(Path, Old, Run) ->
         {error, eexist} ->
             close_dir({Path, absent, Old}, Run),
             note({not_empty, Path}, Run);
+        {error, ebusy} ->
+            close_dir({Path, absent, Old}, Run),
+            note({mounted, Path}, Run);
         Result -> done(delete, Path, Result, Run)
     end.
 
@@ -125,7 +142,18 @@ place_all(Placing, Removing, #run{purpose = Purpose} = Run) ->
             lists:foldl(fun place/2, lists:foldl(fun remove/2, Run, Removing), Placing)
     end.
 
-place({Path, _Old, New}, #run{root = Root} = Run) ->
+%% A new file in the place of an old one, or of nothing, takes one operation; what stands there otherwise is looked at.
+place({Path, Old, {file, Source, _, _}} = Change, #run{purpose = forward, is_held = true, dir = Dir} = Run) when
+    Old =:= absent; element(1, Old) =:= file; element(1, Old) =:= symlink
+->
+    case relsync_lib_fs:rename(relsync_lib_state:file_name(Dir, Source), full(Path, Run)) of
+        ok -> Run;
+        {error, _} -> place_seen(Change, Run)
+    end;
+place(Change, Run) ->
+    place_seen(Change, Run).
+
+place_seen({Path, _Old, New}, #run{root = Root} = Run) ->
     case relsync_lib_path:check_parents(Root, Path) of
         ok -> place_node(New, Path, look(Path, Run), Run);
         {error, Reason} -> fail(Reason)
@@ -156,12 +184,17 @@ place_node({symlink, Target}, Path, Live, Run) ->
     end;
 place_node({file, Source, Mode, Mtime}, Path, Live, #run{dir = Dir} = Run) ->
     From = relsync_lib_state:file_name(Dir, Source),
-    case {relsync_lib_fs:info(From), Live} of
-        {{ok, {file, KeptMode, _, _}}, _} ->
+    case {relsync_lib_fs:examine(From), Live} of
+        {{ok, {file, KeptMode, _, _} = Kept, #{identity := Identity}}, _} ->
             %% Two generations rolled back at once: content of one, mode of the other.
             _ = [done(chmod, Path, relsync_lib_fs:set_mode(From, Mode), Run) || KeptMode =/= Mode],
-            Cleared = clear_dir(Path, Live, Run),
-            move(From, Path, fun(To) -> relsync_lib_fs:copy(From, To) end, Cleared);
+            case stands(From, setelement(2, Kept, Mode), Identity, Path, Live, Run) of
+                true ->
+                    Run;
+                false ->
+                    Cleared = clear_dir(Path, Live, Run),
+                    move(From, Path, fun(To) -> relsync_lib_fs:copy(From, To) end, Cleared)
+            end;
         {{error, enoent}, {file, Mode, _, Mtime}} ->
             %% An earlier run has moved it already.
             Run;
@@ -170,6 +203,17 @@ place_node({file, Source, Mode, Mtime}, Path, Live, #run{dir = Dir} = Run) ->
         _ ->
             fail({no_content, Path})
     end.
+
+%% A restore leaves alone what was never replaced: the kept file is a link to it, or a copy of it.
+stands(From, Kept, Identity, Path, {file, _, _, _} = Live, #run{purpose = {restore, _}} = Run) ->
+    Full = full(Path, Run),
+    case relsync_lib_fs:examine(Full) of
+        {ok, _, #{identity := Identity}} -> true;
+        {ok, Kept, _} when Live =:= Kept -> relsync_lib_inventory:hash_file(From) =:= relsync_lib_inventory:hash_file(Full);
+        _ -> false
+    end;
+stands(_From, _Kept, _Identity, _Path, _Live, _Run) ->
+    false.
 
 %% What a restore moves is the only copy: it must not end up in a directory that a power failure takes
 %% away. Going forward, the old content is kept elsewhere.
@@ -245,7 +289,7 @@ free_name(Folder, Generation, Number) ->
 %% on a tree of several file systems may have left.
 -spec sync(relsync_lib_roots:roots(), [relsync_lib_change:change()]) -> ok | {error, error()}.
 sync(#{write := Root, state := Dir}, Changes) ->
-    Run = #run{root = Root, dir = Dir, purpose = forward},
+    Run = #run{root = Root, dir = Dir, purpose = forward, is_held = relsync_lib_place:is_held(Root)},
     Parents = [relsync_lib_path:parent(Path) || {Path, _, _} <- Changes],
     Touched = [Path || {Path, Old, New} <- Changes, is_dir_like(Old) orelse is_dir_like(New)],
     try

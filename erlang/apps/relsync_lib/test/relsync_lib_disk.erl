@@ -106,6 +106,9 @@ done(write, [Handle, Bytes], ok, #{handles := Handles} = Disk) ->
     change(Inode, Append, Disk);
 done(set_attributes, [Path, Mode, Mtime], ok, Disk) ->
     change(at(Path, Disk), fun(N) -> N#{mode := Mode, mtime := Mtime} end, Disk);
+done(finish, [Handle, _Path, Mode, Mtime], ok, #{handles := Handles} = Disk) ->
+    #{Handle := Inode} = Handles,
+    change(Inode, fun(N) -> N#{mode := Mode, mtime := Mtime} end, Disk);
 done(make_dir, [Path], ok, Disk) ->
     {Inode, Made} = new_node(dir, 8#755, Disk),
     name([{key(Path, Disk), Inode}], Made);

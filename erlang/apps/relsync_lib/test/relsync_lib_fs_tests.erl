@@ -73,11 +73,11 @@ delete_tree_stays_inside_test() ->
 
 free_bytes_test() ->
     Root = relsync_lib_trees:new_root("fs"),
-    case relsync_lib_fs:free_bytes(Root) of
+    case relsync_lib_tools:free_bytes(Root) of
         unknown -> false = os:find_executable("df");
         Free -> true = Free > 0
     end,
-    unknown = relsync_lib_fs:free_bytes(<<Root/binary, "/nowhere">>),
+    unknown = relsync_lib_tools:free_bytes(<<Root/binary, "/nowhere">>),
     %% No port message stays behind.
     receive
         Message -> error({left_behind, Message})

@@ -199,7 +199,29 @@ descriptors_test() ->
         {error, enoent} = relsync_lib_fs:delete_file(under(Root, <<"nowhere/f">>)),
         Before = open_here(Root),
         _ = [Operation(Root) || {_, _, Operation} <- operations()],
+        relsync_lib_place:release(),
         true = Before =:= open_here(Root)
+    end).
+
+%% Work in one directory opens it once, work in many keeps only the last few open, and what has moved is opened anew.
+few_directories_stay_open_test() ->
+    with_root(fun(Root, _) ->
+        relsync_lib_place:start([Root]),
+        Dirs = [under(Root, <<"dir/", (integer_to_binary(N))/binary>>) || N <- lists:seq(1, 9)],
+        _ = [ok = relsync_lib_fs:make_dir(Dir) || Dir <- Dirs],
+        [Held] = open_here(Root),
+        true = Held =:= under(Root, <<"dir">>),
+        _ = [ok = relsync_lib_fs:make_dir(under(Dir, <<"d">>)) || Dir <- Dirs],
+        4 = length(open_here(Root)),
+        Last = lists:last(Dirs),
+        ok = prim_file:rename(Last, under(Root, <<"moved">>)),
+        {error, enoent} = relsync_lib_fs:make_dir(under(Last, <<"e">>)),
+        ok = relsync_lib_fs:make_dir(Last),
+        ok = relsync_lib_fs:make_dir(under(Last, <<"e">>)),
+        {ok, {dir, _}} = relsync_lib_fs:info(under(Last, <<"e">>)),
+        {error, enoent} = relsync_lib_fs:info(under(Root, <<"moved/e">>)),
+        relsync_lib_place:release(),
+        [] = open_here(Root)
     end).
 
 %% Other processes of the VM have files of their own.

@@ -62,7 +62,8 @@ act(#{action := rollback, roots := Roots}, _) ->
 completed({ok, _}, Back) -> relsync_lib_apply:commit(Back);
 completed({error, Reason}, _Back) -> {error, Reason}.
 
-%% Each operation, with each directory that it names something in.
+%% Each operation, with each directory that it names something in. What is done to an open file of relsync's own, as `write' and
+%% `finish' do it, goes by no name.
 moments(#{root := Root, roots := Roots} = Case) ->
     ok = fresh(Case),
     Options = relsync_lib_push:installed(Roots),
@@ -72,7 +73,8 @@ moments(#{root := Root, roots := Roots} = Case) ->
     Log = relsync_lib_fault:log(),
     [
         {Number, Dir}
-     || {Number, {_, Args}} <- lists:zip(lists:seq(1, length(Log)), Log),
+     || {Number, {Name, Args}} <- lists:zip(lists:seq(1, length(Log)), Log),
+        Name =/= finish,
         Dir <- lists:usort([filename:dirname(Arg) || Arg <- Args, is_binary(Arg), relsync_lib_path:parent(Arg) =/= <<>>]),
         Dir =:= Root orelse string:prefix(Dir, <<Root/binary, "/">>) =/= nomatch
     ].

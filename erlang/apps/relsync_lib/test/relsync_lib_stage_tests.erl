@@ -48,7 +48,8 @@ sources_test() ->
             {<<"app-2/nothing">>, file},
             {<<"app-2/one">>, file},
             {<<"app-2/two">>, file},
-            {<<"kept">>, mode},
+            %% With its other mode it is a copy: the old file may have other names.
+            {<<"kept">>, file},
             {<<"link">>, symlink}
         ] = Kinds,
         #{added := 6, changed := 3, removed := 2, kept := 0, left := []} = Summary,
@@ -57,7 +58,7 @@ sources_test() ->
                 #{Path := {file, Mode, Content}} = new(),
                 {ok, {file, Mode, _, Mtime}} = relsync_lib_fs:info(<<Root/binary, "/.relsync/", Source/binary>>),
                 {ok, Content} = relsync_lib_fs:read_file(<<Root/binary, "/.relsync/", Source/binary>>, 1000),
-                true = Mtime =< erlang:system_time(second) - 2,
+                true = Mtime =< erlang:system_time(second) - 2 orelse Path =:= <<"kept">>,
                 {ok, Index, _} = relsync_lib_manifest:find(Path, Manifest),
                 #{Index := Mtime} = Installed
             end

@@ -1,0 +1,144 @@
+%% @doc Programs of the target that know what the emulator cannot ask the kernel for.
+%%
+%% Owns every program that is run for files: `df' for free space, `getcap' and `setcap' for POSIX capabilities. A target may
+%% lack any of them: the answer is `unknown' then. Runs one program for many files, never one for each.
+-module(relsync_lib_tools).
+
+-export([run_script/4, free_bytes/1, capabilities/1, set_capabilities/2]).
+
+-define(TIMEOUT_MS, 5000).
+-define(SCRIPT_TIMEOUT_MS, 2000).
+%% Arguments of one program.
+-define(MAX_PATHS, 200).
+
+%% @doc Gives the bytes an ordinary user may still write where `Dir' is, or
+%% `unknown' where there is no `df' to ask.
+-spec free_bytes(binary()) -> non_neg_integer() | unknown.
+free_bytes(Dir) ->
+    case tool("df") of
+        none ->
+            unknown;
+        Df ->
+            case run_tool(Df, ["-P", "-k", "--", Dir]) of
+                {ok, Output} -> parse_df(Output);
+                failed -> unknown
+            end
+    end.
+
+parse_df(Output) ->
+    Columns = "\\s\\d+\\s+\\d+\\s+(\\d+)\\s+(?:\\d+%|-)\\s",
+    case re:run(Output, Columns, [{capture, [1], binary}]) of
+        {match, [KiB]} -> binary_to_integer(KiB) * 1024;
+        nomatch -> unknown
+    end.
+
+%% @doc Gives the POSIX capabilities of those of the files that have some, as `setcap' takes them. `unknown' where there is no
+%% `getcap' to ask.
+-spec capabilities([binary()]) -> {ok, #{binary() => binary()}} | unknown.
+capabilities(Paths) ->
+    case tool("getcap") of
+        none -> unknown;
+        Tool -> capabilities(Paths, Tool, #{})
+    end.
+
+capabilities([], _Tool, Found) ->
+    {ok, Found};
+capabilities(Paths, Tool, Found) ->
+    {Some, Others} = lists:split(min(?MAX_PATHS, length(Paths)), Paths),
+    case run_tool(Tool, Some) of
+        {ok, Output} ->
+            Lines = binary:split(Output, <<"\n">>, [global]),
+            capabilities(Others, Tool, lists:foldl(fun(Line, Acc) -> add_capabilities(Line, Some, Acc) end, Found, Lines));
+        failed ->
+            unknown
+    end.
+
+%% Older ones write an equals sign between the path and what it has.
+add_capabilities(Line, Paths, Found) ->
+    case [{Path, binary:part(Line, byte_size(Path), byte_size(Line) - byte_size(Path))} || Path <- Paths, is_before(Path, Line)] of
+        [{Path, <<" = ", Capabilities/binary>>}] -> Found#{Path => Capabilities};
+        [{Path, <<" ", Capabilities/binary>>}] -> Found#{Path => Capabilities};
+        _ -> Found
+    end.
+
+is_before(Path, Line) -> binary:longest_common_prefix([<<Path/binary, " ">>, Line]) > byte_size(Path).
+
+%% @doc Gives capabilities, as `getcap' wrote them, to a file that nobody else can put another in the place of.
+-spec set_capabilities(binary(), binary()) -> ok | {error, enotsup | eperm}.
+set_capabilities(Path, Capabilities) ->
+    case tool("setcap") of
+        none ->
+            {error, enotsup};
+        Tool ->
+            case run_tool(Tool, [Capabilities, Path]) of
+                {ok, _} -> ok;
+                failed -> {error, eperm}
+            end
+    end.
+
+%% @doc Has a shell run a script that puts what takes longer into the background, in a directory and without some variables of
+%% this VM's environment.
+-spec run_script(string(), [unicode:chardata()], binary(), [string()]) -> ok | {error, file:posix()}.
+run_script(Script, Arguments, Dir, Unset) ->
+    case os:find_executable("sh", "/bin:/usr/bin") of
+        false ->
+            {error, enoent};
+        Shell ->
+            try
+                open_port({spawn_executable, Shell}, [
+                    {args, ["-c", Script, "relsync" | Arguments]},
+                    {cd, relsync_lib_path:native(Dir)},
+                    {env, [{Name, false} || Name <- Unset]},
+                    exit_status
+                ])
+            of
+                Port ->
+                    receive
+                        {Port, {exit_status, _}} -> ok
+                    after ?SCRIPT_TIMEOUT_MS -> forget_port(Port)
+                    end,
+                    ok
+            catch
+                error:Reason when is_atom(Reason) -> {error, Reason}
+            end
+    end.
+
+%% Administrators' tools are often not on a service's path.
+tool(Name) ->
+    case [Found || Path <- [os:getenv("PATH", ""), "/usr/sbin:/sbin:/usr/bin:/bin"], Found <- [os:find_executable(Name, Path)], Found =/= false] of
+        [Tool | _] -> Tool;
+        [] -> none
+    end.
+
+run_tool(Tool, Arguments) ->
+    Options = [{args, Arguments}, {env, [{"LC_ALL", "C"}]}, binary, hide, in, exit_status, stderr_to_stdout],
+    try open_port({spawn_executable, Tool}, Options) of
+        Port ->
+            Answer = tool_answer(Port, []),
+            forget_port(Port),
+            Answer
+    catch
+        error:_ -> failed
+    end.
+
+tool_answer(Port, Output) ->
+    receive
+        {Port, {data, Bytes}} -> tool_answer(Port, [Output, Bytes]);
+        {Port, {exit_status, 0}} -> {ok, iolist_to_binary(Output)};
+        {Port, {exit_status, _}} -> failed
+    after ?TIMEOUT_MS ->
+        %% A dead network mount keeps the tool waiting; the update need not wait with it.
+        failed
+    end.
+
+forget_port(Port) ->
+    true = erlang:unlink(Port),
+    try
+        port_close(Port)
+    catch
+        error:badarg -> true
+    end,
+    receive
+        {'EXIT', Port, _} -> ok
+    after 0 -> ok
+    end.
