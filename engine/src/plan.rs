@@ -123,6 +123,15 @@ impl Plan {
         }
     }
 
+    /// Sends what is sent without a base.
+    pub fn forget_bases(&mut self) {
+        for entry in &mut self.entries {
+            if let Some(Source::Send { base }) = &mut entry.source {
+                *base = None;
+            }
+        }
+    }
+
     /// Returns those of the kept files that the plan, made with all of them, refers to, and numbers them anew.
     #[must_use]
     pub fn used_of(&mut self, held: Held<'_>) -> Vec<KeptFile> {
@@ -145,6 +154,32 @@ impl Plan {
         }
         used.iter()
             .filter_map(|number| held.kept_file(*number).cloned())
+            .collect()
+    }
+
+    /// Returns those of the paths, mount points of the target, in whose place the plan puts something, or that are files that it
+    /// removes. A directory that is one stays, with other content.
+    #[must_use]
+    pub fn needs_place_of(
+        &self,
+        held: Held<'_>,
+        new: &Manifest,
+        mounts: &[Vec<u8>],
+    ) -> Vec<Vec<u8>> {
+        let needs_place = |path: &Vec<u8>| match new.index_of(path) {
+            Some(index) => {
+                let is_dir = matches!(new.entries()[index].kind, EntryKind::Dir { .. });
+                !is_dir && self.entries[index].change != Change::Kept
+            }
+            None => held.manifest.index_of(path).is_some_and(|index| {
+                let is_dir = matches!(held.manifest.entries()[index].kind, EntryKind::Dir { .. });
+                !is_dir && self.deletes.contains(&index)
+            }),
+        };
+        mounts
+            .iter()
+            .filter(|path| needs_place(path))
+            .cloned()
             .collect()
     }
 

@@ -70,6 +70,9 @@ pub(super) fn remote_hint(kind: &str) -> Option<String> {
         "same_name" => {
             "the target's file system ignores case: rename one of them, or leave it out with --exclude"
         }
+        "mount_point" => {
+            "change what is mounted there where it comes from, unmount it, or leave the path out with --exclude"
+        }
         "on_load" => {
             "what the message says happened on the target; a library that the module loads may be missing there (--shared-libs)"
         }

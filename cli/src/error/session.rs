@@ -117,6 +117,7 @@ pub(super) fn push_class(error: &PushError) -> Class<'_> {
             )),
         ),
         PushError::Conflict { .. } => ("conflict", Exit::Failed, remote_hint("conflict")),
+        PushError::MountPoints { .. } => ("mount_point", Exit::Failed, remote_hint("mount_point")),
         PushError::TooManyDeletes { .. } => (
             "max_delete",
             Exit::Failed,

@@ -74,6 +74,14 @@ fn every_kind_has_its_exit_code() {
             1,
         ),
         (
+            PushError::MountPoints {
+                paths: vec![b"releases/1/sys.config".to_vec()],
+            }
+            .into(),
+            "mount_point",
+            1,
+        ),
+        (
             PushError::NothingRemains { count: 3 }.into(),
             "nothing_remains",
             1,

@@ -127,6 +127,13 @@ impl<'p> Candidate<'p> {
         self.coded_within(&Choice::default(), Search::Level(level), limit)
     }
 
+    /// Stores the streams as they are: no search, and next to nothing to decode.
+    pub(super) fn stored(&self) -> Coded {
+        let choice = Choice::default();
+        let (_, content) = self.prefix_and_content(&choice);
+        self.with(&choice, zstd_frame::stored(0, &content))
+    }
+
     /// Estimates what [`Candidate::solid`] gives.
     pub(super) fn estimate_solid(&self) -> usize {
         self.compressed(&Choice::default(), Search::Level(1)).len()

@@ -10,7 +10,7 @@ use super::frame::{self, Mode, Transform};
 use super::inflate::{self, Deflated, Deflater, Gzip};
 use super::streams::{KINDS, Kind, Streams};
 use super::zlib::Framing;
-use super::{Encoded, Limits, Options, Piece};
+use super::{Encoded, Limits, Options, Piece, STORED_LEVEL};
 
 /// A quick estimate of the plain coding with the base is at most this many times what a thorough search makes of it.
 const ESTIMATE_SLACK: usize = 3;
@@ -34,10 +34,11 @@ pub fn encode(pieces: &[Piece<'_>], level: i32) -> Encoded {
 #[must_use]
 pub fn encode_with(pieces: &[Piece<'_>], options: &Options) -> Encoded {
     // Taken apart as they are needed: together the pieces of a frame may be far more than a decoder, or this host, can hold.
-    let mut prepared = pieces
-        .iter()
-        .map(|piece| Prepared::fitting(piece, options))
-        .peekable();
+    let prepare = |piece| match options.level {
+        STORED_LEVEL => Prepared::solid(piece),
+        _ => Prepared::fitting(piece, options),
+    };
+    let mut prepared = pieces.iter().map(prepare).peekable();
     let mut encoded = Encoded {
         bytes: vec![frame::VERSION],
         explain: Vec::with_capacity(pieces.len()),
@@ -95,6 +96,11 @@ fn weights(pieces: &[Piece<'_>], prepared: &[Prepared], modes: &[Mode]) -> Vec<u
 
 /// Codes a group of pieces in the smallest way; returns also about what zstd makes of it by itself, in bytes.
 fn smallest(pieces: &[Piece<'_>], prepared: &[Prepared], options: &Options) -> (Coded, usize) {
+    if options.level == STORED_LEVEL {
+        let stored = Candidate::new(prepared, options).stored();
+        let plain_bytes = stored.len();
+        return (stored, plain_bytes);
+    }
     let mut best = Candidate::new(prepared, options).smallest(usize::MAX);
     let is_transformed = |prepared: &Prepared| prepared.mode.transform != Transform::Plain;
     if prepared.iter().any(is_transformed) {

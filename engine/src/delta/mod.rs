@@ -72,7 +72,7 @@ impl Default for Limits {
 pub struct Options {
     /// What the decoder is allowed.
     pub limits: Limits,
-    /// zstd's level, 1 to 22; from [`BEST_LEVEL`] on the whole prefix is searched, in depth where much is left to say.
+    /// zstd's level, 1 to 22, or [`STORED_LEVEL`]; from [`BEST_LEVEL`] on the whole prefix is searched, in depth where much is left to say.
     pub level: i32,
     /// Whether the target's zlib may be relied on to deflate as ours does.
     pub reflate: bool,
@@ -83,6 +83,9 @@ pub struct Options {
 
 /// The level from which on size is all that counts, unless the link is known.
 pub const BEST_LEVEL: i32 = 19;
+
+/// The level at which content is neither transformed nor compressed nor held against a base.
+pub const STORED_LEVEL: i32 = 0;
 
 impl Default for Options {
     fn default() -> Self {

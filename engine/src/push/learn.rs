@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
+use super::build::is_stored;
 use super::foreign::standing;
 use super::other_otp::OtherOtp;
 use super::{Planned, PushError, PushEvent, PushOptions};
@@ -90,14 +91,21 @@ pub(super) async fn plan<T: Transport>(
             .any(|at| is_targets_own(new.entries()[*at].path.as_bytes())),
     };
     let mut plan = Plan::new(held, new, &rules);
-    let kept = plan.used_of(held);
     let totals = plan.totals(new);
+    if is_stored(totals.sent_content_bytes, options) {
+        plan.forget_bases();
+    }
+    let kept = plan.used_of(held);
     let max_delete = match options.max_delete {
         // What is there was not installed, and deleting it was asked for.
         None if inventory => Some(u64::MAX),
         max_delete => max_delete,
     };
     check_deletes(&totals, max_delete)?;
+    let in_the_way = plan.needs_place_of(held, new, &status.mounts);
+    if !in_the_way.is_empty() {
+        return Err(PushError::MountPoints { paths: in_the_way });
+    }
     let base_snapshot = status
         .current
         .as_ref()

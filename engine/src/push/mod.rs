@@ -299,6 +299,15 @@ pub enum PushError {
         /// The paths, as they are written for people.
         paths: Vec<String>,
     },
+    /// Something would be put in the place of mount points, which the target's kernel does not allow.
+    #[error(
+        "{} a mount point on the target, and nothing can be put in its place",
+        mounted(paths)
+    )]
+    MountPoints {
+        /// Where they are, in the destination.
+        paths: Vec<Vec<u8>>,
+    },
     /// More would be deleted than is allowed.
     #[error("{count} entries would be deleted, the limit is {limit}")]
     TooManyDeletes {
@@ -330,6 +339,16 @@ impl Planned {
             .map(|it| new.entries()[it.entry].path.to_string())
             .collect();
         (!paths.is_empty()).then_some(PushError::Conflict { paths })
+    }
+}
+
+/// Names the first of some paths, and how many others there are.
+fn mounted(paths: &[Vec<u8>]) -> String {
+    let first = paths.first().map(|path| String::from_utf8_lossy(path));
+    let first = first.unwrap_or_default();
+    match paths.len() {
+        0 | 1 => format!("{first:?} is"),
+        count => format!("{first:?} and {} other path(s) are each", count - 1),
     }
 }
 

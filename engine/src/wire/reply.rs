@@ -144,6 +144,8 @@ pub struct TargetStatus {
     pub ended_updates: Vec<(u64, [u8; ID_BEGINNING_BYTES])>,
     /// What an interrupted switch led to, if one was found.
     pub recovered: Option<String>,
+    /// Paths of the destination that are mount points.
+    pub mounts: Vec<Vec<u8>>,
     /// Whether the VM runs anything from the destination.
     pub runs: bool,
     /// Where the release is that it runs instead, if that can be told.
@@ -421,6 +423,7 @@ fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireError> {
             26 => status.waiting = field.number()?,
             20 => status.modules.push(decode_module(field.nested())?),
             21 => status.kept_bytes.push(decode_kept_bytes(field.nested())?),
+            22 => status.mounts.push(field.value.to_vec()),
             40 => status.runs = true,
             41 => status.release_root = Some(field.value.to_vec()),
             34 => status.boot_faults.push(field.text()),

@@ -355,6 +355,13 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ),
         ("agent-hello-all", Reply::Hello(Box::new(status()))),
         (
+            "agent-hello-mounts",
+            Reply::Hello(Box::new(TargetStatus {
+                mounts: vec![b"releases/1/sys.config".to_vec(), b"\xff".to_vec()],
+                ..TargetStatus::default()
+            })),
+        ),
+        (
             "agent-hello-runs",
             Reply::Hello(Box::new(TargetStatus {
                 runs: true,

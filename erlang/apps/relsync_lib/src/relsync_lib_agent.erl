@@ -266,6 +266,7 @@ status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
         has_zstd => relsync_lib_zstd:is_native(),
         embedded => relsync_lib_code:is_embedded(),
         writable => relsync_lib_fs:is_writable(Write),
+        mounts => relsync_lib_fs:mount_points(Write),
         credit => ?CREDIT_BYTES,
         kept => [kept_fields(To) || To <- lists:reverse(relsync_lib_generations:history(Roots))],
         ended => Ended,

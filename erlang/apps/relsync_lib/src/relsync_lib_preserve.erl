@@ -289,8 +289,7 @@ format_error({special, Path}) ->
     ["\"", relsync_lib_path:display(Path), "\" is neither file, directory nor symbolic link; it is not replaced"];
 format_error({mount_point, Path}) ->
     [
-        "\"", relsync_lib_path:display(Path), "\" is a mount point on the target, and nothing can be put in its place: unmount it, ",
-        "change what is mounted there, or leave the path out with --exclude"
+        "\"", relsync_lib_path:display(Path), "\" is a mount point on the target, and nothing can be put in its place"
     ];
 format_error({no_space, Needed, Free}) ->
     io_lib:format("keeping the old files needs ~b bytes of free space, ~b are free", [Needed, Free]);

@@ -238,6 +238,7 @@ status_fields() ->
         {14, recovered, bytes},
         {15, ended, number},
         {16, ended_updates, {list, {message, [{1, number, number}, {2, snapshot, bytes}]}}},
+        {22, mounts, {list, bytes}},
         {37, leftovers, {message, [{1, count, number}, {2, tops, {list, bytes}}]}},
         {38, vm, {message, [{1, creation, number}, {2, os_pid, number}, {3, boot, bytes}, {4, named, bytes}]}},
         {25, stale, number},

@@ -51,6 +51,7 @@ messages() ->
         }},
         {"agent-hello-stale", hello_reply, #{protocol => 3, stale => 5, waiting => 300}},
         {"agent-hello-all", hello_reply, status()},
+        {"agent-hello-mounts", hello_reply, #{mounts => [<<"releases/1/sys.config">>, <<255>>]}},
         {"agent-hello-runs", hello_reply, #{runs => true}},
         {"agent-hello-elsewhere", hello_reply, #{runs => false, release_root => <<"/opt/", 255>>}},
         {"agent-hello-vm", hello_reply, #{
