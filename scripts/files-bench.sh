@@ -35,7 +35,8 @@ start_node() {
     vm=$!
     pids+=("$vm")
     for _ in $(seq 100); do
-        "$relsync" doctor -d "$node" -p "$work/none" >/dev/null 2>&1 && return
+        # Nothing is there yet, which it says; it can be reached if that does not fail.
+        "$relsync" doctor -d "$node" -p "$work/none" 2>&1 | grep -q 'FAIL connection' || return 0
         sleep 0.1
     done
     echo "files-bench: the node does not start" >&2
@@ -96,7 +97,7 @@ by_relsync() { # NAME STEP SOURCE DESTINATION
     sync
     cpu=$(cpu_ms)
     begun=$(now_ms)
-    "$relsync" push --json --link-rate 1000M -E false --shared-libs -d "$node" -p "$4" -l "$3" >"$work/out" || {
+    "$relsync" push --json --new-destination --link-rate 1000M -E false --shared-libs -d "$node" -p "$4" -l "$3" >"$work/out" || {
         tail -1 "$work/out" >&2
         exit 1
     }

@@ -46,6 +46,7 @@
     finish/4,
     sync_file/1,
     sync_open_file/2,
+    sync_file_system/1,
     sync_dir/1,
     rename/2,
     link/2,
@@ -406,6 +407,11 @@ finish(Handle, Path, {Made, Mode}, Mtime) ->
 -spec sync_open_file(handle(), binary()) -> result().
 sync_open_file(Handle, Path) ->
     op(sync_file, [Path], fun() -> file:sync(Handle) end).
+
+%% @doc Brings all that was written on the file system of a directory to the medium, where the target can (relsync_lib_tools).
+-spec sync_file_system(binary()) -> result() | unknown.
+sync_file_system(Dir) ->
+    op(sync_file_system, [Dir], fun() -> relsync_lib_tools:sync_file_system(Dir) end).
 
 %% @doc Brings a file's content to the medium.
 -spec sync_file(binary()) -> result().

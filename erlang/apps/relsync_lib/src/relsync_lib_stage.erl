@@ -84,6 +84,8 @@
     %% Files that are complete and still open, the last one first: they are synced together.
     unsynced = [] :: [{relsync_lib_fs:handle(), relsync_lib_manifest:index()}],
     unsynced_count = 0 :: non_neg_integer(),
+    %% How many files are to be staged: whether all are synced at once is decided by it.
+    expected = 0 :: non_neg_integer(),
     %% The mode that new files get here.
     made = unknown :: unknown | 0..8#6777,
     deferred = [] :: [relsync_lib_manifest:index()]
@@ -100,7 +102,9 @@
 %% Any later write then shows in a file's time, even one in the same second.
 -define(AGE_SECONDS, 2).
 %% What a file system has written for the first of several files it need not write again for the others.
--define(SYNC_TOGETHER, 48).
+-define(SYNC_TOGETHER, 128).
+%% From this many on, all files of the file system are synced at once, if the target can do that.
+-define(SYNC_ALL, 512).
 
 %% @doc Starts staging for a pack's header: the new manifest is decoded, the
 %% space is checked, and what an earlier attempt left is removed.
@@ -113,10 +117,10 @@ start(#{base := BaseSha256} = Header, #{base := Base} = Options) ->
         lists:foreach(fun(Entry) -> check_delete(Entry, New) end, Deletes),
         Earlier = ok(relsync_lib_kept:find(maps:get(kept, Header), maps:get(roots, Options))),
         Stage = new(Header, Options, New, Deletes, Earlier),
-        check_space(Stage, Options),
+        Expected = check_space(Stage, Options),
         clear_staging(Stage),
         done(relsync_lib_case:check(maps:get(state, maps:get(roots, Options)), New, Deletes)),
-        {ok, Stage}
+        {ok, Stage#stage{expected = Expected}}
     catch
         throw:Reason -> {error, Reason}
     end.
@@ -144,7 +148,8 @@ check_space(#stage{new = New, roots = #{state := Dir}} = Stage, Options) ->
      || {Index, {file, _, _, Size, _}} <- relsync_lib_manifest:entries(New),
         base_of_kept(Index, Stage) =:= none
     ],
-    Records = 2 * byte_size(relsync_lib_manifest:bytes(New)) + ?BYTES_PER_ENTRY * length(Sizes),
+    Expected = length(Sizes),
+    Records = 2 * byte_size(relsync_lib_manifest:bytes(New)) + ?BYTES_PER_ENTRY * Expected,
     Needed = lists:sum(Sizes) + Records + maps:get(pack_bytes, Options, 0) + ?RESERVE_BYTES,
     Free =
         case Options of
@@ -152,8 +157,8 @@ check_space(#stage{new = New, roots = #{state := Dir}} = Stage, Options) ->
             #{} -> relsync_lib_tools:free_bytes(Dir)
         end,
     case Free of
-        unknown -> ok;
-        _ when Free >= Needed -> ok;
+        unknown -> Expected;
+        _ when Free >= Needed -> Expected;
         _ -> throw({no_space, Needed, Free})
     end.
 
@@ -279,9 +284,18 @@ mark_staged(#open_file{index = Index} = File, #stage{new = New, staged = Staged,
     (finish_file(File, Mode, Mtime, Stage))#stage{staged = Staged#{Index => true}}.
 
 finish_file(#open_file{index = Index, path = Path, handle = Handle}, Mode, Mtime, Stage0) ->
-    #stage{made = Made, unsynced = Unsynced, unsynced_count = Count} = Stage = with_made(Handle, Stage0),
+    #stage{made = Made} = Stage = with_made(Handle, Stage0),
     Masked = Mode band relsync_lib_fs:mode_mask(),
     wrote(Path, relsync_lib_fs:finish(Handle, staged_file(Index, Stage), {Made, Masked}, Mtime)),
+    case Stage#stage.expected >= ?SYNC_ALL of
+        true ->
+            relsync_lib_fs:close(Handle),
+            Stage;
+        false ->
+            sync_soon(Handle, Index, Stage)
+    end.
+
+sync_soon(Handle, Index, #stage{unsynced = Unsynced, unsynced_count = Count} = Stage) ->
     Grown = Stage#stage{unsynced = [{Handle, Index} | Unsynced], unsynced_count = Count + 1},
     case Count + 1 of
         ?SYNC_TOGETHER -> sync_together(Grown);
@@ -409,7 +423,7 @@ finish(#stage{new = New} = Stage) ->
         Complete = lists:foldl(fun copy_sent/2, Settled, lists:reverse(Settled#stage.deferred)),
         {Found, Summary} = wanted(Complete),
         {Wanted, Copied} = lists:mapfoldl(fun copy_for_mode/2, Complete, Found),
-        sync_staged(Copied),
+        sync_staged(Copied, Wanted),
         %% A hook may unmount what nobody has open.
         relsync_lib_place:release(),
         {ok, describe(Copied, Wanted, Summary)}
@@ -452,9 +466,22 @@ copy_sent(Index, #stage{new = New, sent = Sent} = Stage) ->
         #{} -> throw({no_source, Path})
     end.
 
-sync_staged(#stage{roots = #{state := Dir}} = Stage) ->
+sync_staged(#stage{roots = #{state := Dir}, expected = Expected} = Stage, Wanted) ->
     _ = sync_together(Stage),
+    _ = [sync_all(Stage, Wanted) || Expected >= ?SYNC_ALL],
     wrote(<<"staging">>, relsync_lib_fs:sync_dir(relsync_lib_state:staging_dir(Dir))).
+
+%% Where they cannot be synced at once, or that fails, one by one: that tells which it is.
+sync_all(#stage{roots = #{state := Dir}}, Wanted) ->
+    case relsync_lib_fs:sync_file_system(relsync_lib_state:staging_dir(Dir)) of
+        ok ->
+            ok;
+        _ ->
+            lists:foreach(
+                fun(Name) -> wrote(Name, relsync_lib_fs:sync_file(relsync_lib_state:file_name(Dir, Name))) end,
+                [Name || {_, {file, Name, _, _}} <- Wanted]
+            )
+    end.
 
 describe(#stage{new = New} = Stage, Wanted, Summary) ->
     #{

@@ -1,13 +1,17 @@
 %% @doc Programs of the target that know what the emulator cannot ask the kernel for.
 %%
-%% Owns every program that is run for files: `df' for free space, `getcap' and `setcap' for POSIX capabilities. A target may
-%% lack any of them: the answer is `unknown' then. Runs one program for many files, never one for each.
+%% Owns every program that is run: `df' for free space, `getcap' and `setcap' for POSIX capabilities, `sync' for all
+%% files of a file system at once, a shell for a start script. A target may lack any of them: the answer is `unknown' then. Runs
+%% one program for many files, never one for each.
 -module(relsync_lib_tools).
 
--export([run_script/4, free_bytes/1, capabilities/1, set_capabilities/2]).
+-export([run_script/4, free_bytes/1, sync_file_system/1, capabilities/1, set_capabilities/2]).
 
 -define(TIMEOUT_MS, 5000).
 -define(SCRIPT_TIMEOUT_MS, 2000).
+%% A slow medium that others write to as well.
+-define(SYNC_TIMEOUT_MS, 1800000).
+-define(BEAT_MS, 1000).
 %% Arguments of one program.
 -define(MAX_PATHS, 200).
 
@@ -30,6 +34,31 @@ parse_df(Output) ->
     case re:run(Output, Columns, [{capture, [1], binary}]) of
         {match, [KiB]} -> binary_to_integer(KiB) * 1024;
         nomatch -> unknown
+    end.
+
+%% @doc Brings everything on the file system of a directory to the medium. `unknown' where that cannot be relied on: without
+%% GNU's `sync', and where the kernel does not tell of what it could not write (before Linux 5.8).
+-spec sync_file_system(binary()) -> ok | unknown | {error, eio}.
+sync_file_system(Dir) ->
+    case {os:type(), os:version(), tool("sync")} of
+        {{unix, linux}, Version, Tool} when Version >= {5, 8, 0}, Tool =/= none ->
+            case run_tool(Tool, ["--version"]) of
+                {ok, Text} ->
+                    case binary:match(Text, <<"coreutils">>) of
+                        nomatch -> unknown;
+                        _ -> sync_file_system(Dir, Tool)
+                    end;
+                failed ->
+                    unknown
+            end;
+        _ ->
+            unknown
+    end.
+
+sync_file_system(Dir, Tool) ->
+    case run_tool(Tool, ["-f", "--", Dir], ?SYNC_TIMEOUT_MS) of
+        {ok, _} -> ok;
+        failed -> {error, eio}
     end.
 
 %% @doc Gives the POSIX capabilities of those of the files that have some, as `setcap' takes them. `unknown' where there is no
@@ -110,25 +139,32 @@ tool(Name) ->
         [] -> none
     end.
 
-run_tool(Tool, Arguments) ->
+run_tool(Tool, Arguments) -> run_tool(Tool, Arguments, ?TIMEOUT_MS).
+
+run_tool(Tool, Arguments, TimeoutMs) ->
     Options = [{args, Arguments}, {env, [{"LC_ALL", "C"}]}, binary, hide, in, exit_status, stderr_to_stdout],
     try open_port({spawn_executable, Tool}, Options) of
         Port ->
-            Answer = tool_answer(Port, []),
+            Answer = tool_answer(Port, [], TimeoutMs),
             forget_port(Port),
             Answer
     catch
         error:_ -> failed
     end.
 
-tool_answer(Port, Output) ->
+tool_answer(Port, Output, TimeoutMs) ->
+    WaitMs = min(?BEAT_MS, TimeoutMs),
     receive
-        {Port, {data, Bytes}} -> tool_answer(Port, [Output, Bytes]);
+        {Port, {data, Bytes}} -> tool_answer(Port, [Output, Bytes], TimeoutMs);
         {Port, {exit_status, 0}} -> {ok, iolist_to_binary(Output)};
         {Port, {exit_status, _}} -> failed
-    after ?TIMEOUT_MS ->
-        %% A dead network mount keeps the tool waiting; the update need not wait with it.
-        failed
+    after WaitMs ->
+        relsync_lib_pulse:beat(),
+        case TimeoutMs - WaitMs of
+            %% A dead network mount keeps the tool waiting; the update need not wait with it.
+            0 -> failed;
+            LeftMs -> tool_answer(Port, Output, LeftMs)
+        end
     end.
 
 forget_port(Port) ->

@@ -128,6 +128,10 @@ done(Delete, [Path], ok, Disk) when Delete =:= delete_file; Delete =:= delete_di
     name([{key(Path, Disk), none}], Disk);
 done(sync_file, [Path], ok, Disk) ->
     keep_node(at(Path, Disk), Disk);
+done(sync_file_system, [_Dir], unknown, Disk) ->
+    Disk;
+done(sync_file_system, [_Dir], ok, #{seen := Seen, seen_nodes := Nodes} = Disk) ->
+    Disk#{kept := Seen, kept_nodes := Nodes, waiting := []};
 done(sync_dir, [Path], ok, Disk) ->
     Inode = at(Path, Disk),
     keep_names(Inode, keep_node(Inode, Disk)).

@@ -66,6 +66,32 @@ sources_test() ->
         ]
     end).
 
+%% Many files are synced at once, or one by one where that is not possible; few as they come.
+sync_test_() ->
+    [
+        {lists:flatten(io_lib:format("~b files, ~w", [Count, How])), {timeout, 60, fun() -> synced(Count, How) end}}
+     || {Count, How} <- [{3, ok}, {600, ok}, {600, unknown}, {600, {error, eio}}]
+    ].
+
+synced(Count, How) ->
+    New = maps:from_list([{iolist_to_binary(io_lib:format("f~4..0b", [N])), {file, 8#644, integer_to_binary(N)}} || N <- lists:seq(1, Count)]),
+    with_old(fun(_Root, #{base := Base} = Options) ->
+        AtOnce = "sync_file_system(_) -> " ++ io_lib:format("~p.", [How]),
+        relsync_lib_mutant:with_function(relsync_lib_tools, lists:flatten(AtOnce), fun() ->
+            relsync_lib_fault:arm(#{log => true}),
+            {ok, _} = relsync_lib_push:stage(relsync_lib_trees:pack(Base, old(), New), 100, Options),
+            relsync_lib_fault:disarm(),
+            Log = relsync_lib_fault:log(),
+            Single = [Path || {sync_file, [Path]} <- Log],
+            All = [Dir || {sync_file_system, [Dir]} <- Log],
+            case {Count, How} of
+                {3, _} -> {3, []} = {length(lists:usort(Single)), All};
+                {_, ok} -> {[], 1} = {Single, length(All)};
+                {_, _} -> {Count, 1} = {length(lists:usort(Single)), length(All)}
+            end
+        end)
+    end).
+
 kind(absent) -> absent;
 kind(Node) -> element(1, Node).
 
