@@ -431,6 +431,91 @@ fn what_was_renamed_and_edited_costs_its_edits() {
     assert!(pack.len() < 1000, "{} bytes", pack.len());
 }
 
+/// What is sent over a very fast link is neither compressed nor held against a base.
+#[test]
+fn stored_content_is_sent_as_it_is() {
+    let beam = &VERSE.repeat(20);
+    let old = Tree::new(&[("a", VERSE), ("b", beam)]);
+    let new = Tree::new(&[
+        ("a", &[VERSE, b"!"].concat()),
+        ("b", &[beam, &b"!"[..]].concat()),
+    ]);
+    let (mut pack, drift) = (Vec::new(), BTreeMap::new());
+    let held = Held {
+        manifest: &old.manifest,
+        drift: &drift,
+        inventory: false,
+        kept: &[],
+    };
+    let both = Both(&old, &new);
+    let rules = Rules {
+        contents: &both,
+        leave_alone: &|_| false,
+        delete_extraneous: false,
+    };
+    let mut plan = Plan::new(held, &new.manifest, &rules);
+    plan.forget_bases();
+    let coding = Coding {
+        level: delta::STORED_LEVEL,
+        ..CODING
+    };
+    let mut sink = |bytes: &[u8]| {
+        pack.extend_from_slice(bytes);
+        Ok(())
+    };
+    encode_pack(&plan, held, &new.manifest, &both, coding, &mut sink).expect("a pack");
+    let parsed = Parsed::new(&pack, &old, &new.manifest);
+    let mut pieces = parsed.frames.iter().flat_map(|frame| &frame.pieces);
+    assert!(pieces.all(|piece| piece.base.is_none()));
+    assert_eq!(parsed.contents.concat(), new.bytes());
+    let is_inside = |part: &[u8]| pack.windows(part.len()).any(|window| window == part);
+    assert!(is_inside(&beam[beam.len() - 1000..]) && is_inside(VERSE));
+}
+
+#[test]
+fn a_plan_names_the_mount_points_that_it_would_replace() {
+    let old = Tree::new(&[
+        ("changes", b"1"),
+        ("dir/file", b"1"),
+        ("goes", b"1"),
+        ("gone/file", b"1"),
+        ("stays", b"1"),
+    ]);
+    let new = Tree::new(&[
+        ("changes", b"2"),
+        ("dir/file", b"2"),
+        ("new", b"1"),
+        ("stays", b"1"),
+    ]);
+    let drift = BTreeMap::new();
+    let held = Held {
+        manifest: &old.manifest,
+        drift: &drift,
+        inventory: false,
+        kept: &[],
+    };
+    let rules = Rules {
+        contents: &Both(&old, &new),
+        leave_alone: &|_| false,
+        delete_extraneous: false,
+    };
+    let plan = Plan::new(held, &new.manifest, &rules);
+    for (mount, refused) in [
+        ("changes", true),
+        ("goes", true),
+        ("gone/file", true),
+        ("new", true),
+        ("dir", false),
+        ("gone", false),
+        ("stays", false),
+        ("elsewhere", false),
+    ] {
+        let mounts = [mount.as_bytes().to_vec()];
+        let found = plan.needs_place_of(held, &new.manifest, &mounts);
+        assert_eq!(!found.is_empty(), refused, "{mount}");
+    }
+}
+
 /// A pack with any one byte changed is refused: by a record's checksum or by the trailer.
 #[test]
 fn damaged_packs_are_refused() {

@@ -24,8 +24,8 @@ const MAX_TABLE_LOG: u32 = 23;
 const SEARCH_LOG: u32 = 5;
 /// A match of this length is taken without looking further.
 const TARGET_LENGTH: u32 = 256;
-/// Greatest block of a frame of uncompressed blocks.
-const BLOCK_BYTES: usize = 1 << 10;
+/// Greatest block of a frame whose window is no smaller.
+const BLOCK_BYTES: usize = 128 << 10;
 
 /// How hard matches are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,13 +149,13 @@ fn refused(code: usize) -> CompressError {
 /// Returns a bare frame of uncompressed blocks (RFC 8878, section 3.1.1).
 pub(crate) fn stored(prefix_len: usize, content: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0];
+    let window_log = window_log(prefix_len + content.len());
     // An exponent in the upper bits, counted from a window of 1 KiB.
-    frame.push(
-        u8::try_from(window_log(prefix_len + content.len()) - MIN_WINDOW_LOG).unwrap_or(0) << 3,
-    );
-    let blocks = content.len().div_ceil(BLOCK_BYTES).max(1);
+    frame.push(u8::try_from(window_log - MIN_WINDOW_LOG).unwrap_or(0) << 3);
+    let block_bytes = BLOCK_BYTES.min(1 << window_log);
+    let blocks = content.len().div_ceil(block_bytes).max(1);
     for block in 0..blocks {
-        let bytes = &content[block * BLOCK_BYTES..content.len().min((block + 1) * BLOCK_BYTES)];
+        let bytes = &content[block * block_bytes..content.len().min((block + 1) * block_bytes)];
         let header = bytes.len() << 3 | usize::from(block + 1 == blocks);
         frame.extend_from_slice(&header.to_le_bytes()[..3]);
         frame.extend_from_slice(bytes);

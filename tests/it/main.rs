@@ -13,6 +13,7 @@ mod leftovers;
 mod link_rate;
 mod lock;
 mod next_boot;
+mod odd_files;
 mod odd_nodes;
 mod original;
 mod other_otp;

@@ -356,6 +356,8 @@ format_error({no_content, Path}) ->
     ["the kept content of \"", relsync_lib_path:display(Path), "\" is missing"];
 format_error({cannot, Action, <<>>, Posix}) ->
     [action_text(Action), " the destination's own directory \".\" failed: ", file:format_error(Posix)];
+format_error({cannot, place, Path, eperm}) ->
+    [action_text(place), " \"", relsync_lib_path:display(Path), "\" failed: ", file:format_error(eperm), " (is it, or its directory, immutable?)"];
 format_error({cannot, Action, Path, Posix}) ->
     [action_text(Action), " \"", relsync_lib_path:display(Path), "\" failed: ", file:format_error(Posix)];
 format_error(Reason) ->
