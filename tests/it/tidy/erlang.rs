@@ -29,10 +29,11 @@ const MUTATORS: &[&str] = &[
     "file:write_file_info",
     "filelib:ensure_dir",
     "filelib:ensure_path",
-    "open_port",
-    "os:cmd",
     "prim_file:",
 ];
+
+/// Calls that run programs; `relsync_lib_tools` makes them.
+const RUNNERS: &[&str] = &["open_port", "os:cmd"];
 
 /// Calls that start a process; `relsync_lib_worker` makes them, so that each has no limit to its heap.
 const STARTERS: &[&str] = &["spawn(", "spawn_link(", "spawn_monitor(", "spawn_opt("];
@@ -43,6 +44,9 @@ pub(super) const FILES_MODULE: &str = "relsync_lib_fs";
 
 /// Opens what the module above changes.
 pub(super) const PLACES_MODULE: &str = "relsync_lib_place";
+
+/// Runs programs of the target.
+pub(super) const TOOLS_MODULE: &str = "relsync_lib_tools";
 
 /// Modules that may call the code server: which functions, and why. An empty list means all.
 #[rustfmt::skip]
@@ -67,6 +71,15 @@ pub(super) fn check(source: &Source, findings: &mut Findings) {
             MUTATORS,
             "erlang-files",
             &format!("only {FILES_MODULE} may call"),
+        );
+    }
+    if module != TOOLS_MODULE {
+        findings.forbid(
+            source,
+            &lines,
+            RUNNERS,
+            "erlang-tools",
+            &format!("only {TOOLS_MODULE} may call"),
         );
     }
     if module != WORKER_MODULE {

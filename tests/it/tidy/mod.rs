@@ -14,7 +14,7 @@ mod surroundings;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use erlang::{CODE_CALLERS, FILES_MODULE, PLACES_MODULE, WORKER_MODULE};
+use erlang::{CODE_CALLERS, FILES_MODULE, PLACES_MODULE, TOOLS_MODULE, WORKER_MODULE};
 use layers::{CLI_LAYERS, ENGINE_LAYERS};
 use source::{Line, Source, read_repository, used_paths};
 use surroundings::{ASYNC, CLI_SURROUNDINGS, PURE, RUSQLITE_NAMED, SQL_DIR, UNSAFE_FILES};
@@ -122,7 +122,7 @@ fn tables_are_sound() {
     }
     assert!(exists(&format!("{SQL_DIR}mod.rs")));
     let modules = CODE_CALLERS.iter().map(|(module, ..)| *module);
-    for module in modules.chain([FILES_MODULE, PLACES_MODULE, WORKER_MODULE]) {
+    for module in modules.chain([FILES_MODULE, PLACES_MODULE, TOOLS_MODULE, WORKER_MODULE]) {
         let file = format!("/{module}.erl");
         assert!(
             sources.iter().any(|source| source.path.ends_with(&file)),
