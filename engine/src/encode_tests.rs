@@ -452,6 +452,7 @@ fn stored_content_is_sent_as_it_is() {
         contents: &both,
         leave_alone: &|_| false,
         delete_extraneous: false,
+        own_is_there: false,
     };
     let mut plan = Plan::new(held, &new.manifest, &rules);
     plan.forget_bases();
@@ -498,6 +499,7 @@ fn a_plan_names_the_mount_points_that_it_would_replace() {
         contents: &Both(&old, &new),
         leave_alone: &|_| false,
         delete_extraneous: false,
+        own_is_there: false,
     };
     let plan = Plan::new(held, &new.manifest, &rules);
     for (mount, refused) in [
