@@ -1,6 +1,7 @@
 //! What happens in the life of a release: every kind of entry, drift, foreign files, ways to reload, hooks, generations.
 
 mod code;
+mod code_path;
 mod entries;
 mod history;
 mod hooks;

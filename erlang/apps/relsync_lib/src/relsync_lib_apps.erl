@@ -6,7 +6,7 @@
 %%% application that does not start is an error, whatever its type: it does not end the VM.
 -module(relsync_lib_apps).
 
--export([concerned/2, stop/2, refresh/2, start/2, format_error/1]).
+-export([versions_behind/1, concerned/2, stop/2, refresh/2, start/2, format_error/1]).
 
 -export_type([app/0, reason/0]).
 
@@ -16,6 +16,25 @@
     {stop_failed | start_failed | load_failed, atom(), term()} | {app_timeout, stop | start | load, atom()}.
 
 -define(NEVER, [kernel, stdlib, crypto, ssh, relsync_lib, relsyncd]).
+
+%% @doc Lists the running applications whose version, as the application controller shows it, is not that of their new
+%% directory on the code path: it stays what it was when the application was loaded.
+-spec versions_behind([file:filename()]) -> [{atom(), Shown :: string(), New :: string()}].
+versions_behind(Ebins) ->
+    Running = [{atom_to_list(App), App, Vsn} || {App, _, Vsn} <- application:which_applications()],
+    [
+        {App, Shown, New}
+     || Ebin <- Ebins,
+        {_, App, Shown} <- [lists:keyfind(relsync_lib_code_path:app_name(Ebin), 1, Running)],
+        New <- described_version(filename:join(Ebin, atom_to_list(App) ++ ".app")),
+        New =/= Shown
+    ].
+
+described_version(File) ->
+    case file:consult(File) of
+        {ok, [{application, _, Keys}]} when is_list(Keys) -> [Vsn || {vsn, Vsn} <- Keys];
+        _ -> []
+    end.
 
 %% @doc Lists the running applications that own one of `Modules' or are named in `Names', and the running
 %% applications that depend on them; dependants come first, as they have to be stopped.

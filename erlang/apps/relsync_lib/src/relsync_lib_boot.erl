@@ -134,11 +134,15 @@ new_faults(Wanted, Roots) ->
             Brings = [Path || Path <- [<<"releases/start_erl.data">> | Boots], lists:keymember(Path, 1, Wanted)] =/= [],
             NewStart =
                 case Brings of
-                    true -> Start;
+                    true -> [F || F <- Start, not (is_bootless(F) andalso lists:any(fun is_bootless/1, StartNow))];
                     false -> without(Start, StartNow)
                 end,
             lists:usort(NewStart ++ without(Running, RunningNow))
     end.
+
+%% A release that never had a boot file is started by other means (`erl -pa').
+is_bootless({unreadable, {no_boot_file, _}}) -> true;
+is_bootless(_) -> false.
 
 %% @doc Refuses an update after which a restart would miss something.
 -spec check([{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_roots:roots()) -> ok.

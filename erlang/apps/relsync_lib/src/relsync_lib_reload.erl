@@ -332,11 +332,19 @@ start_apps(#{plan := #{apps := Apps, limits := #{app_timeout := Timeout}}} = Sta
 
 %% @doc Says in sentences whom a reload hit.
 -spec notes(result()) -> [iodata()].
-notes(#{killed := Killed, lingering := Lingering, restarted := Restarted, ended := Ended}) ->
+notes(#{killed := Killed, lingering := Lingering, restarted := Restarted, ended := Ended, joined := Joined}) ->
     [["killed for running old code: ", relsync_lib_processes:format_users(Users)] || Users <- Killed] ++
         [["still on the previous code: ", relsync_lib_processes:format_users(Users)] || Users <- Lingering] ++
         [ended_text(Ended) || Ended =/= []] ++
-        [io_lib:format("restarted the application ~tp", [App]) || App <- Restarted].
+        [io_lib:format("restarted the application ~tp", [App]) || App <- Restarted] ++
+        [
+            io_lib:format(
+                "the code of ~tp is that of version ~ts; application:which_applications/0 shows ~ts until the application "
+                "is loaded anew",
+                [App, New, Shown]
+            )
+         || {App, Shown, New} <- relsync_lib_apps:versions_behind(Joined)
+        ].
 
 %% @doc Says what became of funs that nobody can see.
 -spec ended_text([module(), ...]) -> iodata().
