@@ -33,7 +33,7 @@ const MAX_READ_BYTES: usize = 1 << 20;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WholeError {
     /// Its applications are links to where they were built.
-    #[error("this is a release in relx's dev mode: its {links} lead out of it")]
+    #[error("this is a release in relx's dev mode, its applications are links out of it: {links}")]
     DevMode {
         /// Some of them.
         links: String,
