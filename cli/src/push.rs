@@ -551,6 +551,7 @@ async fn conclude(
             report.set_result(result);
             finish_apply(result, false, report)?;
             report.note_reload();
+            await_restart(job, output, interrupt, report, traffic).await?;
         }
         PushEnd::Confirmed(result) => {
             report.outcome = Outcome::UpToDate;

@@ -60,7 +60,7 @@ impl Restart {
         if generation != self.generation {
             return Some(CliError::LostAndReplaced { generation });
         }
-        let runs = match (&status.vm.named, booted_version(&status.vm)) {
+        let runs = match (&status.vm.named, status.vm.booted_version()) {
             (Some(named), Some(booted)) if *named != booted => {
                 format!(
                     "it was booted from release {booted}, and releases/start_erl.data names {named}"
@@ -84,13 +84,6 @@ impl Restart {
         };
         Some(CliError::BackWithAnother { generation, runs })
     }
-}
-
-/// The version of the release that a boot file lies with.
-fn booted_version(vm: &VmLife) -> Option<String> {
-    let boot = String::from_utf8_lossy(vm.boot.as_deref()?).into_owned();
-    let (version, _) = boot.strip_prefix("releases/")?.split_once('/')?;
-    Some(version.to_owned())
 }
 
 /// Waits for the VM that restarts, and looks whether it runs what is installed.

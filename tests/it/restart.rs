@@ -184,7 +184,7 @@ fn what_the_vm_was_booted_from_stays_until_it_has_restarted() {
     kept.retain(|path| !path.ends_with(".script"));
     assert_eq!(kept, KEPT);
     assert_eq!(rig.node.eval("sample:f()"), "2");
-    assert!(path(&rig).contains("lib/sample-2/ebin"));
+    assert_eq!(path(&rig), "[\"lib/sample-2/ebin\"]");
     let status = rig.run(&["status"]);
     assert!(
         status.out.contains("(lib/sample-1, releases/1)"),
@@ -385,4 +385,13 @@ fn a_vm_that_comes_back_with_another_release_is_told() {
     );
     rig.node.come_back(Some(&log(&rig)));
     assert_eq!(rig.node.eval("sample:f()"), "1");
+    // The same push once more has nothing to send, but a VM to restart.
+    fs::remove_file(rig.cli.dir().join("start.version")).expect("removed");
+    rig.refused(&["--reload", "vm"], 1, "restart", &["would boot"]);
+    allow(&rig);
+    rig.push(&["--reload", "vm", "--restart-command", &command], 0);
+    rig.node.come_back(Some(&log(&rig)));
+    assert_eq!(rig.node.eval("sample:f()"), "2");
+    let result = rig.push(&["--reload", "vm"], 0);
+    assert_eq!(result["outcome"], "up-to-date", "{result}");
 }

@@ -417,11 +417,11 @@ async fn bring<T: Transport>(
     let is_installed = installed == Some(new.id().0)
         || installed.is_some() && !planned.inventory && differs_in_own_only(&planned.base, new);
     let is_installed = planned.plan.is_empty() && is_installed;
-    let only_code = matches!(
-        options.reload,
-        ReloadMode::Soft | ReloadMode::Hard | ReloadMode::Apps
-    );
-    let reloads = only_code && status.stale > 0;
+    let reloads = match options.reload {
+        ReloadMode::Soft | ReloadMode::Hard | ReloadMode::Apps => status.stale > 0,
+        ReloadMode::Vm => status.stale > 0 || status.vm.runs_another_release(),
+        ReloadMode::None => false,
+    };
     if is_installed && reloads && options.dry_run {
         let modules = outlook(session, store, new, &planned, options).await?;
         return Ok(PushReport {

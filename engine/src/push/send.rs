@@ -162,6 +162,7 @@ impl<'a, T: Transport> Sender<'a, T> {
         self.send_hooks_of(status, options).await?;
         let request = Request::Reload {
             reload: options.reload,
+            restart_command: options.restart_command.clone(),
         };
         self.session.send(&request).await?;
         loop {

@@ -192,6 +192,22 @@ pub struct VmLife {
     pub named: Option<String>,
 }
 
+impl VmLife {
+    /// The version of the release that the boot file lies with.
+    #[must_use]
+    pub fn booted_version(&self) -> Option<String> {
+        let boot = String::from_utf8_lossy(self.boot.as_deref()?).into_owned();
+        let (version, _) = boot.strip_prefix("releases/")?.split_once('/')?;
+        Some(version.to_owned())
+    }
+
+    /// Whether another release was booted than the one that a start would boot now.
+    #[must_use]
+    pub fn runs_another_release(&self) -> bool {
+        matches!((&self.named, self.booted_version()), (Some(named), Some(booted)) if *named != booted)
+    }
+}
+
 /// The installed generation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Current {

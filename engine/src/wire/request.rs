@@ -157,6 +157,8 @@ pub enum Request {
     Reload {
         /// How code is reloaded.
         reload: ReloadMode,
+        /// What starts the VM again, where the VM itself cannot.
+        restart_command: Option<String>,
     },
     /// Asks for the target's state.
     Status {
@@ -294,8 +296,12 @@ impl Request {
                 }
                 message.finish()
             }
-            Self::Reload { reload } => Message::new(0x0c)
+            Self::Reload {
+                reload,
+                restart_command,
+            } => Message::new(0x0c)
                 .number(1, reload_number(*reload))
+                .optional_bytes(17, restart_command.as_deref().map(str::as_bytes))
                 .finish(),
             Self::Status { verify } => Message::new(0x0a).flag(1, *verify).finish(),
             Self::Look {

@@ -234,6 +234,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
             "host-reload",
             Request::Reload {
                 reload: ReloadMode::Apps,
+                restart_command: None,
             },
             "reload\nreload\t3\n",
         ),

@@ -211,10 +211,16 @@ reload(Fields, #{state := Dir} = Roots, Hooks, Send) ->
         {ok, #{snapshot := Snapshot, generation := Generation}, Manifest, _, _} ->
             Mode = relsync_lib_modules:mode(maps:get(reload, Fields, 0)),
             Limits = relsync_lib_modules:limits(Roots, #{manifest => Manifest}),
+            Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
+            Restart = restart_way(Mode, Fields, relsync_lib_restart:update_facts([], Leftovers, Roots), Roots),
             #update{plan = Plan} = Update = plan(Mode, [], Roots, Limits, Hooks, Send),
             Context = relsync_lib_update_hooks:context(update, Snapshot, Generation, [], Dir),
             Told = Context#{modules := relsync_lib_reload:acting(Plan)},
-            With = Update#update{hooks = relsync_lib_update_hooks:with_context(Hooks, Told), disturbs = acts(Update)},
+            With = Update#update{
+                hooks = relsync_lib_update_hooks:with_context(Hooks, Told),
+                disturbs = acts(Update) orelse Mode =:= vm,
+                restart = Restart
+            },
             run(With, Mode, fun() -> {ok, none} end);
         {none, _} ->
             relsync_lib_refusal:refuse(no_generation, "relsync has installed nothing here yet: push a release first")

@@ -153,7 +153,7 @@ incoming(16#09) ->
 incoming(16#0A) ->
     {status, [{1, verify, flag}]};
 incoming(16#0C) ->
-    {reload, [{1, reload, number}]};
+    {reload, [{1, reload, number}, {17, restart_command, bytes}]};
 incoming(16#0D) ->
     {look, [{1, directories, {list, bytes}}, {2, systems, {list, bytes}}, {3, own_root, flag}]};
 incoming(16#0E) ->
