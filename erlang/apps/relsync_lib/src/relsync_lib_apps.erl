@@ -6,14 +6,21 @@
 %%% application that does not start is an error, whatever its type: it does not end the VM.
 -module(relsync_lib_apps).
 
--export([versions_behind/1, concerned/2, stop/2, refresh/2, start/2, format_error/1]).
+-export([versions_behind/1, concerned/2, running/0, defaults/1, environments/1, stop/2, refresh/3, start/2]).
+-export([start_missing/3, survivors/3, format_error/1]).
 
--export_type([app/0, reason/0]).
+-export_type([app/0, environment/0, environments/0, reason/0]).
 
 %% A running application and the type it was started with.
 -type app() :: {atom(), permanent | transient | temporary}.
+-type environment() :: [{Key :: atom(), Value :: term()}].
+-type environments() :: #{atom() => environment()}.
 -type reason() ::
-    {stop_failed | start_failed | load_failed, atom(), term()} | {app_timeout, stop | start | load, atom()}.
+    {not_running, [atom()]}
+    | {stop_failed | start_failed | load_failed, atom(), term()} | {app_timeout, stop | start | load, atom()}.
+
+%% How long applications have to fail in, after they were started.
+-define(SETTLE_MS, 200).
 
 -define(NEVER, [kernel, stdlib, crypto, ssh, relsync_lib, relsyncd]).
 
@@ -53,16 +60,72 @@ concerned(Modules, Names) ->
 -spec stop([app()], timeout()) -> ok | {error, reason(), Stopped :: [app()]}.
 stop(Apps, Timeout) -> stop(Apps, Timeout, []).
 
-%% @doc Reads the `.app' files of stopped applications again; one that is gone stays unloaded.
--spec refresh([app()], timeout()) -> {ok, Present :: [app()]} | {error, reason()}.
-refresh(Apps, Timeout) -> refresh(Apps, Timeout, []).
+%% @doc The applications that run, and the types that they were started with.
+-spec running() -> [app()].
+running() ->
+    Types = start_types(),
+    [{App, proplists:get_value(App, Types, temporary)} || {App, _, _} <- application:which_applications()].
+
+%% @doc What the `.app' files say of the environments, as they lie on the code path now.
+-spec defaults([app()]) -> environments().
+defaults(Apps) ->
+    maps:from_list([{App, default(App)} || {App, _} <- Apps]).
+
+default(App) ->
+    case file:consult(relsync_lib_code:file_on_path(atom_to_list(App) ++ ".app")) of
+        {ok, [{application, App, Keys}]} when is_list(Keys) -> proplists:get_value(env, Keys, []);
+        _ -> []
+    end.
+
+%% @doc The environments as they are.
+-spec environments([app()]) -> environments().
+environments(Apps) ->
+    maps:from_list([{App, application:get_all_env(App)} || {App, _} <- Apps]).
+
+%% @doc What of a running environment survives: all values but those that are as the old `.app' file had them. These
+%% follow the new one.
+-spec survivors(Running :: environment(), Old :: environment(), New :: environment()) -> environment().
+survivors(Running, Old, New) ->
+    [Entry || Entry <- Running, not lists:member(Entry, Old), not lists:member(Entry, New)].
+
+%% @doc Reads the `.app' files of stopped applications again, and sets what `Values' says of each when it is told the
+%% environment that the file and the VM's configuration make. One whose file is gone stays unloaded.
+-spec refresh([app()], timeout(), fun((atom(), environment()) -> environment())) ->
+    {ok, Present :: [app()]} | {error, reason()}.
+refresh(Apps, Timeout, Values) -> refresh(Apps, Timeout, Values, []).
 
 %% @doc Starts applications in the reverse of the given order, and what they newly depend on before.
 -spec start([app()], timeout()) -> ok | {error, reason()}.
 start(Apps, Timeout) -> start_all(lists:reverse(Apps), Timeout).
 
+%% @doc Starts what ran before and does not now, but for what is gone: it may have stopped because another did.
+-spec start_missing(Before :: [app()], Gone :: [app()], timeout()) -> ok | {error, reason()}.
+start_missing(Before, Gone, Timeout) ->
+    case missing(Before -- Gone) of
+        [] ->
+            ok;
+        Missing ->
+            %% The last started comes first.
+            case start(Missing, Timeout) of
+                ok -> all_run(missing(Before -- Gone));
+                {error, _} = Error -> Error
+            end
+    end.
+
+%% An application whose top process ends at once, or because another stopped, is not seen to have stopped at once.
+missing(Before) ->
+    timer:sleep(?SETTLE_MS),
+    Running = [App || {App, _, _} <- application:which_applications()],
+    [Entry || {App, _} = Entry <- Before, not lists:member(App, Running)].
+
+all_run([]) -> ok;
+all_run(Missing) -> {error, {not_running, [App || {App, _} <- Missing]}}.
+
 %% @doc Renders a reason as a sentence fragment.
 -spec format_error(reason()) -> iodata().
+format_error({not_running, Apps}) ->
+    Names = lists:join(", ", [io_lib:format("~tp", [App]) || App <- Apps]),
+    ["these applications ran before and do not run after they were started: ", Names];
 format_error({stop_failed, App, Reason}) ->
     io_lib:format("application ~tp does not stop: ~tp", [App, Reason]);
 format_error({start_failed, App, Reason}) ->
@@ -130,16 +193,20 @@ stop([{App, _} = Entry | Apps], Timeout, Stopped) ->
         {error, Reason} -> {error, {stop_failed, App, Reason}, lists:reverse(Stopped)}
     end.
 
-refresh([], _Timeout, Present) ->
+refresh([], _Timeout, _Values, Present) ->
     {ok, lists:reverse(Present)};
-refresh([{App, _} = Entry | Apps], Timeout, Present) ->
+refresh([{App, _} = Entry | Apps], Timeout, Values, Present) ->
     _ = application:unload(App),
     case bounded(load, App, Timeout, fun() -> application:load(App) end) of
-        ok -> refresh(Apps, Timeout, [Entry | Present]);
-        {error, {already_loaded, App}} -> refresh(Apps, Timeout, [Entry | Present]);
-        {error, {"no such file or directory", _}} -> refresh(Apps, Timeout, Present);
-        {error, {app_timeout, _, _} = Reason} -> {error, Reason};
-        {error, Reason} -> {error, {load_failed, App, Reason}}
+        Loaded when Loaded =:= ok; Loaded =:= {error, {already_loaded, App}} ->
+            [application:set_env(App, Key, Value) || {Key, Value} <- Values(App, application:get_all_env(App))],
+            refresh(Apps, Timeout, Values, [Entry | Present]);
+        {error, {"no such file or directory", _}} ->
+            refresh(Apps, Timeout, Values, Present);
+        {error, {app_timeout, _, _} = Reason} ->
+            {error, Reason};
+        {error, Reason} ->
+            {error, {load_failed, App, Reason}}
     end.
 
 start_all([], _Timeout) ->

@@ -7,7 +7,7 @@
 -module(relsync_lib_code).
 
 -export([is_embedded/0, loaded/0, facts/1, running_md5/1, file_now/2]).
--export([path/0, set_path/2, refresh_path_cache/0, list_archive/1]).
+-export([path/0, set_path/2, file_on_path/1, refresh_path_cache/0, list_archive/1]).
 -export([root_dir/0, lib_dir/0, boot_variables/0]).
 -export([prepare/1, finish/1, load_one/2, load_each/3, load_together/3]).
 -export([old_code/1, sort_old/2, seems_held/2, make_room/4, purge/3, purge/1, free/1, delete/1]).
@@ -122,6 +122,14 @@ boot_variables() ->
     case init:get_argument(boot_var) of
         {ok, Given} -> maps:from_list([{list_to_binary(Name), Value} || [Name, Value | _] <- Given]);
         error -> #{}
+    end.
+
+%% @doc Where a file lies that the code path leads to; its name alone where it leads to none.
+-spec file_on_path(file:filename()) -> file:filename().
+file_on_path(Name) ->
+    case code:where_is_file(Name) of
+        non_existing -> Name;
+        File -> File
     end.
 
 %% @doc Sets the whole path at once where the code server takes it. It refuses a path with a directory that

@@ -30,7 +30,9 @@
     roots := [relsync_lib_code_path:root()],
     items := [relsync_lib_reload_plan:item()],
     path := relsync_lib_code_path:plan(),
-    apps := [relsync_lib_apps:app()]
+    apps := [relsync_lib_apps:app()],
+    %% What the `.app' files of these say before the switch.
+    defaults := relsync_lib_apps:environments()
 }.
 
 -type result() :: #{
@@ -88,11 +90,12 @@ plan(Root, Changes, Mode, Limits0) ->
 make_plan(Root, Changed, Checked, Mode, Limits) ->
     {Found, Groups, PathPlan, Roots} = relsync_lib_reload_outlook:look(Root, Changed, Checked, Limits),
     Items = try_beams(Found, Groups, Mode, Limits),
-    Plan = #{mode => Mode, limits => Limits, roots => Roots, items => Items, path => PathPlan, apps => []},
+    Plan = #{mode => Mode, limits => Limits, roots => Roots, items => Items, path => PathPlan, apps => [], defaults => #{}},
     decide(Plan, Checked).
 
 decide(#{mode := apps, items := Items} = Plan, Changes) ->
-    Plan#{apps := relsync_lib_reload_outlook:concerned(Items, Changes)};
+    Apps = relsync_lib_reload_outlook:concerned(Items, Changes),
+    Plan#{apps := Apps, defaults := relsync_lib_apps:defaults(Apps)};
 decide(Plan, _Changes) ->
     Plan.
 
@@ -231,7 +234,10 @@ prepare(#{beams := Beams} = State) ->
         {error, Why} -> {error, {not_loadable, Why}, State}
     end.
 
-stop_apps(#{plan := #{apps := Apps, limits := #{app_timeout := Timeout}}, undo := Undo} = State) ->
+stop_apps(#{plan := #{apps := []}} = State) ->
+    {ok, State};
+stop_apps(#{plan := #{apps := Apps, limits := #{app_timeout := Timeout}}, undo := Undo0} = State) ->
+    Undo = Undo0#{ran := relsync_lib_apps:running(), environments := relsync_lib_apps:environments(Apps)},
     case relsync_lib_apps:stop(Apps, Timeout) of
         ok -> {ok, State#{undo := Undo#{stopped := Apps}}};
         {error, Reason, Stopped} -> {error, {apps, Reason}, State#{undo := Undo#{stopped := Stopped}}}
@@ -310,20 +316,27 @@ look_for_lingering(#{plan := #{limits := Limits}, result := Result} = State) ->
 
 start_apps(#{plan := #{apps := []}} = State) ->
     {ok, State};
-start_apps(#{plan := #{apps := Apps, limits := #{app_timeout := Timeout}}} = State) ->
-    #{undo := Undo, result := Result} = State,
-    case relsync_lib_apps:refresh(Apps, Timeout) of
+start_apps(#{plan := #{apps := Apps, defaults := Defaults, limits := #{app_timeout := Timeout}}} = State) ->
+    #{undo := #{ran := Ran, environments := Running} = Undo, result := Result} = State,
+    Values = fun(App, New) -> relsync_lib_apps:survivors(maps:get(App, Running), maps:get(App, Defaults), New) end,
+    case relsync_lib_apps:refresh(Apps, Timeout, Values) of
         {ok, Present} ->
             Next = State#{
                 undo := Undo#{started := Present},
                 result := Result#{restarted := lists:reverse([A || {A, _} <- Present])}
             },
-            case relsync_lib_apps:start(Present, Timeout) of
+            case start_again(Present, Ran, Apps -- Present, Timeout) of
                 ok -> {ok, Next};
                 {error, Reason} -> {error, {apps, Reason}, Next}
             end;
         {error, Reason} ->
             {error, {apps, Reason}, State}
+    end.
+
+start_again(Present, Ran, Gone, Timeout) ->
+    case relsync_lib_apps:start(Present, Timeout) of
+        ok -> relsync_lib_apps:start_missing(Ran, Gone, Timeout);
+        {error, _} = Error -> Error
     end.
 
 %%--------------------------------------------------------------------------------------------------

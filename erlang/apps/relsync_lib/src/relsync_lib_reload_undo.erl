@@ -17,6 +17,9 @@
     restore := [{module(), file:filename() | none}],
     forget := [module()],
     stopped := [relsync_lib_apps:app()],
+    %% What ran before, and the environments of what was stopped.
+    ran := [relsync_lib_apps:app()],
+    environments := relsync_lib_apps:environments(),
     started := [relsync_lib_apps:app()]
 }.
 
@@ -36,6 +39,8 @@ none(Mode, Limits) ->
         restore => [],
         forget => [],
         stopped => [],
+        ran => [],
+        environments => #{},
         started => []
     }.
 
@@ -85,12 +90,19 @@ stop_again(#{started := Apps}, Timeout) ->
         {error, Reason, _} -> {error, {apps, Reason}}
     end.
 
+%% With the environments as they were.
 start_again(#{stopped := []}, _Timeout) ->
     ok;
-start_again(#{stopped := Apps}, Timeout) ->
-    case relsync_lib_apps:refresh(Apps, Timeout) of
-        {ok, Present} -> apps_result(relsync_lib_apps:start(Present, Timeout));
-        Error -> apps_result(Error)
+start_again(#{stopped := Apps, ran := Ran, environments := Environments}, Timeout) ->
+    Values = fun(App, New) -> maps:get(App, Environments, []) -- New end,
+    case relsync_lib_apps:refresh(Apps, Timeout, Values) of
+        {ok, Present} ->
+            case relsync_lib_apps:start(Present, Timeout) of
+                ok -> apps_result(relsync_lib_apps:start_missing(Ran, Apps -- Present, Timeout));
+                Error -> apps_result(Error)
+            end;
+        Error ->
+            apps_result(Error)
     end.
 
 apps_result(ok) -> ok;

@@ -50,7 +50,10 @@ reload_test_() ->
             fun temporary_module_is_replaced_by_what_was_there/1,
             fun temporary_module_is_refused_where_it_would_harm/1,
             fun applications_are_restarted_in_order/1,
-            fun application_that_does_not_start_is_undone/1
+            fun application_that_does_not_start_is_undone/1,
+            fun values_set_at_run_time_survive_a_restart/1,
+            fun application_that_stopped_with_another_runs_again/1,
+            fun application_that_ends_at_once_is_undone/1
         ]
     ]}.
 
@@ -649,6 +652,83 @@ application_that_does_not_start_is_undone(#{root := Root} = Release) ->
     ?assertMatch({ok, _}, relsync_lib_reload_undo:undo(Undo)),
     ?assertEqual([{started, rt_sup}, {started, rt_top}], log()),
     ?assertEqual({1, "1"}, {rt_sup:v(), version_of(rt_base)}),
+    stop_apps().
+
+app_env(Vsn, Env) ->
+    io_lib:format(
+        "{application, rt_base, [{vsn, ~p}, {modules, [rt_sup]}, {mod, {rt_sup, []}}, {applications, [kernel, stdlib]}, "
+        "{registered, []}, {env, ~p}]}.\n",
+        [Vsn, Env]
+    ).
+
+%% A value of the `.app' file follows the new one; one that was set stays, also against a new default.
+values_set_at_run_time_survive_a_restart(#{root := Root} = Release) ->
+    register(rt_log, self()),
+    App = fun(Dir, Env) -> write(Release, "lib/" ++ Dir ++ "/ebin/rt_base.app", app_env("1", Env)) end,
+    App("rt_base-1", [{kept, old}, {set, old}, {changed, old}, {gone, old}]),
+    write(Release, "lib/rt_base-1/ebin/rt_sup.beam", beam(app_source("rt_sup", 1, started("rt_sup")))),
+    true = code:add_pathz(ebin(Release, "rt_base-1")),
+    {ok, [rt_base]} = application:ensure_all_started(rt_base),
+    [ok = application:set_env(rt_base, K, by_hand) || K <- [set, changed, added]],
+    ok = application:set_env(rt_base, lasting, by_hand, [{persistent, true}]),
+    Before = lists:sort(application:get_all_env(rt_base)),
+    {Changes, _} = base_bump(Release, started("rt_sup")),
+    {ok, Plan} = relsync_lib_reload:plan(Root, Changes, apps, #{}),
+    App("rt_base-2", [{kept, new}, {set, old}, {changed, new}, {fresh, new}]),
+    ok = file:delete(filename:join(ebin(Release, "rt_base-1"), "rt_base.app")),
+    Back = switch(Release, Changes),
+    {ok, _, Undo} = relsync_lib_reload:reload(Plan),
+    ?assertEqual(
+        [{added, by_hand}, {changed, by_hand}, {fresh, new}, {kept, new}, {lasting, by_hand}, {set, by_hand}],
+        lists:keydelete(included_applications, 1, lists:sort(application:get_all_env(rt_base)))
+    ),
+    Back(),
+    App("rt_base-1", [{kept, old}, {set, old}, {changed, old}, {gone, old}]),
+    ?assertMatch({ok, _}, relsync_lib_reload_undo:undo(Undo)),
+    ?assertEqual(Before, lists:sort(application:get_all_env(rt_base))),
+    ok = application:stop(rt_base),
+    ok = application:unload(rt_base),
+    _ = log(),
+    unregister(rt_log).
+
+%% It does not say that it depends on the other, whose stop ends it.
+application_that_stopped_with_another_runs_again(#{root := Root} = Release) ->
+    start_apps(Release),
+    ok = application:stop(rt_dep),
+    ok = application:unload(rt_dep),
+    Follower = "{ok, spawn_link(fun() -> M = monitor(process, whereis(rt_base_top)), receive {'DOWN', M, _, _, _} -> ok end end)}",
+    write(Release, "lib/rt_dep-1/ebin/rt_dep.app", app_file("rt_dep", "1", "rt_top", [])),
+    write(Release, "lib/rt_dep-1/ebin/rt_top.beam", beam(app_source("rt_top", 1, Follower))),
+    forget(rt_top),
+    Base = "P = spawn_link(fun loop/0), register(rt_base_top, P), {ok, P}",
+    ok = application:stop(rt_base),
+    forget(rt_sup),
+    write(Release, "lib/rt_base-1/ebin/rt_sup.beam", beam(app_source("rt_sup", 1, Base))),
+    [ok = application:start(A) || A <- [rt_base, rt_dep]],
+    _ = log(),
+    {Changes, App} = base_bump(Release, Base),
+    {ok, Plan} = relsync_lib_reload:plan(Root, Changes, apps, #{}),
+    App(),
+    switch(Release, Changes),
+    {ok, Result, _} = relsync_lib_reload:reload(Plan),
+    ?assertEqual([rt_base], maps:get(restarted, Result)),
+    ?assertEqual({"2", "1"}, {version_of(rt_base), version_of(rt_dep)}),
+    stop_apps().
+
+%% It starts, and its top process ends before anybody looks.
+application_that_ends_at_once_is_undone(#{root := Root} = Release) ->
+    start_apps(Release),
+    Ends = "P = spawn_link(fun() -> ok end), M = monitor(process, P), receive {'DOWN', M, _, _, _} -> ok end, {ok, P}",
+    {Changes, App} = base_bump(Release, Ends),
+    {ok, Plan} = relsync_lib_reload:plan(Root, Changes, apps, #{}),
+    App(),
+    Back = switch(Release, Changes),
+    {error, {apps, Reason}, Undo} = relsync_lib_reload:reload(Plan),
+    ?assert(contains(text({error, {apps, Reason}}), "rt_base")),
+    Back(),
+    write(Release, "lib/rt_base-1/ebin/rt_base.app", app_file("rt_base", "1", "rt_sup", [])),
+    ?assertMatch({ok, _}, relsync_lib_reload_undo:undo(Undo)),
+    ?assertEqual({1, "1", "1"}, {rt_sup:v(), version_of(rt_base), version_of(rt_dep)}),
     stop_apps().
 
 wait_until_dead(Pid) ->
