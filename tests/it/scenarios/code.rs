@@ -265,9 +265,23 @@ fn applications_are_restarted() {
     make(2);
     push_all(&rig, &[]);
     assert_eq!(rig.node.eval("gen_server:call(sample_server, x)"), "{1,2}");
+    rig.node
+        .eval("ok = application:set_env(sample, set_by_hand, yes)");
     make(3);
-    push_all(&rig, &["--reload", "apps"]);
-    assert_eq!(rig.node.eval("gen_server:call(sample_server, x)"), "{3,3}");
+    let planned = rig.run(&["plan", "--reload", "apps"]);
+    let named = "applications that would be stopped and started: sample";
+    assert!(planned.out.contains(named), "{planned:?}");
+    let pushed = push_all(&rig, &["--reload", "apps"]);
+    assert_eq!(
+        pushed["restarted"],
+        serde_json::json!(["sample"]),
+        "{pushed}"
+    );
+    assert_eq!(
+        rig.node
+            .eval("{gen_server:call(sample_server, x), application:get_env(sample, set_by_hand)}"),
+        "{{3,3},{ok,yes}}"
+    );
 }
 
 /// The release is there and runs, and relsync has not seen it. Returns where the modules `sample` and `kept` are.
