@@ -45,6 +45,8 @@ pub enum Source {
         /// Index in the new manifest.
         entry: usize,
     },
+    /// It stands at this path although no manifest names it.
+    There,
     /// It is sent, as a difference to this base if there is one.
     Send {
         /// Its number among the bases.
@@ -181,6 +183,29 @@ impl Plan {
             .filter(|path| needs_place(path))
             .cloned()
             .collect()
+    }
+
+    /// Sends nothing for those of the new entries that stand on the target already, by their index, though relsync did not install them.
+    pub fn find_there(&mut self, there: &BTreeSet<usize>) {
+        let is_there = |at: usize| there.contains(&at);
+        let sources = || self.entries.iter().map(|entry| entry.source);
+        // What another entry is made of has to be sent for that one.
+        let needed: HashSet<usize> = sources()
+            .enumerate()
+            .filter_map(|(at, source)| match source {
+                Some(Source::Same { entry }) if !is_there(at) => Some(entry),
+                _ => None,
+            })
+            .collect();
+        for (at, entry) in self.entries.iter_mut().enumerate() {
+            let is_sent = matches!(
+                entry.source,
+                Some(Source::Send { .. } | Source::Same { .. })
+            );
+            if is_sent && is_there(at) && !needed.contains(&at) {
+                entry.source = Some(Source::There);
+            }
+        }
     }
 
     /// Whether the target needs nothing.
@@ -402,5 +427,43 @@ fn tells_boot(entry: &Entry) -> bool {
         0 => name == b"start_erl.data" || name == b"RELEASES",
         1 => name.ends_with(b".rel") || name.ends_with(b".boot"),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_there_is_not_sent_unless_another_entry_is_made_of_it() {
+        let planned = |source| PlannedEntry {
+            change: Change::Added,
+            source: Some(source),
+        };
+        let send = || planned(Source::Send { base: None });
+        let same = |entry| planned(Source::Same { entry });
+        let mut plan = Plan {
+            entries: vec![
+                send(),
+                send(),
+                same(1),
+                send(),
+                same(3),
+                planned(Source::Empty),
+            ],
+            deletes: Vec::new(),
+            left_alone: Vec::new(),
+        };
+        plan.find_there(&BTreeSet::from([0, 1, 3, 4, 5]));
+        let sources: Vec<Option<Source>> = plan.entries.iter().map(|it| it.source).collect();
+        let expected = [
+            Source::There,
+            Source::Send { base: None },
+            Source::Same { entry: 1 },
+            Source::There,
+            Source::There,
+            Source::Empty,
+        ];
+        assert_eq!(sources, expected.map(Some));
     }
 }

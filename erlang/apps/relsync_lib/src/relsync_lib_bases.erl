@@ -4,7 +4,7 @@
 %% that an installed file still looks as it did when it was last checked. Changes nothing. Faults are thrown.
 -module(relsync_lib_bases).
 
--export([new/2, kept_at/3, with_content/2, find/2, read/2, opened/3]).
+-export([new/2, is_known/2, kept_at/3, with_content/2, find/2, read/2, opened/3]).
 
 -export_type([bases/0, base/0, fault/0]).
 
@@ -39,6 +39,11 @@ new(#{roots := Roots, base := Manifest, installed := Installed, drift := Drift},
 %% What the manifest says of the target's own file need not be so.
 own(Manifest) ->
     [Index || {ok, Index, _} <- [relsync_lib_manifest:find(relsync_lib_path:targets_own(), Manifest)]].
+
+%% @doc Says whether the base manifest has a path.
+-spec is_known(relsync_lib_path:path(), bases()) -> boolean().
+is_known(Path, #{manifest := Manifest}) ->
+    relsync_lib_manifest:find(Path, Manifest) =/= none.
 
 %% @doc The installed file of a path, if it has this content.
 -spec kept_at(relsync_lib_path:path(), relsync_lib_manifest:sha256(), bases()) -> {ok, relsync_lib_manifest:index()} | none.

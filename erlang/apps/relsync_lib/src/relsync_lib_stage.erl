@@ -463,7 +463,15 @@ copy_sent(Index, #stage{new = New, sent = Sent} = Stage) ->
     {ok, {file, Path, _, _, Sha256}} = relsync_lib_manifest:entry(Index, New),
     case Sent of
         #{Sha256 := From} -> copy_content(staged_file(From, Stage), Index, Path, Sha256, Stage);
-        #{} -> throw({no_source, Path})
+        #{} -> copy_content(found_there(Path, Stage), Index, Path, Sha256, Stage)
+    end.
+
+%% What nobody installed may stand at its path already.
+found_there(Path, #stage{bases = Bases, roots = #{write := Root}}) ->
+    IsKnown = relsync_lib_bases:is_known(Path, Bases),
+    case relsync_lib_roots:holder([Root], Path) of
+        {ok, Root, {file, _, _, _}} when not IsKnown -> relsync_lib_path:join(Root, Path);
+        _ -> throw({no_source, Path})
     end.
 
 sync_staged(#stage{roots = #{state := Dir}, expected = Expected} = Stage, Wanted) ->

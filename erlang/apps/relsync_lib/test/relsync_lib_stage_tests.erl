@@ -126,6 +126,23 @@ wrong_pieces_test_() ->
         ]
     ].
 
+%% What stands at a new path already need not be sent; other content there is of no use.
+found_there_test() ->
+    One = binary:copy(<<"twice">>, 30),
+    Frames = [{[{0, whole, none}], term_to_binary([{plain, <<"new a">>}])}],
+    [
+        with_old(fun(Root, Options) ->
+            {ok, Stage} = relsync_lib_stage:start(header(Options), Options),
+            ok = relsync_lib_fs:make_dir(<<Root/binary, "/app-2">>),
+            [ok = prim_file:write_file(<<Root/binary, "/app-2/", Name/binary>>, Content) || Name <- [<<"one">>, <<"two">>]],
+            case {frames(Frames, Stage), Outcome} of
+                {{ok, #{wanted := Wanted}}, staged} -> {_, {file, _, _, _}} = lists:keyfind(<<"app-2/two">>, 1, Wanted);
+                {{error, {content_mismatch, <<"app-2/one">>}}, refused} -> ok
+            end
+        end)
+     || {Content, Outcome} <- [{One, staged}, {<<"other">>, refused}]
+    ].
+
 header(#{base := Base}) ->
     {ok, [{header, Header} | _], _} =
         relsync_lib_pack:feed(relsync_lib_trees:pack(Base, old(), new()), relsync_lib_pack:new()),
