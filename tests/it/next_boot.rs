@@ -66,6 +66,10 @@ fn a_release_that_would_not_start_is_refused() {
     assert_eq!(status["boot"]["faults"][0], said.1, "{status}");
 }
 
+/// A module with a process that stays in its code.
+const LOOP: &str = "-export([run/0]).\nrun() -> register(tftp_sample, self()), loop().\n\
+    loop() -> receive _ -> loop() end.";
+
 /// A release with applications that are Erlang's by their names: one version that the target has, one that nobody has.
 fn release_with_system_libraries(rig: &Rig, with_tftp: bool) {
     let tree = rig.tree();
@@ -76,11 +80,7 @@ fn release_with_system_libraries(rig: &Rig, with_tftp: bool) {
     );
     let ours = ("tftp", "99.0");
     if with_tftp {
-        tree.app(
-            ours.0,
-            ours.1,
-            &[("tftp_sample", "-export([f/0]).\nf() -> ok.")],
-        );
+        tree.app(ours.0, ours.1, &[("tftp_sample", LOOP)]);
         tree.file("lib/tftp-99.0/priv/lib/driver.so", b"native");
     }
     let crypto = system_version(rig, "crypto");
@@ -135,12 +135,28 @@ fn system_libraries_that_the_target_lacks_come_along() {
     assert_eq!(changed["entries"]["removed"], 0, "{changed}");
     assert!(along.exists());
 
-    // What a release no longer has goes, and comes back with a rollback.
+    // What a release no longer has goes, and comes back with a rollback. Its processes go on.
+    rig.node.eval(&format!(
+        "code:add_patha({:?}), ok = application:start(tftp), spawn(tftp_sample, run, []).",
+        along.join("ebin").display().to_string()
+    ));
+    rig.node.wait_for("is_pid(whereis(tftp_sample))", "true");
     fs::remove_dir_all(rig.tree().root().join("lib/tftp-99.0")).expect("removed");
     release_with_system_libraries(&rig, false);
     // The boot file changes: it takes effect when the VM restarts.
-    rig.push(&["push"], 4);
+    let plan = rig.push(&["plan"], 0);
+    assert!(
+        !plan["notes"].to_string().contains("would be refused"),
+        "{plan}"
+    );
+    let gone = rig.push(&["push"], 4);
+    let notes = gone["notes"].to_string();
+    assert!(
+        notes.contains("runs until the VM restarts") && notes.contains("tftp-99.0"),
+        "{gone}"
+    );
     assert!(!along.exists());
+    assert_eq!(rig.node.eval("is_pid(whereis(tftp_sample))"), "true");
     let back = rig.run(&["rollback"]);
     assert!(matches!(back.code, Some(0 | 4)), "{back:?}");
     assert!(along.join("priv/lib/driver.so").exists());

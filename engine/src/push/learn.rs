@@ -1,6 +1,6 @@
 //! What the target holds, and what follows for a push.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 use super::build::is_stored;
@@ -19,7 +19,9 @@ use crate::plan::{Plan, Rules, Source, Totals};
 use crate::session::{Session, unexpected};
 use crate::store::Store;
 use crate::transport::Transport;
-use crate::wire::{ApplyResult, DriftKind, PlannedFiles, ReloadMode, Reply, Request, TargetStatus};
+use crate::wire::{
+    ApplyResult, DriftKind, PlannedFiles, ReloadMode, Reply, Request, Standing, TargetStatus,
+};
 
 /// What names the release that boots.
 const START_ERL_DATA: &[u8] = b"releases/start_erl.data";
@@ -91,6 +93,7 @@ pub(super) async fn plan<T: Transport>(
             .any(|at| is_targets_own(new.entries()[*at].path.as_bytes())),
     };
     let mut plan = Plan::new(held, new, &rules);
+    plan.find_there(&same(new, &found));
     let totals = plan.totals(new);
     if is_stored(totals.sent_content_bytes, options) {
         plan.forget_bases();
@@ -133,6 +136,18 @@ pub(super) async fn plan<T: Transport>(
         planned.boot_fault = looked.fault(new, &planned, status.embedded);
     }
     Ok(planned)
+}
+
+/// Lists the new files that stand on the target with the same content, though relsync did not install them.
+fn same(new: &Manifest, found: &BTreeMap<usize, Standing>) -> BTreeSet<usize> {
+    let is_same = |at: usize, standing: &Standing| {
+        let content = new.entries()[at].content();
+        matches!((standing, content), (Standing::File(Some(hash)), Some((_, sha256))) if *hash == sha256.0)
+    };
+    let same = found
+        .iter()
+        .filter(|(at, standing)| is_same(**at, standing));
+    same.map(|(at, _)| *at).collect()
 }
 
 /// Lists what the target keeps of the latest earlier generations, as far back as the store can read their snapshots.

@@ -151,7 +151,7 @@ outlook(#{modules := Modules} = Fields, #{write := Root, state := Dir} = Roots) 
      || #{path := Path} = M <- Modules
     ],
     Mode = mode(maps:get(reload, Fields, 0)),
-    case relsync_lib_reload_outlook:outlook(path_list(Root), Changes, Mode, Limits) of
+    case relsync_lib_reload_outlook:outlook(path_list(Root), relsync_lib_otp_apps:foreseen(Changes), Mode, Limits) of
         {ok, #{ended := Ended, apps := Apps} = Outlook} ->
             #{
                 outcome => 2,

@@ -99,7 +99,8 @@ update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send)
     ok = relsync_lib_boot:check(Held, Roots),
     Mode = relsync_lib_modules:mode(maps:get(reload, Fields, 0)),
     Restart = restart_way(Mode, Fields, relsync_lib_restart:update_facts(Wanted, Leftovers, Roots), Roots),
-    Changes = relsync_lib_modules:changes(Wanted, Base, Dir),
+    Running = relsync_lib_otp_apps:left_running(Wanted),
+    Changes = relsync_lib_otp_apps:without(relsync_lib_modules:changes(Wanted, Base, Dir), Running),
     State = probation_state(Fields, Mode),
     Options = #{
         state => State,
@@ -114,7 +115,8 @@ update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send)
         manifest => maps:get(manifest, Staged), changes => relsync_lib_modules:boot_changes(Wanted, Dir)
     }),
     Update = plan(Mode, Changes, Roots, Limits, relsync_lib_update_hooks:with_context(Hooks, Context), Send),
-    Notes = [relsync_lib_refusal:left_text(Path) || {Path, not_ours} <- Left] ++ pin_notes(Stays),
+    Notes = [relsync_lib_refusal:left_text(Path) || {Path, not_ours} <- Left] ++ pin_notes(Stays) ++
+        relsync_lib_otp_apps:notes(Running),
     Disturbs = Held =/= [] orelse acts(Update),
     Result = run(Update#update{disturbs = Disturbs, notes = Notes, restart = Restart}, Mode, Prepare),
     %% Who does not hear of the result can ask for it.
@@ -170,8 +172,10 @@ rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
         manifest => relsync_lib_generations:manifest(Roots, To),
         changes => relsync_lib_modules:boot_changes_back(Changes, Dir)
     }),
-    Update = plan(Mode, Modules, Roots, Limits, relsync_lib_update_hooks:with_context(Hooks, Context), Send),
-    Notes = [relsync_lib_pins:kept_text(Kept) || Kept =/= []],
+    Running = relsync_lib_otp_apps:left_running(Nodes),
+    Reloaded = relsync_lib_otp_apps:without(Modules, Running),
+    Update = plan(Mode, Reloaded, Roots, Limits, relsync_lib_update_hooks:with_context(Hooks, Context), Send),
+    Notes = [relsync_lib_pins:kept_text(Kept) || Kept =/= []] ++ relsync_lib_otp_apps:notes(Running),
     Result = run(Update#update{direction = back, disturbs = Changes =/= [], notes = Notes, restart = Restart}, Mode, Prepare),
     %% Not before: where the way back fails, the timer has to try it again.
     relsync_lib_probation:cancel(Dir),
