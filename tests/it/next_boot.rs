@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use relsync_tests::rig::Rig;
+use relsync_tests::release::listing;
+use relsync_tests::rig::{Rig, noise};
 use serde_json::Value;
 
 /// A release of two applications, whose boot file finds them as `mix release` has it.
@@ -160,4 +161,28 @@ fn system_libraries_that_the_target_lacks_come_along() {
     let back = rig.run(&["rollback"]);
     assert!(matches!(back.code, Some(0 | 4)), "{back:?}");
     assert!(along.join("priv/lib/driver.so").exists());
+}
+
+#[test]
+fn system_libraries_that_are_there_are_not_sent_again() {
+    let rig = Rig::new();
+    release_with_system_libraries(&rig, false);
+    let crypto = format!("lib/crypto-{}", system_version(&rig, "crypto"));
+    let large = format!("{crypto}/ebin/large.bin");
+    rig.tree().file(&large, &noise(7, 300_000));
+    // They lie in the destination, and relsync did not bring them.
+    for file in [&large, &format!("{crypto}/ebin/crypto.app")] {
+        let device = rig.device().join(file);
+        fs::create_dir_all(device.parent().expect("a parent")).expect("a directory");
+        fs::copy(rig.tree().root().join(file), device).expect("copied");
+    }
+    rig.tree().file("etc/note", b"1");
+    rig.push(&["push"], 0);
+    rig.tree().file("etc/note", b"2");
+    rig.push(&["push"], 0);
+    let all = rig.push(&["push", "-E", "false"], 0);
+    assert!(all["pack_bytes"].as_u64() < Some(5_000), "{all}");
+    assert_eq!(listing(&rig.device()), listing(rig.tree().root()));
+    let again = rig.push(&["push", "-E", "false"], 0);
+    assert_eq!(again["outcome"], "up-to-date", "{again}");
 }
