@@ -108,7 +108,7 @@ fn push_boot_file(product: &Product, build: Build) -> Run {
     let run = push_with(product, build, 4);
     let notes = run.result()["notes"].to_string();
     assert!(
-        notes.contains("needs VM restart: releases/1.0.0/start.boot"),
+        notes.contains("needs VM restart: ") && notes.contains("releases/1.0.0/start.boot"),
         "{notes}"
     );
     run
@@ -212,6 +212,26 @@ fn restart(tool: Tool) {
 fn roll_back(product: &Product) {
     let run = product.run(&["rollback", "--json"]);
     assert_eq!(run.code, Some(0), "{run:?}");
+}
+
+/// OTP is patched on the host; the release brings its own, so that the device boots the patched one.
+fn otp_patch_comes_along(tool: Tool) {
+    let Some(mut product) = installed(tool) else {
+        return;
+    };
+    let before = product.eval("code:lib_dir(kernel)");
+    push_boot_file(
+        &product,
+        Build {
+            is_otp_patched: true,
+            ..Build::CHANGED
+        },
+    );
+    assert_runs(&product, CHANGED);
+    product.restart();
+    assert_runs(&product, Runs { code: 2, ..FIRST });
+    let patched = format!("{}.1\"", before.trim_end_matches('"'));
+    assert_eq!(product.eval("code:lib_dir(kernel)"), patched);
 }
 
 /// OTP is patched on the host, and the release takes OTP's applications from the device's own: it would not boot there.

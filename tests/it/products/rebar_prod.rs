@@ -8,6 +8,16 @@ fn change() {
 }
 
 #[test]
+fn new_application() {
+    super::new_application(TOOL);
+}
+
+#[test]
+fn otp_patch() {
+    super::otp_patch_comes_along(TOOL);
+}
+
+#[test]
 fn restart() {
     super::restart(TOOL);
 }
