@@ -20,7 +20,7 @@ use relsync_tests::project::{Build, NAME, Tool};
 struct Runs {
     /// The number of its code.
     code: u32,
-    /// The application's version, in the code path and as the node says it.
+    /// The application's version in the code path.
     version: &'static str,
     /// How often its server was called since it started, this time included.
     calls: u32,
@@ -53,13 +53,17 @@ fn assert_runs(product: &Product, runs: Runs) {
         is_first || path == format!("[{ebin:?}]"),
         "the code path: {path}"
     );
+    if product.tool.is_mix() {
+        assert_consolidated(product, runs);
+    }
+}
+
+/// Asserts that the application's version is this one, as the node says it after a restart.
+fn assert_booted(product: &Product, version: &str) {
     let listed = product.eval(&format!(
         "[V || {{{NAME}, _, V}} <- application:which_applications()]"
     ));
     assert_eq!(listed, format!("[{version:?}]"), "which_applications()");
-    if product.tool.is_mix() {
-        assert_consolidated(product, runs);
-    }
 }
 
 /// Asserts that protocols are consolidated, in this version's directory.
@@ -166,6 +170,23 @@ fn new_application(tool: Tool) {
     }
 }
 
+/// A version bump; `is_incremental` if the build's directory held the old version.
+fn version_bump(tool: Tool, is_incremental: bool) {
+    let Some(product) = installed(tool) else {
+        return;
+    };
+    push_all(
+        &product,
+        Build {
+            is_incremental,
+            ..Build::BUMPED
+        },
+    );
+    assert_runs(&product, BUMPED);
+    assert_up_to_date(&product);
+    assert_runs(&product, Runs { calls: 3, ..BUMPED });
+}
+
 /// After an edit that did not restart the server.
 const CHANGED: Runs = Runs {
     code: 2,
@@ -188,6 +209,7 @@ fn restart(tool: Tool) {
     push_all(&product, Build::BUMPED);
     product.restart();
     assert_runs(&product, Runs { calls: 1, ..BUMPED });
+    assert_booted(&product, BUMPED.version);
     assert_up_to_date(&product);
     // What the first VM was started from goes with the next push, unless the second start names it as well, and is not missed.
     let next = Build {
@@ -212,6 +234,32 @@ fn restart(tool: Tool) {
 fn roll_back(product: &Product) {
     let run = product.run(&["rollback", "--json"]);
     assert_eq!(run.code, Some(0), "{run:?}");
+}
+
+/// The way back from a version bump.
+fn rollback(tool: Tool) {
+    let Some(product) = installed(tool) else {
+        return;
+    };
+    push_all(&product, Build::BUMPED);
+    assert_runs(&product, BUMPED);
+    roll_back(&product);
+    assert_runs(&product, Runs { calls: 3, ..FIRST });
+}
+
+/// The way back from a version bump after the device has rebooted with it; and then it reboots again.
+fn rollback_after_restart(tool: Tool) {
+    let Some(mut product) = installed(tool) else {
+        return;
+    };
+    push_all(&product, Build::BUMPED);
+    product.restart();
+    assert_runs(&product, Runs { calls: 1, ..BUMPED });
+    roll_back(&product);
+    assert_runs(&product, Runs { calls: 2, ..FIRST });
+    product.restart();
+    assert_runs(&product, FIRST);
+    assert_booted(&product, FIRST.version);
 }
 
 /// OTP is patched on the host; the release brings its own, so that the device boots the patched one.
@@ -268,4 +316,24 @@ fn otp_patch_changes_nothing(tool: Tool) {
     assert_runs(&product, CHANGED);
     product.restart();
     assert_runs(&product, Runs { code: 2, ..FIRST });
+}
+
+/// A new application needs one of OTP's that the boot file names in the release, while relsync leaves it out because the target's own
+/// OTP has it: the release would not boot.
+fn new_application_is_refused(tool: Tool) {
+    let Some(mut product) = installed(tool) else {
+        return;
+    };
+    let build = Build {
+        has_extra: true,
+        ..Build::CHANGED
+    };
+    let run = push(&product, build);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let result = run.result();
+    let said = result["error"]["message"].as_str().expect("a message");
+    assert!(said.contains("public_key"), "{said}");
+    assert_runs(&product, Runs { calls: 2, ..FIRST });
+    product.restart();
+    assert_runs(&product, FIRST);
 }

@@ -13,6 +13,16 @@ fn new_application() {
 }
 
 #[test]
+fn version_bump_from_a_clean_build() {
+    super::version_bump(TOOL, false);
+}
+
+#[test]
+fn version_bump_from_an_incremental_build() {
+    super::version_bump(TOOL, true);
+}
+
+#[test]
 fn otp_patch() {
     super::otp_patch_comes_along(TOOL);
 }
@@ -20,4 +30,14 @@ fn otp_patch() {
 #[test]
 fn restart() {
     super::restart(TOOL);
+}
+
+#[test]
+fn rollback() {
+    super::rollback(TOOL);
+}
+
+#[test]
+fn rollback_after_restart() {
+    super::rollback_after_restart(TOOL);
 }

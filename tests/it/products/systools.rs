@@ -15,6 +15,36 @@ fn change() {
 }
 
 #[test]
+fn new_application() {
+    with_each(super::new_application_is_refused);
+}
+
+#[test]
+fn version_bump_from_a_clean_build() {
+    with_each(|tool| super::version_bump(tool, false));
+}
+
+#[test]
+fn version_bump_from_an_incremental_build() {
+    with_each(|tool| super::version_bump(tool, true));
+}
+
+#[test]
+fn otp_patch() {
+    with_each(super::otp_patch_comes_along);
+}
+
+#[test]
 fn restart() {
     with_each(super::restart);
+}
+
+#[test]
+fn rollback() {
+    with_each(super::rollback);
+}
+
+#[test]
+fn rollback_after_restart() {
+    with_each(super::rollback_after_restart);
 }

@@ -8,6 +8,7 @@ mod golden;
 mod layers;
 mod machine_paths;
 mod readme_rows;
+mod release_table;
 mod source;
 mod surroundings;
 
@@ -30,6 +31,7 @@ fn check(root: &Path, sources: &[Source]) -> Vec<String> {
     }
     golden::check(sources, &mut findings);
     readme_rows::check(sources, &mut findings);
+    release_table::check(sources, &mut findings);
     findings.0.into_iter().map(|(.., text)| text).collect()
 }
 
