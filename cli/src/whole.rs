@@ -202,7 +202,7 @@ fn check_links(tree: &Manifest, rules: &Rules) -> Result<Option<String>, WholeEr
 
 fn is_release_dir(name: &[u8]) -> bool {
     let is_one = |dir: &&str| dir.as_bytes() == name;
-    RELEASE_DIRS.iter().any(|dir| is_one(&dir)) || name.starts_with(b"erts-")
+    RELEASE_DIRS.iter().any(is_one) || name.starts_with(b"erts-")
 }
 
 /// Whether a link's target is outside the tree that the link is in. An absolute one always is: the release lies elsewhere on a target.

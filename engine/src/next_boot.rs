@@ -79,7 +79,16 @@ impl NextBoot {
         let no_boot_file = || NextBootError::NoBootFile {
             version: start.version.clone(),
         };
-        let entry = boot_file(tree, &start.version).ok_or_else(no_boot_file)?;
+        let Some(entry) = boot_file(tree, &start.version) else {
+            // Without any boot file, the release is started by other means (`erl -pa`).
+            let is_boot_file = |entry: &Entry| entry.path.as_bytes().ends_with(b".boot");
+            let has_boot_files = tree.entries().iter().any(is_boot_file);
+            return if has_boot_files {
+                Err(no_boot_file())
+            } else {
+                Ok(None)
+            };
+        };
         let file = String::from_utf8_lossy(entry.path.as_bytes()).into_owned();
         let bytes = content(entry).ok_or_else(no_boot_file)?;
         let script = BootScript::parse(&bytes).map_err(|source| NextBootError::BootFile {
@@ -331,6 +340,7 @@ mod tests {
         };
         let mut read = |files: &[&str]| NextBoot::read(&tree(files), &mut content);
         assert_eq!(read(&["lib/a-1/ebin/a.app"]), Ok(None));
+        assert_eq!(read(&["releases/start_erl.data"]), Ok(None));
         let data = "releases/start_erl.data";
         let missing = NextBootError::NoBootFile {
             version: "2".to_owned(),

@@ -343,6 +343,9 @@ fn plan_deletes(held: Held<'_>, new: &Manifest, rules: &Rules<'_>) -> (Vec<usize
     (deletes, left_alone)
 }
 
+/// A changed file that says what the release boots: its path, and the size and hash of its new content, if it stays.
+pub type BootChange = (Vec<u8>, Option<(u64, Sha256)>);
+
 /// A change of a compiled module's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModuleChange {
@@ -392,15 +395,11 @@ impl Plan {
 
     /// Lists the files that say what the new release boots, as far as the plan changes them: their paths, and their new content.
     #[must_use]
-    pub fn boot_changes(
-        &self,
-        held: Held<'_>,
-        new: &Manifest,
-    ) -> Vec<(Vec<u8>, Option<(u64, Sha256)>)> {
+    pub fn boot_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<BootChange> {
         let planned = self.entries.iter().zip(new.entries());
         let comes = planned
             .filter(|(planned, entry)| planned.change != Change::Kept && tells_boot(entry))
-            .filter_map(|(_, entry)| Some((entry.path.as_bytes().to_vec(), entry.content())))
+            .map(|(_, entry)| (entry.path.as_bytes().to_vec(), entry.content()))
             .filter(|(_, content)| content.is_some());
         let goes = self.deletes.iter().map(|at| &held.manifest.entries()[*at]);
         let goes = goes.filter(|entry| tells_boot(entry));

@@ -333,12 +333,15 @@ pub(super) fn file_content(
     Ok(content)
 }
 
+/// A file's path, and its new content, compressed, if it stays.
+type BootFile = (Vec<u8>, Option<Vec<u8>>);
+
 /// The files from which the target tells the code path that the new release boots with.
 fn boot_files(
     store: &Store,
     new: &Manifest,
     planned: &Planned,
-) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, PushError> {
+) -> Result<Vec<BootFile>, PushError> {
     let mut files = Vec::new();
     for (path, content) in planned.plan.boot_changes(planned.held(), new) {
         let content = match content {

@@ -97,9 +97,11 @@ pub struct PushOptions {
     pub looked: Option<Arc<Looked>>,
 }
 
+type Decide = dyn Fn(&[u8]) -> bool + Send + Sync;
+
 /// A decision about paths.
 #[derive(Clone)]
-pub struct PathRule(Arc<dyn Fn(&[u8]) -> bool + Send + Sync>);
+pub struct PathRule(Arc<Decide>);
 
 impl PathRule {
     /// Makes one of a function.
