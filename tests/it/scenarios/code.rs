@@ -19,15 +19,7 @@ fn a_node_in_embedded_mode_loads_what_is_new() {
     });
     let tree = rig.tree();
     tree.app("sample", "1.0", &[("sample", &version(1))]);
-    // This node's boot file has kernel and stdlib only; a release that can be updated has crypto too.
-    let run = rig.run(&[]);
-    assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(run.err.contains("lacks the application crypto"), "{run:?}");
-    assert!(run.err.len() < 800, "{run:?}");
-    rig.node.eval(
-        "[Dir] = filelib:wildcard(filename:join(code:lib_dir(), \"crypto-*/ebin\")), \
-         true = code:add_pathz(Dir), ok = application:load(crypto), {module, crypto} = code:load_file(crypto)",
-    );
+    // This node's boot file has kernel and stdlib only: the agent takes crypto from where OTP lies.
     let first = push_all(&rig, &[]);
     assert_eq!(first["modules"][0]["status"], "load", "{first}");
     assert_eq!(rig.node.eval("sample:f()"), "1");
