@@ -6,7 +6,7 @@
 %%% application that does not start is an error, whatever its type: it does not end the VM.
 -module(relsync_lib_apps).
 
--export([versions_behind/1, concerned/2, running/0, defaults/1, environments/1, stop/2, refresh/3, start/2]).
+-export([concerned/2, running/0, defaults/1, environments/1, stop/2, refresh/3, start/2]).
 -export([start_missing/3, survivors/3, format_error/1]).
 
 -export_type([app/0, environment/0, environments/0, reason/0]).
@@ -23,25 +23,6 @@
 -define(SETTLE_MS, 200).
 
 -define(NEVER, [kernel, stdlib, crypto, ssh, relsync_lib, relsyncd]).
-
-%% @doc Lists the running applications whose version, as the application controller shows it, is not that of their new
-%% directory on the code path: it stays what it was when the application was loaded.
--spec versions_behind([file:filename()]) -> [{atom(), Shown :: string(), New :: string()}].
-versions_behind(Ebins) ->
-    Running = [{atom_to_list(App), App, Vsn} || {App, _, Vsn} <- application:which_applications()],
-    [
-        {App, Shown, New}
-     || Ebin <- Ebins,
-        {_, App, Shown} <- [lists:keyfind(relsync_lib_code_path:app_name(Ebin), 1, Running)],
-        New <- described_version(filename:join(Ebin, atom_to_list(App) ++ ".app")),
-        New =/= Shown
-    ].
-
-described_version(File) ->
-    case file:consult(File) of
-        {ok, [{application, _, Keys}]} when is_list(Keys) -> [Vsn || {vsn, Vsn} <- Keys];
-        _ -> []
-    end.
 
 %% @doc Lists the running applications that own one of `Modules' or are named in `Names', and the running
 %% applications that depend on them; dependants come first, as they have to be stopped.

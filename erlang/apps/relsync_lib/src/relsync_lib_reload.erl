@@ -32,7 +32,9 @@
     path := relsync_lib_code_path:plan(),
     apps := [relsync_lib_apps:app()],
     %% What the `.app' files of these say before the switch.
-    defaults := relsync_lib_apps:environments()
+    defaults := relsync_lib_apps:environments(),
+    %% Applications whose version may follow their new `.app' files.
+    versions := relsync_lib_app_versions:before()
 }.
 
 -type result() :: #{
@@ -47,6 +49,8 @@
     joined := [file:filename()],
     left := [file:filename()],
     restarted := [atom()],
+    %% Applications whose version stays what it was until the VM restarts.
+    behind := [relsync_lib_app_versions:behind()],
     vm_restart := boolean()
 }.
 
@@ -90,7 +94,16 @@ plan(Root, Changes, Mode, Limits0) ->
 make_plan(Root, Changed, Checked, Mode, Limits) ->
     {Found, Groups, PathPlan, Roots} = relsync_lib_reload_outlook:look(Root, Changed, Checked, Limits),
     Items = try_beams(Found, Groups, Mode, Limits),
-    Plan = #{mode => Mode, limits => Limits, roots => Roots, items => Items, path => PathPlan, apps => [], defaults => #{}},
+    Plan = #{
+        mode => Mode,
+        limits => Limits,
+        roots => Roots,
+        items => Items,
+        path => PathPlan,
+        apps => [],
+        defaults => #{},
+        versions => relsync_lib_app_versions:look(relsync_lib_app_versions:names(PathPlan, maps:get(changes, Limits)))
+    },
     decide(Plan, Checked).
 
 decide(#{mode := apps, items := Items} = Plan, Changes) ->
@@ -160,6 +173,7 @@ reload(#{mode := Mode, limits := Limits} = Plan) ->
         fun prepare/1,
         fun stop_apps/1,
         fun change_path/1,
+        fun follow_versions/1,
         fun finish/1,
         fun load_on_load/1,
         fun delete_removed/1,
@@ -186,6 +200,7 @@ result(#{items := Items}) ->
         joined => [],
         left => [],
         restarted => [],
+        behind => [],
         vm_restart => lists:any(fun needs_vm_restart/1, Items)
     }.
 
@@ -264,6 +279,15 @@ joined({replace, _App, _Old, New}) -> [New];
 joined({add_before, _Other, New}) -> [New];
 joined({add, New}) -> [New];
 joined({delete, _Old}) -> [].
+
+%% New code may ask for what its `.app' file says, so that goes before. What is stopped reads it when it is loaded again.
+follow_versions(#{plan := #{versions := Before, apps := Apps, items := Items}, undo := Undo, result := Result} = State) ->
+    Waiting = [
+        relsync_lib_code_path:app_name(filename:dirname(Rel))
+     || #{path := Rel} = Item <- Items, needs_vm_restart(Item)
+    ],
+    {Followed, Behind} = relsync_lib_app_versions:follow(Before, Waiting, [App || {App, _} <- Apps]),
+    {ok, State#{undo := Undo#{followed := Followed}, result := Result#{behind := Behind}}}.
 
 %% Old code makes room as late as this, so that as little time as possible passes without either.
 finish(#{prepared := Prepared, old := Old, undo := Undo, plan := #{mode := Mode, limits := Limits}} = State) ->
@@ -345,19 +369,12 @@ start_again(Present, Ran, Gone, Timeout) ->
 
 %% @doc Says in sentences whom a reload hit.
 -spec notes(result()) -> [iodata()].
-notes(#{killed := Killed, lingering := Lingering, restarted := Restarted, ended := Ended, joined := Joined}) ->
+notes(#{killed := Killed, lingering := Lingering, restarted := Restarted, ended := Ended, behind := Behind}) ->
     [["killed for running old code: ", relsync_lib_processes:format_users(Users)] || Users <- Killed] ++
         [["still on the previous code: ", relsync_lib_processes:format_users(Users)] || Users <- Lingering] ++
         [ended_text(Ended) || Ended =/= []] ++
         [io_lib:format("restarted the application ~tp", [App]) || App <- Restarted] ++
-        [
-            io_lib:format(
-                "the code of ~tp is that of version ~ts; application:which_applications/0 shows ~ts until the application "
-                "is loaded anew",
-                [App, New, Shown]
-            )
-         || {App, Shown, New} <- relsync_lib_apps:versions_behind(Joined)
-        ].
+        relsync_lib_app_versions:notes(Behind).
 
 %% @doc Says what became of funs that nobody can see.
 -spec ended_text([module(), ...]) -> iodata().

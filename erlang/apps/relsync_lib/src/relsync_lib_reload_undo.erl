@@ -20,12 +20,15 @@
     %% What ran before, and the environments of what was stopped.
     ran := [relsync_lib_apps:app()],
     environments := relsync_lib_apps:environments(),
-    started := [relsync_lib_apps:app()]
+    started := [relsync_lib_apps:app()],
+    %% Applications whose version followed.
+    followed := [relsync_lib_app_versions:followed()]
 }.
 
 -type reason() ::
     relsync_lib_code:reason()
     | {apps, relsync_lib_apps:reason()}
+    | {versions, [atom()]}
     | {not_restored, [{module(), term()}]}.
 
 %% @doc What undoes a reload that has done nothing yet.
@@ -41,7 +44,8 @@ none(Mode, Limits) ->
         stopped => [],
         ran => [],
         environments => #{},
-        started => []
+        started => [],
+        followed => []
     }.
 
 %% @doc Brings back the code, code path and applications from before `relsync_lib_reload:reload/1', after the
@@ -61,7 +65,8 @@ undo(#{limits := Limits, restore := Restore, forget := Forget, mode := Mode} = U
     {Unloaded, Killed} = relsync_lib_code:load_together(Beams, hard, Limits),
     KilledToo = forget(Forget, Mode, Limits),
     Started = start_again(Undo, AppTimeout),
-    case {Unreadable ++ Unloaded, [E || {error, _} = E <- [Path, Stopped, Started]]} of
+    Versions = versions_back(Undo),
+    case {Unreadable ++ Unloaded, [E || {error, _} = E <- [Path, Stopped, Started, Versions]]} of
         {[], []} -> {ok, Killed ++ KilledToo};
         {[], [Error | _]} -> Error;
         {Failed, _} -> {error, {not_restored, Failed}}
@@ -105,6 +110,12 @@ start_again(#{stopped := Apps, ran := Ran, environments := Environments}, Timeou
             apps_result(Error)
     end.
 
+versions_back(#{followed := Followed}) ->
+    case relsync_lib_app_versions:undo(Followed) of
+        ok -> ok;
+        {error, Apps} -> {error, {versions, Apps}}
+    end.
+
 apps_result(ok) -> ok;
 apps_result({error, Reason}) -> {error, {apps, Reason}}.
 
@@ -140,6 +151,9 @@ old_beams(Restore, Limits) ->
 -spec format_error(reason()) -> iodata().
 format_error({apps, Reason}) ->
     relsync_lib_apps:format_error(Reason);
+format_error({versions, Apps}) ->
+    Names = lists:join(", ", [io_lib:format("~tp", [App]) || App <- Apps]),
+    ["what the VM says of these applications is not what their .app files say, until it restarts: ", Names];
 format_error({not_restored, Modules}) ->
     ["not brought back: ", lists:join(", ", [io_lib:format("~tp (~ts)", [M, why(W)]) || {M, W} <- Modules])];
 format_error(Reason) ->

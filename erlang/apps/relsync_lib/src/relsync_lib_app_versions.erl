@@ -1,0 +1,183 @@
+%%% Lets what the VM says of an application follow its `.app' file, without a stop and start.
+%%%
+%%% The application controller reads that file once, when it loads the application. It is made to read it again as
+%%% OTP's release_handler does it (`change_application_data'), which also makes the environment anew. Here the
+%%% environment stays: a value is replaced only if it is as the old `.app' file had it. No other process runs while the
+%%% controller removes the old environment and enters the new one, so that nobody finds a value missing.
+%%%
+%%% What cannot follow is left as it is, and named. An application does not follow while code of its own waits for a
+%%% restart of the VM. It writes no file.
+-module(relsync_lib_app_versions).
+
+-export([names/2, look/1, follow/3, undo/1, notes/1]).
+
+-export_type([before/0, followed/0, behind/0]).
+
+%% Loaded applications, and the environments that their `.app' files describe.
+-type before() :: relsync_lib_apps:environments().
+%% An application that has followed, and its environment before and after that.
+-type followed() :: {atom(), relsync_lib_apps:environment(), relsync_lib_apps:environment()}.
+-type behind() :: {atom(), Shown :: string(), New :: string()}.
+-type spec() :: {application, atom(), [{atom(), term()}]}.
+
+%% Their code changes at a restart only.
+-define(NEVER, ["kernel", "stdlib"]).
+%% The application controller's own entry in each environment.
+-define(INCLUDED, included_applications).
+
+%% @doc Names the applications whose `.app' file a change of the code path, or of these other files, may replace.
+-spec names(relsync_lib_code_path:plan(), [relsync_lib_upcoming:change()]) -> [string()].
+names(#{replace := Replace, join := Join}, Changes) ->
+    Dirs = [New || {_, New} <- Replace] ++ [New || {New, _} <- Join],
+    Files = [relsync_lib_path:native(Path) || {Path, _} <- Changes, filename:extension(Path) =:= <<".app">>],
+    lists:usort([relsync_lib_code_path:app_name(Dir) || Dir <- Dirs] ++ [filename:basename(F, ".app") || F <- Files]).
+
+%% @doc Reads what must be known before the files change.
+-spec look([string()]) -> before().
+look([]) ->
+    #{};
+look(Names) ->
+    Loaded = [App || {App, _, _} <- application:loaded_applications(), lists:member(atom_to_list(App), Names)],
+    relsync_lib_apps:defaults([{App, temporary} || App <- Loaded]).
+
+%% @doc Lets applications follow the `.app' files that the code path leads to now, if these name another version;
+%% those of `Waiting' have code that waits for a restart of the VM.
+-spec follow(before(), Waiting :: [string()], Restarted :: [atom()]) -> {[followed()], [behind()]}.
+follow(Before, Waiting, Restarted) ->
+    Changed = [
+        {App, Default, Shown, Spec}
+     || {App, Default} <- lists:sort(maps:to_list(Before)),
+        not lists:member(App, Restarted),
+        {ok, Shown} <- [application:get_key(App, vsn)],
+        {application, _, Keys} = Spec <- spec(App),
+        proplists:get_value(vsn, Keys) =/= Shown
+    ],
+    Results = [follow_one(App, Default, Shown, Spec, Waiting) || {App, Default, Shown, Spec} <- Changed],
+    {[F || {followed, F} <- Results], [B || {behind, B} <- Results]}.
+
+follow_one(App, Default, Shown, {application, _, Keys} = Spec, Waiting) ->
+    Running = application:get_all_env(App),
+    Keep = fun(Configured) ->
+        Set = [Entry || Entry <- Running, not lists:member(Entry, Default)],
+        Set ++ without(Set, Configured)
+    end,
+    Behind = {behind, {App, Shown, proplists:get_value(vsn, Keys)}},
+    case lists:member(atom_to_list(App), Waiting ++ ?NEVER) orelse change(App, Spec, Keep) of
+        true ->
+            Behind;
+        {changed, Values} ->
+            %% The command line has the last word when an environment is made, but not of what was set since.
+            [application:set_env(App, Key, Value) || {Key, Value} <- differing(Values, application:get_all_env(App))],
+            {followed, {App, Running, application:get_all_env(App)}};
+        unchanged ->
+            Behind
+    end.
+
+%% @doc Takes that back, after the old files and the code path are in place again. What was set since stays.
+-spec undo([followed()]) -> ok | {error, [atom()]}.
+undo(Followed) ->
+    case [App || {App, Before, After} <- Followed, not undo_one(App, Before, After)] of
+        [] -> ok;
+        Failed -> {error, Failed}
+    end.
+
+undo_one(App, Before, After) ->
+    Set = differing(application:get_all_env(App), After),
+    Values = Set ++ without(Set, Before),
+    case application:get_key(App, vsn) =:= undefined orelse spec(App) of
+        true ->
+            true;
+        [Spec] ->
+            case change(App, Spec, fun(_) -> Values end) of
+                {changed, _} ->
+                    Now = application:get_all_env(App),
+                    [application:unset_env(App, Key) || {Key, _} <- without(Values, Now), Key =/= ?INCLUDED],
+                    [application:set_env(App, Key, Value) || {Key, Value} <- differing(Values, Now)],
+                    true;
+                unchanged ->
+                    false
+            end;
+        [] ->
+            false
+    end.
+
+differing(Values, Others) -> [Entry || {Key, _} = Entry <- Values, Key =/= ?INCLUDED, not lists:member(Entry, Others)].
+
+without(Set, Values) -> [Entry || {Key, _} = Entry <- Values, not lists:keymember(Key, 1, Set)].
+
+%% Only what the application controller takes as a whole: half an environment would be worse than an old one.
+spec(App) ->
+    case file:consult(relsync_lib_code:file_on_path(atom_to_list(App) ++ ".app")) of
+        {ok, [{application, App, Keys} = Spec]} when is_list(Keys) -> [Spec || is_whole(Keys)];
+        _ -> []
+    end.
+
+is_whole(Keys) ->
+    Env = proplists:get_value(env, Keys, []),
+    lists:all(fun is_pair/1, Keys) andalso is_list(Env) andalso lists:all(fun is_pair/1, Env) andalso
+        io_lib:char_list(proplists:get_value(vsn, Keys)).
+
+is_pair({Key, _}) -> is_atom(Key);
+is_pair(_) -> false.
+
+%% Has the application controller read a description. `Values' gives those that go before its environment, when it is told
+%% those that the VM was started with.
+-spec change(atom(), spec(), fun((relsync_lib_apps:environment()) -> relsync_lib_apps:environment())) ->
+    {changed, relsync_lib_apps:environment()} | unchanged.
+change(App, {application, _, Keys} = Spec, Values) ->
+    Included = {?INCLUDED, proplists:get_value(?INCLUDED, Keys, [])},
+    Ref = make_ref(),
+    Self = self(),
+    InController = fun(State) ->
+        Env = lists:keyreplace(?INCLUDED, 1, Values(configured(App, State)), Included),
+        Self ! {Ref, Env},
+        ok = alone(fun() -> change_in_controller(Spec, Env, State) end),
+        %% The answer's state differs in the configuration that the VM was started with, which goes on to hold.
+        State
+    end,
+    try sys:replace_state(application_controller, InController) of
+        _ ->
+            receive
+                {Ref, Env} ->
+                    case application:get_key(App, vsn) =:= {ok, proplists:get_value(vsn, Keys)} of
+                        true -> {changed, lists:keydelete(?INCLUDED, 1, Env)};
+                        false -> unchanged
+                    end
+            end
+    catch
+        exit:_ -> unchanged
+    end.
+
+change_in_controller({application, App, _} = Spec, Env, State) ->
+    Request = {change_application_data, [Spec], [{App, Env}]},
+    {reply, ok, _} = application_controller:handle_call(Request, {self(), make_ref()}, State),
+    ok.
+
+%% The last part of its state.
+configured(App, State) ->
+    case lists:last(tuple_to_list(State)) of
+        Config when is_list(Config) -> proplists:get_value(App, Config, []);
+        _ -> []
+    end.
+
+%% Lets nobody else run until the function returns or waits. A wait for `init' comes before the environment goes.
+alone(Fun) ->
+    Priority = process_flag(priority, max),
+    _ = erlang:system_flag(multi_scheduling, block_normal),
+    try
+        Fun()
+    after
+        _ = erlang:system_flag(multi_scheduling, unblock_normal),
+        process_flag(priority, Priority)
+    end.
+
+%% @doc Names the applications that have not followed, in sentences.
+-spec notes([behind()]) -> [iodata()].
+notes(Behind) ->
+    [
+        io_lib:format(
+            "application:which_applications/0 shows version ~ts of ~tp until the VM restarts; version ~ts is installed",
+            [Shown, App, New]
+        )
+     || {App, Shown, New} <- Behind
+    ].
