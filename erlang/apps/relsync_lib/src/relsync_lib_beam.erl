@@ -1,7 +1,7 @@
 %%% Reads beam files and tells which module and which code they hold. It loads nothing.
 -module(relsync_lib_beam).
 
--export([read/2, md5/1, first_fun/1, read_module/3, refused/1, format_error/1]).
+-export([read/2, md5/1, is_misread/1, first_fun/1, read_module/3, refused/1, format_error/1]).
 
 -export_type([reason/0]).
 
@@ -61,6 +61,17 @@ md5(<<16#1F, 16#8B, _/binary>> = Gzipped) ->
     end;
 md5(Beam) ->
     plain_md5(Beam).
+
+%% @doc Says whether the MD5 that `md5/1' answers for a beam stands in for one that this VM cannot tell: a VM of the release
+%% that the beam was compiled for has another.
+-spec is_misread(binary()) -> boolean().
+is_misread(<<16#1F, 16#8B, _/binary>> = Gzipped) ->
+    case inflate(Gzipped) of
+        {ok, Beam} -> is_misread(Beam);
+        {error, _} -> false
+    end;
+is_misread(Beam) ->
+    vm_release() < ?LONG_ATOMS_OTP andalso long_atoms_name(Beam) =/= none.
 
 %% What `beam_lib' does with damage is not what its specification says.
 -dialyzer({no_match, own_md5/1}).

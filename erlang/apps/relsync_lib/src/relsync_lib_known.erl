@@ -4,7 +4,8 @@
 %%% Reading and hashing all object code of a release takes a small device seconds, and every session asks whether the VM
 %%% runs what the files hold. Owns the record of it in the state directory, whose loss only costs reading, and what this
 %%% process has read so far. A file that came to its place within the clock's granularity is not remembered: what replaces
-%%% it may look the same. Its modification time says nothing of that, it is set when a file is installed.
+%%% it may look the same. Its modification time says nothing of that, it is set when a file is installed. Nor is a file
+%%% remembered whose MD5 only a VM of another release of OTP can tell: that VM may be the next to ask.
 -module(relsync_lib_known).
 
 -export([md5/4, current/1, read/1, write/2]).
@@ -29,11 +30,12 @@ md5(Module, File, Known, Limits) ->
         {{ok, {_, _, Ctime, _} = Stat}, _, _} ->
             IsSettled = Ctime =< erlang:system_time(second) - ?MIN_AGE,
             case read_module(Module, File, Limits) of
-                {ok, MD5} when IsSettled ->
-                    put(?READ, Read#{File => {Stat, MD5}}),
+                {ok, MD5, Beam} ->
+                    IsLasting = IsSettled andalso not relsync_lib_beam:is_misread(Beam),
+                    _ = [put(?READ, Read#{File => {Stat, MD5}}) || IsLasting],
                     {ok, MD5};
-                Result ->
-                    Result
+                {error, Reason} ->
+                    {error, Reason}
             end;
         {{error, Reason}, _, _} ->
             {error, Reason}
@@ -42,21 +44,18 @@ md5(Module, File, Known, Limits) ->
 read_module(Module, File, Limits) ->
     case relsync_lib_code_path:archive(File) of
         none ->
-            case relsync_lib_beam:read_module(Module, File, Limits) of
-                {ok, MD5, _} -> {ok, MD5};
-                {error, Reason} -> {error, Reason}
-            end;
+            relsync_lib_beam:read_module(Module, File, Limits);
         {Archive, Member} ->
             %% The VM remembers an archive as it was: what it says of one may be old.
             case zip:extract(Archive, [memory, {file_list, [Member]}]) of
-                {ok, [{_, Beam} | _]} -> named(Module, relsync_lib_beam:md5(Beam));
+                {ok, [{_, Beam} | _]} -> named(Module, relsync_lib_beam:md5(Beam), Beam);
                 _ -> {error, enoent}
             end
     end.
 
-named(Module, {ok, {Module, MD5}}) -> {ok, MD5};
-named(_, {ok, {Other, _}}) -> {error, {named, Other}};
-named(_, {error, Reason}) -> {error, Reason}.
+named(Module, {ok, {Module, MD5}}, Beam) -> {ok, MD5, Beam};
+named(_, {ok, {Other, _}}, _) -> {error, {named, Other}};
+named(_, {error, Reason}, _) -> {error, Reason}.
 
 read_so_far() ->
     case get(?READ) of
