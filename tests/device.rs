@@ -149,7 +149,8 @@ impl Device {
         self.node.eval(&format!(
             "Root = {:?}, [code:del_path(D) || D <- code:get_path(), lists:prefix(Root, D)], \
              [code:add_patha(D) || D <- filelib:wildcard(Root ++ \"/lib/*/ebin\")], \
-             [begin code:purge(M), code:delete(M), code:purge(M), {{module, M}} = code:load_file(M) end || M <- [sample, steady]]",
+             [begin code:purge(M), code:delete(M), code:purge(M), {{module, M}} = code:load_file(M) end || M <- [sample, steady]], \
+             application:unload(sample), ok = application:load(sample)",
             self.root.display().to_string()
         ));
     }
@@ -199,11 +200,15 @@ impl Device {
         self.settle();
         let mut files = listing(&self.seen);
         files.retain(|line| !line.starts_with("device.log"));
-        let running = self.node.eval("{sample:version(), steady:f()}.");
+        let running = self.node.eval(
+            "{ok, Vsn} = application:get_key(sample, vsn), \
+             [Ebin] = [D || D <- code:get_path(), filename:basename(filename:dirname(D)) =:= \"sample-\" ++ Vsn], \
+             {sample:version(), steady:f(), Vsn, filename:join(Ebin, \"sample.beam\") =:= code:which(sample)}.",
+        );
         for n in [1, 2] {
             let wanted = listing(&self.cli.dir().join(format!("release-{n}")));
             if files == wanted {
-                let is_running = running == format!("{{{n},{n}}}");
+                let is_running = running == format!("{{{n},{n},\"1.{n}\",true}}");
                 let log = fs::read(self.path("device.log"));
                 let is_kept = log.is_ok_and(|log| log == b"precious");
                 return match (is_running, is_kept) {

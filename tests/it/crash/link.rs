@@ -1,9 +1,12 @@
 //! The link is cut and the host is killed, after every message and at random bytes.
 
+use std::fs;
+
 use relsync_tests::binary::Run;
 use relsync_tests::device::{Device, PUSH, ROLLBACK, Scenario};
 use relsync_tests::node::NodeOptions;
 use relsync_tests::proxy::{Cut, Proxy};
+use relsync_tests::release::compile;
 use relsync_tests::rig::noise;
 use relsync_tests::tally::{self, Tally};
 
@@ -77,6 +80,81 @@ fn kill_everywhere(scenario: &Scenario) {
         tally.count(&format!("{cut:?}"), device.aftermath(scenario, None));
     }
     tally.finish(cuts.len());
+}
+
+/// A session that reloads and changes no file: the code is that of before or that of the files, and the next one brings it in.
+const RELOAD: &[&str] = &["reload", "--json"];
+
+fn load_by_hand(device: &Device) {
+    device.reset("two");
+    let patch = device.cli.dir().join("patch");
+    if !patch.is_dir() {
+        fs::create_dir(&patch).expect("a directory");
+        let body = "-export([version/0]).\nversion() -> 9.";
+        compile(
+            &patch,
+            &[("sample", body), ("steady", "-export([f/0]).\nf() -> 9.")],
+        );
+    }
+    device.node.eval(&format!(
+        "[begin code:purge(M), {{module, M}} = code:load_abs({patch:?} ++ [$/ | atom_to_list(M)]) end || M <- [sample, steady]]"
+    ));
+}
+
+fn reloaded(device: &Device, run: Option<&Run>) -> Result<bool, String> {
+    device.settle();
+    let running = device.node.eval("{sample:version(), steady:f()}");
+    let is_new = running == "{2,2}";
+    if !is_new && (running != "{9,9}" || run.is_some_and(|run| run.code == Some(0))) {
+        return Err(format!("{running} runs, and it told {run:?}"));
+    }
+    let status = device.status()?;
+    device.is_recorded(2, &status)?;
+    let run = device.run(RELOAD);
+    if run.code != Some(0) || device.find() != Ok(2) {
+        return Err(format!("the next reload: {run:?}"));
+    }
+    Ok(is_new)
+}
+
+fn reload_everywhere(kills: bool) {
+    let device = Device::new(NodeOptions::default());
+    load_by_hand(&device);
+    let proxy = Proxy::start(&device.node, &[Cut::Never]);
+    let run = through(&device, RELOAD, &proxy);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(device.find(), Ok(2));
+    let mut cuts = tally::sample(every_message(proxy.frames()), 3);
+    cuts.extend(at_random_bytes(
+        proxy.bytes(),
+        tally::seed(),
+        tally::moments(2, 30),
+    ));
+    let what = if kills { "host killed" } else { "link cut" };
+    let mut tally = Tally::new(&format!("reload, {what}"));
+    for cut in &cuts {
+        load_by_hand(&device);
+        let found = if kills {
+            kill_at(&device, RELOAD, &Proxy::holding(&device.node, &[*cut]));
+            reloaded(&device, None)
+        } else {
+            let proxy = Proxy::start(&device.node, &[*cut, Cut::Never]);
+            let run = through(&device, RELOAD, &proxy);
+            reloaded(&device, Some(&run))
+        };
+        tally.count(&format!("{cut:?}"), found);
+    }
+    tally.finish(cuts.len());
+}
+
+#[test]
+fn a_link_cut_anywhere_in_a_reload_leaves_one_code() {
+    reload_everywhere(false);
+}
+
+#[test]
+fn a_host_killed_anywhere_in_a_reload_leaves_one_code() {
+    reload_everywhere(true);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use relsync_tests::node::Node;
+use relsync_tests::binary::Run;
+use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::rig::Rig;
 
 use super::{push_all, push_nothing, version};
@@ -139,4 +140,130 @@ fn code_that_is_not_that_of_the_files_is_reloaded() {
         "{1,yes}"
     );
     assert_eq!(rig.push(&["reload"], 0)["outcome"], "up-to-date");
+}
+
+/// Makes the release's application an archive, `lib/sample-1.0.ez`.
+fn archive(rig: &Rig, n: u32) {
+    let lib = rig.tree().root().join("lib");
+    rig.tree().app("sample", "1.0", &[("sample", &version(n))]);
+    rig.node.eval(&format!(
+        "{{ok, _}} = zip:create({:?}, [\"sample-1.0\"], [{{cwd, {lib:?}}}]), ok",
+        lib.join("sample-1.0.ez")
+    ));
+    fs::remove_dir_all(lib.join("sample-1.0")).expect("removed");
+}
+
+#[test]
+fn a_module_in_an_archive_waits_for_a_restart() {
+    let rig = Rig::new();
+    archive(&rig, 1);
+    copy_to_device(&rig);
+    add_path(&rig.node, &rig, "lib/sample-1.0.ez/sample-1.0/ebin");
+    assert_eq!(rig.node.eval("sample:f()"), "1");
+    rig.push(&[], 0);
+    archive(&rig, 2);
+    let planned = rig.push(&["plan"], 0);
+    let is_archive = |result: &serde_json::Value| {
+        let module = &result["modules"][0];
+        module["module"] == "sample" && module["status"] == "archive"
+    };
+    assert!(is_archive(&planned), "{planned}");
+    let pushed = rig.push(&[], 4);
+    assert!(is_archive(&pushed), "{pushed}");
+    assert_eq!(pushed["outcome"], "applied", "{pushed}");
+    assert_eq!(rig.node.eval("sample:f()"), "1");
+}
+
+#[test]
+fn a_version_bump_reaches_a_vm_in_embedded_mode() {
+    let rig = Rig::with(NodeOptions {
+        args: vec!["-mode".into(), "embedded".into()],
+        ..NodeOptions::default()
+    });
+    let tree = rig.tree();
+    tree.app("sample", "1.0", &[("sample", &version(1))]);
+    copy_to_device(&rig);
+    add_path(&rig.node, &rig, "lib/sample-1.0/ebin");
+    rig.node
+        .eval("{module, sample} = code:load_file(sample), ok = application:load(sample)");
+    rig.push(&[], 0);
+    fs::remove_dir_all(tree.root().join("lib")).expect("removed");
+    tree.app(
+        "sample",
+        "2.0",
+        &[("sample", &version(2)), ("more", &version(20))],
+    );
+    let pushed = push_all(&rig, &[]);
+    let words: Vec<_> = pushed["modules"]
+        .as_array()
+        .expect("modules")
+        .iter()
+        .map(|module| (module["module"].clone(), module["status"].clone()))
+        .collect();
+    assert_eq!(
+        words,
+        [
+            ("more".into(), "load".into()),
+            ("sample".into(), "reload".into())
+        ]
+    );
+    let asked = "{sample:f(), [F() || F <- [fun more:f/0], erlang:module_loaded(more)], application:get_key(sample, vsn)}";
+    assert_eq!(rig.node.eval(asked), "{2,[20],{ok,\"2.0\"}}");
+    rig.push(&["rollback"], 0);
+    assert_eq!(
+        rig.node
+            .eval("{sample:f(), erlang:module_loaded(more), application:get_key(sample, vsn)}"),
+        "{1,false,{ok,\"1.0\"}}"
+    );
+}
+
+/// Files were placed and the code left alone; `relsync reload` brings it in, with the version and the path.
+#[test]
+fn reload_brings_in_what_a_push_only_placed() {
+    let rig = Rig::new();
+    let tree = rig.tree();
+    tree.app("sample", "1.0", &[("sample", &version(1))]);
+    push_all(&rig, &[]);
+    assert_eq!(
+        rig.node.eval("{application:load(sample), sample:f()}"),
+        "{ok,1}"
+    );
+    fs::remove_dir_all(tree.root().join("lib")).expect("removed");
+    tree.app("sample", "2.0", &[("sample", &version(2))]);
+    push_all(&rig, &["--reload", "none"]);
+    let asked = "{sample:f(), application:get_key(sample, vsn)}";
+    assert_eq!(rig.node.eval(asked), "{1,{ok,\"1.0\"}}");
+    let reloaded = rig.push(&["reload"], 0);
+    assert_eq!(reloaded["outcome"], "applied", "{reloaded}");
+    assert_eq!(rig.node.eval(asked), "{2,{ok,\"2.0\"}}");
+    push_nothing(&rig);
+}
+
+/// Two VMs run from one directory: a push to one leaves the other with the code of before.
+#[test]
+fn a_second_node_on_the_directory_is_brought_in_line() {
+    let rig = Rig::new();
+    rig.tree().app("sample", "1.0", &[("sample", &version(1))]);
+    push_all(&rig, &[]);
+    let second = Node::start(NodeOptions {
+        cookie: rig.node.cookie().to_owned(),
+        ..NodeOptions::default()
+    });
+    add_path(&second, &rig, "lib/sample-1.0/ebin");
+    for node in [&rig.node, &second] {
+        assert_eq!(node.eval("sample:f()"), "1");
+    }
+    rig.tree().app("sample", "1.0", &[("sample", &version(2))]);
+    push_all(&rig, &[]);
+    assert_eq!(second.eval("sample:f()"), "1");
+    let push = |outcome: &str| {
+        let mut command = rig.command(&["push", "--json"]);
+        let run = Run::of(command.env("RELSYNC_DESTINATION_NODE", second.name()));
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert_eq!(run.result()["outcome"], outcome, "{run:?}");
+    };
+    push("applied");
+    assert_eq!(second.eval("sample:f()"), "2");
+    push("up-to-date");
+    push_nothing(&rig);
 }
