@@ -383,7 +383,8 @@ file_in(Dir) -> filename:join(Dir, "beam").
 
 running(Kind, Target, Running, Changed) ->
     IsOurs = is_map_key(rel, Running),
-    IsByHand = is_by_hand(map_get(loaded, Running)),
+    %% What a program made at run time, in the place of a module of the release, is no outdated code of a file.
+    IsByHand = is_by_hand(map_get(loaded, Running)) andalso (Kind =/= there orelse is_file_name(map_get(loaded, Running))),
     case {is_archived(Target), Target} of
         {true, _} -> archive;
         {false, {Whose, _, _}} when Kind =/= unreadable, Whose =/= outside, IsOurs orelse IsByHand -> by_nature(reload, Running);
@@ -407,13 +408,16 @@ is_by_hand("relsync/" ++ _) -> false;
 is_by_hand([_ | _]) -> true;
 is_by_hand(_) -> false.
 
+%% What a VM is told of code that it was given as a binary may be any text, and is no path then.
+is_file_name(Loaded) -> filename:pathtype(Loaded) =:= absolute orelse filelib:is_regular(Loaded).
+
 by_nature(_, #{sticky := true}) -> sticky;
 by_nature(_, #{nifs := true}) -> nif;
 by_nature(Status, _) -> Status.
 
 %% Where under the roots the running code was loaded from. A name that is no path is relative to nothing.
 locate(#{loaded := [_ | _] = Loaded} = Facts, #{root := Root, roots := Roots}) ->
-    IsPath = is_by_hand(Loaded) andalso (filename:pathtype(Loaded) =:= absolute orelse filelib:is_regular(Loaded)),
+    IsPath = is_by_hand(Loaded) andalso is_file_name(Loaded),
     case IsPath andalso relsync_lib_code_path:locate(Loaded, Roots) of
         {ok, Where, Rel} -> Facts#{rel => Rel, primary => Where =:= Root};
         _ -> Facts

@@ -19,6 +19,7 @@ reload_test_() ->
             fun module_that_does_not_run_is_not_loaded/1,
             fun module_from_elsewhere_is_left_alone/1,
             fun module_loaded_by_hand_gives_way/1,
+            fun module_made_at_run_time_is_not_outdated/1,
             fun module_without_a_file_is_left_alone/1,
             fun word_of_a_module_that_does_not_run_tells_where_it_comes_from/1,
             fun module_of_another_directory_of_the_release_is_shadowed/1,
@@ -162,6 +163,18 @@ module_without_a_file_is_left_alone(Release) ->
     ?assertEqual([{rt_a, foreign}], maps:get(modules, Result)),
     ?assertEqual(#{rt_a => "no file"}, maps:get(details, Result)),
     ?assertEqual(generated, rt_a:v()).
+
+%% RabbitMQ compiles its registry of feature flags when it starts, in the place of the one that lies in the release.
+module_made_at_run_time_is_not_outdated(#{root := Root} = Release) ->
+    forget(rt_a),
+    {module, rt_a} = code:load_binary(rt_a, "Compiled in-memory (no file)", beam(module(rt_a, generated))),
+    ?assertMatch({0, 0, _}, relsync_lib_stale:count(Root, #{})),
+    {{ok, Nothing, _}, _} = push(Release, [], soft),
+    ?assertEqual([], maps:get(modules, Nothing)),
+    ?assertEqual(generated, rt_a:v()),
+    {{ok, Result, _}, _} = push(Release, [stage(Release, ?A, beam(module(rt_a, 2)))], hard),
+    ?assertEqual([{rt_a, reload}], maps:get(modules, Result)),
+    ?assertEqual(2, rt_a:v()).
 
 word_of_a_module_that_does_not_run_tells_where_it_comes_from(#{dir := Dir, root := Root} = Release) ->
     [forget(M) || M <- [rt_a, rt_b]],
