@@ -268,6 +268,9 @@ impl Report {
         self.notes
             .extend(result.notes.iter().map(|note| printable(note)));
         self.set_disturbed(result);
+        if result.needs_restart {
+            self.note_waiting();
+        }
         self.needs_restart |= result.needs_restart;
         self.probation_ms = result.probation_ms;
         let downtime = Duration::from_micros(result.downtime_us);
@@ -278,6 +281,7 @@ impl Report {
     pub(crate) fn set_outlook(&mut self, outlook: &ApplyResult) {
         self.set_modules(&outlook.modules);
         self.set_disturbed(outlook);
+        self.note_waiting();
         if !self.restarted.is_empty() {
             let apps = self.restarted.join(", ");
             self.notes.push(format!(
@@ -289,6 +293,19 @@ impl Report {
             self.notes.push(format!(
                 "the code before the last would make room for the new: {modules}; a fun of it that something still holds would fail \
                  when it is called"
+            ));
+        }
+    }
+
+    /// Names the modules whose new code the VM cannot take while it runs.
+    fn note_waiting(&mut self) {
+        let waits = |status: &str| matches!(status, "archive" | "nif" | "sticky" | "preloaded");
+        let waiting = self.modules.iter().filter(|it| waits(&it.status));
+        let names: BTreeSet<String> = waiting.map(|it| it.module.clone()).collect();
+        if !names.is_empty() {
+            self.notes.push(format!(
+                "takes effect when the VM restarts: the new code of {}",
+                some_of(&names)
             ));
         }
     }
@@ -692,6 +709,33 @@ mod tests {
             "{report:?}"
         );
         assert_eq!(report.modules[0].line(), "  left a");
+    }
+
+    #[test]
+    fn code_that_waits_for_a_restart_is_named() {
+        let mut report = Report {
+            outcome: Outcome::Applied,
+            ..Report::default()
+        };
+        let module = |name: &str, status: &str| ModuleStatus {
+            name: name.to_owned(),
+            status: status.to_owned(),
+            detail: String::new(),
+        };
+        report.set_result(&ApplyResult {
+            modules: vec![
+                module("a", "reload"),
+                module("b", "archive"),
+                module("c", "nif"),
+            ],
+            needs_restart: true,
+            ..ApplyResult::default()
+        });
+        assert_eq!(
+            report.notes,
+            ["takes effect when the VM restarts: the new code of b, c"]
+        );
+        assert_eq!(report.exit(), Exit::NeedsRestart);
     }
 
     #[test]

@@ -165,7 +165,9 @@ fn a_module_in_an_archive_waits_for_a_restart() {
     let planned = rig.push(&["plan"], 0);
     let is_archive = |result: &serde_json::Value| {
         let module = &result["modules"][0];
-        module["module"] == "sample" && module["status"] == "archive"
+        let note = "takes effect when the VM restarts: the new code of sample";
+        let is_said = result["notes"].to_string().contains(note);
+        module["module"] == "sample" && module["status"] == "archive" && is_said
     };
     assert!(is_archive(&planned), "{planned}");
     let pushed = rig.push(&[], 4);
