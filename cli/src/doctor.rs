@@ -60,12 +60,12 @@ pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, C
     let (mut opened, status) = match session::open(&target, output).await {
         Ok(opened) => opened,
         Err(error) => {
-            let name = match &error {
-                CliError::Connect(_) => "connection",
-                _ => "agent",
-            };
             // Why not is said where all errors are.
-            Check::new(name, false, "does not come about").say(output);
+            let (name, text) = match &error {
+                CliError::Connect(_) => ("connection", "cannot connect"),
+                _ => ("agent", "does not answer"),
+            };
+            Check::new(name, false, text).say(output);
             return Err(error);
         }
     };
