@@ -47,12 +47,7 @@ fn assert_runs(product: &Product, runs: Runs) {
         "[filename:join(D) || D <- [filename:split(D) || D <- code:get_path()], length(D) > 1, \
          lists:prefix(\"{NAME}-\", lists:nth(length(D) - 1, D))]"
     ));
-    // What a VM was started from stays until the first push after its restart, and `-pa lib/*/ebin` finds it.
-    let is_first = product.tool == Tool::Plain && path.starts_with(&format!("[{ebin:?},"));
-    assert!(
-        is_first || path == format!("[{ebin:?}]"),
-        "the code path: {path}"
-    );
+    assert_eq!(path, format!("[{ebin:?}]"), "the code path");
     assert_version(product, version);
     if product.tool.is_mix() {
         assert_consolidated(product, runs);
@@ -211,15 +206,14 @@ fn restart(tool: Tool) {
     product.restart();
     assert_runs(&product, Runs { calls: 1, ..BUMPED });
     assert_up_to_date(&product);
-    // What the first VM was started from goes with the next push, unless the second start names it as well, and is not missed.
+    // What the first VM was started from goes with the next push at the latest, and is not missed.
     let next = Build {
         code: 3,
         ..Build::BUMPED
     };
     push_all(&product, next);
     let old = product.device().join(format!("lib/{NAME}-1.0.0"));
-    let is_named = tool == Tool::Plain;
-    assert_eq!(old.exists(), is_named, "{}", old.display());
+    assert!(!old.exists(), "{}", old.display());
     product.restart();
     assert_runs(
         &product,
