@@ -85,7 +85,7 @@ CONF
   echo '[rabbitmq_management, rabbitmq_mqtt].' >"$work/enabled_plugins"
   printf '%s' "$RELSYNC_COOKIE" >"$work/home/.erlang.cookie"
   chmod 600 "$work/home/.erlang.cookie"
-  env HOME="$work/home" ERL_LIBS="$kept/unpacked/usr/lib/erlang/lib" \
+  env -C "$work" HOME="$work/home" ERL_LIBS="$kept/unpacked/usr/lib/erlang/lib" \
     RABBITMQ_NODENAME="$node" RABBITMQ_CONFIG_FILE="$work/rabbitmq.conf" RABBITMQ_CONF_ENV_FILE=/dev/null \
     RABBITMQ_ENABLED_PLUGINS_FILE="$work/enabled_plugins" RABBITMQ_MNESIA_BASE="$work/mnesia" RABBITMQ_LOG_BASE="$work/log" \
     RABBITMQ_DIST_PORT="$dist_port" RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1}" \
