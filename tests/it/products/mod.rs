@@ -255,6 +255,19 @@ fn rollback_after_restart(tool: Tool) {
     assert_runs(&product, FIRST);
 }
 
+/// The same way back with `--reload apps`: the application starts anew, also where the state that it has fits the new code only.
+fn rollback_by_apps(tool: Tool) {
+    let Some(mut product) = installed(tool) else {
+        return;
+    };
+    push_all(&product, Build::BUMPED);
+    product.restart();
+    assert_runs(&product, Runs { calls: 1, ..BUMPED });
+    let run = product.run(&["rollback", "--reload", "apps", "--json"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_runs(&product, FIRST);
+}
+
 /// OTP is patched on the host; the release brings its own, so that the device boots the patched one.
 fn otp_patch_comes_along(tool: Tool) {
     let Some(mut product) = installed(tool) else {

@@ -41,3 +41,8 @@ fn rollback() {
 fn rollback_after_restart() {
     super::rollback_after_restart(TOOL);
 }
+
+#[test]
+fn rollback_by_apps() {
+    super::rollback_by_apps(TOOL);
+}
