@@ -104,12 +104,22 @@ pub async fn look<T: Transport>(
 }
 
 impl Looked {
-    /// Lists the system libraries that the target lacks, as `kernel-9.0`.
+    /// Lists the system libraries that the target lacks, as `kernel-9.0`: its Erlang has not got them, or a boot variable leads
+    /// into the release for them, and they are not there.
     #[must_use]
     pub fn lacking(&self) -> Vec<String> {
         let indexes = self.found.lacking.iter();
-        indexes
-            .filter_map(|index| self.systems.get(usize::try_from(*index).ok()?).cloned())
+        let answered: BTreeSet<usize> = indexes
+            .filter_map(|index| usize::try_from(*index).ok())
+            .collect();
+        let missing = self.found.directories.iter().filter(|it| it.missing);
+        let sought: BTreeSet<&str> = missing
+            .filter_map(|it| system_library(it.path.as_deref()?))
+            .collect();
+        let systems = self.systems.iter().enumerate();
+        systems
+            .filter(|(index, system)| answered.contains(index) || sought.contains(system.as_str()))
+            .map(|(_, system)| system.clone())
             .collect()
     }
 

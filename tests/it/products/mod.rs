@@ -323,23 +323,3 @@ fn otp_patch_changes_nothing(tool: Tool) {
     product.restart();
     assert_runs(&product, Runs { code: 2, ..FIRST });
 }
-
-/// A new application needs one of OTP's that the boot file names in the release, while relsync leaves it out because the target's own
-/// OTP has it: the release would not boot.
-fn new_application_is_refused(tool: Tool) {
-    let Some(mut product) = installed(tool) else {
-        return;
-    };
-    let build = Build {
-        has_extra: true,
-        ..Build::CHANGED
-    };
-    let run = push(&product, build);
-    assert_eq!(run.code, Some(1), "{run:?}");
-    let result = run.result();
-    let said = result["error"]["message"].as_str().expect("a message");
-    assert!(said.contains("public_key"), "{said}");
-    assert_runs(&product, Runs { calls: 2, ..FIRST });
-    product.restart();
-    assert_runs(&product, FIRST);
-}

@@ -16,7 +16,7 @@ fn change() {
 
 #[test]
 fn new_application() {
-    with_each(super::new_application_is_refused);
+    with_each(super::new_application);
 }
 
 #[test]
