@@ -44,7 +44,9 @@
     %% What stands in the place of new entries, as far as the host was told.
     found := #{relsync_lib_path:path() => true},
     %% What came of an interrupted transaction that this session found.
-    recovered => relsync_lib_wire:fields()
+    recovered => relsync_lib_wire:fields(),
+    %% What the target held at the greeting, up to the first request.
+    greeted => relsync_lib_wire:fields()
 }.
 -type receiving() :: #{
     pack_id := binary(),
@@ -96,7 +98,7 @@ greet(Send, Hello) ->
             relsync_lib_probation:resume(Roots),
             {Status, Base} = status(Roots, maps:get(checksum, State)),
             Send(hello_reply, with_recovered(Status, Recovered)),
-            loop(State#{base := Base, recovered => Recovered}, []);
+            loop(State#{base := Base, recovered => Recovered, greeted => Status}, []);
         {ok, _} ->
             refuse(protocol, "the first message is no greeting");
         {error, Reason} ->
@@ -175,7 +177,7 @@ leave(#{receiving := Receiving, hooks := Hooks, send := Send}) ->
 %% come to pass without the hooks that failed before it. What was being received is kept.
 answer(Name, Fields, #{send := Send} = State) ->
     try handle(Name, Fields, State) of
-        Next -> loop(Next, [])
+        Next -> loop(maps:remove(greeted, Next), [])
     catch
         throw:{refuse, Kind, Text} ->
             fail(State, Send, Kind, Text);
@@ -246,7 +248,13 @@ handle(claim, #{wishes := Wishes}, #{roots := Roots, send := Send, found := Know
     Named = [maps:get(path, lists:nth(Index + 1, Wishes)) || #{index := Index} <- Found],
     State#{found := maps:merge(Known, maps:from_list([{Path, true} || Path <- Named]))};
 handle(status, Fields, #{roots := Roots, send := Send} = State) ->
-    {Status, _} = status(Roots, maps:get(verify, Fields, false)),
+    Verify = maps:get(verify, Fields, false),
+    Status =
+        case State of
+            %% What was found for the greeting a moment ago need not be looked for again.
+            #{greeted := Greeted, checksum := Verify} -> Greeted;
+            #{} -> element(1, status(Roots, Verify))
+        end,
     Send(status_reply, (maps:merge(with_recovered(Status, maps:get(recovered, State)), relsync_lib_boot:status(Roots)))#{
         modules => relsync_lib_modules:stale(Roots, ?MAX_STALE_MODULES),
         kept_bytes => kept_bytes(Roots)

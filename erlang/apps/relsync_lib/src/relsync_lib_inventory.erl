@@ -129,25 +129,24 @@ hash_rest(Handle, State, Size) ->
     [binary()], relsync_lib_manifest:manifest(), relsync_lib_state:installed(), Checksum :: boolean()
 ) -> [drift()].
 drift(Roots, Manifest, Installed, Checksum) ->
-    Compare = fun({Index, Entry}, {Drifted, Absent}) ->
-        Mtime = maps:get(Index, Installed, unknown),
-        case compare_below(Roots, Entry, Mtime, Checksum, Absent) of
-            same ->
-                {Drifted, Absent};
-            mode ->
-                {[{Index, mode} | Drifted], Absent};
-            What ->
-                {[{Index, What} | Drifted], Absent#{relsync_lib_manifest:path(Entry) => true}}
-        end
-    end,
-    {Drifted, _} = lists:foldl(Compare, {[], #{}}, relsync_lib_manifest:entries(Manifest)),
-    lists:reverse(Drifted).
+    Known = [{Index, Entry, maps:get(Index, Installed, unknown)} || {Index, Entry} <- relsync_lib_manifest:entries(Manifest)],
+    Compared = relsync_lib_parallel:map(
+        fun({Index, Entry, Mtime}) -> {Index, relsync_lib_manifest:path(Entry), compare(Roots, Entry, Mtime, Checksum)} end, Known
+    ),
+    below_absent(Compared, #{}).
 
 %% Nothing is held below what is no directory, whatever a link there points to.
-compare_below(Roots, Entry, Mtime, Checksum, Absent) ->
-    case maps:is_key(relsync_lib_path:parent(relsync_lib_manifest:path(Entry)), Absent) of
-        true -> missing;
-        false -> compare(Roots, Entry, Mtime, Checksum)
+below_absent([], _Absent) ->
+    [];
+below_absent([{_, _, same} | Rest], Absent) when map_size(Absent) =:= 0 ->
+    below_absent(Rest, Absent);
+below_absent([{Index, Path, Compared} | Rest], Absent) ->
+    IsBelow = map_size(Absent) > 0 andalso is_map_key(relsync_lib_path:parent(Path), Absent),
+    case Compared of
+        _ when IsBelow -> [{Index, missing} | below_absent(Rest, Absent#{Path => true})];
+        same -> below_absent(Rest, Absent);
+        mode -> [{Index, mode} | below_absent(Rest, Absent)];
+        What -> [{Index, What} | below_absent(Rest, Absent#{Path => true})]
     end.
 
 compare([], _Entry, _Mtime, _Checksum) ->

@@ -11,7 +11,7 @@
 %% held to the same question. `release/0' closes them all: a hook may want to unmount something.
 %%
 %% Owns the names that the kernel gives the destination's directories, in the dictionary of the process that works
-%% on files, as relsync_lib_lock does with the lock. A destination may itself be reached through links: the operator
+%% on files, as relsync_lib_lock does with the lock; several that share work take the names over and open directories of their own. A destination may itself be reached through links: the operator
 %% named it, and `start/1' finds out which directory it is. Changes nothing on disk.
 %%
 %% Invariant: after `start/1', nothing outside the directories that the roots were then is changed or read through a path
@@ -22,7 +22,7 @@
 
 -include_lib("kernel/include/file.hrl").
 
--export([start/1, start/2, release/0, is_held/1, kernel_path/1, in_parent/2, in_parents/3, in_object/2, in_handle/3, open/2, raw_name/1]).
+-export([start/1, start/2, known/0, take_over/1, release/0, is_held/1, kernel_path/1, in_parent/2, in_parents/3, in_object/2, in_handle/3, open/2, raw_name/1]).
 
 -define(KEY, relsync_lib_place).
 -define(OPEN, relsync_lib_place_open).
@@ -41,6 +41,19 @@ start(Roots, Descriptors) ->
     Known = [{Root, Name} || {unix, linux} <- [os:type()], Root <- Roots, {ok, Name} <- [kernel_name(Root, Descriptors)]],
     %% One root may lie in the other.
     _ = put(?KEY, lists:sort(fun({A, _}, {B, _}) -> byte_size(A) >= byte_size(B) end, Known)),
+    ok.
+
+%% @doc Gives what `start/1' found out, for `take_over/1' in another process.
+-spec known() -> term().
+known() -> get(?KEY).
+
+%% @doc From now on, this process works below the roots of the one that it works for.
+-spec take_over(term()) -> ok.
+take_over(undefined) ->
+    ok;
+take_over(Known) ->
+    release(),
+    _ = put(?KEY, Known),
     ok.
 
 %% @doc Closes the directories that are open.

@@ -28,15 +28,11 @@
     dir :: relsync_lib_state:dir(),
     generation :: non_neg_integer(),
     wanted :: #{relsync_lib_path:path() => relsync_lib_change:file_node()},
-    links = true :: boolean(),
-    is_space_checked = false :: boolean(),
-    count = 0 :: non_neg_integer()
+    is_space_checked = false :: boolean()
 }).
 
 %% Errors of link(2) that say "not here" rather than "not now".
 -define(NO_LINK, [enotsup, eopnotsupp, eperm, exdev, emlink, enosys, eacces]).
-%% Those of them that may concern this one file.
--define(NO_LINK_HERE, [eperm, exdev, emlink, eacces]).
 
 %% @doc Gives the changes, with every old file kept and synced under the generation, and what the new files could not take
 %% over from the old ones.
@@ -51,7 +47,7 @@ changes(#{write := Root, state := Dir} = Roots, Generation, Wanted) ->
     },
     try
         make_folder(Keeping),
-        {Examined, _} = lists:mapfoldl(fun(Item, Absent) -> examine(Item, Absent, Keeping) end, #{}, Wanted),
+        {Examined, _} = lists:mapfoldl(fun(Item, Absent) -> examine(Item, Absent, Keeping) end, #{}, looked(Wanted, Keeping)),
         Seen = [{Path, Live, New} || {Path, Live, New, _} <- Examined],
         lists:foreach(fun(Item) -> check(Item, Keeping) end, Seen),
         mounted(check_mounts(Roots, Seen)),
@@ -59,7 +55,7 @@ changes(#{write := Root, state := Dir} = Roots, Generation, Wanted) ->
         {Changes, _} = lists:mapfoldl(
             fun(Item, Acc) -> keep(Item, Seen, Acc) end,
             Keeping,
-            [Item || {_, Live, New} = Item <- Seen, not (Live =:= absent andalso New =:= absent)]
+            linked([Item || {_, Live, New} = Item <- Seen, not (Live =:= absent andalso New =:= absent)], Keeping)
         ),
         folder_done(relsync_lib_fs:sync_dir(folder(Keeping)), Keeping),
         {ok, lists:keymerge(1, Changes, restricted_dirs(Changes, Keeping)), Lost}
@@ -113,21 +109,50 @@ folder_done({error, Reason}, #keeping{generation = Generation}) -> fail({cannot_
 folder(#keeping{dir = Dir, generation = Generation}) ->
     relsync_lib_state:generation_dir(Dir, Generation).
 
+%% Takes a first look at each path, but for those below a directory that the switch makes.
+looked(Wanted, #keeping{root = Root} = Keeping) ->
+    {_, Absent} = lists:mapfoldl(
+        fun(Item, Seen) -> examine(Item, Seen, Keeping) end, #{}, [{Path, New, again} || {Path, {dir, _} = New} <- Wanted]
+    ),
+    Looks = relsync_lib_parallel:map(
+        fun
+            (again) -> again;
+            (Path) -> first_look(Path, relsync_lib_path:join(Root, Path))
+        end,
+        [
+            case is_map_key(relsync_lib_path:parent(Path), Absent) of
+                true -> again;
+                false -> Path
+            end
+         || {Path, _} <- Wanted
+        ]
+    ),
+    lists:zipwith(fun({Path, New}, Look) -> {Path, New, Look} end, Wanted, Looks).
+
+%% Whatever is not simply there is looked at again.
+first_look(Path, Full) ->
+    try relsync_lib_place:is_held(Full) andalso relsync_lib_fs:examine_held(Full) of
+        {ok, Info, Facts} -> {live(Path, Full, Info), Facts};
+        _ -> again
+    catch
+        throw:{?MODULE, _} -> again
+    end.
+
 %% What stands at a path now. Below what the switch will turn into a directory
 %% there is nothing yet, whatever a link there points to.
-examine({Path, New}, Absent, #keeping{wanted = Wanted} = Keeping) ->
+examine({Path, New, First}, Absent, #keeping{wanted = Wanted} = Keeping) ->
     Parent = relsync_lib_path:parent(Path),
     case {is_map_key(Parent, Absent), Wanted} of
         {true, #{Parent := {dir, _}}} ->
             {{Path, absent, New, #{}}, Absent#{Path => true}};
         _ ->
-            case look(Path, Keeping) of
+            case look(First, Path, Keeping) of
                 {absent, Facts} -> {{Path, absent, New, Facts}, Absent#{Path => true}};
                 {Live, Facts} -> {{Path, Live, New, Facts}, Absent}
             end
     end.
 
-look(Path, #keeping{root = Root, wanted = Wanted}) ->
+look(again, Path, #keeping{root = Root, wanted = Wanted}) ->
     Full = relsync_lib_path:join(Root, Path),
     Held =
         case relsync_lib_place:is_held(Full) of
@@ -144,7 +169,9 @@ look(Path, #keeping{root = Root, wanted = Wanted}) ->
                 {error, {parent_unreadable, _, _} = Reason} -> fail(Reason);
                 {error, Reason} -> {look_below(Path, element(2, Reason), Wanted, Reason), #{}}
             end
-    end.
+    end;
+look(Seen, _Path, _Keeping) ->
+    Seen.
 
 look_at(Path, Full) ->
     case relsync_lib_fs:examine(Full) of
@@ -196,28 +223,42 @@ check_cleared(Dir, Top, #keeping{root = Root, wanted = Wanted} = Keeping) ->
             fail({cannot, examine, Dir, Reason})
     end.
 
-keep({Path, Live, {mode, _} = New}, _Seen, Keeping) ->
-    {{Path, {mode, element(2, Live)}, New}, Keeping};
-keep({Path, {file, Mode, _Size, Mtime}, New}, Seen, #keeping{count = Count} = Keeping) ->
-    #keeping{generation = Generation, dir = Dir, root = Root} = Keeping,
-    Source = iolist_to_binary(["generations/", integer_to_binary(Generation), $/, integer_to_binary(Count)]),
-    Kept = link_or_copy(
-        Path, relsync_lib_path:join(Root, Path), relsync_lib_state:file_name(Dir, Source), Seen, Keeping
+%% Gives each old file a number and, where that can be, a second link of that name.
+linked(Items, #keeping{generation = Generation, dir = Dir, root = Root}) ->
+    {Numbered, _} = lists:mapfoldl(
+        fun
+            ({_, _, {mode, _}} = Item, Count) ->
+                {{Item, none}, Count};
+            ({_, {file, _, _, _}, _} = Item, Count) ->
+                Source = iolist_to_binary(["generations/", integer_to_binary(Generation), $/, integer_to_binary(Count)]),
+                {{Item, Source}, Count + 1};
+            (Item, Count) ->
+                {{Item, none}, Count}
+        end,
+        0,
+        Items
     ),
-    {{Path, {file, Source, Mode, Mtime}, New}, Kept#keeping{count = Count + 1}};
-keep({Path, Live, New}, _Seen, Keeping) ->
-    {{Path, Live, New}, Keeping}.
+    relsync_lib_parallel:map(fun(Item) -> link_numbered(Item, Root, Dir) end, Numbered).
 
-link_or_copy(Path, From, To, Seen, #keeping{links = true} = Keeping) ->
-    case relsync_lib_fs:link(From, To) of
-        ok ->
-            Keeping;
+link_numbered({Item, none}, _Root, _Dir) ->
+    {Item, none, none};
+link_numbered({{Path, _, _} = Item, Source}, Root, Dir) ->
+    case relsync_lib_fs:link(relsync_lib_path:join(Root, Path), relsync_lib_state:file_name(Dir, Source)) of
+        ok -> {Item, Source, linked};
         {error, Reason} ->
             lists:member(Reason, ?NO_LINK) orelse fail({cannot, keep, Path, Reason}),
-            copy(Path, From, To, Seen, Keeping#keeping{links = lists:member(Reason, ?NO_LINK_HERE)})
-    end;
-link_or_copy(Path, From, To, Seen, Keeping) ->
-    copy(Path, From, To, Seen, Keeping).
+            {Item, Source, copy}
+    end.
+
+keep({{Path, Live, {mode, _} = New}, none, _}, _Seen, Keeping) ->
+    {{Path, {mode, element(2, Live)}, New}, Keeping};
+keep({{Path, {file, Mode, _Size, Mtime}, New}, Source, linked}, _Seen, Keeping) ->
+    {{Path, {file, Source, Mode, Mtime}, New}, Keeping};
+keep({{Path, {file, Mode, _Size, Mtime}, New}, Source, copy}, Seen, #keeping{dir = Dir, root = Root} = Keeping) ->
+    Kept = copy(Path, relsync_lib_path:join(Root, Path), relsync_lib_state:file_name(Dir, Source), Seen, Keeping),
+    {{Path, {file, Source, Mode, Mtime}, New}, Kept};
+keep({Change, none, _}, _Seen, Keeping) ->
+    {Change, Keeping}.
 
 copy(Path, From, To, Seen, #keeping{is_space_checked = IsChecked} = Keeping) ->
     _ = IsChecked orelse check_space(Seen, Keeping),
@@ -257,7 +298,8 @@ sizes(Dir, Generations) ->
                     {ok, Listed} -> Listed;
                     {error, _} -> []
                 end,
-            {Bytes, Seen} = lists:foldl(fun(Name, Acc) -> add_size(Folder, Name, Acc) end, {0, Seen0}, Names),
+            Found = relsync_lib_parallel:map(fun(Name) -> relsync_lib_fs:identity(relsync_lib_path:join(Folder, Name)) end, Names),
+            {Bytes, Seen} = lists:foldl(fun add_size/2, {0, Seen0}, Found),
             {{Generation, Bytes}, Seen}
         end,
         #{},
@@ -265,12 +307,9 @@ sizes(Dir, Generations) ->
     ),
     Sizes.
 
-add_size(Folder, Name, {Bytes, Seen}) ->
-    case relsync_lib_fs:identity(relsync_lib_path:join(Folder, Name)) of
-        {ok, Identity, _Size} when is_map_key(Identity, Seen) -> {Bytes, Seen};
-        {ok, Identity, Size} -> {Bytes + Size, Seen#{Identity => true}};
-        {error, _} -> {Bytes, Seen}
-    end.
+add_size({ok, Identity, _Size}, {Bytes, Seen}) when is_map_key(Identity, Seen) -> {Bytes, Seen};
+add_size({ok, Identity, Size}, {Bytes, Seen}) -> {Bytes + Size, Seen#{Identity => true}};
+add_size({error, _}, Sum) -> Sum.
 
 sync(_Path, ok) -> ok;
 sync(Path, {error, Reason}) -> fail({cannot, keep, Path, Reason}).

@@ -215,14 +215,70 @@ check_memory(Resolved) ->
 read_base(none, _Stage) -> none;
 read_base({Base, _Length}, #stage{bases = Bases}) -> relsync_lib_bases:read(Base, Bases).
 
-write_pieces([], [], Stage) ->
-    Stage;
-write_pieces([{Index, Length, _} | Pieces], [Content | Contents], Stage) when
-    byte_size(Content) =:= Length
-->
-    write_pieces(Pieces, Contents, write_piece(Index, Content, Stage));
-write_pieces(_Pieces, _Contents, _Stage) ->
+write_pieces(Resolved, Contents, Stage) -> write_all(with_content(Resolved, Contents), Stage).
+
+with_content([], []) ->
+    [];
+with_content([{Index, Length, _} | Pieces], [Content | Contents]) when byte_size(Content) =:= Length ->
+    [{Index, Content} | with_content(Pieces, Contents)];
+with_content(_Pieces, _Contents) ->
     throw({frame, content_lengths}).
+
+%% Many small files are written by several processes. That needs the mode that new files get, and files that nobody has to sync.
+write_all([{Index, Content} | Rest], #stage{made = unknown} = Stage) ->
+    write_all(Rest, write_piece(Index, Content, Stage));
+write_all(Pieces, #stage{expected = Expected, open = none} = Stage) when Expected >= ?SYNC_ALL ->
+    {Files, Rest} = lists:splitwith(fun(Piece) -> is_whole(Piece, Stage) end, Pieces),
+    case relsync_lib_parallel:pays(Files) of
+        true -> write_all(Rest, write_files(Files, Stage));
+        false -> write_each(Pieces, Stage)
+    end;
+write_all(Pieces, Stage) ->
+    write_each(Pieces, Stage).
+
+write_each(Pieces, Stage) ->
+    lists:foldl(fun({Index, Content}, Acc) -> write_piece(Index, Content, Acc) end, Stage, Pieces).
+
+is_whole({Index, Content}, #stage{new = New}) ->
+    {ok, {file, _, _, Size, _}} = relsync_lib_manifest:entry(Index, New),
+    byte_size(Content) =:= Size.
+
+write_files(Files, #stage{made = Made, mtime = Mtime} = Stage) ->
+    Settled = lists:foldl(fun begin_file/2, Stage, Files),
+    Known = [{Index, file_entry(Index, Stage), staged_file(Index, Stage), Content} || {Index, Content} <- Files],
+    Written = relsync_lib_parallel:map(fun(File) -> write_file(File, Made, Mtime) end, Known),
+    lists:foldl(fun note_staged/2, Settled, Written).
+
+begin_file({Index, _Content}, #stage{next = Next}) when Index < Next ->
+    throw({piece, Index, order});
+begin_file({Index, _Content}, Stage) ->
+    (settle(Index, Stage))#stage{next = Index + 1}.
+
+file_entry(Index, #stage{new = New}) ->
+    {ok, Entry} = relsync_lib_manifest:entry(Index, New),
+    Entry.
+
+%% Called in any of several processes.
+write_file({Index, {file, Path, Mode, _, Sha256}, File, Content}, Made, Mtime) ->
+    crypto:hash(sha256, Content) =:= Sha256 orelse throw({content_mismatch, Path}),
+    case relsync_lib_fs:create(File) of
+        {ok, Handle} ->
+            try
+                wrote(Path, write_some(Handle, Content)),
+                wrote(Path, relsync_lib_fs:finish(Handle, File, {Made, Mode band relsync_lib_fs:mode_mask()}, Mtime)),
+                {Index, Sha256}
+            after
+                relsync_lib_fs:close(Handle)
+            end;
+        {error, Reason} ->
+            throw({cannot, write, Path, Reason})
+    end.
+
+note_staged({Index, Sha256}, #stage{staged = Staged, sent = Sent} = Stage) ->
+    Stage#stage{staged = Staged#{Index => true}, sent = first_sent(Sha256, Index, Sent)}.
+
+first_sent(Sha256, _Index, Sent) when is_map_key(Sha256, Sent) -> Sent;
+first_sent(Sha256, Index, Sent) -> Sent#{Sha256 => Index}.
 
 write_piece(Index, Content, #stage{open = #open_file{index = Index} = File} = Stage) ->
     append(Content, File, Stage);
@@ -272,12 +328,7 @@ write_some(Handle, Bytes) -> relsync_lib_fs:write_content(Handle, Bytes).
 complete(#open_file{index = Index, path = Path, sha256 = Sha256} = File, Stage) ->
     crypto:hash_final(File#open_file.hash) =:= Sha256 orelse throw({content_mismatch, Path}),
     #stage{sent = Sent} = Stage,
-    Known =
-        case Sent of
-            #{Sha256 := _} -> Sent;
-            #{} -> Sent#{Sha256 => Index}
-        end,
-    mark_staged(File, Stage#stage{open = none, sent = Known}).
+    mark_staged(File, Stage#stage{open = none, sent = first_sent(Sha256, Index, Sent)}).
 
 mark_staged(#open_file{index = Index} = File, #stage{new = New, staged = Staged, mtime = Mtime} = Stage) ->
     {ok, {file, _Path, Mode, _, _}} = relsync_lib_manifest:entry(Index, New),

@@ -13,6 +13,12 @@
 %% have is replaced by one rename and is never missing; a directory that is not
 %% empty is never removed. Where a `restore' must put a file in the place of
 %% such a directory, the directory is moved aside into the state directory.
+%%
+%% `run/3' syncs no directory going forward, so that the release is disturbed for as short as can be; `sync/2' does it
+%% before the switch counts. That is safe because the journal, and all that it refers to, is on the medium before the first rename:
+%% after a power failure some renames may be there and others not, in any order, and the next session undoes those that are.
+%% For the same reason many new files are put in place by several processes at once (relsync_lib_parallel): the journal says of each
+%% path what it was, and no state of the tree follows from the order. Directories come before, removals after.
 -module(relsync_lib_switch).
 
 -export([run/3, sync/2, format_error/1]).
@@ -132,6 +138,12 @@ remove_dir(Path, Old, Run) ->
 %% Placing
 
 %% What a restore removes last, it removes first if that is what makes room for the rest.
+place_all(Placing, _Removing, #run{purpose = forward, is_held = true} = Run) ->
+    {Simple, Others} = lists:partition(fun is_simple/1, Placing),
+    case relsync_lib_parallel:pays(Simple) of
+        true -> place_simple(Simple, lists:foldl(fun place/2, Run, Others));
+        false -> lists:foldl(fun place/2, Run, Placing)
+    end;
 place_all(Placing, Removing, #run{purpose = Purpose} = Run) ->
     try
         lists:foldl(fun place/2, Run, Placing)
@@ -143,12 +155,24 @@ place_all(Placing, Removing, #run{purpose = Purpose} = Run) ->
     end.
 
 %% A new file in the place of an old one, or of nothing, takes one operation; what stands there otherwise is looked at.
-place({Path, Old, {file, Source, _, _}} = Change, #run{purpose = forward, is_held = true, dir = Dir} = Run) when
-    Old =:= absent; element(1, Old) =:= file; element(1, Old) =:= symlink
-->
-    case relsync_lib_fs:rename(relsync_lib_state:file_name(Dir, Source), full(Path, Run)) of
-        ok -> Run;
-        {error, _} -> place_seen(Change, Run)
+%% Once all directories are there, such files may come in any order.
+is_simple({_Path, Old, {file, _, _, _}}) -> Old =:= absent orelse element(1, Old) =:= file orelse element(1, Old) =:= symlink;
+is_simple(_) -> false.
+
+place_simple(Changes, #run{root = Root, dir = Dir} = Run) ->
+    Renamed = relsync_lib_parallel:map(fun(Change) -> rename_simple(Change, Root, Dir) end, Changes),
+    lists:foldl(fun place_seen/2, Run, [Change || Change <- Renamed, Change =/= placed]).
+
+rename_simple({Path, _Old, {file, Source, _, _}} = Change, Root, Dir) ->
+    case relsync_lib_fs:rename(relsync_lib_state:file_name(Dir, Source), relsync_lib_path:join(Root, Path)) of
+        ok -> placed;
+        {error, _} -> Change
+    end.
+
+place(Change, #run{purpose = forward, is_held = true, root = Root, dir = Dir} = Run) ->
+    case is_simple(Change) andalso rename_simple(Change, Root, Dir) of
+        placed -> Run;
+        _ -> place_seen(Change, Run)
     end;
 place(Change, Run) ->
     place_seen(Change, Run).

@@ -36,10 +36,11 @@
     {ok, {wanted(), summary()}} | {error, error()}.
 changes(Root, Manifest, Sources, Deletes) ->
     try
+        Entries = relsync_lib_manifest:entries(Manifest),
         {Placed, _Absent} = lists:foldl(
-            fun(Numbered, Acc) -> place(Numbered, Root, Sources, Acc) end,
+            fun(Looked, Acc) -> place(Looked, Root, Sources, Acc) end,
             {[], #{}},
-            relsync_lib_manifest:entries(Manifest)
+            lists:zip(Entries, looks(Root, Entries))
         ),
         {Removed, Left} = removals(Root, Deletes),
         Wanted = lists:keysort(1, [{Path, Node} || {Path, _, Node} <- Placed] ++ Removed),
@@ -56,10 +57,37 @@ changes(Root, Manifest, Sources, Deletes) ->
         throw:{?MODULE, Reason} -> {error, Reason}
     end.
 
+%% One look at each entry, but for what lies below a directory that is to be made.
+looks(Root, Entries) ->
+    Absent = lists:foldl(fun(Entry, Absent) -> missing_dir(Root, Entry, Absent) end, #{}, Entries),
+    Paths = [relsync_lib_manifest:path(Entry) || {_, Entry} <- Entries],
+    relsync_lib_parallel:map(
+        fun
+            (below) -> {error, enoent};
+            (Path) -> relsync_lib_fs:info(relsync_lib_path:join(Root, Path))
+        end,
+        [or_below(Path, Absent) || Path <- Paths]
+    ).
+
+missing_dir(Root, {_, {dir, Path, _}}, Absent) ->
+    case or_below(Path, Absent) =:= below orelse relsync_lib_fs:info(relsync_lib_path:join(Root, Path)) of
+        {ok, {dir, _}} -> Absent;
+        _ -> Absent#{Path => true}
+    end;
+missing_dir(_Root, _Entry, Absent) ->
+    Absent.
+
+or_below(Path, Absent) when map_size(Absent) =:= 0 -> Path;
+or_below(Path, Absent) ->
+    case is_map_key(relsync_lib_path:parent(Path), Absent) of
+        true -> below;
+        false -> Path
+    end.
+
 %% `Absent' holds the paths below which there is nothing.
-place({Index, Entry}, Root, Sources, {Placed, Absent}) ->
+place({{Index, Entry}, Look}, Root, Sources, {Placed, Absent}) ->
     Path = relsync_lib_manifest:path(Entry),
-    Live = live(Root, Path, Absent),
+    Live = live(Path, Look, Absent),
     Absent1 =
         case Live of
             {dir, _} -> Absent;
@@ -71,12 +99,12 @@ place({Index, Entry}, Root, Sources, {Placed, Absent}) ->
         Node -> {[{Path, changed, Node} | Placed], Absent1}
     end.
 
-live(Root, Path, Absent) ->
+live(Path, Look, Absent) ->
     case is_map_key(relsync_lib_path:parent(Path), Absent) of
         true ->
             absent;
         false ->
-            case relsync_lib_fs:info(relsync_lib_path:join(Root, Path)) of
+            case Look of
                 {ok, Info} -> Info;
                 {error, enoent} -> absent;
                 {error, Reason} -> fail({cannot, examine, Path, Reason})

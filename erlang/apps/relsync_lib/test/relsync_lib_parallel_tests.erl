@@ -1,0 +1,203 @@
+%% @doc Work on many files by several processes: it is as if one had done it, also when it is cut off.
+-module(relsync_lib_parallel_tests).
+
+-compile({parse_transform, eunit_autoexport}).
+
+-define(MANY, 700).
+
+in_order_test_() ->
+    [
+        fun() ->
+            Items = lists:seq(1, Count),
+            true = [{X, 2 * X} || X <- Items] =:= relsync_lib_parallel:map(fun(X) -> {X, 2 * X} end, Items)
+        end
+     || Count <- [0, 1, 255, 256, 257, ?MANY]
+    ].
+
+workers_test() ->
+    Workers = fun(Count) -> lists:usort(relsync_lib_parallel:map(fun(_) -> self() end, lists:seq(1, Count))) end,
+    true = Workers(10) =:= [self()],
+    [_, _, _, _] = All = Workers(?MANY),
+    [] = [Pid || Pid <- All, is_process_alive(Pid)],
+    {messages, []} = process_info(self(), messages).
+
+%% What fails in one of them fails in the caller, after which nothing goes on.
+failure_test_() ->
+    [
+        {atom_to_list(Class), fun() ->
+            Done = counters:new(1, []),
+            Work = fun
+                (1) -> erlang:raise(Class, failed, []);
+                (_) ->
+                    timer:sleep(1),
+                    counters:add(Done, 1, 1)
+            end,
+            failed = try relsync_lib_parallel:map(Work, lists:seq(1, ?MANY)) catch Class:Reason -> Reason end,
+            Count = counters:get(Done, 1),
+            true = Count < ?MANY - 1,
+            timer:sleep(20),
+            Count = counters:get(Done, 1)
+        end}
+     || Class <- [error, exit, throw]
+    ].
+
+%% Each of them is held to the directories of the caller.
+held_test() ->
+    Root = relsync_lib_trees:new_root("parallel"),
+    relsync_lib_place:start([Root]),
+    File = relsync_lib_path:join(Root, <<"f">>),
+    [true] = lists:usort(relsync_lib_parallel:map(fun(_) -> relsync_lib_place:is_held(File) end, lists:seq(1, ?MANY))),
+    relsync_lib_place:start([]),
+    [false] = lists:usort(relsync_lib_parallel:map(fun(_) -> relsync_lib_place:is_held(File) end, lists:seq(1, ?MANY))),
+    erase(relsync_lib_place),
+    relsync_lib_trees:remove(Root).
+
+%% A push of many files
+
+tree(Content) ->
+    Names = [iolist_to_binary(io_lib:format("lib/~b/~3..0b", [N rem 3, N])) || N <- lists:seq(1, ?MANY)],
+    Files = [{Name, {file, 8#644, <<Content/binary, Name/binary>>}} || Name <- Names],
+    maps:from_list([{<<"lib">>, {dir, 8#755}} | [{<<"lib/", D>>, {dir, 8#755}} || D <- "012"]] ++ Files).
+
+pushed(Root, Content) ->
+    Roots = relsync_lib_roots:new(Root),
+    #{base := First} = Contact = relsync_lib_push:first_contact(Roots),
+    {ok, _} = relsync_lib_push:run(relsync_lib_trees:pack(First, #{}, tree(Content)), Contact, commit),
+    Roots.
+
+with_pushed(Fun) ->
+    Root = relsync_lib_trees:new_root("many"),
+    Roots = pushed(Root, <<"one">>),
+    try
+        Fun(Root, Roots)
+    after
+        relsync_lib_fault:disarm(),
+        erase(relsync_lib_place),
+        relsync_lib_trees:remove(Root)
+    end.
+
+pack(Roots) ->
+    #{base := Base} = Options = relsync_lib_push:installed(Roots),
+    {relsync_lib_trees:pack(Base, tree(<<"one">>), tree(<<"two">>)), Options}.
+
+push_test_() ->
+    {timeout, 300, fun() ->
+        with_pushed(fun(Root, Roots) ->
+            true = relsync_lib_trees:read(Root) =:= tree(<<"one">>),
+            {Pack, Options} = pack(Roots),
+            {ok, _} = relsync_lib_push:run(Pack, Options, commit),
+            true = relsync_lib_trees:read(Root) =:= tree(<<"two">>),
+            #{drift := []} = relsync_lib_push:installed(Roots),
+            {ok, Back} = relsync_lib_apply:rollback(Roots, 1, #{now => 0}),
+            {ok, _} = relsync_lib_apply:switch(Back),
+            {ok, []} = relsync_lib_apply:commit(Back),
+            true = relsync_lib_trees:read(Root) =:= tree(<<"one">>)
+        end)
+    end}.
+
+%% As the host sends small files: many in a frame.
+one_frame_test_() ->
+    {timeout, 300, fun() ->
+        Root = relsync_lib_trees:new_root("frame"),
+        #{base := Base} = Contact = relsync_lib_push:first_contact(relsync_lib_roots:new(Root)),
+        {ok, [{header, Header} | Records], _} =
+            relsync_lib_pack:feed(relsync_lib_trees:pack(Base, #{}, tree(<<"one">>)), relsync_lib_pack:new()),
+        Pieces = lists:append([Pieces || {frame, Pieces, _} <- Records]),
+        Contents = [Content || {frame, _, Body} <- Records, {plain, Content} <- binary_to_term(Body)],
+        Frame = fun(Decoded) ->
+            {ok, Stage} = relsync_lib_stage:start(Header, Contact#{decode := fun(_, _, _) -> {ok, Decoded} end}),
+            relsync_lib_stage:frame(Pieces, <<>>, Stage)
+        end,
+        Wrong = lists:sublist(Contents, ?MANY - 1) ++ [<<0:(byte_size(lists:last(Contents)) * 8)>>],
+        {error, {content_mismatch, _}} = Frame(Wrong),
+        {ok, Staged} = Frame(Contents),
+        {ok, #{wanted := Wanted}} = relsync_lib_stage:finish(Staged),
+        true = length(Wanted) =:= ?MANY + 4,
+        State = <<Root/binary, "/.relsync">>,
+        true = lists:all(
+            fun({Path, Source, Mode}) ->
+                {file, Mode, Content} = map_get(Path, tree(<<"one">>)),
+                {ok, Content} =:= relsync_lib_fs:read_file(relsync_lib_path:join(State, Source), 100) andalso
+                    {ok, {file, Mode, byte_size(Content)}} =:= kind(relsync_lib_path:join(State, Source))
+            end,
+            [{Path, Source, Mode} || {Path, {file, Source, Mode, _}} <- Wanted]
+        ),
+        erase(relsync_lib_place),
+        relsync_lib_trees:remove(Root)
+    end}.
+
+kind(File) ->
+    {ok, {file, Mode, Size, _}} = relsync_lib_fs:info(File),
+    {ok, {file, Mode, Size}}.
+
+%% In each of its phases: while files are staged, while old ones are kept, while new ones are put in place.
+cut_off_test_() ->
+    {timeout, 600, fun() ->
+        with_pushed(fun(Root, Roots) ->
+            Outcomes = [cut_off(Root, Roots, Operation, Number) || Operation <- [create, link, rename], Number <- [1, 300, 690]],
+            true = lists:member(undone, Outcomes)
+        end)
+    end}.
+
+cut_off(Root, Roots, Operation, Number) ->
+    {Pack, Options} = pack(Roots),
+    Seen = counters:new(1, []),
+    Rule = fun(Name, Args) ->
+        case counts(Name, Args, Operation) of
+            true -> counters:add(Seen, 1, 1);
+            false -> ok
+        end,
+        case counters:get(Seen, 1) of
+            Count when Count >= Number -> exit(cut_off);
+            _ -> run
+        end
+    end,
+    relsync_lib_fault:arm(#{rule => Rule}),
+    cut_off = try relsync_lib_push:run(Pack, Options, commit) catch exit:Reason -> Reason end,
+    relsync_lib_fault:disarm(),
+    Outcome =
+        case relsync_lib_recover:recover(Roots) of
+            {ok, nothing} -> nothing;
+            {ok, Done, _} -> Done
+        end,
+    true = relsync_lib_trees:read(Root) =:= tree(<<"one">>),
+    #{drift := []} = relsync_lib_push:installed(Roots),
+    Outcome.
+
+%% Records are written and put in place too.
+counts(rename, [From, _], rename) -> filename:extension(From) =/= <<".tmp">>;
+counts(Name, _, Operation) -> Name =:= Operation.
+
+%% A directory that is swapped for a link in the middle leads nobody outside.
+swapped_test_() ->
+    {timeout, 300, fun() ->
+        with_pushed(fun(Root, Roots) ->
+            Outside = <<Root/binary, "-outside">>,
+            ok = relsync_lib_fs:make_dir(Outside),
+            {Pack, Options} = pack(Roots),
+            Seen = counters:new(1, []),
+            Dir = relsync_lib_path:join(Root, <<"lib/1">>),
+            Away = <<Root/binary, "-away">>,
+            Rule = fun(Name, Args) ->
+                _ = [counters:add(Seen, 1, 1) || counts(Name, Args, rename)],
+                _ = [
+                    begin
+                        ok = prim_file:rename(Dir, Away),
+                        ok = prim_file:make_symlink(Outside, Dir)
+                    end
+                 || counters:get(Seen, 1) =:= 200, not filelib:is_file(Away)
+                ],
+                run
+            end,
+            relsync_lib_fault:arm(#{rule => Rule}),
+            Result = (catch relsync_lib_push:run(Pack, Options, commit)),
+            relsync_lib_fault:disarm(),
+            true = {ok, []} =/= Result,
+            {ok, []} = relsync_lib_fs:list(Outside),
+            ok = prim_file:delete(Dir),
+            ok = prim_file:rename(Away, Dir),
+            _ = relsync_lib_recover:recover(Roots),
+            true = relsync_lib_trees:read(Root) =:= tree(<<"one">>),
+            ok = relsync_lib_fs:delete_tree(Outside)
+        end)
+    end}.
