@@ -9,7 +9,7 @@
 %% the running VM's. A start script of the release may decide otherwise, so either place counts where this is not certain.
 -module(relsync_lib_boot).
 
--export([vm/0, live/1, after_update/2, faults/2, new_faults/2, check/2, answer/2, status/1, format_fault/1]).
+-export([vm/0, boot_file/0, live/1, after_update/2, faults/2, new_faults/2, check/2, answer/2, status/1, format_fault/1]).
 
 -export_type([vm/0, tree/0, fault/0, faults/0]).
 
@@ -62,7 +62,7 @@ vm() ->
         otp => filename:dirname(filename:dirname(Bindir)),
         erts => list_to_binary(erlang:system_info(version)),
         embedded => relsync_lib_code:is_embedded(),
-        boot => boot_file(lists:last([<<"start">> | argument(boot, [])]), Root),
+        boot => boot_file(),
         variables => (pairs(argument(boot_var, [])))#{<<"ROOT">> => Root},
         configs => [absolute(Config) || Config <- argument(config, [])]
     }.
@@ -81,18 +81,28 @@ argument(Name, Default) ->
             Default
     end.
 
-%% As `init' looks for it.
-boot_file(Name, Root) ->
-    Here = <<(absolute(Name))/binary, ".boot">>,
-    case relsync_lib_fs:info(Here) of
-        {ok, _} -> Here;
-        {error, _} when Name =:= <<"start">> -> <<Root/binary, "/bin/start.boot">>;
-        {error, _} ->
+%% @doc The boot file that this VM was started with, as `init' looks for it: of several flags the first counts, and what is not where
+%% its name leads is looked for in the `bin' of the root. It may be gone since.
+-spec boot_file() -> binary().
+boot_file() ->
+    Root = hd(argument(root, [code_root()])),
+    case argument(boot, []) of
+        [Name | _] ->
+            Here = <<(absolute(Name))/binary, ".boot">>,
             InRoot = <<Root/binary, "/bin/", Name/binary, ".boot">>,
-            case binary:match(Name, <<"/">>) =:= nomatch andalso relsync_lib_fs:info(InRoot) of
-                {ok, _} -> InRoot;
-                _ -> Here
-            end
+            case not is_file(Here) andalso is_file(InRoot) of
+                true -> InRoot;
+                false -> Here
+            end;
+        [] ->
+            <<Root/binary, "/bin/start.boot">>
+    end.
+
+is_file(Path) ->
+    case relsync_lib_fs:info(Path) of
+        {ok, {dir, _}} -> false;
+        {ok, _} -> true;
+        {error, _} -> false
     end.
 
 absolute(Name) ->

@@ -124,17 +124,11 @@ arguments(Flag) ->
 variable(Name) ->
     [Value || Value <- [os:getenv(Name)], is_list(Value)].
 
-%% The boot file as `init' finds it: where its name leads, else in the `bin' of the root.
 boot_file() ->
-    Root = root(),
-    Candidates =
-        case arguments(boot) of
-            [Name | _] -> [Name, filename:join([Root, "bin", Name])];
-            [] -> [filename:join([Root, "bin", "start"])]
-        end,
-    case [File || Candidate <- Candidates, File <- [Candidate ++ ".boot"], is_file(File)] of
-        [File | _] -> File;
-        [] -> none
+    File = relsync_lib_path:native(relsync_lib_boot:boot_file()),
+    case is_file(File) of
+        true -> File;
+        false -> none
     end.
 
 is_file(Name) ->

@@ -117,6 +117,35 @@ linked_destination_test_() ->
 own_boot_test() ->
     #{running := []} = relsync_lib_boot:faults(live(<<"/nowhere">>), relsync_lib_boot:vm()).
 
+%% Of several boot files on the command line the first is the one that the VM was started with, here one with `sasl'.
+boot_file_test_() ->
+    [
+        {Name, {timeout, 60, fun() -> boot_file_is(Args, Expected) end}}
+     || {Name, Args, Expected} <- [
+            {"the first", ["-boot", "start_sasl", "-boot", "start_clean"], {<<"start_sasl.boot">>, true}},
+            {"not the last", ["-boot", "start_clean", "-boot", "start_sasl"], {<<"start_clean.boot">>, false}}
+        ]
+    ].
+
+boot_file_is(Args, Expected) ->
+    Root = relsync_lib_trees:new_root("booted"),
+    Node = relsync_lib_test_node:start(Args),
+    try
+        Call = fun(M, F, A) -> relsync_lib_test_node:call(Node, M, F, A) end,
+        File = Call(relsync_lib_boot, boot_file, []),
+        true = filelib:is_regular(File),
+        HasSasl = lists:keymember(sasl, 1, Call(application, which_applications, [])),
+        Expected = {filename:basename(File), HasSasl},
+        #{boot := File} = Call(relsync_lib_boot, vm, []),
+        %% For the pins it is the same one.
+        Base = filename:basename(File),
+        Roots = relsync_lib_roots:new(filename:dirname(File)),
+        Base = Call(relsync_lib_pins, booted, [Roots])
+    after
+        relsync_lib_test_node:stop(Node),
+        relsync_lib_trees:remove(Root)
+    end.
+
 answer_test_() ->
     with_release(fun(Root) ->
         Roots = relsync_lib_roots:new(Root),
