@@ -54,6 +54,38 @@ fn modules_of_a_later_otp_are_refused_before_they_are_sent() {
 }
 
 #[test]
+fn modules_that_are_never_loaded_may_be_of_any_otp() {
+    let Some(options) = otp::node(25) else {
+        return;
+    };
+    let rig = Rig::with(options);
+    let tree = rig.tree();
+    tree.app(
+        "sample",
+        "1.0",
+        &[("sample", "-export([f/1]).\nf(_) -> 1.")],
+    );
+    let templates = tree.root().join("lib/sample-1.0/priv/templates");
+    fs::create_dir_all(&templates).expect("a directory");
+    if otp::compile(27, &templates, &[("a_template", BODY)]).is_none() {
+        return;
+    }
+    let plan = rig.push(&["plan"], 0);
+    assert!(!plan["notes"].to_string().contains("refused"), "{plan}");
+    rig.push(&[], 0);
+    assert_eq!(listing(&rig.device()), listing(tree.root()));
+    rig.load();
+    // Beside one that is loaded it is not named.
+    otp::compile(29, &templates, &[("a_template", BODY)]);
+    let ebin = tree.root().join("lib/sample-1.0/ebin");
+    otp::compile(27, &ebin, &[("sample", BODY)]);
+    let said = [
+        "lib/sample-1.0/ebin/sample.beam was compiled by OTP 27's compiler, which OTP 25 on the target cannot load",
+    ];
+    rig.refused(&[], 1, "other_otp", &said);
+}
+
+#[test]
 fn modules_of_an_earlier_otp_are_refused_by_the_vm_that_is_to_load_them() {
     let Some(options) = otp::node(27) else {
         return;

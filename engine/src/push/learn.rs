@@ -130,7 +130,7 @@ pub(super) async fn plan<T: Transport>(
         options.reload,
         ReloadMode::Soft | ReloadMode::Hard | ReloadMode::Apps
     ) {
-        planned.other_otp = OtherOtp::find(store, new, &planned, status.otp_release)?;
+        planned.other_otp = OtherOtp::find(store, new, &planned, status.otp_release, |_| true)?;
     }
     if let Some(looked) = &options.looked {
         planned.boot_fault = looked.fault(new, &planned, status.embedded);

@@ -410,7 +410,13 @@ async fn bring<T: Transport>(
     leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
     on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
 ) -> Result<PushReport, PushError> {
-    let planned = plan(session, status, store, new, options, leave_alone, on_event).await?;
+    let mut planned = plan(session, status, store, new, options, leave_alone, on_event).await?;
+    if planned.other_otp.is_some() {
+        // Object code may lie where the VM never loads it from, which only the target knows.
+        let said = outlook(session, store, new, &planned, options).await?;
+        let may_load = |path: &[u8]| other_otp::is_loaded(path, &said.modules);
+        planned.other_otp = OtherOtp::find(store, new, &planned, status.otp_release, may_load)?;
+    }
     on_event(PushEvent::Planned(&planned));
     if let Some(error) = planned.refused_conflicts(new).filter(|_| !options.dry_run) {
         return Err(error);

@@ -8,9 +8,12 @@ use crate::delta::beam_origin;
 use crate::entry::Escaped;
 use crate::manifest::Manifest;
 use crate::store::Store;
+use crate::wire::ModuleStatus;
 
 /// How many modules are named.
 const SHOWN_MODULES: usize = 3;
+/// What the target says of modules whose new file it does not load.
+const LEFT_ALONE: [&str; 5] = ["agent", "foreign", "gone", "offpath", "shadowed"];
 
 /// Modules of a release that were compiled for a later OTP than the target runs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,12 +27,13 @@ pub struct OtherOtp {
 }
 
 impl OtherOtp {
-    /// Looks at the new and the changed modules of a plan.
+    /// Looks at those new and changed modules of a plan that the VM may load.
     pub(super) fn find(
         store: &Store,
         new: &Manifest,
         planned: &Planned,
         target: u64,
+        may_load: impl Fn(&[u8]) -> bool,
     ) -> Result<Option<Self>, PushError> {
         let mut found = Self {
             modules: Vec::new(),
@@ -37,7 +41,7 @@ impl OtherOtp {
             target,
         };
         for change in planned.plan.module_changes(planned.held(), new) {
-            let Some(sha256) = &change.sha256 else {
+            let Some(sha256) = change.sha256.as_ref().filter(|_| may_load(&change.path)) else {
                 continue;
             };
             let content = file_content(store, new, &change.path, sha256)?;
@@ -48,6 +52,15 @@ impl OtherOtp {
         }
         Ok((!found.modules.is_empty()).then_some(found))
     }
+}
+
+/// Whether the VM loads a file, now or when it starts again, as the target says of its module; of what it never loads it says nothing.
+pub(super) fn is_loaded(path: &[u8], modules: &[ModuleStatus]) -> bool {
+    let name = path.rsplit(|byte| *byte == b'/').next();
+    let module = name.and_then(|name| name.strip_suffix(b".beam"));
+    modules.iter().any(|said| {
+        Some(said.name.as_bytes()) == module && !LEFT_ALONE.contains(&said.status.as_str())
+    })
 }
 
 impl fmt::Display for OtherOtp {
@@ -75,6 +88,30 @@ impl fmt::Display for OtherOtp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_the_target_does_not_load_do_not_count() {
+        let said = |name: &str, status: &str| ModuleStatus {
+            name: name.to_owned(),
+            status: status.to_owned(),
+            detail: String::new(),
+        };
+        let modules = [
+            said("a", "reload"),
+            said("b", "notloaded"),
+            said("c", "offpath"),
+            said("d", "foreign"),
+        ];
+        for (path, is) in [
+            ("lib/x-1/ebin/a.beam", true),
+            ("b.beam", true),
+            ("lib/x-1/ebin/c.beam", false),
+            ("d.beam", false),
+            ("lib/x-1/priv/template.beam", false),
+        ] {
+            assert_eq!(is_loaded(path.as_bytes(), &modules), is, "{path}");
+        }
+    }
 
     #[test]
     fn modules_are_named_with_both_releases() {
