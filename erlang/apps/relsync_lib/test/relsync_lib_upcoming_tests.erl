@@ -1,0 +1,109 @@
+%% @doc The tree after a switch, told from the tree of now and what changes.
+-module(relsync_lib_upcoming_tests).
+
+-compile({parse_transform, eunit_autoexport}).
+
+-import(relsync_lib_test_release, [write/3]).
+
+-define(REL_2, "releases/2/start.boot").
+
+upcoming_test_() ->
+    [
+        {atom_to_list(Name), fun() -> with_release(Test) end}
+     || {Name, Test} <- [
+            {a_change_counts_before_what_is_there, fun a_change_counts_before_what_is_there/1},
+            {a_file_that_goes_uncovers_that_of_the_other_root, fun a_file_that_goes_uncovers_that_of_the_other_root/1},
+            {names_come_and_go, fun names_come_and_go/1},
+            {the_path_is_that_of_the_release_that_will_boot, fun the_path_is_that_of_the_release_that_will_boot/1},
+            {without_a_boot_file_nothing_is_known, fun without_a_boot_file_nothing_is_known/1}
+        ]
+    ].
+
+with_release(Test) ->
+    Release = relsync_lib_test_release:new(),
+    try
+        Test(Release)
+    after
+        relsync_lib_test_release:delete(Release)
+    end.
+
+new(#{root := Root, staged := Other}, Changes) -> relsync_lib_upcoming:new([Root, Other], Changes).
+
+a_change_counts_before_what_is_there(#{root := Root} = Release) ->
+    write(Release, "there", "old"),
+    File = write(Release, "new content", "of a file"),
+    Upcoming = new(Release, [
+        {<<"bytes">>, {bytes, <<"of bytes">>}}, {<<"file">>, {file, File}}, {<<"there">>, {bytes, <<"new">>}},
+        {<<"later">>, unknown}
+    ]),
+    Read = fun(Path) -> relsync_lib_upcoming:read(Path, Upcoming) end,
+    {ok, <<"of bytes">>} = Read(<<"bytes">>),
+    {ok, <<"of a file">>} = Read(<<"file">>),
+    {ok, <<"new">>} = Read(<<"there">>),
+    {error, enoent} = Read(<<"later">>),
+    {error, enoent} = Read(<<"nowhere">>),
+    {ok, <<"old">>} = relsync_lib_upcoming:read(<<"there">>, relsync_lib_upcoming:new([Root], [])).
+
+a_file_that_goes_uncovers_that_of_the_other_root(#{staged := Other} = Release) ->
+    write(Release, "a", "above"),
+    ok = file:write_file(filename:join(Other, "a"), "below"),
+    {ok, <<"above">>} = relsync_lib_upcoming:read(<<"a">>, new(Release, [])),
+    {ok, <<"below">>} = relsync_lib_upcoming:read(<<"a">>, new(Release, [{<<"a">>, absent}])).
+
+names_come_and_go(Release) ->
+    [write(Release, "lib/a-1/ebin/" ++ Name, "") || Name <- ["a.beam", "a.app"]],
+    Ebin = "lib/a-1/ebin",
+    Names = fun(Changes) -> lists:sort(relsync_lib_upcoming:names(Ebin, new(Release, Changes))) end,
+    ["a.app", "a.beam"] = Names([]),
+    ["a.app", "b.beam"] = Names([{<<"lib/a-1/ebin/a.beam">>, absent}, {<<"lib/a-1/ebin/b.beam">>, unknown}]),
+    Gone = [{<<"lib/a-1/ebin/", Name/binary>>, absent} || Name <- [<<"a.beam">>, <<"a.app">>]],
+    true = relsync_lib_upcoming:has_code(Ebin, new(Release, tl(Gone))),
+    false = relsync_lib_upcoming:has_code(Ebin, new(Release, Gone)),
+    true = relsync_lib_upcoming:has_code("lib/b-1/ebin", new(Release, [{<<"lib/b-1/ebin/b.beam">>, unknown}])),
+    Held = #{"lib/a-1/ebin" => true},
+    Held = relsync_lib_upcoming:held_dirs([<<"lib/a-1/ebin/a.beam">>, <<"lib/a-1/priv/x">>]).
+
+boot(Path) ->
+    %% What lies elsewhere is of no account.
+    Dirs = ["$OTHER/lib/x-1/ebin", "/usr/lib/y-1/ebin" | ["$ROOT/" ++ Dir || Dir <- Path]],
+    term_to_binary({script, {"sample", "1"}, [{path, Dirs}]}).
+
+the_path_is_that_of_the_release_that_will_boot(#{root := Root} = Release) ->
+    write(Release, "erts-9/bin/beam.smp", ""),
+    write(Release, "releases/start_erl.data", "9 1"),
+    write(Release, "releases/1/start.boot", boot(["lib/a-1/ebin", "releases/1/consolidated"])),
+    Next = [
+        {<<"releases/start_erl.data">>, {bytes, <<"9 2\n">>}},
+        {<<?REL_2>>, {bytes, boot(["lib/a-2/ebin", "lib/b-1/ebin"])}},
+        {<<"lib/a-2/ebin/a.beam">>, unknown},
+        {<<"lib/b-1/ebin/b.beam">>, unknown}
+    ],
+    Booted = fun(Changes) -> lists:usort(relsync_lib_upcoming:booted(new(Release, Changes))) end,
+    ["lib/a-1/ebin", "releases/1/consolidated"] = Booted([]),
+    ["lib/a-2/ebin", "lib/b-1/ebin"] = Booted(Next),
+    write(Release, "lib/a-1/ebin/a.beam", ""),
+    #{replace := [{"lib/a-1/ebin", "lib/a-2/ebin"}], join := [{"lib/b-1/ebin", []}], leave := []} =
+        relsync_lib_upcoming:code_path(
+            #{
+                path => [filename:join(Root, "lib/a-1/ebin"), "/usr/lib"],
+                roots => [relsync_lib_code_path:root(Root)],
+                gains => ["lib/a-2/ebin", "lib/b-1/ebin"],
+                loses => [],
+                holds => #{}
+            },
+            relsync_lib_upcoming:new([Root], Next)
+        ).
+
+without_a_boot_file_nothing_is_known(Release) ->
+    unknown = relsync_lib_upcoming:booted(new(Release, [])),
+    write(Release, "releases/start_erl.data", "9 1"),
+    unknown = relsync_lib_upcoming:booted(new(Release, [])),
+    unknown = relsync_lib_upcoming:booted(new(Release, [{<<"releases/1/start.boot">>, {bytes, <<"no term">>}}])).
+
+%% The limit holds for what comes out, too.
+inflate_test() ->
+    Inflate = fun relsync_lib_upcoming:inflate/1,
+    {ok, <<"a boot file">>} = Inflate(zlib:compress(<<"a boot file">>)),
+    {ok, <<>>} = Inflate(zlib:compress(<<>>)),
+    error = Inflate(<<"not deflated">>),
+    error = Inflate(zlib:compress(binary:copy(<<0>>, 8388609))).
