@@ -156,9 +156,10 @@ fn origin_check(status: &TargetStatus, target: &Target, is_new: bool) -> Check {
         return Check::new(name, true, format!("the VM runs from {destination}"));
     }
     let fails = origin::is_in_doubt(status) && !is_new;
-    let mut text = origin::doubt(&target.greeting.destination);
+    let root = status.release_root.as_deref();
+    let mut text = origin::doubt(&target.greeting.destination, root);
     if fails {
-        let hint = origin::hint(status.release_root.as_deref());
+        let hint = origin::hint(root);
         text.push_str(&format!("; {hint}"));
     }
     Check::new(name, !fails, text)

@@ -132,6 +132,7 @@ impl Notes {
             return;
         };
         let (old, new) = (content(store, before), content(store, entry));
+        let is_unreadable = new.as_deref().is_some_and(|new| sys_config(new).is_none());
         let keys = match (old, new) {
             (Some(old), Some(new)) => changed_keys(kind, &old, &new),
             _ => None,
@@ -147,6 +148,10 @@ impl Notes {
             }
             // Nearly every application file changes with its version; only its environment is worth a note.
             None if kind == ConfigKind::App => {}
+            None if kind == ConfigKind::SysConfig && is_unreadable => self.texts.push(format!(
+                "{} takes effect at the next start, and is no Erlang term that relsync can read: a VM does not start with a syntax error in it",
+                entry.path
+            )),
             None => self
                 .texts
                 .push(format!("{} takes effect at the next start", entry.path)),

@@ -12,9 +12,26 @@ pub(crate) fn is_in_doubt(status: &TargetStatus) -> bool {
 }
 
 /// What is in doubt.
-pub(crate) fn doubt(destination: &[u8]) -> String {
+pub(crate) fn doubt(destination: &[u8], release_root: Option<&[u8]>) -> String {
+    let place = match release_root {
+        Some(root) if is_below(root, destination) => "above",
+        Some(root) if is_below(destination, root) => "below",
+        _ => {
+            let destination = Escaped(destination);
+            return format!(
+                "the VM runs nothing from {destination}, and relsync has installed nothing there"
+            );
+        }
+    };
     let destination = Escaped(destination);
-    format!("the VM runs nothing from {destination}, and relsync has installed nothing there")
+    format!(
+        "{destination} is {place} the root of the release that the VM runs, and relsync has installed nothing there"
+    )
+}
+
+fn is_below(path: &[u8], directory: &[u8]) -> bool {
+    let rest = path.strip_prefix(directory);
+    rest.is_some_and(|rest| rest.starts_with(b"/"))
 }
 
 /// What to do about it.

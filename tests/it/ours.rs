@@ -181,6 +181,18 @@ fn a_destination_that_the_vm_runs_nothing_from_is_refused_unless_it_is_to_be_a_n
     let doctor = plainly(&rig, &["doctor", "--new-destination"]);
     assert_eq!(doctor.code, Some(0), "{doctor:?}");
 
+    // Neither a directory above the release's root nor one below it is the release.
+    let above = rig.cli.dir().display().to_string();
+    let below = format!("{factory}/lib");
+    for (place, word) in [(above, "above"), (below, "below")] {
+        let refused = plainly(&rig, &["-p", &place, "--json"]);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        let error = &refused.result()["error"];
+        let message = error["message"].to_string();
+        assert!(message.contains(&format!("{word} the root")), "{error}");
+        assert!(error["hint"].to_string().contains(&factory), "{error}");
+    }
+
     // The right one needs no word.
     let right = plainly(&rig, &["-p", &factory, "--json"]);
     assert_eq!(right.code, Some(0), "{right:?}");

@@ -134,7 +134,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Push(#[from] PushError),
     /// The VM runs nothing from the destination, in which nothing was installed.
-    #[error("{}", origin::doubt(destination))]
+    #[error("{}", origin::doubt(destination, release_root.as_deref()))]
     NewDestination {
         /// The destination.
         destination: Vec<u8>,

@@ -164,6 +164,13 @@ fn new_application(tool: Tool) {
         let started = "[A || {A, _, _} <- application:which_applications(), A =:= extra orelse A =:= public_key]";
         assert_eq!(product.eval(started), "[extra,public_key]");
     }
+    // A way back leaves what the VM was booted from; that is no reason not to bring it as the release's own again.
+    let back = product.run(&["rollback", "--json"]);
+    assert!(matches!(back.code, Some(0 | 4)), "{back:?}");
+    let again = product.run(&["push", "--json"]);
+    assert!(matches!(again.code, Some(0 | 4)), "{again:?}");
+    assert_eq!(again.result()["outcome"], "applied", "{again:?}");
+    assert_eq!(product.eval("extra:f()"), "extra");
 }
 
 /// A version bump; `is_incremental` if the build's directory held the old version.

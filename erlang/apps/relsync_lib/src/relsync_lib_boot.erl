@@ -373,8 +373,10 @@ status(Roots) ->
 
 %% @doc Tells which of the directories and system libraries that a release needs are there. A directory is given relative to the destination, or as a boot script writes it.
 -spec answer(relsync_lib_wire:fields(), relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
-answer(#{directories := Dirs, systems := Systems} = Asked, Roots) ->
-    Tree = live(Roots),
+answer(#{directories := Dirs, systems := Systems} = Asked, #{state := State} = Roots) ->
+    %% What stays only because the VM was booted from it goes with the next update, unless that brings it.
+    Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(State)),
+    Tree = after_update([{Path, absent} || {Path, _} <- Leftovers], Roots),
     VM = vm(),
     IsOwn = maps:get(own_root, Asked, false) orelse lists:member(maps:get(root, VM), spellings(Tree)),
     #{

@@ -10,9 +10,23 @@
 -export([runs_from/1, release_root/0, release_root/3]).
 
 %% @doc Says whether the VM runs anything from the destination: a directory of its code path, a loaded
-%% module, or what it was booted from lies there.
+%% module, or what it was booted from lies there. A directory above or below the root of the release that the VM
+%% runs is another place than the release.
 -spec runs_from(relsync_lib_roots:roots()) -> boolean().
-runs_from(#{read := Read}) ->
+runs_from(#{read := Read} = Roots) ->
+    Known = [resolved(relsync_lib_modules:path_list(Root)) || Root <- Read],
+    case release_root() of
+        {ok, Root} ->
+            Resolved = resolved(Root),
+            lists:member(Resolved, Known) orelse
+                not (lies_in([Resolved], Known) orelse lies_in(Known, [Resolved])) andalso runs_code_from(Roots);
+        none ->
+            runs_code_from(Roots)
+    end.
+
+resolved(Dir) -> element(2, relsync_lib_code_path:root(Dir)).
+
+runs_code_from(#{read := Read}) ->
     Written = [filename:absname(relsync_lib_modules:path_list(Root)) || Root <- Read],
     Path = dirs(relsync_lib_code:path()) ++ booted(),
     Loaded = [filename:dirname(File) || {_, File} <- relsync_lib_code:loaded()],

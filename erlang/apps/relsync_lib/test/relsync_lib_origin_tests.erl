@@ -24,6 +24,7 @@ runs_from_test_() ->
     {foreach, fun() -> relsync_lib_trees:new_root("origin") end, fun relsync_lib_trees:remove/1, [
         fun(Dir) -> {"not on the path", fun() -> not_on_the_path(Dir) end} end,
         fun(Dir) -> {"below the root, or the root itself", fun() -> on_the_path(Dir) end} end,
+        fun(Dir) -> {"above or below the root", fun() -> beside_the_root(Dir) end} end,
         fun(Dir) -> {"through a link", fun() -> through_a_link(Dir) end} end
     ]}.
 
@@ -35,6 +36,15 @@ not_on_the_path(Dir) ->
 on_the_path(Dir) ->
     with_path([<<Dir/binary, "/lib/a-1/ebin">>], fun() -> true = runs_from(Dir) end),
     with_path([Dir], fun() -> true = runs_from(Dir) end).
+
+beside_the_root(Dir) ->
+    Root = <<Dir/binary, "/app">>,
+    with_path([<<Root/binary, "/lib/a-1/ebin">>], fun() ->
+        true = runs_from(Root),
+        false = runs_from(Dir),
+        false = runs_from(<<Root/binary, "/lib">>),
+        false = runs_from(<<Root/binary, "/lib/a-1">>)
+    end).
 
 through_a_link(Dir) ->
     Real = <<Dir/binary, "/real">>,
