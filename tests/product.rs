@@ -143,8 +143,9 @@ impl Product {
             .process_group(0);
         self.vm = Some(command.spawn().expect("the start script runs"));
         self.wait();
+        // A VM that restarts loses its connections too, and then this process.
         self.try_eval(&format!(
-            "spawn(fun() -> monitor_node('{}', true), receive {{nodedown, _}} -> erlang:halt(0, [{{flush, false}}]) end end)",
+            "spawn(fun() -> monitor_node('{}', true), receive {{nodedown, _}} -> receive after 10000 -> erlang:halt(0, [{{flush, false}}]) end end end)",
             self.asker.name()
         ))
         .expect("a process that watches the asker");

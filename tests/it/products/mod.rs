@@ -232,6 +232,33 @@ fn restart(tool: Tool) {
     );
 }
 
+/// An edit of the code that a restart of the VM brings in: the VM boots the same version again.
+fn restart_into_change(tool: Tool) {
+    let Some(mut product) = installed(tool) else {
+        return;
+    };
+    product.build(Build::CHANGED);
+    let run = product.run(&["push", "--json", "--reload", "vm"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(run.result()["outcome"], "applied", "{run:?}");
+    product.wait();
+    assert_runs(&product, Runs { code: 2, ..FIRST });
+    assert_up_to_date(&product);
+}
+
+/// A version bump that a restart of the VM would bring in, if the VM were not to boot the old version again.
+fn restart_into_bump_is_refused(tool: Tool) {
+    let Some(product) = installed(tool) else {
+        return;
+    };
+    product.build(Build::BUMPED);
+    let run = product.run(&["push", "--json", "--reload", "vm"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let hint = run.result()["error"]["hint"].to_string();
+    assert!(hint.contains("--restart-command"), "{run:?}");
+    assert_runs(&product, Runs { calls: 2, ..FIRST });
+}
+
 fn roll_back(product: &Product) {
     let run = product.run(&["rollback", "--json"]);
     assert_eq!(run.code, Some(0), "{run:?}");

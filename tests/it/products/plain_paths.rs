@@ -41,3 +41,13 @@ fn rollback() {
 fn rollback_after_restart() {
     super::rollback_after_restart(TOOL);
 }
+
+#[test]
+fn reload_vm_after_a_change() {
+    super::restart_into_change(TOOL);
+}
+
+#[test]
+fn reload_vm_after_a_version_bump() {
+    super::restart_into_bump_is_refused(TOOL);
+}

@@ -7,13 +7,17 @@ use super::{FIRST, Runs, assert_runs};
 
 /// A device that runs a whole release is pushed a build in mode `dev`: that is refused, and the release runs on.
 fn refused(build: Build) -> Option<Product> {
+    refused_with(build, &[])
+}
+
+fn refused_with(build: Build, arguments: &[&str]) -> Option<Product> {
     if !Tool::RebarDev.is_here() {
         return None;
     }
     let product = super::installed(Tool::RebarProd)?;
     let links = Tool::RebarDev.build(build);
     let links = links.to_str().expect("a path of text");
-    let run = product.run(&["push", "--json", "-l", links]);
+    let run = product.run(&[&["push", "--json", "-l", links], arguments].concat());
     assert_eq!(run.code, Some(1), "{run:?}");
     let result = run.result();
     let said = result["error"]["message"].as_str().expect("a message");
@@ -89,6 +93,16 @@ fn rollback_after_restart() {
         go_back(&product);
         assert_runs(&product, FIRST);
     }
+}
+
+#[test]
+fn reload_vm_after_a_change() {
+    refused_with(Build::CHANGED, &["--reload", "vm"]);
+}
+
+#[test]
+fn reload_vm_after_a_version_bump() {
+    refused_with(Build::BUMPED, &["--reload", "vm"]);
 }
 
 #[test]

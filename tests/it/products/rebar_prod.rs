@@ -46,3 +46,13 @@ fn rollback_after_restart() {
 fn rollback_by_apps() {
     super::rollback_by_apps(TOOL);
 }
+
+#[test]
+fn reload_vm_after_a_change() {
+    super::restart_into_change(TOOL);
+}
+
+#[test]
+fn reload_vm_after_a_version_bump() {
+    super::restart_into_bump_is_refused(TOOL);
+}

@@ -48,3 +48,13 @@ fn rollback() {
 fn rollback_after_restart() {
     with_each(super::rollback_after_restart);
 }
+
+#[test]
+fn reload_vm_after_a_change() {
+    with_each(super::restart_into_change);
+}
+
+#[test]
+fn reload_vm_after_a_version_bump() {
+    with_each(super::restart_into_bump_is_refused);
+}
