@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::device::copy;
 use crate::otp;
@@ -125,6 +126,8 @@ impl Tool {
                     ..Build::FIRST
                 },
             );
+            // rebar3 tells by whole seconds whether a source is newer than what was compiled.
+            std::thread::sleep(Duration::from_millis(1100));
         }
         let otp = || build.is_otp_patched.then(patched_otp);
         match self {
