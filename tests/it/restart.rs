@@ -41,6 +41,11 @@ xargs -0 -a "$here/arguments" "$here/start.sh" </dev/null >"$here/again.log" 2>&
 
 /// A node that was booted from release 1, which is in its directory, and installed by relsync.
 fn booted(args: &[&str], env: &[(&str, &str)]) -> Rig {
+    booted_from(|cli| make(cli, "1", 1), args, env)
+}
+
+/// The same with a release 1 of one's own.
+fn booted_from(make: impl Fn(&Cli), args: &[&str], env: &[(&str, &str)]) -> Rig {
     let cli = Cli::new();
     let rig_dir = cli.dir().to_owned();
     for (name, script) in [("start.sh", START), ("again.sh", AGAIN)] {
@@ -48,7 +53,7 @@ fn booted(args: &[&str], env: &[(&str, &str)]) -> Rig {
         fs::write(&path, script).expect("a script");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
     }
-    make(&cli, "1", 1);
+    make(&cli);
     copy(&cli);
     let path = |text: &str| text.replace("HERE", &rig_dir.display().to_string());
     let node = Node::start(NodeOptions {
@@ -67,13 +72,21 @@ fn booted(args: &[&str], env: &[(&str, &str)]) -> Rig {
 
 /// Makes version `version` of the release, whose module says `n`.
 fn make(cli: &Cli, version: &str, n: u32) {
+    make_of(cli, version, n, &[("sample", &["sample"])]);
+}
+
+/// Makes version `version` of a release of these applications, of the same version, whose modules say `n`.
+fn make_of(cli: &Cli, version: &str, n: u32, apps: &[(&str, &[&str])]) {
     let root = cli.dir().join("_rel");
     if root.exists() {
         fs::remove_dir_all(&root).expect("the release before goes");
     }
     let release = Release::new(&root);
     let body = format!("-export([f/0]).\nf() -> {n}.");
-    release.app("sample", version, &[("sample", &body)]);
+    for (app, modules) in apps {
+        let modules: Vec<_> = modules.iter().map(|name| (*name, &*body)).collect();
+        release.app(app, version, &modules);
+    }
     let versions = erl(&["-eval", VERSIONS]);
     let versions: Vec<&str> = versions.split(' ').collect();
     let [erts, kernel, stdlib, crypto] = versions[..] else {
@@ -81,7 +94,10 @@ fn make(cli: &Cli, version: &str, n: u32) {
     };
     let rel = format!(
         "{{release, {{\"sample\", \"{version}\"}}, {{erts, \"{erts}\"}}, [{{kernel, \"{kernel}\"}}, {{stdlib, \"{stdlib}\"}}, \
-         {{crypto, \"{crypto}\"}}, {{sample, \"{version}\"}}]}}.\n"
+         {{crypto, \"{crypto}\"}}{}]}}.\n",
+        apps.iter()
+            .map(|(app, _)| format!(", {{{app}, \"{version}\"}}"))
+            .collect::<String>()
     );
     let below = |name: &str| format!("releases/{version}/{name}");
     release.file(&below("start.rel"), rel.as_bytes());
@@ -165,6 +181,56 @@ const KEPT: [&str; 8] = [
     "releases/1/start.rel",
     "releases/1/sys.config",
 ];
+
+#[test]
+fn what_reload_none_left_out_is_brought_in_by_the_next_push() {
+    let old = |cli: &Cli| {
+        make_of(
+            cli,
+            "1",
+            1,
+            &[("sample", &["sample"]), ("other", &["moved"])],
+        )
+    };
+    let rig = booted_from(old, &[], &[]);
+    // A module moves out of an application that goes, whose directory stays for a restart of the VM; another is new, and this
+    // VM, in embedded mode, loads nothing by itself.
+    make_of(
+        &rig.cli,
+        "2",
+        2,
+        &[("sample", &["sample", "moved", "fresh"])],
+    );
+    rig.push(&["--reload", "none"], 0);
+    assert!(rig.device().join("lib/other-1/ebin/moved.beam").exists());
+    assert_eq!(
+        rig.node
+            .eval("{sample:f(), moved:f(), code:is_loaded(fresh)}"),
+        "{1,1,false}"
+    );
+    rig.push(&["reload"], 0);
+    assert_eq!(
+        rig.node.eval("{sample:f(), moved:f(), fresh:f()}"),
+        "{2,2,2}"
+    );
+    assert_eq!(path(&rig), "[\"lib/sample-2/ebin\"]");
+    rig.push(&["rollback"], 0);
+    assert_eq!(
+        rig.node
+            .eval("{sample:f(), moved:f(), code:is_loaded(fresh)}"),
+        "{1,1,false}"
+    );
+
+    // A module of which nothing comes in the place of what stays is gone.
+    make(&rig.cli, "3", 3);
+    rig.push(&["--reload", "none"], 0);
+    rig.push(&[], 0);
+    assert_eq!(
+        rig.node
+            .eval("{sample:f(), code:is_loaded(moved), code:which(moved)}"),
+        "{3,false,non_existing}"
+    );
+}
 
 #[test]
 fn what_the_vm_was_booted_from_stays_until_it_has_restarted() {

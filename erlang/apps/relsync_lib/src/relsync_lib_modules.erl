@@ -92,17 +92,22 @@ mode(Other) -> relsync_lib_refusal:refuse(protocol, io_lib:format("unknown way t
     changes => [relsync_lib_upcoming:change()], manifest => relsync_lib_manifest:manifest() | none
 }) -> relsync_lib_reload_plan:limits().
 limits(#{read := Read, write := Write, state := Dir}, Release) ->
-    Paths =
+    {Paths, IsHeld} =
         case Release of
             #{manifest := Manifest} when Manifest =/= none ->
-                [relsync_lib_manifest:path(Entry) || {_, Entry} <- relsync_lib_manifest:entries(Manifest)];
+                {
+                    [relsync_lib_manifest:path(Entry) || {_, Entry} <- relsync_lib_manifest:entries(Manifest)],
+                    fun(Path) -> relsync_lib_manifest:find(Path, Manifest) =/= none end
+                };
             _ ->
-                []
+                {[], fun(_) -> false end}
         end,
+    Left = [Path || {Path, file} <- relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)), not IsHeld(Path)],
     #{
         roots => [path_list(Root) || Root <- Read, Root =/= Write],
         changes => maps:get(changes, Release, []),
         holds => relsync_lib_upcoming:held_dirs(Paths),
+        left => maps:from_list([{path_list(Path), true} || Path <- Left]),
         known => relsync_lib_known:read(Dir)
     }.
 

@@ -25,6 +25,8 @@
     %% Directories under the root that are on the path, now or after the switch.
     dirs :: #{file:filename() => true},
     index :: #{string() => {own | other | outside, file:filename(), file:filename() | none}},
+    %% Modules of the release that a VM in embedded mode has from its start on.
+    at_start :: #{module() => true},
     archives :: [file:filename()]
 }).
 
@@ -90,7 +92,8 @@ look(Root, Groups, Checked, #{stale := WithStale} = Limits) ->
     View = view(Root, Groups, Checked, Limits),
     Changed = [Rel || Rel <- relsync_lib_reload_plan:paths(Groups), is_code(Rel, View)],
     Stale = [M || WithStale, {M, _} <- candidates(View), is_stale(M, View)],
-    Modules = relsync_lib_reload_plan:names(Changed ++ joined(View)) ++ Stale ++ archived(View),
+    Modules = relsync_lib_reload_plan:names(Changed ++ joined(View)) ++ Stale ++ [M || WithStale, M <- absent(View) ++ left(View)] ++
+        archived(View),
     Items = relsync_lib_reload_plan:items(lists:usort(Modules), Groups, env(View)),
     {Items, Groups, View#view.plan, View#view.roots}.
 
@@ -107,14 +110,32 @@ stale(Root, Limits) ->
     View = view(Root, Groups, [], Limits),
     Candidates = candidates(View),
     Stale = [M || {M, _} <- Candidates, is_stale(M, View)],
-    Items = relsync_lib_reload_plan:items(lists:usort(Stale ++ relsync_lib_reload_plan:names(joined(View))), Groups, env(View)),
+    Modules = Stale ++ relsync_lib_reload_plan:names(joined(View)) ++ absent(View) ++ left(View),
+    Items = relsync_lib_reload_plan:items(lists:usort(Modules), Groups, env(View)),
     With = fun(Statuses) -> [{M, File} || #{module := M, status := S, source := File} <- Items, lists:member(S, Statuses)] end,
     #{
-        reloadable => With([reload, load]),
+        reloadable => With([reload, load]) ++ [{M, File} || #{module := M, status := remove, old_file := File} <- Items],
         waiting => With([nif, sticky, archive]),
         missing => missing(View),
         files => [File || {M, _} <- Candidates, File <- file_of(M, View)]
     }.
+
+%% What a start in embedded mode would have loaded, and an update with `--reload none' has not.
+absent(#view{at_start = AtStart}) -> [M || M <- maps:keys(AtStart), not erlang:module_loaded(M)].
+
+%% What runs from a file that was only left for a restart of the VM, and that the new path leads nowhere for.
+left(#view{limits = #{left := Left}}) when map_size(Left) =:= 0 ->
+    [];
+left(#view{root = Root, limits = #{left := Left}} = View) ->
+    [
+        M
+     || {M, File} <- relsync_lib_code:loaded(),
+        not relsync_lib_reload_plan:is_agent(M),
+        filename:pathtype(File) =:= absolute,
+        {ok, _, Rel} <- [relsync_lib_code_path:locate(File, [Root])],
+        is_map_key(Rel, Left),
+        found(M, View) =:= none
+    ].
 
 %% Code whose file has gone since, and that the path leads nowhere for.
 missing(#view{roots = Roots} = View) ->
@@ -128,24 +149,27 @@ missing(#view{roots = Roots} = View) ->
         relsync_lib_code_path:locate(File, Roots) =/= outside
     ].
 
-view({Dir, _} = Root, Groups, Checked, #{roots := Others, changes := Changes, holds := Holds} = Limits) ->
+view({Dir, _} = Root, Groups, Checked, #{roots := Others, changes := Changes, holds := Holds, left := Left} = Limits) ->
     Path = relsync_lib_code:path(),
     Roots = [Root | [relsync_lib_code_path:root(R) || R <- Others]],
     Beams = [{Kind, Rel} || {Kind, Rel} <- Checked, filename:extension(Rel) =:= ".beam"],
-    Upcoming = relsync_lib_upcoming:new([Dir | Others], [coming(C) || C <- Checked] ++ Changes),
+    %% What is left for a restart of the VM is no part of the release.
+    LeftFiles = [{removed, Rel} || Rel <- maps:keys(Left)],
+    Upcoming = relsync_lib_upcoming:new([Dir | Others], [coming(C) || C <- LeftFiles ++ Checked] ++ Changes),
     Plan = relsync_lib_upcoming:code_path(
         #{
             path => Path,
             roots => Roots,
             gains => lists:usort([filename:dirname(Rel) || {Kind, Rel} <- Beams, Kind =/= removed]),
-            loses => lists:usort([filename:dirname(Rel) || {removed, Rel} <- Beams]),
+            loses => lists:usort([filename:dirname(Rel) || {removed, Rel} <- LeftFiles ++ Beams]),
             holds => Holds
         },
         Upcoming
     ),
     {Ordered, _} = relsync_lib_code_path:order(Plan, Path, Roots),
-    Left = [Rel || Rel <- maps:get(leave, Plan)],
-    Places = [P || {Whose, _, Rel} = P <- Ordered, Whose =/= own orelse not lists:member(Rel, Left)],
+    Leave = maps:get(leave, Plan),
+    Places = [P || {Whose, _, Rel} = P <- Ordered, Whose =/= own orelse not lists:member(Rel, Leave)],
+    Index = index(Places, Upcoming),
     #view{
         root = Root,
         roots = Roots,
@@ -156,7 +180,8 @@ view({Dir, _} = Root, Groups, Checked, #{roots := Others, changes := Changes, ho
         dirs = maps:from_list(
             [{R, true} || {_, R} <- relsync_lib_code_path:entries(Path, Root)] ++ [{R, true} || {own, _, R} <- Places]
         ),
-        index = index(Places, Upcoming),
+        index = Index,
+        at_start = at_start(Index, Upcoming),
         archives = [
             A
          || A <- relsync_lib_reload_plan:archives(Groups), lists:any(fun({_, _, Rel}) -> is_in(Rel, A) end, Places)
@@ -168,6 +193,21 @@ coming({_, Rel}) -> {relsync_lib_path:raw(Rel), unknown}.
 
 is_in(none, _) -> false;
 is_in(Rel, Archive) -> lists:prefix(Archive ++ "/", Rel).
+
+at_start(Index, Upcoming) ->
+    case relsync_lib_code:is_embedded() of
+        true ->
+            Names = [Name || Name <- relsync_lib_upcoming:loaded_at_start(Upcoming), is_of_release(Name ++ ".beam", Index)],
+            maps:from_list([{M, true} || M <- relsync_lib_reload_plan:names(Names)]);
+        false ->
+            #{}
+    end.
+
+is_of_release(Name, Index) ->
+    case Index of
+        #{Name := {own, _, Rel}} -> not relsync_lib_code_path:is_archived(Rel);
+        #{} -> false
+    end.
 
 %% What the VM finds: of several files of one name that of the first directory.
 index(Places, Upcoming) ->
@@ -272,8 +312,8 @@ file_of(Module, #view{root = {Root, _}} = View) ->
 
 md5(Module, File, #view{limits = #{known := Known} = Limits}) -> relsync_lib_known:md5(Module, File, Known, Limits).
 
-env(#view{root = Root, roots = Roots, joins = Joins, archives = Archives, limits = Limits} = View) ->
-    #{holds := Holds, max_beam_bytes := Max} = Limits,
+env(#view{root = Root, roots = Roots, joins = Joins, archives = Archives, at_start = AtStart, limits = Limits} = View) ->
+    #{holds := Holds, left := Left, max_beam_bytes := Max} = Limits,
     #{
         root => Root,
         roots => Roots,
@@ -281,6 +321,8 @@ env(#view{root = Root, roots = Roots, joins = Joins, archives = Archives, limits
         joins => Joins,
         archives => Archives,
         holds => Holds,
+        at_start => AtStart,
+        left => Left,
         find => fun(Module) -> found(Module, View) end,
         facts => fun relsync_lib_code:facts/1,
         now => fun relsync_lib_code:file_now/2,

@@ -87,6 +87,8 @@
     changes => [relsync_lib_upcoming:change()],
     %% Directories of code that the new release has.
     holds => #{file:filename() => true},
+    %% Files that stay for a restart of the VM, and are no part of the new release.
+    left => #{file:filename() => true},
     %% What files held when they were last read.
     known => known(),
     %% Also reload what runs other code than the unchanged files hold (an earlier reload was cut short, or left out).
@@ -128,6 +130,9 @@
     archives := [file:filename()],
     %% Directories of code that the new release has.
     holds := #{file:filename() => true},
+    %% Modules that a VM in embedded mode has from its start on, and files that are no part of the release.
+    at_start := #{module() => true},
+    left := #{file:filename() => true},
     %% Where the code path leads now.
     now := fun((module(), file:filename()) -> file:filename()),
     %% The MD5 of the code in a file that does not change.
@@ -160,6 +165,7 @@
     roots => [],
     changes => [],
     holds => #{},
+    left => #{},
     known => #{},
     stale => true
 }).
@@ -262,7 +268,7 @@ rel_path(Rel) when is_binary(Rel) ->
 
 item(Module, Changed, #{find := Find, facts := FactsOf} = Env) ->
     Running = locate(FactsOf(Module), Env),
-    Target = target(Find(Module), Running, Changed),
+    Target = target(Find(Module), Running, Changed, Env),
     {Kind, Item} = content(Module, Target, Changed, Env),
     case status(Item, Kind, Target, Running, Changed, Env) of
         none -> [];
@@ -272,12 +278,13 @@ item(Module, Changed, #{find := Find, facts := FactsOf} = Env) ->
 
 %% What the code path leads to. Where that is nothing of the release, a module that was loaded from a file of it by other
 %% means stays with that.
-target({Whose, _, _} = Found, _Running, _Changed) when Whose =/= outside ->
+target({Whose, _, _} = Found, _Running, _Changed, _Env) when Whose =/= outside ->
     Found;
-target(Found, #{rel := Rel, loaded := Loaded, primary := IsOwn}, Changed) ->
+target(Found, #{rel := Rel, loaded := Loaded, primary := IsOwn}, Changed, #{left := Left}) ->
     Stays =
         case lists:keyfind(Rel, 1, Changed) of
             {Rel, {Kind, _}} when IsOwn -> Kind =/= removed;
+            _ when IsOwn, is_map_key(Rel, Left) -> false;
             _ -> filelib:is_regular(Loaded)
         end,
     case {Stays, IsOwn} of
@@ -285,7 +292,7 @@ target(Found, #{rel := Rel, loaded := Loaded, primary := IsOwn}, Changed) ->
         {true, false} -> {other, filename:dirname(Loaded), Rel};
         {false, _} -> Found
     end;
-target(Found, _Running, _Changed) ->
+target(Found, _Running, _Changed, _Env) ->
     Found.
 
 %% The code at the target: that of a change, of a file that stays (`there'), or none that can be read.
@@ -329,7 +336,7 @@ status(#{module := Module} = Item, Kind, Target, Running, Changed, Env) ->
     case {is_agent(Module), Running} of
         {true, _} -> agent;
         {false, _} when IsInChanged -> archive;
-        {false, #{loaded := false}} -> not_running(Kind, Target, Changed, Env);
+        {false, #{loaded := false}} -> not_running(Kind, Module, Target, Changed, Env);
         {false, #{md5 := MD5}} when Kind =:= there -> beside(Target, Running, Changed, Env);
         {false, #{md5 := MD5}} -> unchanged;
         {false, #{loaded := cover_compiled}} -> cover;
@@ -338,25 +345,27 @@ status(#{module := Module} = Item, Kind, Target, Running, Changed, Env) ->
     end.
 
 %% What the VM loads when it needs the module may be something else than what changes.
-not_running(Kind, {own, Dir, _}, _Changed, Env) when Kind =:= added; Kind =:= changed ->
-    #{embedded := Embedded, joins := Joins} = Env,
-    case Embedded andalso (Kind =:= added orelse lists:member(Dir, Joins)) of
+not_running(Kind, Module, {own, Dir, _}, _Changed, Env) when Kind =:= added; Kind =:= changed ->
+    #{embedded := Embedded, joins := Joins, at_start := AtStart} = Env,
+    case Embedded andalso (Kind =:= added orelse lists:member(Dir, Joins) orelse is_map_key(Module, AtStart)) of
         true -> load;
         false -> notloaded
     end;
-not_running(Kind, {own, Dir, _} = Target, Changed, #{embedded := Embedded, joins := Joins} = Env) ->
+not_running(Kind, Module, {own, Dir, _} = Target, Changed, Env) ->
+    #{embedded := Embedded, joins := Joins, at_start := AtStart} = Env,
     case lists:member(Dir, Joins) of
         true when Embedded, Kind =:= there -> load;
         true -> notloaded;
+        false when Embedded, Kind =:= there, is_map_key(Module, AtStart) -> load;
         false -> beside(Target, #{}, Changed, Env)
     end;
-not_running(_, none, Changed, _Env) ->
+not_running(_, _, none, Changed, _Env) ->
     case [Rel || {Rel, {Kind, _}} <- Changed, Kind =/= removed] of
         [Rel | _] -> {offpath, Rel};
         [] when Changed =/= [] -> gone;
         [] -> none
     end;
-not_running(_, {Whose, Dir, _}, Changed, _Env) ->
+not_running(_, _, {Whose, Dir, _}, Changed, _Env) ->
     case comes(Changed) of
         true when Whose =:= outside -> {foreign, file_in(Dir)};
         true -> {shadowed, file_in(Dir)};

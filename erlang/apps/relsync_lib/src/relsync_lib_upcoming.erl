@@ -4,7 +4,7 @@
 %%% reads files and writes none. Without changes it is the tree of now.
 -module(relsync_lib_upcoming).
 
--export([new/2, inflate/1, read/2, names/2, has_code/2, booted/1, code_path/2, held_dirs/1]).
+-export([new/2, inflate/1, read/2, names/2, has_code/2, booted/1, loaded_at_start/1, code_path/2, held_dirs/1]).
 
 -export_type([upcoming/0, change/0]).
 
@@ -104,16 +104,29 @@ has_code(Rel, Upcoming) ->
 
 %% @doc The directories of a root that the code path of the next start has, in order, as far as boot files tell.
 -spec booted(upcoming()) -> [file:filename()] | unknown.
-booted(#{roots := Roots} = Upcoming) ->
-    Names = lists:usort([relsync_lib_path:raw(R) || Root <- Roots, R <- tuple_to_list(relsync_lib_code_path:root(Root))]),
-    Read = fun(Path) -> read(Path, Upcoming) end,
-    try relsync_lib_release:read(Read, Names, fun(Erts) -> variables(Erts, Upcoming) end) of
+booted(Upcoming) ->
+    try release(Upcoming) of
         {ok, #{path := Path}} -> [relsync_lib_path:native(Dir) || <<First, _/binary>> = Dir <- Path, First =/= $/, First =/= $$];
         _ -> unknown
     catch
         %% A name in another encoding than that of the VM.
         error:_ -> unknown
     end.
+
+%% @doc The names of the modules that the next start in embedded mode loads, as far as boot files tell.
+-spec loaded_at_start(upcoming()) -> [string()].
+loaded_at_start(Upcoming) ->
+    try release(Upcoming) of
+        {ok, #{loads := Loads}} -> [relsync_lib_path:native(Name) || {_, _, Names} <- Loads, Name <- Names];
+        _ -> []
+    catch
+        error:_ -> []
+    end.
+
+release(#{roots := Roots} = Upcoming) ->
+    Names = lists:usort([relsync_lib_path:raw(R) || Root <- Roots, R <- tuple_to_list(relsync_lib_code_path:root(Root))]),
+    Read = fun(Path) -> read(Path, Upcoming) end,
+    relsync_lib_release:read(Read, Names, fun(Erts) -> variables(Erts, Upcoming) end).
 
 %% A release with an ERTS of its own is started from its root; what this VM was started with holds otherwise.
 variables(Erts, #{roots := [Root | _] = Roots} = Upcoming) ->
