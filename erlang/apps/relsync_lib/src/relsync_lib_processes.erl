@@ -151,22 +151,29 @@ check(Pids, Waiting, {_, _, Ref, Deadline} = How, Users) ->
 
 %% Without these no code can be loaded.
 -define(RUN_ON, [init, code_server, erl_prim_loader]).
+%% Processes that each start the next one and end are never all stopped.
+-define(MAX_PASSES, 5).
 %% For how long no answer comes at most.
 -define(SILENT_MS, 100).
 
 suspend_others(Deadline) ->
     RunOn = [self() | [whereis(Name) || Name <- ?RUN_ON]],
-    Tag = make_ref(),
-    suspend([P || P <- erlang:processes(), not lists:member(P, RunOn)], Tag, Deadline, []).
+    suspend_others(maps:from_list([{Pid, true} || Pid <- RunOn]), ?MAX_PASSES, Deadline, []).
 
-suspend([Pid | Pids], Tag, Deadline, Stopped) ->
-    case erts_internal:is_system_process(Pid) orelse not suspend(Pid, Tag) of
-        true -> suspend(Pids, Tag, Deadline, Stopped);
-        false -> suspend(Pids, Tag, Deadline, [Pid | Stopped])
-    end;
-suspend([], Tag, Deadline, Stopped) ->
-    await_suspended(length(Stopped), Tag, Deadline),
-    Stopped.
+%% Whoever was not stopped yet may have started others meanwhile, so this goes on until a pass finds nobody.
+suspend_others(_Seen, 0, _Deadline, Stopped) ->
+    Stopped;
+suspend_others(Seen, Passes, Deadline, Stopped) ->
+    case [P || P <- erlang:processes(), not is_map_key(P, Seen)] of
+        [] ->
+            Stopped;
+        New ->
+            Tag = make_ref(),
+            Some = [P || P <- New, not erts_internal:is_system_process(P), suspend(P, Tag)],
+            await_suspended(length(Some), Tag, Deadline),
+            SeenToo = maps:merge(Seen, maps:from_list([{P, true} || P <- New])),
+            suspend_others(SeenToo, Passes - 1, Deadline, Some ++ Stopped)
+    end.
 
 suspend(Pid, Tag) ->
     try

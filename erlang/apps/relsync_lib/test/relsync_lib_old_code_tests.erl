@@ -23,6 +23,7 @@ old_code_test_() ->
             fun module_with_on_load_comes_back/1,
             fun users_are_asked_for_after_the_plan/1,
             fun standing_still_ends_with_its_process/1,
+            fun who_is_started_meanwhile_stands_still_too/1,
             fun many_modules_are_asked_for_at_once/1
         ]
     ]}.
@@ -290,6 +291,34 @@ standing_still_ends_with_its_process(_Release) ->
     wait_for_more(Now, Now()),
     unlink(Counter),
     exit(Counter, kill).
+
+%% Processes are started until the one that starts them has stopped.
+who_is_started_meanwhile_stands_still_too(_Release) ->
+    Table = ets:new(oc_started, [public]),
+    ets:insert(Table, {count, 0}),
+    Count = fun
+        Count(0) ->
+            ok;
+        Count(Left) ->
+            ets:update_counter(Table, count, 1),
+            receive after 1 -> Count(Left - 1) end
+    end,
+    Start = fun Start() ->
+        spawn(fun() -> Count(100) end),
+        receive after 1 -> Start() end
+    end,
+    Starters = [spawn(Start) || _ <- lists:seq(1, 50)],
+    Now = fun() -> ets:lookup_element(Table, count, 2) end,
+    Counted = [
+        begin
+            timer:sleep(5),
+            relsync_lib_processes:alone(fun(_) -> N = Now(), timer:sleep(20), Now() - N end, #{stand_still_ms => 10000})
+        end
+     || _ <- lists:seq(1, 20)
+    ],
+    [exit(Pid, kill) || Pid <- Starters],
+    %% On a machine that does more than it can, one that runs may not be heard of in time.
+    ?assert(length([N || 0 = N <- Counted]) >= 15).
 
 wait_for_more(Now, Before) ->
     case Now() of
