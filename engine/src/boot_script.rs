@@ -130,8 +130,13 @@ impl BootScript {
         let commands = terms.list_length()?.ok_or(BootScriptError::Malformed)?;
         for _ in 0..commands {
             match terms.command()?.as_deref() {
-                Some("path") => script.path = terms.items(Terms::text)?.into(),
+                Some("path") => {
+                    let path = terms.items(Terms::text)?;
+                    few(path.len())?;
+                    script.path = path.into();
+                }
                 Some("primLoad") => {
+                    few(script.loads.len() + 1)?;
                     let modules = terms.items(Terms::atom)?;
                     script.loads.push(Load {
                         embedded_only,
@@ -153,13 +158,23 @@ impl BootScript {
     /// Returns every directory that the script names, as written, each once.
     #[must_use]
     pub fn directories(&self) -> Vec<&str> {
-        let loads = self.loads.iter().flat_map(|load| load.path.iter());
+        let mut paths: Vec<&Arc<[String]>> = self.loads.iter().map(|load| &load.path).collect();
+        // Loads that follow each other share their path.
+        paths.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let loads = paths.into_iter().flat_map(|path| path.iter());
         let mut directories: Vec<&str> =
             self.path.iter().chain(loads).map(String::as_str).collect();
         directories.sort_unstable();
         directories.dedup();
         directories
     }
+}
+
+fn few(items: usize) -> Result<()> {
+    if items > limits::BOOT_SCRIPT_ITEMS {
+        return Err(BootScriptError::Malformed);
+    }
+    Ok(())
 }
 
 /// Takes terms off the front; what a caller does not want is skipped without recursion.
@@ -452,6 +467,28 @@ mod tests {
         );
     }
 
+    /// A script of so many directories and loads.
+    fn many(directories: usize, loads: usize) -> Vec<u8> {
+        let length = |count: usize| u32::try_from(count).expect("few").to_be_bytes();
+        let mut bytes = vec![131, 104, 3];
+        atom("script", &mut bytes);
+        bytes.extend([104, 2, 106, 106, 108]);
+        bytes.extend(length(1 + loads));
+        command("path", &mut bytes);
+        bytes.push(108);
+        bytes.extend(length(directories));
+        for _ in 0..directories {
+            string("a", &mut bytes);
+        }
+        bytes.push(106);
+        for _ in 0..loads {
+            command("primLoad", &mut bytes);
+            bytes.push(106);
+        }
+        bytes.push(106);
+        bytes
+    }
+
     #[test]
     fn damage_is_an_error_and_never_a_panic() {
         let sample = sample();
@@ -473,6 +510,12 @@ mod tests {
         ]
         .concat();
         for hostile in [deep, long, sample.repeat(2)] {
+            assert_eq!(BootScript::parse(&hostile), Err(BootScriptError::Malformed));
+        }
+        // Each of many loads would have each of many directories.
+        let most = limits::BOOT_SCRIPT_ITEMS;
+        assert!(BootScript::parse(&many(most, most)).is_ok_and(|it| it.directories().len() == 1));
+        for hostile in [many(most + 1, 1), many(1, most + 1)] {
             assert_eq!(BootScript::parse(&hostile), Err(BootScriptError::Malformed));
         }
         let huge = vec![131; limits::BOOT_SCRIPT_BYTES + 1];

@@ -35,6 +35,8 @@ pub const PACK_RECORD_BYTES: usize = 2 * MIB;
 pub const PACK_HEADER_RECORD_BYTES: usize = 80 * MIB;
 /// Bytes of a boot script.
 pub const BOOT_SCRIPT_BYTES: usize = 4 * MIB;
+/// Directories of a boot script's code path, and times that it loads modules: each of the latter has the path of its moment.
+pub const BOOT_SCRIPT_ITEMS: usize = 8192;
 /// Bytes of one wire message.
 pub const MESSAGE_BYTES: usize = MIB;
 /// Bytes of the wire message that carries a manifest.

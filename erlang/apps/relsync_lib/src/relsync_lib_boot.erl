@@ -245,12 +245,14 @@ is_config(Path, Tree) ->
 
 %% Directories, and modules that no directory has which is searched for them.
 missing(#{path := Path, loads := Loads}, Tree, Embedded) ->
-    Dirs = lists:usort(lists:append([Path | [Searched || {_, Searched, _} <- Loads]])),
+    Paths = lists:usort([Path | [Searched || {_, Searched, _} <- Loads]]),
+    Dirs = lists:usort(lists:append(Paths)),
     Known = maps:from_list([{Dir, directory(Dir, Tree)} || Dir <- Dirs]),
     Modules = [
         first_file(Searched, Module)
      || {Stage, Searched, Modules} <- Loads,
         Stage =:= kernel orelse Embedded,
+        Modules =/= [],
         Names <- [[map_get(Dir, Known) || Dir <- Searched]],
         %% An archive, or what no variable leads to, may well have a module; a missing directory is named itself.
         Names =/= [], not lists:member(unknown, Names), not lists:member(missing, Names),

@@ -134,7 +134,7 @@ read(<<"[", Rest/binary>>, Depth, Left) ->
     items(skip(Rest), $], Depth - 1, Left - 1, []);
 read(<<"\"", Rest/binary>>, _, Left) ->
     {Chars, After} = quoted(Rest, $", []),
-    strings(Chars, skip(After), Left - 1);
+    strings([Chars], skip(After), Left - 1);
 read(<<"'", Rest/binary>>, _, Left) ->
     {Chars, After} = quoted(Rest, $', []),
     {atom(Chars), After, Left - 1};
@@ -161,11 +161,13 @@ items(Bytes, Close, Depth, Left, Items) ->
     end.
 
 %% Strings that follow each other are one.
-strings(Chars, <<"\"", Rest/binary>>, Left) ->
+strings(Parts, <<"\"", Rest/binary>>, Left) when Left > 0 ->
     {More, After} = quoted(Rest, $", []),
-    strings(Chars ++ More, skip(After), Left);
-strings(Chars, Rest, Left) ->
-    {{string, unicode:characters_to_binary(Chars)}, Rest, Left}.
+    strings([More | Parts], skip(After), Left - 1);
+strings(_, <<"\"", _/binary>>, _) ->
+    throw(malformed);
+strings(Parts, Rest, Left) ->
+    {{string, unicode:characters_to_binary(lists:reverse(Parts))}, Rest, Left}.
 
 quoted(<<Quote, Rest/binary>>, Quote, Chars) -> {lists:reverse(Chars), Rest};
 quoted(<<"\\n", Rest/binary>>, Quote, Chars) -> quoted(Rest, Quote, [$\n | Chars]);

@@ -50,6 +50,8 @@
 
 -define(START_ERL_DATA, <<"releases/start_erl.data">>).
 -define(MAX_START_ERL_BYTES, 4096).
+%% Directories of a path, and times that modules are loaded: each of the latter has the path of its moment.
+-define(MAX_ITEMS, 8192).
 
 %% @doc Reads which version `releases/start_erl.data' names, and for which ERTS; `none' where there is no such file.
 -spec named(read()) -> {ok, named()} | none | {error, error()}.
@@ -172,21 +174,26 @@ rel(Bytes) ->
 boot(Bytes, Roots, Variables) ->
     case relsync_lib_plain_term:external(Bytes) of
         {ok, {{atom, <<"script">>}, {{string, Name}, {string, Version}}, Commands}} when is_list(Commands) ->
-            Empty = #{stage => kernel, path => [], loads => [], applications => []},
-            #{path := Path, loads := Loads, applications := Applications} =
-                lists:foldl(fun(Command, State) -> command(Command, State, Roots, Variables) end, Empty, Commands),
-            {ok, #{
-                name => Name,
-                version => Version,
-                applications => lists:reverse(Applications),
-                path => Path,
-                loads => lists:reverse(Loads)
-            }};
+            case is_bounded(Commands) of
+                true -> {ok, (script(Commands, Roots, Variables))#{name => Name, version => Version}};
+                false -> {error, not_a_boot_file}
+            end;
         {ok, _} ->
             {error, not_a_boot_file};
         {error, Reason} ->
             {error, Reason}
     end.
+
+is_bounded(Commands) ->
+    Loads = [load || {{atom, <<"primLoad">>}, _} <- Commands],
+    Paths = [Path || {{atom, <<"path">>}, Path} <- Commands, is_list(Path)],
+    length(Loads) =< ?MAX_ITEMS andalso lists:all(fun(Path) -> length(Path) =< ?MAX_ITEMS end, Paths).
+
+script(Commands, Roots, Variables) ->
+    Empty = #{stage => kernel, path => [], loads => [], applications => []},
+    #{path := Path, loads := Loads, applications := Applications} =
+        lists:foldl(fun(Command, State) -> command(Command, State, Roots, Variables) end, Empty, Commands),
+    #{applications => lists:reverse(Applications), path => Path, loads => lists:reverse(Loads)}.
 
 %% What follows decides nothing that is asked here: progress, kernel processes, starts of applications.
 command({{atom, <<"path">>}, Path}, State, Roots, Variables) when is_list(Path) ->

@@ -118,6 +118,26 @@ text_test_() ->
         ]
     ].
 
+%% The time for a text is that of its length; each string counts.
+many_strings_test() ->
+    Text = iolist_to_binary(["[", lists:duplicate(200000, "\"a\""), "]."]),
+    {ok, [{string, All}]} = relsync_lib_plain_term:text(Text),
+    200000 = byte_size(All),
+    More = iolist_to_binary(lists:duplicate(300001, "\"a\"")),
+    {error, not_a_term} = relsync_lib_plain_term:text(<<More/binary, ".">>).
+
+%% Each of many loads would have each of many directories.
+many_loads_test_() ->
+    Script = fun(Dirs, Loads) ->
+        Commands = [{path, lists:duplicate(Dirs, "/a")} | lists:duplicate(Loads, {primLoad, []})],
+        relsync_lib_release:boot(term_to_binary({script, {"a", "1"}, Commands}), [], #{})
+    end,
+    [
+        fun() -> {ok, _} = Script(8192, 8192) end,
+        fun() -> {error, not_a_boot_file} = Script(8193, 1) end,
+        fun() -> {error, not_a_boot_file} = Script(1, 8193) end
+    ].
+
 %% Text that is no UTF-8 is read as older releases wrote it.
 latin1_text_test() ->
     {ok, {string, <<"gr", 16#FC/utf8>>}} = relsync_lib_plain_term:text(<<"\"gr", 16#FC, "\".">>).
