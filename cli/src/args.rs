@@ -289,7 +289,12 @@ pub(crate) struct ApplyArgs {
 #[command(next_help_heading = "Update")]
 pub(crate) struct RestartArgs {
     /// What starts the VM again after --reload vm, on the target, where it cannot do so by itself; `none`: its supervisor
-    #[arg(long, value_name = "COMMAND", env = "RELSYNC_RESTART_COMMAND")]
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        env = "RELSYNC_RESTART_COMMAND",
+        hide_env_values = true
+    )]
     pub(crate) restart_command: Option<String>,
     /// How long the VM may take to come back after --reload vm [default: 60s]
     #[arg(long, value_name = "TIME", env = "RELSYNC_RESTART_TIMEOUT")]

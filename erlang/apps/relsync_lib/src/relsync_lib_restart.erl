@@ -31,7 +31,8 @@
     {boots, relsync_lib_path:path(), Version :: binary()}
     | {goes, relsync_lib_path:path()}
     | {runtime, Running :: binary(), New :: binary()}
-    | no_shell.
+    | no_shell
+    | {no_command, file:posix() | atom()}.
 
 %% How long the host has to hear of the result before the VM restarts.
 -define(DELAY_MS, 1000).
@@ -182,8 +183,8 @@ text(stop) -> "the VM stops; what supervises it starts it again";
 text({heart, Command}) -> ["the VM ends, and heart starts it again by: ", Command];
 text(init) -> "the VM restarts within its process (init:restart/0)".
 
-%% @doc Restarts the VM a moment later.
--spec restart(way(), relsync_lib_roots:roots()) -> ok.
+%% @doc Restarts the VM a moment later. A VM whose command cannot be run goes on.
+-spec restart(way(), relsync_lib_roots:roots()) -> ok | {error, {no_command, file:posix() | atom()}}.
 restart(init, _) ->
     later(restart);
 restart(stop, _) ->
@@ -202,8 +203,10 @@ restart({heart, Command}, Roots) ->
 restart({command, Command}, #{read := Read, state := Dir} = Roots) ->
     Log = relsync_lib_state:file_name(Dir, <<"restart.log">>),
     Arguments = [os:getpid(), integer_to_list(?PATIENCE_S), Command, Log],
-    ok = relsync_lib_tools:run_script(?SCRIPT, Arguments, lists:last(Read), outdated(Roots)),
-    later(stop).
+    case relsync_lib_tools:run_script(?SCRIPT, Arguments, lists:last(Read), outdated(Roots)) of
+        ok -> later(stop);
+        {error, Reason} -> {error, {no_command, Reason}}
+    end.
 
 later(Function) ->
     {ok, _} = timer:apply_after(?DELAY_MS, init, Function, []),
@@ -249,5 +252,7 @@ format_error({runtime, Running, New}) ->
         "this VM cannot restart into the new release by itself: init:restart/0 stays within ERTS ", Running,
         ", and the release has ERTS ", New
     ];
+format_error({no_command, Reason}) ->
+    io_lib:format("the VM was not stopped, because the shell that would start it again cannot be run: ~tp", [Reason]);
 format_error(no_shell) ->
     "the target has no /bin/sh that could run a restart command".

@@ -420,8 +420,11 @@ commit(#update{hooks = Hooks, roots = #{state := Dir}} = Update, Mode, Result) -
 restart(#update{restart = none}) ->
     [];
 restart(#update{restart = Way, roots = Roots}) ->
-    ok = relsync_lib_restart:restart(Way, Roots),
-    [relsync_lib_restart:text(Way)].
+    case relsync_lib_restart:restart(Way, Roots) of
+        ok -> [relsync_lib_restart:text(Way)];
+        %% The update counts already; that no VM comes back the host finds out.
+        {error, Reason} -> [relsync_lib_restart:format_error(Reason)]
+    end.
 
 %% On the way back there is no way but on: what fails once is tried once more.
 commit_files(#update{transaction = none}) ->
