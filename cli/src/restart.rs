@@ -3,7 +3,7 @@
 //! | what happened | what is told |
 //! |---|---|
 //! | nobody answers, or the VM that was there goes on, until the time is over | the VM did not come back; what the target holds |
-//! | the new VM was booted from another release than is installed, or runs other code than the files | what it runs |
+//! | the new VM was booted from another release than is installed, runs other code than the files, or nothing of them | what it runs |
 //! | another generation is installed by then | which one |
 
 use std::time::Duration;
@@ -80,6 +80,8 @@ impl Restart {
                     }
                 )
             }
+            // Its boot file and code path lead elsewhere, or were never said: a plain `erl` of the same name.
+            _ if !status.runs => "it runs nothing of what is installed".to_owned(),
             _ => return None,
         };
         Some(CliError::BackWithAnother { generation, runs })
@@ -196,6 +198,7 @@ mod tests {
             }),
             vm,
             modules,
+            runs: true,
             ..TargetStatus::default()
         };
         let stale = vec![ModuleStatus {
@@ -223,7 +226,12 @@ mod tests {
                 Some((Exit::Unreachable, "generation 2")),
             ),
         ];
-        for (status, expected) in table {
+        let elsewhere = TargetStatus {
+            runs: false,
+            ..status(3, VmLife::default(), vec![])
+        };
+        let nothing = Some((Exit::NeedsRestart, "runs nothing of what is installed"));
+        for (status, expected) in table.into_iter().chain([(elsewhere, nothing)]) {
             let fault = restart.fault(&status).map(|error| error.explain());
             match (&fault, expected) {
                 (None, None) => {}
