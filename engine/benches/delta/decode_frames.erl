@@ -25,7 +25,9 @@ frame(Folder) ->
     receive
         {'DOWN', Ref, process, _, {decoded, Time, Peak, Digests}} ->
             Digests = [erlang:md5(Content) || Content <- read(Folder, ".new", 0)],
-            {Time, Peak}
+            {Time, Peak};
+        {'DOWN', Ref, process, _, Reason} ->
+            error(Reason)
     end.
 
 decode(Folder) ->

@@ -82,6 +82,7 @@ impl Target {
                 "relsync_lib_delta",
                 "relsync_lib_zstd",
                 "relsync_lib_varint",
+                "relsync_lib_worker",
                 "relsync_lib_xxh64",
             ]
             .iter()

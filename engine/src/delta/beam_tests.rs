@@ -275,6 +275,7 @@ fn compiled_agent(folder: &Path, release: &str) {
             "relsync_lib_delta",
             "relsync_lib_zstd",
             "relsync_lib_varint",
+            "relsync_lib_worker",
             "relsync_lib_xxh64",
         ];
         if part_of_it.iter().any(|part| name.starts_with(part)) {
