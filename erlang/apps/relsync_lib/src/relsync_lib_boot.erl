@@ -82,11 +82,13 @@ argument(Name, Default) ->
     end.
 
 %% @doc The boot file that this VM was started with, as `init' looks for it: of several flags the first counts, and what is not where
-%% its name leads is looked for in the `bin' of the root. It may be gone since.
+%% its name leads is looked for in the `bin' of the root, where OTP 29 says `$ROOT/NAME' at once. It may be gone since.
 -spec boot_file() -> binary().
 boot_file() ->
     Root = hd(argument(root, [code_root()])),
     case argument(boot, []) of
+        [<<"$ROOT/", Name/binary>> | _] ->
+            <<Root/binary, "/bin/", Name/binary, ".boot">>;
         [Name | _] ->
             Here = <<(absolute(Name))/binary, ".boot">>,
             InRoot = <<Root/binary, "/bin/", Name/binary, ".boot">>,
