@@ -11,7 +11,7 @@ pub(crate) fn is_in_doubt(status: &TargetStatus) -> bool {
     !status.runs && status.current.is_none() && status.damage.is_empty()
 }
 
-/// What is in doubt.
+/// The doubt about a destination, as a sentence.
 pub(crate) fn doubt(destination: &[u8], release_root: Option<&[u8]>) -> String {
     let place = match release_root {
         Some(root) if is_below(root, destination) => "above",

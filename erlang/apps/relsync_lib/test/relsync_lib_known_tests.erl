@@ -43,6 +43,7 @@ md5_of(Beam) ->
 
 md5(File, Known) -> relsync_lib_known:md5(kn_a, File, Known, ?LIMITS).
 
+%% A file is remembered once it is older than the granularity of the clock: nothing but time makes it so.
 settle() -> timer:sleep(3100).
 
 %% Not by its content: a record that is wrong is believed.
