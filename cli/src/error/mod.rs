@@ -115,7 +115,7 @@ pub(crate) enum CliError {
     /// The store or a scan failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What is to be pushed is no whole release.
+    /// The local release is not whole.
     #[error(transparent)]
     Whole(#[from] WholeError),
     /// The directory that a snapshot is taken of, with no target in sight, cannot be read.
@@ -176,7 +176,7 @@ pub(crate) enum CliError {
         generation: u64,
         /// How long it was waited for.
         timeout: Duration,
-        /// What came of the last attempt.
+        /// The reason why the last attempt failed.
         reason: String,
     },
     /// The VM restarted, and runs something else than what is installed.
@@ -186,7 +186,7 @@ pub(crate) enum CliError {
     BackWithAnother {
         /// The generation that is installed.
         generation: u64,
-        /// What it runs.
+        /// The release that the VM runs.
         runs: String,
     },
     /// The user pressed Ctrl-C while the VM restarted.

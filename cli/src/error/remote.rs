@@ -8,11 +8,11 @@ use super::Exit;
 pub(crate) const IN_USE_HINT: &str =
     "`--reload hard` kills these processes, `--reload apps` restarts their applications";
 
-/// What to try when a restart would miss something after an update.
+/// The hint for an update after which a restart would miss something.
 pub(crate) const BOOT_HINT: &str = "push what is named as well (an --exclude may leave it out), or build the release for what the target has; \
     `relsync doctor` tells what a restart would miss now";
 
-/// What to try when the target's VM cannot load what was compiled for another OTP.
+/// The hint for modules that were compiled for another OTP than the target runs.
 pub(crate) const OTHER_OTP_HINT: &str = "build the release with the OTP that the target runs; if it brings its own ERTS, --reload vm starts it with that";
 
 /// How the process ends when the agent refuses: its errors leave the target as it was, but for one.
