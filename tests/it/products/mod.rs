@@ -1,4 +1,4 @@
-//! Releases as release tools make them, and what becomes of them: the cells of the table in `docs/releases.md`.
+//! Releases as release tools make them, and what becomes of them: the cells of the table in `docs/reference/release-tools.md`.
 //!
 //! Each tool has a file, each cell a test in it; what a column does stands here. All tools run the same project, so that what a cell
 //! asserts differs in nothing but what the table says.

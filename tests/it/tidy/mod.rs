@@ -3,11 +3,11 @@
 //! Each rule and its table of what may use what has a file. A finding is `file:line: rule: what is wrong`. Each rule is shown to
 //! go red on a bad sample, here in [`bad_samples_are_found`] or beside the rule.
 
+mod crash_rows;
 mod erlang;
 mod golden;
 mod layers;
 mod machine_paths;
-mod readme_rows;
 mod release_table;
 mod source;
 mod surroundings;
@@ -30,7 +30,7 @@ fn check(root: &Path, sources: &[Source]) -> Vec<String> {
         machine_paths::check(root, source, &mut findings);
     }
     golden::check(sources, &mut findings);
-    readme_rows::check(sources, &mut findings);
+    crash_rows::check(sources, &mut findings);
     release_table::check(sources, &mut findings);
     findings.0.into_iter().map(|(.., text)| text).collect()
 }

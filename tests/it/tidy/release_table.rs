@@ -1,9 +1,9 @@
-//! The table of docs/releases.md, held against the tests of its cells.
+//! The table of docs/reference/release-tools.md, held against the tests of its cells.
 
 use super::source::Source;
 use super::{Findings, has_word};
 
-const DOCUMENT: &str = "docs/releases.md";
+const DOCUMENT: &str = "docs/reference/release-tools.md";
 const TESTS: &str = "tests/it/products/";
 
 /// The header of the table names the module of each column, the first cell of a row the test; every cell has that test.
@@ -75,7 +75,9 @@ fn cells_without_a_test_are_found() {
     check(&[one, two, document], &mut findings);
     let found: Vec<_> = findings.0.into_iter().map(|(.., text)| text).collect();
     let is_missing = |line: u32, cell: &str| {
-        format!("docs/releases.md:{line}: releases: the cell of `{cell}` is empty or not tested")
+        format!(
+            "docs/reference/release-tools.md:{line}: releases: the cell of `{cell}` is empty or not tested"
+        )
     };
     assert_eq!(
         found,

@@ -1,18 +1,19 @@
-//! README.md's table of what can go wrong, held against the tests that it names.
+//! The table of what can go wrong, held against the tests that it names.
 
 use std::path::Path;
 
 use super::source::Source;
 use super::{Findings, has_word};
 
+const DOCUMENT: &str = "docs/internals/crash-safety.md";
 const SECTION: &str = "## What can go wrong";
 
-/// Every row of README.md's table of what can go wrong names tests, and they exist.
+/// Every row of the table of what can go wrong names tests, and they exist.
 pub(super) fn check(sources: &[Source], findings: &mut Findings) {
-    let Some(readme) = sources.iter().find(|source| source.path == "README.md") else {
+    let Some(document) = sources.iter().find(|source| source.path == DOCUMENT) else {
         return;
     };
-    let section = readme
+    let section = document
         .text
         .lines()
         .enumerate()
@@ -30,13 +31,18 @@ pub(super) fn check(sources: &[Source], findings: &mut Findings) {
             .unwrap_or(line);
         let names: Vec<_> = column.split('`').skip(1).step_by(2).collect();
         if names.is_empty() {
-            findings.add(readme, number + 1, "readme", "a row that names no test");
+            findings.add(
+                document,
+                number + 1,
+                "crash-safety",
+                "a row that names no test",
+            );
         }
         for name in names.into_iter().filter(|name| !is_test(sources, name)) {
             findings.add(
-                readme,
+                document,
                 number + 1,
-                "readme",
+                "crash-safety",
                 &format!("there is no test `{name}`"),
             );
         }
@@ -63,25 +69,25 @@ fn is_test(sources: &[Source], name: &str) -> bool {
 }
 
 #[test]
-fn readme_rows_name_tests_that_exist() {
+fn rows_name_tests_that_exist() {
     let source = |path: &str, text: &str| Source {
         path: path.to_owned(),
         text: text.to_owned(),
     };
     let rust = source("tests/it/push.rs", "fn it_works() {}");
     let erlang = source("erlang/apps/a/test/a_tests.erl", "it_test_() ->");
-    let readme = source(
-        "README.md",
+    let document = source(
+        DOCUMENT,
         "| ignored |\n## What can go wrong, and then\n| | |\n|---|---|\n\
          | a | `x` | `push::it_works`, `a_tests:it_test_` |\n| b | none |\n| c | `push::it_fails`, `a_tests:other_test` |\n\
          ## Next\n| ignored |\n",
     );
     assert_eq!(
-        super::check(Path::new("/srv/there/relsync"), &[rust, erlang, readme]),
+        super::check(Path::new("/srv/there/relsync"), &[rust, erlang, document]),
         [
-            "README.md:6: readme: a row that names no test",
-            "README.md:7: readme: there is no test `a_tests:other_test`",
-            "README.md:7: readme: there is no test `push::it_fails`",
+            "docs/internals/crash-safety.md:6: crash-safety: a row that names no test",
+            "docs/internals/crash-safety.md:7: crash-safety: there is no test `a_tests:other_test`",
+            "docs/internals/crash-safety.md:7: crash-safety: there is no test `push::it_fails`",
         ]
     );
 }

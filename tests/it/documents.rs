@@ -1,4 +1,4 @@
-//! README.md against the command: it names every command, option and exit code, and none that is not there.
+//! The reference in `docs` against the command: it names every command, option and exit code, and no other.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,9 +6,11 @@ use std::path::Path;
 
 use relsync_tests::binary::Cli;
 
-fn readme() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    fs::read_to_string(path).expect("README.md")
+fn document(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../docs/reference")
+        .join(name);
+    fs::read_to_string(path).expect(name)
 }
 
 fn help(cli: &Cli, command: &[String]) -> String {
@@ -71,12 +73,12 @@ fn every_option_is_explained_and_exists() {
         assert!(helped.remove(everywhere), "{everywhere}");
     }
     assert!(helped.len() > 30, "{helped:?}");
-    assert_eq!(options(&readme()), helped);
+    assert_eq!(options(&document("commands.md")), helped);
 }
 
 #[test]
 fn every_command_is_explained() {
-    let readme = readme();
+    let document = document("commands.md");
     let commands = commands(&Cli::new());
     assert!(commands.len() > 15, "{commands:?}");
     for (command, _) in commands {
@@ -89,7 +91,7 @@ fn every_command_is_explained() {
             format!("[{name}]"),
         ];
         assert!(
-            spellings.iter().any(|spelling| readme.contains(spelling)),
+            spellings.iter().any(|spelling| document.contains(spelling)),
             "{command:?}"
         );
     }
@@ -104,15 +106,12 @@ fn every_exit_code_is_explained() {
         .split(|char: char| !char.is_ascii_digit())
         .filter_map(|word| word.parse().ok())
         .collect();
-    let readme = readme();
-    let (_, table) = readme.split_once("### Exit codes").expect("a table");
-    let (table, _) = table.split_once("\n## ").expect("an end");
-    let in_readme: BTreeSet<u8> = table
+    let in_document: BTreeSet<u8> = document("exit-codes.md")
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok())
         .collect();
     assert!(in_help.len() >= 8, "{in_help:?}");
-    assert_eq!(in_help, in_readme);
+    assert_eq!(in_help, in_document);
 }
 
 #[test]
