@@ -63,8 +63,7 @@ quick-check:
 
 check: setup quick-check ## Formatting, clippy, Erlang warnings, xref, dialyzer: all must be silent
 	cargo clippy --workspace --all-targets -- -D warnings
-	scripts/erl-test.sh xref
-	scripts/erl-test.sh dialyzer
+	cd erlang && rebar3 do compile, xref, dialyzer
 
 clean: ## Removes everything built
 	rm -rf target

@@ -4,7 +4,7 @@
 %%   agent_blob.escript blob OUT SOURCE_DIR [COMPILER_OPTION...]
 %%   agent_blob.escript boot OUT SOURCE...
 %%
-%% `blob' writes all modules of a directory, compiled by the OTP release that runs this, as one term behind their version; `boot'
+%% `blob' writes all modules below a directory, compiled by the OTP release that runs this, as one term behind their version; `boot'
 %% writes the body of the one function of a module as text. Both depend on the sources'
 %% contents and the OTP release alone: neither paths nor times nor the environment reach the output.
 -mode(compile).
@@ -30,10 +30,10 @@ write(Out, Bytes) ->
 %% The modules, sorted by name, but for the one that loads the others: it comes first, and knows them. The version of the whole
 %% is the MD5 of all modules' MD5s, of the loader's without what it is told here.
 blob(SourceDir, Options) ->
-    %% Compiled under their base names, so that no directory gets into the line tables.
-    ok = file:set_cwd(SourceDir),
-    {[Loader], Others} = lists:partition(fun(Name) -> Name =:= ?LOADER end, filelib:wildcard("*.erl")),
-    [{_, Ignorant} | Modules] = compile_all([Loader | lists:sort(Others)], Options),
+    Sources = [filename:join(SourceDir, Name) || Name <- filelib:wildcard("**/*.erl", SourceDir)],
+    {[Loader], Others} = lists:partition(fun(Source) -> filename:basename(Source) =:= ?LOADER end, Sources),
+    Sorted = lists:sort(fun(A, B) -> filename:basename(A) =< filename:basename(B) end, Others),
+    [{_, Ignorant} | Modules] = compile_all([Loader | Sorted], Options),
     Md5s = [md5(Ignorant) | [md5(Beam) || {_, Beam} <- Modules]],
     Told = [{d, 'MODULES', [Module || {Module, _} <- Modules]}, {d, 'LOADER_MD5', binary_to_list(hd(Md5s))}],
     {erlang:md5(Md5s), [compile(Loader, Told ++ Options) | Modules]}.
@@ -53,7 +53,9 @@ compile_all(Sources, Options) ->
     ].
 
 compile(Source, Options) ->
-    case compile:noenv_file(Source, [binary, deterministic, report, {i, "../include"} | Options]) of
+    %% Compiled under their base names, so that no directory gets into the line tables.
+    Named = {source_name, filename:basename(Source)},
+    case compile:noenv_file(Source, [binary, deterministic, report, Named | Options]) of
         {ok, Module, Beam} -> {Module, strip(Beam)};
         error -> fail("~ts: does not compile", [Source])
     end.

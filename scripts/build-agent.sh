@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the agent that the host embeds, from erlang/apps/relsync_lib/src and erlang/boot.
+# Builds the agent that the host embeds, from erlang/apps/relsync_lib and erlang/apps/relsync_boot.
 #
 #   scripts/build-agent.sh [OUT]           OUT is engine/agent
 #
@@ -11,7 +11,7 @@ set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 out=${1:-$repo/engine/agent}
 app=$repo/erlang/apps/relsync_lib
-boot=("$repo/erlang/boot/relsync_boot.erl" "$repo/erlang/boot/relsync_fetch.erl")
+boot=("$repo"/erlang/apps/relsync_boot/src/relsync_{boot,fetch}.erl)
 builder=$repo/scripts/agent_blob.escript
 
 mkdir -p "$out"
@@ -33,10 +33,7 @@ wait "$newer"
 # In the format of sha256sum, sorted bytewise by path.
 digest_sources() {
   cd "$repo"
-  shopt -s nullglob
-  LC_ALL=C
-  local sources=(erlang/apps/relsync_lib/{include,src}/*.[eh]rl erlang/boot/*.[eh]rl)
-  sha256sum "${sources[@]}"
+  find erlang/apps/relsync_{boot,lib}/src -name '*.[eh]rl' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
 }
 digest_outputs() {
   cd "$made"

@@ -1,32 +1,20 @@
 #!/usr/bin/env escript
-%% @doc Compiles and examines Erlang code, with the OTP release that runs this; called by erl-test.sh.
+%% @doc Compiles and tests one application of the umbrella with the OTP release that runs this; called by erl-test.sh.
 %%
-%%   erl_test.escript compile EBIN strict|tests SOURCE_DIR...
-%%   erl_test.escript xref EBIN
-%%   erl_test.escript dialyzer EBIN PLT
-%%   erl_test.escript eunit EBIN TEST_EBIN [--only REGEXP] TEST_DIR...
-%%   erl_test.escript golden EBIN TEST_EBIN TEST_DIR...
+%%   erl_test.escript tests BUILD_DIR APP_DIR [REGEXP]     the test modules and suites that match
+%%   erl_test.escript golden BUILD_DIR APP_DIR             the tests whose names begin with "golden"
 %%
-%% Directories that do not exist count as empty; exits with 1 when anything is found.
+%% It needs neither rebar3 nor Common Test, which not every release has here. Exits with 1 when a test fails.
 -mode(compile).
 
-%% Modules that only some targets or only rebar3 have; code that calls them asks first whether they are there.
--define(OPTIONAL_MODULES, ["zstd", "providers", "rebar_.*", "rebar3.*"]).
-
-main(["compile", Ebin, Purpose | Dirs]) ->
-    finish(compile(Ebin, Purpose, sources(Dirs, "*.erl")));
-main(["xref", Ebin]) ->
-    finish(xref(Ebin));
-main(["dialyzer", Ebin, Plt]) ->
-    finish(dialyzer(Ebin, Plt));
-main(["eunit", Ebin, TestEbin, "--only", Only | Dirs]) ->
-    finish(eunit(Ebin, TestEbin, Only, Dirs));
-main(["eunit", Ebin, TestEbin | Dirs]) ->
-    finish(eunit(Ebin, TestEbin, "", Dirs));
-main(["golden", Ebin, TestEbin | Dirs]) ->
-    finish(golden(Ebin, TestEbin, Dirs));
+main(["tests", BuildDir, AppDir]) ->
+    finish(tests(BuildDir, AppDir, ""));
+main(["tests", BuildDir, AppDir, Only]) ->
+    finish(tests(BuildDir, AppDir, Only));
+main(["golden", BuildDir, AppDir]) ->
+    finish(golden(BuildDir, AppDir));
 main(_) ->
-    finish({error, "usage: erl_test.escript compile|xref|dialyzer|eunit|golden ..."}).
+    finish({error, "usage: erl_test.escript tests BUILD_DIR APP_DIR [REGEXP] | golden BUILD_DIR APP_DIR"}).
 
 finish(ok) ->
     ok;
@@ -34,99 +22,38 @@ finish({error, Why}) ->
     io:format(standard_error, "~ts~n", [Why]),
     halt(1).
 
-sources(Dirs, Pattern) ->
-    [filename:join(Dir, Name) || Dir <- Dirs, Name <- lists:sort(filelib:wildcard(Pattern, Dir))].
+%% The modules of the tests, compiled and on the code path, as are those that they test.
+compiled(BuildDir, AppDir) ->
+    Ebin = filename:join(BuildDir, "ebin"),
+    TestEbin = filename:join(BuildDir, "test"),
+    compile(Ebin, sources(filename:join(AppDir, "src"))),
+    Sources = sources(filename:join(AppDir, "test")),
+    compile(TestEbin, Sources),
+    [list_to_atom(filename:basename(Source, ".erl")) || Source <- Sources].
 
-%% Starts from an empty directory, so that no beam of a vanished source is examined.
-compile(Ebin, Purpose, Sources) ->
+sources(Dir) ->
+    [filename:join(Dir, Name) || Name <- lists:sort(filelib:wildcard("**/*.erl", Dir))].
+
+%% Starts from an empty directory, so that no beam of a vanished source is tested.
+compile(Ebin, Sources) ->
     ok = filelib:ensure_dir(filename:join(Ebin, "x")),
     [ok = file:delete(Beam) || Beam <- filelib:wildcard(filename:join(Ebin, "*.beam"))],
     true = code:add_patha(Ebin),
-    Options = [debug_info, report, {outdir, Ebin}, {i, Ebin}] ++
-        case Purpose of
-            "strict" -> [warnings_as_errors, warn_export_vars, warn_unused_import];
-            %% With the file operations that fail on demand.
-            "tests" -> [{d, 'RELSYNC_FAULTS'}, nowarn_deprecated_catch, nowarn_deprecated_function]
-        end,
-    %% Behaviours first: the compiler checks their modules' callbacks against the compiled behaviour.
-    {Behaviours, Others} = lists:partition(fun defines_behaviour/1, Sources),
-    case compile_all(Behaviours, Options) ++ compile_all(Others, Options) of
-        [] -> ok;
-        Failed -> {error, ["does not compile: ", lists:join(", ", Failed)]}
-    end.
-
-defines_behaviour(Source) ->
-    {ok, Text} = file:read_file(Source),
-    re:run(Text, "^-callback", [multiline]) =/= nomatch.
-
-%% Answers the sources that failed.
-compile_all(Sources, Options) ->
-    Compilers = [
-        {Source, spawn_monitor(fun() -> exit({compiled, compile_one(Source, Options)}) end)}
-     || Source <- Sources
-    ],
-    [
+    Options = [debug_info, report, {outdir, Ebin}, {d, 'RELSYNC_FAULTS'}, nowarn_deprecated_catch,
+               nowarn_deprecated_function],
+    Compilers = [{Source, spawn_monitor(fun() -> exit(compile:file(Source, Options)) end)} || Source <- Sources],
+    Failed = [
         Source
      || {Source, {Pid, Ref}} <- Compilers,
         receive
-            {'DOWN', Ref, process, Pid, {compiled, Result}} -> Result =:= error;
-            {'DOWN', Ref, process, Pid, _Crash} -> true
+            {'DOWN', Ref, process, Pid, {ok, _Module}} -> false;
+            {'DOWN', Ref, process, Pid, _} -> true
         end
-    ].
+    ],
+    Failed =:= [] orelse finish({error, ["does not compile: ", lists:join(", ", Failed)]}).
 
-compile_one(Source, Options) ->
-    Include = filename:join([filename:dirname(Source), "..", "include"]),
-    case compile:file(Source, [{i, Include} | Options]) of
-        {ok, _Module} -> ok;
-        error -> error
-    end.
-
-xref(Ebin) ->
-    {ok, _} = xref:start(examined),
-    ok = xref:set_default(examined, [{warnings, false}]),
-    ok = xref:set_library_path(examined, code:get_path()),
-    {ok, _} = xref:add_directory(examined, Ebin),
-    {ok, Undefined} = xref:analyze(examined, undefined_function_calls),
-    {ok, Deprecated} = xref:analyze(examined, deprecated_function_calls),
-    Found =
-        [{"is not defined", Call} || {_, {Module, _, _}} = Call <- Undefined, not is_optional(Module)] ++
-            [{"is deprecated", Call} || Call <- Deprecated],
-    report([
-        io_lib:format("~w:~w/~b calls ~w:~w/~b, which ~s", [M, F, A, ToM, ToF, ToA, What])
-     || {What, {{M, F, A}, {ToM, ToF, ToA}}} <- Found
-    ]).
-
-is_optional(Module) ->
-    Name = atom_to_list(Module),
-    lists:any(fun(Pattern) -> re:run(Name, "^(" ++ Pattern ++ ")$") =/= nomatch end, ?OPTIONAL_MODULES).
-
-%% Unknown functions are xref's business.
-dialyzer(Ebin, Plt) ->
-    Warnings = dialyzer:run([
-        {analysis_type, succ_typings},
-        {init_plt, Plt},
-        {files_rec, [Ebin]},
-        {from, byte_code},
-        {warnings, []}
-    ]),
-    report([
-        string:trim(dialyzer:format_warning(Warning, [{filename_opt, fullpath}]))
-     || {Tag, _, _} = Warning <- Warnings, Tag =/= warn_unknown
-    ]).
-
-report([]) -> ok;
-report(Lines) -> {error, lists:join("\n", Lines)}.
-
-%% Runs every module `*_tests'; the other modules in the test directories are their support.
-eunit(Ebin, TestEbin, Only, Dirs) ->
-    Run = fun(Modules) -> run_eunit([M || M <- Modules, re:run(atom_to_list(M), Only) =/= nomatch]) end,
-    with_tests(Ebin, TestEbin, Dirs, Run).
-
-%% Runs the tests whose names begin with "golden".
-golden(Ebin, TestEbin, Dirs) ->
-    with_tests(Ebin, TestEbin, Dirs, fun(Modules) ->
-        run_tests([Test || Module <- Modules, Test <- golden_tests(Module)])
-    end).
+golden(BuildDir, AppDir) ->
+    run_tests([Test || Module <- compiled(BuildDir, AppDir), Test <- golden_tests(Module)]).
 
 golden_tests(Module) ->
     {module, Module} = code:ensure_loaded(Module),
@@ -134,16 +61,10 @@ golden_tests(Module) ->
     [{Module, Name} || Name <- Names, lists:suffix("_test", atom_to_list(Name))] ++
         [{generator, Module, Name} || Name <- Names, lists:suffix("_test_", atom_to_list(Name))].
 
-with_tests(Ebin, TestEbin, Dirs, Run) ->
-    true = code:add_patha(Ebin),
-    Sources = sources(Dirs, "*.erl"),
-    case compile(TestEbin, "tests", Sources) of
-        ok ->
-            Names = [filename:basename(Source, ".erl") || Source <- Sources],
-            Run([list_to_atom(Name) || Name <- Names, lists:suffix("_tests", Name)]);
-        Error ->
-            Error
-    end.
+%% Runs every module `*_tests' and `*_SUITE'; the other modules in the test directory are their support.
+tests(BuildDir, AppDir, Only) ->
+    Modules = compiled(BuildDir, AppDir),
+    run_eunit([M || M <- Modules, re:run(atom_to_list(M), "_(tests|SUITE)$") =/= nomatch, re:run(atom_to_list(M), Only) =/= nomatch]).
 
 run_eunit([]) ->
     io:format("there are no eunit modules~n");
@@ -159,7 +80,7 @@ run_apart(Modules) ->
     Failed = lists:filter(
         fun(Module) ->
             io:format("~s:~n", [Module]),
-            Result = run_tests(Module),
+            Result = run_tests(tests_of(Module)),
             true = code:set_path(Path),
             [forget(M) || {M, _} <- code:all_loaded(), lists:prefix("relsync_", atom_to_list(M))],
             Result =/= ok
@@ -170,6 +91,16 @@ run_apart(Modules) ->
         [] -> ok;
         _ -> {error, io_lib:format("eunit: tests failed in ~w", [Failed])}
     end.
+
+%% The cases of a suite as eunit runs them: a suite here sets nothing up.
+tests_of(Module) ->
+    case is_suite(Module) of
+        true -> [{atom_to_list(Case), {timeout, 3600, fun() -> Module:Case([]) end}} || Case <- Module:all()];
+        false -> Module
+    end.
+
+is_suite(Module) ->
+    lists:suffix("_SUITE", atom_to_list(Module)).
 
 forget(Module) ->
     code:purge(Module),
@@ -184,7 +115,7 @@ run_tests(Tests) ->
 
 has_no_tests(Module) ->
     {module, Module} = code:ensure_loaded(Module),
-    not lists:any(
+    not is_suite(Module) andalso not lists:any(
         fun({Name, Arity}) ->
             Text = atom_to_list(Name),
             Arity =:= 0 andalso Text =/= "test" andalso (lists:suffix("_test", Text) orelse lists:suffix("_test_", Text))

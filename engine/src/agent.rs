@@ -1,7 +1,7 @@
 //! The agent that runs on the target, as it is embedded in the host.
 //!
 //! Owns the compiled blobs and the boot expressions (`engine/agent`, made by `make agent` from `erlang/apps/relsync_lib`
-//! and `erlang/boot`) and knows which of them suits which OTP release. Does not send or load anything.
+//! and `erlang/apps/relsync_boot`) and knows which of them suits which OTP release. Does not send or load anything.
 //!
 //! No single compilation of the agent loads on every supported release: code of OTP 23's compiler is refused from
 //! OTP 26 on, and code of OTP 27's compiler before that. Hence two variants of the same modules.

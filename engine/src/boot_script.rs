@@ -1,7 +1,7 @@
 //! What a release boots, as OTP's tools write it: `releases/start_erl.data` and boot scripts (`*.boot`).
 //!
 //! Pure, and bounded for any bytes: it takes the bytes of these files and tells which directories and modules a start needs. It does
-//! not know where the files are. The twin of `erlang/apps/relsync_lib/src/relsync_lib_release.erl`.
+//! not know where the files are. The twin of `erlang/apps/relsync_lib/src/code/relsync_lib_release.erl`.
 
 use std::sync::Arc;
 

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 const REBUILD: &str =
     "sources and blobs of the agent have parted: run `make agent` and commit the result";
+const SOURCES: [&str; 2] = ["erlang/apps/relsync_boot/src", "erlang/apps/relsync_lib/src"];
 const GENERATED: [&str; 3] = ["agent-23.blob", "agent-26.blob", "boot.txt"];
 
 fn repo() -> PathBuf {
@@ -90,24 +91,25 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
+/// Adds path and digest of the Erlang sources in a directory of the repository and below it.
+fn digest_sources(repo: &Path, directory: &str, digests: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(repo.join(directory)).expect("a directory of sources") {
+        let path = entry.expect("a directory entry").path();
+        let name = path.file_name().expect("a file name").to_string_lossy();
+        let named = format!("{directory}/{name}");
+        if path.is_dir() {
+            digest_sources(repo, &named, digests);
+        } else if name.ends_with(".erl") || name.ends_with(".hrl") {
+            digests.insert(named, sha256_hex(&path));
+        }
+    }
+}
+
 /// Path and digest of everything that `make agent` reads and writes.
 fn present_digests(repo: &Path) -> BTreeMap<String, String> {
     let mut digests = BTreeMap::new();
-    for directory in [
-        "erlang/apps/relsync_lib/include",
-        "erlang/apps/relsync_lib/src",
-        "erlang/boot",
-    ] {
-        for entry in fs::read_dir(repo.join(directory)).into_iter().flatten() {
-            let path = entry.expect("a directory entry").path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "erl" || extension == "hrl")
-            {
-                let name = path.file_name().expect("a file name").to_string_lossy();
-                digests.insert(format!("{directory}/{name}"), sha256_hex(&path));
-            }
-        }
+    for directory in SOURCES {
+        digest_sources(repo, directory, &mut digests);
     }
     for name in GENERATED {
         let path = format!("engine/agent/{name}");
@@ -139,15 +141,8 @@ fn building_elsewhere_gives_the_embedded_bytes() {
     }
     let directory = tempfile::tempdir().expect("a temporary directory");
     let copy = directory.path().join("some/other place");
-    for part in [
-        "scripts",
-        "erlang/apps/relsync_lib/src",
-        "erlang/apps/relsync_lib/include",
-        "erlang/boot",
-    ] {
-        if repo().join(part).exists() {
-            copy_tree(&repo().join(part), &copy.join(part));
-        }
+    for part in SOURCES.into_iter().chain(["scripts"]) {
+        copy_tree(&repo().join(part), &copy.join(part));
     }
     let built = output_of(&mut script(&copy, "build-agent.sh"));
     assert!(built.status.success(), "{}", text(&built.stderr));

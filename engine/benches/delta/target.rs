@@ -75,21 +75,19 @@ impl Target {
         fs::create_dir_all(&ebin)?;
         let mut command = otp(compiler, "erlc");
         command.args(["+deterministic", "-o"]).arg(&ebin);
-        for entry in fs::read_dir(repository().join("erlang/apps/relsync_lib/src"))? {
+        let sources = repository().join("erlang/apps/relsync_lib/src");
+        for entry in fs::read_dir(sources.join("pack"))? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let is_decoder = [
-                "relsync_lib_delta",
-                "relsync_lib_zstd",
-                "relsync_lib_varint",
-                "relsync_lib_worker",
-                "relsync_lib_xxh64",
-            ]
-            .iter()
-            .any(|prefix| name.starts_with(prefix));
+            let is_decoder = ["delta", "zstd", "xxh64"]
+                .iter()
+                .any(|part| name.starts_with(&format!("relsync_lib_{part}")));
             if is_decoder {
                 command.arg(&path);
             }
+        }
+        for module in ["varint", "worker"] {
+            command.arg(sources.join(format!("files/relsync_lib_{module}.erl")));
         }
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/delta/decode_frames.erl"));
         let output = command.output()?;

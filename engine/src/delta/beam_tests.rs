@@ -268,19 +268,18 @@ fn compiled_agent(folder: &Path, release: &str) {
     let mut command = otp(release, "erlc");
     command.arg("-o").arg(folder);
     let sources = repository().join("erlang/apps/relsync_lib/src");
-    for entry in fs::read_dir(sources).expect("the agent's sources") {
+    for entry in fs::read_dir(sources.join("pack")).expect("the agent's sources") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let part_of_it = [
-            "relsync_lib_delta",
-            "relsync_lib_zstd",
-            "relsync_lib_varint",
-            "relsync_lib_worker",
-            "relsync_lib_xxh64",
-        ];
-        if part_of_it.iter().any(|part| name.starts_with(part)) {
+        let is_decoder = ["delta", "zstd", "xxh64"]
+            .iter()
+            .any(|part| name.starts_with(&format!("relsync_lib_{part}")));
+        if is_decoder {
             command.arg(&path);
         }
+    }
+    for module in ["varint", "worker"] {
+        command.arg(sources.join(format!("files/relsync_lib_{module}.erl")));
     }
     command.arg(repository().join("engine/benches/delta/decode_frames.erl"));
     let output = command.output().expect("erlc");

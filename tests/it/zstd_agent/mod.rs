@@ -47,7 +47,7 @@ impl Agent {
     fn start() -> Self {
         let root = repository_root();
         let beams = tempfile::tempdir().unwrap();
-        let sources = root.join("erlang/apps/relsync_lib/src");
+        let sources = root.join("erlang/apps/relsync_lib/src/pack");
         let status = Command::new("erlc")
             .args(["+deterministic", "-Wall", "-Werror", "-o"])
             .arg(beams.path())

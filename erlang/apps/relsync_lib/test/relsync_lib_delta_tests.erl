@@ -20,7 +20,7 @@ golden(Directory) ->
 
 %% Whatever is done to a body, it decodes or is refused; nothing crashes, and no atom is made.
 damaged_body_test_() ->
-    {timeout, 120, fun() ->
+    {timeout, 1200, fun() ->
         [damaged(Name) || Name <- ["mixed", "stripped-gzip-otp25", "difference", "groups"]]
     end}.
 
@@ -47,7 +47,7 @@ damaged(Body, Bases) ->
 
 %% So does it if a base is not what it was.
 damaged_base_test_() ->
-    {timeout, 120, fun() ->
+    {timeout, 1200, fun() ->
         Name = "stripped-gzip-otp27",
         {Body, [Base], _} = vector(filename:join(golden_folder(), Name)),
         Form = zlib:gunzip(Base),

@@ -3,7 +3,7 @@
 
 -include("relsync_lib_assert.hrl").
 
--import(relsync_lib_test_release, [beam/1, write/3, stage/3, remove/2, switch/2, ebin/2]).
+-import(relsync_lib_test_release, [beam/1, write/3, stage/3, switch/2, ebin/2]).
 
 -define(A, "lib/oc_app-1.0/ebin/oc_a.beam").
 -define(B, "lib/oc_app-1.0/ebin/oc_b.beam").

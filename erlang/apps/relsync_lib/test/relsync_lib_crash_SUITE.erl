@@ -2,16 +2,25 @@
 %%
 %% Whatever the moment, the destination is the old release or the new one: records, tree and running code.
 %% `RELSYNC_CRASH=full' takes every operation, else a few of each case are taken.
--module(relsync_lib_crash_tests).
+-module(relsync_lib_crash_SUITE).
 
--compile({parse_transform, eunit_autoexport}).
+-export([all/0, suite/0]).
+-export([push/1, first_push/1, rollback/1, recover_push/1, recover_commit/1, recover_rollback/1]).
 
 %% Every how manieth operation is taken.
 -define(STRIDE, 89).
 -define(KILLED, 137).
 
-matrix_test_() ->
-    [{atom_to_list(Name), {timeout, 3600, fun() -> matrix(Name) end}} || Name <- relsync_lib_crash_case:names()].
+suite() -> [{timetrap, {minutes, 60}}].
+
+all() -> relsync_lib_crash_case:names().
+
+push(_Config) -> matrix(push).
+first_push(_Config) -> matrix(first_push).
+rollback(_Config) -> matrix(rollback).
+recover_push(_Config) -> matrix(recover_push).
+recover_commit(_Config) -> matrix(recover_commit).
+recover_rollback(_Config) -> matrix(recover_rollback).
 
 matrix(Name) ->
     Case = relsync_lib_crash_case:make(Name),
