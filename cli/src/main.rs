@@ -28,6 +28,8 @@ mod output;
 mod plan;
 mod progress;
 mod push;
+#[cfg(test)]
+mod reference_tests;
 mod reload;
 mod report;
 mod restart;

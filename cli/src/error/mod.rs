@@ -68,6 +68,20 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
+    /// All there are.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::RolledBack,
+        Self::NeedsRestart,
+        Self::Unreachable,
+        Self::HalfDone,
+        Self::Store,
+        Self::Interrupted,
+    ];
+
     /// The process's exit code.
     pub(crate) fn code(self) -> u8 {
         match self {

@@ -7,6 +7,7 @@ mod crash_rows;
 mod erlang;
 mod golden;
 mod layers;
+mod links;
 mod machine_paths;
 mod release_table;
 mod source;
@@ -31,6 +32,7 @@ fn check(root: &Path, sources: &[Source]) -> Vec<String> {
     }
     golden::check(sources, &mut findings);
     crash_rows::check(sources, &mut findings);
+    links::check(sources, &mut findings);
     release_table::check(sources, &mut findings);
     findings.0.into_iter().map(|(.., text)| text).collect()
 }

@@ -1,0 +1,16 @@
+//! What the documents promise, tried with the real command and real nodes.
+
+mod json;
+mod schema;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where a file of the repository is.
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(path(name)).expect(name)
+}

@@ -1,0 +1,156 @@
+//! Links of the documents: each leads to a file of the repository, and to a heading in it.
+
+use std::collections::BTreeSet;
+
+use super::Findings;
+use super::source::Source;
+
+/// Every relative link of a document leads to a file or directory, and its anchor to a heading there.
+pub(super) fn check(sources: &[Source], findings: &mut Findings) {
+    for document in sources.iter().filter(|source| is_document(&source.path)) {
+        for (number, target) in links(&document.text) {
+            let is_elsewhere = target.contains("://") || target.starts_with("mailto:");
+            if is_elsewhere {
+                continue;
+            }
+            if let Some(problem) = problem(sources, &document.path, &target) {
+                findings.add(document, number, "links", &problem);
+            }
+        }
+    }
+}
+
+fn is_document(path: &str) -> bool {
+    path.ends_with(".md")
+}
+
+fn problem(sources: &[Source], from: &str, target: &str) -> Option<String> {
+    let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+    let Some(path) = resolve(from, path) else {
+        return Some(format!("`{target}` leads out of the repository"));
+    };
+    let Some(found) = sources.iter().find(|source| source.path == path) else {
+        let below = format!("{path}/");
+        let is_dir = anchor.is_empty() && sources.iter().any(|it| it.path.starts_with(&below));
+        return (!is_dir).then(|| format!("`{target}` leads nowhere"));
+    };
+    let is_there = anchor.is_empty() || anchors(&found.text).contains(anchor);
+    (!is_there).then(|| format!("`{target}`: no heading of that name"))
+}
+
+/// The path that a link leads to from a document; its own where the link has none.
+fn resolve(from: &str, path: &str) -> Option<String> {
+    if path.is_empty() {
+        return Some(from.to_owned());
+    }
+    let mut parts: Vec<&str> = from.split('/').collect();
+    parts.pop();
+    for part in path.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+/// The lines of a document that are no code, with their numbers.
+fn prose(text: &str) -> Vec<(usize, &str)> {
+    let mut is_code = false;
+    let mut lines = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        if line.trim_start().starts_with("```") {
+            is_code = !is_code;
+        } else if !is_code {
+            lines.push((number + 1, line));
+        }
+    }
+    lines
+}
+
+/// The targets of links and pictures, with the lines where they stand.
+fn links(text: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (number, line) in prose(text) {
+        // What stands between backquotes is no link.
+        let outside: String = line.split('`').step_by(2).collect();
+        for (_, rest) in outside
+            .match_indices("](")
+            .map(|(at, _)| outside.split_at(at + 2))
+        {
+            if let Some((target, _)) = rest.split_once(')') {
+                found.push((number, target.to_owned()));
+            }
+        }
+        for attribute in ["src=\"", "srcset=\"", "href=\""] {
+            for rest in outside.split(attribute).skip(1) {
+                let target = rest.split('"').next().unwrap_or_default();
+                found.push((number, target.to_owned()));
+            }
+        }
+    }
+    found
+}
+
+/// The anchors of a document's headings, as GitHub makes them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (_, line) in prose(text) {
+        let Some(heading) = line.trim_start_matches('#').strip_prefix(' ') else {
+            continue;
+        };
+        if !line.starts_with('#') {
+            continue;
+        }
+        let anchor: String = heading
+            .to_lowercase()
+            .chars()
+            .filter_map(|char| match char {
+                ' ' => Some('-'),
+                _ if char.is_alphanumeric() || char == '-' || char == '_' => Some(char),
+                _ => None,
+            })
+            .collect();
+        let mut candidate = anchor.clone();
+        for count in 1.. {
+            if found.insert(candidate) {
+                break;
+            }
+            candidate = format!("{anchor}-{count}");
+        }
+    }
+    found
+}
+
+#[test]
+fn links_that_lead_nowhere_are_found() {
+    let source = |path: &str, text: &str| Source {
+        path: path.to_owned(),
+        text: text.to_owned(),
+    };
+    let one = source(
+        "docs/one.md",
+        "# One\n[a](two.md), [b](three.md), [c](guides/../two.md#over-there-1)\n\
+         [d](two.md#nowhere) [e](#one) [f](../README.md#a) [g](https://x.org) `[h](i)`\n\
+         ```\n[j](k)\n# No\n```\n[l](#no) <img src=\"m.svg\"> [n](../..) [o](../docs)\n",
+    );
+    let two = source("docs/two.md", "# Two\n## Over *there*!\n## Over there\n");
+    let readme = source("README.md", "[up](docs)\n");
+    let mut findings = Findings(BTreeSet::new());
+    check(&[one, two, readme], &mut findings);
+    let found: Vec<_> = findings.0.into_iter().map(|(.., text)| text).collect();
+    assert_eq!(
+        found,
+        [
+            "docs/one.md:2: links: `three.md` leads nowhere",
+            "docs/one.md:3: links: `../README.md#a`: no heading of that name",
+            "docs/one.md:3: links: `two.md#nowhere`: no heading of that name",
+            "docs/one.md:8: links: `#no`: no heading of that name",
+            "docs/one.md:8: links: `../..` leads out of the repository",
+            "docs/one.md:8: links: `m.svg` leads nowhere",
+        ]
+    );
+}
