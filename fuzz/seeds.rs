@@ -61,7 +61,7 @@ impl Seeds {
         let mut last = Vec::new();
         for (name, manifest) in self.golden("manifest", ".bin")? {
             self.write("manifest", &name, &manifest)?;
-            let frame = relsync_engine::zstd_frame::compress(&last, &manifest, 19)?;
+            let frame = relsync_engine::delta::zstd_frame::compress(&last, &manifest, 19)?;
             self.write("manifest_delta", &name, &[part(&last), frame].concat())?;
             self.write(
                 "manifest_delta",

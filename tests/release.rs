@@ -180,7 +180,7 @@ fn list(root: &Path, below: &Path, lines: &mut Vec<String>) {
             list(root, &path, lines);
         } else {
             let content = fs::read(&full).expect("a file");
-            let hash = relsync_engine::id::Sha256::of(&content);
+            let hash = relsync_engine::tree::id::Sha256::of(&content);
             lines.push(format!("{} {mode:o} {hash}", path.display()));
         }
     }

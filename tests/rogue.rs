@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use md5::{Digest, Md5};
+use relsync_engine::target::wire::parts;
 use relsync_engine::transport::erl::{Term, decode};
-use relsync_engine::wire::parts;
 
 /// The cookie that it shares with the host.
 pub const COOKIE: &str = "rogue-cookie";

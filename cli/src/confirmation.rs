@@ -13,9 +13,9 @@
 
 use std::time::Duration;
 
-use relsync_engine::push;
-use relsync_engine::session::SessionError;
-use relsync_engine::wire::ApplyResult;
+use relsync_engine::target::session::SessionError;
+use relsync_engine::target::wire::ApplyResult;
+use relsync_engine::update;
 use tokio::time::Instant;
 
 use crate::connect::{self, Patience, Traffic};
@@ -233,7 +233,7 @@ pub(crate) async fn confirm(
         return Err(CliError::NothingInstalled);
     };
     *asked = true;
-    let answer = push::confirm(&mut session, wanted.generation, wanted.snapshot).await;
+    let answer = update::confirm(&mut session, wanted.generation, wanted.snapshot).await;
     *asked = !matches!(answer, Ok(_) | Err(SessionError::Remote(_)));
     connect::close(session, traffic).await;
     answer.map_err(|error| match error {

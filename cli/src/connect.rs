@@ -4,11 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use relsync_engine::boot;
-use relsync_engine::session::{Session, SessionError};
+use relsync_engine::target::launch;
+use relsync_engine::target::session::{Session, SessionError};
+use relsync_engine::target::wire::{ApplyResult, Reply, TargetStatus};
 use relsync_engine::transport::erl::{ErlTransport, connect};
 use relsync_engine::transport::{Counters, TransportError};
-use relsync_engine::wire::{ApplyResult, Reply, TargetStatus};
 
 use crate::error::CliError;
 use crate::output::Output;
@@ -58,7 +58,7 @@ pub(crate) async fn open(
         let connection = connect(&target.erl).await?;
         let mut progress = AgentProgress::new(output);
         let mut on_sent = |sent| progress.show(sent);
-        let opened = boot::open_watched(connection, &target.greeting, &mut on_sent).await;
+        let opened = launch::open_watched(connection, &target.greeting, &mut on_sent).await;
         let ends_soon = match &opened {
             Err(SessionError::Busy { holder }) => *holder == target.greeting.holder(),
             Err(SessionError::Returning) => true,
@@ -169,7 +169,7 @@ mod tests {
                 reason: "badarg".to_owned(),
             }),
             SessionError::OldOtp { release: 22 },
-            SessionError::Remote(relsync_engine::wire::RemoteError::default()),
+            SessionError::Remote(relsync_engine::target::wire::RemoteError::default()),
         ];
         for error in lasting {
             assert!(!is_passing(&error.into()));

@@ -3,11 +3,11 @@
 //! Makes one check after the other, each on what the one before found. All that it writes is an empty directory in the destination, to
 //! see whether it can, which it removes at once.
 
-use relsync_engine::entry::Escaped;
-use relsync_engine::probe::{self, Place};
-use relsync_engine::session::SessionError;
+use relsync_engine::target::probe::{self, Place};
+use relsync_engine::target::session::SessionError;
+use relsync_engine::target::wire::TargetStatus;
 use relsync_engine::transport::erl::connect;
-use relsync_engine::wire::TargetStatus;
+use relsync_engine::tree::entry::Escaped;
 use serde_json::json;
 
 use crate::args::DoctorArgs;
@@ -251,7 +251,7 @@ fn boot_check(status: &TargetStatus) -> Option<Check> {
 
 #[cfg(test)]
 mod tests {
-    use relsync_engine::wire::Current;
+    use relsync_engine::target::wire::Current;
 
     use super::*;
 

@@ -9,10 +9,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use relsync_engine::entry::{EntryKind, Mode};
-use relsync_engine::id::{Sha256, SnapshotId};
-use relsync_engine::manifest::Manifest;
 use relsync_engine::store::{Store, StoreError};
+use relsync_engine::tree::entry::{EntryKind, Mode};
+use relsync_engine::tree::id::{Sha256, SnapshotId};
+use relsync_engine::tree::manifest::Manifest;
 
 use crate::error::CliError;
 

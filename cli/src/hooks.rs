@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use relsync_engine::hooks_exports::{self, HooksExportsError};
-use relsync_engine::push::Hooks;
-use relsync_engine::wire::HooksKind;
+use relsync_engine::hooks::{self, HooksExportsError};
+use relsync_engine::target::wire::HooksKind;
+use relsync_engine::update::Hooks;
 
 use crate::units::Span;
 
@@ -103,7 +103,7 @@ pub(crate) fn load(
     let path = find(name, release)?;
     if path.extension() == Some(OsStr::new("beam")) {
         let content = read(&path)?;
-        hooks_exports::check_module(&content)?;
+        hooks::check_module(&content)?;
         let hooks = Hooks {
             kind: HooksKind::Beam,
             name: stem(&path),
@@ -129,7 +129,7 @@ pub(crate) fn load(
             as_source: None,
         });
     };
-    hooks_exports::check_module(&beam)?;
+    hooks::check_module(&beam)?;
     Ok(LoadedHooks {
         hooks: Hooks {
             kind: HooksKind::Beam,

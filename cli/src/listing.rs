@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use relsync_engine::conflicts::Conflict;
-use relsync_engine::encode::{CodedPiece, PackSummary};
-use relsync_engine::entry::{Entry, EntryPath};
-use relsync_engine::held::Held;
-use relsync_engine::manifest::Manifest;
+use relsync_engine::pack::encode::{CodedPiece, PackSummary};
+use relsync_engine::plan::conflicts::Conflict;
+use relsync_engine::plan::installed::Held;
 use relsync_engine::plan::{Change, Source, Totals};
-use relsync_engine::push::Planned;
+use relsync_engine::tree::entry::{Entry, EntryPath};
+use relsync_engine::tree::manifest::Manifest;
+use relsync_engine::update::Planned;
 use serde_json::{Value, json};
 
 use crate::units::Bytes;

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use relsync_engine::entry::{Entry, Escaped, is_targets_own};
-use relsync_engine::exclude::Reason;
-use relsync_engine::id::Sha256;
-use relsync_engine::manifest::Manifest;
 use relsync_engine::plan::{Change, PlannedEntry, Source};
-use relsync_engine::push::Planned;
 use relsync_engine::store::{Exclusion, Store};
+use relsync_engine::tree::entry::{Entry, Escaped, is_targets_own};
+use relsync_engine::tree::exclude::Reason;
+use relsync_engine::tree::id::Sha256;
+use relsync_engine::tree::manifest::Manifest;
+use relsync_engine::update::Planned;
 
 use crate::terms::Term;
 

@@ -3,8 +3,8 @@
 //! A VM that runs nothing from a destination, in which nothing of ours is installed, is most likely not the one that was meant, or
 //! the destination is not: an update would change files that nobody runs.
 
-use relsync_engine::entry::Escaped;
-use relsync_engine::wire::TargetStatus;
+use relsync_engine::target::wire::TargetStatus;
+use relsync_engine::tree::entry::Escaped;
 
 /// Whether a push there needs a word of the user: the VM runs nothing from it, and nothing was installed there before.
 pub(crate) fn is_in_doubt(status: &TargetStatus) -> bool {

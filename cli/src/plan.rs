@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use relsync_engine::manifest::Manifest;
-use relsync_engine::push::PushReport;
-use relsync_engine::wire::ApplyResult;
+use relsync_engine::target::wire::ApplyResult;
+use relsync_engine::tree::manifest::Manifest;
+use relsync_engine::update::PushReport;
 
 use crate::listing::{self, CodedTotals, Coding};
 use crate::output::Output;

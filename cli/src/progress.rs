@@ -6,17 +6,17 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use relsync_engine::boot::AgentSent;
-use relsync_engine::encode::PackSummary;
-use relsync_engine::push::{Planned, PushEvent};
-use relsync_engine::wire::Incoming;
+use relsync_engine::pack::encode::PackSummary;
+use relsync_engine::target::launch::AgentSent;
+use relsync_engine::target::wire::Incoming;
+use relsync_engine::update::{Planned, PushEvent};
 use serde_json::json;
 
 use crate::listing;
 use crate::output::{Output, printable};
 use crate::units::Bytes;
-use relsync_engine::manifest::Manifest;
 use relsync_engine::plan::Totals;
+use relsync_engine::tree::manifest::Manifest;
 
 /// How often programs hear of bytes sent.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);

@@ -13,15 +13,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use relsync_engine::exclude::Rules;
-use relsync_engine::id::SnapshotId;
-use relsync_engine::manifest::Manifest;
-use relsync_engine::push::{
+use relsync_engine::store::{Exclusion, Store};
+use relsync_engine::target::session::SessionError;
+use relsync_engine::target::wire::{ApplyResult, Outcome as WireOutcome, ReloadMode, TargetStatus};
+use relsync_engine::tree::exclude::Rules;
+use relsync_engine::tree::id::SnapshotId;
+use relsync_engine::tree::manifest::Manifest;
+use relsync_engine::update::{
     self, Hooks, Lost, PathRule, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport,
 };
-use relsync_engine::session::SessionError;
-use relsync_engine::store::{Exclusion, Store};
-use relsync_engine::wire::{ApplyResult, Outcome as WireOutcome, ReloadMode, TargetStatus};
 
 use crate::args::{ApplyArgs, PresyncTime, Reload, RestartArgs, UpdateArgs};
 use crate::config::Config;
@@ -333,7 +333,7 @@ async fn look(
     if installed == Some(job.new.id()) {
         return Ok(());
     }
-    let looked = push::look(session, &job.store, &job.new, asked).await?;
+    let looked = update::look(session, &job.store, &job.new, asked).await?;
     let lacking = looked.lacking();
     if !lacking.is_empty() {
         output.line(&format!(
@@ -443,7 +443,7 @@ async fn attempt(
         source::leaves_out(owned.as_ref(), path) || source::leaves_out(&job.protected, path)
     };
     let pushing = async {
-        push::push(
+        update::push(
             &mut session,
             &status,
             &job.store,
@@ -693,7 +693,10 @@ mod tests {
     #[test]
     fn defaults_are_careful() {
         let options = options(&ApplyArgs::default(), None, false);
-        assert_eq!(options.reload, relsync_engine::wire::ReloadMode::Soft);
+        assert_eq!(
+            options.reload,
+            relsync_engine::target::wire::ReloadMode::Soft
+        );
         assert_eq!((options.keep, options.keep_bytes), (2, None));
         assert_eq!(options.confirm_timeout_ms, None);
         assert_eq!(options.presync, Presync::Auto);
@@ -713,7 +716,7 @@ mod tests {
             ..ApplyArgs::default()
         };
         let options = options(&args, None, true);
-        assert_eq!(options.reload, relsync_engine::wire::ReloadMode::Vm);
+        assert_eq!(options.reload, relsync_engine::target::wire::ReloadMode::Vm);
         assert_eq!(options.presync, Presync::Early);
         assert_eq!(options.confirm_timeout_ms, Some(60_000));
         assert_eq!((options.keep, options.max_delete), (5, Some(9)));

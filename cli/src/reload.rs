@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use relsync_engine::id::SnapshotId;
-use relsync_engine::push::{self as engine, PushEvent};
+use relsync_engine::tree::id::SnapshotId;
+use relsync_engine::update::{self as engine, PushEvent};
 use serde_json::json;
 
 use crate::args::{ApplyArgs, Reload, ReloadArgs};

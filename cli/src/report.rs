@@ -5,10 +5,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use relsync_engine::id::SnapshotId;
 use relsync_engine::plan::Totals;
-use relsync_engine::push::OtherOtp;
-use relsync_engine::wire::{ApplyResult, ModuleStatus, TargetStatus, VmLife};
+use relsync_engine::target::wire::{ApplyResult, ModuleStatus, TargetStatus, VmLife};
+use relsync_engine::tree::id::SnapshotId;
+use relsync_engine::update::OtherOtp;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -519,7 +519,7 @@ pub(crate) fn short(id: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use relsync_engine::wire::RemoteError;
+    use relsync_engine::target::wire::RemoteError;
     use serde_json::json;
 
     use super::*;

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use relsync_engine::wire::{TargetStatus, VmLife};
+use relsync_engine::target::wire::{TargetStatus, VmLife};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::args::RestartArgs;
@@ -173,7 +173,7 @@ fn is_same_life(one: &VmLife, other: &VmLife) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use relsync_engine::wire::{Current, ModuleStatus};
+    use relsync_engine::target::wire::{Current, ModuleStatus};
 
     use super::*;
     use crate::error::Exit;

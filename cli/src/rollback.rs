@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use relsync_engine::id::SnapshotId;
-use relsync_engine::push::{Hooks, send_hooks};
-use relsync_engine::session::SessionError;
 use relsync_engine::store::Store;
-use relsync_engine::wire::{
+use relsync_engine::target::session::SessionError;
+use relsync_engine::target::wire::{
     ApplyResult, HooksPoint, Outcome as WireOutcome, Reply, Request, TargetStatus,
 };
+use relsync_engine::tree::id::SnapshotId;
+use relsync_engine::update::{Hooks, send_hooks};
 use serde_json::json;
 
 use crate::args::{ConfirmArgs, Reload, RollbackArgs};

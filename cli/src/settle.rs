@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use relsync_engine::push::{Aftermath, Lost};
-use relsync_engine::session::SessionError;
-use relsync_engine::wire::TargetStatus;
+use relsync_engine::target::session::SessionError;
+use relsync_engine::target::wire::TargetStatus;
+use relsync_engine::update::{Aftermath, Lost};
 use tokio::time::Instant;
 
 use crate::connect::{self, Patience, Traffic};
@@ -87,7 +87,7 @@ fn told(end: Aftermath, status: &TargetStatus, report: &mut Report) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use relsync_engine::wire::Current;
+    use relsync_engine::target::wire::Current;
 
     use super::*;
     use crate::error::Exit;

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use relsync_engine::entry::EntryKind;
-use relsync_engine::manifest::Manifest;
 use relsync_engine::store::{SnapshotMeta, SnapshotRecord, Store, StoreError};
+use relsync_engine::tree::entry::EntryKind;
+use relsync_engine::tree::manifest::Manifest;
 use serde_json::{Value, json};
 
 use crate::args::{OutputArgs, SnapshotCommand, TreeArgs};

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use relsync_engine::entry::Escaped;
-use relsync_engine::exclude::{Action, PatternError, Reason, Rules};
-use relsync_engine::manifest::Manifest;
-use relsync_engine::push::{PathRule, system_library};
 use relsync_engine::store::{
     Exclusion, ScanOptions, ScanReport, SnapshotMeta, SnapshotRecord, Store, StoreError,
 };
+use relsync_engine::tree::entry::Escaped;
+use relsync_engine::tree::exclude::{Action, PatternError, Reason, Rules};
+use relsync_engine::tree::manifest::Manifest;
+use relsync_engine::update::{PathRule, system_library};
 use serde_json::json;
 
 use crate::args::{ApplyArgs, SourceArgs, StoreArgs, TreeArgs};

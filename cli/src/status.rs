@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use relsync_engine::entry::Escaped;
-use relsync_engine::id::SnapshotId;
-use relsync_engine::session::SessionError;
+use relsync_engine::plan::installed::DriftKind;
 use relsync_engine::store::{SnapshotRecord, Store};
-use relsync_engine::wire::{DriftKind, Reply, Request, TargetStatus};
+use relsync_engine::target::session::SessionError;
+use relsync_engine::target::wire::{Reply, Request, TargetStatus};
+use relsync_engine::tree::entry::Escaped;
+use relsync_engine::tree::id::SnapshotId;
 use serde_json::{Value, json};
 
 use crate::args::StatusArgs;
@@ -347,7 +348,7 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use relsync_engine::wire::{Current, Drift, KeptGeneration};
+    use relsync_engine::target::wire::{Current, Drift, KeptGeneration};
 
     use super::*;
 

@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use relsync_engine::boot::Greeting;
-use relsync_engine::session::SILENCE;
+use relsync_engine::target::launch::Greeting;
+use relsync_engine::target::session::SILENCE;
 use relsync_engine::transport::RateLimiter;
 use relsync_engine::transport::erl::{
     Cookie, CookieError, ErlTarget, LocalName, NodeName, NodeNameError,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use relsync_engine::session::SessionError;
+use relsync_engine::target::session::SessionError;
+use relsync_engine::target::unload::{self, Unloaded};
 use relsync_engine::transport::erl::connect;
-use relsync_engine::unload::{self, Unloaded};
 use serde_json::json;
 
 use crate::args::ConfirmArgs;

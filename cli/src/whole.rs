@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use relsync_engine::entry::{Entry, EntryKind, Escaped};
-use relsync_engine::exclude::{Rules, is_otp_application};
-use relsync_engine::manifest::Manifest;
 use relsync_engine::store::{Exclusion, Store};
+use relsync_engine::tree::entry::{Entry, EntryKind, Escaped};
+use relsync_engine::tree::exclude::{Rules, is_otp_application};
+use relsync_engine::tree::manifest::Manifest;
 
 use crate::notes::some_of;
 use crate::terms::Term;
@@ -325,8 +325,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    use relsync_engine::exclude::Action;
     use relsync_engine::store::{ScanOptions, SnapshotMeta};
+    use relsync_engine::tree::exclude::Action;
 
     use super::*;
 

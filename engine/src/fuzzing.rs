@@ -9,22 +9,22 @@
 use std::path::Component;
 
 use crate::bytes::{Reader, Writer};
-use crate::entry::{Entry, EntryKind, EntryPath, Escaped, Mode, SymlinkTarget};
-use crate::exclude::{Action, Rules};
-use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::limits;
-use crate::manifest::Manifest;
 use crate::pack::{Cursor, FrameHead, Header, PackError, RecordReader, Sealer};
-use crate::wire::{Assembler, MAX_PART_BYTES, Reply, parts};
+use crate::target::wire::{Assembler, MAX_PART_BYTES, Reply, parts};
+use crate::tree::entry::{Entry, EntryKind, EntryPath, Escaped, Mode, SymlinkTarget};
+use crate::tree::exclude::{Action, Rules};
+use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
+use crate::tree::manifest::Manifest;
 
 pub use crate::delta::fuzzing::{
     beam, delta_round_trip, difference, frame_body, frame_streams, gzip, plain_frame,
 };
-pub use crate::push::fuzzing::{hostile_target, inventory};
 pub use crate::store::fuzzing::{index_file, segment, segment_records, store_values};
 pub use crate::transport::erl::fuzzing::{
     erl_frame, erl_handshake, erl_link, erl_name, erl_port_mapper, erl_term,
 };
+pub use crate::update::fuzzing::{hostile_target, inventory};
 
 /// A fuzzing target.
 pub type Target = fn(&[u8]);
@@ -182,12 +182,12 @@ pub fn manifest_delta(input: &[u8]) {
     let (base, frame) = split(input);
     let base = Manifest::decode(base).unwrap_or_else(|_| Manifest::empty());
     let limit = limits::MIB;
-    if let Ok(bytes) = crate::zstd_frame::decompress(base.encode(), frame, limit) {
+    if let Ok(bytes) = crate::delta::zstd_frame::decompress(base.encode(), frame, limit) {
         assert!(bytes.len() <= limit);
         manifest(&bytes);
     }
-    let coded = crate::zstd_frame::compress(base.encode(), frame, 1).expect("compression");
-    let back = crate::zstd_frame::decompress(base.encode(), &coded, limit);
+    let coded = crate::delta::zstd_frame::compress(base.encode(), frame, 1).expect("compression");
+    let back = crate::delta::zstd_frame::decompress(base.encode(), &coded, limit);
     assert_eq!(back.expect("what was just compressed"), frame);
 }
 

@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use relsync_engine::agent;
+use relsync_engine::target::agent;
 use sha2::{Digest, Sha256};
 
 const REBUILD: &str =

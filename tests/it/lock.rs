@@ -6,9 +6,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use relsync_engine::session::{Session, SessionError};
+use relsync_engine::target::session::{Session, SessionError};
+use relsync_engine::target::wire::{Reply, Request};
 use relsync_engine::transport::erl::ErlTransport;
-use relsync_engine::wire::{Reply, Request};
 use relsync_tests::node::{Node, NodeOptions};
 
 use crate::session::{block_on, open};

@@ -276,7 +276,7 @@ fn a_push_does_not_wait_for_a_link_that_stalls_while_it_confirms() {
     assert_eq!(pushed["error"]["kind"], "not_confirmed", "{pushed}");
     // Nobody would wait for the link's end.
     assert!(
-        begun.elapsed() < relsync_engine::session::SILENCE / 2,
+        begun.elapsed() < relsync_engine::target::session::SILENCE / 2,
         "{:?}",
         begun.elapsed()
     );

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use relsync_engine::agent;
-use relsync_engine::boot::{self, Greeting};
-use relsync_engine::session::{SILENCE, Session, SessionError};
+use relsync_engine::target::agent;
+use relsync_engine::target::launch::{self, Greeting};
+use relsync_engine::target::session::{SILENCE, Session, SessionError};
+use relsync_engine::target::wire::{Reply, Request, TargetStatus};
 use relsync_engine::transport::erl::{self, Cookie, ErlTarget, ErlTransport, NodeName};
-use relsync_engine::wire::{Reply, Request, TargetStatus};
 use relsync_tests::node::{Node, NodeOptions};
 
 /// Payload of a session in which nothing is to be done, both ways, once the agent is cached.
@@ -59,7 +59,7 @@ pub(crate) async fn open(
     node: &Node,
     destination: &Path,
 ) -> Result<(Session<ErlTransport>, TargetStatus), SessionError> {
-    boot::open(connect(node).await, &greeting(destination)).await
+    launch::open(connect(node).await, &greeting(destination)).await
 }
 
 #[test]

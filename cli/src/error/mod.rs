@@ -13,13 +13,13 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use relsync_engine::entry::Escaped;
-use relsync_engine::push::{Lost, PushError};
-use relsync_engine::scan::ScanError;
-use relsync_engine::session::SessionError;
 use relsync_engine::store::StoreError;
+use relsync_engine::target::session::SessionError;
+use relsync_engine::target::wire::RemoteError;
 use relsync_engine::transport::erl::ConnectError;
-use relsync_engine::wire::RemoteError;
+use relsync_engine::tree::entry::Escaped;
+use relsync_engine::tree::scan::ScanError;
+use relsync_engine::update::{Lost, PushError};
 
 use crate::config::ConfigError;
 use crate::hooks::HooksError;
@@ -122,7 +122,7 @@ pub(crate) enum CliError {
     NothingToReload,
     /// A pattern is wrong.
     #[error(transparent)]
-    Pattern(#[from] relsync_engine::exclude::PatternError),
+    Pattern(#[from] relsync_engine::tree::exclude::PatternError),
     /// The hooks are not there or do not compile.
     #[error(transparent)]
     Hooks(#[from] HooksError),

@@ -1,6 +1,6 @@
 //! What the agent refuses, by the kinds of store-format.md.
 
-use relsync_engine::wire::RemoteError;
+use relsync_engine::target::wire::RemoteError;
 
 use super::Exit;
 

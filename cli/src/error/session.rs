@@ -1,8 +1,8 @@
 //! What goes wrong between this machine and a target that answers: the link, the conversation, the update.
 
-use relsync_engine::push::PushError;
-use relsync_engine::session::SessionError;
+use relsync_engine::target::session::SessionError;
 use relsync_engine::transport::TransportError;
+use relsync_engine::update::PushError;
 
 use super::remote::{refusal_hint, remote_exit, remote_hint};
 use super::store::store_class;

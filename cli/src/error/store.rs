@@ -1,7 +1,7 @@
 //! What is wrong on this machine: the release that is read, and the store that keeps it.
 
-use relsync_engine::scan::ScanError;
 use relsync_engine::store::StoreError;
+use relsync_engine::tree::scan::ScanError;
 
 use super::{Class, Exit};
 

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use relsync_engine::hooks_exports::HooksExportsError;
-use relsync_engine::scan::ScanError;
+use relsync_engine::hooks::HooksExportsError;
 use relsync_engine::transport::TransportError;
 use relsync_engine::transport::erl::NodeName;
+use relsync_engine::tree::scan::ScanError;
 
 use super::*;
 

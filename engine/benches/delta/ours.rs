@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use relsync_engine::bases;
-use relsync_engine::chunk;
 use relsync_engine::delta::{self, Limits, Options, Piece};
-use relsync_engine::entry::{Entry, EntryKind, EntryPath, Mode};
-use relsync_engine::frames;
-use relsync_engine::held::Held;
-use relsync_engine::id::{ChunkId, Sha256};
-use relsync_engine::manifest::Manifest;
 use relsync_engine::pack::FrameHead;
+use relsync_engine::pack::frames;
+use relsync_engine::plan::bases;
+use relsync_engine::plan::installed::Held;
 use relsync_engine::plan::{Plan, Rules};
+use relsync_engine::store::chunk;
+use relsync_engine::tree::entry::{Entry, EntryKind, EntryPath, Mode};
+use relsync_engine::tree::id::{ChunkId, Sha256};
+use relsync_engine::tree::manifest::Manifest;
 
 use crate::pair::Pair;
 use crate::{Result, scratch};

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use relsync_engine::id::Sha256;
+use relsync_engine::tree::id::Sha256;
 
 use crate::pair::{Change, Pair};
 use crate::{Result, scratch};

@@ -9,7 +9,7 @@
 use super::cursor::{Cursor, Malformed, len_i64, put_len, put_signed};
 use super::pointers::{Match, Moves};
 use super::steps::{Step, Steps, common_len};
-use crate::zstd_frame::{self, Search};
+use crate::delta::zstd_frame::{self, Search};
 
 /// Fewer differing bytes than this are not worth a look for pointers.
 const MANY_VALUES: usize = 256;

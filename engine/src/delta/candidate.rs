@@ -26,7 +26,7 @@ use super::frame::{self, Head, Mode, Transform};
 use super::streams::{KINDS, Kind, Streams};
 use super::{BEST_LEVEL, Coder, Encoded, Options, PieceExplanation};
 use crate::delta::cursor::len_u64;
-use crate::zstd_frame::{self, Search};
+use crate::delta::zstd_frame::{self, Search};
 
 /// Streams shorter than this are searched faster than their differences are found, and not worth these where they are searched.
 const LONG_STREAMS_BYTES: usize = 32 << 10;

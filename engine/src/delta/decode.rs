@@ -7,7 +7,7 @@ use super::inflate::{self, Deflater, Gzip};
 use super::streams::{KINDS, Kind, Streams};
 use super::zlib::Parameters;
 use super::{DecodeError, Limits, bsdiff};
-use crate::zstd_frame;
+use crate::delta::zstd_frame;
 
 /// Decodes the body of a frame into the contents of its pieces.
 ///

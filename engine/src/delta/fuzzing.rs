@@ -8,8 +8,8 @@ use super::zlib::Framing;
 use super::{
     Limits, Options, Piece, beam_md5, beam_origin, bsdiff, decode, decode::prefix_of, encode_with,
 };
+use crate::delta::zstd_frame;
 use crate::fuzzing::{split, take_part};
-use crate::zstd_frame;
 
 /// Small, so that a run is quick; the limits' worth is the same.
 const LIMITS: Limits = Limits {

@@ -24,6 +24,7 @@ mod pointers;
 mod steps;
 mod streams;
 mod zlib;
+pub mod zstd_frame;
 
 pub use beam::BeamOrigin;
 pub use decode::decode;
@@ -172,7 +173,7 @@ pub enum DecodeError {
     Zstd {
         /// What the decompressor said.
         #[source]
-        source: crate::zstd_frame::DecompressError,
+        source: crate::delta::zstd_frame::DecompressError,
     },
 }
 

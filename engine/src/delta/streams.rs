@@ -1,6 +1,6 @@
 //! The kinds of streams a piece is split into, and a set of one stream per kind.
 
-use crate::zstd_frame::{self, Search};
+use crate::delta::zstd_frame::{self, Search};
 
 /// Differences that span more than this are weighed by compressing them.
 const MUCH_BYTES: usize = 4 << 10;

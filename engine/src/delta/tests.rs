@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::cursor::put_signed;
 use super::*;
-use crate::zstd_frame::{self, Search};
+use crate::delta::zstd_frame::{self, Search};
 use inflate::Deflater;
 use zlib::Parameters;
 

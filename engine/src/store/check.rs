@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::Store;
 use super::error::StoreError;
-use crate::entry::Entry;
-use crate::id::{ChunkId, Sha256};
+use crate::tree::entry::Entry;
+use crate::tree::id::{ChunkId, Sha256};
 
 /// What a check found.
 #[derive(Debug, Default)]

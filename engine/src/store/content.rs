@@ -7,7 +7,7 @@ use sha2::Digest;
 use super::Store;
 use super::error::StoreError;
 use super::recipe::{ChunkRef, Recipe};
-use crate::id::{ChunkId, Sha256};
+use crate::tree::id::{ChunkId, Sha256};
 
 /// One content of the store.
 #[derive(Debug)]

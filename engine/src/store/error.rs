@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::segment::Damage;
-use crate::id::{ChunkId, Sha256, SnapshotId};
-use crate::manifest::ManifestError;
-use crate::scan::ScanError;
+use crate::tree::id::{ChunkId, Sha256, SnapshotId};
+use crate::tree::manifest::ManifestError;
+use crate::tree::scan::ScanError;
 
 /// Why the object store could not do something. [`StoreError::hint`] says what to try.
 #[derive(Debug, Error)]

@@ -7,9 +7,9 @@
 use std::cmp::Ordering;
 
 use crate::bytes::{ReadError, Reader, Writer};
-use crate::id::Sha256;
 use crate::limits;
-use crate::scan::FileStat;
+use crate::tree::id::Sha256;
+use crate::tree::scan::FileStat;
 
 const VERSION: u8 = 1;
 /// The shortest entry: path of one byte, flags, size, two times, inode, hash.

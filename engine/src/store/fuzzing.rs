@@ -8,7 +8,7 @@ use super::segment::{Found, RecordHeader, RecordKind, Segment, SegmentWriter, pa
 use super::snapshot::{Event, SnapshotRecord};
 use super::{INDEX_FILE, SEGMENTS_DIR, Store, filecache};
 use crate::fuzzing::take_part;
-use crate::id::Sha256;
+use crate::tree::id::Sha256;
 
 /// A file as a segment: every byte of it is a record's or damaged, in order, and no other.
 pub fn segment(input: &[u8]) {

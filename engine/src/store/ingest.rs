@@ -18,12 +18,12 @@ use super::error::StoreError;
 use super::index::{Changes, Location};
 use super::recipe::{ChunkRef, Recipe};
 use super::segment::{RecordKind, SegmentName, pack};
-use crate::chunk::first_cut;
-use crate::entry::EntryPath;
-use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::limits::MIB;
-use crate::root_dir::RootDir;
-use crate::scan::{ConsumeError, Read as FileRead, ReadFileError, read_file};
+use crate::store::chunk::first_cut;
+use crate::tree::entry::EntryPath;
+use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
+use crate::tree::root_dir::RootDir;
+use crate::tree::scan::{ConsumeError, Read as FileRead, ReadFileError, read_file};
 
 /// How much of a file is in memory at once, per thread.
 const BUFFER_BYTES: usize = 4 * MIB;

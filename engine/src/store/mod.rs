@@ -21,6 +21,7 @@
 //! **Invariant.** Whatever is read is checked: records by CRC-32, chunks and manifests by BLAKE3.
 
 mod check;
+pub mod chunk;
 mod content;
 mod error;
 mod filecache;
@@ -28,6 +29,7 @@ mod filecache;
 pub(crate) mod fuzzing;
 mod index;
 mod ingest;
+mod mapped_file;
 mod rebuild;
 mod recipe;
 mod segment;
@@ -55,8 +57,8 @@ use recipe::ChunkRef;
 use segment::{PackedRecord, RecordHeader, RecordKind, Segment, SegmentName, SegmentWriter};
 use snapshot::{Event, EventKind, is_valid_name};
 
-use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
-use crate::manifest::Manifest;
+use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
+use crate::tree::manifest::Manifest;
 
 const INDEX_FILE: &str = "index.sqlite";
 const SEGMENTS_DIR: &str = "segments";

@@ -13,8 +13,8 @@ use super::segment::{
     Damage, Found, RecordHeader, RecordKind, Segment, SegmentName, list_segments, unpack,
 };
 use super::snapshot::{Event, EventKind, SnapshotRecord};
-use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
-use crate::manifest::Manifest;
+use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
+use crate::tree::manifest::Manifest;
 
 /// What a rebuild found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! How a content is put together from chunks. Pure.
 
 use crate::bytes::{ReadError, Reader, Writer};
-use crate::chunk::MAX_CHUNK_BYTES;
-use crate::id::ChunkId;
+use crate::store::chunk::MAX_CHUNK_BYTES;
+use crate::tree::id::ChunkId;
 
 const CHUNK_REF_BYTES: usize = 32 + 4;
 

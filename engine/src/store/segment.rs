@@ -16,7 +16,7 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use crate::bytes::{Reader, Writer};
 use crate::limits;
-use crate::mapped_file::MappedFile;
+use crate::store::mapped_file::MappedFile;
 
 const MAGIC: &[u8; 4] = b"RSSG";
 const VERSION: u8 = 1;

@@ -4,7 +4,7 @@
 //! their sequence numbers gives the same snapshots and tags again.
 
 use crate::bytes::{ReadError, Reader, Writer};
-use crate::id::{ManifestId, SnapshotId};
+use crate::tree::id::{ManifestId, SnapshotId};
 
 /// Bytes of a name or a tag.
 pub const NAME_BYTES: usize = 128;

@@ -12,12 +12,12 @@ use super::error::StoreError;
 use super::filecache::{self, CachedFile, Cursor};
 use super::ingest::{Ingest, Pending, hash_file};
 use super::snapshot::{Event, EventKind, NOTE_BYTES, SnapshotMeta, SnapshotRecord, is_valid_name};
-use crate::entry::{Entry, EntryKind, EntryPath, Mode};
-use crate::exclude::{Reason, Rules};
-use crate::id::Sha256;
-use crate::manifest::Manifest;
-use crate::root_dir::RootDir;
-use crate::scan::{
+use crate::tree::entry::{Entry, EntryKind, EntryPath, Mode};
+use crate::tree::exclude::{Reason, Rules};
+use crate::tree::id::Sha256;
+use crate::tree::manifest::Manifest;
+use crate::tree::root_dir::RootDir;
+use crate::tree::scan::{
     FileStat, Found, FoundKind, LeftOut, Problem, ReadFileError, ScanError, Walk, walk,
 };
 
@@ -204,7 +204,7 @@ impl Store {
     pub(super) fn record_event(
         &self,
         changes: &super::index::Changes<'_>,
-        id: crate::id::SnapshotId,
+        id: crate::tree::id::SnapshotId,
         time_ns: i64,
         kind: EventKind,
         manifest: Option<&Manifest>,

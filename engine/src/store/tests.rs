@@ -6,8 +6,8 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use super::*;
-use crate::entry::Entry;
-use crate::exclude::{Action, Rules};
+use crate::tree::entry::Entry;
+use crate::tree::exclude::{Action, Rules};
 
 /// Long after any file of a test was written.
 const LATER_NS: i64 = 4_000_000_000_000_000_000;
@@ -165,7 +165,7 @@ fn files_that_just_changed_are_hashed_again() {
     let fixture = Fixture::new();
     let store = fixture.store();
     let stat = rustix::fs::stat(fixture.root().join("lib/a/priv/text")).expect("stat");
-    let now_ns = crate::scan::FileStat::of(&stat).ctime_ns;
+    let now_ns = crate::tree::scan::FileStat::of(&stat).ctime_ns;
     assert_eq!(take(&store, &fixture.root(), now_ns).2.hashed_files, 6);
     assert_eq!(take(&store, &fixture.root(), LATER_NS).2.hashed_files, 6);
     assert_eq!(take(&store, &fixture.root(), LATER_NS).2.hashed_files, 0);

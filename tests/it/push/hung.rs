@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use relsync_engine::boot;
-use relsync_engine::push::{Hooks, PushError};
-use relsync_engine::session::SessionError;
-use relsync_engine::wire::{HooksKind, Request};
+use relsync_engine::target::launch;
+use relsync_engine::target::session::SessionError;
+use relsync_engine::target::wire::{HooksKind, Request};
+use relsync_engine::update::{Hooks, PushError};
 use relsync_tests::release::listing;
 
 use super::{Rig, applied};
@@ -62,7 +62,7 @@ fn a_hung_agent_that_is_killed_lets_the_next_session_in() {
     let mut greeting = greeting(&device);
     greeting.silence = Duration::from_secs(2);
     block_on(async {
-        let (mut session, _) = boot::open(connect(&rig.node).await, &greeting)
+        let (mut session, _) = launch::open(connect(&rig.node).await, &greeting)
             .await
             .expect("a session");
         rig.node

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use relsync_engine::push::{Hooks, Presync, PushEnd, PushError};
-use relsync_engine::session::SessionError;
-use relsync_engine::wire::{HooksKind, Outcome, ReloadMode};
+use relsync_engine::target::session::SessionError;
+use relsync_engine::target::wire::{HooksKind, Outcome, ReloadMode};
+use relsync_engine::update::{Hooks, Presync, PushEnd, PushError};
 use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::release::listing;
 

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use relsync_engine::boot;
-use relsync_engine::push::{
+use relsync_engine::store::{ScanOptions, SnapshotMeta, Store};
+use relsync_engine::target::launch;
+use relsync_engine::target::session::SILENCE;
+use relsync_engine::target::wire::{ApplyResult, HooksKind, Outcome, ReloadMode, Reply, Request};
+use relsync_engine::update::{
     Hooks, PathRule, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport, push,
 };
-use relsync_engine::session::SILENCE;
-use relsync_engine::store::{ScanOptions, SnapshotMeta, Store};
-use relsync_engine::wire::{ApplyResult, HooksKind, Outcome, ReloadMode, Reply, Request};
 use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::release::Release;
 
@@ -106,7 +106,7 @@ impl Rig {
             ..
         } = self;
         block_on(async {
-            let (mut session, status) = boot::open(connect(node).await, &greeting).await?;
+            let (mut session, status) = launch::open(connect(node).await, &greeting).await?;
             let mut on_event = |event: PushEvent<'_>| match event {
                 PushEvent::Step(step) => events.push(step.to_owned()),
                 PushEvent::Output(text) => events.push(format!("> {text}")),
@@ -137,7 +137,7 @@ impl Rig {
         let device = self.device();
         let node = &self.node;
         block_on(async {
-            let (mut session, _) = boot::open(connect(node).await, &greeting(&device))
+            let (mut session, _) = launch::open(connect(node).await, &greeting(&device))
                 .await
                 .expect("a session");
             let request = Request::Rollback {

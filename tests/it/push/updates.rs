@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use relsync_engine::boot;
-use relsync_engine::push::{PushEnd, PushError};
-use relsync_engine::session::SessionError;
-use relsync_engine::wire::{ModuleAction, PlannedFiles, ReloadMode, Reply, Request};
+use relsync_engine::plan::ModuleAction;
+use relsync_engine::target::launch;
+use relsync_engine::target::session::SessionError;
+use relsync_engine::target::wire::{PlannedFiles, ReloadMode, Reply, Request};
+use relsync_engine::update::{PushEnd, PushError};
 use relsync_tests::release::listing;
 
 use super::{A, B, Rig, applied, hooks, statuses};
@@ -206,7 +207,7 @@ fn a_plan_may_name_many_modules() {
         })
         .collect();
     block_on(async {
-        let (mut session, _) = boot::open(connect(&rig.node).await, &greeting(&device))
+        let (mut session, _) = launch::open(connect(&rig.node).await, &greeting(&device))
             .await
             .expect("a session");
         let request = Request::PlanReload {

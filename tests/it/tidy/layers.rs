@@ -5,56 +5,51 @@ use std::collections::BTreeSet;
 use super::Findings;
 use super::source::{Line, Source, used_paths};
 
-/// Modules of the engine that may use each other, and the earlier ones that they may use.
-pub(super) struct Layer {
-    pub(super) modules: &'static [&'static str],
+/// A wing of the engine, and the earlier ones that it may use.
+pub(super) struct Wing {
+    pub(super) name: &'static str,
     pub(super) may_use: &'static [&'static str],
 }
 
-/// The engine, bottom first. scan → chunk → snapshot → plan → pack → wire → transport → push: a module uses those before
-/// it. `wire` stands early because what a target says (drift, modules) is what a plan is made of; it uses nothing but `bytes`.
+/// The engine, bottom first: a wing uses only those before it. `delta` comes before `plan`, because a plan asks for which OTP release a
+/// module was compiled.
 #[rustfmt::skip]
-pub(super) const ENGINE_LAYERS: &[Layer] = &[
-    Layer { modules: &["bytes"], may_use: &[] },
-    Layer { modules: &["id"], may_use: &[] },
-    Layer { modules: &["limits"], may_use: &[] },
-    Layer { modules: &["mapped_file"], may_use: &[] },
-    Layer { modules: &["zstd_frame"], may_use: &[] },
-    Layer { modules: &["agent"], may_use: &[] },
-    Layer { modules: &["entry"], may_use: &["id", "limits"] },
-    Layer { modules: &["exclude"], may_use: &["entry"] },
-    Layer { modules: &["root_dir"], may_use: &[] },
-    Layer { modules: &["scan"], may_use: &["entry", "exclude", "root_dir"] },
-    Layer { modules: &["chunk"], may_use: &["limits"] },
-    Layer { modules: &["manifest"], may_use: &["bytes", "entry", "id", "limits"] },
-    Layer {
-        modules: &["store"],
-        may_use: &["bytes", "chunk", "entry", "exclude", "id", "limits", "manifest", "mapped_file", "root_dir", "scan"],
-    },
-    Layer { modules: &["boot_script"], may_use: &["bytes", "limits"] },
-    Layer { modules: &["next_boot"], may_use: &["boot_script", "entry", "exclude", "id", "manifest"] },
-    Layer { modules: &["wire"], may_use: &["bytes", "limits"] },
-    Layer { modules: &["held"], may_use: &["entry", "id", "manifest", "wire"] },
-    Layer { modules: &["plan", "bases"], may_use: &["bytes", "entry", "held", "id", "limits", "manifest", "wire"] },
-    Layer { modules: &["conflicts"], may_use: &["entry", "held", "id", "manifest", "wire"] },
-    Layer { modules: &["pack"], may_use: &["bytes", "id", "limits"] },
-    Layer { modules: &["frames"], may_use: &["entry", "held", "id", "limits", "manifest", "pack", "plan"] },
-    Layer { modules: &["delta"], may_use: &["bytes", "limits", "zstd_frame"] },
-    Layer { modules: &["hooks_exports"], may_use: &["delta"] },
-    Layer {
-        modules: &["encode"],
-        may_use: &["delta", "entry", "frames", "held", "id", "limits", "manifest", "pack", "plan", "zstd_frame"],
-    },
-    Layer { modules: &["transport"], may_use: &["limits"] },
-    Layer { modules: &["session"], may_use: &["limits", "transport", "wire"] },
-    Layer { modules: &["boot"], may_use: &["agent", "session", "transport", "wire"] },
-    Layer { modules: &["probe", "unload"], may_use: &["boot", "transport"] },
-    Layer {
-        modules: &["push"],
-        may_use: &[
-            "bases", "conflicts", "delta", "encode", "entry", "exclude", "held", "id", "limits", "manifest", "next_boot", "plan", "session", "store", "transport", "wire",
+pub(super) const WINGS: &[Wing] = &[
+    Wing { name: "bytes", may_use: &[] },
+    Wing { name: "limits", may_use: &[] },
+    Wing { name: "tree", may_use: &["bytes", "limits"] },
+    Wing { name: "store", may_use: &["bytes", "limits", "tree"] },
+    Wing { name: "delta", may_use: &["bytes", "limits"] },
+    Wing { name: "hooks", may_use: &["delta"] },
+    Wing { name: "plan", may_use: &["bytes", "limits", "tree", "store", "delta"] },
+    Wing { name: "pack", may_use: &["bytes", "limits", "tree", "delta", "plan"] },
+    Wing { name: "transport", may_use: &["limits"] },
+    Wing { name: "target", may_use: &["bytes", "limits", "plan", "transport"] },
+    Wing { name: "update", may_use: &["limits", "tree", "store", "delta", "plan", "pack", "transport", "target"] },
+];
+
+/// The rooms of a wing, bottom first: a room uses only those before it.
+pub(super) const ROOMS: &[(&str, &[&str])] = &[
+    (
+        "tree",
+        &["id", "entry", "exclude", "root_dir", "scan", "manifest"],
+    ),
+    (
+        "plan",
+        &[
+            "installed",
+            "bases",
+            "entries",
+            "conflicts",
+            "boot_script",
+            "next_boot",
         ],
-    },
+    ),
+    ("pack", &["format", "frames", "encode"]),
+    (
+        "target",
+        &["agent", "wire", "session", "launch", "probe", "unload"],
+    ),
 ];
 
 /// The command line, bottom first: a file uses those of its own group and of the groups before it.
@@ -123,30 +118,47 @@ pub(super) fn module_of<'a>(source: &'a Source, crate_dir: &str) -> Option<&'a s
     is_product.then_some(module)
 }
 
+/// `index` for `engine/src/store/index/mod.rs`, nothing for a wing's own file.
+fn room_of(source: &Source) -> Option<&str> {
+    let path = source.between("engine/src/", ".rs")?;
+    let room = path.split('/').nth(1)?;
+    (room != "mod").then_some(room)
+}
+
 fn check_engine(source: &Source, module: &str, lines: &[Line], findings: &mut Findings) {
-    let Some(layer) = ENGINE_LAYERS
-        .iter()
-        .find(|layer| layer.modules.contains(&module))
-    else {
+    let Some(wing) = WINGS.iter().find(|wing| wing.name == module) else {
         return findings.add(
             source,
             1,
             "layers",
-            &format!("{module} stands in no layer of the table"),
+            &format!("{module} is not in the table of wings"),
         );
     };
-    for (line, used) in crate_uses(lines) {
-        if used != module
-            && !layer.modules.contains(&used.as_str())
-            && !layer.may_use.contains(&used.as_str())
-        {
-            findings.add(
-                source,
-                line,
-                "layers",
-                &format!("{module} must not use {used}"),
-            );
+    for (line, used, used_room) in crate_uses(lines) {
+        if used == module {
+            check_room(source, module, (line, &used_room), findings);
+        } else if !wing.may_use.contains(&used.as_str()) {
+            let what = format!("{module} must not use {used}");
+            findings.add(source, line, "layers", &what);
         }
+    }
+}
+
+fn check_room(source: &Source, wing: &str, (line, used): (usize, &str), findings: &mut Findings) {
+    let Some((_, rooms)) = ROOMS.iter().find(|(name, _)| *name == wing) else {
+        return;
+    };
+    let Some(room) = room_of(source) else {
+        return;
+    };
+    let place = |name: &str| rooms.iter().position(|it| *it == name);
+    let Some(own) = place(room) else {
+        let what = format!("{room} is not in the table of the rooms of {wing}");
+        return findings.add(source, 1, "layers", &what);
+    };
+    if place(used).is_some_and(|other| other > own) {
+        let what = format!("{wing}/{room} must not use {wing}/{used}");
+        findings.add(source, line, "layers", &what);
     }
 }
 
@@ -159,7 +171,7 @@ fn check_cli(source: &Source, module: &str, lines: &[Line], findings: &mut Findi
             &format!("{module} stands in no group of the command's table"),
         );
     };
-    for (line, used) in crate_uses(lines) {
+    for (line, used, _) in crate_uses(lines) {
         if cli_group(&used).is_some_and(|other| other > group) {
             let what = format!("{module} ({}) must not use {used}", CLI_LAYERS[group].0);
             findings.add(source, line, "layers", &what);
@@ -167,24 +179,28 @@ fn check_cli(source: &Source, module: &str, lines: &[Line], findings: &mut Findi
     }
 }
 
-/// Which modules of its own crate a file uses: by `use`, or in passing.
-fn crate_uses(lines: &[Line]) -> BTreeSet<(usize, String)> {
+/// Lists the modules of its own crate that a file uses, by `use` or in passing: the line, the module, and the module in it.
+fn crate_uses(lines: &[Line]) -> BTreeSet<(usize, String, String)> {
     let uses = used_paths(lines);
     let code = lines.iter().map(|line| (line.number, line.code.as_str()));
     let paths = uses.iter().map(|(line, path)| (*line, path.as_str()));
     let mut used = BTreeSet::new();
     for (line, text) in code.chain(paths) {
         for (at, prefix) in text.match_indices("crate::") {
-            let rest = &text[at + prefix.len()..];
-            let end = rest
-                .find(|char: char| !(char.is_alphanumeric() || char == '_'))
-                .unwrap_or(rest.len());
-            if end > 0 {
-                used.insert((line, rest[..end].to_owned()));
+            let (module, rest) = word(&text[at + prefix.len()..]);
+            let inner = rest.strip_prefix("::").map_or("", |rest| word(rest).0);
+            if !module.is_empty() {
+                used.insert((line, module.to_owned(), inner.to_owned()));
             }
         }
     }
     used
+}
+
+/// Splits a text after its first identifier.
+fn word(text: &str) -> (&str, &str) {
+    let end = text.find(|char: char| !(char.is_alphanumeric() || char == '_'));
+    text.split_at(end.unwrap_or(text.len()))
 }
 
 fn cli_group(module: &str) -> Option<usize> {

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use erlang::{CODE_CALLERS, FILES_MODULE, PLACES_MODULE, TOOLS_MODULE, WORKER_MODULE};
-use layers::{CLI_LAYERS, ENGINE_LAYERS};
+use layers::{CLI_LAYERS, ROOMS, WINGS};
 use source::{Line, Source, read_repository, used_paths};
 use surroundings::{ASYNC, CLI_SURROUNDINGS, PURE, RUSQLITE_NAMED, SQL_DIR, UNSAFE_FILES};
 
@@ -92,25 +92,33 @@ fn tables_are_sound() {
     let sources = read_repository(repository_root());
     let exists = |path: &str| sources.iter().any(|source| source.path == path);
     let mut below: BTreeSet<&str> = BTreeSet::new();
-    for layer in ENGINE_LAYERS {
-        for used in layer.may_use {
+    let is_module = |path: &str| {
+        exists(&format!("engine/src/{path}.rs")) || exists(&format!("engine/src/{path}/mod.rs"))
+    };
+    for wing in WINGS {
+        for used in wing.may_use {
             assert!(
                 below.contains(used),
-                "{:?} may use {used}, which is not below it",
-                layer.modules
+                "{} may use {used}, which is not below it",
+                wing.name
             );
         }
-        for module in layer.modules {
-            let is_there = exists(&format!("engine/src/{module}.rs"))
-                || exists(&format!("engine/src/{module}/mod.rs"));
-            assert!(
-                is_there && below.insert(module),
-                "{module} of the table is not there, or twice"
-            );
+        assert!(
+            is_module(wing.name) && below.insert(wing.name),
+            "{} of the table is not there, or twice",
+            wing.name
+        );
+    }
+    for (wing, rooms) in ROOMS {
+        for room in *rooms {
+            assert!(is_module(&format!("{wing}/{room}")), "{wing}/{room}");
         }
     }
-    for module in PURE.iter().chain(ASYNC) {
-        assert!(below.contains(module), "{module}");
+    for module in PURE {
+        assert!(is_module(module), "{module}");
+    }
+    for wing in ASYNC {
+        assert!(below.contains(wing), "{wing}");
     }
     for (_, modules) in CLI_LAYERS {
         for module in *modules {
@@ -140,26 +148,29 @@ fn bad_samples_are_found() {
     #[rustfmt::skip]
     let table: &[(&str, &str, &[&str])] = &[
         // Layers, by `use`, in a group, in passing, of a module that nobody placed; tests may use anything.
-        ("engine/src/plan.rs", "use crate::id::Sha256;\n", &[]),
-        ("engine/src/plan.rs", "use crate::push::Push;\n", &["engine/src/plan.rs:1: layers: plan must not use push"]),
-        ("engine/src/plan.rs", "use crate::{\n    id,\n    store::Store,\n};\n", &["engine/src/plan.rs:1: layers: plan must not use store"]),
-        ("engine/src/store/take.rs", "\nfn f(x: crate::wire::Reply) {}\n", &["engine/src/store/take.rs:2: layers: store must not use wire"]),
-        ("engine/src/novel.rs", "fn f() {}\n", &["engine/src/novel.rs:1: layers: novel stands in no layer of the table"]),
-        ("engine/src/plan.rs", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::push;\n}\n", &[]),
+        ("engine/src/plan/entries.rs", "use crate::tree::id::Sha256;\n", &[]),
+        ("engine/src/plan/entries.rs", "use crate::update::Push;\n", &["engine/src/plan/entries.rs:1: layers: plan must not use update"]),
+        ("engine/src/tree/scan.rs", "use crate::{\n    bytes,\n    store::Store,\n};\n", &["engine/src/tree/scan.rs:1: layers: tree must not use store"]),
+        ("engine/src/store/take.rs", "\nfn f(x: crate::target::wire::Reply) {}\n", &["engine/src/store/take.rs:2: layers: store must not use target"]),
+        ("engine/src/tree/id.rs", "use crate::tree::entry::Entry;\n", &["engine/src/tree/id.rs:1: layers: tree/id must not use tree/entry"]),
+        ("engine/src/tree/entry.rs", "use crate::tree::id::Sha256;\n", &[]),
+        ("engine/src/tree/novel.rs", "use crate::tree::id::Sha256;\n", &["engine/src/tree/novel.rs:1: layers: novel is not in the table of the rooms of tree"]),
+        ("engine/src/novel.rs", "fn f() {}\n", &["engine/src/novel.rs:1: layers: novel is not in the table of wings"]),
+        ("engine/src/plan/entries.rs", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::update;\n}\n", &[]),
         ("cli/src/units.rs", "use crate::push;\n", &["cli/src/units.rs:1: layers: units (values) must not use push"]),
         ("cli/src/push.rs", "use crate::units;\n", &[]),
         ("cli/src/novel.rs", "", &["cli/src/novel.rs:1: layers: novel stands in no group of the command's table"]),
         // Pure modules, async, quiet.
-        ("engine/src/pack.rs", "use std::fs;\n", &["engine/src/pack.rs:1: pure: pack is pure and must not use `std::fs`"]),
-        ("engine/src/pack.rs", "use std::{fmt, fs::File};\n", &["engine/src/pack.rs:1: pure: pack is pure and must not use `std::fs`"]),
+        ("engine/src/pack/format.rs", "use std::fs;\n", &["engine/src/pack/format.rs:1: pure: pack is pure and must not use `std::fs`"]),
+        ("engine/src/pack/format.rs", "use std::{fmt, fs::File};\n", &["engine/src/pack/format.rs:1: pure: pack is pure and must not use `std::fs`"]),
         ("engine/src/delta/beam/code.rs", "let t = Instant::now();\n", &["engine/src/delta/beam/code.rs:1: pure: delta is pure and must not use `Instant::now`"]),
-        ("engine/src/pack.rs", "// std::fs is not for us\nconst A: &str = \"std::fs\";\n", &[]),
-        ("engine/src/scan.rs", "use std::fs;\n", &[]),
-        ("engine/src/scan.rs", "async fn f() {}\n", &["engine/src/scan.rs:1: async: scan is blocking code, but here is `async`"]),
-        ("engine/src/push.rs", "async fn f() {}\n", &[]),
-        ("engine/src/scan.rs", "println!(\"{x}\");\n", &["engine/src/scan.rs:1: quiet: the engine neither prints nor exits nor reads the environment, but here is `println!`"]),
-        ("engine/src/lib.rs", "unsafe { f() }\n", &["engine/src/lib.rs:1: unsafe: only engine/src/delta/zlib.rs and engine/src/mapped_file.rs may say `unsafe`"]),
-        ("engine/src/mapped_file.rs", "unsafe { f() }\n", &[]),
+        ("engine/src/pack/format.rs", "// std::fs is not for us\nconst A: &str = \"std::fs\";\n", &[]),
+        ("engine/src/tree/scan.rs", "use std::fs;\n", &[]),
+        ("engine/src/tree/scan.rs", "async fn f() {}\n", &["engine/src/tree/scan.rs:1: async: tree is blocking code, but here is `async`"]),
+        ("engine/src/update/push.rs", "async fn f() {}\n", &[]),
+        ("engine/src/tree/scan.rs", "println!(\"{x}\");\n", &["engine/src/tree/scan.rs:1: quiet: the engine neither prints nor exits nor reads the environment, but here is `println!`"]),
+        ("engine/src/lib.rs", "unsafe { f() }\n", &["engine/src/lib.rs:1: unsafe: only engine/src/delta/zlib.rs and engine/src/store/mapped_file.rs may say `unsafe`"]),
+        ("engine/src/store/mapped_file.rs", "unsafe { f() }\n", &[]),
         ("cli/src/push.rs", "writeln!(io::stdout(), \"\");\n", &["cli/src/push.rs:1: surroundings: one file of the command owns it, and this is not the one: `io::stdout`"]),
         ("cli/src/output.rs", "writeln!(io::stdout(), \"\");\n", &[]),
         // SQL.

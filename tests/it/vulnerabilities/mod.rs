@@ -16,13 +16,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use relsync_engine::bytes::Writer;
-use relsync_engine::id::{ManifestId, SnapshotId};
-use relsync_engine::manifest::Manifest;
+use relsync_engine::delta::zstd_frame;
 use relsync_engine::pack::{Header, Sealer};
-use relsync_engine::session::Session;
+use relsync_engine::target::session::Session;
+use relsync_engine::target::wire::{PROTOCOL, ReloadMode, Reply, Request};
 use relsync_engine::transport::erl::ErlTransport;
-use relsync_engine::wire::{PROTOCOL, ReloadMode, Reply, Request};
-use relsync_engine::zstd_frame;
+use relsync_engine::tree::id::{ManifestId, SnapshotId};
+use relsync_engine::tree::manifest::Manifest;
 use relsync_tests::binary::{Cli, Run};
 use relsync_tests::node::Node;
 use relsync_tests::release::Release;

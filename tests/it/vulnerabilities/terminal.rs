@@ -1,6 +1,6 @@
 //! Text of a target on the terminal.
 
-use relsync_engine::wire::PROTOCOL;
+use relsync_engine::target::wire::PROTOCOL;
 use relsync_tests::rogue::Script;
 
 use super::{Trap, field, greeting, inventory, message, number};

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use rusqlite::{Transaction, params};
 
-use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::store::error::StoreError;
 use crate::store::recipe::Recipe;
 use crate::store::segment::SegmentName;
 use crate::store::snapshot::SnapshotRecord;
+use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 
 /// Changes of the index within one transaction.
 pub(crate) struct Changes<'a> {

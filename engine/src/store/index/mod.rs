@@ -23,7 +23,7 @@ use super::error::StoreError;
 use super::recipe::Recipe;
 use super::segment::SegmentName;
 use super::snapshot::SnapshotRecord;
-use crate::id::{ChunkId, ManifestId, Sha256, SnapshotId};
+use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 
 /// How long a writer waits for another one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);

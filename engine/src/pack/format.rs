@@ -1,0 +1,430 @@
+//! The bytes of one update (store-format.md, "Pack").
+//!
+//! Owns the pack's records, header, pieces and trailer, both ways: [`Header::encode`], [`FrameHead::encode`] and [`Sealer`] write what
+//! [`RecordReader`], [`Header::decode`] and [`FrameHead::decode`] read. Does not know what a frame's body says (`delta`), nor where
+//! content comes from (`encode`). Pure.
+//!
+//! **Invariants.** What is read is untrusted: lengths are held against `limits` first, the CRC of a record is checked before
+//! the record is looked at, and every index is held against the number of entries it may name.
+
+use crate::bytes::{ReadError, Reader, Writer};
+use crate::limits;
+use crate::tree::id::{ManifestId, SnapshotId};
+
+/// The version of the format written and read here.
+pub const VERSION: u8 = 2;
+
+const MAGIC: &[u8; 4] = b"RSPK";
+const HEADER: u8 = 1;
+const FRAME: u8 = 2;
+const TRAILER: u8 = 3;
+const RECORD_HEAD_BYTES: usize = 8;
+
+const WHOLE_FILE: u8 = 1;
+const HAS_BASE: u8 = 2;
+const BASE_RANGE: u8 = 4;
+
+/// Why bytes are no pack.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PackError {
+    /// A field is malformed.
+    #[error("malformed pack")]
+    Field(#[from] ReadError),
+    /// A record's bytes are not those that were written.
+    #[error("the record at byte {offset} is damaged")]
+    Crc {
+        /// Where it begins.
+        offset: usize,
+    },
+    /// It does not begin as a pack does.
+    #[error("not a pack")]
+    NotAPack,
+    /// It is of another version.
+    #[error("a pack of version {0}; this relsync reads version {VERSION}")]
+    Version(u8),
+    /// A record of another type was due.
+    #[error("a record of type {found} where type {expected} was due")]
+    RecordType {
+        /// What was due.
+        expected: u8,
+        /// What is there.
+        found: u8,
+    },
+    /// A piece names an entry that is not there, or has flags or a size it cannot have.
+    #[error("piece {index} of a frame is malformed")]
+    Piece {
+        /// Its number in the frame.
+        index: usize,
+    },
+    /// Files of kept generations are not in the order in which they stand.
+    #[error("the kept files are out of order")]
+    Kept,
+    /// The deletions name entries the base does not have.
+    #[error("a deletion names an entry that is not there")]
+    Deletion,
+    /// The pack's hash is not that of its bytes.
+    #[error("the pack is damaged")]
+    Trailer,
+}
+
+/// What a pack says before its frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The manifest that pieces, sources and deletions refer to.
+    pub base: ManifestId,
+    /// The new snapshot's id.
+    pub snapshot: SnapshotId,
+    /// SHA-256 of the new manifest.
+    pub manifest: ManifestId,
+    /// Size of the new manifest in bytes.
+    pub manifest_bytes: u64,
+    /// Size of all files that have pieces, in bytes.
+    pub content_bytes: u64,
+    /// How many frames follow.
+    pub frames: u64,
+    /// Entries of the base manifest that go, ascending.
+    pub deletes: Vec<usize>,
+    /// Files of kept generations that are bases too: the generation, and the index in its manifest.
+    pub kept: Vec<(u64, usize)>,
+    /// The new manifest, compressed with the base manifest as prefix.
+    pub manifest_frame: Vec<u8>,
+}
+
+impl Header {
+    /// Returns the payload of the header record.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.u8(HEADER);
+        out.bytes(MAGIC);
+        out.u8(VERSION);
+        out.bytes(&self.base.0);
+        out.bytes(&self.snapshot.0);
+        out.bytes(&self.manifest.0);
+        out.varint(self.manifest_bytes);
+        out.varint(self.content_bytes);
+        out.varint(self.frames);
+        let runs = runs(&self.deletes);
+        out.length(runs.len());
+        for (gap, length) in runs {
+            out.length(gap);
+            out.length(length);
+        }
+        out.length(self.kept.len());
+        for (generation, entry) in &self.kept {
+            out.varint(*generation);
+            out.length(*entry);
+        }
+        out.blob(&self.manifest_frame);
+        out.into_vec()
+    }
+
+    /// Parses the payload of the header record; `base_entries` is the number of entries that deletions may name.
+    pub fn decode(payload: &[u8], base_entries: usize) -> Result<Self, PackError> {
+        let mut input = Reader::new(payload);
+        expect_type(&mut input, HEADER)?;
+        if &input.array::<4>()? != MAGIC {
+            return Err(PackError::NotAPack);
+        }
+        let version = input.u8()?;
+        if version != VERSION {
+            return Err(PackError::Version(version));
+        }
+        let base = ManifestId(input.array()?);
+        let snapshot = SnapshotId(input.array()?);
+        let manifest = ManifestId(input.array()?);
+        let manifest_bytes = input.varint_up_to(limits::MANIFEST_BYTES as u64)?;
+        let content_bytes = input.varint()?;
+        let frames = input.varint()?;
+        let deletes = decode_runs(&mut input, base_entries)?;
+        let kept = decode_kept(&mut input)?;
+        let manifest_frame = input.blob(limits::PACK_HEADER_RECORD_BYTES)?.to_vec();
+        input.finish()?;
+        Ok(Self {
+            base,
+            snapshot,
+            manifest,
+            manifest_bytes,
+            content_bytes,
+            frames,
+            deletes,
+            kept,
+            manifest_frame,
+        })
+    }
+}
+
+/// Ascending indexes as (gap, length) runs.
+fn runs(indexes: &[usize]) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    let mut end = 0;
+    for &index in indexes {
+        match runs.last_mut() {
+            Some((_, length)) if index == end => *length += 1,
+            _ => runs.push((index - end, 1)),
+        }
+        end = index + 1;
+    }
+    runs
+}
+
+fn decode_runs(input: &mut Reader<'_>, entries: usize) -> Result<Vec<usize>, PackError> {
+    let mut deletes = Vec::new();
+    let mut end = 0;
+    for _ in 0..input.length(entries)? {
+        let start = end + input.length(entries)?;
+        let length = input.length(entries)?;
+        end = start + length;
+        if length == 0 || end > entries {
+            return Err(PackError::Deletion);
+        }
+        deletes.extend(start..end);
+    }
+    Ok(deletes)
+}
+
+/// The newest generation comes first, and each file once.
+fn is_next_kept(last: (u64, usize), next: (u64, usize)) -> bool {
+    next.0 < last.0 || next.0 == last.0 && next.1 > last.1
+}
+
+fn decode_kept(input: &mut Reader<'_>) -> Result<Vec<(u64, usize)>, PackError> {
+    let mut kept = Vec::new();
+    for _ in 0..input.length(limits::MANIFEST_ENTRIES)? {
+        let file: (u64, usize) = (
+            input.varint_up_to(u32::MAX.into())?,
+            input.length(limits::MANIFEST_ENTRIES)?,
+        );
+        if kept.last().is_some_and(|last| !is_next_kept(*last, file)) {
+            return Err(PackError::Kept);
+        }
+        kept.push(file);
+    }
+    Ok(kept)
+}
+
+/// Content of one file, or of a part of it, in a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// The file's index in the new manifest.
+    pub entry: usize,
+    /// The piece's length in bytes, or the whole file.
+    pub length: Option<usize>,
+    /// What the piece is coded against.
+    pub base: Option<BaseRange>,
+}
+
+/// Held content that a piece is coded against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BaseRange {
+    /// The file's number among the bases: its index in the base manifest, or, from the count of that one's entries on, among the kept files.
+    pub base: usize,
+    /// Offset and length in bytes, or the whole file.
+    pub range: Option<(u64, usize)>,
+}
+
+/// Where the numbering of a frame's pieces begins: what the frames before it used last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cursor {
+    entry: usize,
+    base: usize,
+}
+
+/// The pieces of a frame; its body follows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameHead {
+    /// The pieces in order.
+    pub pieces: Vec<Piece>,
+}
+
+impl FrameHead {
+    /// Returns the payload of a frame record, and moves the cursor behind the frame.
+    #[must_use]
+    pub fn encode(&self, cursor: &mut Cursor, body: &[u8]) -> Vec<u8> {
+        let mut out = Writer::with_capacity(body.len() + 8 * self.pieces.len() + 8);
+        out.u8(FRAME);
+        out.length(self.pieces.len());
+        for piece in &self.pieces {
+            let mut flags = 0;
+            if piece.length.is_none() {
+                flags |= WHOLE_FILE;
+            }
+            if let Some(base) = piece.base {
+                flags |= HAS_BASE;
+                if base.range.is_some() {
+                    flags |= BASE_RANGE;
+                }
+            }
+            out.u8(flags);
+            out.length(piece.entry - cursor.entry);
+            cursor.entry = piece.entry;
+            if let Some(length) = piece.length {
+                out.length(length);
+            }
+            if let Some(base) = piece.base {
+                out.zigzag(difference(base.base, cursor.base));
+                cursor.base = base.base;
+                if let Some((offset, length)) = base.range {
+                    out.varint(offset);
+                    out.length(length);
+                }
+            }
+        }
+        out.bytes(body);
+        out.into_vec()
+    }
+
+    /// Parses the payload of a frame record into pieces and body, and moves the cursor behind the frame.
+    pub fn decode<'a>(
+        payload: &'a [u8],
+        cursor: &mut Cursor,
+        entries: usize,
+        bases: usize,
+    ) -> Result<(Self, &'a [u8]), PackError> {
+        let mut input = Reader::new(payload);
+        expect_type(&mut input, FRAME)?;
+        let count = input.length(limits::FRAME_PIECES)?;
+        let mut pieces = Vec::new();
+        for index in 0..count {
+            let malformed = PackError::Piece { index };
+            let flags = input.u8()?;
+            let base_flags = flags & (HAS_BASE | BASE_RANGE);
+            if flags > 7 || base_flags == BASE_RANGE {
+                return Err(malformed);
+            }
+            cursor.entry += input.length(entries)?;
+            let length = match flags & WHOLE_FILE {
+                0 => Some(input.length(limits::FRAME_CONTENT_BYTES)?),
+                _ => None,
+            };
+            if cursor.entry >= entries || length == Some(0) {
+                return Err(malformed);
+            }
+            let mut base = None;
+            if flags & HAS_BASE != 0 {
+                let moved = isize::try_from(input.zigzag()?).ok();
+                cursor.base = moved
+                    .and_then(|by| cursor.base.checked_add_signed(by))
+                    .filter(|at| *at < bases)
+                    .ok_or(malformed)?;
+                let range = match flags & BASE_RANGE {
+                    0 => None,
+                    _ => Some((
+                        input.varint_up_to(limits::FILE_BYTES)?,
+                        input.length(limits::FRAME_MEMORY_BYTES)?,
+                    )),
+                };
+                base = Some(BaseRange {
+                    base: cursor.base,
+                    range,
+                });
+            }
+            pieces.push(Piece {
+                entry: cursor.entry,
+                length,
+                base,
+            });
+        }
+        Ok((Self { pieces }, input.rest()))
+    }
+}
+
+fn difference(to: usize, from: usize) -> i64 {
+    // Indexes are below the limit of entries in a manifest.
+    i64::try_from(to).unwrap_or(i64::MAX) - i64::try_from(from).unwrap_or(i64::MAX)
+}
+
+fn expect_type(input: &mut Reader<'_>, expected: u8) -> Result<(), PackError> {
+    match input.u8()? {
+        found if found == expected => Ok(()),
+        found => Err(PackError::RecordType { expected, found }),
+    }
+}
+
+/// Turns payloads into records and ends the pack with its trailer.
+#[derive(Debug, Default)]
+pub struct Sealer {
+    sha256: sha2::Sha256,
+    blake3: blake3::Hasher,
+}
+
+impl Sealer {
+    /// Returns the record that carries `payload`; records are made in the order in which they stand.
+    #[must_use]
+    pub fn record(&mut self, payload: &[u8]) -> Vec<u8> {
+        use sha2::Digest;
+        let mut out = Writer::with_capacity(RECORD_HEAD_BYTES + payload.len());
+        // Every payload made here is far below 4 GiB: the header's limit is the largest.
+        out.u32(u32::try_from(payload.len()).unwrap_or(u32::MAX));
+        out.u32(crc32fast::hash(payload));
+        out.bytes(payload);
+        self.sha256.update(out.as_slice());
+        self.blake3.update(out.as_slice());
+        out.into_vec()
+    }
+
+    /// Returns the trailer record and the pack's id.
+    #[must_use]
+    pub fn finish(mut self) -> (Vec<u8>, [u8; 32]) {
+        use sha2::Digest;
+        let mut payload = vec![TRAILER];
+        payload.extend_from_slice(&self.sha256.clone().finalize());
+        let record = self.record(&payload);
+        (record, self.blake3.finalize().into())
+    }
+}
+
+/// Takes a pack apart, record by record.
+#[derive(Debug)]
+pub struct RecordReader<'a> {
+    input: Reader<'a>,
+    pack: &'a [u8],
+}
+
+impl<'a> RecordReader<'a> {
+    /// Begins at the start of `pack`.
+    #[must_use]
+    pub fn new(pack: &'a [u8]) -> Self {
+        Self {
+            input: Reader::new(pack),
+            pack,
+        }
+    }
+
+    /// Returns the next record's payload, which is at most `limit` bytes.
+    pub fn record(&mut self, limit: usize) -> Result<&'a [u8], PackError> {
+        let offset = self.input.offset();
+        let length = self.input.u32()?;
+        let crc = self.input.u32()?;
+        if length as usize > limit {
+            return Err(PackError::Field(ReadError::AboveLimit {
+                offset,
+                value: length.into(),
+                limit: limit as u64,
+            }));
+        }
+        let payload = self.input.bytes(length as usize)?;
+        if crc32fast::hash(payload) != crc {
+            return Err(PackError::Crc { offset });
+        }
+        Ok(payload)
+    }
+
+    /// Checks that the trailer, and nothing else, comes next.
+    pub fn finish(mut self) -> Result<(), PackError> {
+        use sha2::Digest;
+        let before = self.input.offset();
+        let payload = self.record(limits::PACK_RECORD_BYTES)?;
+        let mut input = Reader::new(payload);
+        expect_type(&mut input, TRAILER)?;
+        let expected: [u8; 32] = sha2::Sha256::digest(&self.pack[..before]).into();
+        let found = input.array::<32>()?;
+        input.finish()?;
+        self.input.finish()?;
+        if expected == found {
+            Ok(())
+        } else {
+            Err(PackError::Trailer)
+        }
+    }
+}

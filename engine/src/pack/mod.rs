@@ -1,0 +1,12 @@
+//! The bytes of one update.
+//!
+//! Owns a pack's format, the division of a plan's content into frames, and the encoding of these frames. It reads no
+//! store: content comes from a [`ContentSource`](encode::ContentSource).
+
+pub mod encode;
+mod format;
+pub mod frames;
+
+pub use format::{
+    BaseRange, Cursor, FrameHead, Header, PackError, Piece, RecordReader, Sealer, VERSION,
+};

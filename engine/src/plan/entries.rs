@@ -1,0 +1,478 @@
+//! What has to happen on a target so that its tree becomes a snapshot.
+//!
+//! Owns the comparison of two manifests and the choice of each file's source. Pure: the result is data, for `pack` to encode and
+//! for people to read; it knows nothing of how anything travels, and of contents what `bases` measures.
+//!
+//! **Invariants.** The sources are those that the target derives by itself from the same two manifests (store-format.md, "What is
+//! not in the frames"); only [`Source::Send`] costs bytes. Nothing is deleted that the base does not hold, that is excluded,
+//! or that is protected.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use crate::plan::bases::{Bases, Contents};
+use crate::plan::installed::DriftKind;
+use crate::plan::installed::{Held, KeptFile};
+use crate::tree::entry::{Entry, EntryKind, is_targets_own};
+use crate::tree::id::Sha256;
+use crate::tree::manifest::Manifest;
+
+/// What the plan asks of its surroundings.
+pub struct Rules<'a> {
+    /// What the host has of contents: whether they can serve as bases, and how alike they are.
+    pub contents: &'a dyn Contents,
+    /// Whether a path is left alone whatever the snapshot says: excluded from it, or protected.
+    pub leave_alone: &'a dyn Fn(&[u8]) -> bool,
+    /// Whether files that relsync did not install are deleted too.
+    pub delete_extraneous: bool,
+    /// Whether the target has the file that is its own ([`is_targets_own`]) although its manifest does not say so.
+    pub own_is_there: bool,
+}
+
+/// Where the content of a file comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// It is there, at this path.
+    Keep,
+    /// It is empty.
+    Empty,
+    /// It is copied from this base.
+    Copy {
+        /// Its number among the bases.
+        base: usize,
+    },
+    /// It is the same as this earlier sent entry's.
+    Same {
+        /// Index in the new manifest.
+        entry: usize,
+    },
+    /// It stands at this path although no manifest names it.
+    There,
+    /// It is sent, as a difference to this base if there is one.
+    Send {
+        /// Its number among the bases.
+        base: Option<usize>,
+    },
+}
+
+/// How an entry of the new snapshot relates to what the target holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing stands at its path.
+    Added,
+    /// Something else stands there, or its permissions differ.
+    Changed,
+    /// It is there already.
+    Kept,
+}
+
+/// What happens to one entry of the new snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedEntry {
+    /// How it relates to what is there.
+    pub change: Change,
+    /// Where a file's content comes from; none for directories and links.
+    pub source: Option<Source>,
+}
+
+/// What brings a target to a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// One for each entry of the new manifest, in its order.
+    pub entries: Vec<PlannedEntry>,
+    /// Entries of the base that go, by ascending index.
+    pub deletes: Vec<usize>,
+    /// Entries of the base that the new snapshot lacks and that stay, because they are protected or not relsync's.
+    pub left_alone: Vec<usize>,
+}
+
+/// The figures of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Entries that are new.
+    pub added: u64,
+    /// Entries that differ.
+    pub changed: u64,
+    /// Entries that go.
+    pub removed: u64,
+    /// Entries that stay as they are.
+    pub kept: u64,
+    /// Size of all files that are added or changed.
+    pub content_bytes: u64,
+    /// Size of the files that are sent.
+    pub sent_content_bytes: u64,
+}
+
+impl Plan {
+    /// Compares `new` with what the target holds.
+    #[must_use]
+    pub fn new(held: Held<'_>, new: &Manifest, rules: &Rules<'_>) -> Self {
+        let mut bases = Bases::new(held, rules.contents);
+        let mut sent = HashMap::new();
+        let entries = new
+            .entries()
+            .iter()
+            .enumerate()
+            .map(|(index, entry)| {
+                let own = rules.own_is_there;
+                plan_entry(held, &mut bases, &mut sent, own, index, entry)
+            })
+            .collect();
+        let (deletes, left_alone) = plan_deletes(held, new, rules);
+        Self {
+            entries,
+            deletes,
+            left_alone,
+        }
+    }
+
+    /// Sends what is sent without a base.
+    pub fn forget_bases(&mut self) {
+        for entry in &mut self.entries {
+            if let Some(Source::Send { base }) = &mut entry.source {
+                *base = None;
+            }
+        }
+    }
+
+    /// Returns those of the kept files that the plan, made with all of them, refers to, and numbers them anew.
+    #[must_use]
+    pub fn used_of(&mut self, held: Held<'_>) -> Vec<KeptFile> {
+        let installed = held.manifest.len();
+        let sources = self
+            .entries
+            .iter_mut()
+            .filter_map(|entry| entry.source.as_mut());
+        let mut numbers: Vec<&mut usize> = sources
+            .filter_map(|source| match source {
+                Source::Copy { base } | Source::Send { base: Some(base) } => Some(base),
+                _ => None,
+            })
+            .filter(|number| **number >= installed)
+            .collect();
+        let used: BTreeSet<usize> = numbers.iter().map(|number| **number).collect();
+        let renumbered: HashMap<usize, usize> = used.iter().copied().zip(installed..).collect();
+        for number in &mut numbers {
+            **number = renumbered[*number];
+        }
+        used.iter()
+            .filter_map(|number| held.kept_file(*number).cloned())
+            .collect()
+    }
+
+    /// Returns those of the paths, mount points of the target, in whose place the plan puts something, or that are files that it
+    /// removes. A directory that is one stays, with other content.
+    #[must_use]
+    pub fn needs_place_of(
+        &self,
+        held: Held<'_>,
+        new: &Manifest,
+        mounts: &[Vec<u8>],
+    ) -> Vec<Vec<u8>> {
+        let needs_place = |path: &Vec<u8>| match new.index_of(path) {
+            Some(index) => {
+                let is_dir = matches!(new.entries()[index].kind, EntryKind::Dir { .. });
+                !is_dir && self.entries[index].change != Change::Kept
+            }
+            None => held.manifest.index_of(path).is_some_and(|index| {
+                let is_dir = matches!(held.manifest.entries()[index].kind, EntryKind::Dir { .. });
+                !is_dir && self.deletes.contains(&index)
+            }),
+        };
+        mounts
+            .iter()
+            .filter(|path| needs_place(path))
+            .cloned()
+            .collect()
+    }
+
+    /// Sends nothing for those of the new entries that stand on the target already, by their index, though relsync did not install them.
+    pub fn find_there(&mut self, there: &BTreeSet<usize>) {
+        let is_there = |at: usize| there.contains(&at);
+        let sources = || self.entries.iter().map(|entry| entry.source);
+        // What another entry is made of has to be sent for that one.
+        let needed: HashSet<usize> = sources()
+            .enumerate()
+            .filter_map(|(at, source)| match source {
+                Some(Source::Same { entry }) if !is_there(at) => Some(entry),
+                _ => None,
+            })
+            .collect();
+        for (at, entry) in self.entries.iter_mut().enumerate() {
+            let is_sent = matches!(
+                entry.source,
+                Some(Source::Send { .. } | Source::Same { .. })
+            );
+            if is_sent && is_there(at) && !needed.contains(&at) {
+                entry.source = Some(Source::There);
+            }
+        }
+    }
+
+    /// Whether the target needs nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.deletes.is_empty() && self.entries.iter().all(|e| e.change == Change::Kept)
+    }
+
+    /// Sums up the plan for `new`, the manifest it was made for.
+    #[must_use]
+    pub fn totals(&self, new: &Manifest) -> Totals {
+        let mut totals = Totals {
+            removed: self.deletes.len() as u64,
+            ..Totals::default()
+        };
+        for (planned, entry) in self.entries.iter().zip(new.entries()) {
+            let size = entry.content().map_or(0, |(size, _)| size);
+            match planned.change {
+                Change::Added => totals.added += 1,
+                Change::Changed => totals.changed += 1,
+                Change::Kept => totals.kept += 1,
+            }
+            match planned.source {
+                Some(Source::Keep) | None => {}
+                Some(Source::Send { .. }) => {
+                    totals.content_bytes += size;
+                    totals.sent_content_bytes += size;
+                }
+                Some(_) => totals.content_bytes += size,
+            }
+        }
+        totals
+    }
+}
+
+fn plan_entry(
+    held: Held<'_>,
+    bases: &mut Bases<'_>,
+    sent: &mut HashMap<Sha256, usize>,
+    own_is_there: bool,
+    index: usize,
+    entry: &Entry,
+) -> PlannedEntry {
+    let there = held.manifest.index_of(entry.path.as_bytes());
+    let drift = there.and_then(|at| held.drift.get(&at).copied());
+    let old = there.map(|at| &held.manifest.entries()[at]);
+    if is_targets_own(entry.path.as_bytes()) && (own_is_there || has_own(held)) {
+        return PlannedEntry {
+            change: Change::Kept,
+            source: entry.content().map(|_| Source::Keep),
+        };
+    }
+    let source = match &entry.kind {
+        EntryKind::File { size, sha256, .. } => {
+            let same_content = old.and_then(Entry::content) == Some((*size, *sha256));
+            Some(if *size == 0 {
+                // The target makes an empty file anew unless the very file is there.
+                if same_content && content_is_there(drift) {
+                    Source::Keep
+                } else {
+                    Source::Empty
+                }
+            } else if same_content && content_is_there(drift) {
+                Source::Keep
+            } else if let Some(base) = bases.with_content(sha256) {
+                Source::Copy { base }
+            } else if let Some(first) = sent.get(sha256) {
+                Source::Same { entry: *first }
+            } else {
+                sent.insert(*sha256, index);
+                Source::Send {
+                    base: bases.like(entry),
+                }
+            })
+        }
+        EntryKind::Dir { .. } | EntryKind::Symlink { .. } => None,
+    };
+    let change = match (old, drift) {
+        (None, _) | (_, Some(DriftKind::Missing)) => Change::Added,
+        (Some(old), None) if old.kind == entry.kind => Change::Kept,
+        _ => Change::Changed,
+    };
+    PlannedEntry { change, source }
+}
+
+/// Whether the manifest of what a target holds says that it has the file that is its own.
+fn has_own(held: Held<'_>) -> bool {
+    let mut entries = held.manifest.entries().iter().enumerate();
+    entries.any(|(at, entry)| {
+        is_targets_own(entry.path.as_bytes()) && held.drift.get(&at) != Some(&DriftKind::Missing)
+    })
+}
+
+/// Whether a release would change nothing but the file that is the target's own.
+#[must_use]
+pub fn differs_in_own_only(base: &Manifest, new: &Manifest) -> bool {
+    let others = |manifest: &Manifest| -> Vec<Entry> {
+        let entries = manifest.entries().iter();
+        let others = entries.filter(|entry| !is_targets_own(entry.path.as_bytes()));
+        others.cloned().collect()
+    };
+    base.len() == new.len() && others(base) == others(new)
+}
+
+/// Whether an entry with this drift still has the content that the manifest says.
+fn content_is_there(drift: Option<DriftKind>) -> bool {
+    matches!(drift, None | Some(DriftKind::Mode))
+}
+
+fn plan_deletes(held: Held<'_>, new: &Manifest, rules: &Rules<'_>) -> (Vec<usize>, Vec<usize>) {
+    let mut deletes = Vec::new();
+    let mut left_alone = Vec::new();
+    let ours = !held.inventory || rules.delete_extraneous;
+    // A directory that an entry left alone lives in stays with it, and is not worth a mention.
+    let mut needed: HashSet<&[u8]> = HashSet::new();
+    for (index, entry) in held.manifest.entries().iter().enumerate().rev() {
+        let path = entry.path.as_bytes();
+        if new.index_of(path).is_some() {
+            continue;
+        }
+        let needed_here = needed.contains(path);
+        if ours && !needed_here && !is_targets_own(path) && !(rules.leave_alone)(path) {
+            if held.drift.get(&index) != Some(&DriftKind::Missing) {
+                deletes.push(index);
+            }
+        } else {
+            left_alone.push(index);
+            if let Some(parent) = entry.path.parent() {
+                needed.insert(parent);
+            }
+        }
+    }
+    deletes.reverse();
+    left_alone.reverse();
+    (deletes, left_alone)
+}
+
+/// A changed file that says what the release boots: its path, and the size and hash of its new content, if it stays.
+pub type BootChange = (Vec<u8>, Option<(u64, Sha256)>);
+
+/// What happens to a module's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModuleAction {
+    /// The file is new.
+    Added,
+    /// The file changes.
+    Changed,
+    /// The file goes.
+    Removed,
+}
+
+/// A change of a compiled module's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleChange {
+    /// The file's path.
+    pub path: Vec<u8>,
+    /// What happens to it.
+    pub action: ModuleAction,
+    /// The new content.
+    pub sha256: Option<Sha256>,
+}
+
+impl Plan {
+    /// Lists the files of code that the plan changes, compiled modules and archives of them, whatever their directory is called:
+    /// only the target's VM knows from where it loads.
+    #[must_use]
+    pub fn module_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<ModuleChange> {
+        let mut changes = Vec::new();
+        for (planned, entry) in self.entries.iter().zip(new.entries()) {
+            let action = match (planned.change, planned.source) {
+                (Change::Added, _) => ModuleAction::Added,
+                (Change::Changed, Some(source)) if source != Source::Keep => ModuleAction::Changed,
+                _ => continue,
+            };
+            let Some((_, sha256)) = entry.content() else {
+                continue;
+            };
+            if is_code(entry) {
+                changes.push(ModuleChange {
+                    path: entry.path.as_bytes().to_vec(),
+                    action,
+                    sha256: Some(sha256),
+                });
+            }
+        }
+        for entry in self.deletes.iter().map(|at| &held.manifest.entries()[*at]) {
+            if entry.content().is_some() && is_code(entry) {
+                changes.push(ModuleChange {
+                    path: entry.path.as_bytes().to_vec(),
+                    action: ModuleAction::Removed,
+                    sha256: None,
+                });
+            }
+        }
+        changes
+    }
+
+    /// Lists the files that say what the new release boots, as far as the plan changes them: their paths, and their new content.
+    #[must_use]
+    pub fn boot_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<BootChange> {
+        let planned = self.entries.iter().zip(new.entries());
+        let comes = planned
+            .filter(|(planned, entry)| planned.change != Change::Kept && tells_boot(entry))
+            .map(|(_, entry)| (entry.path.as_bytes().to_vec(), entry.content()))
+            .filter(|(_, content)| content.is_some());
+        let goes = self.deletes.iter().map(|at| &held.manifest.entries()[*at]);
+        let goes = goes.filter(|entry| tells_boot(entry));
+        comes
+            .chain(goes.map(|entry| (entry.path.as_bytes().to_vec(), None)))
+            .collect()
+    }
+}
+
+/// Whether an entry is a file that may hold code.
+fn is_code(entry: &Entry) -> bool {
+    let name = entry.path.name();
+    name.ends_with(b".beam") || name.ends_with(b".ez")
+}
+
+/// Whether an entry is a file that says which version is booted, and what that consists of.
+fn tells_boot(entry: &Entry) -> bool {
+    let path = entry.path.as_bytes();
+    let Some(below) = path.strip_prefix(b"releases/".as_slice()) else {
+        return false;
+    };
+    let name = entry.path.name();
+    match below.iter().filter(|byte| **byte == b'/').count() {
+        0 => name == b"start_erl.data" || name == b"RELEASES",
+        1 => name.ends_with(b".rel") || name.ends_with(b".boot"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_there_is_not_sent_unless_another_entry_is_made_of_it() {
+        let planned = |source| PlannedEntry {
+            change: Change::Added,
+            source: Some(source),
+        };
+        let send = || planned(Source::Send { base: None });
+        let same = |entry| planned(Source::Same { entry });
+        let mut plan = Plan {
+            entries: vec![
+                send(),
+                send(),
+                same(1),
+                send(),
+                same(3),
+                planned(Source::Empty),
+            ],
+            deletes: Vec::new(),
+            left_alone: Vec::new(),
+        };
+        plan.find_there(&BTreeSet::from([0, 1, 3, 4, 5]));
+        let sources: Vec<Option<Source>> = plan.entries.iter().map(|it| it.source).collect();
+        let expected = [
+            Source::There,
+            Source::Send { base: None },
+            Source::Same { entry: 1 },
+            Source::There,
+            Source::There,
+            Source::Empty,
+        ];
+        assert_eq!(sources, expected.map(Some));
+    }
+}

@@ -1,0 +1,287 @@
+//! Starts the agent on a node over Erlang distribution.
+//!
+//! Owns the one call that the target runs before any module of ours is there, and the exchange that follows it: the agent comes from
+//! the target's cache, or is sent once (store-format.md, "Agent blob").
+
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::pin::pin;
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::read::ZlibEncoder;
+
+use crate::target::agent;
+use crate::target::session::{Session, SessionError, unexpected};
+use crate::target::wire::{PROTOCOL, Reply, Request, TargetStatus};
+use crate::transport::erl::{Call, Connection, ErlTransport, Pid, SpawnBond, Term};
+use crate::transport::{Meter, TransportError};
+
+/// The longest name of a session: one byte says how long it is.
+const HOLDER_BYTES: usize = 120;
+
+/// How often whoever watches hears of the agent on its way.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What the host says of itself and wants of the target.
+#[derive(Debug, Clone)]
+pub struct Greeting {
+    /// Who calls, as `user@machine`: shown to whoever finds the target busy.
+    pub host: String,
+    /// The release's root on the target, absolute.
+    pub destination: Vec<u8>,
+    /// Where the tree is written if the destination is read-only, absolute.
+    pub writable: Option<Vec<u8>>,
+    /// Whether drift is looked for by hash instead of size, time and mode.
+    pub checksum: bool,
+    /// Whether an update may follow, so that the agent may make its state directory.
+    pub prepare: bool,
+    /// How long the agent may say nothing.
+    pub silence: Duration,
+}
+
+impl Greeting {
+    /// What this session is called while it holds the target.
+    pub fn holder(&self) -> &str {
+        let mut end = self.host.len().min(HOLDER_BYTES);
+        while !self.host.is_char_boundary(end) {
+            end -= 1;
+        }
+        &self.host[..end]
+    }
+
+    fn state_dir(&self) -> Vec<u8> {
+        let mut dir = self
+            .writable
+            .clone()
+            .unwrap_or_else(|| self.destination.clone());
+        dir.extend_from_slice(b"/.relsync");
+        dir
+    }
+}
+
+/// The agent on its way to a target that has not cached it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgentSent {
+    /// Given to the socket, about.
+    pub sent: u64,
+    /// The agent's size.
+    pub total: u64,
+}
+
+/// Starts the agent and opens a session with it; returns the session and what the target says of itself.
+pub async fn open(
+    connection: Connection,
+    greeting: &Greeting,
+) -> Result<(Session<ErlTransport>, TargetStatus), SessionError> {
+    open_watched(connection, greeting, &mut |_| {}).await
+}
+
+/// As [`open`]; where the agent has to be sent, `on_sent` hears of it at the beginning, a few times a second, and at the end.
+pub async fn open_watched(
+    mut connection: Connection,
+    greeting: &Greeting,
+    on_sent: &mut (dyn FnMut(AgentSent) + Send),
+) -> Result<(Session<ErlTransport>, TargetStatus), SessionError> {
+    let hello = Request::Hello {
+        host: greeting.holder().to_owned(),
+        destination: greeting.destination.clone(),
+        writable: greeting.writable.clone(),
+        checksum: greeting.checksum,
+        prepare: greeting.prepare,
+    }
+    .encode();
+    let versions = agent::both()
+        .each_ref()
+        .map(agent::Variant::version)
+        .concat();
+    let variables = [
+        ("Who", binary(greeting.holder().as_bytes())),
+        ("Hello", binary(&hello)),
+    ];
+    // Versions do not compress.
+    let versions = Term::List(vec![binding("Versions", Term::binary(&versions))]);
+    let agent = evaluate(&mut connection, &variables, agent::boot(), versions).await?;
+    let meter = connection.meter();
+    let mut session = Session::new(connection.into_transport(agent), greeting.silence);
+    match greet(&mut session, greeting, &meter, on_sent).await {
+        Ok(status) => Ok((session, status)),
+        Err(error) => {
+            // Whoever comes next does not meet the process that refuses.
+            let _what_counts_is_known = session.close().await;
+            Err(error)
+        }
+    }
+}
+
+/// Has a new process on the node evaluate expressions, behind the values of variables in Erlang's text, with bindings beside.
+pub(crate) async fn evaluate(
+    connection: &mut Connection,
+    variables: &[(&str, String)],
+    expressions: &str,
+    bindings: Term<'_>,
+) -> Result<Pid, TransportError> {
+    let program = program(variables, expressions);
+    let mut all = vec![("P", Term::binary(&program)), ("B", bindings)];
+    all.extend(
+        STEPS.iter().map(|(name, module, function, arity)| {
+            (*name, Term::Function(module, function, *arity))
+        }),
+    );
+    // Erlang looks bindings up in the order of their names.
+    all.sort_by_key(|(name, _)| *name);
+    let all = all.into_iter().map(|(name, value)| binding(name, value));
+    let arguments = [boot_expression(), Term::List(all.collect())];
+    let call = Call {
+        module: "erl_eval",
+        function: "expr",
+        arguments: &arguments,
+    };
+    connection.spawn(&call, SpawnBond::Monitor).await
+}
+
+async fn greet(
+    session: &mut Session<ErlTransport>,
+    greeting: &Greeting,
+    meter: &Meter,
+    on_sent: &mut (dyn FnMut(AgentSent) + Send),
+) -> Result<TargetStatus, SessionError> {
+    let mut reply = session.receive_checked().await?;
+    if let Reply::WantsLoading { otp_release } = reply {
+        let mut message = vec![0];
+        message.extend(loading(otp_release, greeting)?);
+        session.send_message(&message).await?;
+        reply = session.receive_checked().await?;
+    }
+    if let Reply::WantsAgent { otp_release } = reply {
+        reply = send_agent(session, otp_release, meter, on_sent).await?;
+    }
+    match reply {
+        Reply::Hello(status) if status.protocol == PROTOCOL => Ok(*status),
+        Reply::Hello(status) => Err(SessionError::Protocol {
+            expected: PROTOCOL,
+            found: status.protocol,
+        }),
+        other => Err(unexpected("a greeting", &other)),
+    }
+}
+
+fn variant_for(release: u64) -> Result<&'static agent::Variant, SessionError> {
+    u32::try_from(release)
+        .ok()
+        .and_then(agent::variant_for_otp_release)
+        .ok_or(SessionError::OldOtp { release })
+}
+
+/// What has a target of this OTP release load the agent.
+fn loading(release: u64, greeting: &Greeting) -> Result<Vec<u8>, SessionError> {
+    let variables = [
+        ("Release", release.to_string()),
+        ("State", binary(&greeting.state_dir())),
+        ("Hash", binary(&variant_for(release)?.sha256)),
+    ];
+    Ok(program(&variables, agent::fetch()))
+}
+
+/// Sends the agent and waits for its first words.
+async fn send_agent(
+    session: &mut Session<ErlTransport>,
+    release: u64,
+    meter: &Meter,
+    on_sent: &mut (dyn FnMut(AgentSent) + Send),
+) -> Result<Reply, SessionError> {
+    let mut message = vec![0];
+    message.extend_from_slice(variant_for(release)?.blob);
+    let before = meter.counters().sent_bytes;
+    let total = message.len() as u64;
+    let mut tell = |sent: u64| {
+        on_sent(AgentSent {
+            sent: sent.min(total),
+            total,
+        });
+    };
+    let mut answer = pin!(async {
+        session.send_message(&message).await?;
+        session.receive_checked().await
+    });
+    loop {
+        tell(meter.counters().sent_bytes - before);
+        tokio::select! {
+            reply = &mut answer => {
+                let reply = reply?;
+                tell(total);
+                return Ok(reply);
+            }
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+        }
+    }
+}
+
+/// Expressions behind the values of their variables, compressed: what the values have in common with each other is sent
+/// once.
+fn program(variables: &[(&str, String)], expressions: &str) -> Vec<u8> {
+    let mut text = String::new();
+    for (name, value) in variables {
+        text.push_str(name);
+        // Not `=<<`, which begins with another operator.
+        text.push_str("= ");
+        text.push_str(value);
+        text.push(',');
+    }
+    text.push_str(expressions);
+    let mut compressed = Vec::new();
+    let read = ZlibEncoder::new(text.as_bytes(), Compression::best()).read_to_end(&mut compressed);
+    debug_assert!(read.is_ok(), "reading from memory does not fail");
+    compressed
+}
+
+/// Bytes as Erlang's text of a binary.
+pub(crate) fn binary(bytes: &[u8]) -> String {
+    let mut text = String::from("<<\"");
+    for byte in bytes {
+        match byte {
+            b'"' | b'\\' => text.extend(['\\', char::from(*byte)]),
+            b' '..=b'~' => text.push(char::from(*byte)),
+            _ => {
+                let _infallible = write!(text, "\\x{byte:02x}");
+            }
+        }
+    }
+    text.push_str("\">>");
+    text
+}
+
+/// What makes a running program of compressed text, under the names of variables: shorter than naming them in the abstract form.
+const STEPS: [(&str, &str, &str, u8); 6] = [
+    ("U", "zlib", "uncompress", 1),
+    ("L", "erlang", "binary_to_list", 1),
+    ("S", "erl_scan", "string", 1),
+    ("E", "erlang", "element", 2),
+    ("Q", "erl_parse", "parse_exprs", 1),
+    ("X", "erl_eval", "exprs", 2),
+];
+
+/// The abstract form of `erl_eval:exprs(Program, B)`, where the program's text comes compressed as `P`.
+fn boot_expression() -> Term<'static> {
+    let node = |kind: &'static str, rest: Vec<Term<'static>>| {
+        let mut elements = vec![Term::atom(kind), Term::Integer(0)];
+        elements.extend(rest);
+        Term::Tuple(elements)
+    };
+    let var = |name: &'static str| node("var", vec![Term::atom(name)]);
+    let call = |step: &'static str, arguments: Vec<Term<'static>>| {
+        node("call", vec![var(step), Term::List(arguments)])
+    };
+    let second = |of: Term<'static>| {
+        let two = node("integer", vec![Term::Integer(2)]);
+        call("E", vec![two, of])
+    };
+    let text = call("L", vec![call("U", vec![var("P")])]);
+    let tokens = second(call("S", vec![text]));
+    let program = second(call("Q", vec![tokens]));
+    call("X", vec![program, var("B")])
+}
+
+fn binding<'a>(name: &'a str, value: Term<'a>) -> Term<'a> {
+    Term::Tuple(vec![Term::atom(name), value])
+}

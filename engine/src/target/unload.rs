@@ -1,0 +1,147 @@
+//! Takes the agent's modules out of a target's VM.
+//!
+//! Owns the expressions that the target evaluates for it: a session's process runs the very code that is to go. They remove what was
+//! loaded under the file name `relsync`, of whatever version, and what the loader left in the environment. The cached blob in a
+//! state directory stays. A target that is lost in between has some modules less; the next session loads them again.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::target::launch;
+use crate::transport::TransportError;
+use crate::transport::erl::{Connection, Event, Term};
+
+/// The session's name is taken, so that no session begins meanwhile. Each purge is a walk over all processes.
+const PROGRAM: &str = r#"
+Host = group_leader(),
+group_leader(whereis(init), self()),
+Say = fun(Kind, Text) -> Host ! {relsync, <<Kind, Text/binary>>} end,
+case {catch register(relsync_session, self()), whereis(relsync_lib_probation)} of
+    {true, undefined} ->
+        put(relsync_who, Who),
+        lists:foreach(
+            fun(Module) ->
+                code:purge(Module),
+                code:delete(Module),
+                code:purge(Module),
+                Say(1, atom_to_binary(Module, utf8))
+            end,
+            [Module || Module <- erlang:loaded(), {file, "relsync"} <- [code:is_loaded(Module)]]
+        ),
+        application:unset_env(relsync_lib, blob),
+        Say(0, <<>>);
+    {true, _} ->
+        Say(3, <<>>);
+    _ ->
+        Say(2, case catch process_info(whereis(relsync_session), dictionary) of
+            {dictionary, Values} -> proplists:get_value(relsync_who, Values, <<"?">>);
+            _ -> <<"?">>
+        end)
+end.
+"#;
+
+/// Longer answers are none: a module's name, or who holds the target.
+const MAX_ANSWER_BYTES: usize = 1024;
+
+/// More modules than any agent has.
+const MAX_MODULES: usize = 1000;
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unloaded {
+    /// These modules were removed; none, if none was there.
+    Modules(Vec<String>),
+    /// A session holds the target.
+    Busy {
+        /// Who, as that session named itself.
+        holder: String,
+    },
+    /// A generation is on probation; its timer is the agent's.
+    Probation,
+}
+
+/// One message of the target.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Removed(String),
+    End(Option<Unloaded>),
+}
+
+/// Removes the agent's modules; `holder` says who does it, and each module may take so long.
+pub async fn unload(
+    connection: &mut Connection,
+    holder: &str,
+    limit: Duration,
+) -> Result<Unloaded, TransportError> {
+    let variables = [("Who", launch::binary(holder.as_bytes()))];
+    launch::evaluate(connection, &variables, PROGRAM, Term::List(Vec::new())).await?;
+    let mut modules = Vec::new();
+    let mut end = None;
+    loop {
+        let event = timeout(limit, connection.receive()).await;
+        match event.map_err(|_| TransportError::Silent { after: limit })?? {
+            Event::Message(message) => match decode(&message) {
+                Some(Answer::Removed(module)) if modules.len() < MAX_MODULES => {
+                    modules.push(module);
+                }
+                Some(Answer::End(other)) => end = Some(other),
+                _ => {
+                    return Err(TransportError::Malformed {
+                        what: "an answer about the agent's modules that is none".to_owned(),
+                    });
+                }
+            },
+            // Only now the session's name is free again.
+            Event::Ended { reason, .. } => {
+                return match end {
+                    Some(Some(refused)) => Ok(refused),
+                    Some(None) => {
+                        modules.sort();
+                        Ok(Unloaded::Modules(modules))
+                    }
+                    None => Err(TransportError::AgentEnded { reason }),
+                };
+            }
+        }
+    }
+}
+
+fn decode(message: &[u8]) -> Option<Answer> {
+    if message.len() > MAX_ANSWER_BYTES {
+        return None;
+    }
+    let (kind, text) = message.split_first()?;
+    let text = String::from_utf8_lossy(text).into_owned();
+    match kind {
+        0 => Some(Answer::End(None)),
+        1 => Some(Answer::Removed(text)),
+        2 => Some(Answer::End(Some(Unloaded::Busy { holder: text }))),
+        3 => Some(Answer::End(Some(Unloaded::Probation))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_decoded_or_refused() {
+        let busy = Unloaded::Busy {
+            holder: "me".to_owned(),
+        };
+        let table: [(&[u8], Option<Answer>); 7] = [
+            (b"\x00", Some(Answer::End(None))),
+            (b"\x01a", Some(Answer::Removed("a".to_owned()))),
+            (b"\x02me", Some(Answer::End(Some(busy)))),
+            (b"\x03", Some(Answer::End(Some(Unloaded::Probation)))),
+            (b"\x04", None),
+            (b"", None),
+            (&[1; MAX_ANSWER_BYTES + 1], None),
+        ];
+        for (message, expected) in table {
+            assert_eq!(decode(message), expected, "{message:?}");
+        }
+    }
+}

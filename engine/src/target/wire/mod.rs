@@ -1,0 +1,61 @@
+//! The session's messages, host to agent and back (store-format.md, "Wire").
+//!
+//! Owns the bytes of every message: [`Request::encode`] builds what the host sends, [`Reply::decode`] parses what the agent
+//! answers, [`parts`] and [`Assembler`] cut messages for a transport and join them again. Pure; does not send or interpret anything.
+//!
+//! **Invariants.** A reply is untrusted bytes: every length is checked before anything is allocated, an unknown tag is skipped,
+//! an unknown message or number is an error, never a panic.
+
+mod fields;
+mod parts;
+mod reply;
+mod request;
+
+pub use parts::{Assembler, MAX_PART_BYTES, parts};
+pub use reply::{
+    ApplyResult, Current, Drift, Found, FoundDirectory, ID_BEGINNING_BYTES, Incoming,
+    KeptGeneration, Leftovers, ModuleStatus, Outcome, RemoteError, Reply, TargetStatus, VmLife,
+};
+pub use request::{HooksKind, HooksPoint, PlannedFiles, ReloadMode, Request};
+
+use crate::bytes::ReadError;
+
+/// The version of the protocol spoken here.
+pub const PROTOCOL: u64 = 3;
+
+/// The largest message of an agent: a manifest with everything around it.
+pub const MAX_REPLY_BYTES: usize = 80 << 20;
+
+/// Why bytes of the agent are no message.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum WireError {
+    /// The message's type is not known.
+    #[error("message of unknown type {0:#04x}")]
+    UnknownMessage(u8),
+    /// A part or message is empty.
+    #[error("an empty message")]
+    Empty,
+    /// A part begins with something else than 0 or 1.
+    #[error("a part that begins with {0}")]
+    BadPart(u8),
+    /// The message grows beyond the limit.
+    #[error("a message of over {limit} bytes")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A field lacks or has bytes it must not have.
+    #[error("field {tag} of message {message:#04x} is malformed")]
+    BadField {
+        /// The message's type.
+        message: u8,
+        /// The field's tag.
+        tag: u8,
+    },
+    /// A length or number is malformed.
+    #[error("malformed message")]
+    Bytes(#[from] ReadError),
+}
+
+#[cfg(test)]
+mod tests;

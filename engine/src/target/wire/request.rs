@@ -1,0 +1,344 @@
+//! What the host asks.
+
+use super::PROTOCOL;
+use super::fields::Message;
+use crate::plan::ModuleAction;
+
+/// How running code is brought to the new version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReloadMode {
+    /// Refuse if a process would be killed.
+    #[default]
+    Soft,
+    /// Purge, whoever runs the old code.
+    Hard,
+    /// Leave code alone.
+    None,
+    /// Stop and start the applications concerned.
+    Apps,
+    /// Restart the VM.
+    Vm,
+}
+
+/// In which form a hooks module is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HooksKind {
+    /// Object code.
+    Beam,
+    /// Source text.
+    Source,
+}
+
+/// What of an update matters to the VM beside its modules.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PlannedFiles {
+    /// Paths that go.
+    pub removed: Vec<Vec<u8>>,
+    /// The new content of `releases/start_erl.data`.
+    pub start_erl_data: Option<Vec<u8>>,
+    /// Whether files of an ERTS change.
+    pub runtime_changes: bool,
+    /// What starts the VM again, where the VM itself cannot.
+    pub restart_command: Option<String>,
+}
+
+/// What hooks run around.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HooksPoint {
+    /// An update.
+    #[default]
+    Update,
+    /// The way back to an earlier generation.
+    Undo,
+}
+
+/// A message of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Opens the session.
+    Hello {
+        /// Who calls, as `user@machine`.
+        host: String,
+        /// The release's root on the target.
+        destination: Vec<u8>,
+        /// Where the tree is written if the destination is read-only.
+        writable: Option<Vec<u8>>,
+        /// Whether drift is looked for by hash.
+        checksum: bool,
+        /// Whether an update may follow: then the agent may make its state directory.
+        prepare: bool,
+    },
+    /// Asks for what the target holds.
+    GetManifest {
+        /// Whether to scan even if a manifest is installed.
+        inventory: bool,
+    },
+    /// Brings the hooks module.
+    Hooks {
+        /// The form of `content`.
+        kind: HooksKind,
+        /// The module or file name.
+        name: String,
+        /// Object code or source.
+        content: Vec<u8>,
+        /// How long each hook may run, in milliseconds.
+        timeout_ms: Option<u64>,
+        /// Whether `presync` runs now, before anything is written.
+        presync_now: bool,
+        /// What they run around.
+        point: HooksPoint,
+    },
+    /// Announces a pack.
+    PackBegin {
+        /// The pack's id.
+        pack_id: [u8; 32],
+        /// Its size in bytes.
+        size: u64,
+        /// Where the host will begin.
+        offset: u64,
+    },
+    /// Bytes of the pack.
+    PackData(Vec<u8>),
+    /// Switches to the staged snapshot.
+    Apply {
+        /// How code is reloaded.
+        reload: ReloadMode,
+        /// Earlier generations to keep.
+        keep: u64,
+        /// How long the new generation is on probation, in milliseconds.
+        confirm_timeout_ms: Option<u64>,
+        /// The pack that was sent.
+        pack_id: [u8; 32],
+        /// Bytes of earlier generations to keep, at most.
+        keep_bytes: Option<u64>,
+        /// What starts the VM again, where the VM itself cannot.
+        restart_command: Option<String>,
+    },
+    /// Returns to an earlier generation.
+    Rollback {
+        /// The generation, or the one before the current.
+        generation: Option<u64>,
+        /// A snapshot's id instead of a generation.
+        snapshot: Option<[u8; 32]>,
+        /// How code is reloaded.
+        reload: ReloadMode,
+        /// What starts the VM again, where the VM itself cannot.
+        restart_command: Option<String>,
+    },
+    /// Ends a probation.
+    Confirm {
+        /// The generation that is meant.
+        generation: u64,
+        /// Its snapshot's id.
+        snapshot: [u8; 32],
+    },
+    /// Asks what reloading would do.
+    PlanReload {
+        /// How code would be reloaded.
+        reload: ReloadMode,
+        /// Path, action and MD5 of the new module.
+        modules: Vec<(Vec<u8>, ModuleAction, Option<[u8; 16]>)>,
+        /// What else of the update matters to the VM.
+        files: PlannedFiles,
+        /// Boot files that change: their paths and new content, zlib-compressed; none if they go.
+        boot_files: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    },
+    /// Brings the running code to the installed files.
+    Reload {
+        /// How code is reloaded.
+        reload: ReloadMode,
+        /// What starts the VM again, where the VM itself cannot.
+        restart_command: Option<String>,
+    },
+    /// Asks for the target's state.
+    Status {
+        /// Whether every file is hashed.
+        verify: bool,
+    },
+    /// Asks whether what a release needs when it is started is there.
+    Look {
+        /// Directories: relative to the destination, or as a boot script writes them, `$ROOT/lib/kernel-9.0/ebin`.
+        directories: Vec<String>,
+        /// System libraries, `kernel-9.0`.
+        systems: Vec<String>,
+        /// Whether `$ROOT` is the destination.
+        own_root: bool,
+    },
+    /// Asks what stands at these paths of the destination; what is told of need not be asked about again.
+    Claim {
+        /// Each path, and the size of the file that shall stand there if it is one.
+        wishes: Vec<(Vec<u8>, Option<u64>)>,
+    },
+    /// Ends the session.
+    Bye,
+}
+
+impl Request {
+    /// Returns the message's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Hello {
+                host,
+                destination,
+                writable,
+                checksum,
+                prepare,
+            } => Message::new(0x01)
+                .number(1, PROTOCOL)
+                .bytes(2, host.as_bytes())
+                .bytes(3, destination)
+                .optional_bytes(4, writable.as_deref())
+                .flag(5, *checksum)
+                .flag(10, *prepare)
+                .finish(),
+            Self::GetManifest { inventory } => Message::new(0x02).flag(1, *inventory).finish(),
+            Self::Hooks {
+                kind,
+                name,
+                content,
+                timeout_ms,
+                presync_now,
+                point,
+            } => Message::new(0x03)
+                .number(1, u64::from(*kind == HooksKind::Source))
+                .bytes(2, name.as_bytes())
+                .bytes(3, content)
+                .optional_number(4, *timeout_ms)
+                .flag(5, *presync_now)
+                .flag(10, *point == HooksPoint::Undo)
+                .finish(),
+            Self::PackBegin {
+                pack_id,
+                size,
+                offset,
+            } => Message::new(0x04)
+                .bytes(1, pack_id)
+                .number(2, *size)
+                .number(3, *offset)
+                .finish(),
+            Self::PackData(bytes) => Message::new(0x05).bytes(1, bytes).finish(),
+            Self::Apply {
+                reload,
+                keep,
+                confirm_timeout_ms,
+                pack_id,
+                keep_bytes,
+                restart_command,
+            } => Message::new(0x06)
+                .number(1, reload_number(*reload))
+                .number(2, *keep)
+                .optional_number(3, *confirm_timeout_ms)
+                .bytes(4, pack_id)
+                .optional_number(5, *keep_bytes)
+                .optional_bytes(17, restart_command.as_deref().map(str::as_bytes))
+                .finish(),
+            Self::Rollback {
+                generation,
+                snapshot,
+                reload,
+                restart_command,
+            } => Message::new(0x07)
+                .optional_number(1, *generation)
+                .optional_bytes(2, snapshot.as_ref().map(<[u8; 32]>::as_slice))
+                .number(3, reload_number(*reload))
+                .optional_bytes(17, restart_command.as_deref().map(str::as_bytes))
+                .finish(),
+            Self::Confirm {
+                generation,
+                snapshot,
+            } => Message::new(0x08)
+                .number(1, *generation)
+                .bytes(2, snapshot)
+                .finish(),
+            Self::PlanReload {
+                reload,
+                modules,
+                files,
+                boot_files,
+            } => {
+                let mut message = Message::new(0x09).number(1, reload_number(*reload));
+                for (path, action, md5) in modules {
+                    let action = match action {
+                        ModuleAction::Added => 0,
+                        ModuleAction::Changed => 1,
+                        ModuleAction::Removed => 2,
+                    };
+                    let md5 = md5.as_ref().map(<[u8; 16]>::as_slice);
+                    message = message.nested(
+                        2,
+                        Message::fields()
+                            .bytes(1, path)
+                            .number(2, action)
+                            .optional_bytes(3, md5),
+                    );
+                }
+                if *files != PlannedFiles::default() {
+                    message = message.nested(15, files.fields());
+                }
+                for (path, content) in boot_files {
+                    message = message.nested(
+                        10,
+                        Message::fields()
+                            .bytes(1, path)
+                            .optional_bytes(2, content.as_deref()),
+                    );
+                }
+                message.finish()
+            }
+            Self::Reload {
+                reload,
+                restart_command,
+            } => Message::new(0x0c)
+                .number(1, reload_number(*reload))
+                .optional_bytes(17, restart_command.as_deref().map(str::as_bytes))
+                .finish(),
+            Self::Status { verify } => Message::new(0x0a).flag(1, *verify).finish(),
+            Self::Look {
+                directories,
+                systems,
+                own_root,
+            } => {
+                let mut message = Message::new(0x0d);
+                for directory in directories {
+                    message = message.bytes(1, directory.as_bytes());
+                }
+                for system in systems {
+                    message = message.bytes(2, system.as_bytes());
+                }
+                message.flag(3, *own_root).finish()
+            }
+            Self::Claim { wishes } => wishes
+                .iter()
+                .fold(Message::new(0x0e), |message, (path, size)| {
+                    let wish = Message::fields().bytes(1, path).optional_number(2, *size);
+                    message.nested(1, wish)
+                })
+                .finish(),
+            Self::Bye => Message::new(0x0f).finish(),
+        }
+    }
+}
+
+impl PlannedFiles {
+    fn fields(&self) -> Message {
+        let mut message = Message::fields();
+        for path in &self.removed {
+            message = message.bytes(1, path);
+        }
+        message
+            .optional_bytes(2, self.start_erl_data.as_deref())
+            .flag(3, self.runtime_changes)
+            .optional_bytes(4, self.restart_command.as_deref().map(str::as_bytes))
+    }
+}
+
+fn reload_number(mode: ReloadMode) -> u64 {
+    match mode {
+        ReloadMode::Soft => 0,
+        ReloadMode::Hard => 1,
+        ReloadMode::None => 2,
+        ReloadMode::Apps => 3,
+        ReloadMode::Vm => 4,
+    }
+}

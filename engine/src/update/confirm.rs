@@ -1,0 +1,22 @@
+//! The end of a probation.
+
+use crate::target::session::{Session, SessionError, unexpected};
+use crate::target::wire::{ApplyResult, Reply, Request};
+use crate::transport::Transport;
+
+/// Takes the generation that is meant out of probation. The target refuses if another one is installed by now.
+pub async fn confirm<T: Transport>(
+    session: &mut Session<T>,
+    generation: u64,
+    snapshot: [u8; 32],
+) -> Result<ApplyResult, SessionError> {
+    let request = Request::Confirm {
+        generation,
+        snapshot,
+    };
+    session.send(&request).await?;
+    match session.receive_checked().await? {
+        Reply::Result(result) => Ok(*result),
+        other => Err(unexpected("a result", &other)),
+    }
+}

@@ -1,0 +1,194 @@
+//! Fuzzing targets of a push: what a target claims to hold, and a target that answers whatever it likes.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::plan::inflate;
+use super::{PathRule, Presync, PushOptions, push};
+use crate::fuzzing::take_part;
+use crate::store::{ScanOptions, SnapshotMeta, Store};
+use crate::target::session::{SILENCE, Session};
+use crate::target::wire::{ReloadMode, Reply, TargetStatus, parts};
+use crate::transport::{Counters, Transport, TransportError};
+use crate::tree::entry::EntryPath;
+use crate::tree::manifest::Manifest;
+
+/// What no target may ever learn: it stands in the store, and not in the snapshot that is pushed.
+const SECRET: &[u8] = b"+nothing of this may be sent: 8f0c31ba2d5e+";
+
+/// A manifest as a target sends it: its size, then a zlib stream.
+pub fn inventory(input: &[u8]) {
+    let Some((size, compressed)) = input.split_first_chunk() else {
+        return;
+    };
+    let size = u64::from(u32::from_be_bytes(*size));
+    if let Ok(bytes) = inflate(compressed, size) {
+        assert_eq!(bytes.len() as u64, size);
+        let _ = Manifest::decode(&bytes);
+    }
+}
+
+/// A target whose messages are the input's parts; the first one greets. The first byte chooses the options.
+///
+/// Whatever it says, the host sends it nothing but what a push consists of, and no content but the snapshot's.
+pub fn hostile_target(input: &[u8]) {
+    let Some((choice, mut said)) = input.split_first() else {
+        return;
+    };
+    let mut replies = Vec::new();
+    while let Some(message) = take_part(&mut said) {
+        replies.push(message.to_vec());
+    }
+    let mut replies = replies.into_iter();
+    let status = match replies.next().map(|greeting| Reply::decode(&greeting)) {
+        Some(Ok(Reply::Hello(status))) => *status,
+        _ => TargetStatus::default(),
+    };
+    thread_local! {
+        static RIG: RefCell<Rig> = RefCell::new(Rig::new());
+    }
+    RIG.with_borrow_mut(|rig| rig.push(*choice, &status, replies));
+}
+
+struct Rig {
+    _dir: TempDir,
+    store: Arc<Store>,
+    old: Manifest,
+    new: Manifest,
+    runtime: Runtime,
+}
+
+impl Rig {
+    /// A store with an old release, a secret one, and the new release that is pushed.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&dir.path().join("store")).expect("a store");
+        let take = |name: &str, files: &[(&str, &[u8])]| {
+            let root = dir.path().join(name);
+            for (path, content) in files {
+                let path = root.join(path);
+                std::fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+                std::fs::write(path, content).expect("a file");
+            }
+            let (options, meta) = (ScanOptions::default(), SnapshotMeta::default());
+            let taken = store.take_snapshot(&root, &options, &meta, &|_| {});
+            taken.expect("a snapshot").1
+        };
+        let old = take(
+            "old",
+            &[("bin/run", b"old"), ("lib/a/data", b"the old data")],
+        );
+        take("secret", &[("key", SECRET)]);
+        let new = take(
+            "new",
+            &[("bin/run", b"new"), ("lib/a/data", b"the new data")],
+        );
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        Self {
+            _dir: dir,
+            store: Arc::new(store),
+            old,
+            new,
+            runtime,
+        }
+    }
+
+    fn push(&mut self, choice: u8, status: &TargetStatus, replies: std::vec::IntoIter<Vec<u8>>) {
+        let mut status = status.clone();
+        if let Some(current) = &mut status.current
+            && choice & 4 != 0
+        {
+            current.snapshot = self.old.id().0;
+            current.manifest = self.old.sha256().0;
+            status
+                .kept
+                .iter_mut()
+                .for_each(|kept| kept.manifest = self.old.sha256().0.first_chunk().copied());
+        }
+        let options = PushOptions {
+            reload: ReloadMode::Soft,
+            keep: 2,
+            keep_bytes: None,
+            confirm_timeout_ms: None,
+            hooks: None,
+            presync: Presync::Auto,
+            delete_extraneous: choice & 2 != 0,
+            may_overwrite: PathRule::default(),
+            is_overlay: false,
+            max_delete: (choice & 8 != 0).then_some(3),
+            dry_run: choice & 1 != 0,
+            target: "the target".to_owned(),
+            reflate: true,
+            use_kept: true,
+            restart_command: None,
+            link_bytes_per_s: None,
+            looked: None,
+        };
+        let mut sent = Vec::new();
+        let said: Vec<Vec<u8>> = replies
+            .flat_map(|message| parts(&message).collect::<Vec<_>>())
+            .collect();
+        let script = Script {
+            said: said.into_iter(),
+            sent: &mut sent,
+        };
+        let mut session = Session::new(script, SILENCE);
+        let pushed = self.runtime.block_on(push(
+            &mut session,
+            &status,
+            &self.store,
+            &self.new,
+            &options,
+            &|path: &[u8]| path.starts_with(b"protected"),
+            &mut |_| {},
+        ));
+        if let Ok(report) = &pushed {
+            report.planned.base.entries().iter().for_each(|entry| {
+                assert!(EntryPath::new(entry.path.as_bytes()).is_ok());
+            });
+        }
+        assert_known_requests(&sent);
+    }
+}
+
+/// Each message is one of a push's, and none holds the secret.
+fn assert_known_requests(sent: &[Vec<u8>]) {
+    for message in sent {
+        // A part's flag stands in front of the message's type.
+        let kind = message.get(1);
+        assert!(matches!(kind, Some(0x02 | 0x04..=0x06 | 0x09)), "{kind:?}");
+        let leaks = message.windows(SECRET.len()).any(|window| window == SECRET);
+        assert!(!leaks);
+    }
+}
+
+/// A target that says its lines and hangs up.
+struct Script<'a> {
+    said: std::vec::IntoIter<Vec<u8>>,
+    sent: &'a mut Vec<Vec<u8>>,
+}
+
+impl Transport for Script<'_> {
+    async fn send(&mut self, message: &[u8]) -> Result<(), TransportError> {
+        self.sent.push(message.to_vec());
+        Ok(())
+    }
+
+    async fn recv(&mut self) -> Result<Vec<u8>, TransportError> {
+        self.said.next().ok_or(TransportError::Closed)
+    }
+
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
+
+    async fn close(self) -> Result<(), TransportError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,510 @@
+//! Brings one target to one snapshot.
+//!
+//! Owns the order of a push: learn what the target holds, plan, build the pack, send it under credit, let the agent apply it,
+//! report. The decisions are in `plan`, the bytes in `encode`, the transaction is the agent's. Nothing here survives a lost session;
+//! calling [`push`] again on a new one continues the pack where the target has it.
+//!
+//! | phase | sent | awaited |
+//! |---|---|---|
+//! | learn | `GET_MANIFEST`, only if the store does not know what is installed | `MANIFEST` |
+//! | conflicts | `CLAIM`, only if there are new entries where something may stand | `TAKEN` |
+//! | dry run | `PLAN_RELOAD` | `RESULT` |
+//! | hooks | `HOOKS` | `STEP`, only if they go as source |
+//! | send | `PACK_BEGIN`, `PACK_DATA`… | `CREDIT`…, `STEP`, `OUTPUT` |
+//! | apply | `APPLY`, right behind the last byte | `STAGED`, `STEP`, `OUTPUT`, `RESULT` |
+//! | up to date, but other code runs | `HOOKS`, `RELOAD` | `STEP`, `OUTPUT`, `RESULT` |
+//! | up to date, on probation | `CONFIRM` | `RESULT` |
+
+mod aftermath;
+mod build;
+mod confirm;
+mod foreign;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+mod next_boot;
+mod other_otp;
+mod plan;
+mod send;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::pack::encode::{EncodeError, PackSummary};
+use crate::plan::conflicts::Conflict;
+use crate::plan::installed::DriftKind;
+use crate::plan::installed::{Held, KeptFile};
+use crate::plan::{Plan, Totals, differs_in_own_only};
+use crate::store::{Store, StoreError};
+use crate::target::session::{Session, SessionError};
+use crate::target::wire::{ApplyResult, HooksKind, Outcome, ReloadMode, TargetStatus};
+use crate::transport::Transport;
+use crate::tree::id::SnapshotId;
+use crate::tree::manifest::{Manifest, ManifestError};
+
+pub use aftermath::{Aftermath, Lost};
+pub use confirm::confirm;
+pub use next_boot::{BootFault, Looked, look, system_library};
+pub use other_otp::OtherOtp;
+pub use send::send_hooks;
+
+use build::{Built, build};
+use plan::{outlook, plan};
+use send::Sender;
+
+/// What the agent calls it when its zlib is not ours (store-format.md, `ERROR` kinds).
+const ZLIB_DIFFERS: &str = "zlib_differs";
+/// What the agent calls it when it does not keep what a pack refers to.
+const KEPT_CHANGED: &str = "kept_changed";
+
+/// What a push is asked to do.
+#[derive(Debug, Clone)]
+pub struct PushOptions {
+    /// How code is reloaded.
+    pub reload: ReloadMode,
+    /// Earlier generations that the target keeps.
+    pub keep: u64,
+    /// How many bytes of them, at most.
+    pub keep_bytes: Option<u64>,
+    /// How long the new generation is on probation, in milliseconds.
+    pub confirm_timeout_ms: Option<u64>,
+    /// The hooks module.
+    pub hooks: Option<Hooks>,
+    /// When `presync` runs.
+    pub presync: Presync,
+    /// Whether files that relsync did not install are deleted on first contact.
+    pub delete_extraneous: bool,
+    /// What may be overwritten although relsync did not install it.
+    pub may_overwrite: PathRule,
+    /// Whether the tree is written to another place than the destination, whose files stay as they are.
+    pub is_overlay: bool,
+    /// How many entries may be deleted at most; if nothing is said, all but the last that the releases have in common.
+    pub max_delete: Option<u64>,
+    /// Whether to stop after planning.
+    pub dry_run: bool,
+    /// What the store knows the target by: whoever pushes to the same one later says the same.
+    pub target: String,
+    /// Whether the target's zlib may be relied on to deflate as ours does, unless the store remembers that it does not; to be
+    /// switched off after [`PushError::ZlibDiffers`].
+    pub reflate: bool,
+    /// Whether files of kept generations may be bases; to be switched off after [`PushError::KeptChanged`].
+    pub use_kept: bool,
+    /// What starts the VM again, where the VM itself cannot.
+    pub restart_command: Option<String>,
+    /// What the link carries, in bytes per second, if that is known: over a fast one, an update is searched less hard for what the
+    /// target has.
+    pub link_bytes_per_s: Option<u64>,
+    /// What the target has of what the release needs when it is started, if it was asked.
+    pub looked: Option<Arc<Looked>>,
+}
+
+type Decide = dyn Fn(&[u8]) -> bool + Send + Sync;
+
+/// A decision about paths.
+#[derive(Clone)]
+pub struct PathRule(Arc<Decide>);
+
+impl PathRule {
+    /// Makes one of a function.
+    pub fn new(decide: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(decide))
+    }
+
+    /// Whether it holds for a path.
+    #[must_use]
+    pub fn holds(&self, path: &[u8]) -> bool {
+        (self.0)(path)
+    }
+}
+
+impl Default for PathRule {
+    /// Holds for no path.
+    fn default() -> Self {
+        Self::new(|_| false)
+    }
+}
+
+impl fmt::Debug for PathRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PathRule(..)")
+    }
+}
+
+/// A hooks module, as it is sent.
+#[derive(Debug, Clone)]
+pub struct Hooks {
+    /// Object code or source.
+    pub kind: HooksKind,
+    /// The module's or file's name.
+    pub name: String,
+    /// Its content.
+    pub content: Vec<u8>,
+    /// How long each hook may run, in milliseconds.
+    pub timeout_ms: Option<u64>,
+}
+
+/// When the `presync` hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Presync {
+    /// Before anything is written if nothing can be written without it, else late.
+    #[default]
+    Auto,
+    /// Before anything is written.
+    Early,
+    /// When everything is staged.
+    Late,
+}
+
+/// What happens, as it happens.
+#[derive(Debug)]
+pub enum PushEvent<'a> {
+    /// The target is asked for what it holds, because the store does not know it.
+    Learning,
+    /// The plan is made.
+    Planned(&'a Planned),
+    /// The pack is built.
+    Packed(&'a PackSummary),
+    /// Bytes of the pack were sent; the target has taken `taken` of them.
+    Sending {
+        /// Given to the socket, about.
+        sent: u64,
+        /// Processed by the target.
+        taken: u64,
+        /// The pack's size.
+        total: u64,
+    },
+    /// The target is being told to apply: whoever leaves from here on has to ask it what became of the update.
+    Ordered(&'a Lost),
+    /// The agent begins a step.
+    Step(&'a str),
+    /// A hook printed something.
+    Output(&'a str),
+}
+
+/// What is to be done, for people to read.
+#[derive(Debug)]
+pub struct Planned {
+    /// What the target holds.
+    pub base: Manifest,
+    /// Whether that comes of a scan.
+    pub inventory: bool,
+    /// Its snapshot, if it is one of ours.
+    pub base_snapshot: Option<SnapshotId>,
+    /// Entries of it that changed behind relsync's back.
+    pub drift: BTreeMap<usize, DriftKind>,
+    /// Files of kept generations that the plan refers to.
+    pub kept: Vec<KeptFile>,
+    /// Paths on the target that cannot be updated.
+    pub left_out: Vec<Vec<u8>>,
+    /// Entries that would overwrite what relsync did not install.
+    pub conflicts: Vec<Conflict>,
+    /// What happens to each entry.
+    pub plan: Plan,
+    /// The plan's figures.
+    pub totals: Totals,
+    /// Modules that the target's VM is to load and cannot.
+    pub other_otp: Option<OtherOtp>,
+    /// What a start of the release would miss: the push is refused.
+    pub boot_fault: Option<BootFault>,
+}
+
+impl Planned {
+    /// What the plan was made against.
+    #[must_use]
+    pub fn held(&self) -> Held<'_> {
+        Held {
+            manifest: &self.base,
+            drift: &self.drift,
+            inventory: self.inventory,
+            kept: &self.kept,
+        }
+    }
+}
+
+/// How a push ended.
+#[derive(Debug)]
+pub struct PushReport {
+    /// What was planned.
+    pub planned: Planned,
+    /// The pack, if one was sent, or would be.
+    pub pack: Option<PackSummary>,
+    /// What the target made of it.
+    pub end: PushEnd,
+}
+
+/// What became of the target.
+#[derive(Debug)]
+pub enum PushEnd {
+    /// Nothing was to be done.
+    UpToDate,
+    /// No file was to be changed, but the VM ran other code than the files hold, and was told to load theirs.
+    Reloaded(Box<ApplyResult>),
+    /// Nothing was to be done but to end the probation of an earlier push, which this session proves to have gone well.
+    Confirmed(Box<ApplyResult>),
+    /// Nothing was done, as asked; what the target foresees of the modules, and what else there is to say.
+    DryRun(Box<ApplyResult>),
+    /// The target applied it, or rolled it back.
+    Applied(Box<ApplyResult>),
+}
+
+/// Why a push failed; the target is as it was unless the session was lost while it applied.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// The session failed.
+    #[error(transparent)]
+    Session(SessionError),
+    /// The session failed after the target was told to apply: only a new one can tell what came of it.
+    #[error("lost the target while it applied the update")]
+    LostWhileApplying {
+        /// What was under way.
+        lost: Box<Lost>,
+        /// How the session failed.
+        #[source]
+        source: SessionError,
+    },
+    /// The target's zlib gives other bytes than ours; without [`PushOptions::reflate`], a new session can do without it.
+    #[error("the target's zlib deflates to other bytes than the host's")]
+    ZlibDiffers,
+    /// What the target keeps of an earlier generation is not what that generation had; without [`PushOptions::use_kept`], a new session can
+    /// do without it.
+    #[error("the target no longer has what it kept of an earlier generation")]
+    KeptChanged,
+    /// The store failed.
+    #[error("the object store failed")]
+    Store(#[from] StoreError),
+    /// The pack could not be built.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The pack could not be kept on disk while it is sent.
+    #[error("cannot keep the pack in a temporary file")]
+    Spool(#[source] std::io::Error),
+    /// The target's manifest is no manifest.
+    #[error("the target's manifest cannot be read")]
+    Manifest(#[from] ManifestError),
+    /// The target's manifest is not the one it says it has.
+    #[error("the target's manifest is not the one that is installed")]
+    WrongManifest,
+    /// The target's VM cannot load some of the modules.
+    #[error(transparent)]
+    OtherOtp(OtherOtp),
+    /// A start of the release would miss something.
+    #[error(transparent)]
+    NextBoot(BootFault),
+    /// Everything would be deleted, and that was not allowed explicitly.
+    #[error("none of the {count} entries there is in the release: all of them would be deleted")]
+    NothingRemains {
+        /// How many would go.
+        count: u64,
+    },
+    /// What relsync did not install would be overwritten, and that was not allowed.
+    #[error("{}", conflict_text(paths))]
+    Conflict {
+        /// The paths, as they are written for people.
+        paths: Vec<String>,
+    },
+    /// Something would be put in the place of mount points, which the target's kernel does not allow.
+    #[error(
+        "{} a mount point on the target, and nothing can be put in its place",
+        mounted(paths)
+    )]
+    MountPoints {
+        /// Where they are, in the destination.
+        paths: Vec<Vec<u8>>,
+    },
+    /// More would be deleted than is allowed.
+    #[error("{count} entries would be deleted, the limit is {limit}")]
+    TooManyDeletes {
+        /// How many would go.
+        count: u64,
+        /// How many may.
+        limit: u64,
+    },
+}
+
+/// How many paths an error names.
+const SHOWN_CONFLICTS: usize = 8;
+
+fn conflict_text(paths: &[String]) -> String {
+    let shown = paths[..paths.len().min(SHOWN_CONFLICTS)].join(", ");
+    let more = match paths.len().saturating_sub(SHOWN_CONFLICTS) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("the release would overwrite what relsync did not install: {shown}{more}")
+}
+
+impl Planned {
+    /// The error that a push ends with, if the plan would overwrite what must not be.
+    #[must_use]
+    pub fn refused_conflicts(&self, new: &Manifest) -> Option<PushError> {
+        let refused = self.conflicts.iter().filter(|it| !it.is_allowed);
+        let paths: Vec<String> = refused
+            .map(|it| new.entries()[it.entry].path.to_string())
+            .collect();
+        (!paths.is_empty()).then_some(PushError::Conflict { paths })
+    }
+}
+
+/// Names the first of some paths, and how many others there are.
+fn mounted(paths: &[Vec<u8>]) -> String {
+    let first = paths.first().map(|path| String::from_utf8_lossy(path));
+    let first = first.unwrap_or_default();
+    match paths.len() {
+        0 | 1 => format!("{first:?} is"),
+        count => format!("{first:?} and {} other path(s) are each", count - 1),
+    }
+}
+
+impl From<SessionError> for PushError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Remote(remote) if remote.kind == ZLIB_DIFFERS => Self::ZlibDiffers,
+            SessionError::Remote(remote) if remote.kind == KEPT_CHANGED => Self::KeptChanged,
+            error => Self::Session(error),
+        }
+    }
+}
+
+/// Brings the target of `session`, which said `status` of itself, to the snapshot `new` of `store`.
+///
+/// `leave_alone` tells which paths of the target are not touched whatever the snapshot says. That the target's zlib differs is
+/// remembered in the store, so that the next push need not find out.
+pub async fn push<T: Transport>(
+    session: &mut Session<T>,
+    status: &TargetStatus,
+    store: &Arc<Store>,
+    new: &Manifest,
+    options: &PushOptions,
+    leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
+    on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
+) -> Result<PushReport, PushError> {
+    let differs = store.deflates_differently(&options.target, &status.erts)?;
+    let options = &PushOptions {
+        reflate: options.reflate && !differs,
+        ..options.clone()
+    };
+    let pushed = bring(session, status, store, new, options, leave_alone, on_event).await;
+    if matches!(pushed, Err(PushError::ZlibDiffers)) {
+        store.remember_other_zlib(&options.target, &status.erts)?;
+    }
+    pushed
+}
+
+/// Brings the code that the target of `session` runs to the files that are installed there: how, and with which hooks, `options` say.
+pub async fn reload<T: Transport>(
+    session: &mut Session<T>,
+    status: &TargetStatus,
+    options: &PushOptions,
+    on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
+) -> Result<ApplyResult, PushError> {
+    Sender::new(session, on_event, 0, status.credit)
+        .reload(status, options)
+        .await
+}
+
+async fn bring<T: Transport>(
+    session: &mut Session<T>,
+    status: &TargetStatus,
+    store: &Arc<Store>,
+    new: &Manifest,
+    options: &PushOptions,
+    leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
+    on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
+) -> Result<PushReport, PushError> {
+    let mut planned = plan(session, status, store, new, options, leave_alone, on_event).await?;
+    if planned.other_otp.is_some() {
+        // Object code may lie where the VM never loads it from, which only the target knows.
+        let said = outlook(session, store, new, &planned, options).await?;
+        let may_load = |path: &[u8]| other_otp::is_loaded(path, &said.modules);
+        planned.other_otp = OtherOtp::find(store, new, &planned, status.otp_release, may_load)?;
+    }
+    on_event(PushEvent::Planned(&planned));
+    if let Some(error) = planned.refused_conflicts(new).filter(|_| !options.dry_run) {
+        return Err(error);
+    }
+    let installed = status.current.as_ref().map(|current| current.snapshot);
+    let is_installed = installed == Some(new.id().0)
+        || installed.is_some() && !planned.inventory && differs_in_own_only(&planned.base, new);
+    let is_installed = planned.plan.is_empty() && is_installed;
+    let reloads = match options.reload {
+        ReloadMode::Soft | ReloadMode::Hard | ReloadMode::Apps => status.stale > 0,
+        ReloadMode::Vm => status.stale > 0 || status.vm.runs_another_release(),
+        ReloadMode::None => false,
+    };
+    if is_installed && reloads && options.dry_run {
+        let modules = outlook(session, store, new, &planned, options).await?;
+        return Ok(PushReport {
+            planned,
+            pack: None,
+            end: PushEnd::DryRun(Box::new(modules)),
+        });
+    }
+    if is_installed && reloads {
+        let result = reload(session, status, options, on_event).await?;
+        let on_probation = status.current.as_ref().filter(|it| it.probation);
+        if let Some(current) = on_probation.filter(|_| result.outcome != Outcome::RolledBack) {
+            confirm(session, current.generation, current.snapshot).await?;
+        }
+        return Ok(PushReport {
+            planned,
+            pack: None,
+            end: PushEnd::Reloaded(Box::new(result)),
+        });
+    }
+    if is_installed {
+        let end = match &status.current {
+            Some(current) if current.probation && !options.dry_run => {
+                let confirmed = confirm(session, current.generation, current.snapshot).await?;
+                PushEnd::Confirmed(Box::new(confirmed))
+            }
+            _ => PushEnd::UpToDate,
+        };
+        return Ok(PushReport {
+            planned,
+            pack: None,
+            end,
+        });
+    }
+    if options.dry_run {
+        let outlook = outlook(session, store, new, &planned, options).await?;
+        let built = build(store, new, planned, options).await?;
+        return Ok(PushReport {
+            planned: built.planned,
+            pack: Some(built.pack),
+            end: PushEnd::DryRun(Box::new(outlook)),
+        });
+    }
+    if let Some(other_otp) = planned.other_otp {
+        return Err(PushError::OtherOtp(other_otp));
+    }
+    if let Some(fault) = planned.boot_fault {
+        return Err(PushError::NextBoot(fault));
+    }
+    if options.reload == ReloadMode::Vm {
+        // The target says how it restarts, or that it cannot, before anything is sent.
+        outlook(session, store, new, &planned, options).await?;
+    }
+    let Built {
+        planned,
+        mut spool,
+        pack,
+    } = build(store, new, planned, options).await?;
+    on_event(PushEvent::Packed(&pack));
+    let mut sender = Sender::new(session, on_event, pack.pack_bytes, status.credit);
+    sender.send_pack(status, options, &pack, &mut spool).await?;
+    let lost = Lost::new(status, new.id());
+    let result = match sender.apply(options, &pack, &lost).await {
+        Ok(result) => result,
+        Err(SessionError::Remote(remote)) => return Err(SessionError::Remote(remote).into()),
+        // Whatever else ends the session, the target may have done all, a part or nothing of it.
+        Err(source) => {
+            let lost = Box::new(lost);
+            return Err(PushError::LostWhileApplying { lost, source });
+        }
+    };
+    Ok(PushReport {
+        planned,
+        pack: Some(pack),
+        end: PushEnd::Applied(Box::new(result)),
+    })
+}

@@ -1,0 +1,216 @@
+//! Whether the target can be started again after an update.
+//!
+//! Before it plans, the host asks the target what it has of what the release's boot file names and the release itself does not
+//! bring: directories of its Erlang, and system libraries. With the plan it then knows what a start would miss. The agent looks again,
+//! at every module and at what the running VM was booted from, when everything is staged.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::{Planned, PushError};
+use crate::limits;
+use crate::plan::next_boot::{NextBoot, NextBootError};
+use crate::store::Store;
+use crate::target::session::{Session, unexpected};
+use crate::target::wire::{Found, FoundDirectory, Reply, Request};
+use crate::transport::Transport;
+use crate::tree::entry::Entry;
+use crate::tree::exclude;
+use crate::tree::manifest::Manifest;
+
+/// How many names are shown.
+const SHOWN_NAMES: usize = 6;
+
+/// What the target has of what a release needs.
+#[derive(Debug, Clone)]
+pub struct Looked {
+    /// How the release starts, if it says so.
+    next: Result<Option<NextBoot>, NextBootError>,
+    /// What was asked for.
+    directories: Vec<String>,
+    /// System libraries of the release that were asked for, as `kernel-9.0`.
+    systems: Vec<String>,
+    found: Found,
+}
+
+/// What a start of the release would miss.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BootFault {
+    /// Directories, modules or a runtime system.
+    Missing {
+        /// The file that names them.
+        file: String,
+        /// Their names.
+        names: BTreeSet<String>,
+    },
+    /// The release does not say how it starts.
+    Unreadable(#[from] NextBootError),
+}
+
+impl fmt::Display for BootFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a restart would fail after this update: ")?;
+        let (file, names) = match self {
+            Self::Missing { file, names } => (file, names),
+            Self::Unreadable(error) => return write!(formatter, "{error}"),
+        };
+        write!(formatter, "{file} names ")?;
+        for (at, name) in names.iter().take(SHOWN_NAMES).enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(formatter, "{comma}{name}")?;
+        }
+        if names.len() > SHOWN_NAMES {
+            write!(formatter, " and {} more", names.len() - SHOWN_NAMES)?;
+        }
+        let verb = if names.len() == 1 { "is" } else { "are" };
+        write!(formatter, ", which {verb} missing")
+    }
+}
+
+/// Asks the target for what the release in `tree` needs and does not bring. `systems` are those of its libraries that `tree` leaves out.
+/// Asks nothing if nothing is needed.
+pub async fn look<T: Transport>(
+    session: &mut Session<T>,
+    store: &Store,
+    tree: &Manifest,
+    systems: Vec<String>,
+) -> Result<Looked, PushError> {
+    let next = NextBoot::read(tree, &mut |entry| content(store, entry));
+    let directories = match &next {
+        Ok(Some(next)) => asked(next, tree, &systems),
+        _ => Vec::new(),
+    };
+    let own_root = matches!(&next, Ok(Some(next)) if next.is_own_root);
+    let found = if directories.is_empty() && systems.is_empty() {
+        Found::default()
+    } else {
+        let request = Request::Look {
+            directories: directories.clone(),
+            systems: systems.clone(),
+            own_root,
+        };
+        session.send(&request).await?;
+        match session.receive_checked().await? {
+            Reply::Found(found) => *found,
+            other => return Err(unexpected("what it found", &other).into()),
+        }
+    };
+    Ok(Looked {
+        next,
+        directories,
+        systems,
+        found,
+    })
+}
+
+impl Looked {
+    /// Lists the system libraries that the target lacks, as `kernel-9.0`: its Erlang has not got them, or a boot variable leads
+    /// into the release for them, and they are not there.
+    #[must_use]
+    pub fn lacking(&self) -> Vec<String> {
+        let indexes = self.found.lacking.iter();
+        let answered: BTreeSet<usize> = indexes
+            .filter_map(|index| usize::try_from(*index).ok())
+            .collect();
+        let missing = self.found.directories.iter().filter(|it| it.missing);
+        let sought: BTreeSet<&str> = missing
+            .filter_map(|it| system_library(it.path.as_deref()?))
+            .collect();
+        let systems = self.systems.iter().enumerate();
+        systems
+            .filter(|(index, system)| answered.contains(index) || sought.contains(system.as_str()))
+            .map(|(_, system)| system.clone())
+            .collect()
+    }
+
+    /// Finds what a start would miss once the plan for `new` was carried out. In embedded mode all modules are loaded at boot.
+    pub(super) fn fault(
+        &self,
+        new: &Manifest,
+        planned: &Planned,
+        embedded: bool,
+    ) -> Option<BootFault> {
+        let next = match &self.next {
+            Ok(next) => next.as_ref()?,
+            Err(error) => return Some(error.clone().into()),
+        };
+        let goes = |path: &[u8]| {
+            let index = planned.base.index_of(path);
+            index.is_some_and(|index| planned.plan.deletes.binary_search(&index).is_ok())
+        };
+        let is_missing = |written: &str| {
+            let Some(found) = self.found_at(written) else {
+                return false;
+            };
+            match &found.path {
+                Some(path) if new.get(path).is_some() => false,
+                Some(path) => found.missing || goes(path),
+                None => found.missing,
+            }
+        };
+        let mut names: BTreeSet<String> = next
+            .lacks(new, embedded)
+            .into_iter()
+            .filter(|path| path.ends_with(".beam") || is_missing(path))
+            .collect();
+        names.extend(next.elsewhere().into_iter().filter(|it| is_missing(it)));
+        let erts = erts(next);
+        if new.get(erts.as_bytes()).is_none() && is_missing(&erts) {
+            names.insert(erts);
+        }
+        (!names.is_empty()).then(|| BootFault::Missing {
+            file: next.file.clone(),
+            names,
+        })
+    }
+
+    fn found_at(&self, written: &str) -> Option<&FoundDirectory> {
+        let asked = self.directories.iter();
+        let mut answered = asked.zip(&self.found.directories);
+        answered
+            .find(|(asked, _)| *asked == written)
+            .map(|(_, found)| found)
+    }
+}
+
+/// The directories that only the target may have. Those of a system library that is left out are asked for with it.
+fn asked(next: &NextBoot, tree: &Manifest, systems: &[String]) -> Vec<String> {
+    let of_system = |path: &str| {
+        let library = path
+            .strip_prefix("lib/")
+            .and_then(|rest| rest.split('/').next());
+        library.is_some_and(|library| systems.iter().any(|system| system == library))
+    };
+    let lacking = next.lacks(tree, false).into_iter();
+    let lacking = lacking.filter(|path| !path.ends_with(".beam") && !of_system(path));
+    let mut asked: Vec<String> = lacking.chain(next.elsewhere()).collect();
+    // A release that brings no runtime system is started by whichever there is.
+    if !next.brings_erts && !tree.starting_with(b"erts-").is_empty() {
+        asked.push(erts(next));
+    }
+    asked
+}
+
+fn erts(next: &NextBoot) -> String {
+    format!("erts-{}", next.start.erts)
+}
+
+fn content(store: &Store, entry: &Entry) -> Option<Vec<u8>> {
+    let (size, sha256) = entry.content()?;
+    let is_small = usize::try_from(size).is_ok_and(|size| size <= limits::BOOT_SCRIPT_BYTES);
+    let content = is_small.then(|| store.content(&sha256).ok().flatten());
+    content??.read_all(limits::BOOT_SCRIPT_BYTES).ok()
+}
+
+/// The system library that a path of a release lies in, as `kernel-9.0`.
+#[must_use]
+pub fn system_library(path: &[u8]) -> Option<&str> {
+    let library = path
+        .strip_prefix(b"lib/")?
+        .split(|byte| *byte == b'/')
+        .next()?;
+    let dir = &path[..b"lib/".len() + library.len()];
+    exclude::is_system_library(dir)
+        .then(|| std::str::from_utf8(library).ok())
+        .flatten()
+}

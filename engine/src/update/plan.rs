@@ -1,0 +1,449 @@
+//! What the target holds, and what follows for a push.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+
+use super::build::is_stored;
+use super::foreign::standing;
+use super::other_otp::OtherOtp;
+use super::{Planned, PushError, PushEvent, PushOptions};
+use crate::limits;
+use crate::pack::encode::{ContentSource, EncodeError};
+use crate::plan::bases::Contents;
+use crate::plan::conflicts::Standing;
+use crate::plan::conflicts::{Unknown, conflicts};
+use crate::plan::installed::DriftKind;
+use crate::plan::installed::{Held, KeptFile, kept_files};
+use crate::plan::{Plan, Rules, Source, Totals};
+use crate::store::Store;
+use crate::target::session::{Session, unexpected};
+use crate::target::wire::{ApplyResult, PlannedFiles, ReloadMode, Reply, Request, TargetStatus};
+use crate::transport::Transport;
+use crate::tree::entry::{Entry, is_targets_own};
+use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
+use crate::tree::manifest::Manifest;
+
+/// What names the release that boots.
+const START_ERL_DATA: &[u8] = b"releases/start_erl.data";
+
+/// It holds two words.
+const MAX_START_ERL_BYTES: u64 = 4096;
+
+/// Plans what takes the target of `session` to the snapshot `new`.
+pub(super) async fn plan<T: Transport>(
+    session: &mut Session<T>,
+    status: &TargetStatus,
+    store: &Store,
+    new: &Manifest,
+    options: &PushOptions,
+    leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
+    on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
+) -> Result<Planned, PushError> {
+    let known = match &status.current {
+        Some(current) => store
+            .manifest(&SnapshotId(current.snapshot))?
+            .filter(|manifest| manifest.sha256() == ManifestId(current.manifest)),
+        None => None,
+    };
+    let mut left_out = Vec::new();
+    let mut inventory = false;
+    let base = if let Some(manifest) = known {
+        manifest
+    } else {
+        on_event(PushEvent::Learning);
+        let learned = learn(session, status).await?;
+        left_out = learned.left_out;
+        inventory = learned.inventory;
+        learned.manifest
+    };
+    let drift: BTreeMap<usize, DriftKind> = if inventory {
+        BTreeMap::new()
+    } else {
+        let entries = base.len();
+        let indexed = status.drift.iter().filter_map(|drift| {
+            let index = usize::try_from(drift.index).ok()?;
+            (index < entries).then_some((index, drift.kind))
+        });
+        indexed.collect()
+    };
+    let kept = if options.use_kept && !inventory {
+        kept(status, store, &base, &drift, leave_alone)?
+    } else {
+        Vec::new()
+    };
+    let held = Held {
+        manifest: &base,
+        drift: &drift,
+        inventory,
+        kept: &kept,
+    };
+    let unknown = Unknown::new(held, new, &left_out);
+    let found = standing(session, &unknown).await?;
+    // Where only the record is lost, what is there was relsync's.
+    let takes_over = options.is_overlay || !status.damage.is_empty();
+    let conflicts = conflicts(held, new, &found, takes_over, &|path| {
+        options.may_overwrite.holds(path)
+    });
+    let rules = Rules {
+        contents: store,
+        leave_alone,
+        delete_extraneous: options.delete_extraneous,
+        own_is_there: found
+            .keys()
+            .any(|at| is_targets_own(new.entries()[*at].path.as_bytes())),
+    };
+    let mut plan = Plan::new(held, new, &rules);
+    plan.find_there(&same(new, &found));
+    let totals = plan.totals(new);
+    if is_stored(totals.sent_content_bytes, options) {
+        plan.forget_bases();
+    }
+    let kept = plan.used_of(held);
+    let max_delete = match options.max_delete {
+        // What is there was not installed, and deleting it was asked for.
+        None if inventory => Some(u64::MAX),
+        max_delete => max_delete,
+    };
+    check_deletes(&totals, max_delete)?;
+    let in_the_way = plan.needs_place_of(held, new, &status.mounts);
+    if !in_the_way.is_empty() {
+        return Err(PushError::MountPoints { paths: in_the_way });
+    }
+    let base_snapshot = status
+        .current
+        .as_ref()
+        .map(|current| SnapshotId(current.snapshot));
+    let mut planned = Planned {
+        base,
+        inventory,
+        base_snapshot,
+        drift,
+        kept,
+        left_out,
+        conflicts,
+        plan,
+        totals,
+        other_otp: None,
+        boot_fault: None,
+    };
+    if matches!(
+        options.reload,
+        ReloadMode::Soft | ReloadMode::Hard | ReloadMode::Apps
+    ) {
+        planned.other_otp = OtherOtp::find(store, new, &planned, status.otp_release, |_| true)?;
+    }
+    if let Some(looked) = &options.looked {
+        planned.boot_fault = looked.fault(new, &planned, status.embedded);
+    }
+    Ok(planned)
+}
+
+/// Lists the new files that stand on the target with the same content, though relsync did not install them.
+fn same(new: &Manifest, found: &BTreeMap<usize, Standing>) -> BTreeSet<usize> {
+    let is_same = |at: usize, standing: &Standing| {
+        let content = new.entries()[at].content();
+        matches!((standing, content), (Standing::File(Some(hash)), Some((_, sha256))) if *hash == sha256.0)
+    };
+    let same = found
+        .iter()
+        .filter(|(at, standing)| is_same(**at, standing));
+    same.map(|(at, _)| *at).collect()
+}
+
+/// Lists what the target keeps of the latest earlier generations, as far back as the store can read their snapshots.
+fn kept(
+    status: &TargetStatus,
+    store: &Store,
+    installed: &Manifest,
+    drift: &BTreeMap<usize, DriftKind>,
+    leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
+) -> Result<Vec<KeptFile>, PushError> {
+    if status.kept.iter().all(|kept| kept.manifest.is_none()) {
+        return Ok(Vec::new());
+    }
+    let snapshots = store.list()?;
+    let newest = status.kept.iter().rev().take(limits::KEPT_GENERATIONS);
+    let earlier = newest.map_while(|kept| {
+        let beginning = kept.manifest?;
+        let mut records = snapshots.iter();
+        let record = records.find(|record| record.manifest.0.starts_with(&beginning))?;
+        // An update can do without what is damaged here.
+        let manifest = store.manifest(&record.id).ok().flatten()?;
+        Some((kept.generation, manifest))
+    });
+    Ok(kept_files(installed, drift, earlier, leave_alone))
+}
+
+impl Contents for Store {
+    fn has(&self, sha256: &Sha256) -> bool {
+        self.has_content(sha256).unwrap_or(false)
+    }
+
+    fn beginning(&self, sha256: &Sha256, limit: usize) -> Option<Vec<u8>> {
+        let content = self.content(sha256).ok()??;
+        let length = usize::try_from(content.size()).map_or(limit, |size| size.min(limit));
+        content.read_range(0, length).ok()
+    }
+
+    fn chunks(&self, sha256: &Sha256) -> Vec<(ChunkId, u64)> {
+        ContentSource::chunks(self, sha256)
+    }
+}
+
+/// Holds what would be deleted against what the caller allows. Without a word of the caller something must remain: a release that
+/// shares no path with what is there is most likely another directory than was meant.
+fn check_deletes(totals: &Totals, max_delete: Option<u64>) -> Result<(), PushError> {
+    let count = totals.removed;
+    match max_delete {
+        Some(limit) if count > limit => Err(PushError::TooManyDeletes { count, limit }),
+        None if count > 0 && totals.kept + totals.changed == 0 => {
+            Err(PushError::NothingRemains { count })
+        }
+        _ => Ok(()),
+    }
+}
+
+struct Learned {
+    manifest: Manifest,
+    inventory: bool,
+    left_out: Vec<Vec<u8>>,
+}
+
+/// Asks the target for what it holds.
+async fn learn<T: Transport>(
+    session: &mut Session<T>,
+    status: &TargetStatus,
+) -> Result<Learned, PushError> {
+    let request = Request::GetManifest {
+        inventory: status.current.is_none(),
+    };
+    session.send(&request).await?;
+    match session.receive_checked().await? {
+        Reply::Manifest {
+            inventory,
+            compressed,
+            size,
+            left_out,
+        } => {
+            let bytes = inflate(&compressed, size)?;
+            let manifest = Manifest::decode(&bytes)?;
+            let installed = status.current.as_ref().map(|c| ManifestId(c.manifest));
+            if !inventory && installed != Some(manifest.sha256()) {
+                return Err(PushError::WrongManifest);
+            }
+            Ok(Learned {
+                manifest,
+                inventory,
+                left_out,
+            })
+        }
+        other => Err(unexpected("a manifest", &other).into()),
+    }
+}
+
+/// Inflates a zlib stream of exactly `size` bytes of content.
+pub(super) fn inflate(compressed: &[u8], size: u64) -> Result<Vec<u8>, PushError> {
+    if size > limits::MANIFEST_BYTES as u64 {
+        return Err(PushError::WrongManifest);
+    }
+    let mut bytes = Vec::new();
+    let read = flate2::read::ZlibDecoder::new(compressed)
+        .take(size + 1)
+        .read_to_end(&mut bytes);
+    match read {
+        Ok(length) if length as u64 == size => Ok(bytes),
+        _ => Err(PushError::WrongManifest),
+    }
+}
+
+/// Asks the target what reloading would do.
+pub(super) async fn outlook<T: Transport>(
+    session: &mut Session<T>,
+    store: &Store,
+    new: &Manifest,
+    planned: &Planned,
+    options: &PushOptions,
+) -> Result<ApplyResult, PushError> {
+    let mut modules = Vec::new();
+    for change in planned.plan.module_changes(planned.held(), new) {
+        let md5 = match &change.sha256 {
+            Some(sha256) => {
+                let content = file_content(store, new, &change.path, sha256)?;
+                crate::delta::beam_md5(&content)
+            }
+            None => None,
+        };
+        modules.push((change.path, change.action, md5));
+    }
+    let request = Request::PlanReload {
+        reload: options.reload,
+        modules,
+        files: planned_files(store, new, planned, options)?,
+        boot_files: boot_files(store, new, planned)?,
+    };
+    session.send(&request).await?;
+    match session.receive_checked().await? {
+        Reply::Result(result) => Ok(*result),
+        other => Err(unexpected("a result", &other).into()),
+    }
+}
+
+/// What of a plan matters to the VM beside its modules.
+fn planned_files(
+    store: &Store,
+    new: &Manifest,
+    planned: &Planned,
+    options: &PushOptions,
+) -> Result<PlannedFiles, PushError> {
+    let base = planned.base.entries();
+    let removed = planned.plan.deletes.iter();
+    let start_erl_data = match new.get(START_ERL_DATA).and_then(Entry::content) {
+        Some((size, sha256)) if size <= MAX_START_ERL_BYTES => {
+            Some(file_content(store, new, START_ERL_DATA, &sha256)?)
+        }
+        _ => None,
+    };
+    let mut entries = planned.plan.entries.iter().zip(new.entries());
+    let runtime_changes = entries.any(|(plan, entry)| {
+        let is_sent = !matches!(plan.source, None | Some(Source::Keep));
+        is_sent && entry.path.as_bytes().starts_with(b"erts-")
+    });
+    Ok(PlannedFiles {
+        removed: removed
+            .map(|at| base[*at].path.as_bytes().to_vec())
+            .collect(),
+        start_erl_data,
+        runtime_changes,
+        restart_command: options.restart_command.clone(),
+    })
+}
+
+/// Reads the new content of a file.
+pub(super) fn file_content(
+    store: &Store,
+    new: &Manifest,
+    path: &[u8],
+    sha256: &Sha256,
+) -> Result<Vec<u8>, PushError> {
+    let size = new
+        .get(path)
+        .and_then(Entry::content)
+        .map_or(0, |(size, _)| usize::try_from(size).unwrap_or(0));
+    let content = ContentSource::read(store, sha256, 0, size).map_err(EncodeError::from)?;
+    Ok(content)
+}
+
+/// A file's path, and its new content, compressed, if it stays.
+type BootFile = (Vec<u8>, Option<Vec<u8>>);
+
+/// The files from which the target tells the code path that the new release boots with.
+fn boot_files(
+    store: &Store,
+    new: &Manifest,
+    planned: &Planned,
+) -> Result<Vec<BootFile>, PushError> {
+    let mut files = Vec::new();
+    for (path, content) in planned.plan.boot_changes(planned.held(), new) {
+        let content = match content {
+            Some((size, _)) if size > limits::BOOT_FILE_BYTES => continue,
+            Some((size, sha256)) => {
+                let size = usize::try_from(size).unwrap_or(0);
+                let content =
+                    ContentSource::read(store, &sha256, 0, size).map_err(EncodeError::from)?;
+                Some(deflate(&content))
+            }
+            None => None,
+        };
+        files.push((path, content));
+    }
+    Ok(files)
+}
+
+fn deflate(content: &[u8]) -> Vec<u8> {
+    let mut deflated = Vec::new();
+    let read = flate2::read::ZlibEncoder::new(content, flate2::Compression::best())
+        .read_to_end(&mut deflated);
+    debug_assert!(read.is_ok(), "reading from memory does not fail");
+    deflated
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::store::{ScanOptions, SnapshotMeta};
+    use crate::target::wire::KeptGeneration;
+
+    /// Takes a snapshot of one file.
+    fn take(dir: &Path, content: &str) -> Manifest {
+        let store = Store::open(&dir.join("store")).expect("a store");
+        let tree = dir.join("tree");
+        fs::create_dir_all(&tree).expect("a directory");
+        fs::write(tree.join("file"), content).expect("a file");
+        let (options, meta) = (ScanOptions::default(), SnapshotMeta::default());
+        let taken = store.take_snapshot(&tree, &options, &meta, &|_| {});
+        taken.expect("a snapshot").1
+    }
+
+    fn keeps(generation: u64, manifest: &Manifest) -> KeptGeneration {
+        KeptGeneration {
+            generation,
+            manifest: manifest.sha256().0.first_chunk().copied(),
+        }
+    }
+
+    fn generations(dir: &Path, installed: &Manifest, kept_here: Vec<KeptGeneration>) -> Vec<u64> {
+        let store = Store::open(&dir.join("store")).expect("a store");
+        let status = TargetStatus {
+            kept: kept_here,
+            ..TargetStatus::default()
+        };
+        let files = kept(&status, &store, installed, &BTreeMap::new(), &|_| false).expect("files");
+        files.iter().map(|file| file.generation).collect()
+    }
+
+    #[test]
+    fn a_target_that_claims_to_keep_much_makes_the_host_read_little() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [oldest, middle, installed] = ["1", "2", "3"].map(|text| take(dir.path(), text));
+        let claims = |count: usize| {
+            let many = (2..).map(|number| keeps(number, &middle)).take(count);
+            let kept = [keeps(1, &oldest)].into_iter().chain(many).collect();
+            generations(dir.path(), &installed, kept)
+        };
+        let last = limits::KEPT_GENERATIONS;
+        assert_eq!(claims(last - 1), [last as u64, 1]);
+        assert_eq!(claims(last), [last as u64 + 1]);
+    }
+
+    /// A snapshot's id is shown to people and stands in logs.
+    #[test]
+    fn to_know_the_id_of_a_snapshot_is_not_to_keep_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [secret, installed] = ["1", "2"].map(|text| take(dir.path(), text));
+        let claim = |manifest: &[u8; 32]| KeptGeneration {
+            generation: 1,
+            manifest: manifest.first_chunk().copied(),
+        };
+        let by_id = vec![claim(&secret.id().0)];
+        assert!(generations(dir.path(), &installed, by_id).is_empty());
+        let by_manifest = vec![claim(&secret.sha256().0)];
+        assert_eq!(generations(dir.path(), &installed, by_manifest), [1]);
+    }
+
+    #[test]
+    fn damaged_snapshots_of_earlier_generations_are_done_without() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let oldest = take(dir.path(), "1");
+        for segment in fs::read_dir(dir.path().join("store/segments")).expect("segments") {
+            let path = segment.expect("a segment").path();
+            let length = fs::metadata(&path).expect("a segment").len();
+            fs::write(&path, vec![0; usize::try_from(length).expect("a length")]).expect("damage");
+        }
+        let [middle, installed] = ["2", "3"].map(|text| take(dir.path(), text));
+        let kept = vec![keeps(1, &oldest), keeps(2, &middle)];
+        assert_eq!(generations(dir.path(), &installed, kept), [2]);
+    }
+}

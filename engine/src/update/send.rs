@@ -1,0 +1,239 @@
+//! The pack on its way to the target, and the order to apply it.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::time::Duration;
+
+use futures::FutureExt;
+
+use super::{Hooks, Lost, Presync, PushError, PushEvent, PushOptions};
+use crate::pack::encode::PackSummary;
+use crate::target::session::{Session, SessionError, unexpected};
+use crate::target::wire::{ApplyResult, HooksKind, HooksPoint, Reply, Request, TargetStatus};
+use crate::transport::Transport;
+
+/// Bytes of the pack in one message.
+const DATA_BYTES: usize = 32_000;
+
+/// How many hooks may run one after the other before the target says anything: `presync`, and where it fails `postsync` and
+/// `rollback`.
+const HOOKS_WITHOUT_A_WORD: u32 = 3;
+
+/// The step that the agent tells when it has loaded hooks that came as source.
+const HOOKS_LOADED: &str = "hooks";
+
+/// Sends a hooks module, and returns what the target said meanwhile. Nothing is sent after hooks that only the target can compile
+/// until it says that they will do: the host cannot have checked them.
+pub async fn send_hooks<T: Transport>(
+    session: &mut Session<T>,
+    hooks: &Hooks,
+    presync_now: bool,
+    point: HooksPoint,
+) -> Result<Vec<Reply>, SessionError> {
+    let request = Request::Hooks {
+        kind: hooks.kind,
+        name: hooks.name.clone(),
+        content: hooks.content.clone(),
+        timeout_ms: hooks.timeout_ms,
+        presync_now,
+        point,
+    };
+    session.send(&request).await?;
+    let mut replies = Vec::new();
+    let mut is_loaded = hooks.kind == HooksKind::Beam;
+    while !is_loaded {
+        let reply = session.receive_checked().await?;
+        is_loaded = matches!(&reply, Reply::Step { step } if step == HOOKS_LOADED);
+        replies.push(reply);
+    }
+    // Where `presync` fails, the others run to undo it before anything is said.
+    let limit = hooks.timeout_ms.map(Duration::from_millis);
+    let all = limit.and_then(|limit| limit.checked_mul(HOOKS_WITHOUT_A_WORD));
+    session.allow_more_silence(all);
+    Ok(replies)
+}
+
+/// Sends under the credit that the target gives, and passes on what it says meanwhile.
+pub(super) struct Sender<'a, T> {
+    session: &'a mut Session<T>,
+    on_event: &'a mut (dyn FnMut(PushEvent<'_>) + Send),
+    total: u64,
+    /// The bytes of the pack that were given to the transport, which may keep them waiting.
+    queued: u64,
+    /// Where in the pack this session began.
+    offset: u64,
+    /// What had gone over the socket by then.
+    before: u64,
+    taken: u64,
+    credit: u64,
+}
+
+impl<'a, T: Transport> Sender<'a, T> {
+    /// Begins to send `total` bytes under the credit that the target gave first.
+    pub(super) fn new(
+        session: &'a mut Session<T>,
+        on_event: &'a mut (dyn FnMut(PushEvent<'_>) + Send),
+        total: u64,
+        credit: u64,
+    ) -> Self {
+        Self {
+            session,
+            on_event,
+            total,
+            queued: 0,
+            offset: 0,
+            before: 0,
+            taken: 0,
+            credit,
+        }
+    }
+
+    pub(super) async fn send_pack(
+        &mut self,
+        status: &TargetStatus,
+        options: &PushOptions,
+        pack: &PackSummary,
+        spool: &mut std::fs::File,
+    ) -> Result<(), PushError> {
+        self.send_hooks_of(status, options).await?;
+        let offset = match &status.incoming {
+            Some(incoming) if incoming.pack_id == pack.id => incoming.verified.min(self.total),
+            _ => 0,
+        };
+        self.queued = offset;
+        self.offset = offset;
+        self.taken = offset;
+        self.before = self.session.counters().sent_bytes;
+        let request = Request::PackBegin {
+            pack_id: pack.id,
+            size: self.total,
+            offset,
+        };
+        self.session.send(&request).await?;
+        spool
+            .seek(SeekFrom::Start(offset))
+            .map_err(PushError::Spool)?;
+        let mut buffer = vec![0; DATA_BYTES];
+        while self.queued < self.total {
+            self.take_waiting_replies()?;
+            while self.credit == 0 {
+                let reply = self.session.receive_checked().await?;
+                self.take(&reply)?;
+            }
+            let left = self.credit.min(self.total - self.queued);
+            let length = usize::try_from(left).unwrap_or(DATA_BYTES).min(DATA_BYTES);
+            let chunk = &mut buffer[..length];
+            spool.read_exact(chunk).map_err(PushError::Spool)?;
+            self.session
+                .send(&Request::PackData(chunk.to_vec()))
+                .await?;
+            self.queued += length as u64;
+            self.credit -= length as u64;
+            self.report();
+        }
+        Ok(())
+    }
+
+    async fn send_hooks_of(
+        &mut self,
+        status: &TargetStatus,
+        options: &PushOptions,
+    ) -> Result<(), PushError> {
+        let Some(hooks) = &options.hooks else {
+            return Ok(());
+        };
+        let presync_now = match options.presync {
+            Presync::Early => true,
+            Presync::Late => false,
+            Presync::Auto => !status.writable,
+        };
+        for reply in send_hooks(self.session, hooks, presync_now, HooksPoint::Update).await? {
+            self.take(&reply)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the running code to the installed files. A session that is lost meanwhile has changed no file, and the next push finds
+    /// what is left to do.
+    pub(super) async fn reload(
+        &mut self,
+        status: &TargetStatus,
+        options: &PushOptions,
+    ) -> Result<ApplyResult, PushError> {
+        self.send_hooks_of(status, options).await?;
+        let request = Request::Reload {
+            reload: options.reload,
+            restart_command: options.restart_command.clone(),
+        };
+        self.session.send(&request).await?;
+        loop {
+            match self.session.receive_checked().await? {
+                Reply::Result(result) => return Ok(*result),
+                reply => self.take(&reply)?,
+            }
+        }
+    }
+
+    /// Handles what has come in, without waiting.
+    fn take_waiting_replies(&mut self) -> Result<(), PushError> {
+        while let Some(reply) = self.session.receive_checked().now_or_never() {
+            self.take(&reply?)?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn apply(
+        &mut self,
+        options: &PushOptions,
+        pack: &PackSummary,
+        lost: &Lost,
+    ) -> Result<ApplyResult, SessionError> {
+        let request = Request::Apply {
+            reload: options.reload,
+            keep: options.keep,
+            confirm_timeout_ms: options.confirm_timeout_ms,
+            pack_id: pack.id,
+            keep_bytes: options.keep_bytes,
+            restart_command: options.restart_command.clone(),
+        };
+        (self.on_event)(PushEvent::Ordered(lost));
+        self.session.send(&request).await?;
+        loop {
+            match self.session.receive_checked().await? {
+                Reply::Result(result) => return Ok(*result),
+                reply => self.take(&reply)?,
+            }
+        }
+    }
+
+    fn take(&mut self, reply: &Reply) -> Result<(), SessionError> {
+        match reply {
+            Reply::Credit { bytes } => {
+                self.credit = self.credit.saturating_add(*bytes);
+                self.taken = self.taken.saturating_add(*bytes);
+                self.report();
+            }
+            Reply::Step { step } => (self.on_event)(PushEvent::Step(step)),
+            Reply::Output { text } => (self.on_event)(PushEvent::Output(text)),
+            Reply::Staged { .. } => {
+                // The last bytes give no credit.
+                self.taken = self.total;
+                self.report();
+            }
+            other => return Err(unexpected("progress", other)),
+        }
+        Ok(())
+    }
+
+    fn report(&mut self) {
+        let written = self.session.counters().sent_bytes - self.before;
+        // What has been taken had been sent, whatever frames around it make of the count.
+        let sent = (self.offset + written)
+            .min(self.queued)
+            .max(self.taken.min(self.queued));
+        (self.on_event)(PushEvent::Sending {
+            sent,
+            taken: self.taken.min(sent),
+            total: self.total,
+        });
+    }
+}
