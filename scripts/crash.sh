@@ -23,7 +23,7 @@ scripts/erl-test.sh crash >"$out/agent.log" 2>&1 &
 agent=$!
 trap 'kill "$agent" 2>/dev/null || true' EXIT
 failed=()
-cargo test --package relsync-tests --test it -- crash:: damage:: --nocapture >"$out/nodes.log" 2>&1 || failed+=(nodes)
+cargo test --package relsync-tests --test it -- crash:: --nocapture >"$out/nodes.log" 2>&1 || failed+=(nodes)
 wait "$agent" || failed+=(agent)
 trap - EXIT
 

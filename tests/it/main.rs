@@ -1,31 +1,12 @@
-//! Integration tests; one binary.
+//! Integration tests, in folders by what they promise; one binary.
 
-mod agent_blob;
-mod agent_life;
-mod bad_input;
-mod cli_lost;
-mod cli_offline;
-mod cli_online;
+mod agent;
+mod cli;
 mod crash;
-mod damage;
-mod documents;
-mod erl_transport;
-mod leftovers;
-mod link_rate;
-mod lock;
-mod next_boot;
-mod odd_files;
-mod odd_nodes;
-mod original;
-mod other_otp;
-mod ours;
+mod docs;
 mod probation;
 mod products;
-mod push;
-mod restart;
-mod restart_otp;
-mod scenarios;
-mod session;
+mod security;
 mod tidy;
-mod vulnerabilities;
-mod zstd_agent;
+mod transport;
+mod update;

@@ -1,6 +1,7 @@
 //! The link is cut, the host is killed, the node is killed, the disk fails or fills up: afterwards the target has the old release or the
 //! new one, records, files and code, and the next push arrives. `RELSYNC_CRASH=full` takes all moments, otherwise a few are taken.
 
+mod damage;
 mod disk;
 mod kernel;
 mod link;

@@ -18,7 +18,7 @@ use relsync_engine::update::{
 use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::release::Release;
 
-use crate::session::{block_on, connect, greeting};
+use crate::agent::session::{block_on, connect, greeting};
 
 /// A node, the directory it is updated in, and a store.
 struct Rig {

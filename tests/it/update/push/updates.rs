@@ -10,7 +10,7 @@ use relsync_engine::update::{PushEnd, PushError};
 use relsync_tests::release::listing;
 
 use super::{A, B, Rig, applied, hooks, statuses};
-use crate::session::{block_on, connect, greeting};
+use crate::agent::session::{block_on, connect, greeting};
 
 #[test]
 fn a_to_b_to_a() {

@@ -10,7 +10,7 @@ use relsync_engine::transport::erl::{
 use relsync_tests::node::{Node, NodeOptions, unique_name};
 
 use super::{block_on, echo, evaluate, start};
-use crate::session::target;
+use crate::agent::session::target;
 
 async fn refused(target: &ErlTarget) -> ConnectError {
     match erl::connect(target).await {

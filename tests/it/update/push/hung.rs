@@ -9,7 +9,7 @@ use relsync_engine::update::{Hooks, PushError};
 use relsync_tests::release::listing;
 
 use super::{Rig, applied};
-use crate::session::{block_on, connect, greeting};
+use crate::agent::session::{block_on, connect, greeting};
 
 #[test]
 fn a_hung_agent_is_not_waited_for() {

@@ -11,7 +11,7 @@ use relsync_engine::target::wire::{Reply, Request};
 use relsync_engine::transport::erl::ErlTransport;
 use relsync_tests::node::{Node, NodeOptions};
 
-use crate::session::{block_on, open};
+use crate::agent::session::{block_on, open};
 
 /// Two nodes, and a directory that both may write to.
 struct Pair {

@@ -7,7 +7,7 @@ use relsync_engine::transport::erl::{self, ErlTarget, Event, SpawnBond};
 use relsync_engine::transport::{MAX_SENT_MESSAGE, RateLimiter, Transport, TransportError};
 
 use super::{ECHO, block_on, echo, evaluate, start};
-use crate::session::target;
+use crate::agent::session::target;
 
 #[test]
 fn large_messages_go_both_ways_and_counters_agree() {

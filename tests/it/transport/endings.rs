@@ -7,7 +7,7 @@ use relsync_engine::transport::{Transport, TransportError};
 use relsync_tests::node::{Node, NodeOptions};
 
 use super::{ECHO, block_on, echo, evaluate, start};
-use crate::session::target;
+use crate::agent::session::target;
 
 #[test]
 fn the_end_of_a_process_comes_with_its_reason() {

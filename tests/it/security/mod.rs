@@ -28,7 +28,7 @@ use relsync_tests::node::Node;
 use relsync_tests::release::Release;
 use relsync_tests::rogue::{COOKIE, NAME, Rogue, Script};
 
-use crate::session::{self, block_on};
+use crate::agent::session::{self, block_on};
 
 /// Longer than any limit that a test sets, shorter than a person waits.
 const SOON: Duration = Duration::from_secs(30);

@@ -2,14 +2,16 @@
 
 mod connecting;
 mod endings;
+mod link_rate;
 mod messages;
+mod odd_nodes;
 
 use std::time::Duration;
 
 use relsync_engine::transport::erl::{self, Call, Connection, ErlTransport, Pid, SpawnBond, Term};
 use relsync_tests::node::{Node, NodeOptions};
 
-use crate::session::target;
+use crate::agent::session::target;
 
 /// Evaluates `expressions` with `Host` bound to the host's process.
 const EVALUATE: &str = "

@@ -1,6 +1,6 @@
 //! What goes wrong: each time the target's files and code are as before, and the message says what and where.
 //!
-//! Wrong usage, missing releases and hosts out of reach, for which no node is needed, are in `cli_offline`.
+//! Wrong usage, missing releases and hosts out of reach, for which no node is needed, are in `offline`.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};

@@ -1,0 +1,11 @@
+//! Updates of real nodes: files, code and the next start of a release.
+
+mod next_boot;
+mod odd_files;
+mod original;
+mod other_otp;
+mod ours;
+mod push;
+mod restart;
+mod restart_otp;
+mod scenarios;
