@@ -14,7 +14,10 @@ use sha2::{Digest, Sha256};
 
 const REBUILD: &str =
     "sources and blobs of the agent have parted: run `make agent` and commit the result";
-const SOURCES: [&str; 2] = ["erlang/apps/relsync_boot/src", "erlang/apps/relsync_lib/src"];
+const SOURCES: [&str; 2] = [
+    "erlang/apps/relsync_boot/src",
+    "erlang/apps/relsync_lib/src",
+];
 const GENERATED: [&str; 3] = ["agent-23.blob", "agent-26.blob", "boot.txt"];
 
 fn repo() -> PathBuf {

@@ -66,7 +66,9 @@ fn read_dir(dir: &Path, prefix: &str, sources: &mut Vec<Source>) {
         let path = format!("{prefix}{name}");
         let kind = entry.file_type().expect("a kind");
         if kind.is_dir() {
-            if !matches!(name.as_str(), ".git" | "target" | "_build") {
+            let is_built = matches!(name.as_str(), ".git" | "_build")
+                || matches!(path.as_str(), "target" | "fuzz/target");
+            if !is_built {
                 read_dir(&entry.path(), &format!("{path}/"), sources);
             }
         } else if kind.is_file() && name != ".git" {
