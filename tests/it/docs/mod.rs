@@ -1,5 +1,6 @@
 //! What the documents promise, tried with the real command and real nodes.
 
+mod hooks;
 mod json;
 mod schema;
 
