@@ -2,6 +2,7 @@
 
 mod hooks;
 mod json;
+mod picture;
 mod schema;
 
 use std::fs;
