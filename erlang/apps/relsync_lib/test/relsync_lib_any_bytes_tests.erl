@@ -318,11 +318,12 @@ incoming(Root, Bytes) ->
     ok = relsync_lib_state:prepare_dirs(Root),
     File = filename:join([Root, "incoming", [io_lib:format("~2.16.0b", [Byte]) || <<Byte>> <= PackId]]),
     ok = file:write_file(File, Bytes),
-    Verified = relsync_lib_incoming:verified(Root, PackId),
+    Verified = relsync_lib_receiver:verified(Root, PackId),
     true = Verified =< byte_size(Bytes),
-    {ok, Incoming, Reader, ok} = relsync_lib_incoming:open(Root, PackId, fun(_, ok) -> {ok, ok} end, ok),
-    Verified = relsync_lib_pack:offset(Reader),
-    ok = relsync_lib_incoming:close(Incoming),
+    {ok, Receiver} = relsync_lib_receiver:open(Root, PackId, fun(_, ok) -> {ok, ok} end, ok),
+    Verified = relsync_lib_receiver:offset(Receiver),
+    {ok, Appender} = relsync_lib_incoming:open_append(Root, PackId, Verified),
+    ok = relsync_lib_incoming:close(Appender),
     {ok, Kept} = file:read_file(File),
     Kept = binary:part(Bytes, 0, Verified).
 

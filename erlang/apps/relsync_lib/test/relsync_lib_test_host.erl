@@ -17,7 +17,7 @@ hello(Destination) ->
         try register(relsync_session, self()) of
             true ->
                 relsync_lib_blob:hold(crypto:hash(sha256, ?BLOB), ?BLOB),
-                relsync_lib_agent:run(Host, Hello)
+                relsync_lib_session:run(Host, Hello)
         catch
             error:badarg -> Host ! {relsync, <<0, 16#80, 2, 1, "?">>}
         end

@@ -1,23 +1,21 @@
-%% @doc Packs being received, as files that outlive links, sessions and reboots.
+%% @doc The files of packs that arrive: `incoming/<pack id>' in the state directory.
 %%
-%% Owns `incoming/<pack id>' in the state directory. A pack's id is only a name
-%% here; whole records whose checksums are right are what counts of a file, and
-%% whatever follows them is cut off before more is appended. So a crash in the
-%% middle of a write, or a torn write after a power failure, costs one record.
+%% Owns their names and how a session appends to them; they outlive links, sessions and reboots. A pack's id is only
+%% a name here. relsync_lib_receiver reads such a file, whoever writes it, and says up to where it is good: an
+%% appender begins there, and whatever follows is cut off. So a crash in the middle of a write, or a torn write after
+%% a power failure, costs one record.
 -module(relsync_lib_incoming).
 
--export([list/1, verified/2, open/4, append/2, close/1, delete/2, format_error/1]).
+-export([list/1, open_append/3, append/2, close/1, open_read/2, delete/2, format_error/1]).
 
--export_type([incoming/0, pack_id/0, error/0]).
+-export_type([appender/0, pack_id/0, error/0]).
 
 -type pack_id() :: <<_:256>>.
--opaque incoming() :: #{handle := relsync_lib_fs:handle(), pack_id := pack_id(), offset := non_neg_integer()}.
--type error() :: {cannot, open | write | read, pack_id(), file:posix() | badarg}.
+-opaque appender() :: #{handle := relsync_lib_fs:handle(), pack_id := pack_id()}.
+-type error() :: {cannot, open | read | write, pack_id(), file:posix() | badarg}.
 
--define(READ_BYTES, 262144).
-
-%% @doc Lists the ids of the packs of which something is here, with their file
-%% sizes; only `open/4' tells how much of it is good.
+%% @doc Lists the packs of which something is here, with the sizes of their files: relsync_lib_receiver tells how much
+%% of it is good.
 -spec list(relsync_lib_state:dir()) -> [{pack_id(), non_neg_integer()}].
 list(Dir) ->
     Folder = relsync_lib_state:file_name(Dir, <<"incoming">>),
@@ -42,106 +40,52 @@ pack_id(Name) when byte_size(Name) =:= 64 ->
 pack_id(_) ->
     none.
 
-%% @doc Says how many bytes of a pack are here and verified.
--spec verified(relsync_lib_state:dir(), pack_id()) -> non_neg_integer().
-verified(Dir, PackId) ->
-    case read_records(path(Dir, PackId), fun(_, Acc) -> {ok, Acc} end, none) of
-        {ok, Reader, none} -> relsync_lib_pack:offset(Reader);
-        _ -> 0
-    end.
-
-%% @doc Opens a pack for appending and folds the whole records that are already
-%% there: `Fun(Record, Acc) -> {ok, Acc} | {error, Reason}'. Gives the reader
-%% that stands behind them; `relsync_lib_pack:offset/1' of it is where to go on.
--spec open(relsync_lib_state:dir(), pack_id(), fun((relsync_lib_pack:pack_record(), Acc) -> {ok, Acc} | {error, Reason}), Acc) ->
-    {ok, incoming(), relsync_lib_pack:reader(), Acc} | {error, error()} | {stopped, Reason}.
-open(Dir, PackId, Fun, Acc) ->
+%% @doc Opens a pack's file for appending at `Offset' and cuts off what follows; makes the file where there is none.
+-spec open_append(relsync_lib_state:dir(), pack_id(), non_neg_integer()) -> {ok, appender()} | {error, error()}.
+open_append(Dir, PackId, Offset) ->
     Path = path(Dir, PackId),
-    clear(Path),
-    case read_records(Path, Fun, Acc) of
-        {ok, Reader, Acc1} ->
-            Offset = relsync_lib_pack:offset(Reader),
-            case relsync_lib_fs:open_append(Path, Offset) of
-                {ok, Handle} ->
-                    {ok, #{handle => Handle, pack_id => PackId, offset => Offset}, Reader, Acc1};
-                {error, Reason} ->
-                    {error, {cannot, open, PackId, Reason}}
-            end;
-        {error, Reason} ->
-            {error, {cannot, read, PackId, Reason}};
-        {stopped, Reason} ->
-            {stopped, Reason}
+    make_way(Path),
+    case relsync_lib_fs:open_append(Path, Offset) of
+        {ok, Handle} -> {ok, #{handle => Handle, pack_id => PackId}};
+        {error, Reason} -> {error, {cannot, open, PackId, Reason}}
     end.
 
-%% Whatever stands there and is no file is nothing that was received.
-clear(Path) ->
+%% What stands there and is no file is nothing that was received.
+make_way(Path) ->
     case relsync_lib_fs:info(Path) of
         {ok, {file, _, _, _}} -> ok;
         {ok, _} -> relsync_lib_fs:delete_tree(Path);
         {error, _} -> ok
     end.
 
-path(Dir, PackId) ->
-    relsync_lib_state:file_name(Dir, name(PackId)).
-
-name(PackId) ->
-    iolist_to_binary(["incoming/", [io_lib:format("~2.16.0b", [Byte]) || <<Byte>> <= PackId]]).
-
-read_records(Path, Fun, Acc) ->
-    case relsync_lib_fs:info(Path) of
-        {ok, {file, _, _, _}} ->
-            case relsync_lib_fs:open_read(Path) of
-                {ok, Handle} ->
-                    Result = fold_records(Handle, relsync_lib_pack:new(), Fun, Acc),
-                    relsync_lib_fs:close(Handle),
-                    Result;
-                {error, Reason} ->
-                    {error, Reason}
-            end;
-        {error, enoent} ->
-            {ok, relsync_lib_pack:new(), Acc};
-        {ok, _} ->
-            {error, eexist};
-        {error, Reason} ->
-            {error, Reason}
-    end.
-
-fold_records(Handle, Reader, Fun, Acc) ->
-    case relsync_lib_fs:read(Handle, ?READ_BYTES) of
-        {ok, Bytes} ->
-            case relsync_lib_pack:feed(Bytes, Reader) of
-                {ok, Records, Reader1} ->
-                    case fold(Fun, Acc, Records) of
-                        {ok, Acc1} -> fold_records(Handle, Reader1, Fun, Acc1);
-                        {error, Reason} -> {stopped, Reason}
-                    end;
-                {error, _Damage} ->
-                    {ok, relsync_lib_pack:drop_partial(Reader), Acc}
-            end;
-        eof ->
-            {ok, relsync_lib_pack:drop_partial(Reader), Acc};
-        {error, Reason} ->
-            {error, Reason}
-    end.
-
-fold(_Fun, Acc, []) ->
-    {ok, Acc};
-fold(Fun, Acc, [Record | Rest]) ->
-    case Fun(Record, Acc) of
-        {ok, Acc1} -> fold(Fun, Acc1, Rest);
-        {error, Reason} -> {error, Reason}
-    end.
-
 %% @doc Appends bytes; they need not end with a record.
--spec append(incoming(), iodata()) -> {ok, incoming()} | {error, error()}.
-append(#{handle := Handle, offset := Offset, pack_id := PackId} = Incoming, Bytes) ->
+-spec append(appender(), iodata()) -> ok | {error, error()}.
+append(#{handle := Handle, pack_id := PackId}, Bytes) ->
     case relsync_lib_fs:write(Handle, Bytes) of
-        ok -> {ok, Incoming#{offset := Offset + iolist_size(Bytes)}};
+        ok -> ok;
         {error, Reason} -> {error, {cannot, write, PackId, Reason}}
     end.
 
--spec close(incoming()) -> ok.
+-spec close(appender()) -> ok.
 close(#{handle := Handle}) -> relsync_lib_fs:close(Handle).
+
+%% @doc Opens a pack's file for reading; the handle is closed by relsync_lib_fs.
+-spec open_read(relsync_lib_state:dir(), pack_id()) -> {ok, relsync_lib_fs:handle()} | none | {error, error()}.
+open_read(Dir, PackId) ->
+    Path = path(Dir, PackId),
+    case relsync_lib_fs:info(Path) of
+        {ok, {file, _, _, _}} ->
+            case relsync_lib_fs:open_read(Path) of
+                {ok, Handle} -> {ok, Handle};
+                {error, Reason} -> {error, {cannot, read, PackId, Reason}}
+            end;
+        {ok, _} ->
+            none;
+        {error, enoent} ->
+            none;
+        {error, Reason} ->
+            {error, {cannot, read, PackId, Reason}}
+    end.
 
 -spec delete(relsync_lib_state:dir(), pack_id()) -> ok | {error, error()}.
 delete(Dir, PackId) ->
@@ -149,6 +93,12 @@ delete(Dir, PackId) ->
         ok -> ok;
         {error, Reason} -> {error, {cannot, write, PackId, Reason}}
     end.
+
+path(Dir, PackId) ->
+    relsync_lib_state:file_name(Dir, name(PackId)).
+
+name(PackId) ->
+    iolist_to_binary(["incoming/", [io_lib:format("~2.16.0b", [Byte]) || <<Byte>> <= PackId]]).
 
 %% @doc Gives a sentence for a reason of this module.
 -spec format_error(error()) -> unicode:chardata().

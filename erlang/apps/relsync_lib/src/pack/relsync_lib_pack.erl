@@ -116,6 +116,8 @@ drop_partial(Reader) ->
 -spec feed(binary(), reader()) -> {ok, [pack_record()], reader()} | {error, error()}.
 feed(_Bytes, #{expect := {failed, _Expect, Error}}) ->
     {error, Error};
+feed(<<>>, Reader) ->
+    {ok, [], Reader};
 feed(Bytes, #{buffer := Buffer, buffered := Buffered, needed := Needed} = Reader) ->
     case Buffered + byte_size(Bytes) of
         Total when Total < Needed ->

@@ -11,7 +11,7 @@
 %% `relsync_lib_incoming' still has; what lies in `staging' is removed first.
 -module(relsync_lib_stage).
 
--export([start/2, frame/3, finish/1, manifest/1, format_error/1]).
+-export([take/3, start/2, frame/3, finish/1, manifest/1, format_error/1]).
 
 -export_type([stage/0, options/0, staged/0, error/0]).
 
@@ -105,6 +105,12 @@
 -define(SYNC_TOGETHER, 128).
 %% From this many on, all files of the file system are synced at once, if the target can do that.
 -define(SYNC_ALL, 512).
+
+%% @doc Takes the next record of a pack.
+-spec take(relsync_lib_pack:pack_record(), none | stage(), options()) -> {ok, stage()} | {error, error()}.
+take({header, Header}, none, Options) -> start(Header, Options);
+take({frame, Pieces, Body}, Stage, _) -> frame(Pieces, Body, Stage);
+take(trailer, Stage, _) -> {ok, Stage}.
 
 %% @doc Starts staging for a pack's header: the new manifest is decoded, the
 %% space is checked, and what an earlier attempt left is removed.

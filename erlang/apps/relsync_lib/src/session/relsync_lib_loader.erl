@@ -18,7 +18,7 @@
 
 %% The build sets them: the other modules of the agent, in the order of their names, and the MD5 of this one without them.
 -ifndef(MODULES).
--define(MODULES, []).
+-define(MODULES, [?MODULE]).
 -define(LOADER_MD5, []).
 -endif.
 
@@ -59,7 +59,7 @@ is_loaded(Module, Code) ->
 -spec run(pid(), binary()) -> ok.
 run(Host, Hello) ->
     start_janitor(),
-    relsync_lib_agent:run(Host, Hello).
+    relsync_lib_session:run(Host, Hello).
 
 start_janitor() ->
     Session = self(),

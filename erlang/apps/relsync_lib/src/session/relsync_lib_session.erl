@@ -15,7 +15,7 @@
 %%
 %% A lost host while receiving leaves the pack where it is, to be continued. A crash of this process
 %% leaves what relsync_lib_update leaves: the old release, or a journal for the next session.
--module(relsync_lib_agent).
+-module(relsync_lib_session).
 
 -export([run/2]).
 
@@ -26,10 +26,6 @@
 -define(CREDIT_STEP_BYTES, 32768).
 %% How often the host hears of an agent that works.
 -define(PULSE_MS, 20000).
-%% Leftovers of earlier generations that are named at most.
--define(MAX_TOPS, 20).
-%% Modules that are named in a status at most.
--define(MAX_STALE_MODULES, 1000).
 
 -type state() :: #{
     send := relsync_lib_update:send(),
@@ -46,15 +42,12 @@
     %% What came of an interrupted transaction that this session found.
     recovered => relsync_lib_wire:fields(),
     %% What the target held at the greeting, up to the first request.
-    greeted => relsync_lib_wire:fields()
+    greeted => relsync_lib_status:status()
 }.
 -type receiving() :: #{
-    pack_id := binary(),
-    size := non_neg_integer(),
-    incoming := relsync_lib_incoming:incoming(),
-    reader := relsync_lib_pack:reader(),
-    stage := none | relsync_lib_stage:stage(),
-    complete := boolean(),
+    pack_id := relsync_lib_incoming:pack_id(),
+    appender := relsync_lib_incoming:appender(),
+    receiver := relsync_lib_receiver:receiver(none | relsync_lib_stage:stage()),
     uncredited := non_neg_integer()
 }.
 
@@ -96,8 +89,9 @@ greet(Send, Hello) ->
             Recovered = relsync_lib_contact:recover(Roots),
             keep_blob(State, maps:get(prepare, Fields, false)),
             relsync_lib_probation:resume(Roots),
-            {Status, Base} = status(Roots, maps:get(checksum, State)),
-            Send(hello_reply, with_recovered(Status, Recovered)),
+            {Status, Base} = relsync_lib_status:look(Roots, maps:get(checksum, State)),
+            Told = relsync_lib_status:with_recovered(Status, Recovered),
+            Send(hello_reply, Told#{protocol => ?PROTOCOL, credit => ?CREDIT_BYTES}),
             loop(State#{base := Base, recovered => Recovered, greeted => Status}, []);
         {ok, _} ->
             refuse(protocol, "the first message is no greeting");
@@ -169,7 +163,7 @@ loop(State, Parts) ->
 
 %% The session is over. A `presync' without its update is undone by the other hooks.
 leave(#{receiving := Receiving, hooks := Hooks, send := Send}) ->
-    is_map(Receiving) andalso relsync_lib_incoming:close(maps:get(incoming, Receiving)),
+    is_map(Receiving) andalso stop_receiving(Receiving),
     relsync_lib_update_hooks:release(Hooks, Send),
     ok.
 
@@ -221,10 +215,9 @@ handle(pack_begin, Fields, #{receiving := none} = State) ->
     begin_pack(Fields, State);
 handle(pack_data, #{bytes := Bytes}, #{receiving := Receiving} = State) when is_map(Receiving) ->
     State#{receiving := receive_data(Bytes, Receiving, State)};
-handle(apply, Fields, #{receiving := #{complete := true} = Receiving} = State) ->
+handle(apply, Fields, #{receiving := #{receiver := Receiver} = Receiving} = State) ->
+    relsync_lib_receiver:is_complete(Receiver) orelse refuse(pack, "the pack is not complete"),
     apply_pack(Fields, Receiving, State);
-handle(apply, _, #{receiving := Receiving}) when is_map(Receiving) ->
-    refuse(pack, "the pack is not complete");
 handle(rollback, Fields, #{receiving := none, roots := Roots, send := Send, hooks := Hooks} = State) ->
     Send(result, relsync_lib_update:rollback(Fields, Roots, Hooks, Send)),
     State#{base := none, hooks := none};
@@ -253,129 +246,24 @@ handle(status, Fields, #{roots := Roots, send := Send} = State) ->
         case State of
             %% What was found for the greeting a moment ago need not be looked for again.
             #{greeted := Greeted, checksum := Verify} -> Greeted;
-            #{} -> element(1, status(Roots, Verify))
+            #{} -> element(1, relsync_lib_status:look(Roots, Verify))
         end,
-    Send(status_reply, (maps:merge(with_recovered(Status, maps:get(recovered, State)), relsync_lib_boot:status(Roots)))#{
-        modules => relsync_lib_modules:stale(Roots, ?MAX_STALE_MODULES),
-        kept_bytes => kept_bytes(Roots)
-    }),
+    Told = relsync_lib_status:with_recovered(Status, maps:get(recovered, State)),
+    Full = maps:merge(Told, relsync_lib_status:details(Roots)),
+    Send(status_reply, Full#{protocol => ?PROTOCOL, credit => ?CREDIT_BYTES}),
     State;
 handle(Name, _, _) ->
     refuse(protocol, io_lib:format("~s came out of turn", [Name])).
 
-%%% What the target holds
-
-status(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
-    {Ended, Last} = relsync_lib_state:ended(Dir),
-    Status = #{
-        protocol => ?PROTOCOL,
-        otp_release => list_to_integer(erlang:system_info(otp_release)),
-        erts => list_to_binary(erlang:system_info(version)),
-        has_zstd => relsync_lib_zstd:is_native(),
-        embedded => relsync_lib_code:is_embedded(),
-        writable => relsync_lib_fs:is_writable(Write),
-        mounts => relsync_lib_fs:mount_points(Write),
-        credit => ?CREDIT_BYTES,
-        kept => [kept_fields(To) || To <- lists:reverse(relsync_lib_generations:history(Roots))],
-        ended => Ended,
-        ended_updates => [#{number => Number, snapshot => beginning(Snapshot)} || {Number, Snapshot} <- Last],
-        free_bytes => free_bytes(Roots),
-        vm => relsync_lib_restart:vm(Roots)
-    },
-    Known = maps:filter(fun(_, Value) -> Value =/= unknown end, maps:merge(Status, origin(Roots))),
-    {Held, Base, Damage} =
-        case relsync_lib_contact:installed(Dir) of
-            {ok, Current, Manifest, Installed, Damages} ->
-                Drift = relsync_lib_inventory:drift(Read, Manifest, Installed, Checksum),
-                Fields = leftover_fields(Current, #{
-                    current => current_fields(Current), drift => [drift_fields(D) || D <- Drift]
-                }),
-                {Fields, #{manifest => Manifest, installed => Installed, drift => Drift}, Damages};
-            {none, Damages} ->
-                {#{}, none, Damages}
-        end,
-    Incoming =
-        case relsync_lib_incoming:list(Dir) of
-            [{PackId, _} | _] ->
-                #{incoming => #{pack_id => PackId, verified => relsync_lib_incoming:verified(Dir, PackId)}};
-            [] ->
-                #{}
-        end,
-    Stale = stale_fields(relsync_lib_modules:stale(Roots)),
-    Named = [relsync_lib_contact:damage_fields(D) || D <- Damage ++ relsync_lib_contact:damaged_generations(Dir)],
-    {maps:merge(maps:merge(Known, Held), maps:merge(Stale, Incoming#{damage => Named})), Base}.
-
-%% What is none is not told.
-stale_fields({Reloadable, Waiting}) ->
-    maps:filter(fun(_, Count) -> Count > 0 end, #{stale => Reloadable, waiting => Waiting}).
-
-%% Where the release is that the VM runs matters where it is not the destination.
-origin(Roots) ->
-    case relsync_lib_origin:runs_from(Roots) orelse relsync_lib_origin:release_root() of
-        true -> #{runs => true};
-        {ok, Root} -> #{release_root => relsync_lib_place:raw_name(Root)};
-        none -> #{}
-    end.
-
-%% What this session has put right is told all the same.
-with_recovered(#{damage := Damage} = Status, Recovered) ->
-    (maps:merge(Status, Recovered))#{damage := maps:get(damage, Recovered, []) ++ Damage}.
-
-%% A kept generation is not named by its snapshot's id, which is no secret: a host builds only on what the target shows to know.
-kept_fields(none) -> #{generation => 0};
-kept_fields(#{generation := Generation, manifest := Manifest}) -> #{generation => Generation, manifest => beginning(Manifest)}.
-
-%% Enough of an id for the host to find it among its own.
-beginning(<<Beginning:8/binary, _/binary>>) -> Beginning.
-
-%% What hard links share is counted with the newest.
-kept_bytes(#{state := Dir}) ->
-    Sizes = relsync_lib_preserve:sizes(Dir, lists:reverse(relsync_lib_state:generations(Dir))),
-    [#{generation => Generation, bytes => Bytes} || {Generation, Bytes} <- Sizes].
-
-free_bytes(#{write := Write}) ->
-    case relsync_lib_tools:free_bytes(Write) of
-        unknown -> relsync_lib_tools:free_bytes(filename:dirname(Write));
-        Bytes -> Bytes
-    end.
-
-current_fields(#{state := State} = Current) ->
-    #{generation := Generation, snapshot := Snapshot, manifest := Manifest, applied_at := At} = Current,
-    Fields = #{generation => Generation, snapshot => Snapshot, manifest => Manifest, applied_at => At},
-    case State of
-        confirmed ->
-            Fields#{state => 0};
-        {probation, Probation} ->
-            Left = relsync_lib_probation:left(Probation, erlang:system_time(millisecond)),
-            Fields#{state => 1, probation_ms => Left}
-    end.
-
-leftover_fields(Current, Fields) ->
-    case relsync_lib_pins:leftovers(Current) of
-        [] -> Fields;
-        Leftovers ->
-            Tops = lists:sublist(relsync_lib_pins:tops(Leftovers), ?MAX_TOPS),
-            Fields#{leftovers => #{count => length(Leftovers), tops => Tops}}
-    end.
-
-drift_fields({Index, missing}) -> #{index => Index, kind => 0};
-drift_fields({Index, mode}) -> #{index => Index, kind => 2};
-drift_fields({Index, _}) -> #{index => Index, kind => 1}.
+%%% Manifests
 
 send_manifest(false, #{base := #{manifest := Manifest}, send := Send} = State) ->
     Send(manifest, manifest_fields(0, Manifest, [])),
     State;
-send_manifest(_, #{roots := #{read := Read}, send := Send} = State) ->
-    {Manifest, Installed, LeftOut} = scan(lists:last(Read)),
+send_manifest(_, #{roots := Roots, send := Send} = State) ->
+    {#{manifest := Manifest} = Base, LeftOut} = relsync_lib_status:scan(Roots),
     Send(manifest, manifest_fields(1, Manifest, [Path || {Path, _} <- LeftOut])),
-    State#{base := #{manifest => Manifest, installed => Installed, drift => []}}.
-
-scan(Root) ->
-    case relsync_lib_inventory:scan(Root, #{now => erlang:system_time(second)}) of
-        {ok, Manifest, Installed, LeftOut} -> {Manifest, Installed, LeftOut};
-        {error, {cannot_list, _, enoent}} -> {relsync_lib_manifest:empty(), #{}, []};
-        {error, Reason} -> refuse(io, relsync_lib_inventory:format_error(Reason))
-    end.
+    State#{base := Base}.
 
 manifest_fields(Kind, Manifest, LeftOut) ->
     Bytes = relsync_lib_manifest:bytes(Manifest),
@@ -383,40 +271,20 @@ manifest_fields(Kind, Manifest, LeftOut) ->
 
 %%% Packs
 
-begin_pack(#{pack_id := PackId, size := Size, offset := Offset}, #{roots := Roots} = State0) when
+begin_pack(#{pack_id := PackId, size := Size, offset := Offset}, #{roots := #{state := Dir} = Roots} = State0) when
     byte_size(PackId) =:= 32
 ->
-    #{state := Dir} = Roots,
     #{base := Base} = State = lock_new(with_base(State0)),
     [relsync_lib_incoming:delete(Dir, Other) || {Other, _} <- relsync_lib_incoming:list(Dir), Other =/= PackId],
     %% From here on a later push only names the agent's hash.
     checked(relsync_lib_state, relsync_lib_blob:keep(Dir)),
-    Fold = fun(Record, Stage) -> take_record(Record, Stage, Base, Roots, Size - min(Size, Offset)) end,
-    case relsync_lib_incoming:open(Dir, PackId, Fold, none) of
-        {ok, Incoming, Reader, Stage} ->
-            Receiving = #{
-                pack_id => PackId,
-                size => Size,
-                incoming => Incoming,
-                reader => Reader,
-                stage => without_end(Stage),
-                complete => is_complete(Stage),
-                uncredited => 0
-            },
-            case relsync_lib_pack:offset(Reader) of
-                Offset ->
-                    State#{receiving := Receiving};
-                _ ->
-                    relsync_lib_incoming:close(Incoming),
-                    _ = relsync_lib_incoming:delete(Dir, PackId),
-                    refuse(pack, "the pack does not go on where it stopped; push again")
-            end;
-        {error, Reason} ->
-            refuse(relsync_lib_refusal:error_kind(Reason), relsync_lib_incoming:format_error(Reason));
-        {stopped, {Kind, Text}} ->
-            _ = relsync_lib_incoming:delete(Dir, PackId),
-            refuse(Kind, Text)
-    end;
+    Options = relsync_lib_status:stage_options(Roots, Base, Size - min(Size, Offset)),
+    Take = fun(Record, Stage) -> relsync_lib_stage:take(Record, Stage, Options) end,
+    Receiver = received(relsync_lib_receiver:open(Dir, PackId, Take, none), PackId, Roots),
+    relsync_lib_receiver:offset(Receiver) =:= Offset orelse
+        drop_pack(PackId, Roots, pack, "the pack does not go on where it stopped; push again"),
+    Appender = checked(relsync_lib_incoming, relsync_lib_incoming:open_append(Dir, PackId, Offset)),
+    State#{receiving := #{pack_id => PackId, appender => Appender, receiver => Receiver, uncredited => 0}};
 begin_pack(_, _) ->
     refuse(protocol, "the announcement of a pack lacks its id, size or offset").
 
@@ -435,39 +303,20 @@ lock_new(#{locked := Locked, roots := #{state := Dir} = Roots} = State) ->
         throw:{busy, Holder} -> refuse(busy, ["the target is busy with ", Holder])
     end.
 
-with_base(#{base := none} = State) ->
+with_base(#{base := none, roots := Roots} = State) ->
     %% The host plans against nothing only if it was told that there is nothing.
-    {Manifest, Installed, _} = scan(lists:last(maps:get(read, maps:get(roots, State)))),
-    State#{base := #{manifest => Manifest, installed => Installed, drift => []}};
+    {Base, _} = relsync_lib_status:scan(Roots),
+    State#{base := Base};
 with_base(State) ->
     State.
 
-receive_data(Bytes, #{incoming := Incoming0, reader := Reader0, complete := false} = Receiving, State) ->
-    #{roots := Roots, base := Base, send := Send} = State,
-    Left = max(0, maps:get(size, Receiving) - relsync_lib_pack:offset(Reader0)),
-    Incoming = checked(relsync_lib_incoming, relsync_lib_incoming:append(Incoming0, Bytes)),
-    case relsync_lib_pack:feed(Bytes, Reader0) of
-        {ok, Records, Reader} ->
-            Take = fun(Record, Stage) ->
-                case take_record(Record, Stage, Base, Roots, Left) of
-                    {ok, Next} -> Next;
-                    {error, {Kind, Text}} -> drop_pack(Receiving, Roots, Kind, Text)
-                end
-            end,
-            Stage = lists:foldl(Take, maps:get(stage, Receiving), Records),
-            Uncredited = maps:get(uncredited, Receiving) + byte_size(Bytes),
-            Receiving#{
-                incoming := Incoming,
-                reader := Reader,
-                stage := without_end(Stage),
-                complete := is_complete(Stage),
-                uncredited := give_credit(Uncredited, Send)
-            };
-        {error, Reason} ->
-            drop_pack(Receiving, Roots, pack, relsync_lib_pack:format_error(Reason))
-    end;
-receive_data(_, _, _) ->
-    refuse(pack, "bytes behind the end of the pack").
+receive_data(Bytes, #{pack_id := PackId, appender := Appender, receiver := Receiver} = Receiving, State) ->
+    #{roots := Roots, send := Send} = State,
+    relsync_lib_receiver:is_complete(Receiver) andalso refuse(pack, "bytes behind the end of the pack"),
+    checked(relsync_lib_incoming, relsync_lib_incoming:append(Appender, Bytes)),
+    Next = received(relsync_lib_receiver:read(Receiver), PackId, Roots),
+    Uncredited = maps:get(uncredited, Receiving) + byte_size(Bytes),
+    Receiving#{receiver := Next, uncredited := give_credit(Uncredited, Send)}.
 
 give_credit(Bytes, Send) when Bytes >= ?CREDIT_STEP_BYTES ->
     Send(credit, #{bytes => Bytes}),
@@ -475,45 +324,29 @@ give_credit(Bytes, Send) when Bytes >= ?CREDIT_STEP_BYTES ->
 give_credit(Bytes, _) ->
     Bytes.
 
+received({ok, Receiver}, _, _) ->
+    Receiver;
+received({error, {file, Reason}}, _, _) ->
+    refuse(relsync_lib_refusal:error_kind(Reason), relsync_lib_incoming:format_error(Reason));
+received({error, {pack, Reason}}, PackId, Roots) ->
+    drop_pack(PackId, Roots, pack, relsync_lib_pack:format_error(Reason));
+received({error, {refused, Reason}}, PackId, Roots) ->
+    drop_pack(PackId, Roots, relsync_lib_refusal:error_kind(Reason), relsync_lib_stage:format_error(Reason)).
+
 %% What is wrong with a pack does not become right by continuing it.
--spec drop_pack(receiving(), relsync_lib_roots:roots(), atom(), unicode:chardata()) -> no_return().
-drop_pack(#{incoming := Incoming, pack_id := PackId}, #{state := Dir}, Kind, Text) ->
-    relsync_lib_incoming:close(Incoming),
+-spec drop_pack(relsync_lib_incoming:pack_id(), relsync_lib_roots:roots(), atom(), unicode:chardata()) -> no_return().
+drop_pack(PackId, #{state := Dir}, Kind, Text) ->
     _ = relsync_lib_incoming:delete(Dir, PackId),
     refuse(Kind, Text).
 
-%% PackBytes: how much of the pack is still to be written beside what comes of it.
-take_record({header, Header}, none, Base, Roots, PackBytes) ->
-    #{manifest := Manifest, installed := Installed, drift := Drift} = Base,
-    Options = #{
-        roots => Roots,
-        base => Manifest,
-        installed => Installed,
-        drift => Drift,
-        now => erlang:system_time(second),
-        free_bytes => free_bytes(Roots),
-        pack_bytes => PackBytes
-    },
-    stage_result(relsync_lib_stage:start(Header, Options));
-take_record({frame, Pieces, Body}, Stage, _, _, _) ->
-    stage_result(relsync_lib_stage:frame(Pieces, Body, Stage));
-take_record(trailer, Stage, _, _, _) ->
-    {ok, {complete, Stage}}.
+stop_receiving(#{appender := Appender, receiver := Receiver}) ->
+    relsync_lib_incoming:close(Appender),
+    relsync_lib_receiver:close(Receiver).
 
-stage_result({ok, Stage}) ->
-    {ok, Stage};
-stage_result({error, Reason}) ->
-    {error, {relsync_lib_refusal:error_kind(Reason), relsync_lib_stage:format_error(Reason)}}.
-
-is_complete({complete, _}) -> true;
-is_complete(_) -> false.
-
-without_end({complete, Stage}) -> Stage;
-without_end(Stage) -> Stage.
-
-apply_pack(Fields, #{incoming := Incoming, pack_id := PackId, stage := Stage}, State) ->
+apply_pack(Fields, #{pack_id := PackId, receiver := Receiver} = Receiving, State) ->
     #{roots := #{state := Dir} = Roots, send := Send, hooks := Hooks, base := Base} = State,
-    relsync_lib_incoming:close(Incoming),
+    Stage = relsync_lib_receiver:result(Receiver),
+    stop_receiving(Receiving),
     Result = relsync_lib_update:update(Fields#{found => maps:get(found, State)}, Stage, Base, Roots, Hooks, Send),
     _ = relsync_lib_incoming:delete(Dir, PackId),
     %% Nothing refers to what this removes: manifests of dropped generations, earlier agents.

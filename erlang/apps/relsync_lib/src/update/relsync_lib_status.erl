@@ -1,0 +1,147 @@
+%% @doc What the target says of itself: what it holds, what became of it, and what its VM runs.
+%%
+%% Owns which of that belongs to a greeting and which is looked at only for a status. Changes nothing, but for what
+%% relsync_lib_modules remembers of modules that it has read.
+-module(relsync_lib_status).
+
+-export([look/2, details/1, with_recovered/2, scan/1, stage_options/3]).
+
+-export_type([status/0]).
+
+-type status() :: #{atom() => term()}.
+
+%% Leftovers of earlier generations that are named at most.
+-define(MAX_TOPS, 20).
+%% Modules that are named in a status at most.
+-define(MAX_STALE_MODULES, 1000).
+
+%% @doc Looks at a destination and at the VM. Gives what the host is greeted with, and what the target holds.
+-spec look(relsync_lib_roots:roots(), Checksum :: boolean()) -> {status(), none | relsync_lib_update:base()}.
+look(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
+    {Ended, Last} = relsync_lib_state:ended(Dir),
+    Status = #{
+        otp_release => list_to_integer(erlang:system_info(otp_release)),
+        erts => list_to_binary(erlang:system_info(version)),
+        has_zstd => relsync_lib_zstd:is_native(),
+        embedded => relsync_lib_code:is_embedded(),
+        writable => relsync_lib_fs:is_writable(Write),
+        mounts => relsync_lib_fs:mount_points(Write),
+        kept => [kept_fields(To) || To <- lists:reverse(relsync_lib_generations:history(Roots))],
+        ended => Ended,
+        ended_updates => [#{number => Number, snapshot => beginning(Snapshot)} || {Number, Snapshot} <- Last],
+        free_bytes => free_bytes(Roots),
+        vm => relsync_lib_restart:vm(Roots)
+    },
+    Known = maps:filter(fun(_, Value) -> Value =/= unknown end, maps:merge(Status, origin(Roots))),
+    {Held, Base, Damage} =
+        case relsync_lib_contact:installed(Dir) of
+            {ok, Current, Manifest, Installed, Damages} ->
+                Drift = relsync_lib_inventory:drift(Read, Manifest, Installed, Checksum),
+                Fields = leftover_fields(Current, #{
+                    current => current_fields(Current), drift => [drift_fields(D) || D <- Drift]
+                }),
+                {Fields, #{manifest => Manifest, installed => Installed, drift => Drift}, Damages};
+            {none, Damages} ->
+                {#{}, none, Damages}
+        end,
+    Incoming =
+        case relsync_lib_incoming:list(Dir) of
+            [{PackId, _} | _] ->
+                #{incoming => #{pack_id => PackId, verified => relsync_lib_receiver:verified(Dir, PackId)}};
+            [] ->
+                #{}
+        end,
+    Stale = stale_fields(relsync_lib_modules:stale(Roots)),
+    Named = [relsync_lib_contact:damage_fields(D) || D <- Damage ++ relsync_lib_contact:damaged_generations(Dir)],
+    {maps:merge(maps:merge(Known, Held), maps:merge(Stale, Incoming#{damage => Named})), Base}.
+
+%% What is none is not told.
+stale_fields({Reloadable, Waiting}) ->
+    maps:filter(fun(_, Count) -> Count > 0 end, #{stale => Reloadable, waiting => Waiting}).
+
+%% Where the release is that the VM runs matters where it is not the destination.
+origin(Roots) ->
+    case relsync_lib_origin:runs_from(Roots) orelse relsync_lib_origin:release_root() of
+        true -> #{runs => true};
+        {ok, Root} -> #{release_root => relsync_lib_place:raw_name(Root)};
+        none -> #{}
+    end.
+
+%% @doc Adds what the session has put right before it looked.
+-spec with_recovered(status(), map()) -> status().
+with_recovered(#{damage := Damage} = Status, Recovered) ->
+    (maps:merge(Status, Recovered))#{damage := maps:get(damage, Recovered, []) ++ Damage}.
+
+%% @doc What is looked at only for those who ask for the status.
+-spec details(relsync_lib_roots:roots()) -> map().
+details(Roots) ->
+    (relsync_lib_boot:status(Roots))#{
+        modules => relsync_lib_modules:stale(Roots, ?MAX_STALE_MODULES),
+        kept_bytes => kept_bytes(Roots)
+    }.
+
+%% @doc What stands at a destination about which nothing is known, and what of it cannot be in a manifest.
+-spec scan(relsync_lib_roots:roots()) -> {relsync_lib_update:base(), [{relsync_lib_path:path(), term()}]}.
+scan(#{read := Read}) ->
+    case relsync_lib_inventory:scan(lists:last(Read), #{now => erlang:system_time(second)}) of
+        {ok, Manifest, Installed, LeftOut} ->
+            {#{manifest => Manifest, installed => Installed, drift => []}, LeftOut};
+        {error, {cannot_list, _, enoent}} ->
+            {#{manifest => relsync_lib_manifest:empty(), installed => #{}, drift => []}, []};
+        {error, Reason} ->
+            relsync_lib_refusal:refuse(io, relsync_lib_inventory:format_error(Reason))
+    end.
+
+%% @doc What the files of a pack are staged with, of which so many bytes are still to come.
+-spec stage_options(relsync_lib_roots:roots(), relsync_lib_update:base(), non_neg_integer()) -> relsync_lib_stage:options().
+stage_options(Roots, #{manifest := Manifest, installed := Installed, drift := Drift}, PackBytes) ->
+    #{
+        roots => Roots,
+        base => Manifest,
+        installed => Installed,
+        drift => Drift,
+        now => erlang:system_time(second),
+        free_bytes => free_bytes(Roots),
+        pack_bytes => PackBytes
+    }.
+
+%% A kept generation is not named by its snapshot's id, which is no secret: a host builds only on what the target shows to know.
+kept_fields(none) -> #{generation => 0};
+kept_fields(#{generation := Generation, manifest := Manifest}) -> #{generation => Generation, manifest => beginning(Manifest)}.
+
+%% Enough of an id for the host to find it among its own.
+beginning(<<Beginning:8/binary, _/binary>>) -> Beginning.
+
+%% What hard links share is counted with the newest.
+kept_bytes(#{state := Dir}) ->
+    Sizes = relsync_lib_preserve:sizes(Dir, lists:reverse(relsync_lib_state:generations(Dir))),
+    [#{generation => Generation, bytes => Bytes} || {Generation, Bytes} <- Sizes].
+
+free_bytes(#{write := Write}) ->
+    case relsync_lib_tools:free_bytes(Write) of
+        unknown -> relsync_lib_tools:free_bytes(filename:dirname(Write));
+        Bytes -> Bytes
+    end.
+
+current_fields(#{state := State} = Current) ->
+    #{generation := Generation, snapshot := Snapshot, manifest := Manifest, applied_at := At} = Current,
+    Fields = #{generation => Generation, snapshot => Snapshot, manifest => Manifest, applied_at => At},
+    case State of
+        confirmed ->
+            Fields#{state => 0};
+        {probation, Probation} ->
+            Left = relsync_lib_probation:left(Probation, erlang:system_time(millisecond)),
+            Fields#{state => 1, probation_ms => Left}
+    end.
+
+leftover_fields(Current, Fields) ->
+    case relsync_lib_pins:leftovers(Current) of
+        [] -> Fields;
+        Leftovers ->
+            Tops = lists:sublist(relsync_lib_pins:tops(Leftovers), ?MAX_TOPS),
+            Fields#{leftovers => #{count => length(Leftovers), tops => Tops}}
+    end.
+
+drift_fields({Index, missing}) -> #{index => Index, kind => 0};
+drift_fields({Index, mode}) -> #{index => Index, kind => 2};
+drift_fields({Index, _}) -> #{index => Index, kind => 1}.
