@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use md5::{Digest, Md5};
 use relsync_engine::target::wire::parts;
-use relsync_engine::transport::erl::{Term, decode};
+use relsync_engine::transport::erl::{Pid, Term, atom, binary, decode, integer, tuple};
 
 /// The cookie that it shares with the host.
 pub const COOKIE: &str = "rogue-cookie";
@@ -106,32 +106,30 @@ fn serve(mut stream: TcpStream, script: &Script, log: &Mutex<Vec<Vec<u8>>>) -> i
         };
         match (control.as_slice(), script) {
             (_, Script::TickOnly) => {}
-            ([Term::Integer(29), request, host, ..], script) => {
-                let agent = Term::Encoded(AGENT);
-                let zero = Term::Integer(0);
+            ([Term::FixInteger(number), request, host, ..], script) if number.value == 29 => {
+                let agent = Pid::new(NAME, 99, 0, 7);
                 let reply = vec![
-                    Term::Integer(31),
+                    integer(31),
                     request.clone(),
                     host.clone(),
-                    zero,
-                    agent,
+                    integer(0),
+                    agent.into(),
                 ];
-                send_frame(&mut stream, &Term::Tuple(reply), None)?;
+                send_frame(&mut stream, &tuple(reply), None)?;
                 speak(&mut stream, host, script)?;
-                let mut encoded = Vec::new();
-                host.encode(&mut encoded);
-                caller = Some(encoded);
+                caller = Some(host.clone());
             }
-            ([Term::Integer(2), ..], _) => {
-                if let Some(Term::Tuple(elements)) = payload
-                    && let [_, Term::Binary(part)] = elements.as_slice()
+            ([Term::FixInteger(number), ..], _) if number.value == 2 => {
+                if let Some(Term::Tuple(message)) = payload
+                    && let [_, Term::Binary(part)] = message.elements.as_slice()
                 {
+                    let part = &part.bytes;
                     let mut heard = log.lock().unwrap_or_else(PoisonError::into_inner);
                     heard.push(part.to_vec());
                     if let (Script::Serve(_, result), Some(APPLY), Some(caller)) =
                         (script, part.get(1).copied(), &caller)
                     {
-                        say(&mut stream, &Term::Encoded(caller), result)?;
+                        say(&mut stream, caller, result)?;
                     }
                 }
             }
@@ -140,13 +138,10 @@ fn serve(mut stream: TcpStream, script: &Script, log: &Mutex<Vec<Vec<u8>>>) -> i
     }
 }
 
-/// The process that stands for the agent, `<0.99.0>` of this node, in the external term format.
-const AGENT: &[u8] = b"Xw\x0frogue@localhost\0\0\0\x63\0\0\0\0\0\0\0\x07";
-
 /// The type of the message that tells the agent to apply the update.
 const APPLY: u8 = 0x06;
 
-fn speak(stream: &mut TcpStream, host: &Term<'_>, script: &Script) -> io::Result<()> {
+fn speak(stream: &mut TcpStream, host: &Term, script: &Script) -> io::Result<()> {
     match script {
         Script::Say(messages) | Script::Serve(messages, _) => messages
             .iter()
@@ -156,10 +151,10 @@ fn speak(stream: &mut TcpStream, host: &Term<'_>, script: &Script) -> io::Result
     }
 }
 
-fn say(stream: &mut TcpStream, host: &Term<'_>, message: &[u8]) -> io::Result<()> {
+fn say(stream: &mut TcpStream, host: &Term, message: &[u8]) -> io::Result<()> {
     for part in parts(message) {
-        let control = Term::Tuple(vec![Term::Integer(2), Term::atom(""), host.clone()]);
-        let message = Term::Tuple(vec![Term::atom("relsync"), Term::binary(&part)]);
+        let control = tuple(vec![integer(2), atom(""), host.clone()]);
+        let message = tuple(vec![atom("relsync"), binary(&part)]);
         send_frame(stream, &control, Some(&message))?;
     }
     Ok(())
@@ -212,25 +207,20 @@ fn receive_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 }
 
 /// The elements of a frame's control tuple, and its payload.
-fn parse(frame: &[u8]) -> Option<(Vec<Term<'_>>, Option<Term<'_>>)> {
+fn parse(frame: &[u8]) -> Option<(Vec<Term>, Option<Term>)> {
     let (control, rest) = decode(frame.strip_prefix(&[112, 131])?).ok()?;
     let payload = rest.strip_prefix(&[131]).and_then(|rest| decode(rest).ok());
     match control {
-        Term::Tuple(elements) => Some((elements, payload.map(|(term, _)| term))),
+        Term::Tuple(control) => Some((control.elements, payload.map(|(term, _)| term))),
         _ => None,
     }
 }
 
-fn send_frame(
-    stream: &mut TcpStream,
-    control: &Term<'_>,
-    payload: Option<&Term<'_>>,
-) -> io::Result<()> {
-    let mut frame = vec![0, 0, 0, 0, 112, 131];
-    control.encode(&mut frame);
+fn send_frame(stream: &mut TcpStream, control: &Term, payload: Option<&Term>) -> io::Result<()> {
+    let mut frame = vec![0, 0, 0, 0, 112];
+    control.encode(&mut frame).map_err(io::Error::other)?;
     if let Some(payload) = payload {
-        frame.push(131);
-        payload.encode(&mut frame);
+        payload.encode(&mut frame).map_err(io::Error::other)?;
     }
     let length = u32::try_from(frame.len() - 4).map_err(io::Error::other)?;
     frame[..4].copy_from_slice(&length.to_be_bytes());

@@ -14,7 +14,7 @@ use flate2::read::ZlibEncoder;
 use crate::target::agent;
 use crate::target::session::{Session, SessionError, unexpected};
 use crate::target::wire::{PROTOCOL, Reply, Request, TargetStatus};
-use crate::transport::erl::{Call, Connection, ErlTransport, Pid, SpawnBond, Term};
+use crate::transport::erl::{self, Call, Connection, ErlTransport, Pid, SpawnBond, Term};
 use crate::transport::{Meter, TransportError};
 
 /// The longest name of a session: one byte says how long it is.
@@ -100,7 +100,7 @@ pub async fn open_watched(
         ("Hello", binary(&hello)),
     ];
     // Versions do not compress.
-    let versions = Term::List(vec![binding("Versions", Term::binary(&versions))]);
+    let versions = erl::list(vec![binding("Versions", erl::binary(&versions))]);
     let agent = evaluate(&mut connection, &variables, agent::boot(), versions).await?;
     let meter = connection.meter();
     let mut session = Session::new(connection.into_transport(agent), greeting.silence);
@@ -119,19 +119,19 @@ pub(crate) async fn evaluate(
     connection: &mut Connection,
     variables: &[(&str, String)],
     expressions: &str,
-    bindings: Term<'_>,
+    bindings: Term,
 ) -> Result<Pid, TransportError> {
     let program = program(variables, expressions);
-    let mut all = vec![("P", Term::binary(&program)), ("B", bindings)];
+    let mut all = vec![("P", erl::binary(&program)), ("B", bindings)];
     all.extend(
         STEPS.iter().map(|(name, module, function, arity)| {
-            (*name, Term::Function(module, function, *arity))
+            (*name, erl::function(module, function, *arity))
         }),
     );
     // Erlang looks bindings up in the order of their names.
     all.sort_by_key(|(name, _)| *name);
     let all = all.into_iter().map(|(name, value)| binding(name, value));
-    let arguments = [boot_expression(), Term::List(all.collect())];
+    let arguments = [boot_expression(), erl::list(all.collect())];
     let call = Call {
         module: "erl_eval",
         function: "expr",
@@ -262,18 +262,18 @@ const STEPS: [(&str, &str, &str, u8); 6] = [
 ];
 
 /// The abstract form of `erl_eval:exprs(Program, B)`, where the program's text comes compressed as `P`.
-fn boot_expression() -> Term<'static> {
-    let node = |kind: &'static str, rest: Vec<Term<'static>>| {
-        let mut elements = vec![Term::atom(kind), Term::Integer(0)];
+fn boot_expression() -> Term {
+    let node = |kind: &'static str, rest: Vec<Term>| {
+        let mut elements = vec![erl::atom(kind), erl::integer(0)];
         elements.extend(rest);
-        Term::Tuple(elements)
+        erl::tuple(elements)
     };
-    let var = |name: &'static str| node("var", vec![Term::atom(name)]);
-    let call = |step: &'static str, arguments: Vec<Term<'static>>| {
-        node("call", vec![var(step), Term::List(arguments)])
+    let var = |name: &'static str| node("var", vec![erl::atom(name)]);
+    let call = |step: &'static str, arguments: Vec<Term>| {
+        node("call", vec![var(step), erl::list(arguments)])
     };
-    let second = |of: Term<'static>| {
-        let two = node("integer", vec![Term::Integer(2)]);
+    let second = |of: Term| {
+        let two = node("integer", vec![erl::integer(2)]);
         call("E", vec![two, of])
     };
     let text = call("L", vec![call("U", vec![var("P")])]);
@@ -282,6 +282,6 @@ fn boot_expression() -> Term<'static> {
     call("X", vec![program, var("B")])
 }
 
-fn binding<'a>(name: &'a str, value: Term<'a>) -> Term<'a> {
-    Term::Tuple(vec![Term::atom(name), value])
+fn binding(name: &str, value: Term) -> Term {
+    erl::tuple(vec![erl::atom(name), value])
 }

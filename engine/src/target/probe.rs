@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::target::launch;
 use crate::transport::TransportError;
-use crate::transport::erl::{Connection, Event, Term};
+use crate::transport::erl::{self, Connection, Event};
 
 /// A push makes the destination, but nothing above it; below it, it makes its state directory.
 const PROGRAM: &str = r#"
@@ -73,7 +73,7 @@ pub async fn place(
     limit: Duration,
 ) -> Result<Place, TransportError> {
     let variables = [("Dir", launch::binary(dir))];
-    let none = Term::List(Vec::new());
+    let none = erl::list(Vec::new());
     launch::evaluate(connection, &variables, PROGRAM, none).await?;
     loop {
         let event = timeout(limit, connection.receive()).await;

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::target::launch;
 use crate::transport::TransportError;
-use crate::transport::erl::{Connection, Event, Term};
+use crate::transport::erl::{self, Connection, Event};
 
 /// The session's name is taken, so that no session begins meanwhile. Each purge is a walk over all processes.
 const PROGRAM: &str = r#"
@@ -75,7 +75,7 @@ pub async fn unload(
     limit: Duration,
 ) -> Result<Unloaded, TransportError> {
     let variables = [("Who", launch::binary(holder.as_bytes()))];
-    launch::evaluate(connection, &variables, PROGRAM, Term::List(Vec::new())).await?;
+    launch::evaluate(connection, &variables, PROGRAM, erl::list(Vec::new())).await?;
     let mut modules = Vec::new();
     let mut end = None;
     loop {

@@ -70,6 +70,23 @@ fn a_long_named_node_and_a_direct_port_work() {
 }
 
 #[test]
+fn a_hidden_node_is_reached() {
+    let node = Node::start(NodeOptions {
+        args: vec!["-hidden".into()],
+        ..NodeOptions::default()
+    });
+    block_on(async {
+        let transport = echo(&node).await;
+        let local = transport.connection().local_name();
+        assert_eq!(
+            node.eval("{nodes(), nodes(hidden)}"),
+            format!("{{[],['{local}']}}")
+        );
+        transport.close().await.unwrap();
+    });
+}
+
+#[test]
 fn each_reason_for_no_connection_is_told_apart() {
     let node = start();
     block_on(async {
@@ -144,6 +161,24 @@ fn each_reason_for_no_connection_is_told_apart() {
         ));
     });
     node.wait_for("{nodes(hidden), nodes(connected)}", "{[],[]}");
+}
+
+#[test]
+fn a_cookie_beyond_ascii_is_proven() {
+    let node = start();
+    node.eval("erlang:set_cookie(node(), list_to_atom([$g, 233, 255]))");
+    block_on(async {
+        let with = |cookie| ErlTarget {
+            cookie: Cookie::new(cookie).unwrap(),
+            ..target(&node)
+        };
+        let good = erl::connect(&with("g\u{e9}\u{ff}")).await.unwrap();
+        good.close().await.unwrap();
+        assert!(matches!(
+            refused(&with("g\u{e9}")).await,
+            ConnectError::WrongCookie { .. }
+        ));
+    });
 }
 
 #[test]

@@ -17,6 +17,11 @@ fn the_end_of_a_process_comes_with_its_reason() {
         let cases = [
             ("ok.", "normal"),
             ("exit({no, \"way\"}).", "{no,\"way\"}"),
+            ("exit(list_to_atom([233])).", "\u{e9}"),
+            (
+                "exit({<<1:3>>, 1 bsl 70, -1 bsl 40, fun lists:map/2, 1.5, [1|2], hd(erlang:ports())}).",
+                "{#bitstring,#Bignum,-1099511627776,#fun,1.5,[1|2],#port}",
+            ),
             (
                 "link(Host), unlink(Host), link(Host), exit(again).",
                 "again",

@@ -8,7 +8,7 @@ mod odd_nodes;
 
 use std::time::Duration;
 
-use relsync_engine::transport::erl::{self, Call, Connection, ErlTransport, Pid, SpawnBond, Term};
+use relsync_engine::transport::erl::{self, Call, Connection, ErlTransport, Pid, SpawnBond};
 use relsync_tests::node::{Node, NodeOptions};
 
 use crate::agent::session::target;
@@ -54,19 +54,19 @@ async fn evaluate(node: &Node, connection: &mut Connection, text: &str, bond: Sp
     ));
     // erl_eval:exprs([{call, 1, {remote, 1, {atom, 1, persistent_term}, {atom, 1, get}}, [..]}],
     // ..) in the abstract format.
-    let atom = |name| Term::Tuple(vec![Term::atom("atom"), Term::Integer(1), Term::atom(name)]);
-    let variable = |name| Term::Tuple(vec![Term::atom("var"), Term::Integer(1), Term::atom(name)]);
+    let atom = |name| erl::tuple(vec![erl::atom("atom"), erl::integer(1), erl::atom(name)]);
+    let variable = |name| erl::tuple(vec![erl::atom("var"), erl::integer(1), erl::atom(name)]);
     let call = |function, arguments| {
-        Term::Tuple(vec![
-            Term::atom("call"),
-            Term::Integer(1),
+        erl::tuple(vec![
+            erl::atom("call"),
+            erl::integer(1),
             function,
-            Term::List(arguments),
+            erl::list(arguments),
         ])
     };
-    let get = Term::Tuple(vec![
-        Term::atom("remote"),
-        Term::Integer(1),
+    let get = erl::tuple(vec![
+        erl::atom("remote"),
+        erl::integer(1),
         atom("persistent_term"),
         atom("get"),
     ]);
@@ -75,12 +75,13 @@ async fn evaluate(node: &Node, connection: &mut Connection, text: &str, bond: Sp
         vec![variable("Text"), variable("Host")],
     );
     // Bindings as every release takes them: a list of pairs ordered by name.
-    let host = Term::Tuple(vec![
-        Term::atom("Host"),
-        Term::Pid(connection.local_pid().clone()),
+    let host = erl::tuple(vec![
+        erl::atom("Host"),
+        connection.local_pid().clone().into(),
     ]);
-    let text = Term::Tuple(vec![Term::atom("Text"), Term::string(text)]);
-    let arguments = [Term::List(vec![expression]), Term::List(vec![host, text])];
+    let characters = text.chars().map(|c| erl::integer(u32::from(c).into()));
+    let text = erl::tuple(vec![erl::atom("Text"), erl::list(characters.collect())]);
+    let arguments = [erl::list(vec![expression]), erl::list(vec![host, text])];
     let call = Call {
         module: "erl_eval",
         function: "exprs",

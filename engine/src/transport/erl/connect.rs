@@ -200,10 +200,9 @@ async fn registered_names(
     let Ok(stream) = dial(addresses, target.epmd_port, target.connect_timeout).await else {
         return Vec::new();
     };
-    match timeout(target.connect_timeout, epmd::ask_names(stream, meter)).await {
-        Ok(Ok(names)) => names,
-        _ => Vec::new(),
-    }
+    timeout(target.connect_timeout, epmd::ask_names(stream, meter))
+        .await
+        .unwrap_or_default()
 }
 
 /// Why no address could be connected to.
@@ -283,7 +282,7 @@ mod tests {
 
     /// Connects to a port mapper that answers every request with these bytes, and hangs up or
     /// stalls.
-    fn ask(answer: &'static [u8], stall: bool) -> ConnectError {
+    fn ask(answer: Vec<u8>, stall: bool) -> ConnectError {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -295,7 +294,7 @@ mod tests {
                 loop {
                     let (mut stream, _) = listener.accept().await.unwrap();
                     let _ = stream.read(&mut [0; 64]).await;
-                    stream.write_all(answer).await.unwrap();
+                    let _ = stream.write_all(&answer).await;
                     if stall {
                         std::future::pending::<()>().await;
                     }
@@ -315,7 +314,7 @@ mod tests {
     #[test]
     fn hostile_port_mappers_give_exact_errors() {
         use ConnectError as E;
-        let table: [(&[u8], bool, Check); 7] = [
+        let table: [(&[u8], bool, Check); 8] = [
             (b"", true, |error| matches!(error, E::EpmdTimeout { .. })),
             (b"", false, |error| matches!(error, E::NotEpmd { .. })),
             (b"SSH-2.0-", false, |error| {
@@ -327,16 +326,35 @@ mod tests {
             (b"w\x00\x12", false, |error| {
                 matches!(error, E::EpmdUnreachable { .. })
             }),
-            (b"w\x00\x12\x34M\x00\x00\x05\x00\x05", false, |error| {
-                matches!(error, E::TooOld { .. })
-            }),
-            (b"w\x00\x00\x01M\x00\x00\x06\x00\x05", false, |error| {
-                matches!(error, E::NodeRefused { port: 1, .. })
-            }),
+            (
+                b"w\x00\x12\x34M\x00\x00\x05\x00\x05\x00\x03app\x00\x00",
+                false,
+                |error| matches!(error, E::TooOld { .. }),
+            ),
+            (
+                b"w\x00\x00\x01M\x00\x00\x06\x00\x05\x00\x03app\x00\x00",
+                false,
+                |error| matches!(error, E::NodeRefused { port: 1, .. }),
+            ),
+            (
+                b"w\x00\x12\x34M\x00\x00\x06\x00\x05\x00\x01\xff\x00\x00",
+                false,
+                |error| matches!(error, E::NotEpmd { .. }),
+            ),
         ];
         for (answer, stall, expected) in table {
-            let error = ask(answer, stall);
+            let error = ask(answer.to_vec(), stall);
             assert!(expected(&error), "{answer:?}: {error:?}");
         }
+    }
+
+    #[test]
+    fn a_long_answer_of_a_port_mapper_stays_out_of_the_error() {
+        // To a request for a port this says "unknown", to one for names it begins with EPMD's port.
+        let line = format!("name {} at port 1\n", "b e ".repeat(1_000));
+        let answer = ["w\x01\0\0", &line, "name app at port 2\n"].concat();
+        let error = ask(answer.into_bytes(), false);
+        assert!(format!("{error:?}").contains("\"app\""), "{error:?}");
+        assert!(format!("{error} {error:?}").len() < 1024);
     }
 }

@@ -64,12 +64,7 @@ impl Connection {
         salt: u32,
         spawn_timeout: Duration,
     ) -> Self {
-        let local_pid = Pid {
-            node: local_name.as_str().to_owned(),
-            id: OUR_PROCESS,
-            serial: 0,
-            creation,
-        };
+        let local_pid = Pid::new(local_name.as_str(), OUR_PROCESS, 0, creation);
         Self {
             link,
             meter,
@@ -196,11 +191,10 @@ impl Connection {
 
     fn make_reference(&mut self) -> Reference {
         self.references = self.references.wrapping_add(1);
-        let words = vec![self.references & REFERENCE_MASK, self.salt, 0];
         Reference {
             node: self.local_pid.node.clone(),
             creation: self.local_pid.creation,
-            words,
+            id: vec![self.references & REFERENCE_MASK, self.salt, 0],
         }
     }
 

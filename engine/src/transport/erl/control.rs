@@ -2,35 +2,33 @@
 //!
 //! Format: "Protocol between Connected Nodes" in the ERTS documentation, pass-through form: neither
 //! the atom cache nor fragments are ever negotiated, so a frame is `112, 131, Control` and, where
-//! the control message has a payload, `131, Payload`.
+//! the control message has a payload, `131, Payload`. `erl_dist` writes and reads both, after
+//! [`term`] has measured what a node sent. `erl_dist::message::channel` is never used: it allocates
+//! the length that a peer claims, loses bytes when it is cancelled, and does not flush ticks.
+
+use std::io::Read;
+
+use eetf::{FixInteger, List, Tuple};
+use erl_dist::message::{
+    Exit, Exit2, Message, MonitorPExit, PayloadExit, PayloadExit2, PayloadMonitorPExit, RecvError,
+    Send,
+};
+use erl_dist::term::{Mfa, PidOrAtom};
 
 use super::reason;
-use super::term::{self, Pid, Reference, Term, TermError};
+use super::term::{self, Atom, Pid, Reference, Term, TermError, VERSION};
 
 /// Marks a frame without distribution header.
 const PASS_THROUGH: u8 = 112;
 
-/// Precedes every encoded term.
-const TERM_VERSION: u8 = 131;
-
 /// The atom that tags relsync's own messages.
 const MESSAGE_TAG: &str = "relsync";
 
-/// The numbers of the control messages.
-mod number {
-    pub(super) const SEND: i64 = 2;
-    pub(super) const EXIT: i64 = 3;
-    pub(super) const EXIT2: i64 = 8;
-    pub(super) const SEND_TRACED: i64 = 12;
-    pub(super) const MONITOR_EXIT: i64 = 21;
-    pub(super) const PAYLOAD_EXIT: i64 = 24;
-    pub(super) const PAYLOAD_EXIT2: i64 = 26;
-    pub(super) const PAYLOAD_MONITOR_EXIT: i64 = 28;
-    pub(super) const SPAWN_REQUEST: i64 = 29;
-    pub(super) const SPAWN_REPLY: i64 = 31;
-    pub(super) const UNLINK_ID: i64 = 35;
-    pub(super) const UNLINK_ID_ACK: i64 = 36;
-}
+/// The empty list, encoded. It takes the place of a payload that cannot be read.
+const NO_PAYLOAD: [u8; 2] = [VERSION, 106];
+
+/// How the control message of a send with a trace token begins.
+const SEND_TRACED: [u8; 5] = [VERSION, 104, 4, 97, 12];
 
 /// How a new process is bound to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,14 +48,14 @@ pub struct Call<'a> {
     /// The function's name.
     pub function: &'a str,
     /// The arguments.
-    pub arguments: &'a [Term<'a>],
+    pub arguments: &'a [Term],
 }
 
 /// A frame's meaning. Texts of reasons are rendered and bounded.
 #[derive(Debug, PartialEq)]
-pub(super) enum Signal<'a> {
+pub(super) enum Signal {
     /// One of relsync's messages to a process of the host.
-    Message { to: Pid, content: &'a [u8] },
+    Message { to: Pid, content: Vec<u8> },
     /// A linked process ended, or somebody sent an exit signal.
     Exit { from: Pid, to: Pid, reason: String },
     /// A monitored process ended.
@@ -75,13 +73,8 @@ pub(super) enum Signal<'a> {
 
 /// The frame that sends one of relsync's messages, its length included.
 pub(super) fn encode_message(to: &Pid, content: &[u8]) -> Vec<u8> {
-    let control = Term::Tuple(vec![
-        Term::Integer(number::SEND),
-        Term::atom(""),
-        Term::Pid(to.clone()),
-    ]);
-    let payload = Term::Tuple(vec![Term::atom(MESSAGE_TAG), Term::binary(content)]);
-    encode_frame(&control, Some(&payload), content.len())
+    let message = term::tuple(vec![term::atom(MESSAGE_TAG), term::binary(content)]);
+    encode_frame(Message::send(to.clone(), message), content.len())
 }
 
 /// The frame that asks for a new process, its length included.
@@ -91,149 +84,177 @@ pub(super) fn encode_spawn(
     call: &Call<'_>,
     bond: SpawnBond,
 ) -> Vec<u8> {
-    let arity = i64::try_from(call.arguments.len()).unwrap_or(i64::MAX);
-    let entry = Term::Tuple(vec![
-        Term::atom(call.module),
-        Term::atom(call.function),
-        Term::Integer(arity),
-    ]);
+    let entry = Mfa {
+        module: Atom::from(call.module),
+        function: Atom::from(call.function),
+        arity: FixInteger {
+            value: i32::try_from(call.arguments.len()).unwrap_or(i32::MAX),
+        },
+    };
     let option = match bond {
         SpawnBond::Link => "link",
         SpawnBond::Monitor => "monitor",
     };
     // A VM may limit the heap of every new process, and kill those that exceed it.
-    let no_heap_limit = Term::Tuple(vec![Term::atom("max_heap_size"), Term::Integer(0)]);
-    let control = Term::Tuple(vec![
-        Term::Integer(number::SPAWN_REQUEST),
-        Term::Reference(request.clone()),
-        Term::Pid(from.clone()),
-        // The group leader. The host prints nothing for a target: the process finds one of its own.
-        Term::Pid(from.clone()),
+    let no_heap_limit = term::tuple(vec![term::atom("max_heap_size"), term::integer(0)]);
+    let request = Message::spawn_request(
+        request.clone(),
+        from.clone(),
+        // The group leader. The host prints nothing for a target: the process finds its own.
+        from.clone(),
         entry,
-        Term::List(vec![Term::atom(option), no_heap_limit]),
-    ]);
-    encode_frame(&control, Some(&Term::List(call.arguments.to_vec())), 0)
+        List::from(vec![term::atom(option), no_heap_limit]),
+        List::from(call.arguments.to_vec()),
+    );
+    encode_frame(request, 0)
 }
 
-fn encode_frame(control: &Term<'_>, payload: Option<&Term<'_>>, payload_size: usize) -> Vec<u8> {
+fn encode_frame(message: Message, payload_size: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(payload_size + 128);
-    frame.extend([0, 0, 0, 0, PASS_THROUGH, TERM_VERSION]);
-    control.encode(&mut frame);
-    if let Some(payload) = payload {
-        frame.push(TERM_VERSION);
-        payload.encode(&mut frame);
-    }
+    frame.extend([0, 0, 0, 0, PASS_THROUGH]);
+    let written = message.write_into(&mut frame);
+    debug_assert!(written.is_ok(), "names and numbers of the host are short");
     // Callers keep frames far below 4 GiB; a length that lies would be refused by the target.
     let length = u32::try_from(frame.len() - 4).unwrap_or(u32::MAX);
     frame[..4].copy_from_slice(&length.to_be_bytes());
     frame
 }
 
-/// Reads a frame, without its length. A payload that is not relsync's is not looked into.
-pub(super) fn decode_frame(frame: &[u8]) -> Result<Signal<'_>, TermError> {
-    let Some(control) = frame.strip_prefix(&[PASS_THROUGH, TERM_VERSION]) else {
+/// Reads a frame, without its length. A payload that cannot be read costs a message or the reason of
+/// an exit, but not the connection.
+pub(super) fn decode_frame(frame: &[u8]) -> Result<Signal, TermError> {
+    let Some(body) = frame.strip_prefix(&[PASS_THROUGH]) else {
         return Err(TermError::Shape {
             wanted: "a message without distribution header",
         });
     };
-    let (control, rest) = term::decode(control)?;
-    let payload = match rest.split_first() {
-        None => None,
-        Some((&TERM_VERSION, payload)) => Some(payload),
-        Some(_) => {
+    let (control, payload) = body.split_at(measure(body)?);
+    let (payload, unreadable) = match payload {
+        [] => (payload, None),
+        [VERSION, ..] => match measure(payload) {
+            Ok(size) if size == payload.len() => (payload, None),
+            Ok(_) => (&NO_PAYLOAD[..], Some(TermError::Shape { wanted: "alone" })),
+            Err(error) => (&NO_PAYLOAD[..], Some(error)),
+        },
+        _ => {
             return Err(TermError::Shape {
                 wanted: "a payload with version byte",
             });
         }
     };
-    let Term::Tuple(elements) = control else {
-        return Err(TermError::Shape {
-            wanted: "a control tuple",
-        });
-    };
-    let mut elements = elements.into_iter();
-    match elements.next() {
-        Some(Term::Integer(number)) => Ok(signal(number, elements.collect(), payload)),
-        _ => Err(TermError::Shape {
-            wanted: "a numbered control tuple",
+    if control.starts_with(&SEND_TRACED) {
+        return Ok(traced(control, payload).unwrap_or(Signal::Other));
+    }
+    match Message::read_from(&mut control.chain(payload)) {
+        Ok(message) => Ok(signal(message, unreadable)),
+        Err(RecvError::UnsupportedOp { .. }) => Ok(Signal::Other),
+        // `erl_dist` knows the number but not this shape, such as a list of bytes as arguments.
+        Err(_) if matches!(control, [VERSION, 104, _, 97, ..]) => Ok(Signal::Other),
+        Err(_) => Err(TermError::Shape {
+            wanted: "a control message",
         }),
     }
 }
 
-fn signal<'a>(number: i64, elements: Vec<Term<'a>>, payload: Option<&'a [u8]>) -> Signal<'a> {
-    match (number, elements.as_slice(), payload) {
-        (number::SEND | number::SEND_TRACED, [_, Term::Pid(to), ..], Some(payload)) => {
-            match term::tagged_binary(payload, MESSAGE_TAG) {
-                Some(content) => Signal::Message {
-                    to: to.clone(),
-                    content,
-                },
-                None => Signal::Other,
-            }
-        }
-        (number::EXIT | number::EXIT2, [Term::Pid(from), Term::Pid(to), reason], None) => {
-            Signal::Exit {
-                from: from.clone(),
-                to: to.clone(),
-                reason: reason::render(reason),
-            }
-        }
-        (
-            number::PAYLOAD_EXIT | number::PAYLOAD_EXIT2,
-            [Term::Pid(from), Term::Pid(to)],
-            Some(reason),
-        ) => Signal::Exit {
-            from: from.clone(),
-            to: to.clone(),
-            reason: render_payload(reason),
+/// The length of the term at the start of some bytes, its version byte included.
+fn measure(bytes: &[u8]) -> Result<usize, TermError> {
+    match bytes.split_first() {
+        Some((&VERSION, term)) => Ok(1 + term::measure(term)?),
+        _ => Err(TermError::Shape {
+            wanted: "a term with version byte",
+        }),
+    }
+}
+
+/// A send with a trace token. `erl_dist` 0.8 takes the token for the receiver.
+fn traced(control: &[u8], payload: &[u8]) -> Option<Signal> {
+    let Ok(Term::Tuple(Tuple { elements })) = Term::decode(control) else {
+        return None;
+    };
+    let [_, _, Term::Pid(to_pid), _] = <[Term; 4]>::try_from(elements).ok()? else {
+        return None;
+    };
+    let message = Term::decode(payload).ok()?;
+    Some(signal(Message::Send(Send { to_pid, message }), None))
+}
+
+fn signal(message: Message, unreadable: Option<TermError>) -> Signal {
+    let render = |reason: &Term| match unreadable {
+        None => reason::render(reason),
+        Some(error) => format!("unreadable reason ({error})"),
+    };
+    match message {
+        Message::Send(sent) => match content(sent.message) {
+            Some(content) => Signal::Message {
+                to: sent.to_pid,
+                content,
+            },
+            None => Signal::Other,
         },
-        (number::MONITOR_EXIT, [_, _, Term::Reference(monitor), reason], None) => Signal::Down {
-            monitor: monitor.clone(),
-            reason: reason::render(reason),
+        Message::Exit(Exit {
+            from_pid,
+            to_pid,
+            reason,
+        })
+        | Message::Exit2(Exit2 {
+            from_pid,
+            to_pid,
+            reason,
+        })
+        | Message::PayloadExit(PayloadExit {
+            from_pid,
+            to_pid,
+            reason,
+        })
+        | Message::PayloadExit2(PayloadExit2 {
+            from_pid,
+            to_pid,
+            reason,
+        }) => Signal::Exit {
+            from: from_pid,
+            to: to_pid,
+            reason: render(&reason),
         },
-        (number::PAYLOAD_MONITOR_EXIT, [_, _, Term::Reference(monitor)], Some(reason)) => {
-            Signal::Down {
-                monitor: monitor.clone(),
-                reason: render_payload(reason),
-            }
-        }
-        (number::SPAWN_REPLY, [Term::Reference(request), _, _, result], None) => {
-            let result = match result {
-                Term::Pid(pid) => Ok(pid.clone()),
-                other => Err(reason::render(other)),
-            };
-            Signal::SpawnReply {
-                request: request.clone(),
-                result,
-            }
-        }
-        (
-            number::UNLINK_ID,
-            [
-                id @ (Term::Integer(_) | Term::Big { .. }),
-                Term::Pid(from),
-                Term::Pid(to),
-            ],
-            None,
-        ) => {
-            let answer = Term::Tuple(vec![
-                Term::Integer(number::UNLINK_ID_ACK),
-                id.clone(),
-                Term::Pid(to.clone()),
-                Term::Pid(from.clone()),
-            ]);
+        Message::MonitorPExit(MonitorPExit {
+            reference, reason, ..
+        })
+        | Message::PayloadMonitorPExit(PayloadMonitorPExit {
+            reference, reason, ..
+        }) => Signal::Down {
+            monitor: reference,
+            reason: render(&reason),
+        },
+        Message::SpawnReply(reply) => Signal::SpawnReply {
+            request: reply.req_id,
+            result: match reply.result {
+                PidOrAtom::Pid(pid) => Ok(pid),
+                PidOrAtom::Atom(reason) => Err(reason::render(&reason.into())),
+            },
+        },
+        Message::UnlinkId(unlink)
+            if matches!(unlink.id, Term::FixInteger(_) | Term::BigInteger(_)) =>
+        {
             Signal::Unlink {
-                answer: encode_frame(&answer, None, 0),
+                answer: encode_frame(
+                    Message::unlink_id_ack(unlink.id, unlink.to_pid, unlink.from_pid),
+                    0,
+                ),
             }
         }
         _ => Signal::Other,
     }
 }
 
-fn render_payload(bytes: &[u8]) -> String {
-    match term::decode(bytes) {
-        Ok((reason, _)) => reason::render(&reason),
-        Err(error) => format!("unreadable reason ({error})"),
+/// The binary in `{relsync, Binary}`.
+fn content(message: Term) -> Option<Vec<u8>> {
+    let Term::Tuple(Tuple { elements }) = message else {
+        return None;
+    };
+    match <[Term; 2]>::try_from(elements) {
+        Ok([Term::Atom(tag), Term::Binary(content)]) if tag.name == MESSAGE_TAG => {
+            Some(content.bytes)
+        }
+        _ => None,
     }
 }
 
@@ -244,24 +265,24 @@ mod tests {
     use super::*;
 
     fn pid(id: u32) -> Pid {
-        Pid {
-            node: "app@host".into(),
-            id,
-            serial: 0,
-            creation: 7,
-        }
+        Pid::new("app@host", id, 0, 7)
     }
 
     fn reference() -> Reference {
         Reference {
             node: "me@host".into(),
             creation: 7,
-            words: vec![1, 2, 3],
+            id: vec![1, 2, 3],
         }
     }
 
-    fn frame(elements: Vec<Term<'_>>, payload: Option<&Term<'_>>) -> Vec<u8> {
-        encode_frame(&Term::Tuple(elements), payload, 0).split_off(4)
+    fn frame(elements: Vec<Term>, payload: Option<&Term>) -> Vec<u8> {
+        let mut frame = vec![PASS_THROUGH];
+        term::tuple(elements).encode(&mut frame).unwrap();
+        if let Some(payload) = payload {
+            payload.encode(&mut frame).unwrap();
+        }
+        frame
     }
 
     #[test]
@@ -273,14 +294,14 @@ mod tests {
             decode_frame(frame),
             Ok(Signal::Message {
                 to: pid(1),
-                content: b"content"
+                content: b"content".to_vec()
             })
         );
     }
 
     #[test]
     fn signals_are_recognised() {
-        let reason = Term::atom("killed");
+        let reason = term::atom("killed");
         let exit = Signal::Exit {
             from: pid(1),
             to: pid(2),
@@ -290,19 +311,19 @@ mod tests {
             monitor: reference(),
             reason: "killed".into(),
         };
-        let [from, to] = [1, 2].map(|id| Term::Pid(pid(id)));
-        let monitor = Term::Reference(reference());
+        let [from, to] = [1, 2].map(|id| Term::from(pid(id)));
+        let monitor = Term::from(reference());
         let table = [
             (
                 frame(
-                    vec![Term::Integer(3), from.clone(), to.clone(), reason.clone()],
+                    vec![term::integer(3), from.clone(), to.clone(), reason.clone()],
                     None,
                 ),
                 exit,
             ),
             (
                 frame(
-                    vec![Term::Integer(24), from.clone(), to.clone()],
+                    vec![term::integer(24), from.clone(), to.clone()],
                     Some(&reason),
                 ),
                 Signal::Exit {
@@ -313,7 +334,7 @@ mod tests {
             ),
             (
                 frame(
-                    vec![Term::Integer(28), from.clone(), to.clone(), monitor.clone()],
+                    vec![term::integer(28), from.clone(), to.clone(), monitor.clone()],
                     Some(&reason),
                 ),
                 down,
@@ -321,10 +342,10 @@ mod tests {
             (
                 frame(
                     vec![
-                        Term::Integer(31),
+                        term::integer(31),
                         monitor.clone(),
                         to.clone(),
-                        Term::Integer(1),
+                        term::integer(1),
                         from.clone(),
                     ],
                     None,
@@ -337,11 +358,11 @@ mod tests {
             (
                 frame(
                     vec![
-                        Term::Integer(31),
+                        term::integer(31),
                         monitor,
                         to.clone(),
-                        Term::Integer(0),
-                        Term::atom("badopt"),
+                        term::integer(0),
+                        term::atom("badopt"),
                     ],
                     None,
                 ),
@@ -352,13 +373,13 @@ mod tests {
             ),
             (
                 frame(
-                    vec![Term::Integer(2), Term::atom(""), to.clone()],
-                    Some(&Term::atom("hello")),
+                    vec![term::integer(2), term::atom(""), to.clone()],
+                    Some(&term::atom("hello")),
                 ),
                 Signal::Other,
             ),
             (
-                frame(vec![Term::Integer(1), from.clone(), to.clone()], None),
+                frame(vec![term::integer(1), from.clone(), to.clone()], None),
                 Signal::Other,
             ),
         ];
@@ -367,25 +388,98 @@ mod tests {
         }
         let unlink = frame(
             vec![
-                Term::Integer(35),
-                Term::Integer(i64::MAX),
+                term::integer(35),
+                term::integer(i64::MAX),
                 from.clone(),
                 to.clone(),
             ],
             None,
         );
-        let answer = encode_frame(
-            &Term::Tuple(vec![Term::Integer(36), Term::Integer(i64::MAX), to, from]),
+        let answer = frame(
+            vec![term::integer(36), term::integer(i64::MAX), to, from],
             None,
-            0,
         );
+        let length = u32::try_from(answer.len()).unwrap().to_be_bytes();
+        let answer = [&length[..], &answer].concat();
         assert_eq!(decode_frame(&unlink), Ok(Signal::Unlink { answer }));
     }
 
     #[test]
+    fn a_traced_message_is_a_message() {
+        let elements = vec![
+            term::integer(12),
+            term::atom(""),
+            pid(1).into(),
+            term::tuple(vec![term::integer(1), term::integer(2)]),
+        ];
+        let message = term::tuple(vec![term::atom(MESSAGE_TAG), term::binary(b"x")]);
+        let traced = frame(elements, Some(&message));
+        let (to, content) = (pid(1), b"x".to_vec());
+        assert_eq!(decode_frame(&traced), Ok(Signal::Message { to, content }));
+    }
+
+    #[test]
+    fn a_known_message_of_another_shape_is_let_go() {
+        let odd = frame(vec![term::integer(3), term::integer(1)], None);
+        assert_eq!(decode_frame(&odd), Ok(Signal::Other));
+        let no_payload = frame(vec![term::integer(2), term::atom(""), pid(1).into()], None);
+        assert_eq!(decode_frame(&no_payload), Ok(Signal::Other));
+        let spawn = vec![
+            term::integer(29),
+            reference().into(),
+            pid(1).into(),
+            pid(1).into(),
+            term::tuple(vec![
+                term::atom("lists"),
+                term::atom("seq"),
+                term::integer(2),
+            ]),
+            term::list(vec![]),
+        ];
+        let numbers = term::list(vec![term::integer(1), term::integer(2)]);
+        assert_eq!(
+            decode_frame(&frame(spawn, Some(&numbers))),
+            Ok(Signal::Other)
+        );
+        let unlink = vec![
+            term::integer(35),
+            term::atom("id"),
+            pid(1).into(),
+            pid(2).into(),
+        ];
+        assert_eq!(decode_frame(&frame(unlink, None)), Ok(Signal::Other));
+    }
+
+    #[test]
+    fn a_payload_that_cannot_be_read_spoils_the_reason_only() {
+        let exit = frame(vec![term::integer(24), pid(1).into(), pid(2).into()], None);
+        for (payload, why) in [
+            (&[131, 82, 0][..], "term has the unsupported tag 82"),
+            (&[131, 68][..], "term has the unsupported tag 68"),
+            (
+                &[131, 80, 0, 0, 0, 1, 120][..],
+                "term has the unsupported tag 80",
+            ),
+            (&[131, 108, 255, 255, 255, 255][..], "term ends early"),
+            (
+                &[131, 77, 0, 0, 0, 1, 0, 1][..],
+                "term has a malformed part",
+            ),
+            (&[131, 106, 0][..], "term is not alone"),
+        ] {
+            let Ok(Signal::Exit { reason, .. }) = decode_frame(&[&exit, payload].concat()) else {
+                panic!("no exit")
+            };
+            assert_eq!(reason, format!("unreadable reason ({why})"));
+        }
+    }
+
+    #[test]
     fn frames_of_another_form_are_refused() {
-        let good = frame(vec![Term::Integer(1)], None);
+        let good = frame(vec![term::integer(5)], None);
         assert_eq!(decode_frame(&good), Ok(Signal::Other));
+        let unknown = frame(vec![term::integer(99), term::integer(1)], None);
+        assert_eq!(decode_frame(&unknown), Ok(Signal::Other));
         let headed = [&[131, 68, 0][..], &good[2..]].concat();
         let unversioned = [&good[..], &[106]].concat();
         for bad in [

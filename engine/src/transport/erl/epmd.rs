@@ -1,24 +1,22 @@
 //! Asks the target's port mapper for a node's port.
 //!
-//! Format: "EPMD Protocol" in the ERTS documentation. The host registers nothing there.
+//! The host registers nothing there. `erl_dist` speaks the protocol. The stream below it ends after
+//! [`MAX_ANSWER`] bytes, because `erl_dist` reads a list of names without a limit.
 
-use std::io;
+use std::io::{self, ErrorKind};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use erl_dist::epmd::{EpmdClient, EpmdError};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufWriter, Join, ReadHalf, Take, WriteHalf};
+use tokio::io::{join, split};
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use super::super::Meter;
 
-/// `PORT_PLEASE2_REQ`.
-const PORT_REQUEST: u8 = 122;
+/// The most bytes of an answer that are read.
+const MAX_ANSWER: u64 = 16 * 1024;
 
-/// `PORT2_RESP`.
-const PORT_ANSWER: u8 = 119;
-
-/// `NAMES_REQ`.
-const NAMES_REQUEST: u8 = 110;
-
-/// The most bytes of a list of names that are read.
-const MAX_NAMES: u64 = 16 * 1024;
+/// The most bytes of registered names that are kept, all together. They become a hint for the user.
+const MAX_NAMES: usize = 512;
 
 /// What EPMD says of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,97 +35,150 @@ pub(super) enum Answer {
 }
 
 /// Asks for the node of this name, which is the part before the `@`.
-pub(super) async fn ask_port<S>(mut stream: S, name: &str, meter: &Meter) -> io::Result<Answer>
+pub(super) async fn ask_port<S>(stream: S, name: &str, meter: &Meter) -> io::Result<Answer>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite,
 {
-    send_request(&mut stream, PORT_REQUEST, name, meter).await?;
-    let head: [u8; 2] = match read_array(&mut stream, meter).await {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Answer::Garbage),
-        head => head?,
-    };
-    meter.message_arrived();
-    match head {
-        [PORT_ANSWER, 0] => {}
-        [PORT_ANSWER, _] => return Ok(Answer::Unknown),
-        _ => return Ok(Answer::Garbage),
+    let mut stream = bounded(stream);
+    meter.sent(3 + name.len());
+    let answer = EpmdClient::new(&mut stream).get_node(name).await;
+    let received = count_answer(&stream, meter);
+    match answer {
+        Ok(Some(node)) => Ok(Answer::Port {
+            port: node.port,
+            highest_version: node.highest_version,
+        }),
+        Ok(None) | Err(EpmdError::GetNodeEntryError { .. }) => Ok(Answer::Unknown),
+        Err(EpmdError::Io(error)) => match error.kind() {
+            ErrorKind::UnexpectedEof if received < 2 => Ok(Answer::Garbage),
+            ErrorKind::InvalidData => Ok(Answer::Garbage),
+            _ => Err(error),
+        },
+        Err(_) => Ok(Answer::Garbage),
     }
-    // Port, node type, protocol, highest and lowest version; the name and what follows it are of no
-    // use.
-    let [port_high, port_low, _, _, version_high, version_low, _, _] =
-        read_array(&mut stream, meter).await?;
-    Ok(Answer::Port {
-        port: u16::from_be_bytes([port_high, port_low]),
-        highest_version: u16::from_be_bytes([version_high, version_low]),
-    })
 }
 
-/// Asks which names are registered.
-pub(super) async fn ask_names<S>(mut stream: S, meter: &Meter) -> io::Result<Vec<String>>
+/// Asks which names are registered. There are none if any line of the answer is malformed, and no
+/// more than fit into [`MAX_NAMES`] bytes.
+pub(super) async fn ask_names<S>(stream: S, meter: &Meter) -> Vec<String>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite,
 {
-    send_request(&mut stream, NAMES_REQUEST, "", meter).await?;
-    let mut answer = Vec::new();
-    let read = stream.take(MAX_NAMES).read_to_end(&mut answer).await;
-    meter.received(answer.len());
-    meter.message_arrived();
-    read?;
-    Ok(parse_names(answer.get(4..).unwrap_or_default()))
-}
-
-async fn send_request(
-    stream: &mut (impl AsyncWrite + Unpin),
-    request: u8,
-    name: &str,
-    meter: &Meter,
-) -> io::Result<()> {
-    // A node name is at most 255 bytes long.
-    let length = u16::try_from(name.len() + 1).unwrap_or(u16::MAX);
-    let mut message = length.to_be_bytes().to_vec();
-    message.push(request);
-    message.extend_from_slice(name.as_bytes());
-    stream.write_all(&message).await?;
-    meter.sent(message.len());
-    Ok(())
-}
-
-async fn read_array<const N: usize>(
-    stream: &mut (impl AsyncRead + Unpin),
-    meter: &Meter,
-) -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    stream.read_exact(&mut bytes).await?;
-    meter.received(N);
-    Ok(bytes)
-}
-
-/// Reads lines of the form `name NAME at port PORT`; others are skipped.
-fn parse_names(text: &[u8]) -> Vec<String> {
-    let name = |line: &str| {
-        Some(
-            line.strip_prefix("name ")?
-                .split_once(" at port ")?
-                .0
-                .to_owned(),
-        )
+    let mut stream = bounded(stream);
+    meter.sent(3);
+    let names = EpmdClient::new(&mut stream).get_names().await;
+    count_answer(&stream, meter);
+    let mut room = MAX_NAMES;
+    let mut fits = |name: &String| {
+        let left = room.checked_sub(name.len());
+        room = left.unwrap_or(room);
+        left.is_some()
     };
-    let printable = |name: &String| !name.chars().any(char::is_control);
-    String::from_utf8_lossy(text)
-        .lines()
-        .filter_map(name)
-        .filter(printable)
+    let names = names.unwrap_or_default().into_iter().map(|(name, _)| name);
+    names
+        .filter(|name| !name.chars().any(char::is_control) && fits(name))
         .collect()
+}
+
+type Bounded<S> = Compat<Join<Take<ReadHalf<S>>, BufWriter<WriteHalf<S>>>>;
+
+/// A stream of one answer. `erl_dist` writes a request in several pieces, which go out as one.
+fn bounded<S: AsyncRead + AsyncWrite>(stream: S) -> Bounded<S> {
+    let (reader, writer) = split(stream);
+    join(reader.take(MAX_ANSWER), BufWriter::new(writer)).compat()
+}
+
+/// Counts the bytes that were read, and returns how many they are.
+fn count_answer<S: AsyncRead + AsyncWrite>(stream: &Bounded<S>, meter: &Meter) -> u64 {
+    let received = MAX_ANSWER - stream.get_ref().reader().limit();
+    meter.received(usize::try_from(received).unwrap_or(usize::MAX));
+    if received > 0 {
+        meter.message_arrived();
+    }
+    received
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
     use super::*;
+
+    /// Remembers each write on its own.
+    #[derive(Default)]
+    struct Writes(Vec<Vec<u8>>);
+
+    impl AsyncWrite for &mut Writes {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.0.push(bytes.to_vec());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
+
+    #[test]
+    fn a_request_goes_out_in_one_piece() {
+        let meter = Meter::default();
+        let mut writes = Writes::default();
+        let stream = join(&b"w\x01"[..], &mut writes);
+        let answer = block_on(ask_port(stream, "app", &meter)).unwrap();
+        assert_eq!(answer, Answer::Unknown);
+        assert_eq!(writes.0, [b"\0\x04zapp"]);
+        assert_eq!(meter.counters().sent_bytes, 6);
+        assert_eq!(meter.counters().received_bytes, 2);
+    }
+
+    fn names(text: &[u8]) -> Vec<String> {
+        let said = [b"\0\0\x11\x11", text].concat();
+        let meter = Meter::default();
+        let stream = join(&said[..], tokio::io::sink());
+        let names = block_on(ask_names(stream, &meter));
+        assert!(meter.counters().received_bytes <= MAX_ANSWER);
+        names
+    }
 
     #[test]
     fn names_are_read_line_by_line() {
-        let text = b"name app at port 4711\nname other at port 1\nsomething else\nname evil\x1b at port 2\n\xff\n";
-        assert_eq!(parse_names(text), ["app", "other"]);
-        assert!(parse_names(b"").is_empty());
+        let good = b"name app at port 4711\nname other at port 1\nname evil\x1b at port 2\n";
+        assert_eq!(names(good), ["app", "other"]);
+        for bad in [
+            &b""[..],
+            b"something else\n",
+            b"name a at port 1\n\xff\n",
+            &[b'x'; 100_000],
+        ] {
+            assert!(names(bad).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_hint_of_names_is_short_whatever_the_answer() {
+        let long = |bytes: usize| format!("name {} at port 1\n", "b e ".repeat(bytes / 4));
+        let one_long = [&*long(4_000), "name app at port 1\n"].concat();
+        assert_eq!(names(one_long.as_bytes()), ["app"]);
+        let many = long(16).repeat(400);
+        let kept = names(many.as_bytes());
+        assert_eq!(kept.len(), MAX_NAMES / 16);
+        let endless = long(16).repeat(2_000);
+        assert!(names(endless.as_bytes()).is_empty(), "cut within a line");
     }
 }

@@ -9,10 +9,15 @@
 //! | name (or request for one), flags | status | closed |
 //! | (`false` or `true` after `alive`) | challenge, the node's name and flags | closed |
 //! | own challenge, digest | digest | wrong cookie |
+//!
+//! `erl_dist` 0.8 has a handshake too, but it sends its proof of the cookie before it looks at who
+//! answered, never answers `alive`, and reports a wrong cookie and a hang-up as the same error. It
+//! also hashes a cookie beyond ASCII as UTF-8 where nodes hash Latin-1, so only its flags are used.
 
 use std::io;
 use std::time::Duration;
 
+use erl_dist::DistributionFlags as Flags;
 use md5::{Digest, Md5};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
@@ -28,58 +33,21 @@ const MAX_MESSAGE: u16 = 1024;
 /// How a TLS alert begins: what a node that expects TLS answers to anything else.
 const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
-/// The capability flags of the distribution protocol, as far as the host has them.
-mod flag {
-    pub(super) const EXTENDED_REFERENCES: u64 = 0x4;
-    pub(super) const DIST_MONITOR: u64 = 0x8;
-    pub(super) const FUN_TAGS: u64 = 0x10;
-    pub(super) const DIST_MONITOR_NAME: u64 = 0x20;
-    pub(super) const NEW_FUN_TAGS: u64 = 0x80;
-    pub(super) const EXTENDED_PIDS_PORTS: u64 = 0x100;
-    pub(super) const EXPORT_PTR_TAG: u64 = 0x200;
-    pub(super) const BIT_BINARIES: u64 = 0x400;
-    pub(super) const NEW_FLOATS: u64 = 0x800;
-    pub(super) const UNICODE_IO: u64 = 0x1000;
-    pub(super) const SMALL_ATOM_TAGS: u64 = 0x4000;
-    pub(super) const UTF8_ATOMS: u64 = 0x1_0000;
-    pub(super) const MAP_TAG: u64 = 0x2_0000;
-    pub(super) const BIG_CREATION: u64 = 0x4_0000;
-    pub(super) const BIG_SEQTRACE_LABELS: u64 = 0x10_0000;
-    pub(super) const EXIT_PAYLOAD: u64 = 0x40_0000;
-    pub(super) const HANDSHAKE_23: u64 = 0x100_0000;
-    pub(super) const UNLINK_ID: u64 = 0x200_0000;
-    pub(super) const SPAWN: u64 = 1 << 32;
-    pub(super) const NAME_ME: u64 = 1 << 33;
-    pub(super) const V4_NC: u64 = 1 << 34;
-    pub(super) const MANDATORY_25_DIGEST: u64 = 1 << 36;
-}
+/// What the node must be able to do; every OTP release from 23 on can.
+const NEEDED_FLAGS: [Flags; 3] = [Flags::HANDSHAKE_23, Flags::BIG_CREATION, Flags::SPAWN];
 
 /// What the host can do. Without the flag "published" it is a hidden node; without "fragments" and
 /// the atom cache every message comes whole and self-contained.
-const OUR_FLAGS: u64 = flag::EXTENDED_REFERENCES
-    | flag::DIST_MONITOR
-    | flag::FUN_TAGS
-    | flag::DIST_MONITOR_NAME
-    | flag::NEW_FUN_TAGS
-    | flag::EXTENDED_PIDS_PORTS
-    | flag::EXPORT_PTR_TAG
-    | flag::BIT_BINARIES
-    | flag::NEW_FLOATS
-    | flag::UNICODE_IO
-    | flag::SMALL_ATOM_TAGS
-    | flag::UTF8_ATOMS
-    | flag::MAP_TAG
-    | flag::BIG_CREATION
-    | flag::BIG_SEQTRACE_LABELS
-    | flag::EXIT_PAYLOAD
-    | flag::HANDSHAKE_23
-    | flag::UNLINK_ID
-    | flag::SPAWN
-    | flag::V4_NC
-    | flag::MANDATORY_25_DIGEST;
-
-/// What the node must be able to do; every OTP release from 23 on can.
-const NEEDED_FLAGS: u64 = flag::HANDSHAKE_23 | flag::BIG_CREATION | flag::SPAWN;
+fn our_flags() -> Flags {
+    Flags::mandatory()
+        | Flags::DIST_MONITOR
+        | Flags::DIST_MONITOR_NAME
+        | Flags::UNICODE_IO
+        | Flags::SMALL_ATOM_TAGS
+        | Flags::BIG_SEQTRACE_LABELS
+        | Flags::EXIT_PAYLOAD
+        | Flags::SPAWN
+}
 
 /// What the host brings into the handshake.
 pub(super) struct Offer<'a> {
@@ -152,11 +120,11 @@ struct Talk<'a, S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     async fn send_name(&mut self) -> Result<(), ConnectError> {
         let (flags, name) = match self.offer.local {
-            LocalName::Dynamic { host } => (OUR_FLAGS | flag::NAME_ME, host.as_str()),
-            LocalName::Fixed(name) => (OUR_FLAGS, name.as_str()),
+            LocalName::Dynamic { host } => (our_flags() | Flags::NAME_ME, host.as_str()),
+            LocalName::Fixed(name) => (our_flags(), name.as_str()),
         };
         let mut message = vec![b'N'];
-        message.extend(flags.to_be_bytes());
+        message.extend(flags.bits().to_be_bytes());
         message.extend(self.offer.creation.to_be_bytes());
         message.extend(u16::try_from(name.len()).unwrap_or(u16::MAX).to_be_bytes());
         message.extend_from_slice(name.as_bytes());
@@ -216,7 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
         let Some((flags, challenge, name)) = parse_challenge(&message) else {
             return Err(self.not_erlang("no challenge"));
         };
-        if flags & NEEDED_FLAGS != NEEDED_FLAGS {
+        if !NEEDED_FLAGS.iter().all(|needed| flags.contains(*needed)) {
             return Err(ConnectError::TooOld {
                 node: self.offer.node.clone(),
             });
@@ -366,7 +334,7 @@ fn parse_named(bytes: &[u8]) -> Option<Identity> {
 }
 
 /// The node's flags, challenge and name.
-fn parse_challenge(message: &[u8]) -> Option<(u64, u32, &[u8])> {
+fn parse_challenge(message: &[u8]) -> Option<(Flags, u32, &[u8])> {
     let rest = message.strip_prefix(b"N")?;
     let (flags, rest) = rest.split_first_chunk()?;
     let (challenge, rest) = rest.split_first_chunk()?;
@@ -374,7 +342,7 @@ fn parse_challenge(message: &[u8]) -> Option<(u64, u32, &[u8])> {
     let (length, rest) = rest.split_first_chunk()?;
     let name = rest.get(..u16::from_be_bytes(*length).into())?;
     Some((
-        u64::from_be_bytes(*flags),
+        Flags::from_bits_truncate(u64::from_be_bytes(*flags)),
         u32::from_be_bytes(*challenge),
         name,
     ))
@@ -463,6 +431,7 @@ mod tests {
         assert_eq!(result.unwrap(), Identity { name, creation: 7 });
         let flags = u64::from_be_bytes(heard[3..11].try_into().unwrap());
         assert_eq!(flags & 1, 0, "we must stay hidden");
+        assert_eq!(flags, 0x17_0357_5fbc | Flags::NAME_ME.bits());
         assert_eq!(heard[15..19], [0, 2, b'm', b'e']);
         assert_eq!(
             heard[heard.len() - 16..],
@@ -594,7 +563,7 @@ mod tests {
             (
                 "no spawn",
                 fixed(),
-                then(status(b"ok"), challenge(!flag::SPAWN, NODE)),
+                then(status(b"ok"), challenge(!Flags::SPAWN.bits(), NODE)),
                 false,
                 |e| matches!(e, E::TooOld { .. }),
             ),
@@ -641,5 +610,14 @@ mod tests {
     fn alive_is_answered() {
         let (_, heard) = shake(fixed(), framed(b"salive"), false);
         assert!(heard.ends_with(&framed(b"sfalse")), "{heard:?}");
+    }
+
+    #[test]
+    fn another_node_gets_no_proof_of_the_cookie() {
+        let answer = [framed(b"sok"), challenge(u64::MAX, "someone@else")].concat();
+        let (result, heard) = shake(fixed(), answer, false);
+        assert!(matches!(result, Err(ConnectError::OtherNode { .. })));
+        let name = framed(&heard[2..]);
+        assert_eq!(heard, name, "only the host's name was sent");
     }
 }

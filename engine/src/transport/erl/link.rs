@@ -345,10 +345,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 let (size, limit) = (content.len() as u64, MAX_RECEIVED_MESSAGE as u64);
                 return Err(TransportError::Oversized { size, limit });
             }
-            Signal::Message { to, content } => Inbound::Message {
-                to,
-                content: content.to_vec(),
-            },
+            Signal::Message { to, content } => Inbound::Message { to, content },
             Signal::Exit { from, reason, .. } => Inbound::Exit { from, reason },
             Signal::Down { monitor, reason } => Inbound::Down { monitor, reason },
             Signal::SpawnReply { request, result } => Inbound::SpawnReply { request, result },
@@ -409,12 +406,7 @@ mod tests {
     }
 
     fn pid() -> Pid {
-        Pid {
-            node: "me@host".into(),
-            id: 1,
-            serial: 0,
-            creation: 1,
-        }
+        Pid::new("me@host", 1, 0, 1)
     }
 
     #[test]

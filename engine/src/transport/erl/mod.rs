@@ -5,10 +5,10 @@
 //! publishes nothing: the target sees a hidden node with one process. Does not own what is said,
 //! how the agent gets there, or when to reconnect.
 //!
-//! The protocol is written out here rather than taken from a crate: a wrong cookie, a refused name
-//! or a foreign protocol must each be told apart; nothing a peer sends may panic, overflow the
-//! stack or size an allocation; ticks and sends must go on while nobody reads. What is needed of it
-//! is small: one side of one handshake, three messages out, six in.
+//! `erl_dist` and `eetf` know the bytes of the protocol: terms, control messages, EPMD, flags. This
+//! module does what they leave to others. It keeps a wrong cookie, a refused name and a foreign
+//! protocol apart. It lets no peer cause a panic, use up the stack or choose the size of an
+//! allocation. It sends ticks and messages while nobody reads.
 //!
 //! A target's view of the whole:
 //!
@@ -39,4 +39,6 @@ pub use control::{Call, SpawnBond};
 pub use error::{ConnectError, HandshakeStep};
 pub use link::Timing;
 pub use node_name::{Cookie, CookieError, LocalName, NodeName, NodeNameError};
-pub use term::{Pid, Reference, Term, TermError, decode, tuple_elements};
+pub use term::{
+    Pid, Reference, Term, TermError, atom, binary, decode, function, integer, list, tuple,
+};

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use erl_dist::node::{NodeName as Parts, NodeNameError as PartsError};
+
 /// The most bytes of a node name: it is an atom of at most 255 characters.
 const MAX_NAME: usize = 255;
 
@@ -41,22 +43,20 @@ pub enum NodeNameError {
 impl NodeName {
     /// Reads `name@host`.
     pub fn parse(text: &str) -> Result<Self, NodeNameError> {
-        if text.len() > MAX_NAME {
-            return Err(NodeNameError::Length { bytes: text.len() });
+        let name = || text.to_owned();
+        // `erl_dist` allows any number of `@`, and any character.
+        if text.matches('@').count() != 1 {
+            return Err(NodeNameError::Form { name: name() });
         }
-        let Some((name, host)) = text.split_once('@').filter(|(_, host)| !host.contains('@'))
-        else {
-            return Err(NodeNameError::Form {
-                name: text.to_owned(),
-            });
-        };
-        if !is_name(name) || !is_host(host) {
-            return Err(NodeNameError::Characters {
-                name: text.to_owned(),
-            });
+        let parts = text.parse::<Parts>().map_err(|error| match error {
+            PartsError::TooLongName { size } => NodeNameError::Length { bytes: size },
+            _ => NodeNameError::Characters { name: name() },
+        })?;
+        if !is_name(parts.name()) || !is_host(parts.host()) {
+            return Err(NodeNameError::Characters { name: name() });
         }
         Ok(Self {
-            at: name.len(),
+            at: parts.name().len(),
             full: text.to_owned(),
         })
     }
@@ -97,17 +97,14 @@ impl fmt::Display for NodeName {
 }
 
 fn is_name(text: &str) -> bool {
-    !text.is_empty()
-        && !text
-            .chars()
-            .any(|c| c.is_control() || c.is_whitespace() || "/\\'\"".contains(c))
+    !text
+        .chars()
+        .any(|c| c.is_control() || c.is_whitespace() || "/\\'\"".contains(c))
 }
 
 fn is_host(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .chars()
-            .all(|c| c.is_alphanumeric() || "-_.:%".contains(c))
+    text.chars()
+        .all(|c| c.is_alphanumeric() || "-_.:%".contains(c))
 }
 
 /// The name under which the host joins the target.

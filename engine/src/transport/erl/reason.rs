@@ -1,5 +1,7 @@
 //! Writes an exit reason as Erlang would print it, shortened for people.
 
+use eetf::Map;
+
 use super::term::Term;
 
 /// The most bytes of a rendered reason.
@@ -9,7 +11,7 @@ const MAX_TEXT: usize = 800;
 const MAX_NUMBERS: usize = 16;
 
 /// Renders a term like `~0tp`, cut at a stated length.
-pub(super) fn render(term: &Term<'_>) -> String {
+pub(super) fn render(term: &Term) -> String {
     let mut text = Text { out: String::new() };
     if !text.term(term) {
         text.out.push('\u{2026}');
@@ -37,49 +39,59 @@ impl Text {
         false
     }
 
-    fn term(&mut self, term: &Term<'_>) -> bool {
+    fn term(&mut self, term: &Term) -> bool {
         match term {
-            Term::Integer(value) => self.push(&value.to_string()),
-            Term::Big { negative, .. } => self.push(if *negative { "-#Bignum" } else { "#Bignum" }),
-            Term::Float(value) => self.push(&format!("{value:?}")),
-            Term::Atom(name) => self.atom(name),
-            Term::Binary(bytes) => self.binary(bytes),
-            Term::String(bytes) => self.string(bytes),
-            Term::List(items) => self.push("[") && self.items(items) && self.push("]"),
-            Term::ImproperList(items, tail) => {
+            Term::FixInteger(number) => self.push(&number.value.to_string()),
+            Term::BigInteger(number) => match i64::try_from(&number.value) {
+                Ok(value) => self.push(&value.to_string()),
+                Err(_) => self.push("#Bignum"),
+            },
+            Term::Float(number) => self.push(&format!("{:?}", number.value)),
+            Term::Atom(atom) => self.atom(&atom.name),
+            Term::Binary(binary) => self.binary(&binary.bytes),
+            Term::ByteList(string) => self.string(&string.bytes),
+            Term::List(list) => self.push("[") && self.items(&list.elements) && self.push("]"),
+            Term::ImproperList(list) => {
                 self.push("[")
-                    && self.items(items)
+                    && self.items(&list.elements)
                     && self.push("|")
-                    && self.term(tail)
+                    && self.term(&list.last)
                     && self.push("]")
             }
-            Term::Tuple(items) => self.push("{") && self.items(items) && self.push("}"),
-            Term::Map(pairs) => self.push("#{") && self.pairs(pairs) && self.push("}"),
+            Term::Tuple(tuple) => self.push("{") && self.items(&tuple.elements) && self.push("}"),
+            Term::Map(map) => self.push("#{") && self.pairs(map) && self.push("}"),
             Term::Pid(pid) => {
                 self.push("<")
-                    && self.escaped(&pid.node)
+                    && self.escaped(&pid.node.name)
                     && self.push(&format!(".{}.{}>", pid.id, pid.serial))
             }
             Term::Reference(reference) => {
-                self.push("#Ref<") && self.escaped(&reference.node) && self.push(">")
+                self.push("#Ref<") && self.escaped(&reference.node.name) && self.push(">")
             }
-            Term::Encoded(_) => self.push("#Encoded"),
-            Term::Function(..) => self.push("#fun"),
-            Term::Opaque(kind) => self.push("#") && self.push(kind),
+            Term::Port(_) => self.push("#port"),
+            Term::BitBinary(_) => self.push("#bitstring"),
+            Term::ExternalFun(_) | Term::InternalFun(_) => self.push("#fun"),
         }
     }
 
-    fn items(&mut self, items: &[Term<'_>]) -> bool {
+    fn items(&mut self, items: &[Term]) -> bool {
         items
             .iter()
             .enumerate()
             .all(|(index, item)| (index == 0 || self.push(",")) && self.term(item))
     }
 
-    fn pairs(&mut self, pairs: &[(Term<'_>, Term<'_>)]) -> bool {
+    /// In the order of the keys' texts: `eetf` keeps none.
+    fn pairs(&mut self, map: &Map) -> bool {
+        let mut pairs: Vec<(String, &Term)> = map
+            .map
+            .iter()
+            .map(|(key, value)| (render(key), value))
+            .collect();
+        pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
         pairs.iter().enumerate().all(|(index, (key, value))| {
             (index == 0 || self.push(","))
-                && self.term(key)
+                && self.push(key)
                 && self.push(" => ")
                 && self.term(value)
         })
@@ -162,59 +174,54 @@ fn is_unprintable(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::term::{Pid, Reference};
+    use super::super::term::{Pid, Reference, atom, binary, integer, list, tuple};
     use super::*;
+    use eetf::{ByteList, Float, ImproperList};
 
     #[test]
     fn nodes_of_pids_and_references_cannot_drive_a_terminal() {
         let node = "a@\u{1b}[2J\n".to_owned();
-        let (id, serial, creation) = (1, 2, 3);
-        let reference = Term::Reference(Reference {
-            node: node.clone(),
-            creation,
-            words: vec![1],
+        let reference = Term::from(Reference {
+            node: node.as_str().into(),
+            creation: 3,
+            id: vec![1],
         });
-        let pid = Term::Pid(Pid {
-            node,
-            id,
-            serial,
-            creation,
-        });
+        let pid = Term::from(Pid::new(node, 1, 2, 3));
         assert_eq!(render(&pid), "<a@\\x{1B}[2J\\n.1.2>");
         assert_eq!(render(&reference), "#Ref<a@\\x{1B}[2J\\n>");
     }
 
     #[test]
     fn reasons_read_like_erlang() {
-        let frame = Term::Tuple(vec![
-            Term::atom("m"),
-            Term::atom("f"),
-            Term::Integer(2),
-            Term::List(vec![]),
-        ]);
+        let string = |text: &str| Term::from(ByteList::from(text));
+        let frame = tuple(vec![atom("m"), atom("f"), integer(2), list(vec![])]);
         let table = [
-            (Term::atom("normal"), "normal"),
-            (Term::atom("Hello world"), "'Hello world'"),
-            (Term::atom(""), "''"),
+            (atom("normal"), "normal"),
+            (atom("Hello world"), "'Hello world'"),
+            (atom(""), "''"),
             (
-                Term::Tuple(vec![Term::atom("undef"), Term::List(vec![frame])]),
+                tuple(vec![atom("undef"), list(vec![frame])]),
                 "{undef,[{m,f,2,[]}]}",
             ),
-            (Term::binary(b"text"), "<<\"text\">>"),
-            (Term::binary(&[0, 255]), "<<0,255>>"),
+            (binary(b"text"), "<<\"text\">>"),
+            (binary(&[0, 255]), "<<0,255>>"),
             (
-                Term::binary(&[255; 1000]),
+                binary(&[255; 1000]),
                 "<<255,255,255,255,255,255,255,255,255,255,255,255,255,255,255,255,\u{2026}>>",
             ),
-            (Term::string("a\"b\n"), "\"a\\\"b\\n\""),
-            (Term::string("\u{1b}[31m"), "[27,91,51,49,109]"),
-            (Term::atom("\u{1b}[31m"), "'\\x{1B}[31m'"),
+            (string("a\"b\n"), "\"a\\\"b\\n\""),
+            (string("\u{1b}[31m"), "[27,91,51,49,109]"),
+            (atom("\u{1b}[31m"), "'\\x{1B}[31m'"),
             (
-                Term::Map(vec![(Term::atom("k"), Term::Float(1.0))]),
-                "#{k => 1.0}",
+                Map::from([
+                    (atom("k"), Float { value: 1.0 }.into()),
+                    (atom("a"), integer(1)),
+                ])
+                .into(),
+                "#{a => 1,k => 1.0}",
             ),
             (
-                Term::ImproperList(vec![Term::Integer(1)], Box::new(Term::Integer(2))),
+                ImproperList::from((vec![integer(1)], integer(2))).into(),
                 "[1|2]",
             ),
         ];
@@ -226,10 +233,7 @@ mod tests {
     #[test]
     fn long_reasons_are_cut_between_characters() {
         for text in ["x".repeat(100_000), "\u{20ac}".repeat(100_000)] {
-            let rendered = render(&Term::Tuple(vec![
-                Term::binary(text.as_bytes()),
-                Term::Integer(1),
-            ]));
+            let rendered = render(&tuple(vec![binary(text.as_bytes()), integer(1)]));
             assert!(rendered.len() <= MAX_TEXT + 3, "{}", rendered.len());
             assert!(rendered.ends_with('\u{2026}'));
         }
