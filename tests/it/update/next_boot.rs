@@ -67,6 +67,39 @@ fn a_release_that_would_not_start_is_refused() {
     assert_eq!(status["boot"]["faults"][0], said.1, "{status}");
 }
 
+/// A VM does not start with a configuration that is no term, or more than one.
+#[test]
+fn a_broken_configuration_is_refused() {
+    let rig = Rig::new();
+    release(&rig, "1.0");
+    let tree = rig.tree();
+    let config = |content: &str| {
+        tree.file("releases/1.0/sys.config", content.as_bytes());
+    };
+    config("[{sample, [{limit, 1}]}].\n");
+    rig.push(&["push"], 0);
+    let name = "releases/1.0/sys.config, line 3: ";
+    let table = [
+        ("[{sample,\n  [{limit, 1}\n  {more, 2}]}].\n", name),
+        ("[{sample, []}].\n\n[{other, []}].\n", name),
+        (
+            "%% Nothing\n{sample, []}.\n",
+            "releases/1.0/sys.config, line 1: ",
+        ),
+        ("[{sample, []}]\n", "the full stop at the end is missing"),
+        ("%% Nothing.\n", "releases/1.0/sys.config: "),
+    ];
+    for (content, part) in table {
+        config(content);
+        rig.refused(&["push"], 1, "boot", &["a restart would fail", part]);
+    }
+    // A start script fills these in.
+    config("[{sample, [{limit, ${LIMIT}}]}].\n");
+    rig.push(&["push"], 0);
+    config("%% coding: utf-8\n[{sample, [{limit, \"\u{e4}\"}]}].\n%% The end.\n");
+    rig.push(&["push"], 0);
+}
+
 /// A module with a process that stays in its code.
 const LOOP: &str = "-export([run/0]).\nrun() -> register(tftp_sample, self()), loop().\n\
     loop() -> receive _ -> loop() end.";

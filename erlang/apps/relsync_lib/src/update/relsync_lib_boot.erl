@@ -14,6 +14,8 @@
 -export_type([vm/0, tree/0, fault/0, faults/0]).
 
 -define(MAX_BOOT_BYTES, 4194304).
+%% The largest configuration file whose terms are read: a VM never gives an atom back.
+-define(MAX_CONFIG_BYTES, 1048576).
 %% How many names a sentence holds.
 -define(NAMES, 6).
 
@@ -39,6 +41,7 @@
 -type fault() ::
     {missing, Boot :: binary(), [binary()]}
     | {config, binary()}
+    | {bad_config, binary(), Line :: pos_integer() | none, unicode:chardata()}
     | {boot_gone, binary()}
     | {unreadable, relsync_lib_release:error()}.
 -type faults() :: #{
@@ -159,10 +162,68 @@ is_bootless(_) -> false.
 %% @doc Refuses an update after which a restart would miss something.
 -spec check([{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_roots:roots()) -> ok.
 check(Wanted, Roots) ->
-    case new_faults(Wanted, Roots) of
+    case new_faults(Wanted, Roots) ++ bad_configs(Wanted, Roots) of
         [] -> ok;
         Faults -> relsync_lib_refusal:refuse(boot, ["a restart would fail after this update: ", sentences(Faults)])
     end.
+
+%% A configuration that an update brings for the next start, and that no VM would start with. Another release of OTP
+%% than this VM's may read it in another way, so nothing is said of it then.
+bad_configs(Wanted, Roots) ->
+    Tree = after_update(Wanted, Roots),
+    #{erts := Runs, configs := Given} = vm(),
+    Started =
+        case relsync_lib_release:named(reader(Tree)) of
+            {ok, #{erts := Runs, version := Version}} -> [<<"releases/", Version/binary, "/sys.config">>];
+            _ -> []
+        end,
+    Configs = Started ++ lists:append([[Config, <<Config/binary, ".config">>] || C <- Given, Config <- [relative(C, Tree)]]),
+    [
+        {bad_config, Path, Line, Text}
+     || Path <- lists:usort(Configs),
+        lists:keymember(Path, 1, Wanted),
+        {ok, Bytes} <- [read(Path, Tree)],
+        byte_size(Bytes) =< ?MAX_CONFIG_BYTES,
+        {error, Line, Text} <- [config(Bytes)]
+    ].
+
+%% Reads what the application controller reads: one list, and nothing after it. A file with variables in it is made anew
+%% by the start script.
+config(Bytes) ->
+    Encoding =
+        case epp:read_encoding_from_binary(Bytes) of
+            none -> epp:default_encoding();
+            Found -> Found
+        end,
+    case {binary:match(Bytes, <<"${">>), unicode:characters_to_list(Bytes, Encoding)} of
+        {nomatch, Chars} when is_list(Chars) -> config_tokens(erl_scan:tokens([], Chars ++ " ", 1));
+        {nomatch, _} -> config_tokens(erl_scan:tokens([], binary_to_list(Bytes) ++ " ", 1));
+        _ -> ok
+    end.
+
+config_tokens({done, {ok, Tokens, End}, Rest}) ->
+    case erl_parse:parse_term(Tokens) of
+        {ok, Term} when is_list(Term) ->
+            case erl_scan:string(Rest, End) of
+                {ok, [], _} -> ok;
+                {ok, [Token | _], _} -> {error, line(element(2, Token)), "there is more after the first term"};
+                {error, {At, _, _}, _} -> {error, line(At), "there is more after the first term"}
+            end;
+        {ok, _} ->
+            {error, 1, "the term is not a list"};
+        {error, {At, Module, Why}} ->
+            {error, line(At), Module:format_error(Why)}
+    end;
+config_tokens({done, {error, {At, Module, Why}, _}, _}) ->
+    {error, line(At), Module:format_error(Why)};
+config_tokens({done, {eof, _}, _}) ->
+    {error, none, "it holds no term"};
+config_tokens({more, _}) ->
+    {error, none, "the full stop at the end is missing"}.
+
+line({Line, _}) -> Line;
+line(Line) when is_integer(Line), Line > 0 -> Line;
+line(_) -> none.
 
 without(Faults, Known) ->
     Before = lists:append([Names || {missing, _, Names} <- Known]),
@@ -456,6 +517,8 @@ format_fault({config, File}) ->
     ["the node was started with -config ", relsync_lib_path:display(File), ", which is missing"];
 format_fault({boot_gone, File}) ->
     ["the node was booted from ", relsync_lib_path:display(File), ", which is missing"];
+format_fault({bad_config, File, Line, Text}) ->
+    [relsync_lib_path:display(File), [[", line ", integer_to_list(Line)] || Line =/= none], ": ", Text];
 format_fault({unreadable, Reason}) ->
     relsync_lib_release:format_error(Reason).
 
