@@ -46,6 +46,13 @@ fn booted(args: &[&str], env: &[(&str, &str)]) -> Rig {
 
 /// The same with a release 1 of one's own.
 fn booted_from(make: impl Fn(&Cli), args: &[&str], env: &[(&str, &str)]) -> Rig {
+    let rig = started_from(make, args, env);
+    rig.push(&[], 0);
+    rig
+}
+
+/// The same with a release that came to the target by other means.
+fn started_from(make: impl Fn(&Cli), args: &[&str], env: &[(&str, &str)]) -> Rig {
     let cli = Cli::new();
     let rig_dir = cli.dir().to_owned();
     for (name, script) in [("start.sh", START), ("again.sh", AGAIN)] {
@@ -58,16 +65,14 @@ fn booted_from(make: impl Fn(&Cli), args: &[&str], env: &[(&str, &str)]) -> Rig 
     let path = |text: &str| text.replace("HERE", &rig_dir.display().to_string());
     let node = Node::start(NodeOptions {
         program: vec![path("HERE/start.sh")],
-        args: args.iter().map(Into::into).collect(),
+        args: args.iter().map(|arg| path(arg).into()).collect(),
         env: env
             .iter()
             .map(|(name, value)| ((*name).to_owned(), path(value).into()))
             .collect(),
         ..NodeOptions::default()
     });
-    let rig = Rig { cli, node };
-    rig.push(&[], 0);
-    rig
+    Rig { cli, node }
 }
 
 /// Makes version `version` of the release, whose module says `n`.
@@ -460,4 +465,72 @@ fn a_vm_that_comes_back_with_another_release_is_told() {
     assert_eq!(rig.node.eval("sample:f()"), "2");
     let result = rig.push(&["--reload", "vm"], 0);
     assert_eq!(result["outcome"], "up-to-date", "{result}");
+}
+
+/// Release 1 has the module in an application of its own; release 2 has it in the other one.
+fn moved(cli: &Cli, version: &str) {
+    let n = version.parse().expect("a number");
+    match version {
+        "1" => make_of(
+            cli,
+            version,
+            n,
+            &[("helper", &["moved"]), ("sample", &["sample"])],
+        ),
+        _ => make_of(cli, version, n, &[("sample", &["sample", "moved"])]),
+    }
+}
+
+const WHICH: &str =
+    "{moved:f(), filename:basename(filename:dirname(filename:dirname(code:which(moved))))}.";
+
+#[test]
+fn a_module_leaves_a_dropped_application_with_the_first_push() {
+    let mut rig = started_from(|cli| moved(cli, "1"), &[], &[]);
+    rig.node
+        .eval("{module, moved} = code:ensure_loaded(moved).");
+    moved(&rig.cli, "2");
+    rig.push(&[], 0);
+    assert!(rig.device().join("lib/helper-1/ebin/moved.beam").exists());
+    assert_eq!(rig.node.eval(WHICH), "{2,\"sample-2\"}");
+    assert_eq!(rig.push(&[], 0)["outcome"], "up-to-date");
+    rig.node.kill();
+    rig.node.restart();
+    assert_eq!(rig.node.eval(WHICH), "{2,\"sample-2\"}");
+    assert_eq!(rig.push(&[], 0)["outcome"], "up-to-date");
+}
+
+#[test]
+fn a_module_that_reload_none_left_in_a_dropped_application_follows_with_the_next_push() {
+    let rig = started_from(|cli| moved(cli, "1"), &[], &[]);
+    rig.node
+        .eval("{module, moved} = code:ensure_loaded(moved).");
+    moved(&rig.cli, "2");
+    rig.push(&["push", "--reload", "none"], 0);
+    assert_eq!(rig.node.eval(WHICH), "{1,\"helper-1\"}");
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    assert_eq!(rig.node.eval(WHICH), "{2,\"sample-2\"}");
+}
+
+/// The VM's own arguments put the dropped application first, today and after every restart.
+#[test]
+fn a_module_that_the_arguments_keep_in_a_dropped_application_is_told_at_every_push() {
+    let rig = started_from(
+        |cli| moved(cli, "1"),
+        &["-pa", "HERE/device/lib/helper-1/ebin"],
+        &[],
+    );
+    rig.node
+        .eval("{module, moved} = code:ensure_loaded(moved).");
+    moved(&rig.cli, "2");
+    let first = rig.push(&[], 4);
+    assert_eq!(rig.node.eval(WHICH), "{1,\"helper-1\"}");
+    assert_eq!(first["loaded_elsewhere"]["modules"], 1, "{first}");
+    let again = rig.push(&[], 4);
+    assert!(
+        notes(&again).contains("1 module runs other code"),
+        "{again}"
+    );
+    let status = rig.run(&["status"]);
+    assert!(status.out.contains("moved"), "{status:?}");
 }

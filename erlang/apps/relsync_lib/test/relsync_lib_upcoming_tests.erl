@@ -15,6 +15,7 @@ upcoming_test_() ->
             {a_file_that_goes_uncovers_that_of_the_other_root, fun a_file_that_goes_uncovers_that_of_the_other_root/1},
             {names_come_and_go, fun names_come_and_go/1},
             {the_path_is_that_of_the_release_that_will_boot, fun the_path_is_that_of_the_release_that_will_boot/1},
+            {what_another_release_left_leaves_the_path, fun what_another_release_left_leaves_the_path/1},
             {without_a_boot_file_nothing_is_known, fun without_a_boot_file_nothing_is_known/1}
         ]
     ].
@@ -93,6 +94,30 @@ the_path_is_that_of_the_release_that_will_boot(#{root := Root} = Release) ->
             },
             relsync_lib_upcoming:new([Root], Next)
         ).
+
+%% The next start would not have it, though the directory stays: it hides what the new release has.
+what_another_release_left_leaves_the_path(#{root := Root} = Release) ->
+    Dirs = ["lib/x-1/ebin", "lib/sasl-1/ebin", "plugins/p-1/ebin", "lib/a-1/ebin"],
+    [write(Release, filename:join(Dir, "m.beam"), "") || Dir <- Dirs],
+    write(Release, "erts-9/bin/beam.smp", ""),
+    write(Release, "releases/start_erl.data", "9 1"),
+    write(Release, "releases/1/start.boot", boot(["lib/a-1/ebin"])),
+    Plan = fun(Holds, Changes) ->
+        relsync_lib_upcoming:code_path(
+            #{
+                path => [filename:join(Root, Dir) || Dir <- Dirs],
+                roots => [relsync_lib_code_path:root(Root)],
+                gains => [],
+                loses => [],
+                holds => maps:from_list([{Dir, true} || Dir <- Holds])
+            },
+            relsync_lib_upcoming:new([Root], Changes)
+        )
+    end,
+    #{leave := ["lib/x-1/ebin"], last := []} = Plan(["lib/a-1/ebin"], []),
+    #{leave := [], last := []} = Plan(["lib/a-1/ebin", "lib/x-1/ebin"], []),
+    %% Without a boot file nobody knows.
+    #{leave := [], last := []} = Plan(["lib/a-1/ebin"], [{<<"releases/start_erl.data">>, absent}]).
 
 without_a_boot_file_nothing_is_known(Release) ->
     unknown = relsync_lib_upcoming:booted(new(Release, [])),

@@ -8,10 +8,10 @@
 
 -export([is_embedded/0, loaded/0, facts/1, running_md5/1, file_now/2]).
 -export([path/0, set_path/2, file_on_path/1, refresh_path_cache/0, list_archive/1]).
--export([root_dir/0, lib_dir/0, boot_variables/0]).
+-export([root_dir/0, lib_dir/0, given_dirs/0, boot_variables/0]).
 -export([prepare/1, finish/1, load_one/2, load_each/3, load_together/3]).
--export([old_code/1, sort_old/2, seems_held/2, make_room/4, purge/3, purge/1, free/1, delete/1]).
--export([format_error/1]).
+-export([old_code/1, sort_old/2, seems_held/2, has_funs/1, make_room/4, purge/3, purge/1, free/1, delete/1]).
+-export([in_use/1, format_error/1]).
 
 -export_type([beam/0, old/0, reason/0]).
 
@@ -115,6 +115,13 @@ root_dir() -> code:root_dir().
 %% @doc Where the applications of this VM's Erlang are.
 -spec lib_dir() -> file:filename().
 lib_dir() -> code:lib_dir().
+
+%% @doc The directories of the code path that the VM's arguments and its environment name.
+-spec given_dirs() -> [file:filename()].
+given_dirs() ->
+    Named = [Dir || Flag <- [pa, pz, path], {ok, Values} <- [init:get_argument(Flag)], Dirs <- Values, Dir <- Dirs],
+    Libs = string:lexemes(os:getenv("ERL_LIBS", ""), ":"),
+    Named ++ lists:append([filelib:wildcard(filename:join([Lib, "*", "ebin"])) || Lib <- Libs]).
 
 %% @doc The variables of boot scripts that this VM was started with.
 -spec boot_variables() -> #{binary() => file:filename()}.
@@ -303,6 +310,15 @@ is_held({Module, _File, Beam}) ->
 seems_held(Module, <<Uniq:27, _/bits>> = MD5) ->
     lists:any(fun(Arity) -> has_code(Module, MD5, {Arity, 0, 0, Uniq}) end, lists:seq(0, ?USUAL_ARITY)).
 
+%% @doc Says whether the code that runs makes funs. The VM does not tell this of old code; a module whose next version makes
+%% none is taken for one that made none before.
+-spec has_funs(module()) -> boolean().
+has_funs(Module) ->
+    case running_md5(Module) of
+        none -> false;
+        MD5 -> seems_held(Module, MD5)
+    end.
+
 has_code(Module, MD5, Fun) ->
     {name, Name} = erlang:fun_info(make_fun(Module, MD5, Fun), name),
     Name =/= [].
@@ -428,6 +444,8 @@ format_error({on_load_timeout, Module}) ->
 format_error({code_path, Why}) ->
     io_lib:format("the code path cannot be changed: ~tp", [Why]).
 
+%% @doc Names the processes in the way of a module.
+-spec in_use(relsync_lib_processes:users()) -> iodata().
 in_use({_, _, []}) -> "a process that has ended";
 in_use(Users) -> relsync_lib_processes:format_users(Users).
 

@@ -18,11 +18,12 @@
 %% A directory as written, and the same one with symbolic links followed.
 -type root() :: {Written :: file:filename(), Resolved :: file:filename()}.
 %% By their paths under the root: directories that take the place of others, directories that join (before the first of
-%% those named that is on the path; if none is, at the end), and directories that leave.
+%% those named that is on the path; if none is, at the end), directories that leave, and directories that go to the end.
 -type plan() :: #{
     replace := [{Old :: file:filename(), New :: file:filename()}],
     join := [{New :: file:filename(), Before :: [file:filename()]}],
-    leave := [file:filename()]
+    leave := [file:filename()],
+    last := [file:filename()]
 }.
 %% A directory on the code path, and where it is under the root.
 -type entry() :: {file:filename(), Rel :: file:filename()}.
@@ -47,6 +48,8 @@
     has_code := fun((file:filename()) -> boolean()),
     exists := fun((file:filename()) -> boolean()),
     holds := fun((file:filename()) -> boolean()),
+    %% Where the next start, or what runs, has a directory that the new release does not have.
+    keeps := fun((file:filename()) -> in_place | last | no),
     %% The names in a directory under the root.
     list := fun((file:filename()) -> [string()])
 }.
@@ -77,12 +80,34 @@ plan(Path, [Root | Others], Env) ->
         not lists:member(Identity, Present),
         New <- over(Identity, Rels, Env)
     ],
+    Replaced = [Now || {Now, _} <- Replace],
+    Dropped = [{Rel, (maps:get(keeps, Env))(Rel)} || Rel <- Entries, not lists:member(Rel, Replaced), is_dropped(Rel, Env)],
     Taken = Present ++ [I || {I, _} <- by_identity(Overlaid)] ++ [{app, Name} || Name <- Outside],
     #{
         replace => Replace,
         join => Over ++ new_ones(Taken, Env),
-        leave => [Rel || Rel <- Entries, lists:member(Rel, maps:get(loses, Env)), not has_code(Rel, Env)]
+        leave => [Rel || Rel <- Entries, lists:member(Rel, maps:get(loses, Env)), not has_code(Rel, Env)] ++
+            [Rel || {Rel, no} <- Dropped],
+        last => [Rel || {Rel, last} <- Dropped]
     }.
+
+%% A directory that another release has left there: neither does the new one boot with it, nor does it hold it. That is
+%% said of directories beside those that it boots with only; what else is on the path (plugins, say) is not a release's
+%% business. Erlang's own applications are everybody's.
+is_dropped(_Rel, #{booted := unknown}) ->
+    false;
+is_dropped(Rel, #{booted := Booted, holds := Holds} = Env) ->
+    identity(Rel) =/= none andalso has_code(Rel, Env) andalso
+        not lists:member(Rel, Booted ++ maps:get(gains, Env)) andalso not Holds(Rel) andalso
+        lists:member(beside(Rel), [beside(B) || B <- Booted, identity(B) =/= none]) andalso
+        not relsync_lib_otp_apps:is_one(app_name(Rel)).
+
+%% Where the versions of a directory lie.
+beside(Rel) ->
+    case identity(Rel) of
+        {app, _} -> {lib, two_up(Rel)};
+        {release, Name} -> {release, Name}
+    end.
 
 %% Which directory is on the path for those of one application, or of one name of the release, that are there now.
 target(Identity, [Now | _] = Rels, Env) ->
@@ -192,12 +217,16 @@ leaves(_, _) -> false.
 
 %% @doc The new path with the directories that may leave it still on it, and the steps to it.
 -spec order(plan(), [file:filename()], [root()]) -> {[place()], [step()]}.
-order(#{replace := Replace, join := Join}, Path, [Root | Others]) ->
+order(#{replace := Replace, join := Join, last := Last}, Path, [Root | Others]) ->
     Places = [place(Dir, Root, Others) || Dir <- Path],
     Replaced = lists:foldl(fun(R, Acc) -> replace(R, Acc, Root) end, {Places, []}, Replace),
     %% From the last on, so that each finds the one that it goes before.
-    {NewPlaces, Steps} = lists:foldr(fun(J, Acc) -> join(J, Acc, Root) end, Replaced, Join),
-    {NewPlaces, lists:reverse(Steps)}.
+    {Joined, Steps} = lists:foldr(fun(J, Acc) -> join(J, Acc, Root) end, Replaced, Join),
+    {ToTheEnd, Staying} = lists:partition(fun(Place) -> leaves(Place, Last) end, Joined),
+    case Staying ++ ToTheEnd of
+        Joined -> {Joined, lists:reverse(Steps)};
+        Moved -> {Moved, lists:reverse(Steps) ++ lists:append([[{delete, Dir}, {add, Dir}] || {_, Dir, _} <- ToTheEnd])}
+    end.
 
 place(Dir, Root, Others) ->
     case {locate(Dir, [Root]), locate(Dir, Others)} of

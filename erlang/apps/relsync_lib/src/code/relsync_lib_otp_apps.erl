@@ -5,7 +5,7 @@
 %% refuse, a hard one to kill them. Changes nothing.
 -module(relsync_lib_otp_apps).
 
--export([left_running/1, without/2, foreseen/1, notes/1]).
+-export([is_one/1, left_running/1, without/2, foreseen/1, notes/1]).
 
 %% The applications of Erlang/OTP 23 to 29 that a release may use; those that every VM runs are not among them.
 -define(NAMES, [
@@ -14,6 +14,12 @@
     <<"public_key">>, <<"reltool">>, <<"runtime_tools">>, <<"sasl">>, <<"snmp">>, <<"ssh">>, <<"ssl">>, <<"syntax_tools">>, <<"tftp">>,
     <<"tools">>, <<"wx">>, <<"xmerl">>
 ]).
+
+%% @doc Says whether a name is that of an application of OTP.
+-spec is_one(string()) -> boolean().
+is_one(Name) ->
+    lists:member(Name, ["kernel", "stdlib"]) orelse
+        lists:any(fun(Known) -> Name =:= binary_to_list(Known) end, ?NAMES).
 
 %% @doc Lists the directories, as `lib/inets-9.0', of applications of OTP that run, that the changes take away, and that come in no
 %% other version.

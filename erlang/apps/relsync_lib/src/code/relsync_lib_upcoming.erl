@@ -159,8 +159,24 @@ code_path(#{path := Path, roots := [{Root, _} | _] = Roots, gains := Gains, lose
         has_code => fun(Rel) -> has_code(Rel, Upcoming) end,
         exists => fun(Rel) -> filelib:is_dir(filename:join(Root, Rel)) end,
         holds => fun(Rel) -> is_map_key(Rel, Holds) end,
+        keeps => fun(Rel) -> keeps(Rel, Roots) end,
         list => fun(Rel) -> names(Rel, Upcoming) ++ coming_dirs(Rel, Upcoming) end
     }).
+
+%% The VM's own arguments come back with every start. In interactive mode the VM adds all of its root's `lib' at the end,
+%% and an application that still runs may load more of its code.
+keeps(Rel, [{Root, Resolved} | _]) ->
+    Given = [relsync_lib_code_path:root(Dir) || Dir <- relsync_lib_code:given_dirs()],
+    Own = relsync_lib_code_path:root(relsync_lib_code:root_dir()),
+    %% A library has no process.
+    Running = [atom_to_list(App) || {App, Master} <- proplists:get_value(running, application:info(), []), Master =/= undefined],
+    IsGiven = lists:keymember(filename:join(Resolved, Rel), 2, Given) orelse lists:keymember(filename:join(Root, Rel), 1, Given),
+    IsFound = not relsync_lib_code:is_embedded() andalso element(2, Own) =:= Resolved,
+    case lists:member(relsync_lib_code_path:app_name(Rel), Running) of
+        _ when IsGiven -> in_place;
+        IsRunning when IsRunning; IsFound -> last;
+        false -> no
+    end.
 
 %% Directories that hold nothing yet.
 coming_dirs(Rel, #{dirs := Dirs}) ->
