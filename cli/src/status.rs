@@ -196,12 +196,7 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
             printable(recovered)
         ));
     }
-    if !status.modules.is_empty() {
-        output.line("modules whose running code is not that of their file (a restart of the VM loads it, and so do `relsync reload` and the next push):");
-    }
-    for module in &status.modules {
-        output.line(&Module::from(module).line());
-    }
+    say_modules(status, output);
     for fault in &status.boot_faults {
         output.line(&format!("a restart would fail: {}", printable(fault)));
     }
@@ -249,13 +244,45 @@ fn kept_text(generation: u64, status: &TargetStatus, known: &Known) -> String {
     }
 }
 
+/// Modules whose running code is not that of their file, by what brings the two together.
+fn say_modules(status: &TargetStatus, output: &Output) {
+    let groups = [
+        (
+            "changed",
+            "modules that run other code than their file holds (`relsync reload`, the next push or a restart of the VM brings it in):",
+        ),
+        (
+            "waiting",
+            "modules that run other code than their file holds until the VM restarts (their code lies in an archive, has native \
+             functions or belongs to Erlang's kernel):",
+        ),
+        (
+            "missing",
+            "modules that run although their file is gone (they end with the VM; those that the release no longer has, with the \
+             next push):",
+        ),
+    ];
+    for (status_word, heading) in groups {
+        let found = status.modules.iter();
+        let mut found = found
+            .filter(|module| module.status == status_word)
+            .peekable();
+        if found.peek().is_some() {
+            output.line(heading);
+        }
+        for module in found {
+            output.line(&Module::from(module).line());
+        }
+    }
+}
+
 fn say_leftovers(status: &TargetStatus, output: &Output) {
     let leftovers = &status.leftovers;
     if leftovers.count > 0 {
         let tops = leftovers.tops.iter();
         let tops: Vec<String> = tops.map(|path| Escaped(path).to_string()).collect();
         output.line(&format!(
-            "{} kept because the VM was booted from there ({}): the first push after a restart that changes something deletes what no VM needs then",
+            "{} of earlier releases kept for a VM that was booted from there ({}): once that VM has restarted, the next push that changes something deletes them",
             Count(usize::try_from(leftovers.count).unwrap_or(usize::MAX), "entry"),
             tops.join(", ")
         ));
