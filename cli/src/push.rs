@@ -96,7 +96,8 @@ pub(crate) async fn run(
                     | CliError::BackWithAnother { .. },
                     _,
                 ) => Outcome::Applied,
-                (_, Exit::RolledBack) => Outcome::RolledBack,
+                (CliError::RolledBackInPart(_) | CliError::LostAndRolledBack { .. }, _)
+                | (_, Exit::RolledBack) => Outcome::RolledBack,
                 _ => Outcome::Failed,
             };
             report.set_error(&explained);
@@ -645,9 +646,14 @@ pub(crate) fn finish_apply(
             report.outcome = Outcome::UpToDate;
             Ok(())
         }
-        WireOutcome::RolledBack => Err(CliError::RolledBack(
-            result.error.clone().unwrap_or_default(),
-        )),
+        WireOutcome::RolledBack => {
+            let error = result.error.clone().unwrap_or_default();
+            Err(if result.needs_restart {
+                CliError::RolledBackInPart(error)
+            } else {
+                CliError::RolledBack(error)
+            })
+        }
     }
 }
 

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use relsync_engine::plan::Totals;
-use relsync_engine::target::wire::{ApplyResult, ModuleStatus, TargetStatus, VmLife};
+use relsync_engine::target::wire::{
+    ApplyResult, ModuleStatus, Outcome as WireOutcome, TargetStatus, VmLife,
+};
 use relsync_engine::tree::id::SnapshotId;
 use relsync_engine::update::OtherOtp;
 use serde::Serialize;
@@ -247,6 +249,14 @@ impl Report {
                 modules_were(count)
             ));
         }
+        let removed = self.modules.iter().filter(|it| it.status == "remove");
+        let removed = removed.count();
+        if removed > 0 {
+            self.notes.push(format!(
+                "no file changed; {} unloaded whose file an earlier update took away",
+                modules_were(removed)
+            ));
+        }
     }
 
     /// The exit code that a target's answer stands for.
@@ -268,7 +278,7 @@ impl Report {
         self.notes
             .extend(result.notes.iter().map(|note| printable(note)));
         self.set_disturbed(result);
-        if result.needs_restart {
+        if result.needs_restart && result.outcome != WireOutcome::RolledBack {
             self.note_waiting();
         }
         self.needs_restart |= result.needs_restart;
@@ -289,10 +299,11 @@ impl Report {
             ));
         }
         if !self.ended_funs.is_empty() {
-            let modules = some_of(&self.ended_funs.iter().cloned().collect());
+            let modules = Count(self.ended_funs.len(), "module");
+            let names = some_of(&self.ended_funs.iter().cloned().collect());
             self.notes.push(format!(
-                "the code before the last would make room for the new: {modules}; a fun of it that something still holds would fail \
-                 when it is called"
+                "the VM would drop the code from two updates ago of {modules} ({names}): if a process or a table still holds a \
+                 fun from it, calling that fun fails"
             ));
         }
     }

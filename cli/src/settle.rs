@@ -79,7 +79,10 @@ fn told(end: Aftermath, status: &TargetStatus, report: &mut Report) -> Result<()
             report.outcome = Outcome::Applied;
             Ok(())
         }
-        Aftermath::RolledBack => Err(CliError::LostAndRolledBack { generation }),
+        Aftermath::RolledBack => Err(CliError::LostAndRolledBack {
+            generation,
+            other_code: usize::try_from(status.stale + status.waiting).unwrap_or(usize::MAX),
+        }),
         Aftermath::Unchanged => Err(CliError::LostAndUnchanged),
         Aftermath::Replaced => Err(CliError::LostAndReplaced { generation }),
     }

@@ -49,7 +49,7 @@ pub(crate) enum Exit {
     Usage = 2,
     /// The update was rolled back; the target runs what it ran.
     RolledBack = 3,
-    /// Applied; part of it takes effect when the VM restarts.
+    /// Applied, or rolled back; part of it takes effect when the VM restarts.
     NeedsRestart = 4,
     /// The target cannot be reached, or does not let us in.
     Unreachable = 5,
@@ -164,10 +164,15 @@ pub(crate) enum CliError {
         reason: String,
     },
     /// The target was lost after it was told to apply, and came back with what it ran before.
-    #[error("the target went back to generation {generation} by itself after it was lost")]
+    #[error(
+        "the target went back to generation {generation} by itself after it was lost{}",
+        if *other_code > 0 { ", but its VM does not run all of it yet" } else { "" }
+    )]
     LostAndRolledBack {
         /// The generation it runs.
         generation: u64,
+        /// How many modules run other code than its files hold.
+        other_code: usize,
     },
     /// The target was lost after it was told to apply, and never began.
     #[error("the target was lost before it began to apply the update")]
@@ -231,6 +236,12 @@ pub(crate) enum CliError {
     /// The update was applied and then undone by the target.
     #[error("the target rolled the update back: {}", printable(&.0.message))]
     RolledBack(RemoteError),
+    /// The update was applied and then undone by the target, but its VM is not what it was.
+    #[error(
+        "the target rolled the update back, but its VM does not run all that it ran before: {}",
+        printable(&.0.message)
+    )]
+    RolledBackInPart(RemoteError),
     /// The new generation could not be confirmed before its probation was over.
     #[error(
         "generation {generation} was not confirmed within {}: {reason}; the target returns to the release before by itself",
@@ -416,7 +427,8 @@ impl CliError {
         match self {
             Self::Session(SessionError::Remote(remote))
             | Self::Push(PushError::Session(SessionError::Remote(remote)))
-            | Self::RolledBack(remote) => Some(remote),
+            | Self::RolledBack(remote)
+            | Self::RolledBackInPart(remote) => Some(remote),
             _ => None,
         }
     }
@@ -472,9 +484,13 @@ impl CliError {
                     "`relsync status` tells which release it runs once it is back; it is either the old or the new one",
                 ),
             ),
-            Self::LostAndRolledBack { .. } => (
+            Self::LostAndRolledBack { other_code, .. } => (
                 "lost",
-                Exit::RolledBack,
+                if *other_code > 0 {
+                    Exit::NeedsRestart
+                } else {
+                    Exit::RolledBack
+                },
                 hint(
                     "push again; if it happens again, the update may break the network or restart the VM",
                 ),
@@ -527,6 +543,13 @@ impl CliError {
                 hint("`relsync status` lists what it could go back to"),
             ),
             Self::RolledBack(remote) => (&remote.kind, Exit::RolledBack, refusal_hint(remote)),
+            Self::RolledBackInPart(remote) => (
+                &remote.kind,
+                Exit::NeedsRestart,
+                hint(
+                    "the earlier files are back: restart the VM, or once the processes that the notes name have ended run `relsync reload`",
+                ),
+            ),
             Self::NotConfirmed { .. } => (
                 "not_confirmed",
                 Exit::RolledBack,

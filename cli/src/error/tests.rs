@@ -94,7 +94,9 @@ fn every_kind_has_its_exit_code() {
             1,
         ),
         (CliError::RolledBack(remote("hooks")), "hooks", 3),
-        (CliError::LostAndRolledBack { generation: 4 }, "lost", 3),
+        (CliError::RolledBackInPart(remote("hooks")), "hooks", 4),
+        (lost_and_rolled_back(0), "lost", 3),
+        (lost_and_rolled_back(1), "lost", 4),
         (CliError::LostAndUnchanged, "lost", 1),
         (CliError::LostAndReplaced { generation: 4 }, "lost", 5),
         (
@@ -237,6 +239,13 @@ fn a_failure_before_any_change_says_so() {
         !half_done.message.contains("nothing was changed"),
         "{half_done:?}"
     );
+}
+
+fn lost_and_rolled_back(other_code: usize) -> CliError {
+    CliError::LostAndRolledBack {
+        generation: 4,
+        other_code,
+    }
 }
 
 #[test]

@@ -9,3 +9,4 @@ mod push;
 mod restart;
 mod restart_otp;
 mod scenarios;
+mod undo;

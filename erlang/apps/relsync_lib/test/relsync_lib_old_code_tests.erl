@@ -19,6 +19,10 @@ old_code_test_() ->
             fun callers_of_funs_notice_nothing/1,
             fun standing_still_is_needed/1,
             fun undo_keeps_funs_and_who_runs_the_new_code/1,
+            fun soft_undo_kills_nobody/1,
+            fun soft_undo_keeps_a_new_module_that_a_process_lives_in/1,
+            fun undo_finds_what_was_loaded_since/1,
+            fun spared_users_keep_their_module/1,
             fun undo_waits_for_who_is_about_to_leave/1,
             fun module_with_on_load_comes_back/1,
             fun users_are_asked_for_after_the_plan/1,
@@ -218,7 +222,7 @@ undo_keeps_funs_and_who_runs_the_new_code(Release) ->
     Plain = oc_a:plain(),
     Old = spawn(oc_a, loop, []),
     Changes = [stage(Release, ?A, beam(source(oc_a, 2))), stage(Release, ?B, beam(source(oc_b, 2)))],
-    {{ok, Result, Undo}, Back} = push(Release, Changes, soft),
+    {{ok, Result, Undo}, Back} = push(Release, Changes, hard),
     ?assertMatch([{oc_a, 1, [{Old, _}]}], maps:get(lingering, Result)),
     New = spawn(oc_b, loop, []),
     NewFun = oc_a:closure(y),
@@ -236,6 +240,73 @@ undo_keeps_funs_and_who_runs_the_new_code(Release) ->
     ),
     ?assert(is_process_alive(New)),
     exit(New, kill).
+
+soft_undo_kills_nobody(Release) ->
+    Plain = oc_a:plain(),
+    Old = spawn(oc_a, loop, []),
+    Changes = [stage(Release, ?A, beam(source(oc_a, 2))), stage(Release, ?B, beam(source(oc_b, 2)))],
+    {{ok, _, Undo}, Back} = push(Release, Changes, soft),
+    Back(),
+    {error, Reason} = relsync_lib_reload_undo:undo(Undo),
+    ?assertMatch({not_restored, [{oc_a, {staying, {oc_a, 1, [{Old, _}]}}}]}, Reason),
+    Text = unicode:characters_to_list(relsync_lib_reload_undo:format_error(Reason)),
+    ?assert(string:find(Text, "on the newer code still") =/= nomatch),
+    ?assert(string:find(Text, "oc_a by " ++ pid_to_list(Old)) =/= nomatch),
+    ?assert(is_process_alive(Old)),
+    ?assertEqual({2, 1}, {oc_a:v(), oc_b:v()}),
+    ?assertEqual({1, x}, Plain(x)),
+    %% As long as it is there, and once it has left.
+    ?assertMatch({error, {not_restored, [{oc_a, {staying, _}}]}}, relsync_lib_reload_undo:undo_rest(Undo)),
+    end_it(Old),
+    ?assertEqual({ok, []}, relsync_lib_reload_undo:undo_rest(Undo)),
+    ?assertEqual({1, 1}, {oc_a:v(), oc_b:v()}),
+    ?assertEqual({1, x}, Plain(x)).
+
+end_it(Pid) ->
+    Monitor = monitor(process, Pid),
+    Pid ! stop,
+    receive {'DOWN', Monitor, process, Pid, _} -> ok end.
+
+soft_undo_keeps_a_new_module_that_a_process_lives_in(Release) ->
+    Changes = [stage(Release, "lib/oc_app-1.0/ebin/oc_new.beam", beam(source(oc_new, 1)))],
+    {{ok, _, Undo}, Back} = push(Release, Changes, soft),
+    Pid = spawn(oc_new, loop, []),
+    receive after 50 -> ok end,
+    Back(),
+    ?assertMatch(
+        {error, {not_restored, [{oc_new, {staying, {oc_new, 1, [{Pid, _}]}}}]}}, relsync_lib_reload_undo:undo(Undo)
+    ),
+    ?assert(is_process_alive(Pid)),
+    ?assertEqual(1, oc_new:v()),
+    end_it(Pid),
+    ?assertEqual({ok, []}, relsync_lib_reload_undo:undo_rest(Undo)),
+    ?assertNot(erlang:module_loaded(oc_new)).
+
+%% In interactive mode somebody calls a module that did not run when the update began.
+undo_finds_what_was_loaded_since(Release) ->
+    forget(oc_b),
+    Changes = [stage(Release, ?B, beam(source(oc_b, 2)))],
+    {{ok, Result, Undo}, Back} = push(Release, Changes, soft),
+    ?assertEqual([{oc_b, notloaded}], maps:get(modules, Result)),
+    ?assertEqual(2, oc_b:v()),
+    Back(),
+    ?assertEqual({ok, []}, relsync_lib_reload_undo:undo(Undo)),
+    ?assertEqual(1, oc_b:v()).
+
+%% What a way back without anybody to ask does.
+spared_users_keep_their_module(#{root := Root} = Release) ->
+    Pid = spawn(oc_a, loop, []),
+    push_version(Release, 2),
+    Changes = [stage(Release, Rel, beam(source(M, 3))) || {Rel, M} <- [{?A, oc_a}, {?B, oc_b}]],
+    {ok, Plan} = relsync_lib_reload:plan(Root, Changes, soft, #{}),
+    switch(Release, Changes),
+    {ok, Result, _} = relsync_lib_reload:reload(relsync_lib_reload:spare_users(Plan)),
+    ?assertEqual([{oc_a, in_use}, {oc_b, reload}], maps:get(modules, Result)),
+    ?assertMatch(#{oc_a := _}, maps:get(details, Result)),
+    ?assert(maps:get(vm_restart, Result)),
+    ?assertEqual({2, 3}, {oc_a:v(), oc_b:v()}),
+    ?assert(is_process_alive(Pid)),
+    exit(Pid, kill).
 
 undo_waits_for_who_is_about_to_leave(Release) ->
     Self = self(),

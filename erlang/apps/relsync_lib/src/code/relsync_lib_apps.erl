@@ -7,7 +7,7 @@
 -module(relsync_lib_apps).
 
 -export([concerned/2, running/0, defaults/1, environments/1, stop/2, refresh/3, start/2]).
--export([start_missing/3, survivors/3, format_error/1]).
+-export([start_missing/3, stopped/1, survivors/3, format_error/1]).
 
 -export_type([app/0, environment/0, environments/0, reason/0]).
 
@@ -16,7 +16,7 @@
 -type environment() :: [{Key :: atom(), Value :: term()}].
 -type environments() :: #{atom() => environment()}.
 -type reason() ::
-    {not_running, [atom()]}
+    {not_running | stopped, [atom()]}
     | {stop_failed | start_failed | load_failed, atom(), term()} | {app_timeout, stop | start | load, atom()}.
 
 %% How long applications have to fail in, after they were started.
@@ -93,6 +93,18 @@ start_missing(Before, Gone, Timeout) ->
             end
     end.
 
+%% @doc Names the applications that ran before and do not run now.
+-spec stopped(Before :: [app()]) -> [atom()].
+stopped([]) ->
+    [];
+stopped(Before) ->
+    try
+        [App || {App, _} <- missing(Before)]
+    catch
+        %% Without its controller the VM is about to end.
+        exit:_ -> [App || {App, _} <- Before]
+    end.
+
 %% An application whose top process ends at once, or because another stopped, is not seen to have stopped at once.
 missing(Before) ->
     timer:sleep(?SETTLE_MS),
@@ -105,8 +117,9 @@ all_run(Missing) -> {error, {not_running, [App || {App, _} <- Missing]}}.
 %% @doc Renders a reason as a sentence fragment.
 -spec format_error(reason()) -> iodata().
 format_error({not_running, Apps}) ->
-    Names = lists:join(", ", [io_lib:format("~tp", [App]) || App <- Apps]),
-    ["these applications ran before and do not run after they were started: ", Names];
+    ["these applications ran before and do not run after they were started: ", names(Apps)];
+format_error({stopped, Apps}) ->
+    ["these applications ran before the update and do not run now: ", names(Apps)];
 format_error({stop_failed, App, Reason}) ->
     io_lib:format("application ~tp does not stop: ~tp", [App, Reason]);
 format_error({start_failed, App, Reason}) ->
@@ -115,6 +128,8 @@ format_error({load_failed, App, Reason}) ->
     io_lib:format("the .app file of application ~tp cannot be loaded: ~tp", [App, Reason]);
 format_error({app_timeout, What, App}) ->
     io_lib:format("application ~tp did not ~s in time", [App, What]).
+
+names(Apps) -> lists:join(", ", [io_lib:format("~tp", [App]) || App <- Apps]).
 
 owns(App, Modules) ->
     case application:get_key(App, modules) of

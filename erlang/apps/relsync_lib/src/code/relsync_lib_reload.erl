@@ -15,7 +15,7 @@
 %%% leaves a mix of code only until the caller has restored the files and undone it with what it was given.
 -module(relsync_lib_reload).
 
--export([plan/4, acting/1, check_users/1, reload/1, notes/1, ended_text/1, format_error/1]).
+-export([plan/4, acting/1, check_users/1, spare_users/1, reload/1, notes/1, ended_text/1, format_error/1]).
 
 -export_type([mode/0, plan/0, result/0, reason/0]).
 
@@ -44,7 +44,7 @@
     %% Processes that were killed, and processes that go on with the previous code.
     killed := [relsync_lib_processes:users()],
     lingering := [relsync_lib_processes:users()],
-    %% Modules whose old code went, and did not come back: funs of it have no code any more.
+    %% Modules whose old code went, and did not come back: if there are funs of it, they have no code any more.
     ended := [module()],
     joined := [file:filename()],
     left := [file:filename()],
@@ -66,7 +66,7 @@
 %% How many processes are asked at most, times modules, for what is only said: a few tenths of a second.
 -define(CHEAP_QUESTIONS, 50000).
 %% How many modules one sentence names.
--define(MAX_NAMES, 10).
+-define(MAX_NAMES, 5).
 
 %%--------------------------------------------------------------------------------------------------
 %% Plan
@@ -123,6 +123,13 @@ check_users(#{mode := soft, items := Items, limits := Limits}) ->
 check_users(_Plan) ->
     ok.
 
+%% @doc Leaves out, in mode `soft', the modules that `check_users/1' would refuse for: nobody is killed, and the rest goes in.
+-spec spare_users(plan()) -> plan().
+spare_users(#{mode := soft, items := Items, limits := Limits} = Plan) ->
+    Plan#{items := relsync_lib_reload_outlook:with_users(Items, Limits)};
+spare_users(Plan) ->
+    Plan.
+
 %% Has the VM prepare each new module, one at a time to bound the memory, and drops the outcome: a beam
 %% that this VM cannot load is found before the switch.
 try_beams(Items, _Groups, Mode, _Limits) when Mode =:= none; Mode =:= vm ->
@@ -164,10 +171,10 @@ acting(#{items := Items}) -> [M || #{module := M, status := S} <- Items, lists:m
 %% `relsync_lib_reload_undo:undo/1'.
 -spec reload(plan()) -> {ok, result(), Undo} | {error, reason(), Undo} when
     Undo :: relsync_lib_reload_undo:undo().
-reload(#{mode := Mode, limits := Limits} = Plan) when Mode =:= none; Mode =:= vm ->
+reload(#{mode := Mode} = Plan) when Mode =:= none; Mode =:= vm ->
     #{vm_restart := NeedsRestart} = Result = result(Plan),
-    {ok, Result#{vm_restart := Mode =:= vm orelse NeedsRestart}, relsync_lib_reload_undo:none(Mode, Limits)};
-reload(#{mode := Mode, limits := Limits} = Plan) ->
+    {ok, Result#{vm_restart := Mode =:= vm orelse NeedsRestart}, no_undo(Plan)};
+reload(Plan) ->
     Steps = [
         fun read_live/1,
         fun prepare/1,
@@ -180,7 +187,11 @@ reload(#{mode := Mode, limits := Limits} = Plan) ->
         fun look_for_lingering/1,
         fun start_apps/1
     ],
-    run_steps(Steps, #{plan => Plan, result => result(Plan), undo => relsync_lib_reload_undo:none(Mode, Limits)}).
+    run_steps(Steps, #{plan => Plan, result => result(Plan), undo => no_undo(Plan)}).
+
+%% What does not run may be loaded at any moment from now on.
+no_undo(#{mode := Mode, limits := Limits, items := Items}) ->
+    (relsync_lib_reload_undo:none(Mode, Limits))#{idle := [M || #{module := M, status := notloaded} <- Items]}.
 
 run_steps([], #{result := Result, undo := Undo}) ->
     {ok, Result, Undo};
@@ -204,7 +215,9 @@ result(#{items := Items}) ->
         vm_restart => lists:any(fun needs_vm_restart/1, Items)
     }.
 
-needs_vm_restart(#{status := S}) -> lists:member(S, [nif, sticky, preloaded, archive]).
+%% What another directory of the code path hides does not run, whatever the update brought.
+needs_vm_restart(#{status := shadowed, module := M}) -> erlang:module_loaded(M);
+needs_vm_restart(#{status := S}) -> lists:member(S, [nif, sticky, preloaded, archive, in_use]).
 
 items(Statuses, #{plan := #{items := Items}}) ->
     [I || #{status := S} = I <- Items, lists:member(S, Statuses)].
@@ -245,7 +258,8 @@ prepare(#{beams := Beams} = State) ->
     case relsync_lib_code:prepare(AtOnce) of
         {ok, Prepared} ->
             Old = relsync_lib_code:sort_old(AtOnce, [M || #{module := M} <- items([remove], State)]),
-            {ok, State#{prepared => Prepared, old => Old, beams := [B || {true, B} <- Beams]}};
+            Ended = [M || M <- maps:get(ending, Old), relsync_lib_code:has_funs(M)],
+            {ok, State#{prepared => Prepared, old => Old, ends => Ended, beams := [B || {true, B} <- Beams]}};
         {error, Why} -> {error, {not_loadable, Why}, State}
     end.
 
@@ -290,11 +304,11 @@ follow_versions(#{plan := #{versions := Before, apps := Apps, items := Items}, u
     {ok, State#{undo := Undo#{followed := Followed}, result := Result#{behind := Behind}}}.
 
 %% Old code makes room as late as this, so that as little time as possible passes without either.
-finish(#{prepared := Prepared, old := Old, undo := Undo, plan := #{mode := Mode, limits := Limits}} = State) ->
-    Next = State#{undo := Undo#{restore := restorable(State), forget := loaded_first(State)}},
+finish(#{prepared := Prepared, old := Old, ends := Ended, undo := Undo, plan := #{mode := Mode, limits := Limits}} = State) ->
+    Next = State#{undo := Undo#{restore := restorable(State), forget := [M || #{module := M} <- items([load], State)]}},
     Load = fun() -> relsync_lib_code:finish(Prepared) end,
     case relsync_lib_code:make_room(Old, Load, Mode, Limits) of
-        {ok, Killed} -> {ok, ended(maps:get(ending, Old), killed(Killed, Next))};
+        {ok, Killed} -> {ok, ended(Ended, killed(Killed, Next))};
         {error, Why} when is_list(Why) -> {error, {not_loadable, Why}, Next};
         {error, Reason} -> {error, Reason, Next}
     end.
@@ -305,18 +319,17 @@ ended(Modules, #{result := #{ended := Ended} = Result} = State) ->
 restorable(State) ->
     [{M, maps:get(old_file, I, none)} || #{module := M} = I <- items([reload, remove], State)].
 
-loaded_first(State) ->
-    [M || #{module := M} <- items([load], State)].
-
 load_on_load(#{beams := Beams, plan := #{mode := Mode, limits := Limits}} = State) ->
     #{ending := Ending} = relsync_lib_code:sort_old(Beams, []),
+    Ended = [M || M <- Ending, relsync_lib_code:has_funs(M)],
     case relsync_lib_code:load_each(Beams, Mode, Limits) of
-        ok -> {ok, ended(Ending, State)};
+        ok -> {ok, ended(Ended, State)};
         {error, Reason} -> {error, Reason, State}
     end.
 
 delete_removed(#{plan := #{mode := Mode, limits := Limits}} = State) ->
     Removed = [M || #{module := M} <- items([remove], State)],
+    Ended = [M || M <- Removed, relsync_lib_code:has_funs(M)],
     relsync_lib_code:delete(Removed),
     case Mode of
         soft ->
@@ -324,7 +337,7 @@ delete_removed(#{plan := #{mode := Mode, limits := Limits}} = State) ->
             {ok, State};
         _ ->
             {ok, Killed} = relsync_lib_code:purge(Removed, Mode, Limits),
-            {ok, ended(Removed, killed(Killed, State))}
+            {ok, ended(Ended, killed(Killed, State))}
     end.
 
 %% Who goes on with the code that was there is reported where that costs little: they are in the way of the next
@@ -382,9 +395,12 @@ ended_text(Modules) ->
     Shown = lists:join(", ", [io_lib:format("~tp", [M]) || M <- lists:sublist(Modules, ?MAX_NAMES)]),
     More = [io_lib:format(" and ~b more", [N]) || N <- [length(Modules) - ?MAX_NAMES], N > 0],
     [
-        "the code before the last of ", Shown, More,
-        " made room for the new: a fun of it that something still holds fails when it is called"
+        "the VM dropped the code from two updates ago of ", modules(length(Modules)), " (", Shown, More,
+        "): if a process or a table still holds a fun from it, calling that fun fails"
     ].
+
+modules(1) -> "1 module";
+modules(Count) -> io_lib:format("~b modules", [Count]).
 
 %% @doc Renders a reason of this module as one sentence.
 -spec format_error(reason()) -> iodata().

@@ -67,7 +67,7 @@ ended(_Items, Mode) when Mode =:= none; Mode =:= vm ->
 ended(Items, _Mode) ->
     Purged = [I || #{status := S} = I <- Items, S =:= reload orelse S =:= remove orelse S =:= load orelse S =:= in_use],
     WithOldCode = relsync_lib_code:old_code([M || #{module := M} <- Purged]),
-    [M || #{module := M} = Item <- Purged, lists:member(M, WithOldCode), not returns(Item)].
+    [M || #{module := M} = Item <- Purged, lists:member(M, WithOldCode), not returns(Item), relsync_lib_code:has_funs(M)].
 
 returns(#{module := Module, md5 := MD5}) -> relsync_lib_code:seems_held(Module, MD5);
 returns(_) -> false.
@@ -92,8 +92,8 @@ look(Root, Groups, Checked, #{stale := WithStale} = Limits) ->
     View = view(Root, Groups, Checked, Limits),
     Changed = [Rel || Rel <- relsync_lib_reload_plan:paths(Groups), is_code(Rel, View)],
     Stale = [M || WithStale, {M, _} <- candidates(View), is_stale(M, View)],
-    Modules = relsync_lib_reload_plan:names(Changed ++ joined(View)) ++ Stale ++ [M || WithStale, M <- absent(View) ++ left(View)] ++
-        archived(View),
+    Modules = relsync_lib_reload_plan:names(Changed ++ joined(View)) ++ Stale ++
+        [M || WithStale, M <- absent(View) ++ left(View) ++ abandoned(missing(View), View)] ++ archived(View),
     Items = relsync_lib_reload_plan:items(lists:usort(Modules), Groups, env(View)),
     {Items, Groups, View#view.plan, View#view.roots}.
 
@@ -103,6 +103,8 @@ look(Root, Groups, Checked, #{stale := WithStale} = Limits) ->
     reloadable := [{module(), file:filename()}],
     waiting := [{module(), file:filename()}],
     missing := [{module(), file:filename()}],
+    %% Of these, what the release does not have any more: a reload removes it.
+    abandoned := [{module(), file:filename()}],
     files := [file:filename()]
 }.
 stale(Root, Limits) ->
@@ -113,10 +115,13 @@ stale(Root, Limits) ->
     Modules = Stale ++ relsync_lib_reload_plan:names(joined(View)) ++ absent(View) ++ left(View),
     Items = relsync_lib_reload_plan:items(lists:usort(Modules), Groups, env(View)),
     With = fun(Statuses) -> [{M, File} || #{module := M, status := S, source := File} <- Items, lists:member(S, Statuses)] end,
+    Missing = missing(View),
+    Abandoned = abandoned(Missing, View),
     #{
         reloadable => With([reload, load]) ++ [{M, File} || #{module := M, status := remove, old_file := File} <- Items],
-        waiting => With([nif, sticky, archive]),
-        missing => missing(View),
+        waiting => With([nif, sticky, archive]) ++ shadowed(Candidates, View),
+        missing => Missing,
+        abandoned => [Gone || {M, _} = Gone <- Missing, lists:member(M, Abandoned)],
         files => [File || {M, _} <- Candidates, File <- file_of(M, View)]
     }.
 
@@ -135,6 +140,34 @@ left(#view{root = Root, limits = #{left := Left}} = View) ->
         {ok, _, Rel} <- [relsync_lib_code_path:locate(File, [Root])],
         is_map_key(Rel, Left),
         found(M, View) =:= none
+    ].
+
+%% What runs from a file that is no part of the release, though the release has other code of that name: the code path
+%% leads there, and will at the next start.
+shadowed(Candidates, #view{root = {Root, _}, limits = #{modules := Names}} = View) ->
+    [
+        {M, File}
+     || {M, _} <- Candidates,
+        #{} =/= Names,
+        [First | _] = Rels <- [maps:get(atom_to_list(M), Names, [])],
+        {own, _, Found} <- [found(M, View)],
+        not lists:member(Found, Rels),
+        File <- [filename:join(Root, First)],
+        {ok, MD5} <- [md5(M, File, View)],
+        MD5 =/= relsync_lib_code:running_md5(M)
+    ].
+
+%% Of that, modules that the release does not have: an update took their files away, and left the code alone. A file
+%% that the release has and that was lost comes back with the next update. What was loaded from elsewhere than the
+%% directories of code is nobody's business here.
+abandoned(Missing, #view{limits = #{modules := Names}, dirs = Dirs, roots = Roots}) ->
+    [
+        M
+     || {M, File} <- Missing,
+        not is_map_key(atom_to_list(M), Names),
+        {ok, _, Rel} <- [relsync_lib_code_path:locate(File, Roots)],
+        Dir <- [filename:dirname(Rel)],
+        filename:basename(Dir) =:= "ebin" orelse is_map_key(Dir, Dirs)
     ].
 
 %% Code whose file has gone since, and that the path leads nowhere for.

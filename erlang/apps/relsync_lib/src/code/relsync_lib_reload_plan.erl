@@ -87,6 +87,8 @@
     changes => [relsync_lib_upcoming:change()],
     %% Directories of code that the new release has.
     holds => #{file:filename() => true},
+    %% The names of its modules, and the files of each.
+    modules => #{string() => [file:filename()]},
     %% Files that stay for a restart of the VM, and are no part of the new release.
     left => #{file:filename() => true},
     %% What files held when they were last read.
@@ -165,6 +167,7 @@
     roots => [],
     changes => [],
     holds => #{},
+    modules => #{},
     left => #{},
     known => #{},
     stale => true

@@ -5,7 +5,7 @@
 %%% again when `undo/1' is called. What it has done already does not keep it from being called again.
 -module(relsync_lib_reload_undo).
 
--export([none/2, undo/1, format_error/1]).
+-export([none/2, undo/1, undo_rest/1, format_error/1]).
 
 -export_type([undo/0, reason/0]).
 
@@ -16,6 +16,8 @@
     steps := [relsync_lib_code_path:step()],
     restore := [{module(), file:filename() | none}],
     forget := [module()],
+    %% Modules that did not run, and that the VM may have loaded from the new files since.
+    idle := [module()],
     stopped := [relsync_lib_apps:app()],
     %% What ran before, and the environments of what was stopped.
     ran := [relsync_lib_apps:app()],
@@ -41,6 +43,7 @@ none(Mode, Limits) ->
         steps => [],
         restore => [],
         forget => [],
+        idle => [],
         stopped => [],
         ran => [],
         environments => #{},
@@ -51,25 +54,55 @@ none(Mode, Limits) ->
 %% @doc Brings back the code, code path and applications from before `relsync_lib_reload:reload/1', after the
 %% caller has restored the files. Goes on as far as it can, and then tells what it could not restore.
 %%
-%% The VM keeps two versions of a module, and code from before the reload is the older one: it is purged and
-%% loaded again. Funs of it live on, and so do processes that run what the reload brought, with that code as
-%% old code. A process that runs the code from before, however, would have to be in both places at once: in
-%% mode `soft' it gets a moment to return from there, and is killed if it does not. Those killed are returned.
+%% The VM keeps two versions of a module, and the code from before the reload is the older one. The VM has no way to
+%% make old code current again: it has to be purged, and is loaded anew. Funs of it live on, and so do processes that
+%% run what the reload brought, with that code as old code. A process that still runs the code from before would be
+%% killed by the purge. In mode `soft' it gets a moment to return from there; if it does not, its module stays on the
+%% newer code, which counts as not restored. The other modes kill it, and return whom they killed.
 -spec undo(undo()) -> {ok, [relsync_lib_processes:users()]} | {error, reason()}.
-undo(#{limits := Limits, restore := Restore, forget := Forget, mode := Mode} = Undo) ->
-    #{app_timeout := AppTimeout} = Limits,
+undo(#{limits := #{app_timeout := AppTimeout}} = Undo) ->
     Stopped = stop_again(Undo, AppTimeout),
     Path = restore_path(Undo),
-    {Beams, Unreadable} = old_beams(Restore, Limits),
-    wait_for_users([M || {M, _, _} <- Beams] ++ Forget, Mode, Limits),
-    {Unloaded, Killed} = relsync_lib_code:load_together(Beams, hard, Limits),
-    KilledToo = forget(Forget, Mode, Limits),
+    {Failed, Killed} = code_back(Undo, wait),
     Started = start_again(Undo, AppTimeout),
     Versions = versions_back(Undo),
-    case {Unreadable ++ Unloaded, [E || {error, _} = E <- [Path, Stopped, Started, Versions]]} of
-        {[], []} -> {ok, Killed ++ KilledToo};
+    case {Failed, [E || {error, _} = E <- [Path, Stopped, Started, Versions]]} of
+        {[], []} -> {ok, Killed};
         {[], [Error | _]} -> Error;
         {Failed, _} -> {error, {not_restored, Failed}}
+    end.
+
+%% @doc Brings back the modules that `undo/1' could not, where the processes in the way have left since.
+-spec undo_rest(undo()) -> {ok, [relsync_lib_processes:users()]} | {error, reason()}.
+undo_rest(Undo) ->
+    case code_back(Undo, now) of
+        {[], Killed} -> {ok, Killed};
+        {Failed, _} -> {error, {not_restored, Failed}}
+    end.
+
+code_back(#{limits := Limits, restore := Restore, forget := Forget, idle := Idle, mode := Given}, When) ->
+    Mode = lenient(Given),
+    {Back, Gone} = lists:partition(fun({_, File}) -> File =/= none end, loaded_since(Idle)),
+    {Beams, Unreadable} = old_beams(Restore ++ Back, Limits),
+    Forgotten = [M || M <- Forget ++ [G || {G, none} <- Gone], erlang:module_loaded(M)],
+    When =:= wait andalso wait_for_users([M || {M, _, _} <- Beams] ++ Forgotten, Mode, Limits),
+    {NotLoaded, Killed} = load_back(Beams, Mode, Limits),
+    {NotForgotten, KilledToo} = forget(Forgotten, Mode, Limits),
+    {Unreadable ++ NotLoaded ++ NotForgotten, Killed ++ KilledToo}.
+
+%% Who asked for no reload asked for no kill either.
+lenient(Mode) when Mode =:= none; Mode =:= vm -> soft;
+lenient(Mode) -> Mode.
+
+%% In interactive mode a call has the VM load what did not run. The code path is the one from before again.
+loaded_since(Idle) ->
+    [{M, file_of(M)} || M <- Idle, erlang:module_loaded(M)].
+
+file_of(Module) ->
+    Name = atom_to_list(Module) ++ ".beam",
+    case relsync_lib_code:file_on_path(Name) of
+        Name -> none;
+        File -> File
     end.
 
 wait_for_users(Modules, soft, Limits) ->
@@ -77,17 +110,43 @@ wait_for_users(Modules, soft, Limits) ->
 wait_for_users(_Modules, _Mode, _Limits) ->
     ok.
 
-%% Modules that did not run before. In mode `soft' who runs them goes on in what is old code then.
+%% Modules whose old code somebody runs stay as they are, in mode `soft'; the others are loaded at once.
+load_back(Beams, soft, Limits) ->
+    Staying = staying(relsync_lib_processes:old_code_users([M || {M, _, _} <- Beams], Limits)),
+    Free = [B || {M, _, _} = B <- Beams, not lists:keymember(M, 1, Staying)],
+    {Failed, []} = relsync_lib_code:load_together(Free, soft, Limits),
+    %% Somebody may have come in since it was asked: the modules that this is about stay, the others are tried again.
+    {Late, Others} = lists:partition(fun({_, Why}) -> is_in_use(Why) end, Failed),
+    case lists:usort([U || {_, {in_use, Users}} <- Late, U <- Users]) of
+        [] ->
+            {Staying ++ Others, []};
+        Users ->
+            StayingToo = staying(Users),
+            Again = [B || {M, _, _} = B <- Free, lists:keymember(M, 1, Late), not lists:keymember(M, 1, StayingToo)],
+            {Rest, []} = load_back(Again, soft, Limits),
+            {Staying ++ StayingToo ++ Others ++ Rest, []}
+    end;
+load_back(Beams, Mode, Limits) ->
+    relsync_lib_code:load_together(Beams, Mode, Limits).
+
+is_in_use({in_use, _}) -> true;
+is_in_use(_) -> false.
+
+staying(Users) -> [{M, {staying, U}} || {M, _, _} = U <- Users].
+
+%% Modules that did not run before. In mode `soft' one that a process lives in stays.
+forget(Modules, soft, Limits) ->
+    Users = relsync_lib_processes:old_code_users(Modules, Limits) ++ relsync_lib_processes:residents(Modules, Limits),
+    Staying = lists:ukeysort(1, staying(Users)),
+    Free = [M || M <- Modules, not lists:keymember(M, 1, Staying)],
+    InUse = relsync_lib_code:free(Free),
+    relsync_lib_code:delete(Free -- InUse),
+    {Staying ++ staying([{M, 1, []} || M <- InUse]), []};
 forget(Modules, Mode, Limits) ->
-    {ok, Killed} = relsync_lib_code:purge(Modules, hard, Limits),
+    {ok, Killed} = relsync_lib_code:purge(Modules, Mode, Limits),
     relsync_lib_code:delete(Modules),
-    case Mode of
-        soft ->
-            Killed;
-        _ ->
-            {ok, KilledToo} = relsync_lib_code:purge(Modules, hard, Limits),
-            Killed ++ KilledToo
-    end.
+    {ok, KilledToo} = relsync_lib_code:purge(Modules, Mode, Limits),
+    {[], Killed ++ KilledToo}.
 
 stop_again(#{started := Apps}, Timeout) ->
     case relsync_lib_apps:stop(Apps, Timeout) of
@@ -155,9 +214,20 @@ format_error({versions, Apps}) ->
     Names = lists:join(", ", [io_lib:format("~tp", [App]) || App <- Apps]),
     ["what the VM says of these applications is not what their .app files say, until it restarts: ", Names];
 format_error({not_restored, Modules}) ->
-    ["not brought back: ", lists:join(", ", [io_lib:format("~tp (~ts)", [M, why(W)]) || {M, W} <- Modules])];
+    Staying = [io_lib:format("~tp by ~ts", [M, relsync_lib_code:in_use(Users)]) || {M, {staying, Users}} <- Modules],
+    Failed = [io_lib:format("~tp (~ts)", [M, why(W)]) || {M, W} <- Modules, not is_staying(W)],
+    lists:join("; ", [
+        [Text, lists:join(Separator, Names)]
+     || {Text, Separator, [_ | _] = Names} <- [
+            {"not brought back: ", ", ", Failed},
+            {"on the newer code still, because processes would have been killed or have lost their code: ", "; ", Staying}
+        ]
+    ]);
 format_error(Reason) ->
     relsync_lib_code:format_error(Reason).
+
+is_staying({staying, _}) -> true;
+is_staying(_) -> false.
 
 why({on_load_failed, _, _} = Reason) -> relsync_lib_code:format_error(Reason);
 why({on_load_timeout, _} = Reason) -> relsync_lib_code:format_error(Reason);

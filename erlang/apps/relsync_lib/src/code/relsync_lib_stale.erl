@@ -10,24 +10,26 @@
 -type stale() :: #{
     module := module(),
     file := file:filename(),
-    on_disk := changed | missing
+    %% Other code, other code that only a restart of the VM brings in, none.
+    on_disk := changed | waiting | missing
 }.
 
 %% @doc Lists at most `Max' modules that run other code than their files under `Root' hold, or that have no file any more.
 -spec modules(file:filename(), relsync_lib_reload_plan:limits(), pos_integer()) -> [stale()].
 modules(Dir, Limits, Max) ->
     #{reloadable := Reloadable, waiting := Waiting, missing := Missing} = look(Dir, Limits),
-    Changed = [#{module => M, file => File, on_disk => changed} || {M, File} <- Reloadable ++ Waiting],
+    Changed = [#{module => M, file => File, on_disk => changed} || {M, File} <- Reloadable],
+    Later = [#{module => M, file => File, on_disk => waiting} || {M, File} <- Waiting],
     Gone = [#{module => M, file => File, on_disk => missing} || {M, File} <- Missing],
-    lists:sublist(lists:sort(Changed ++ Gone), Max).
+    lists:sublist(lists:sort(Changed ++ Later ++ Gone), Max).
 
-%% @doc Counts those that a reload would bring in, and those that wait for a restart of the VM. Also answers with what
+%% @doc Counts those that a reload would bring in or remove, and those that wait for a restart of the VM. Also answers with what
 %% the files hold.
 -spec count(file:filename(), relsync_lib_reload_plan:limits()) ->
     {Reloadable :: non_neg_integer(), Waiting :: non_neg_integer(), relsync_lib_reload_plan:known()}.
 count(Dir, Limits) ->
-    #{reloadable := Reloadable, waiting := Waiting, files := Files} = look(Dir, Limits),
-    {length(Reloadable), length(Waiting), relsync_lib_known:current(Files)}.
+    #{reloadable := Reloadable, abandoned := Abandoned, waiting := Waiting, files := Files} = look(Dir, Limits),
+    {length(Reloadable) + length(Abandoned), length(Waiting), relsync_lib_known:current(Files)}.
 
 look(Dir, Limits) ->
     relsync_lib_reload_outlook:stale(relsync_lib_code_path:root(Dir), relsync_lib_reload_plan:limits(Limits)).

@@ -107,9 +107,17 @@ limits(#{read := Read, write := Write, state := Dir}, Release) ->
         roots => [path_list(Root) || Root <- Read, Root =/= Write],
         changes => maps:get(changes, Release, []),
         holds => relsync_lib_upcoming:held_dirs(Paths),
+        modules => by_module([path_list(Path) || Path <- Paths, is_module(Path)]),
         left => maps:from_list([{path_list(Path), true} || Path <- Left]),
         known => relsync_lib_known:read(Dir)
     }.
+
+by_module(Paths) ->
+    lists:foldl(
+        fun(Path, Acc) -> maps:update_with(filename:basename(Path, ".beam"), fun(Others) -> [Path | Others] end, [Path], Acc) end,
+        #{},
+        Paths
+    ).
 
 %% @doc The manifest of what is installed, if that is known.
 -spec installed_manifest(relsync_lib_state:dir()) -> relsync_lib_manifest:manifest() | none.

@@ -197,11 +197,15 @@ roll_back(#{state := Dir} = Roots, Generation) ->
         {ok, #{generation := Generation, state := {probation, #{reload := Reload}}}} ->
             Warning = "relsync: generation ~b was not confirmed and is rolled back~n",
             error_logger:warning_msg(Warning, [Generation]),
-            Fields = #{reload => reload(Reload)},
+            Fields = #{reload => reload(Reload), spares => true},
             Result = (catch relsync_lib_update:rollback(Fields, Roots, none, fun(_, _) -> ok end)),
             case Result of
                 #{generation := Back, error := #{message := Text}} ->
                     error_logger:error_msg("relsync: generation ~b is installed again, but ~ts~n", [Back, Text]),
+                    done;
+                #{generation := Back, needs_restart := true} ->
+                    Partly = "relsync: generation ~b is installed again; some of its code waits for a restart of the VM~n",
+                    error_logger:warning_msg(Partly, [Back]),
                     done;
                 #{generation := Back} ->
                     error_logger:info_msg("relsync: generation ~b runs again~n", [Back]),
@@ -217,8 +221,9 @@ roll_back(#{state := Dir} = Roots, Generation) ->
             done
     end.
 
-%% Nobody is there to be asked: a process in the way does not keep a broken release alive.
-reload(soft) -> 1;
+%% Nobody is there to be asked. A module that a process is in the way of does not keep a broken release alive: the rest
+%% goes back, and the process is spared.
+reload(soft) -> 0;
 reload(hard) -> 1;
 reload(none) -> 2;
 reload(apps) -> 3;

@@ -54,11 +54,15 @@
     hooks :: relsync_lib_update_hooks:hooks(),
     plan :: relsync_lib_reload:plan(),
     direction :: forward | back,
+    %% Modules that a process is in the way of are left out, instead of refused.
+    spares = false :: boolean(),
     %% Whether any path changes.
     disturbs :: boolean(),
     %% None where code alone follows files that are there.
     transaction = none :: none | relsync_lib_apply:transaction(),
     undo = none :: none | {undo, relsync_lib_reload_undo:undo()},
+    %% The applications that ran before anything was disturbed.
+    ran = [] :: [relsync_lib_apps:app()],
     modules = [] :: [relsync_lib_wire:fields()],
     %% Whose funs have no code any more, and which applications were stopped and started.
     ended = [] :: [binary()],
@@ -176,7 +180,14 @@ rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
     Reloaded = relsync_lib_otp_apps:without(Modules, Running),
     Update = plan(Mode, Reloaded, Roots, Limits, relsync_lib_update_hooks:with_context(Hooks, Context), Send),
     Notes = [relsync_lib_pins:kept_text(Kept) || Kept =/= []] ++ relsync_lib_otp_apps:notes(Running),
-    Result = run(Update#update{direction = back, disturbs = Changes =/= [], notes = Notes, restart = Restart}, Mode, Prepare),
+    Back = Update#update{
+        direction = back,
+        spares = maps:get(spares, Fields, false),
+        disturbs = Changes =/= [],
+        notes = Notes,
+        restart = Restart
+    },
+    Result = run(Back, Mode, Prepare),
     %% Not before: where the way back fails, the timer has to try it again.
     relsync_lib_probation:cancel(Dir),
     Result.
@@ -270,7 +281,8 @@ plan(Mode, Changes, #{write := Root} = Roots, Limits, Hooks, Send) ->
             relsync_lib_refusal:refuse_reload(Reason)
     end.
 
-run(#update{disturbs = Disturbs, roots = Roots} = Planned, Mode, Prepare) ->
+run(#update{disturbs = Disturbs, roots = Roots, hooks = Hooks} = Planned0, Mode, Prepare) ->
+    Planned = Planned0#update{ran = relsync_lib_update_hooks:ran(Hooks)},
     Update =
         case Disturbs of
             true -> presync(Planned);
@@ -287,6 +299,8 @@ run(#update{disturbs = Disturbs, roots = Roots} = Planned, Mode, Prepare) ->
     end.
 
 %% Whom `presync' has stopped is in nobody's way.
+check_users(#update{spares = true, plan = Plan} = Update) ->
+    Update#update{plan = relsync_lib_reload:spare_users(Plan)};
 check_users(#update{plan = Plan} = Update) ->
     case relsync_lib_reload:check_users(Plan) of
         ok -> Update;
@@ -451,18 +465,20 @@ with_snapshot(Dir, Fields) ->
         _ -> Fields
     end.
 
-%% Files, then code, then hooks: as it was.
+%% Files, then code, then hooks: as it was. That it is so is said only after it was looked at.
 roll_back(#update{undo = {undo, Undo}} = Update, Kind, Text) ->
     step(undo, Update),
     Undone = undo_files(Update),
-    CodeNotes = undo_code(Undo),
+    Code = relsync_lib_reload_undo:undo(Undo),
     case Undone of
-        {ok, Notes} -> rolled_back(Update, Kind, Text, Notes ++ CodeNotes);
+        {ok, Notes} -> rolled_back(Update, Kind, Text, Notes, Code);
         {error, Failed} -> give_up(Update, damaged, half_done(Text, Failed))
     end.
 
-rolled_back(#update{roots = #{state := Dir}} = Update, Kind, Text, Notes) ->
+rolled_back(#update{roots = #{state := Dir}, undo = {undo, Undo}, ran = Ran} = Update, Kind, Text, Notes, FirstCode) ->
     relsync_lib_update_hooks:release(Update#update.hooks, Update#update.send),
+    Code = code_after_hooks(FirstCode, Undo),
+    Stopped = relsync_lib_apps:stopped(Ran),
     Generation =
         case relsync_lib_state:read_current(Dir) of
             {ok, #{generation := Number}} -> Number;
@@ -472,19 +488,27 @@ rolled_back(#update{roots = #{state := Dir}} = Update, Kind, Text, Notes) ->
         outcome => 1,
         generation => Generation,
         modules => Update#update.modules,
-        notes => [relsync_lib_refusal:text(Note) || Note <- Update#update.notes ++ Notes],
+        notes => [
+            relsync_lib_refusal:text(Note)
+         || Note <- Update#update.notes ++ Notes ++ code_notes(Code) ++ stopped_notes(Stopped)
+        ],
         downtime_us => downtime(Update),
+        needs_restart => element(1, Code) =:= error orelse Stopped =/= [],
         error => relsync_lib_refusal:fields(Kind, Text)
     }).
 
-undo_code(Undo) ->
-    case relsync_lib_reload_undo:undo(Undo) of
-        {ok, []} -> [];
-        {ok, Killed} ->
-            Text = "killed for running code that had to be loaded anew: ",
-            [[Text, relsync_lib_processes:format_users(Users)] || Users <- Killed];
-        {error, Reason} -> [relsync_lib_reload_undo:format_error(Reason)]
-    end.
+%% The hooks may have stopped who was in the way.
+code_after_hooks({error, {not_restored, _}}, Undo) -> relsync_lib_reload_undo:undo_rest(Undo);
+code_after_hooks(Code, _Undo) -> Code.
+
+code_notes({ok, Killed}) ->
+    Text = "killed for running code that had to be loaded anew: ",
+    [[Text, relsync_lib_processes:format_users(Users)] || Users <- Killed];
+code_notes({error, Reason}) ->
+    [relsync_lib_reload_undo:format_error(Reason)].
+
+stopped_notes([]) -> [];
+stopped_notes(Apps) -> [relsync_lib_apps:format_error({stopped, Apps})].
 
 -spec give_up_apply(#update{}, relsync_lib_apply:error(), [unicode:chardata()]) -> no_return().
 give_up_apply(Update, Reason, Notes) ->

@@ -4,7 +4,7 @@
 %% processes are those of relsync_lib_hooks; when which of them runs is relsync_lib_update's.
 -module(relsync_lib_update_hooks).
 
--export([load/3, release/2, has/2, run/3, with_context/2, context/5]).
+-export([load/3, release/2, has/2, run/3, ran/1, with_context/2, context/5]).
 -export_type([hooks/0, context/0]).
 
 %% What `receive' takes at most; also less than `infinity'.
@@ -17,6 +17,8 @@
         timeout := timeout(),
         %% Whether `presync' was begun.
         presync := boolean(),
+        %% The applications that ran before that.
+        ran := [relsync_lib_apps:app()],
         context := context()
     }.
 %% What hooks are told, as far as it is known: the snapshots that the update leads to and comes from, the
@@ -47,6 +49,7 @@ load(#{content := Content} = Fields, #{state := Dir}, Send) ->
                 loaded => Loaded,
                 timeout => min(maps:get(timeout, Fields, infinity), ?MAX_TIMEOUT_MS),
                 presync => false,
+                ran => relsync_lib_apps:running(),
                 context => context(point(Fields), none, none, [], Dir)
             },
             case maps:get(presync_now, Fields, false) of
@@ -111,6 +114,11 @@ run(#{loaded := Loaded, timeout := Timeout, context := Context}, Point, Send) ->
         {ok, _} -> ok;
         {error, Reason} -> {error, Reason}
     end.
+
+%% @doc The applications that ran before an update disturbed anything.
+-spec ran(hooks()) -> [relsync_lib_apps:app()].
+ran(#{presync := true, ran := Ran}) -> Ran;
+ran(_) -> relsync_lib_apps:running().
 
 %% @doc Tells hooks what they run for.
 -spec with_context(hooks(), context()) -> hooks().
