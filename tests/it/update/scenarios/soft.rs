@@ -69,7 +69,7 @@ fn holders_of_funs_survive_push_rollback_and_push() {
         "{planned}"
     );
     let run = rig.run(&[]);
-    let note = "the code before the last of holder made room";
+    let note = "the code from two updates ago of 1 module (holder)";
     assert!(run.code == Some(0) && run.out.contains(note), "{run:?}");
     assert!(
         rig.node.eval("catch holder:count()").contains("badfun"),
