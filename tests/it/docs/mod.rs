@@ -4,6 +4,7 @@ mod hooks;
 mod json;
 mod picture;
 mod schema;
+mod tutorial;
 
 use std::fs;
 use std::path::{Path, PathBuf};

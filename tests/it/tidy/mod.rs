@@ -5,6 +5,7 @@
 
 mod crash_rows;
 mod erlang;
+mod error_kinds;
 mod golden;
 mod layers;
 mod links;
@@ -32,6 +33,7 @@ fn check(root: &Path, sources: &[Source]) -> Vec<String> {
     }
     golden::check(sources, &mut findings);
     crash_rows::check(sources, &mut findings);
+    error_kinds::check(sources, &mut findings);
     links::check(sources, &mut findings);
     release_table::check(sources, &mut findings);
     findings.0.into_iter().map(|(.., text)| text).collect()
