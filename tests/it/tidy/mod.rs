@@ -10,8 +10,10 @@ mod golden;
 mod layers;
 mod links;
 mod machine_paths;
+mod prose;
 mod release_table;
 mod source;
+mod statuses;
 mod surroundings;
 
 use std::collections::BTreeSet;
@@ -30,12 +32,14 @@ fn check(root: &Path, sources: &[Source]) -> Vec<String> {
         surroundings::check(source, &mut findings);
         erlang::check(source, &mut findings);
         machine_paths::check(root, source, &mut findings);
+        prose::check(source, &mut findings);
     }
     golden::check(sources, &mut findings);
     crash_rows::check(sources, &mut findings);
     error_kinds::check(sources, &mut findings);
     links::check(sources, &mut findings);
     release_table::check(sources, &mut findings);
+    statuses::check(sources, &mut findings);
     findings.0.into_iter().map(|(.., text)| text).collect()
 }
 
