@@ -52,7 +52,7 @@ products: build ## Pushes changes to a RabbitMQ with AMQP and MQTT clients: none
 	@scripts/setup.sh --products
 	@scripts/rabbitmq.sh
 
-golden: setup ## Rewrites the golden vectors (tests/data/golden) with what both sides write now
+golden: setup ## Rewrites the golden vectors (tests/data/golden) and what is generated in docs
 	env RELSYNC_BLESS=1 cargo test --workspace golden_requests
 	env RELSYNC_BLESS=1 scripts/erl-test.sh golden
 	env RELSYNC_BLESS=1 cargo test --workspace golden
