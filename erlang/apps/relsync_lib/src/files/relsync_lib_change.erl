@@ -107,4 +107,7 @@ is_source(_) ->
     false.
 
 is_number_text(<<>>) -> false;
-is_number_text(Text) -> lists:all(fun(C) -> C >= $0 andalso C =< $9 end, binary_to_list(Text)).
+is_number_text(Text) -> are_digits(Text).
+
+are_digits(<<Digit, Rest/binary>>) when Digit >= $0, Digit =< $9 -> are_digits(Rest);
+are_digits(Rest) -> Rest =:= <<>>.

@@ -58,42 +58,39 @@ validate(<<>>) ->
     {error, {bad_path, <<>>, empty}};
 validate(Path) when byte_size(Path) > ?MAX_PATH_BYTES ->
     {error, {bad_path, binary:part(Path, 0, 64), too_long}};
+validate(<<".relsync">> = Path) ->
+    {error, {bad_path, Path, reserved}};
+validate(<<".relsync/", _/binary>> = Path) ->
+    {error, {bad_path, Path, reserved}};
 validate(Path) ->
-    [First | _] = Components = binary:split(Path, <<"/">>, [global]),
-    case First of
-        <<".relsync">> -> {error, {bad_path, Path, reserved}};
-        _ -> validate_components(Components, Path)
-    end.
-
-validate_components([], _Path) ->
-    ok;
-validate_components([Component | Rest], Path) ->
-    case component_fault(Component) of
-        none -> validate_components(Rest, Path);
-        Why -> {error, {bad_path, Path, Why}}
-    end.
-
-component_fault(<<>>) ->
-    empty_component;
-component_fault(<<".">>) ->
-    dot_component;
-component_fault(<<"..">>) ->
-    dot_component;
-component_fault(Component) when byte_size(Component) > ?MAX_COMPONENT_BYTES ->
-    component_too_long;
-component_fault(Component) ->
-    case binary:match(Component, <<0>>) of
-        nomatch -> none;
-        _ -> nul
-    end.
+    checked(component_fault(Path), Path).
 
 %% @doc Accepts the names that one component of a path may be.
 -spec validate_name(binary()) -> ok | {error, error()}.
 validate_name(Name) ->
     case binary:match(Name, <<"/">>) of
-        nomatch -> validate_components([Name], Name);
+        nomatch -> checked(component_fault(Name), Name);
         _ -> {error, {bad_path, Name, empty_component}}
     end.
+
+checked(none, _Path) -> ok;
+checked(Why, Path) -> {error, {bad_path, Path, Why}}.
+
+%% Gives the first fault from the beginning of a component on, in one pass over the bytes: every
+%% record of a large release is held against it, path by path.
+component_fault(<<>>) -> empty_component;
+component_fault(<<"/", _/binary>>) -> empty_component;
+component_fault(<<".">>) -> dot_component;
+component_fault(<<"./", _/binary>>) -> dot_component;
+component_fault(<<"..">>) -> dot_component;
+component_fault(<<"../", _/binary>>) -> dot_component;
+component_fault(Bytes) -> fault_after(Bytes, 0).
+
+fault_after(<<"/", Rest/binary>>, _Length) -> component_fault(Rest);
+fault_after(<<>>, _Length) -> none;
+fault_after(<<0, _/binary>>, _Length) -> nul;
+fault_after(_Bytes, ?MAX_COMPONENT_BYTES) -> component_too_long;
+fault_after(<<_, Rest/binary>>, Length) -> fault_after(Rest, Length + 1).
 
 %% @doc Gives the place of a path below a root.
 -spec join(binary(), path()) -> binary().
@@ -108,9 +105,17 @@ join_relative(Dir, Name) -> join(Dir, Name).
 %% @doc Gives the path of the directory that holds this one; the empty path is the root.
 -spec parent(path()) -> path().
 parent(Path) ->
-    case binary:matches(Path, <<"/">>) of
-        [] -> <<>>;
-        Slashes -> binary:part(Path, 0, element(1, lists:last(Slashes)))
+    case last_slash(Path, byte_size(Path) - 1) of
+        none -> <<>>;
+        At -> binary:part(Path, 0, At)
+    end.
+
+last_slash(_Path, -1) ->
+    none;
+last_slash(Path, At) ->
+    case binary:at(Path, At) of
+        $/ -> At;
+        _ -> last_slash(Path, At - 1)
     end.
 
 %% @doc Lists the directories above a path, the outermost first, the root not included.
