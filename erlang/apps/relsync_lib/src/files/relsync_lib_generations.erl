@@ -35,10 +35,12 @@ beyond(Kept, Distance) -> lists:last(Kept) + Distance.
 
 %% @doc The undo records that lead back from a generation, the newest first.
 -spec chain(relsync_lib_state:dir(), relsync_lib_state:current() | none) -> [relsync_lib_state:undo()].
-chain(_Dir, none) ->
+chain(Dir, Current) -> chain(Dir, Current, fun relsync_lib_state:read_undo/2).
+
+chain(_Dir, none, _Read) ->
     [];
-chain(Dir, #{generation := Generation}) ->
-    Undos = [Undo || N <- relsync_lib_state:generations(Dir), {ok, Undo} <- [relsync_lib_state:read_undo(Dir, N)]],
+chain(Dir, #{generation := Generation}, Read) ->
+    Undos = [Undo || N <- relsync_lib_state:generations(Dir), {ok, Undo} <- [Read(Dir, N)]],
     links(Generation, lists:reverse(Undos)).
 
 links(_Generation, []) ->
@@ -90,4 +92,4 @@ manifest(#{state := Dir} = Roots, Generation) ->
 %% first push.
 -spec history(relsync_lib_roots:roots()) -> [relsync_lib_state:current() | none].
 history(#{state := Dir}) ->
-    [To || #{to := To} <- chain(Dir, current(Dir))].
+    [To || #{to := To} <- chain(Dir, current(Dir), fun relsync_lib_state:read_undo_ends/2)].

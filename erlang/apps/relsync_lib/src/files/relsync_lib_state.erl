@@ -23,6 +23,7 @@
     write_journal/2,
     delete_journal/1,
     read_undo/2,
+    read_undo_ends/2,
     write_undo/3,
     generations/1,
     generation_dir/2,
@@ -60,6 +61,8 @@
 
 -define(MAX_MANIFEST_BYTES, 67108864).
 -define(MAX_AGENT_BYTES, 16777216).
+-define(DECODED, relsync_lib_state_decoded).
+-define(ENDS, relsync_lib_state_ends).
 %% Directories and links that an undo makes again take a block each; what it moves takes nothing.
 -define(RESERVE_BYTES, 65536).
 -define(DIRS, [
@@ -130,15 +133,30 @@ read_manifest(Dir, Sha256) ->
     Name = manifest_name(Sha256),
     case relsync_lib_fs:read_file(file_name(Dir, Name), ?MAX_MANIFEST_BYTES) of
         {ok, Bytes} ->
-            case {crypto:hash(sha256, Bytes), relsync_lib_manifest:decode(Bytes)} of
-                {Sha256, {ok, Manifest}} -> {ok, Manifest};
-                {Sha256, {error, _}} -> {damaged, Name, content};
+            case crypto:hash(sha256, Bytes) of
+                Sha256 -> decode_manifest(Sha256, Bytes, Name);
                 _ -> {damaged, Name, checksum}
             end;
         {error, enoent} ->
             none;
         {error, Reason} ->
             {damaged, Name, Reason}
+    end.
+
+%% A session asks for the installed manifest several times. What was decoded last stays with the
+%% process: the hash says that these bytes are the same.
+decode_manifest(Sha256, Bytes, Name) ->
+    case get(?DECODED) of
+        {Sha256, Manifest} ->
+            {ok, Manifest};
+        _ ->
+            case relsync_lib_manifest:decode(Bytes) of
+                {ok, Manifest} ->
+                    _ = put(?DECODED, {Sha256, Manifest}),
+                    {ok, Manifest};
+                {error, _} ->
+                    {damaged, Name, content}
+            end
     end.
 
 -spec write_manifest(dir(), relsync_lib_manifest:manifest()) -> ok | {error, error()}.
@@ -177,6 +195,33 @@ delete_journal(Dir) -> delete_record(Dir, <<"journal">>).
 -spec read_undo(dir(), non_neg_integer()) -> {ok, undo()} | none | damage().
 read_undo(Dir, Generation) ->
     read_record(Dir, undo_name(Generation), undo).
+
+%% @doc Reads between which generations an undo record leads. It is examined as by `read_undo/2',
+%% but its changes, of which there may be very many, are decoded once in a process as long as the
+%% bytes stay the same.
+-spec read_undo_ends(dir(), non_neg_integer()) ->
+    {ok, #{from := current(), to := current() | none}} | none | damage().
+read_undo_ends(Dir, Generation) ->
+    Name = undo_name(Generation),
+    case relsync_lib_fs:read_file(file_name(Dir, Name), relsync_lib_record:max_bytes()) of
+        {ok, Bytes} ->
+            Sum = crypto:hash(sha256, Bytes),
+            case get({?ENDS, Generation}) of
+                {Sum, Ends} ->
+                    {ok, Ends};
+                _ ->
+                    case decode_record(Name, undo, Bytes) of
+                        {ok, Undo} ->
+                            Ends = maps:with([from, to], Undo),
+                            _ = put({?ENDS, Generation}, {Sum, Ends}),
+                            {ok, Ends};
+                        Damage ->
+                            Damage
+                    end
+            end;
+        {error, Reason} ->
+            unread(Name, Reason)
+    end.
 
 -spec write_undo(dir(), non_neg_integer(), undo()) -> ok | {error, error()}.
 write_undo(Dir, Generation, Undo) ->
@@ -352,16 +397,18 @@ names(Dir, Subdir) ->
 
 read_record(Dir, Name, Kind) ->
     case relsync_lib_fs:read_file(file_name(Dir, Name), relsync_lib_record:max_bytes()) of
-        {ok, Bytes} ->
-            case relsync_lib_record:decode(Kind, Bytes) of
-                {ok, Term} -> {ok, Term};
-                {error, Reason} -> {damaged, Name, Reason}
-            end;
-        {error, enoent} ->
-            none;
-        {error, Reason} ->
-            {damaged, Name, Reason}
+        {ok, Bytes} -> decode_record(Name, Kind, Bytes);
+        {error, Reason} -> unread(Name, Reason)
     end.
+
+decode_record(Name, Kind, Bytes) ->
+    case relsync_lib_record:decode(Kind, Bytes) of
+        {ok, Term} -> {ok, Term};
+        {error, Reason} -> {damaged, Name, Reason}
+    end.
+
+unread(_Name, enoent) -> none;
+unread(Name, Reason) -> {damaged, Name, Reason}.
 
 write_record(Dir, Name, Kind, Term) ->
     case relsync_lib_record:encode(Kind, Term) of

@@ -120,7 +120,7 @@ damaged_generations(Dir) ->
 
 %% What is kept of the current generation has no record before an update is prepared.
 undo_problem(Dir, N) ->
-    case {relsync_lib_state:read_undo(Dir, N), relsync_lib_state:read_current(Dir)} of
+    case {relsync_lib_state:read_undo_ends(Dir, N), relsync_lib_state:read_current(Dir)} of
         {{ok, _}, _} -> [];
         {none, {ok, #{generation := Current}}} when N < Current -> [io_lib:format("the record of generation ~b is missing", [N])];
         {none, _} -> [];
