@@ -11,8 +11,14 @@
 %% held to the same question. `release/0' closes them all: a hook may want to unmount something.
 %%
 %% Owns the names that the kernel gives the destination's directories, in the dictionary of the process that works
-%% on files, as relsync_lib_lock does with the lock; several that share work take the names over and open directories of their own. A destination may itself be reached through links: the operator
+%% on files, as relsync_lib_lock does with the lock. A destination may itself be reached through links: the operator
 %% named it, and `start/1' finds out which directory it is. Changes nothing on disk.
+%%
+%% Processes that share the work on many files (`take_over/1') have directories of their own. They
+%% ask the kernel again only after ?UNASKED operations in a directory, because the question takes as
+%% long as the operation. An operation through a descriptor gives the same result before and after
+%% the directory is moved. So a move between the question and the last of these operations is as
+%% good as one right after them. What a link leads to is touched in neither case.
 %%
 %% Invariant: after `start/1', nothing outside the directories that the roots were then is changed or read through a path
 %% below them. Not held are paths that lie below none of them, roots that cannot be listed, and systems
@@ -28,6 +34,8 @@
 -define(OPEN, relsync_lib_place_open).
 %% A rename works in two directories, a copy between file systems in a third.
 -define(MAX_OPEN, 4).
+-define(ALLOWED, relsync_lib_place_unasked).
+-define(UNASKED, 32).
 -define(DESCRIPTORS, <<"/proc/self/fd">>).
 
 %% @doc From now on, this process does what it does below these roots in the directories that they are now.
@@ -47,12 +55,13 @@ start(Roots, Descriptors) ->
 -spec known() -> term().
 known() -> get(?KEY).
 
-%% @doc From now on, this process works below the roots of the one that it works for.
+%% @doc From now on, this process works below the roots of the one that it works for, on many files.
 -spec take_over(term()) -> ok.
 take_over(undefined) ->
     ok;
 take_over(Known) ->
     release(),
+    _ = put(?ALLOWED, ?UNASKED),
     _ = put(?KEY, Known),
     ok.
 
@@ -61,7 +70,7 @@ take_over(Known) ->
 release() ->
     case erase(?OPEN) of
         undefined -> ok;
-        Open -> lists:foreach(fun({_, Handle, _}) -> prim_file:close(Handle) end, Open)
+        Open -> lists:foreach(fun close/1, Open)
     end.
 
 %% @doc Says whether what is done at a path is held to the directory that should hold it.
@@ -93,25 +102,29 @@ in_parents(First, Second, Fun) ->
     in_parent(First, fun(A) -> in_parent(Second, fun(B) -> Fun(A, B) end) end).
 
 in_held(Path, Expected, Fun) ->
-    {Parent, Name} = split(Path),
-    {ExpectedParent, Name} = split(Expected),
-    case held(Parent, ExpectedParent) of
-        {ok, Place} -> Fun(<<Place/binary, "/", Name/binary>>);
+    Parent = relsync_lib_path:parent(Path),
+    Above = byte_size(Parent),
+    <<_:Above/binary, SlashAndName/binary>> = Path,
+    case held(Parent, binary:part(Expected, 0, byte_size(Expected) - byte_size(SlashAndName))) of
+        {ok, Place} -> Fun(<<Place/binary, SlashAndName/binary>>);
         {error, Reason} -> {error, Reason}
     end.
 
-%% Gives a path to the open directory, which the kernel calls as expected a moment ago.
+%% Gives a path to the open directory. The kernel calls it as expected, or did a few operations ago.
 held(Parent, Expected) ->
     Open = opened(),
     case lists:keytake(Parent, 1, Open) of
-        {value, {_, Handle, Place} = Held, Others} ->
+        {value, {_, _, Place, Unasked} = Held, Others} when Unasked > 0 ->
+            put(?OPEN, [setelement(4, Held, Unasked - 1) | Others]),
+            {ok, Place};
+        {value, {_, _, Place, 0} = Held, Others} ->
             case link_of(Place) of
                 {ok, Expected} ->
-                    _ = hd(Open) =:= Held orelse put(?OPEN, [Held | Others]),
+                    put(?OPEN, [setelement(4, Held, allowed()) | Others]),
                     {ok, Place};
                 _ ->
                     put(?OPEN, Others),
-                    _ = prim_file:close(Handle),
+                    close(Held),
                     hold(Parent, Expected, Others)
             end;
         false ->
@@ -124,6 +137,13 @@ opened() ->
         Open -> Open
     end.
 
+%% How many operations go without a question after one.
+allowed() ->
+    case get(?ALLOWED) of
+        undefined -> 0;
+        Count -> Count
+    end.
+
 hold(Parent, Expected, Open) ->
     case open_directory(Parent) of
         {ok, Handle} ->
@@ -131,8 +151,8 @@ hold(Parent, Expected, Open) ->
             case link_of(Place) of
                 {ok, Expected} ->
                     {Kept, Left} = lists:split(min(?MAX_OPEN - 1, length(Open)), Open),
-                    lists:foreach(fun({_, Other, _}) -> prim_file:close(Other) end, Left),
-                    put(?OPEN, [{Parent, Handle, Place} | Kept]),
+                    lists:foreach(fun close/1, Left),
+                    put(?OPEN, [{Parent, Handle, Place, allowed()} | Kept]),
                     {ok, Place};
                 {ok, _} ->
                     _ = prim_file:close(Handle),
@@ -144,6 +164,8 @@ hold(Parent, Expected, Open) ->
         {error, Reason} ->
             {error, Reason}
     end.
+
+close({_Parent, Handle, _Place, _Unasked}) -> prim_file:close(Handle).
 
 %% With the dot, nothing but a directory is opened: opening a pipe would wait for its writer.
 open_directory(Dir) -> prim_file:open(<<Dir/binary, "/.">>, [read, raw, directory]).
@@ -252,8 +274,3 @@ expected(Path, [{Root, Name} | Rest]) ->
         <<Root:Size/binary, "/", Below/binary>> -> {below, relsync_lib_path:join(Name, Below)};
         _ -> expected(Path, Rest)
     end.
-
-split(Path) ->
-    {At, 1} = lists:last(binary:matches(Path, <<"/">>)),
-    <<Parent:At/binary, "/", Name/binary>> = Path,
-    {Parent, Name}.
