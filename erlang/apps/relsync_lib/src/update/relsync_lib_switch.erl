@@ -60,7 +60,7 @@ run(#{write := Root, state := Dir}, Changes, Purpose) ->
     Run = #run{root = Root, dir = Dir, purpose = Purpose, is_held = relsync_lib_place:is_held(Root)},
     {Clearing, Placing, Removing} = relsync_lib_change:order(Changes),
     try
-        lists:foreach(fun(Change) -> open_dir(Change, Run) end, Changes),
+        lists:foreach(fun(Change) -> is_new_dir(Change, Run) orelse open_dir(Change, Run) end, Changes),
         Cleared = lists:foldl(fun remove/2, Run, Clearing),
         Placed = place_all(Placing, Removing, Cleared),
         Removed = lists:foldl(fun remove/2, Placed, Removing),
@@ -89,6 +89,10 @@ try_to_open(Path, Mode, Run) ->
         {error, eperm} -> ok;
         Result -> _ = done(chmod, Path, Result, Run), ok
     end.
+
+%% One that has come since is seen when it is in the way.
+is_new_dir({_Path, absent, {dir, _}}, #run{purpose = forward, is_held = true}) -> true;
+is_new_dir(_Change, _Run) -> false.
 
 is_dir_like({dir, _}) -> true;
 is_dir_like({mode, _}) -> true;
@@ -170,12 +174,31 @@ rename_simple({Path, _Old, {file, Source, _, _}} = Change, Root, Dir) ->
     end.
 
 place(Change, #run{purpose = forward, is_held = true, root = Root, dir = Dir} = Run) ->
-    case is_simple(Change) andalso rename_simple(Change, Root, Dir) of
-        placed -> Run;
-        _ -> place_seen(Change, Run)
+    case is_new_dir(Change, Run) of
+        true ->
+            make_new_dir(Change, Run);
+        false ->
+            case is_simple(Change) andalso rename_simple(Change, Root, Dir) of
+                placed -> Run;
+                _ -> place_seen(Change, Run)
+            end
     end;
 place(Change, Run) ->
     place_seen(Change, Run).
+
+%% What is known to be new takes one operation, and a look at the mode that it got.
+make_new_dir({Path, _Old, {dir, Mode}} = Change, Run) ->
+    case relsync_lib_fs:make_dir(full(Path, Run)) of
+        ok ->
+            case look(Path, Run) of
+                {dir, Made} when Made =:= Mode bor 8#700 -> ok;
+                _ -> chmod(Path, Mode bor 8#700, Run)
+            end,
+            Run;
+        {error, _} ->
+            open_dir(Change, Run),
+            place_seen(Change, Run)
+    end.
 
 place_seen({Path, _Old, New}, #run{root = Root} = Run) ->
     case relsync_lib_path:check_parents(Root, Path) of
