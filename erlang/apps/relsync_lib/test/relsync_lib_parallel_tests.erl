@@ -17,7 +17,8 @@ in_order_test_() ->
 workers_test() ->
     Workers = fun(Count) -> lists:usort(relsync_lib_parallel:map(fun(_) -> self() end, lists:seq(1, Count))) end,
     true = Workers(10) =:= [self()],
-    [_, _, _, _] = All = Workers(?MANY),
+    11 = length(All = Workers(?MANY)),
+    12 = length(Workers(10 * ?MANY)),
     [] = [Pid || Pid <- All, is_process_alive(Pid)],
     {messages, []} = process_info(self(), messages).
 
@@ -199,5 +200,77 @@ swapped_test_() ->
             _ = relsync_lib_recover:recover(Roots),
             true = relsync_lib_trees:read(Root) =:= tree(<<"one">>),
             ok = relsync_lib_fs:delete_tree(Outside)
+        end)
+    end}.
+
+%% What it costs
+
+%% Calls on files, in all processes; each is handed from one scheduler to another and back.
+file_calls(Fun) ->
+    %% The calls that reach the system, not those around them.
+    Natives = [{prim_file, Name, Arity} || {Name, Arity} <- prim_file:module_info(functions), is_native(Name)],
+    [_ | _] = Natives,
+    _ = [1 = erlang:trace_pattern(MFA, true, [local, call_count]) || MFA <- Natives],
+    Result = Fun(),
+    Counts = [Count || MFA <- Natives, {call_count, Count} <- [erlang:trace_info(MFA, call_count)]],
+    _ = erlang:trace_pattern({prim_file, '_', '_'}, false, [local, call_count]),
+    {lists:sum(Counts), Result}.
+
+is_native(Name) -> lists:suffix("_nif", atom_to_list(Name)).
+
+%% The release is disturbed for one operation an entry, and a few for each directory.
+switch_cost_test_() ->
+    {timeout, 300, fun() ->
+        with_pushed(fun(Root, Roots) ->
+            {Pack, #{now := Now} = Options} = pack(Roots),
+            {ok, Staged} = relsync_lib_push:stage(Pack, 1000, Options),
+            {Kept, {ok, Transaction}} = file_calls(fun() ->
+                relsync_lib_apply:prepare(Roots, Staged, #{state => confirmed, keep => 2, now => Now})
+            end),
+            {Calls, {ok, []}} = file_calls(fun() -> relsync_lib_apply:switch(Transaction) end),
+            {true, Calls} = {Calls =< 1.5 * ?MANY, Calls},
+            {true, Kept} = {Kept =< 3 * ?MANY, Kept},
+            {ok, []} = relsync_lib_apply:commit(Transaction),
+            true = relsync_lib_trees:read(Root) =:= tree(<<"two">>)
+        end)
+    end}.
+
+%% A directory that is known to be new is made, looked at, and looked at again in the end.
+new_directories_cost_test_() ->
+    {timeout, 300, fun() ->
+        Root = relsync_lib_trees:new_root("dirs"),
+        Roots = relsync_lib_roots:new(Root),
+        Names = [integer_to_binary(N) || N <- lists:seq(1, ?MANY)],
+        Tree = maps:from_list([{Name, {dir, 8#755}} || Name <- Names]),
+        #{base := Base, now := Now} = Contact = relsync_lib_push:first_contact(Roots),
+        {ok, Staged} = relsync_lib_push:stage(relsync_lib_trees:pack(Base, #{}, Tree), 1000, Contact),
+        {ok, Transaction} = relsync_lib_apply:prepare(Roots, Staged, #{state => confirmed, keep => 2, now => Now}),
+        {Calls, {ok, []}} = file_calls(fun() -> relsync_lib_apply:switch(Transaction) end),
+        {true, Calls} = {Calls =< 6.5 * ?MANY, Calls},
+        true = relsync_lib_trees:read(Root) =:= Tree,
+        erase(relsync_lib_place),
+        relsync_lib_trees:remove(Root)
+    end}.
+
+%% What is installed is compared by one look at each entry, and its manifest is decoded once in a session.
+status_cost_test_() ->
+    {timeout, 300, fun() ->
+        with_pushed(fun(_Root, #{state := Dir} = Roots) ->
+            Decoded = fun() ->
+                {call_count, Count} = erlang:trace_info({relsync_lib_manifest, decode, 1}, call_count),
+                Count
+            end,
+            1 = erlang:trace_pattern({relsync_lib_manifest, decode, 1}, true, [local, call_count]),
+            {Pid, Monitor} = spawn_monitor(fun() ->
+                #{drift := []} = relsync_lib_push:installed(Roots),
+                {Calls, #{drift := []}} = file_calls(fun() -> relsync_lib_push:installed(Roots) end),
+                {true, Calls} = {Calls =< 1.2 * ?MANY, Calls},
+                [_ | _] = relsync_lib_preserve:sizes(Dir, relsync_lib_state:generations(Dir))
+            end),
+            receive
+                {'DOWN', Monitor, process, Pid, Reason} -> normal = Reason
+            end,
+            1 = Decoded(),
+            _ = erlang:trace_pattern({relsync_lib_manifest, decode, 1}, false, [local, call_count])
         end)
     end}.
