@@ -103,7 +103,7 @@ by_relsync() { # NAME STEP SOURCE DESTINATION
     }
     local took=$(($(now_ms) - begun))
     downtime=$(tail -1 "$work/out" | sed -n 's/.*"downtime_ms":\([0-9.]*\).*/\1/p')
-    row "$1" "relsync push, $2" "$(files "$3")" "$took" "$(($(cpu_ms) - cpu))" "$downtime"
+    row "$1" "relsync push, $2" "$(files "$3")" "$took" "$(($(cpu_ms) - cpu))" "$(LC_ALL=C printf '%.1f' "$downtime")"
 }
 
 files() { find "$1" -type f | wc -l; }
