@@ -6,6 +6,9 @@ use super::source::Source;
 const MAX_LINE: usize = 100;
 const MAX_WORDS: usize = 25;
 
+/// The first page is short; the others are found from there.
+const MAX_README_BYTES: usize = 8_000;
+
 /// Made by programs, from the help and from real output.
 const GENERATED: [&str; 2] = ["docs/reference/commands.md", "docs/reference/json-lines.md"];
 
@@ -15,6 +18,10 @@ pub(super) fn check(source: &Source, findings: &mut Findings) {
         || matches!(source.path.as_str(), "README.md" | "CONTRIBUTING.md");
     if !is_document || !source.path.ends_with(".md") || GENERATED.contains(&source.path.as_str()) {
         return;
+    }
+    if source.path == "README.md" && source.text.len() > MAX_README_BYTES {
+        let what = format!("more than {MAX_README_BYTES} bytes");
+        findings.add(source, 1, "prose", &what);
     }
     for (number, paragraph) in paragraphs(&source.text) {
         for line in paragraph.lines() {
@@ -120,10 +127,16 @@ fn long_lines_and_sentences_are_found() {
         path: "docs/a.md".to_owned(),
         text,
     };
+    let readme = Source {
+        path: "README.md".to_owned(),
+        text: "Word.\n\n".repeat(2_000),
+    };
     let mut findings = Findings(std::collections::BTreeSet::new());
+    check(&readme, &mut findings);
     check(&source, &mut findings);
     let found: Vec<_> = findings.0.into_iter().map(|(.., text)| text).collect();
     let expected = [
+        "README.md:1: prose: more than",
         "docs/a.md:2: prose: a line",
         "docs/a.md:4: prose: a sentence",
         "docs/a.md:9: prose: a sentence",
