@@ -70,10 +70,7 @@ fn is_test(sources: &[Source], name: &str) -> bool {
 
 #[test]
 fn rows_name_tests_that_exist() {
-    let source = |path: &str, text: &str| Source {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    };
+    let source = Source::new;
     let rust = source("tests/it/push.rs", "fn it_works() {}");
     let erlang = source("erlang/apps/a/test/a_tests.erl", "it_test_() ->");
     let document = source(

@@ -123,10 +123,7 @@ fn of_agent(text: &str) -> Vec<(usize, String)> {
 
 #[test]
 fn kinds_that_nobody_explains_are_found() {
-    let source = |path: &str, text: &str| Source {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    };
+    let source = Source::new;
     let command = source(
         "cli/src/error/mod.rs",
         "A => (\"usage\", Exit::Usage), B => (\n    \"lost\",\n X), remote_hint(\"boot\"), Count(1, \"entry\")\n\

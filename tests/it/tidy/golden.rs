@@ -78,10 +78,7 @@ fn reads_golden(line: &Line, kind: &str) -> bool {
 /// A vector counts as used only when a test of each side reads its directory, and one names it.
 #[test]
 fn golden_vectors_must_be_read_and_named() {
-    let source = |path: &str, text: &str| Source {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    };
+    let source = Source::new;
     let one = || source("tests/data/golden/wire/one.bin", "");
     let rust = || {
         source(

@@ -127,10 +127,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn links_that_lead_nowhere_are_found() {
-    let source = |path: &str, text: &str| Source {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    };
+    let source = Source::new;
     let one = source(
         "docs/one.md",
         "# One\n[a](two.md), [b](three.md), [c](guides/../two.md#over-there-1)\n\

@@ -123,14 +123,8 @@ fn long_lines_and_sentences_are_found() {
         sentence(13),
         sentence(26),
     );
-    let source = Source {
-        path: "docs/a.md".to_owned(),
-        text,
-    };
-    let readme = Source {
-        path: "README.md".to_owned(),
-        text: "Word.\n\n".repeat(2_000),
-    };
+    let source = Source::new("docs/a.md", &text);
+    let readme = Source::new("README.md", &"Word.\n\n".repeat(2_000));
     let mut findings = Findings(std::collections::BTreeSet::new());
     check(&readme, &mut findings);
     check(&source, &mut findings);

@@ -58,10 +58,7 @@ fn has_test(source: &Source, test: &str) -> bool {
 
 #[test]
 fn cells_without_a_test_are_found() {
-    let source = |path: &str, text: &str| Source {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    };
+    let source = Source::new;
     let one = source("tests/it/products/one.rs", "#[test]\nfn change() {\n}\n");
     let two = source(
         "tests/it/products/two.rs",

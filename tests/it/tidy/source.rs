@@ -18,6 +18,13 @@ pub(super) struct Line {
 }
 
 impl Source {
+    pub(super) fn new(path: &str, text: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        }
+    }
+
     /// Returns the path between `prefix` and `suffix`, if that is how it begins and ends.
     pub(super) fn between(&self, prefix: &str, suffix: &str) -> Option<&str> {
         self.path.strip_prefix(prefix)?.strip_suffix(suffix)

@@ -65,10 +65,7 @@ fn of_schema(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn statuses_that_differ_are_found() {
-    let source = |path: &str, text: &str| Source {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    };
+    let source = Source::new;
     let agent = source(
         "erlang/apps/a/src/code/relsync_lib_reload_plan.erl",
         "-type status() ::\n    reload\n    | in_use.\n\n-type item() :: x.\n",
