@@ -431,8 +431,8 @@ mod tests {
         let mut many = vec![108, 0, 15, 66, 64];
         many.extend([106].repeat(1_000_001));
         let long_atom = [&[100, 1, 0][..], &[b'a'; 256]].concat();
-        let mut keys = [116, 0, 0, 0, 1].repeat(MAX_KEY_DEPTH + 2);
-        keys.extend([106].repeat(MAX_KEY_DEPTH + 3));
+        let mut keys = [116, 0, 0, 0, 1].repeat(10);
+        keys.extend([106].repeat(11));
         let mut nodes = [88].repeat(100_000);
         nodes.push(106);
         let table: [(&[u8], TermError); 22] = [
