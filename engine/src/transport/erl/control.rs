@@ -120,8 +120,8 @@ fn encode_frame(message: Message, payload_size: usize) -> Vec<u8> {
     frame
 }
 
-/// Reads a frame, without its length. A payload that cannot be read costs a message or the reason of
-/// an exit, but not the connection.
+/// Reads a frame, without its length. A payload that cannot be read costs a message or the reason
+/// of an exit, but not the connection.
 pub(super) fn decode_frame(frame: &[u8]) -> Result<Signal, TermError> {
     let Some(body) = frame.strip_prefix(&[PASS_THROUGH]) else {
         return Err(TermError::Shape {

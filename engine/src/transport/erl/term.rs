@@ -113,7 +113,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Term, &[u8]), TermError> {
     }
 }
 
-/// How many bytes the term at the start of some bytes has, without version byte, if `eetf` may see it.
+/// The length of the term at the start of some bytes, without version byte, if `eetf` may see it.
 pub(super) fn measure(bytes: &[u8]) -> Result<usize, TermError> {
     let mut walk = Walk {
         rest: bytes,
@@ -201,7 +201,8 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Checks a count before anything is read for it: `eetf` takes memory for as many terms at once.
+    /// Checks a count before anything is read for it. `eetf` takes memory for that many terms at
+    /// once.
     fn announced(&self, number: usize) -> Result<(), TermError> {
         if number > self.rest.len() {
             return Err(TermError::Truncated);
