@@ -112,10 +112,9 @@ fn of_agent(text: &str) -> Vec<(usize, String)> {
         }
         // A function that says which kind a reason is.
         let head = line.split('(').next().unwrap_or("");
-        if head.ends_with("error_kind") || head == "posix_kind" {
-            if let Some((_, value)) = line.rsplit_once("-> ") {
-                add(value.trim_end_matches([';', '.']));
-            }
+        let is_kind_of = head.ends_with("error_kind") || head == "posix_kind";
+        if let Some((_, value)) = line.rsplit_once("-> ").filter(|_| is_kind_of) {
+            add(value.trim_end_matches([';', '.']));
         }
     }
     found
