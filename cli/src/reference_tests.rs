@@ -3,8 +3,9 @@
 //! `docs/reference/commands.md` is generated from the definition of the command line: `RELSYNC_BLESS=1` writes it, and without
 //! that the test fails where it differs. Every command line and every option in any document must be one that is accepted.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
+mod commands;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,23 +17,6 @@ use crate::args::Cli;
 use crate::error::Exit;
 
 const COMMANDS: &str = "docs/reference/commands.md";
-
-const HEAD: &str = "<!-- Generated from the definition of the command line by `make golden`; do not edit. -->
-
-# Commands and options
-
-Without a subcommand relsync is `relsync push`. Every option can also stand in
-[relsync.toml](relsync-toml.md) under its long name, unless that page says otherwise. An option with
-a variable can stand in the environment. The command line wins, then the environment, then the
-profile, then the top of the file. [Exit codes](exit-codes.md) have a page of their own, and so has
-[`--json`](json.md).
-
-`TIME` is a number with a unit: `500ms`, `30s`, `5m`, `2h`; without one it counts seconds. `SIZE` is in
-bytes: `500M`, `2G`. `RATE` is in bytes per second, as rsync writes it: `11k`, `2M`; without a suffix it
-counts KiB. `k`, `M` and `G` count in 1024, `kB`, `MB` and `GB` in 1000. `GLOB` is a pattern as in
-`.gitignore`.
-
-";
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -74,176 +58,9 @@ fn visible_options(command: &Command) -> impl Iterator<Item = &Arg> {
         .filter(move |arg| !is_standard(arg))
 }
 
-/// A sentence of the help, in a cell of a table.
-fn help_of(arg: &Arg) -> String {
-    let help = arg.get_long_help().or(arg.get_help());
-    let text = help.map(ToString::to_string).unwrap_or_default();
-    text.replace('\n', " ").replace('|', "\\|")
-}
-
-fn values_of(arg: &Arg) -> String {
-    let values: Vec<String> = arg
-        .get_possible_values()
-        .iter()
-        .filter_map(|value| {
-            let help = value.get_help()?;
-            Some(format!("`{}`: {help}", value.get_name()))
-        })
-        .collect();
-    if values.is_empty() {
-        String::new()
-    } else {
-        format!(". {}", values.join("; "))
-    }
-}
-
-fn option_row(arg: &Arg) -> String {
-    let mut names = Vec::new();
-    if let Some(short) = arg.get_short() {
-        names.push(format!("-{short}"));
-    }
-    if let Some(long) = arg.get_long() {
-        names.push(format!("--{long}"));
-    }
-    let value = arg
-        .get_value_names()
-        .filter(|_| arg.get_action().takes_values())
-        .map(|names| format!(" {}", names.join(" ").replace('|', "\\|")));
-    let variable = arg.get_env().map(|name| format!("`{}`", name.display()));
-    format!(
-        "| `{}{}` | {}{} | {} |\n",
-        names.join("`, `"),
-        value.unwrap_or_default(),
-        help_of(arg),
-        values_of(arg),
-        variable.unwrap_or_default()
-    )
-}
-
-const OPTION_TABLE: &str = "| option | what it says | variable |\n|---|---|---|\n";
-
-/// The document, from the definition of the command line.
-fn generated() -> String {
-    let root = definition();
-    let commands = leaves(&root, "relsync");
-    let mut groups: Vec<(String, BTreeMap<String, String>, Vec<String>)> = Vec::new();
-    let mut text = HEAD.to_owned();
-    for (_, command) in &commands {
-        for arg in visible_options(command) {
-            let Some(heading) = arg.get_help_heading() else {
-                continue;
-            };
-            let at = groups.iter().position(|(name, ..)| name == heading);
-            let at = at.unwrap_or_else(|| {
-                groups.push((heading.to_owned(), BTreeMap::new(), Vec::new()));
-                groups.len() - 1
-            });
-            let (_, rows, order) = &mut groups[at];
-            let id = arg.get_id().to_string();
-            let row = option_row(arg);
-            if !order.contains(&id) {
-                order.push(id.clone());
-            }
-            let known = rows.entry(id).or_insert_with(|| row.clone());
-            assert_eq!(*known, row, "an option that means two things");
-        }
-    }
-    let _ = writeln!(text, "## Commands\n\n| command | what it does |\n|---|---|");
-    for (name, command) in &commands {
-        let about = command.get_about().map(ToString::to_string);
-        let anchor = name.replace(' ', "-");
-        let _ = writeln!(
-            text,
-            "| [`{name}`](#{anchor}) | {} |",
-            about.unwrap_or_default()
-        );
-    }
-    for (name, command) in &commands {
-        text.push_str(&command_section(name, command, &groups));
-    }
-    for (heading, rows, order) in &groups {
-        let _ = write!(text, "\n## {heading} options\n\n{OPTION_TABLE}");
-        for id in order {
-            text.push_str(&rows[id]);
-        }
-    }
-    text
-}
-
-fn command_section(
-    name: &str,
-    command: &Command,
-    groups: &[(String, BTreeMap<String, String>, Vec<String>)],
-) -> String {
-    let about = command.get_about().map(ToString::to_string);
-    let usage = command.clone().render_usage().to_string();
-    let usage = usage.trim_start_matches("Usage: ");
-    let mut text = format!(
-        "\n## {name}\n\n{}.\n\n```\n{usage}\n```\n",
-        about.unwrap_or_default()
-    );
-    let positional: Vec<&Arg> = command.get_positionals().collect();
-    if !positional.is_empty() {
-        text.push_str("\n| argument | what it says |\n|---|---|\n");
-        for arg in positional {
-            let name = arg.get_value_names().map(|names| names.join(" "));
-            let _ = writeln!(
-                text,
-                "| `{}` | {} |",
-                name.unwrap_or_default(),
-                help_of(arg)
-            );
-        }
-    }
-    let own: Vec<&Arg> = visible_options(command)
-        .filter(|arg| arg.get_help_heading().is_none())
-        .collect();
-    if !own.is_empty() {
-        let _ = write!(text, "\n{OPTION_TABLE}");
-        for arg in own {
-            text.push_str(&option_row(arg));
-        }
-    }
-    let mut taken = Vec::new();
-    for (heading, _, order) in groups {
-        let of_group: Vec<&Arg> = visible_options(command)
-            .filter(|arg| arg.get_help_heading() == Some(heading))
-            .collect();
-        if of_group.is_empty() {
-            continue;
-        }
-        let link = format!("[{heading}](#{}-options)", heading.to_lowercase());
-        let ids: Vec<String> = of_group
-            .iter()
-            .map(|arg| arg.get_id().to_string())
-            .collect();
-        let named = |takes: bool| -> String {
-            let names = order.iter().filter(|id| ids.contains(id) == takes);
-            let names: Vec<String> = names
-                .map(|id| format!("`--{}`", id.replace('_', "-")))
-                .collect();
-            names.join(" and ")
-        };
-        taken.push(if ids.len() == order.len() {
-            link
-        } else if ids.len() * 2 > order.len() {
-            format!("{link} but {}", named(false))
-        } else {
-            format!("{link}: only {}", named(true))
-        });
-    }
-    if !taken.is_empty() {
-        text.push_str("\nIt also takes these options:\n\n");
-        for options in taken {
-            let _ = writeln!(text, "- {options}");
-        }
-    }
-    text
-}
-
 #[test]
 fn golden_commands_are_those_of_the_definition() {
-    let generated = generated();
+    let generated = commands::generated();
     if std::env::var_os("RELSYNC_BLESS").is_some() {
         fs::write(repository().join(COMMANDS), &generated).expect(COMMANDS);
     }
@@ -395,7 +212,7 @@ fn problem(quoted: &Quoted, long_options: &BTreeSet<String>) -> Option<String> {
         let name = option.split('=').next().unwrap_or(option);
         return (!long_options.contains(name)).then(|| format!("there is no option --{name}"));
     }
-    // `cargo test` may run where variables are set: they do not make an option appear.
+    // A span of prose may name a command without its arguments.
     let error = Cli::try_parse_from(&quoted.words).err()?;
     let is_part = matches!(
         error.kind(),
