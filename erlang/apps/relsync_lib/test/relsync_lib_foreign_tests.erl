@@ -28,10 +28,10 @@ told(Root) ->
         #{path => <<"link">>}
     ],
     [
-        #{index := 1, kind := 1},
-        #{index := 2, kind := 0, content := Sha256},
-        #{index := 3, kind := 0} = OtherSize,
-        #{index := 4, kind := 2, content := <<"dir">>}
+        #{index := 1, kind := directory},
+        #{index := 2, kind := file, content := Sha256},
+        #{index := 3, kind := file} = OtherSize,
+        #{index := 4, kind := symlink, content := <<"dir">>}
     ] = find(Root, Wishes),
     Sha256 = crypto:hash(sha256, <<"theirs">>),
     %% What an earlier update left is ours.

@@ -71,7 +71,7 @@ messages() ->
             lacking => [1, 300]
         }},
         {"agent-manifest", manifest, #{
-            kind => 1,
+            source => inventory,
             bytes => <<"x", 16#9c, 3, 0, 0, 0, 0, 1>>,
             size => 0,
             left_out => [<<"dev/null">>, <<255>>]
@@ -79,9 +79,9 @@ messages() ->
         {"agent-credit", credit, #{bytes => 65536}},
         {"agent-staged", staged, #{files => 3, bytes => (1 bsl 64) - 1}},
         {"agent-output", output, #{text => <<"größer\n"/utf8>>}},
-        {"agent-step", step, #{step => <<"presync">>}},
+        {"agent-step", step, #{step => presync}},
         {"agent-result-applied", result, #{
-            outcome => 0,
+            outcome => applied,
             generation => 8,
             modules => modules(),
             notes => [<<"one">>, <<"two">>],
@@ -89,27 +89,27 @@ messages() ->
             needs_restart => true,
             probation_ms => 60000,
             snapshot => binary:copy(<<"s">>, 32),
-            ended_funs => [<<"app_server">>],
-            restarted => [<<"app">>, <<"app_web">>]
+            ended_funs => [app_server],
+            restarted => [app, app_web]
         }},
         {"agent-result-rolled-back", result, #{
-            outcome => 1,
+            outcome => rolled_back,
             generation => 7,
-            error => #{kind => <<"hooks">>, message => <<"postsync raised">>},
+            error => #{kind => hooks, message => <<"postsync raised">>, hook => timeout},
             needs_restart => false
         }},
-        {"agent-result-unchanged", result, #{outcome => 2}},
+        {"agent-result-unchanged", result, #{outcome => unchanged}},
         {"agent-taken", taken, #{
             taken => [
-                #{index => 0, kind => 0, content => binary:copy(<<"h">>, 32)},
-                #{index => 300, kind => 1},
-                #{index => 301, kind => 2, content => <<"../x">>},
-                #{index => 302, kind => 3}
+                #{index => 0, kind => file, content => binary:copy(<<"h">>, 32)},
+                #{index => 300, kind => directory},
+                #{index => 301, kind => symlink, content => <<"../x">>},
+                #{index => 302, kind => other}
             ]
         }},
         {"agent-taken-none", taken, #{taken => []}},
         {"agent-error", error, #{
-            kind => <<"space">>, message => <<"needs 10 bytes, has 9">>, path => <<"/srv/erlang">>
+            kind => space, message => <<"needs 10 bytes, has 9">>, path => <<"/srv/erlang">>
         }}
     ].
 
@@ -126,11 +126,11 @@ status() ->
             generation => 300,
             snapshot => binary:copy(<<"s">>, 32),
             manifest => binary:copy(<<"m">>, 32),
-            state => 1,
+            state => probation,
             applied_at => 1700000000,
             probation_ms => 59000
         },
-        drift => [#{index => 0, kind => 0}, #{index => 128, kind => 1}, #{index => 999999, kind => 2}],
+        drift => [#{index => 0, kind => missing}, #{index => 128, kind => changed}, #{index => 999999, kind => mode}],
         incoming => #{pack_id => binary:copy(<<"p">>, 32), verified => 4096},
         damage => [#{what => <<"journal">>, repair => <<"set aside">>}],
         credit => 262144,
@@ -142,8 +142,8 @@ status() ->
 
 modules() ->
     [
-        #{name => <<"a">>, status => <<"reload">>},
-        #{name => <<"Elixir.B">>, status => <<"in use">>, detail => <<"<0.1.0> läuft"/utf8>>}
+        #{name => a, status => reload},
+        #{name => 'Elixir.B', status => in_use, detail => <<"<0.1.0> läuft"/utf8>>}
     ].
 
 %% A message in words: its name, then its fields in alphabetical order.
@@ -157,6 +157,8 @@ field(_, false) ->
     [];
 field(Key, true) ->
     [Key, "\ttrue\n"];
+field(Key, Atom) when is_atom(Atom) ->
+    field(Key, atom_to_binary(Atom, utf8));
 field(Key, Number) when is_integer(Number) ->
     [Key, $\t, integer_to_list(Number), $\n];
 field(Key, Bytes) when is_binary(Bytes) ->

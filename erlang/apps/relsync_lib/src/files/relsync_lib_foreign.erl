@@ -10,6 +10,7 @@
 -export_type([wish/0, ours/0]).
 
 %% Paths that are relsync's although the installed manifest does not have them.
+-type standing() :: #{index => non_neg_integer(), kind := file | directory | symlink | other, content => binary()}.
 -type ours() :: #{relsync_lib_path:path() => true}.
 
 %% A path, and the size of the file that shall stand there, if it is a file.
@@ -19,42 +20,42 @@
 
 %% @doc Says of each path at which something stands in the written tree what it is. A file is hashed if it
 %% has the size of the new one: with another it cannot be the same.
--spec find(relsync_lib_roots:roots(), [wish()], ours()) -> [relsync_lib_wire:fields()].
+-spec find(relsync_lib_roots:roots(), [wish()], ours()) -> [standing()].
 find(#{write := Write}, Wishes, Ours) ->
     Numbered = lists:zip(lists:seq(0, length(Wishes) - 1), Wishes),
     [
-        Fields#{index => Index}
-     || {Index, Wish} <- Numbered, {ok, Fields} <- [found(Write, Wish)], is_foreign(Wish, Fields, Ours)
+        Standing#{index => Index}
+     || {Index, Wish} <- Numbered, {ok, Standing} <- [found(Write, Wish)], is_foreign(Wish, Standing, Ours)
     ].
 
 %% Somebody's files may lie in a directory of ours.
-is_foreign(_Wish, #{kind := 1}, _Ours) -> true;
-is_foreign(#{path := Path}, _Fields, Ours) -> not is_map_key(Path, Ours).
+is_foreign(_Wish, #{kind := directory}, _Ours) -> true;
+is_foreign(#{path := Path}, _Standing, Ours) -> not is_map_key(Path, Ours).
 
 found(Write, #{path := Path} = Wish) ->
     case relsync_lib_path:validate(Path) =:= ok andalso relsync_lib_roots:holder([Write], Path) of
-        {ok, Write, Info} -> {ok, fields(relsync_lib_path:join(Write, Path), Info, maps:get(size, Wish, none))};
+        {ok, Write, Info} -> {ok, standing(relsync_lib_path:join(Write, Path), Info, maps:get(size, Wish, none))};
         _ -> none
     end;
 found(_Write, _Wish) ->
     none.
 
-fields(Full, {file, _, Size, _}, Size) ->
+standing(Full, {file, _, Size, _}, Size) ->
     case relsync_lib_inventory:hash_file(Full) of
-        {ok, Sha256, Size} -> #{kind => 0, content => Sha256};
-        _ -> #{kind => 0}
+        {ok, Sha256, Size} -> #{kind => file, content => Sha256};
+        _ -> #{kind => file}
     end;
-fields(_Full, {file, _, _, _}, _Size) ->
-    #{kind => 0};
-fields(_Full, {dir, _}, _Size) ->
-    #{kind => 1};
-fields(Full, {symlink, _}, _Size) ->
+standing(_Full, {file, _, _, _}, _Size) ->
+    #{kind => file};
+standing(_Full, {dir, _}, _Size) ->
+    #{kind => directory};
+standing(Full, {symlink, _}, _Size) ->
     case relsync_lib_fs:read_link(Full) of
-        {ok, Target} -> #{kind => 2, content => Target};
-        _ -> #{kind => 2}
+        {ok, Target} -> #{kind => symlink, content => Target};
+        _ -> #{kind => symlink}
     end;
-fields(_Full, _Other, _Size) ->
-    #{kind => 3}.
+standing(_Full, _Other, _Size) ->
+    #{kind => other}.
 
 %% @doc What earlier updates left because the VM was booted from it: it is relsync's own.
 -spec ours(relsync_lib_roots:roots()) -> ours().

@@ -64,8 +64,8 @@ run(Host, Hello) ->
         greet(Send, Hello)
     catch
         throw:{busy, Holder} -> Send(boot, #{holder => Holder});
-        throw:{refuse, Kind, Text} -> Send(error, error_fields(Kind, Text));
-        Class:Reason:Stack -> Send(error, error_fields(internal, crash_text(Class, Reason, Stack)))
+        throw:{refuse, Kind, Text} -> Send(error, relsync_lib_refusal:error(Kind, Text));
+        Class:Reason:Stack -> Send(error, relsync_lib_refusal:error(internal, crash_text(Class, Reason, Stack)))
     end,
     relsync_lib_lock:release().
 
@@ -183,7 +183,7 @@ answer(Name, Fields, #{send := Send} = State) ->
 
 fail(State, Send, Kind, Text) ->
     leave(State),
-    Send(error, error_fields(Kind, Text)),
+    Send(error, relsync_lib_refusal:error(Kind, Text)),
     await_bye([]).
 
 await_bye(Parts) ->
@@ -258,16 +258,16 @@ handle(Name, _, _) ->
 %%% Manifests
 
 send_manifest(false, #{base := #{manifest := Manifest}, send := Send} = State) ->
-    Send(manifest, manifest_fields(0, Manifest, [])),
+    Send(manifest, manifest_fields(installed, Manifest, [])),
     State;
 send_manifest(_, #{roots := Roots, send := Send} = State) ->
     {#{manifest := Manifest} = Base, LeftOut} = relsync_lib_status:scan(Roots),
-    Send(manifest, manifest_fields(1, Manifest, [Path || {Path, _} <- LeftOut])),
+    Send(manifest, manifest_fields(inventory, Manifest, [Path || {Path, _} <- LeftOut])),
     State#{base := Base}.
 
-manifest_fields(Kind, Manifest, LeftOut) ->
+manifest_fields(Source, Manifest, LeftOut) ->
     Bytes = relsync_lib_manifest:bytes(Manifest),
-    #{kind => Kind, bytes => zlib:compress(Bytes), size => byte_size(Bytes), left_out => LeftOut}.
+    #{source => Source, bytes => zlib:compress(Bytes), size => byte_size(Bytes), left_out => LeftOut}.
 
 %%% Packs
 
@@ -334,7 +334,7 @@ received({error, {refused, Reason}}, PackId, Roots) ->
     drop_pack(PackId, Roots, relsync_lib_refusal:error_kind(Reason), relsync_lib_stage:format_error(Reason)).
 
 %% What is wrong with a pack does not become right by continuing it.
--spec drop_pack(relsync_lib_incoming:pack_id(), relsync_lib_roots:roots(), atom(), unicode:chardata()) -> no_return().
+-spec drop_pack(relsync_lib_incoming:pack_id(), relsync_lib_roots:roots(), relsync_lib_refusal:kind(), unicode:chardata()) -> no_return().
 drop_pack(PackId, #{state := Dir}, Kind, Text) ->
     _ = relsync_lib_incoming:delete(Dir, PackId),
     refuse(Kind, Text).
@@ -356,9 +356,9 @@ apply_pack(Fields, #{pack_id := PackId, receiver := Receiver} = Receiving, State
 
 %%% Errors
 
--spec refuse(atom(), unicode:chardata()) -> no_return().
+-spec refuse(relsync_lib_refusal:kind(), unicode:chardata()) -> no_return().
 refuse(Kind, Text) ->
-    throw({refuse, Kind, Text}).
+    relsync_lib_refusal:refuse(Kind, Text).
 
 checked(_, ok) -> ok;
 checked(_, {ok, Value}) -> Value;
@@ -366,9 +366,6 @@ checked(Module, {error, Reason}) -> refuse(relsync_lib_refusal:error_kind(Reason
 
 checked(_, _, ok) -> ok;
 checked(Module, Kind, {error, Reason}) -> refuse(Kind, Module:format_error(Reason)).
-
-error_fields(Kind, Text) ->
-    #{kind => atom_to_binary(Kind, utf8), message => unicode:characters_to_binary(Text)}.
 
 crash_text(Class, Reason, Stack) ->
     io_lib:format("the agent failed (~s): ~tP at ~tP", [Class, Reason, 20, Stack, 30]).

@@ -20,7 +20,9 @@
     | {too_large, non_neg_integer()}.
 
 -type schema() :: [{byte(), atom(), kind()}].
--type kind() :: number | bytes | flag | {message, schema()} | {list, kind()}.
+%% A name is an atom here. A word is one of relsync_lib_words.
+-type kind() ::
+    number | bytes | flag | name | {number | text, relsync_lib_words:kind()} | {message, schema()} | {list, kind()}.
 
 %% Bytes of one part, and of one assembled message of the host.
 -define(MAX_PART, 32768).
@@ -109,7 +111,7 @@ incoming(16#02) ->
     {get_manifest, [{1, inventory, flag}]};
 incoming(16#03) ->
     {hooks, [
-        {1, kind, number},
+        {1, form, {number, hooks_form}},
         {2, name, bytes},
         {3, content, bytes},
         {4, timeout, number},
@@ -122,7 +124,7 @@ incoming(16#05) ->
     {pack_data, [{1, bytes, bytes}]};
 incoming(16#06) ->
     {apply, [
-        {1, reload, number},
+        {1, reload, {number, reload_mode}},
         {2, keep, number},
         {3, confirm_timeout, number},
         {4, pack_id, bytes},
@@ -131,12 +133,12 @@ incoming(16#06) ->
     ]};
 incoming(16#07) ->
     {rollback, [
-        {1, generation, number}, {2, snapshot, bytes}, {3, reload, number}, {17, restart_command, bytes}
+        {1, generation, number}, {2, snapshot, bytes}, {3, reload, {number, reload_mode}}, {17, restart_command, bytes}
     ]};
 incoming(16#08) ->
     {confirm, [{1, generation, number}, {2, snapshot, bytes}]};
 incoming(16#09) ->
-    Module = [{1, path, bytes}, {2, action, number}, {3, md5, bytes}],
+    Module = [{1, path, bytes}, {2, action, {number, module_action}}, {3, md5, bytes}],
     Files = [
         {1, removed, {list, bytes}},
         {2, start_erl_data, bytes},
@@ -145,7 +147,7 @@ incoming(16#09) ->
     ],
     BootFile = [{1, path, bytes}, {2, content, bytes}],
     {plan_reload, [
-        {1, reload, number},
+        {1, reload, {number, reload_mode}},
         {2, modules, {list, {message, Module}}},
         {10, boot_files, {list, {message, BootFile}}},
         {15, files, {message, Files}}
@@ -153,7 +155,7 @@ incoming(16#09) ->
 incoming(16#0A) ->
     {status, [{1, verify, flag}]};
 incoming(16#0C) ->
-    {reload, [{1, reload, number}, {17, restart_command, bytes}]};
+    {reload, [{1, reload, {number, reload_mode}}, {17, restart_command, bytes}]};
 incoming(16#0D) ->
     {look, [{1, directories, {list, bytes}}, {2, systems, {list, bytes}}, {3, own_root, flag}]};
 incoming(16#0E) ->
@@ -170,7 +172,7 @@ outgoing(hello_reply) ->
     {16#81, status_fields()};
 outgoing(manifest) ->
     {16#82, [
-        {1, kind, number}, {2, bytes, bytes}, {3, size, number}, {4, left_out, {list, bytes}}
+        {1, source, {number, manifest_source}}, {2, bytes, bytes}, {3, size, number}, {4, left_out, {list, bytes}}
     ]};
 outgoing(credit) ->
     {16#83, [{1, bytes, number}]};
@@ -179,10 +181,10 @@ outgoing(staged) ->
 outgoing(output) ->
     {16#85, [{1, text, bytes}]};
 outgoing(step) ->
-    {16#86, [{1, step, bytes}]};
+    {16#86, [{1, step, {text, step}}]};
 outgoing(result) ->
     {16#87, [
-        {1, outcome, number},
+        {1, outcome, {number, outcome}},
         {2, generation, number},
         {3, modules, {list, {message, module_fields()}}},
         {4, notes, {list, bytes}},
@@ -191,13 +193,13 @@ outgoing(result) ->
         {7, needs_restart, flag},
         {8, probation_ms, number},
         {9, snapshot, bytes},
-        {15, ended_funs, {list, bytes}},
-        {16, restarted, {list, bytes}}
+        {15, ended_funs, {list, name}},
+        {16, restarted, {list, name}}
     ]};
 outgoing(error) ->
     {16#88, error_fields()};
 outgoing(taken) ->
-    {16#8B, [{1, taken, {list, {message, [{1, index, number}, {2, kind, number}, {3, content, bytes}]}}}]};
+    {16#8B, [{1, taken, {list, {message, [{1, index, number}, {2, kind, {number, standing}}, {3, content, bytes}]}}}]};
 outgoing(status_reply) ->
     {16#89, status_fields() ++ [
         {20, modules, {list, {message, module_fields()}}},
@@ -226,11 +228,11 @@ status_fields() ->
                 {1, generation, number},
                 {2, snapshot, bytes},
                 {3, manifest, bytes},
-                {4, state, number},
+                {4, state, {number, generation_state}},
                 {5, applied_at, number},
                 {6, probation_ms, number}
             ]}},
-        {9, drift, {list, {message, [{1, index, number}, {2, kind, number}]}}},
+        {9, drift, {list, {message, [{1, index, number}, {2, kind, {number, drift}}]}}},
         {10, incoming, {message, [{1, pack_id, bytes}, {2, verified, number}]}},
         {11, damage, {list, {message, [{1, what, bytes}, {2, repair, bytes}]}}},
         {12, credit, number},
@@ -248,10 +250,10 @@ status_fields() ->
     ].
 
 module_fields() ->
-    [{1, name, bytes}, {2, status, bytes}, {3, detail, bytes}].
+    [{1, name, name}, {2, status, {text, module_status}}, {3, detail, bytes}].
 
 error_fields() ->
-    [{1, kind, bytes}, {2, message, bytes}, {3, path, bytes}].
+    [{1, kind, {text, error_kind}}, {2, message, bytes}, {3, path, bytes}, {4, hook, {text, hook_failure}}].
 
 %%% Fields
 
@@ -293,6 +295,11 @@ decode_value(Value, number, Name, Tag) ->
         {Number, <<>>} -> Number;
         _ -> throw({wire, {bad_field, Name, Tag}})
     end;
+decode_value(Value, {number, Words}, Name, Tag) ->
+    case relsync_lib_words:decode(Words, decode_value(Value, number, Name, Tag)) of
+        {ok, Word} -> Word;
+        error -> throw({wire, {bad_field, Name, Tag}})
+    end;
 decode_value(Value, {message, Schema}, _, _) ->
     decode_fields(Value, Schema);
 decode_value(_, _, Name, Tag) ->
@@ -314,6 +321,12 @@ encode_field(Tag, number, Number) ->
     blob(Tag, varint_bytes(Number));
 encode_field(Tag, bytes, Bytes) ->
     blob(Tag, Bytes);
+encode_field(Tag, name, Name) ->
+    blob(Tag, atom_to_binary(Name, utf8));
+encode_field(Tag, {number, Words}, Word) ->
+    blob(Tag, varint_bytes(relsync_lib_words:encode(Words, Word)));
+encode_field(Tag, {text, Words}, Word) ->
+    blob(Tag, relsync_lib_words:encode(Words, Word));
 encode_field(Tag, {message, Schema}, Fields) ->
     blob(Tag, iolist_to_binary(encode_fields(Fields, Schema))).
 

@@ -425,8 +425,8 @@ list(Dir) ->
 
 %%% What the host is told
 
-%% @doc Tells what a restart would miss as things are, for a `STATUS_REPLY'.
--spec status(relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
+%% @doc Tells what a restart would miss as things are, for a status.
+-spec status(relsync_lib_roots:roots()) -> #{boot_faults := [binary()], boot_warnings := [binary()], boots := [binary()]}.
 status(Roots) ->
     #{start := Start, running := Running, warnings := Warnings, boots := Boots} = faults(live(Roots), vm()),
     #{
@@ -437,7 +437,8 @@ status(Roots) ->
     }.
 
 %% @doc Tells which of the directories and system libraries that a release needs are there. A directory is given relative to the destination, or as a boot script writes it.
--spec answer(relsync_lib_wire:fields(), relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
+-spec answer(#{directories := [binary()], systems := [binary()], own_root => boolean(), _ => _}, relsync_lib_roots:roots()) ->
+    #{directories := [map()], lacking := [non_neg_integer()]}.
 answer(#{directories := Dirs, systems := Systems} = Asked, #{state := State} = Roots) ->
     %% What stays only because the VM was booted from it goes with the next update, unless that brings it.
     Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(State)),

@@ -9,10 +9,12 @@
 
 %% What is damaged, and what is done about it.
 -type damages() :: [{binary(), binary()}].
+-type damage() :: #{what := binary(), repair := binary()}.
+-type recovered() :: #{recovered => binary(), damage => [damage()]}.
 
 %% @doc Ends a transaction that an earlier session left, files and code, and makes the record of what is
 %% installed again where that can be done; says what came of both.
--spec recover(relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
+-spec recover(relsync_lib_roots:roots()) -> recovered().
 recover(#{state := Dir} = Roots) ->
     Recovered = end_interrupted(Roots),
     %% A timer of this VM ends with the confirmation.
@@ -33,7 +35,7 @@ restored(#{lost := Lost, from := From, current := #{generation := Generation}, i
     {relsync_lib_refusal:text(What), relsync_lib_refusal:text([Made | Doubt])}.
 
 %% @doc A damage as the fields that tell the host of it.
--spec damage_fields({binary(), binary()}) -> relsync_lib_wire:fields().
+-spec damage_fields({binary(), binary()}) -> damage().
 damage_fields({What, Repair}) -> #{what => What, repair => Repair}.
 
 end_interrupted(#{state := Dir} = Roots) ->

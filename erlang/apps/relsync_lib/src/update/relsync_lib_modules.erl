@@ -4,8 +4,12 @@
 %% is told. Touches neither files nor code.
 -module(relsync_lib_modules).
 
--export([changes/3, changes_back/2, source_file/2, is_module/1, mode/1, limits/2, path_list/1, fields/1]).
--export([boot_changes/2, boot_changes_back/2, installed_manifest/1, outlook/2, stale/1, stale/2, names/1]).
+-export([changes/3, changes_back/2, source_file/2, is_module/1, limits/2, path_list/1, told/1]).
+-export([boot_changes/2, boot_changes_back/2, installed_manifest/1, outlook/2, stale/1, stale/2]).
+-export_type([told/0]).
+
+%% What the host is told of a module.
+-type told() :: #{name := module(), status := relsync_lib_reload_plan:status() | changed | missing, detail => binary()}.
 
 %% @doc The modules that an update changes: what becomes of each, its path, and where the new content is.
 -spec changes(
@@ -77,15 +81,6 @@ is_module(Path) -> filename:extension(Path) =:= <<".beam">>.
 %% An archive may hold modules.
 is_code(Path) -> is_module(Path) orelse filename:extension(Path) =:= <<".ez">>.
 
-%% @doc The way to reload that a number on the wire stands for.
--spec mode(non_neg_integer()) -> relsync_lib_reload:mode().
-mode(0) -> soft;
-mode(1) -> hard;
-mode(2) -> none;
-mode(3) -> apps;
-mode(4) -> vm;
-mode(Other) -> relsync_lib_refusal:refuse(protocol, io_lib:format("unknown way to reload: ~b", [Other])).
-
 %% @doc What relsync_lib_reload is told of a destination beside its root: what else changes, and what the new release
 %% is, if that is known.
 -spec limits(relsync_lib_roots:roots(), #{
@@ -133,54 +128,46 @@ path_list(Path) ->
     relsync_lib_path:native(Path).
 
 %% @doc What became of the modules, as the host is told.
--spec fields(#{
+-spec told(#{
     modules := [{module(), relsync_lib_reload_plan:status()}], details := #{module() => unicode:chardata()}, _ => _
 }) ->
-    [relsync_lib_wire:fields()].
-fields(#{modules := Modules, details := Details}) ->
-    [with_detail(Module, status_fields(M), Details) || {Module, _} = M <- Modules].
+    [told()].
+told(#{modules := Modules, details := Details}) ->
+    [with_detail(#{name => Module, status => Status}, Details) || {Module, Status} <- Modules].
 
-with_detail(Module, Fields, Details) ->
+with_detail(#{name := Module} = Told, Details) ->
     case Details of
-        #{Module := Detail} -> Fields#{detail => relsync_lib_refusal:text(Detail)};
-        #{} -> Fields
+        #{Module := Detail} -> Told#{detail => relsync_lib_refusal:text(Detail)};
+        #{} -> Told
     end.
 
-status_fields({Module, Status}) ->
-    #{name => atom_to_binary(Module, utf8), status => atom_to_binary(Status, utf8)}.
-
-%% @doc Names as the host is told them.
--spec names([atom()]) -> [binary()].
-names(Atoms) -> [atom_to_binary(Name, utf8) || Name <- Atoms].
-
 %% @doc Says what reloading would do, of modules that are not here yet.
--spec outlook(relsync_lib_wire:fields(), relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
+-spec outlook(
+    #{modules := [map()], boot_files => [map()], reload => relsync_lib_reload:mode(), _ => _}, relsync_lib_roots:roots()
+) ->
+    relsync_lib_update:result().
 outlook(#{modules := Modules} = Fields, #{write := Root, state := Dir} = Roots) ->
     Boot = [{Path, boot_content(File)} || #{path := Path} = File <- maps:get(boot_files, Fields, [])],
     %% Directories of the new release are those that something of comes to, and those that stay.
     Limits = limits(Roots, #{changes => Boot, manifest => installed_manifest(Dir)}),
     Changes = [
-        {action(maps:get(action, M, 0)), Path, expected(M)}
+        {maps:get(action, M, added), Path, expected(M)}
      || #{path := Path} = M <- Modules
     ],
-    Mode = mode(maps:get(reload, Fields, 0)),
+    Mode = maps:get(reload, Fields, soft),
     case relsync_lib_reload_outlook:outlook(path_list(Root), relsync_lib_otp_apps:foreseen(Changes), Mode, Limits) of
         {ok, #{ended := Ended, apps := Apps} = Outlook} ->
             #{
-                outcome => 2,
-                modules => fields(Outlook),
-                ended_funs => names(Ended),
-                restarted => names(lists:reverse([App || {App, _} <- Apps]))
+                outcome => unchanged,
+                modules => told(Outlook),
+                ended_funs => Ended,
+                restarted => lists:reverse([App || {App, _} <- Apps])
             };
         {error, Reason} -> relsync_lib_refusal:refuse_reload(Reason)
     end.
 
 expected(#{md5 := Md5}) -> {md5, Md5};
 expected(_) -> none.
-
-action(0) -> added;
-action(1) -> changed;
-action(_) -> removed.
 
 %% A file that is left out goes.
 boot_content(#{content := Content}) ->
@@ -206,11 +193,11 @@ stale(#{write := Root, state := Dir} = Roots) ->
     end.
 
 %% @doc Names the modules whose running code is not that of their file.
--spec stale(relsync_lib_roots:roots(), pos_integer()) -> [relsync_lib_wire:fields()].
+-spec stale(relsync_lib_roots:roots(), pos_integer()) -> [told()].
 stale(#{write := Root, state := Dir} = Roots, Max) ->
     Limits = limits(Roots, #{manifest => installed_manifest(Dir)}),
     Stale = relsync_lib_stale:modules(path_list(Root), Limits, Max),
     [
-        (status_fields({Module, OnDisk}))#{detail => relsync_lib_refusal:text(relsync_lib_path:display_native(File))}
+        #{name => Module, status => OnDisk, detail => relsync_lib_refusal:text(relsync_lib_path:display_native(File))}
      || #{module := Module, file := File, on_disk := OnDisk} <- Stale
     ].

@@ -197,7 +197,9 @@ roll_back(#{state := Dir} = Roots, Generation) ->
         {ok, #{generation := Generation, state := {probation, #{reload := Reload}}}} ->
             Warning = "relsync: generation ~b was not confirmed and is rolled back~n",
             error_logger:warning_msg(Warning, [Generation]),
-            Fields = #{reload => reload(Reload), spares => true},
+            %% Nobody is there to be asked. A module that a process is in the way of does not keep a broken release alive:
+            %% the rest goes back, and the process is spared.
+            Fields = #{reload => Reload, spares => true},
             Result = (catch relsync_lib_update:rollback(Fields, Roots, none, fun(_, _) -> ok end)),
             case Result of
                 #{generation := Back, error := #{message := Text}} ->
@@ -220,11 +222,3 @@ roll_back(#{state := Dir} = Roots, Generation) ->
         _ ->
             done
     end.
-
-%% Nobody is there to be asked. A module that a process is in the way of does not keep a broken release alive: the rest
-%% goes back, and the process is spared.
-reload(soft) -> 0;
-reload(hard) -> 1;
-reload(none) -> 2;
-reload(apps) -> 3;
-reload(vm) -> 4.

@@ -4,16 +4,53 @@
 %% but for refuse/2.
 -module(relsync_lib_refusal).
 
--export([refuse/2, refuse_reload/1, error_kind/1, apply_error_kind/1, reload_error_kind/1, fields/2]).
+-compile({no_auto_import, [error/2]}).
+
+-export([refuse/2, refuse_reload/1, refuse_hooks/1, error_kind/1, apply_error_kind/1, reload_error_kind/1, hooks_error_kind/1]).
+-export([error/2]).
 -export([unfinished/1, report_text/1, left_text/1, text/1]).
 
+-export_type([kind/0, error/0]).
+
+-type kind() ::
+    protocol
+    | path
+    | busy
+    | state
+    | conflict
+    | space
+    | read_only
+    | io
+    | pack
+    | base_changed
+    | hooks
+    %% A hook ran and did not let the update pass.
+    | {hooks, refused | unhealthy | timeout}
+    | hooks_exports
+    | same_name
+    | mount_point
+    | in_use
+    | bad_beam
+    | other_otp
+    | restart
+    | on_load
+    | reload
+    | damaged
+    | no_generation
+    | not_on_probation
+    | boot
+    | kept_changed
+    | zlib_differs
+    | internal.
+-type error() :: #{kind := kind(), message := binary(), hook => refused | unhealthy | timeout}.
+
 %% @doc Ends a request that changes nothing; caught by the session.
--spec refuse(atom(), unicode:chardata()) -> no_return().
+-spec refuse(kind(), unicode:chardata()) -> no_return().
 refuse(Kind, Text) ->
     throw({refuse, Kind, Text}).
 
 %% @doc Says which kind of error a reason of relsync_lib_stage, relsync_lib_incoming or relsync_lib_state is to the host.
--spec error_kind(relsync_lib_stage:error() | relsync_lib_incoming:error() | relsync_lib_state:error()) -> atom().
+-spec error_kind(relsync_lib_stage:error() | relsync_lib_incoming:error() | relsync_lib_state:error()) -> kind().
 error_kind({no_space, _, _}) -> space;
 error_kind({base_changed, _}) -> base_changed;
 error_kind({content_mismatch, _}) -> base_changed;
@@ -30,7 +67,7 @@ posix_kind(erofs) -> read_only;
 posix_kind(_) -> io.
 
 %% @doc Says which kind of error a reason of relsync_lib_reload is.
--spec reload_error_kind(relsync_lib_reload:reason()) -> atom().
+-spec reload_error_kind(relsync_lib_reload:reason()) -> kind().
 reload_error_kind({in_use, _}) -> in_use;
 reload_error_kind({bad_beam, _, _}) -> bad_beam;
 reload_error_kind({not_loadable, [{_, {other_otp, _}} | _]}) -> other_otp;
@@ -40,7 +77,7 @@ reload_error_kind({on_load_timeout, _}) -> on_load;
 reload_error_kind(_) -> reload.
 
 %% @doc Says which kind of error a reason of relsync_lib_apply is.
--spec apply_error_kind(relsync_lib_apply:error()) -> atom().
+-spec apply_error_kind(relsync_lib_apply:error()) -> kind().
 apply_error_kind({_, {cannot, _, _, Posix}}) -> posix_kind(Posix);
 apply_error_kind({prepare, {cannot_keep, _, Posix}}) -> posix_kind(Posix);
 apply_error_kind({prepare, {mount_point, _}}) -> mount_point;
@@ -51,15 +88,28 @@ apply_error_kind({lost_content, _}) -> no_generation;
 apply_error_kind({damaged_content, _}) -> no_generation;
 apply_error_kind(_) -> io.
 
+%% @doc Says which kind of error a reason of relsync_lib_hooks is.
+-spec hooks_error_kind(relsync_lib_hooks:reason()) -> kind().
+hooks_error_kind({exports, _}) -> hooks_exports;
+hooks_error_kind({hook_refused, _, _}) -> {hooks, refused};
+hooks_error_kind({unhealthy, _}) -> {hooks, unhealthy};
+hooks_error_kind({hook_timeout, _, _}) -> {hooks, timeout};
+hooks_error_kind(_) -> hooks.
+
+%% @doc Refuses for a reason of relsync_lib_hooks.
+-spec refuse_hooks(relsync_lib_hooks:reason()) -> no_return().
+refuse_hooks(Reason) ->
+    refuse(hooks_error_kind(Reason), relsync_lib_hooks:format_error(Reason)).
+
 %% @doc Refuses for a reason of relsync_lib_reload.
 -spec refuse_reload(relsync_lib_reload:reason()) -> no_return().
 refuse_reload(Reason) ->
     refuse(reload_error_kind(Reason), relsync_lib_reload:format_error(Reason)).
 
-%% @doc Gives the fields of an error.
--spec fields(atom(), unicode:chardata()) -> relsync_lib_wire:fields().
-fields(Kind, Text) ->
-    #{kind => atom_to_binary(Kind, utf8), message => text(Text)}.
+%% @doc Makes an error of a kind and a sentence.
+-spec error(kind(), unicode:chardata()) -> error().
+error({hooks, Failure}, Text) -> #{kind => hooks, hook => Failure, message => text(Text)};
+error(Kind, Text) -> #{kind => Kind, message => text(Text)}.
 
 %% @doc Adds what becomes of a switch that neither got to its end nor back.
 -spec unfinished(unicode:chardata()) -> unicode:chardata().

@@ -55,7 +55,7 @@
 ).
 
 %% @doc Tells one life of this VM from another, what it was booted from, and what would be booted now.
--spec vm(relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
+-spec vm(relsync_lib_roots:roots()) -> map().
 vm(Roots) ->
     Boot = relsync_lib_pins:booted(Roots),
     Named = named(fun(Path) -> read_live(Path, Roots) end),
@@ -72,7 +72,7 @@ vm(Roots) ->
 
 %% @doc Says what of the files that an update takes away will stay, and how the VM will restart if it is to; refuses where it
 %% cannot.
--spec outlook(relsync_lib_wire:fields(), relsync_lib_roots:roots()) -> [binary()].
+-spec outlook(#{files => map(), reload => relsync_lib_reload:mode(), _ => _}, relsync_lib_roots:roots()) -> [binary()].
 outlook(#{files := #{removed := Removed} = Files} = Fields, #{state := Dir} = Roots) ->
     Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
     Kept = relsync_lib_pins:foresee(Removed, Leftovers, Roots),
@@ -83,7 +83,7 @@ outlook(#{files := #{removed := Removed} = Files} = Fields, #{state := Dir} = Ro
         runtime_changes => maps:get(runtime_changes, Files, false)
     },
     Restart =
-        case relsync_lib_modules:mode(maps:get(reload, Fields, 0)) of
+        case maps:get(reload, Fields, soft) of
             vm -> [text(chosen(way(maps:get(restart_command, Files, undefined), Facts, Roots)))];
             _ -> []
         end,

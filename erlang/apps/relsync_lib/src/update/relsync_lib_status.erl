@@ -128,10 +128,10 @@ current_fields(#{state := State} = Current) ->
     Fields = #{generation => Generation, snapshot => Snapshot, manifest => Manifest, applied_at => At},
     case State of
         confirmed ->
-            Fields#{state => 0};
+            Fields#{state => confirmed};
         {probation, Probation} ->
             Left = relsync_lib_probation:left(Probation, erlang:system_time(millisecond)),
-            Fields#{state => 1, probation_ms => Left}
+            Fields#{state => probation, probation_ms => Left}
     end.
 
 leftover_fields(Current, Fields) ->
@@ -142,6 +142,6 @@ leftover_fields(Current, Fields) ->
             Fields#{leftovers => #{count => length(Leftovers), tops => Tops}}
     end.
 
-drift_fields({Index, missing}) -> #{index => Index, kind => 0};
-drift_fields({Index, mode}) -> #{index => Index, kind => 2};
-drift_fields({Index, _}) -> #{index => Index, kind => 1}.
+drift_fields({Index, missing}) -> #{index => Index, kind => missing};
+drift_fields({Index, mode}) -> #{index => Index, kind => mode};
+drift_fields({Index, _}) -> #{index => Index, kind => changed}.

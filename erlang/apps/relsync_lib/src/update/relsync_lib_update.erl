@@ -36,12 +36,39 @@
     reload/4,
     confirm/2
 ]).
--export_type([send/0, base/0]).
+-export_type([send/0, request/0, result/0, base/0]).
 
 %% What `receive' takes at most; also less than `infinity'.
 -define(MAX_TIMEOUT_MS, 16#FFFFFFFF).
 
--type send() :: fun((atom(), relsync_lib_wire:fields()) -> ok).
+%% What the host hears on the way: `step' and `output', and what is `staged'.
+-type send() :: fun((atom(), map()) -> ok).
+%% What is asked for; what is absent has its default.
+-type request() :: #{
+    reload => relsync_lib_reload:mode(),
+    restart_command => binary(),
+    keep => non_neg_integer(),
+    keep_bytes => non_neg_integer(),
+    confirm_timeout => non_neg_integer(),
+    generation => non_neg_integer(),
+    snapshot => <<_:256>>,
+    %% What stands in the place of new entries and was named to the host.
+    found => #{relsync_lib_path:path() => true},
+    _ => _
+}.
+-type result() :: #{
+    outcome := applied | rolled_back | unchanged,
+    generation => non_neg_integer(),
+    snapshot => <<_:256>>,
+    modules => [relsync_lib_modules:told()],
+    ended_funs => [module()],
+    restarted => [atom()],
+    notes => [binary()],
+    downtime_us => non_neg_integer(),
+    needs_restart => boolean(),
+    probation_ms => non_neg_integer(),
+    error => relsync_lib_refusal:error()
+}.
 -type base() :: #{
     manifest := relsync_lib_manifest:manifest(),
     installed := relsync_lib_state:installed(),
@@ -63,13 +90,13 @@
     undo = none :: none | {undo, relsync_lib_reload_undo:undo()},
     %% The applications that ran before anything was disturbed.
     ran = [] :: [relsync_lib_apps:app()],
-    modules = [] :: [relsync_lib_wire:fields()],
+    modules = [] :: [relsync_lib_modules:told()],
     %% Whose funs have no code any more, and which applications were stopped and started.
-    ended = [] :: [binary()],
-    restarted = [] :: [binary()],
+    ended = [] :: [module()],
+    restarted = [] :: [atom()],
     notes = [] :: [unicode:chardata()],
     %% What failed on the way back.
-    failed = none :: none | relsync_lib_wire:fields(),
+    failed = none :: none | relsync_lib_refusal:error(),
     %% How the VM restarts in the end, if it does.
     restart = none :: none | relsync_lib_restart:way(),
     %% Microseconds, when the release was first disturbed.
@@ -78,15 +105,15 @@
 
 %%% The update
 
-%% @doc Switches to what is staged. Gives the fields of a `RESULT', or throws a refusal.
+%% @doc Switches to what is staged. Gives the result, or throws a refusal.
 -spec update(
-    relsync_lib_wire:fields(),
+    request(),
     relsync_lib_stage:stage(),
     base(),
     relsync_lib_roots:roots(),
     relsync_lib_update_hooks:hooks(),
     send()
-) -> relsync_lib_wire:fields().
+) -> result().
 update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send) ->
     Staged =
         #{wanted := Wanted, manifest := Manifest, snapshot := Snapshot, summary := #{left := Left}} =
@@ -101,7 +128,7 @@ update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send)
     refuse_conflicts(Staged, Base, Roots, maps:get(found, Fields, #{})),
     Send(staged, #{files => length(Held), bytes => 0}),
     ok = relsync_lib_boot:check(Held, Roots),
-    Mode = relsync_lib_modules:mode(maps:get(reload, Fields, 0)),
+    Mode = maps:get(reload, Fields, soft),
     Restart = restart_way(Mode, Fields, relsync_lib_restart:update_facts(Wanted, Leftovers, Roots), Roots),
     Running = relsync_lib_otp_apps:left_running(Wanted),
     Changes = relsync_lib_otp_apps:without(relsync_lib_modules:changes(Wanted, Base, Dir), Running),
@@ -142,7 +169,7 @@ probation_state(#{confirm_timeout := Timeout}, Mode) -> {probation, min(Timeout,
 probation_state(_, _) -> confirmed.
 
 %% What was taken back leads to where a probation of before goes on.
-probation(#{outcome := 1} = Result, _, _) ->
+probation(#{outcome := rolled_back} = Result, _, _) ->
     Result;
 probation(Result, confirmed, #{state := Dir}) ->
     relsync_lib_probation:cancel(Dir),
@@ -151,9 +178,9 @@ probation(Result, {probation, Timeout, _}, Roots) ->
     relsync_lib_probation:start(Roots),
     Result#{probation_ms => Timeout}.
 
-%% @doc Returns to a generation that is kept here. Gives the fields of a `RESULT', or throws a refusal.
--spec rollback(relsync_lib_wire:fields(), relsync_lib_roots:roots(), relsync_lib_update_hooks:hooks(), send()) ->
-    relsync_lib_wire:fields().
+%% @doc Returns to a generation that is kept here. Gives the result, or throws a refusal.
+-spec rollback(request(), relsync_lib_roots:roots(), relsync_lib_update_hooks:hooks(), send()) ->
+    result().
 rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
     History = relsync_lib_generations:history(Roots),
     To = rollback_target(Fields, History, Dir),
@@ -163,13 +190,13 @@ rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
             {error, Reason} -> relsync_lib_refusal:refuse(no_generation, relsync_lib_apply:format_error(Reason))
         end,
     Modules = returned(To, Roots) ++ relsync_lib_modules:changes_back(Changes, fun(_, New) -> relsync_lib_modules:source_file(New, Dir) end),
-    Mode = relsync_lib_modules:mode(maps:get(reload, Fields, 0)),
+    Mode = maps:get(reload, Fields, soft),
     Pins = relsync_lib_pins:find(Roots),
     {_, Kept} = relsync_lib_pins:hold_back(Changes, Pins),
     Nodes = [{Path, New} || {Path, _, New} <- Changes],
     Restart = restart_way(Mode, Fields, relsync_lib_restart:update_facts(Nodes, [], Roots), Roots),
     Prepare = fun() -> relsync_lib_apply:rollback(Roots, To, #{now => erlang:system_time(second), pins => Pins}) end,
-    Send(step, #{step => <<"rollback">>}),
+    Send(step, #{step => rollback}),
     Paths = [Path || {Path, _, _} <- Changes],
     Context = relsync_lib_update_hooks:context(undo, snapshot_of(To, History), To, Paths, Dir),
     Limits = relsync_lib_modules:limits(Roots, #{
@@ -218,13 +245,13 @@ snapshot_of(Generation, History) ->
         [] -> none
     end.
 
-%% @doc Brings the running code to the installed files. Gives the fields of a `RESULT', or throws a refusal.
--spec reload(relsync_lib_wire:fields(), relsync_lib_roots:roots(), relsync_lib_update_hooks:hooks(), send()) ->
-    relsync_lib_wire:fields().
+%% @doc Brings the running code to the installed files. Gives the result, or throws a refusal.
+-spec reload(request(), relsync_lib_roots:roots(), relsync_lib_update_hooks:hooks(), send()) ->
+    result().
 reload(Fields, #{state := Dir} = Roots, Hooks, Send) ->
     case relsync_lib_contact:installed(Dir) of
         {ok, #{snapshot := Snapshot, generation := Generation}, Manifest, _, _} ->
-            Mode = relsync_lib_modules:mode(maps:get(reload, Fields, 0)),
+            Mode = maps:get(reload, Fields, soft),
             Limits = relsync_lib_modules:limits(Roots, #{manifest => Manifest}),
             Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
             Restart = restart_way(Mode, Fields, relsync_lib_restart:update_facts([], Leftovers, Roots), Roots),
@@ -319,7 +346,7 @@ presync(#update{hooks = #{presync := false} = Hooks} = Update) ->
     Started = disturb(Update#update{hooks = Hooks#{presync := true}}),
     case relsync_lib_update_hooks:run(Hooks, presync, Update#update.send) of
         ok -> Started;
-        {error, Reason} -> give_up(Started, hooks, relsync_lib_hooks:format_error(Reason))
+        {error, Reason} -> give_up(Started, relsync_lib_refusal:hooks_error_kind(Reason), relsync_lib_hooks:format_error(Reason))
     end;
 presync(Update) ->
     Update.
@@ -369,9 +396,9 @@ reload(#update{plan = Plan} = Update, Mode) ->
         {ok, Result, Undo} ->
             Done = Update#update{
                 undo = {undo, Undo},
-                modules = relsync_lib_modules:fields(Result),
-                ended = relsync_lib_modules:names(maps:get(ended, Result)),
-                restarted = relsync_lib_modules:names(maps:get(restarted, Result)),
+                modules = relsync_lib_modules:told(Result),
+                ended = maps:get(ended, Result),
+                restarted = maps:get(restarted, Result),
                 notes = Update#update.notes ++ relsync_lib_reload:notes(Result)
             },
             check_hooks([postsync, health], Done, Mode, Result);
@@ -384,7 +411,7 @@ check_hooks([Point | Rest], #update{hooks = #{presync := true} = Hooks} = Update
     hook_step(Point, Update),
     case relsync_lib_update_hooks:run(Hooks, Point, Update#update.send) of
         ok -> check_hooks(Rest, Update, Mode, Result);
-        {error, Reason} -> fail(Update, Mode, hooks, relsync_lib_hooks:format_error(Reason))
+        {error, Reason} -> fail(Update, Mode, relsync_lib_refusal:hooks_error_kind(Reason), relsync_lib_hooks:format_error(Reason))
     end;
 check_hooks(_, #update{direction = forward} = Update, Mode, Result) ->
     case is_host_lost() of
@@ -398,7 +425,7 @@ check_hooks(_, Update, Mode, Result) ->
 fail(#update{direction = forward} = Update, _, Kind, Text) ->
     roll_back(Update, Kind, Text);
 fail(#update{direction = back} = Update, Mode, Kind, Text) ->
-    commit(Update#update{failed = relsync_lib_refusal:fields(Kind, Text)}, Mode, #{}).
+    commit(Update#update{failed = relsync_lib_refusal:error(Kind, Text)}, Mode, #{}).
 
 commit(#update{hooks = Hooks, roots = #{state := Dir}} = Update, Mode, Result) ->
     step(commit, Update),
@@ -456,8 +483,8 @@ generation(#update{transaction = none, roots = #{state := Dir}}) ->
 generation(#update{transaction = Transaction}) ->
     relsync_lib_apply:generation(Transaction).
 
-outcome(#update{disturbs = true}) -> 0;
-outcome(#update{disturbs = false}) -> 2.
+outcome(#update{disturbs = true}) -> applied;
+outcome(#update{disturbs = false}) -> unchanged.
 
 with_snapshot(Dir, Fields) ->
     case relsync_lib_state:read_current(Dir) of
@@ -485,7 +512,7 @@ rolled_back(#update{roots = #{state := Dir}, undo = {undo, Undo}, ran = Ran} = U
             _ -> 0
         end,
     with_snapshot(Dir, #{
-        outcome => 1,
+        outcome => rolled_back,
         generation => Generation,
         modules => Update#update.modules,
         notes => [
@@ -494,7 +521,7 @@ rolled_back(#update{roots = #{state := Dir}, undo = {undo, Undo}, ran = Ran} = U
         ],
         downtime_us => downtime(Update),
         needs_restart => element(1, Code) =:= error orelse Stopped =/= [],
-        error => relsync_lib_refusal:fields(Kind, Text)
+        error => relsync_lib_refusal:error(Kind, Text)
     }).
 
 %% The hooks may have stopped who was in the way.
@@ -516,7 +543,7 @@ give_up_apply(Update, Reason, Notes) ->
     give_up(Update, relsync_lib_refusal:apply_error_kind(Reason), lists:join("; ", [Text | Notes])).
 
 %% The files are as they were: only the hooks have something to undo, and have done so when the caller hears.
--spec give_up(#update{}, atom(), unicode:chardata()) -> no_return().
+-spec give_up(#update{}, relsync_lib_refusal:kind(), unicode:chardata()) -> no_return().
 give_up(#update{hooks = Hooks, send = Send}, Kind, Text) ->
     relsync_lib_update_hooks:release(Hooks, Send),
     throw({given_up, Kind, Text}).
@@ -525,19 +552,19 @@ give_up(#update{hooks = Hooks, send = Send}, Kind, Text) ->
 
 %% @doc Takes a generation out of probation, if it is the one that is installed: who asks may have been away
 %% while the target went back, or while somebody else updated it.
--spec confirm(relsync_lib_wire:fields(), relsync_lib_roots:roots()) -> relsync_lib_wire:fields().
+-spec confirm(request(), relsync_lib_roots:roots()) -> result().
 confirm(#{generation := Generation, snapshot := Snapshot}, #{state := Dir} = Roots) ->
     case relsync_lib_state:read_current(Dir) of
         {ok, #{state := {probation, _}, generation := Generation, snapshot := Snapshot}} ->
             case relsync_lib_apply:confirm(Roots) of
                 ok ->
                     relsync_lib_probation:cancel(Dir),
-                    #{outcome => 0, generation => Generation, snapshot => Snapshot};
+                    #{outcome => applied, generation => Generation, snapshot => Snapshot};
                 {error, Reason} ->
                     relsync_lib_refusal:refuse(io, relsync_lib_apply:format_error(Reason))
             end;
         {ok, #{generation := Generation, snapshot := Snapshot}} ->
-            #{outcome => 2, generation => Generation, snapshot => Snapshot};
+            #{outcome => unchanged, generation => Generation, snapshot => Snapshot};
         {ok, #{generation := Other}} ->
             Text = "generation ~b is to be confirmed, but generation ~b is installed",
             relsync_lib_refusal:refuse(not_on_probation, io_lib:format(Text, [Generation, Other]));
@@ -562,7 +589,7 @@ hook_step(Point, #update{hooks = Hooks} = Update) ->
     relsync_lib_update_hooks:has(Hooks, Point) andalso step(Point, Update).
 
 step(Step, #update{send = Send}) ->
-    Send(step, #{step => atom_to_binary(Step, utf8)}).
+    Send(step, #{step => Step}).
 
 disturb(#update{disturbed = none, disturbs = true} = Update) ->
     Update#update{disturbed = erlang:monotonic_time(microsecond)};

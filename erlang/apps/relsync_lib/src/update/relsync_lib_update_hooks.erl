@@ -34,17 +34,13 @@
 }.
 
 %% @doc Loads the hooks that the host sent and, if it says so, runs `presync' at once.
--spec load(relsync_lib_wire:fields(), relsync_lib_roots:roots(), relsync_lib_update:send()) -> hooks().
+-spec load(#{content => binary(), form => beam | source, timeout => non_neg_integer(), presync_now => boolean(), undo => boolean(), _ => _}, relsync_lib_roots:roots(), relsync_lib_update:send()) -> hooks().
 load(#{content := Content} = Fields, #{state := Dir}, Send) ->
-    Source =
-        case maps:get(kind, Fields, 0) of
-            0 -> {beam, Content};
-            _ -> {source, Content}
-        end,
-    case relsync_lib_hooks:load(Source, #{}) of
+    Form = maps:get(form, Fields, beam),
+    case relsync_lib_hooks:load({Form, Content}, #{}) of
         {ok, Loaded} ->
             %% The host, which could not compile them, sends the pack only to hooks that will do.
-            element(1, Source) =:= source andalso Send(step, #{step => <<"hooks">>}),
+            Form =:= source andalso Send(step, #{step => hooks}),
             Hooks = #{
                 loaded => Loaded,
                 timeout => min(maps:get(timeout, Fields, infinity), ?MAX_TIMEOUT_MS),
@@ -56,11 +52,8 @@ load(#{content := Content} = Fields, #{state := Dir}, Send) ->
                 true -> early_presync(Hooks, Send);
                 false -> Hooks
             end;
-        %% Whatever form they are sent in, they will not do.
-        {error, {exports, _} = Reason} ->
-            relsync_lib_refusal:refuse(hooks_exports, relsync_lib_hooks:format_error(Reason));
         {error, Reason} ->
-            relsync_lib_refusal:refuse(hooks, relsync_lib_hooks:format_error(Reason))
+            relsync_lib_refusal:refuse_hooks(Reason)
     end;
 load(_, _, _) ->
     relsync_lib_refusal:refuse(protocol, "hooks without content").
@@ -69,14 +62,14 @@ point(#{undo := true}) -> undo;
 point(_) -> update.
 
 early_presync(Hooks, Send) ->
-    has(Hooks, presync) andalso Send(step, #{step => <<"presync">>}),
+    has(Hooks, presync) andalso Send(step, #{step => presync}),
     Running = Hooks#{presync := true},
     case run(Hooks, presync, Send) of
         ok ->
             Running;
         {error, Reason} ->
             release(Running, Send),
-            relsync_lib_refusal:refuse(hooks, relsync_lib_hooks:format_error(Reason))
+            relsync_lib_refusal:refuse_hooks(Reason)
     end.
 
 %% @doc Lets go of hooks whose update did not come, or failed.
