@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use relsync_engine::target::session::SessionError;
-use relsync_engine::target::wire::ApplyResult;
+use relsync_engine::target::wire::{ApplyResult, ErrorKind};
 use relsync_engine::update;
 use tokio::time::Instant;
 
@@ -237,7 +237,7 @@ pub(crate) async fn confirm(
     *asked = !matches!(answer, Ok(_) | Err(SessionError::Remote(_)));
     connect::close(session, traffic).await;
     answer.map_err(|error| match error {
-        SessionError::Remote(remote) if remote.kind == "not_on_probation" => {
+        SessionError::Remote(remote) if remote.kind == ErrorKind::NotOnProbation => {
             CliError::ProbationOver {
                 meant: wanted.generation,
                 generation: installed.map_or(0, |installed| installed.generation),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use relsync_engine::pack::encode::PackSummary;
 use relsync_engine::target::launch::AgentSent;
-use relsync_engine::target::wire::Incoming;
+use relsync_engine::target::wire::{Incoming, Step};
 use relsync_engine::update::{Planned, PushEvent};
 use serde_json::json;
 
@@ -142,17 +142,17 @@ impl<'a> Progress<'a> {
         self.totals.added + self.totals.changed + self.totals.removed > 0
     }
 
-    fn step(&self, step: &str) {
-        let step = printable(step);
-        self.output.event("step", &json!({"step": step}));
-        let line = match step.as_str() {
-            "presync" => "Running presync...",
-            "switch" if self.changes() => "Switching to the new files...",
-            "reload" if self.changes() && self.reloads => "Reloading code...",
-            "postsync" => "Running postsync...",
-            "health" => "Checking health...",
-            "undo" => "Undoing the update...",
-            "rollback" => "Running rollback...",
+    fn step(&self, step: &Step) {
+        let word = printable(step.as_str());
+        self.output.event("step", &json!({"step": word}));
+        let line = match step {
+            Step::Presync => "Running presync...",
+            Step::Switch if self.changes() => "Switching to the new files...",
+            Step::Reload if self.changes() && self.reloads => "Reloading code...",
+            Step::Postsync => "Running postsync...",
+            Step::Health => "Checking health...",
+            Step::Undo => "Undoing the update...",
+            Step::Rollback => "Running rollback...",
             _ => return,
         };
         self.output.line(line);

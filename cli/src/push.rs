@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use relsync_engine::store::{Exclusion, Store};
 use relsync_engine::target::session::SessionError;
-use relsync_engine::target::wire::{ApplyResult, Outcome as WireOutcome, ReloadMode, TargetStatus};
+use relsync_engine::target::wire::{
+    ApplyResult, ErrorKind, Outcome as WireOutcome, ReloadMode, Step, TargetStatus,
+};
 use relsync_engine::tree::exclude::Rules;
 use relsync_engine::tree::id::SnapshotId;
 use relsync_engine::tree::manifest::Manifest;
@@ -297,7 +299,7 @@ async fn attempts(
 fn fallback_hooks(error: &CliError, hooks_ran: bool, job: &mut Job) -> Option<Hooks> {
     match error {
         CliError::Push(PushError::Session(SessionError::Remote(remote)))
-            if remote.kind == "hooks" && !hooks_ran =>
+            if remote.kind == ErrorKind::Hooks && !hooks_ran =>
         {
             job.hooks_as_source.take()
         }
@@ -430,7 +432,7 @@ async fn attempt(
                 ordered = Some(Box::new(Lost::clone(lost)));
             }
             PushEvent::Step(step) => {
-                *hooks_ran |= *step != "switch";
+                *hooks_ran |= **step != Step::Switch;
                 if ordered.is_some() {
                     interrupt.set_phase(Phase::Applying);
                 }

@@ -63,7 +63,7 @@ pub(crate) async fn run(mut args: ReloadArgs, output: &Output) -> Result<Exit, C
 fn say_event(event: &PushEvent<'_>, output: &Output) {
     match event {
         PushEvent::Step(step) => {
-            let step = printable(step);
+            let step = printable(step.as_str());
             output.event("step", &json!({"step": step}));
             output.detail(&format!("{step}..."));
         }

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use relsync_engine::plan::Totals;
 use relsync_engine::target::wire::{
-    ApplyResult, ModuleStatus, Outcome as WireOutcome, TargetStatus, VmLife,
+    ApplyResult, ModuleState, ModuleStatus, Outcome as WireOutcome, TargetStatus, VmLife,
 };
 use relsync_engine::tree::id::SnapshotId;
 use relsync_engine::update::OtherOtp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::connect::Traffic;
@@ -140,7 +140,7 @@ pub(crate) struct Elsewhere {
 impl Elsewhere {
     fn of(modules: &[Module]) -> Option<Self> {
         let with = |status| modules.iter().filter(move |module| module.status == status);
-        let mut elsewhere = with("foreign").chain(with("shadowed"));
+        let mut elsewhere = with(ModuleState::Foreign).chain(with(ModuleState::Shadowed));
         let first = elsewhere.next()?;
         Some(Self {
             modules: 1 + elsewhere.count(),
@@ -166,16 +166,21 @@ impl Elsewhere {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Module {
     pub(crate) module: String,
-    pub(crate) status: String,
+    #[serde(serialize_with = "as_text")]
+    pub(crate) status: ModuleState,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) detail: String,
+}
+
+fn as_text<S: Serializer>(word: &impl ToString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&printable(&word.to_string()))
 }
 
 impl From<&ModuleStatus> for Module {
     fn from(status: &ModuleStatus) -> Self {
         Self {
             module: printable(&status.name),
-            status: printable(&status.status),
+            status: status.status.clone(),
             detail: printable(&status.detail),
         }
     }
@@ -184,9 +189,9 @@ impl From<&ModuleStatus> for Module {
 impl Module {
     /// The module in the words of relsync 2, where there was one for its status.
     pub(crate) fn line(&self) -> String {
-        let word = match self.status.as_str() {
-            "reload" | "load" | "unchanged" => "ok",
-            other => other,
+        let word = match &self.status {
+            ModuleState::Reload | ModuleState::Load | ModuleState::Unchanged => "ok".to_owned(),
+            other => printable(other.as_str()),
         };
         if self.detail.is_empty() {
             format!("  {word} {}", self.module)
@@ -241,7 +246,7 @@ impl Report {
     /// Says why modules were reloaded though no file changed.
     pub(crate) fn note_reload(&mut self) {
         let loaded = self.modules.iter();
-        let loaded = loaded.filter(|module| matches!(module.status.as_str(), "reload" | "load"));
+        let loaded = loaded.filter(|module| module.goes_in());
         let count = loaded.count();
         if count > 0 {
             self.notes.push(format!(
@@ -271,7 +276,7 @@ impl Report {
     pub(crate) fn set_result(&mut self, result: &ApplyResult) {
         self.generation = Some(result.generation);
         self.set_modules(&result.modules);
-        let goes_in = |module: &Module| matches!(module.status.as_str(), "reload" | "load");
+        let goes_in = |module: &Module| module.goes_in();
         if self.modules.iter().any(goes_in) {
             self.runs = Some(true);
         }
@@ -310,7 +315,15 @@ impl Report {
 
     /// Names the modules whose new code the VM cannot take while it runs.
     fn note_waiting(&mut self) {
-        let waits = |status: &str| matches!(status, "archive" | "nif" | "sticky" | "preloaded");
+        let waits = |status: &ModuleState| {
+            matches!(
+                status,
+                ModuleState::Archive
+                    | ModuleState::Nif
+                    | ModuleState::Sticky
+                    | ModuleState::Preloaded
+            )
+        };
         let waiting = self.modules.iter().filter(|it| waits(&it.status));
         let names: BTreeSet<String> = waiting.map(|it| it.module.clone()).collect();
         if !names.is_empty() {
@@ -349,7 +362,7 @@ impl Report {
         let in_use = self
             .modules
             .iter()
-            .filter(|module| module.status == "in_use");
+            .filter(|module| module.status == ModuleState::InUse);
         let users: BTreeSet<String> = in_use
             .map(|module| match module.detail.as_str() {
                 "" => module.module.clone(),
@@ -379,13 +392,16 @@ impl Report {
         let mut old = BTreeSet::new();
         for module in &mut self.modules {
             if matches!(
-                module.status.as_str(),
-                "reload" | "remove" | "in_use" | "nif"
+                module.status,
+                ModuleState::Reload | ModuleState::Remove | ModuleState::InUse | ModuleState::Nif
             ) {
                 old.insert(module.module.clone());
             }
-            if matches!(module.status.as_str(), "reload" | "load" | "remove") {
-                module.status = "left".to_owned();
+            if matches!(
+                module.status,
+                ModuleState::Reload | ModuleState::Load | ModuleState::Remove
+            ) {
+                module.status = ModuleState::Other(LEFT.to_owned());
             }
         }
         if !old.is_empty() {
@@ -495,13 +511,26 @@ impl Report {
     }
 }
 
+/// What is said of a module whose running code was left alone, as asked.
+const LEFT: &str = "left";
+
 impl Module {
+    fn goes_in(&self) -> bool {
+        matches!(self.status, ModuleState::Reload | ModuleState::Load)
+    }
+
     /// Whether people should see it without asking.
     fn is_remarkable(&self) -> bool {
-        !matches!(
-            self.status.as_str(),
-            "reload" | "load" | "remove" | "gone" | "unchanged" | "notloaded" | "left"
-        )
+        match &self.status {
+            ModuleState::Reload
+            | ModuleState::Load
+            | ModuleState::Remove
+            | ModuleState::Gone
+            | ModuleState::Unchanged
+            | ModuleState::NotLoaded => false,
+            ModuleState::Other(word) => word != LEFT,
+            _ => true,
+        }
     }
 }
 
@@ -530,7 +559,7 @@ pub(crate) fn short(id: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use relsync_engine::target::wire::RemoteError;
+    use relsync_engine::target::wire::{ErrorKind, RemoteError};
     use serde_json::json;
 
     use super::*;
@@ -541,7 +570,7 @@ mod tests {
             generation: 7,
             modules: vec![ModuleStatus {
                 name: "app_server".to_owned(),
-                status: "reload".to_owned(),
+                status: ModuleState::Reload,
                 detail: String::new(),
             }],
             notes: vec!["a \x1b note".to_owned()],
@@ -609,9 +638,10 @@ mod tests {
     #[test]
     fn a_failure_has_kind_message_and_hint() {
         let remote = RemoteError {
-            kind: "in_use".to_owned(),
+            kind: ErrorKind::InUse,
             message: "<0.99.0> runs old code".to_owned(),
             path: None,
+            hook: None,
         };
         let mut report = Report::default();
         report.set_error(&CliError::RolledBack(remote).explain());
@@ -660,7 +690,7 @@ mod tests {
     fn what_runs_from_elsewhere_qualifies_the_summary() {
         let module = |name: &str, status: &str, detail: &str| ModuleStatus {
             name: name.to_owned(),
-            status: status.to_owned(),
+            status: ModuleState::from(status),
             detail: detail.to_owned(),
         };
         let mut report = Report {
@@ -706,7 +736,7 @@ mod tests {
     fn code_that_is_left_alone_is_counted_by_what_runs() {
         let module = |name: &str, status: &str| ModuleStatus {
             name: name.to_owned(),
-            status: status.to_owned(),
+            status: ModuleState::from(status),
             detail: String::new(),
         };
         let mut report = Report::default();
@@ -730,7 +760,7 @@ mod tests {
         };
         let module = |name: &str, status: &str| ModuleStatus {
             name: name.to_owned(),
-            status: status.to_owned(),
+            status: ModuleState::from(status),
             detail: String::new(),
         };
         report.set_result(&ApplyResult {
@@ -753,7 +783,7 @@ mod tests {
     fn modules_keep_the_words_of_the_original() {
         let module = |status: &str, detail: &str| Module {
             module: "m".to_owned(),
-            status: status.to_owned(),
+            status: ModuleState::from(status),
             detail: detail.to_owned(),
         };
         assert_eq!(module("reload", "").line(), "  ok m");

@@ -5,7 +5,7 @@ use std::time::Instant;
 use relsync_engine::store::Store;
 use relsync_engine::target::session::SessionError;
 use relsync_engine::target::wire::{
-    ApplyResult, HooksPoint, Outcome as WireOutcome, Reply, Request, TargetStatus,
+    ApplyResult, ErrorKind, HooksPoint, Outcome as WireOutcome, Reply, Request, Step, TargetStatus,
 };
 use relsync_engine::tree::id::SnapshotId;
 use relsync_engine::update::{Hooks, send_hooks};
@@ -84,7 +84,7 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
             }
             // The target may run an older OTP than the compiler here.
             Err(SessionError::Remote(error))
-                if error.kind == "hooks" && !hooks_ran && as_source.is_some() =>
+                if error.kind == ErrorKind::Hooks && !hooks_ran && as_source.is_some() =>
             {
                 output.line(hooks::SENDING_SOURCE);
                 hooks = as_source.take();
@@ -134,7 +134,12 @@ async fn ask(
     }
     session.send(request).await?;
     connect::result(session, |reply| {
-        *hooks_ran |= matches!(reply, Reply::Step { step } if step == "presync");
+        *hooks_ran |= matches!(
+            reply,
+            Reply::Step {
+                step: Step::Presync
+            }
+        );
         say_reply(reply, output);
     })
     .await
@@ -170,7 +175,7 @@ pub(crate) async fn confirm(mut args: ConfirmArgs, output: &Output) -> Result<Ex
 fn refused(error: SessionError, goal: Goal, status: &TargetStatus) -> CliError {
     let is_unknown = matches!(
         &error,
-        SessionError::Remote(remote) if remote.kind == "no_generation"
+        SessionError::Remote(remote) if remote.kind == ErrorKind::NoGeneration
     );
     let installed = status.current.as_ref();
     let generation = installed.map_or(0, |current| current.generation);
@@ -206,7 +211,7 @@ fn goal(args: &RollbackArgs) -> Result<Goal, CliError> {
 fn say_reply(reply: &Reply, output: &Output) {
     match reply {
         Reply::Step { step } => {
-            let step = printable(step);
+            let step = printable(step.as_str());
             output.event("step", &json!({"step": step}));
             output.detail(&format!("{step}..."));
         }
@@ -234,7 +239,7 @@ fn take(result: &ApplyResult, report: &mut Report) -> Result<(), CliError> {
     if let Some(error) = &result.error {
         // The files are back. A restart loads the code from them, and starts what a hook did not.
         let message = printable(&error.message);
-        let failed = if error.kind == "hooks" {
+        let failed = if error.kind == ErrorKind::Hooks {
             "the earlier release is back, but"
         } else {
             "the running code did not follow:"

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use relsync_engine::store::StoreError;
 use relsync_engine::target::session::SessionError;
-use relsync_engine::target::wire::RemoteError;
+use relsync_engine::target::wire::{ErrorKind, RemoteError};
 use relsync_engine::transport::erl::ConnectError;
 use relsync_engine::tree::entry::Escaped;
 use relsync_engine::tree::scan::ScanError;
@@ -454,9 +454,11 @@ impl CliError {
                 Exit::Usage,
                 hint("patterns are written as in .gitignore"),
             ),
-            Self::Hooks(HooksError::Exports(_)) => {
-                ("hooks_exports", Exit::Failed, remote_hint("hooks_exports"))
-            }
+            Self::Hooks(HooksError::Exports(_)) => (
+                "hooks_exports",
+                Exit::Failed,
+                remote_hint(&ErrorKind::HooksExports),
+            ),
             Self::Hooks(error) => ("hooks", Exit::Failed, hooks_hint(error)),
             Self::Store(error) => store_class(error),
             Self::Whole(error) => {
@@ -535,16 +537,18 @@ impl CliError {
             Self::NothingInstalled => (
                 "not_on_probation",
                 Exit::Failed,
-                remote_hint("not_on_probation"),
+                remote_hint(&ErrorKind::NotOnProbation),
             ),
             Self::RunsAlready { .. } => (
                 "no_generation",
                 Exit::Failed,
                 hint("`relsync status` lists what it could go back to"),
             ),
-            Self::RolledBack(remote) => (&remote.kind, Exit::RolledBack, refusal_hint(remote)),
+            Self::RolledBack(remote) => {
+                (remote.kind.as_str(), Exit::RolledBack, refusal_hint(remote))
+            }
             Self::RolledBackInPart(remote) => (
-                &remote.kind,
+                remote.kind.as_str(),
                 Exit::NeedsRestart,
                 hint(
                     "the earlier files are back: restart the VM, or once the processes that the notes name have ended run `relsync reload`",

@@ -1,6 +1,7 @@
 //! What goes wrong between this machine and a target that answers: the link, the conversation, the update.
 
 use relsync_engine::target::session::SessionError;
+use relsync_engine::target::wire::ErrorKind;
 use relsync_engine::transport::TransportError;
 use relsync_engine::update::PushError;
 
@@ -20,7 +21,7 @@ pub(super) fn session_class(error: &SessionError) -> Class<'_> {
             )
         }
         SessionError::Remote(remote) => (
-            &remote.kind,
+            remote.kind.as_str(),
             remote_exit(&remote.kind),
             refusal_hint(remote),
         ),
@@ -31,7 +32,7 @@ pub(super) fn session_class(error: &SessionError) -> Class<'_> {
                 "`exit(whereis(relsync_session), kill)` on the target ends the session; then `relsync status` tells which release it runs",
             ),
         ),
-        SessionError::Busy { .. } => ("busy", Exit::Failed, remote_hint("busy")),
+        SessionError::Busy { .. } => ("busy", Exit::Failed, remote_hint(&ErrorKind::Busy)),
         SessionError::Returning => (
             "busy",
             Exit::Failed,
@@ -107,8 +108,8 @@ pub(super) fn push_class(error: &PushError) -> Class<'_> {
                 "push again: the target says more of what is damaged in `relsync status`, and scans its tree where a record is",
             ),
         ),
-        PushError::NextBoot(_) => ("boot", Exit::Failed, remote_hint("boot")),
-        PushError::OtherOtp(_) => ("other_otp", Exit::Failed, remote_hint("other_otp")),
+        PushError::NextBoot(_) => ("boot", Exit::Failed, remote_hint(&ErrorKind::Boot)),
+        PushError::OtherOtp(_) => ("other_otp", Exit::Failed, remote_hint(&ErrorKind::OtherOtp)),
         PushError::NothingRemains { count } => (
             "nothing_remains",
             Exit::Failed,
@@ -116,8 +117,12 @@ pub(super) fn push_class(error: &PushError) -> Class<'_> {
                 "check --local-path and --destination-path; if the push before was the mistake, `relsync rollback` undoes it; --max-delete {count} allows this one"
             )),
         ),
-        PushError::Conflict { .. } => ("conflict", Exit::Failed, remote_hint("conflict")),
-        PushError::MountPoints { .. } => ("mount_point", Exit::Failed, remote_hint("mount_point")),
+        PushError::Conflict { .. } => ("conflict", Exit::Failed, remote_hint(&ErrorKind::Conflict)),
+        PushError::MountPoints { .. } => (
+            "mount_point",
+            Exit::Failed,
+            remote_hint(&ErrorKind::MountPoint),
+        ),
         PushError::TooManyDeletes { .. } => (
             "max_delete",
             Exit::Failed,

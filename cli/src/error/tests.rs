@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use relsync_engine::hooks::HooksExportsError;
+use relsync_engine::target::wire::HookFailure;
 use relsync_engine::transport::TransportError;
 use relsync_engine::transport::erl::NodeName;
 use relsync_engine::tree::scan::ScanError;
@@ -11,9 +12,10 @@ use super::*;
 
 fn remote(kind: &str) -> RemoteError {
     RemoteError {
-        kind: kind.to_owned(),
+        kind: ErrorKind::from(kind),
         message: "a \x1b[31mcoloured\x1b[0m message".to_owned(),
         path: Some("lib/a\nb".to_owned()),
+        hook: None,
     }
 }
 
@@ -312,33 +314,20 @@ fn kinds_of_the_agent_have_hints() {
 #[test]
 fn a_hook_that_judged_the_release_is_not_called_wrong() {
     let table = [
-        (
-            "the health hook returned an error: sick",
-            "did not become healthy",
-        ),
-        (
-            "the health hook returned false instead of true or ok",
-            "did not become healthy",
-        ),
-        (
-            "the postsync hook returned an error: no",
-            "refused the update",
-        ),
-        (
-            "the health hook did not return within 300000 ms and was killed",
-            "--hook-timeout",
-        ),
-        ("the health hook failed: error undef", "correct the hooks"),
+        (Some(HookFailure::Unhealthy), "did not become healthy"),
+        (Some(HookFailure::Refused), "refused the update"),
+        (Some(HookFailure::Timeout), "--hook-timeout"),
+        (None, "correct the hooks"),
     ];
-    for (message, expected) in table {
+    for (hook, expected) in table {
         let refusal = RemoteError {
-            message: message.to_owned(),
+            hook: hook.clone(),
             ..remote("hooks")
         };
         let refused = CliError::from(SessionError::Remote(refusal.clone()));
         for error in [CliError::RolledBack(refusal), refused] {
             let hint = error.explain().hint.expect("a hint");
-            assert!(hint.contains(expected), "{message}: {hint}");
+            assert!(hint.contains(expected), "{hook:?}: {hint}");
         }
     }
 }

@@ -37,7 +37,9 @@ use crate::plan::installed::{Held, KeptFile};
 use crate::plan::{Plan, Totals, differs_in_own_only};
 use crate::store::{Store, StoreError};
 use crate::target::session::{Session, SessionError};
-use crate::target::wire::{ApplyResult, HooksKind, Outcome, ReloadMode, TargetStatus};
+use crate::target::wire::{
+    ApplyResult, ErrorKind, HooksKind, Outcome, ReloadMode, Step, TargetStatus,
+};
 use crate::transport::Transport;
 use crate::tree::id::SnapshotId;
 use crate::tree::manifest::{Manifest, ManifestError};
@@ -51,11 +53,6 @@ pub use send::send_hooks;
 use build::{Built, build};
 use plan::{outlook, plan};
 use send::Sender;
-
-/// What the agent calls it when its zlib is not ours (store-format.md, `ERROR` kinds).
-const ZLIB_DIFFERS: &str = "zlib_differs";
-/// What the agent calls it when it does not keep what a pack refers to.
-const KEPT_CHANGED: &str = "kept_changed";
 
 /// What a push is asked to do.
 #[derive(Debug, Clone)]
@@ -176,7 +173,7 @@ pub enum PushEvent<'a> {
     /// The target is being told to apply: whoever leaves from here on has to ask it what became of the update.
     Ordered(&'a Lost),
     /// The agent begins a step.
-    Step(&'a str),
+    Step(&'a Step),
     /// A hook printed something.
     Output(&'a str),
 }
@@ -358,8 +355,12 @@ fn mounted(paths: &[Vec<u8>]) -> String {
 impl From<SessionError> for PushError {
     fn from(error: SessionError) -> Self {
         match error {
-            SessionError::Remote(remote) if remote.kind == ZLIB_DIFFERS => Self::ZlibDiffers,
-            SessionError::Remote(remote) if remote.kind == KEPT_CHANGED => Self::KeptChanged,
+            SessionError::Remote(remote) if remote.kind == ErrorKind::ZlibDiffers => {
+                Self::ZlibDiffers
+            }
+            SessionError::Remote(remote) if remote.kind == ErrorKind::KeptChanged => {
+                Self::KeptChanged
+            }
             error => Self::Session(error),
         }
     }

@@ -6,14 +6,20 @@ use super::plan::file_content;
 use super::{Planned, PushError};
 use crate::delta::beam_origin;
 use crate::store::Store;
-use crate::target::wire::ModuleStatus;
+use crate::target::wire::{ModuleState, ModuleStatus};
 use crate::tree::entry::Escaped;
 use crate::tree::manifest::Manifest;
 
 /// How many modules are named.
 const SHOWN_MODULES: usize = 3;
 /// What the target says of modules whose new file it does not load.
-const LEFT_ALONE: [&str; 5] = ["agent", "foreign", "gone", "offpath", "shadowed"];
+const LEFT_ALONE: [ModuleState; 5] = [
+    ModuleState::Agent,
+    ModuleState::Foreign,
+    ModuleState::Gone,
+    ModuleState::OffPath,
+    ModuleState::Shadowed,
+];
 
 /// Modules of a release that were compiled for a later OTP than the target runs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,9 +64,9 @@ impl OtherOtp {
 pub(super) fn is_loaded(path: &[u8], modules: &[ModuleStatus]) -> bool {
     let name = path.rsplit(|byte| *byte == b'/').next();
     let module = name.and_then(|name| name.strip_suffix(b".beam"));
-    modules.iter().any(|said| {
-        Some(said.name.as_bytes()) == module && !LEFT_ALONE.contains(&said.status.as_str())
-    })
+    modules
+        .iter()
+        .any(|said| Some(said.name.as_bytes()) == module && !LEFT_ALONE.contains(&said.status))
 }
 
 impl fmt::Display for OtherOtp {
@@ -93,7 +99,7 @@ mod tests {
     fn files_that_the_target_does_not_load_do_not_count() {
         let said = |name: &str, status: &str| ModuleStatus {
             name: name.to_owned(),
-            status: status.to_owned(),
+            status: ModuleState::from(status),
             detail: String::new(),
         };
         let modules = [

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use super::{Hooks, Lost, Presync, PushError, PushEvent, PushOptions};
 use crate::pack::encode::PackSummary;
 use crate::target::session::{Session, SessionError, unexpected};
-use crate::target::wire::{ApplyResult, HooksKind, HooksPoint, Reply, Request, TargetStatus};
+use crate::target::wire::{ApplyResult, HooksKind, HooksPoint, Reply, Request, Step, TargetStatus};
 use crate::transport::Transport;
 
 /// Bytes of the pack in one message.
@@ -17,9 +17,6 @@ const DATA_BYTES: usize = 32_000;
 /// How many hooks may run one after the other before the target says anything: `presync`, and where it fails `postsync` and
 /// `rollback`.
 const HOOKS_WITHOUT_A_WORD: u32 = 3;
-
-/// The step that the agent tells when it has loaded hooks that came as source.
-const HOOKS_LOADED: &str = "hooks";
 
 /// Sends a hooks module, and returns what the target said meanwhile. Nothing is sent after hooks that only the target can compile
 /// until it says that they will do: the host cannot have checked them.
@@ -42,7 +39,7 @@ pub async fn send_hooks<T: Transport>(
     let mut is_loaded = hooks.kind == HooksKind::Beam;
     while !is_loaded {
         let reply = session.receive_checked().await?;
-        is_loaded = matches!(&reply, Reply::Step { step } if step == HOOKS_LOADED);
+        is_loaded = matches!(&reply, Reply::Step { step: Step::Hooks });
         replies.push(reply);
     }
     // Where `presync` fails, the others run to undo it before anything is said.

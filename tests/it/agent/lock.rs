@@ -102,7 +102,7 @@ async fn begin(session: &mut Session<ErlTransport>) -> Option<(String, String)> 
         .await
         .expect("sent");
     match session.receive().await {
-        Ok(Reply::Error(error)) => Some((error.kind, error.message)),
+        Ok(Reply::Error(error)) => Some((error.kind.to_string(), error.message)),
         Ok(Reply::Status(_)) => None,
         other => panic!("{other:?}"),
     }

@@ -221,7 +221,7 @@ fn refusal(node: &Node, device: &Path, pack: &[u8], pack_id: [u8; 32]) -> String
         }
         let kind = loop {
             match session.receive().await.expect("an answer") {
-                Reply::Error(error) => break error.kind,
+                Reply::Error(error) => break error.kind.to_string(),
                 Reply::Credit { .. } | Reply::Staged { .. } | Reply::Step { .. } => {}
                 other => panic!("{other:?}"),
             }

@@ -18,6 +18,7 @@ const KINDS: &[(&str, &[&str], bool)] = &[
     // Nobody but the target writes and reads its own state.
     ("state", &[".erl"], true),
     ("wire", &[".rs", ".erl"], false),
+    ("words", &[".rs", ".erl"], true),
     ("zstd", &[".rs", ".erl"], false),
 ];
 
@@ -72,7 +73,10 @@ fn reads_golden(line: &Line, kind: &str) -> bool {
     let is_spelled = |between| has_word(&line.literals, &format!("golden{between}{kind}"));
     is_spelled('/')
         || is_spelled('\n')
-        || line.code.contains("golden_dir(") && line.literals.lines().any(|literal| literal == kind)
+        || ["golden_dir(", "check_golden("]
+            .iter()
+            .any(|call| line.code.contains(call))
+            && line.literals.lines().any(|literal| literal == kind)
 }
 
 /// A vector counts as used only when a test of each side reads its directory, and one names it.

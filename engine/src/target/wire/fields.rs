@@ -1,5 +1,6 @@
 //! The fields that every message is made of: a tag, a length and that many bytes each.
 
+use super::words::word;
 use super::{MAX_REPLY_BYTES, WireError};
 use crate::bytes::{Reader, Writer};
 
@@ -125,6 +126,11 @@ impl<'a> Field<'a> {
         } else {
             Err(self.malformed())
         }
+    }
+
+    /// The word that the number stands for.
+    pub(super) fn word<T: Copy>(self, words: &[(&str, T)]) -> Result<T, WireError> {
+        word(words, self.number()?).ok_or_else(|| self.malformed())
     }
 
     pub(super) fn text(self) -> String {

@@ -10,6 +10,7 @@ mod fields;
 mod parts;
 mod reply;
 mod request;
+mod words;
 
 pub use parts::{Assembler, MAX_PART_BYTES, parts};
 pub use reply::{
@@ -17,6 +18,7 @@ pub use reply::{
     KeptGeneration, Leftovers, ModuleStatus, Outcome, RemoteError, Reply, TargetStatus, VmLife,
 };
 pub use request::{HooksKind, HooksPoint, PlannedFiles, ReloadMode, Request};
+pub use words::{ErrorKind, HookFailure, ModuleState, Step};
 
 use crate::bytes::ReadError;
 

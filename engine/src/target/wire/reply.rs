@@ -2,6 +2,10 @@
 
 use super::WireError;
 use super::fields::{Field, Fields};
+use super::words::{
+    DRIFTS, GENERATION_STATES, MANIFEST_SOURCES, OUTCOMES, STANDINGS, StandingKind, word,
+};
+use super::{ErrorKind, HookFailure, ModuleState, Step};
 use crate::plan::conflicts::Standing;
 use crate::plan::installed::DriftKind;
 
@@ -60,8 +64,8 @@ pub enum Reply {
     },
     /// The agent begins a step.
     Step {
-        /// Which: `presync`, `switch`, `reload`, …
-        step: String,
+        /// Which.
+        step: Step,
     },
     /// The end of an `Apply`, `Rollback`, `Reload`, `Confirm` or `PlanReload`.
     Result(Box<ApplyResult>),
@@ -285,8 +289,8 @@ pub enum Outcome {
 pub struct ModuleStatus {
     /// The module's name.
     pub name: String,
-    /// `reload`, `load`, `notloaded`, …
-    pub status: String,
+    /// What became of it.
+    pub status: ModuleState,
     /// Anything more, perhaps empty.
     pub detail: String,
 }
@@ -294,12 +298,14 @@ pub struct ModuleStatus {
 /// An error of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RemoteError {
-    /// One of the kinds of store-format.md.
-    pub kind: String,
+    /// What kind of error it is.
+    pub kind: ErrorKind,
     /// A sentence.
     pub message: String,
     /// The path it is about.
     pub path: Option<String>,
+    /// How a hook failed, if one ran and did.
+    pub hook: Option<HookFailure>,
 }
 
 impl Reply {
@@ -325,7 +331,7 @@ impl Reply {
                 text: fields.find_text(1)?,
             }),
             0x86 => Ok(Self::Step {
-                step: fields.find_text(1)?,
+                step: Step::from(fields.find_text(1)?.as_str()),
             }),
             0x87 => Ok(Self::Result(Box::new(decode_result(fields)?))),
             0x88 => Ok(Self::Error(decode_error(fields)?)),
@@ -375,7 +381,7 @@ fn decode_manifest(fields: Fields<'_>) -> Result<Reply, WireError> {
         (false, Vec::new(), 0, Vec::new());
     fields.each(|field| {
         match field.tag {
-            1 => inventory = field.number()? != 0,
+            1 => inventory = field.word(MANIFEST_SOURCES)?,
             2 => compressed = field.value.to_vec(),
             3 => size = field.number()?,
             4 => left_out.push(field.value.to_vec()),
@@ -472,16 +478,16 @@ fn decode_taken(fields: Fields<'_>) -> Result<Reply, WireError> {
 fn decode_standing(field: Field<'_>) -> Result<(u64, Standing), WireError> {
     let fields = field.nested();
     let content = fields.find(3)?;
-    let standing = match fields.find_number(2)? {
-        0 => Standing::File(content.map(Field::array).transpose()?),
-        1 => Standing::Dir,
-        2 => Standing::Symlink(
+    let kind = word(STANDINGS, fields.find_number(2)?).ok_or_else(|| field.malformed())?;
+    let standing = match kind {
+        StandingKind::File => Standing::File(content.map(Field::array).transpose()?),
+        StandingKind::Dir => Standing::Dir,
+        StandingKind::Symlink => Standing::Symlink(
             content
                 .map(|field| field.value.to_vec())
                 .unwrap_or_default(),
         ),
-        3 => Standing::Other,
-        _ => return Err(field.malformed()),
+        StandingKind::Other => Standing::Other,
     };
     Ok((fields.find_number(1)?, standing))
 }
@@ -493,7 +499,7 @@ fn decode_current(fields: Fields<'_>) -> Result<Current, WireError> {
             1 => current.generation = field.number()?,
             2 => current.snapshot = field.array()?,
             3 => current.manifest = field.array()?,
-            4 => current.probation = field.number()? != 0,
+            4 => current.probation = field.word(GENERATION_STATES)?,
             5 => current.applied_at = field.number()?,
             6 => current.probation_ms = Some(field.number()?),
             _ => {}
@@ -505,12 +511,7 @@ fn decode_current(fields: Fields<'_>) -> Result<Current, WireError> {
 
 fn decode_drift(field: Field<'_>) -> Result<Drift, WireError> {
     let fields = field.nested();
-    let kind = match fields.find_number(2)? {
-        0 => DriftKind::Missing,
-        1 => DriftKind::Changed,
-        2 => DriftKind::Mode,
-        _ => return Err(field.malformed()),
-    };
+    let kind = word(DRIFTS, fields.find_number(2)?).ok_or_else(|| field.malformed())?;
     Ok(Drift {
         index: fields.find_number(1)?,
         kind,
@@ -594,17 +595,19 @@ fn decode_directory(fields: Fields<'_>) -> Result<FoundDirectory, WireError> {
 fn decode_module(fields: Fields<'_>) -> Result<ModuleStatus, WireError> {
     Ok(ModuleStatus {
         name: fields.find_text(1)?,
-        status: fields.find_text(2)?,
+        status: ModuleState::from(fields.find_text(2)?.as_str()),
         detail: fields.find_text(3)?,
     })
 }
 
 fn decode_error(fields: Fields<'_>) -> Result<RemoteError, WireError> {
     let path = fields.find_text(3)?;
+    let hook = fields.find_text(4)?;
     Ok(RemoteError {
-        kind: fields.find_text(1)?,
+        kind: ErrorKind::from(fields.find_text(1)?.as_str()),
         message: fields.find_text(2)?,
         path: if path.is_empty() { None } else { Some(path) },
+        hook: (!hook.is_empty()).then(|| HookFailure::from(hook.as_str())),
     })
 }
 
@@ -612,14 +615,7 @@ fn decode_result(fields: Fields<'_>) -> Result<ApplyResult, WireError> {
     let mut result = ApplyResult::default();
     fields.each(|field| {
         match field.tag {
-            1 => {
-                result.outcome = match field.number()? {
-                    0 => Outcome::Applied,
-                    1 => Outcome::RolledBack,
-                    2 => Outcome::Unchanged,
-                    _ => return Err(field.malformed()),
-                }
-            }
+            1 => result.outcome = field.word(OUTCOMES)?,
             2 => result.generation = field.number()?,
             3 => result.modules.push(decode_module(field.nested())?),
             4 => result.notes.push(field.text()),

@@ -2,6 +2,7 @@
 
 use super::PROTOCOL;
 use super::fields::Message;
+use super::words::{HOOKS_FORMS, MODULE_ACTIONS, RELOAD_MODES, number};
 use crate::plan::ModuleAction;
 
 /// How running code is brought to the new version.
@@ -201,7 +202,7 @@ impl Request {
                 presync_now,
                 point,
             } => Message::new(0x03)
-                .number(1, u64::from(*kind == HooksKind::Source))
+                .number(1, number(HOOKS_FORMS, kind))
                 .bytes(2, name.as_bytes())
                 .bytes(3, content)
                 .optional_number(4, *timeout_ms)
@@ -226,7 +227,7 @@ impl Request {
                 keep_bytes,
                 restart_command,
             } => Message::new(0x06)
-                .number(1, reload_number(*reload))
+                .number(1, number(RELOAD_MODES, reload))
                 .number(2, *keep)
                 .optional_number(3, *confirm_timeout_ms)
                 .bytes(4, pack_id)
@@ -241,7 +242,7 @@ impl Request {
             } => Message::new(0x07)
                 .optional_number(1, *generation)
                 .optional_bytes(2, snapshot.as_ref().map(<[u8; 32]>::as_slice))
-                .number(3, reload_number(*reload))
+                .number(3, number(RELOAD_MODES, reload))
                 .optional_bytes(17, restart_command.as_deref().map(str::as_bytes))
                 .finish(),
             Self::Confirm {
@@ -257,19 +258,14 @@ impl Request {
                 files,
                 boot_files,
             } => {
-                let mut message = Message::new(0x09).number(1, reload_number(*reload));
+                let mut message = Message::new(0x09).number(1, number(RELOAD_MODES, reload));
                 for (path, action, md5) in modules {
-                    let action = match action {
-                        ModuleAction::Added => 0,
-                        ModuleAction::Changed => 1,
-                        ModuleAction::Removed => 2,
-                    };
                     let md5 = md5.as_ref().map(<[u8; 16]>::as_slice);
                     message = message.nested(
                         2,
                         Message::fields()
                             .bytes(1, path)
-                            .number(2, action)
+                            .number(2, number(MODULE_ACTIONS, action))
                             .optional_bytes(3, md5),
                     );
                 }
@@ -290,7 +286,7 @@ impl Request {
                 reload,
                 restart_command,
             } => Message::new(0x0c)
-                .number(1, reload_number(*reload))
+                .number(1, number(RELOAD_MODES, reload))
                 .optional_bytes(17, restart_command.as_deref().map(str::as_bytes))
                 .finish(),
             Self::Status { verify } => Message::new(0x0a).flag(1, *verify).finish(),
@@ -330,15 +326,5 @@ impl PlannedFiles {
             .optional_bytes(2, self.start_erl_data.as_deref())
             .flag(3, self.runtime_changes)
             .optional_bytes(4, self.restart_command.as_deref().map(str::as_bytes))
-    }
-}
-
-fn reload_number(mode: ReloadMode) -> u64 {
-    match mode {
-        ReloadMode::Soft => 0,
-        ReloadMode::Hard => 1,
-        ReloadMode::None => 2,
-        ReloadMode::Apps => 3,
-        ReloadMode::Vm => 4,
     }
 }

@@ -72,7 +72,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 presync_now: false,
                 point: HooksPoint::Update,
             },
-            "hooks\ncontent\tFOR1\\x00\\x00\\x00\\x04BEAM\nkind\t0\nname\tmy_hooks\n",
+            "hooks\ncontent\tFOR1\\x00\\x00\\x00\\x04BEAM\nform\tbeam\nname\tmy_hooks\n",
         ),
         (
             "host-hooks-source",
@@ -84,7 +84,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 presync_now: true,
                 point: HooksPoint::Update,
             },
-            "hooks\ncontent\t\nkind\t1\nname\tmy_hooks.erl\npresync_now\ttrue\ntimeout\t60000\n",
+            "hooks\ncontent\t\nform\tsource\nname\tmy_hooks.erl\npresync_now\ttrue\ntimeout\t60000\n",
         ),
         (
             "host-hooks-undo",
@@ -96,7 +96,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 presync_now: false,
                 point: HooksPoint::Undo,
             },
-            "hooks\ncontent\tFOR1\nkind\t0\nname\tmy_hooks\nundo\ttrue\n",
+            "hooks\ncontent\tFOR1\nform\tbeam\nname\tmy_hooks\nundo\ttrue\n",
         ),
         (
             "host-pack-begin",
@@ -122,7 +122,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 keep_bytes: None,
                 restart_command: None,
             },
-            "apply\nkeep\t2\npack_id\tpppppppppppppppppppppppppppppppp\nreload\t0\n",
+            "apply\nkeep\t2\npack_id\tpppppppppppppppppppppppppppppppp\nreload\tsoft\n",
         ),
         (
             "host-apply-vm",
@@ -134,7 +134,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 keep_bytes: Some(5_000_000_000),
                 restart_command: None,
             },
-            "apply\nconfirm_timeout\t300\nkeep\t0\nkeep_bytes\t5000000000\npack_id\tqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq\nreload\t4\n",
+            "apply\nconfirm_timeout\t300\nkeep\t0\nkeep_bytes\t5000000000\npack_id\tqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq\nreload\tvm\n",
         ),
         (
             "host-rollback",
@@ -144,7 +144,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 reload: ReloadMode::Hard,
                 restart_command: None,
             },
-            "rollback\nreload\t1\n",
+            "rollback\nreload\thard\n",
         ),
         (
             "host-rollback-to",
@@ -154,7 +154,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 reload: ReloadMode::Apps,
                 restart_command: None,
             },
-            "rollback\ngeneration\t7\nreload\t3\nsnapshot\tssssssssssssssssssssssssssssssss\n",
+            "rollback\ngeneration\t7\nreload\tapps\nsnapshot\tssssssssssssssssssssssssssssssss\n",
         ),
         (
             "host-confirm",
@@ -173,15 +173,15 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 boot_files: Vec::new(),
             },
             "plan_reload\n\
-             modules[1].action\t0\n\
+             modules[1].action\tadded\n\
              modules[1].md5\t\\xa5\\xa5\\xa5\\xa5\\xa5\\xa5\\xa5\\xa5\\xa5\\xa5\\xa5\\xa5\\xa5\\xa5\\xa5\\xa5\n\
              modules[1].path\tlib/a-1/ebin/a.beam\n\
-             modules[2].action\t1\n\
+             modules[2].action\tchanged\n\
              modules[2].md5\t                \n\
              modules[2].path\tlib/a-1/ebin/b.beam\n\
-             modules[3].action\t2\n\
+             modules[3].action\tremoved\n\
              modules[3].path\tc\\xff\n\
-             reload\t2\n",
+             reload\tnone\n",
         ),
         (
             "host-plan-restart",
@@ -202,7 +202,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
              files.restart_command\tbin/a daemon\n\
              files.runtime_changes\ttrue\n\
              files.start_erl_data\t13.1.5 2\\x0a\n\
-             reload\t4\n",
+             reload\tvm\n",
         ),
         (
             "host-apply-restart",
@@ -214,7 +214,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 keep_bytes: None,
                 restart_command: Some("none".to_owned()),
             },
-            "apply\nkeep\t2\npack_id\trrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr\nreload\t4\nrestart_command\tnone\n",
+            "apply\nkeep\t2\npack_id\trrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr\nreload\tvm\nrestart_command\tnone\n",
         ),
         (
             "host-plan-reload-boot",
@@ -231,7 +231,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
              boot_files[1].content\tx\\x9c\n\
              boot_files[1].path\treleases/start_erl.data\n\
              boot_files[2].path\treleases/1/start.boot\n\
-             reload\t0\n",
+             reload\tsoft\n",
         ),
         (
             "host-reload",
@@ -239,7 +239,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 reload: ReloadMode::Apps,
                 restart_command: None,
             },
-            "reload\nreload\t3\n",
+            "reload\nreload\tapps\n",
         ),
         ("host-status", Request::Status { verify: false }, "status\n"),
         (
@@ -279,12 +279,12 @@ fn replies() -> Vec<(&'static str, Reply)> {
         vec![
             ModuleStatus {
                 name: "a".to_owned(),
-                status: "reload".to_owned(),
+                status: ModuleState::Reload,
                 detail: String::new(),
             },
             ModuleStatus {
                 name: "Elixir.B".to_owned(),
-                status: "in use".to_owned(),
+                status: ModuleState::InUse,
                 detail: "<0.1.0> läuft".to_owned(),
             },
         ]
@@ -461,7 +461,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         (
             "agent-step",
             Reply::Step {
-                step: "presync".to_owned(),
+                step: Step::Presync,
             },
         ),
         (
@@ -486,9 +486,10 @@ fn replies() -> Vec<(&'static str, Reply)> {
                 outcome: Outcome::RolledBack,
                 generation: 7,
                 error: Some(RemoteError {
-                    kind: "hooks".to_owned(),
+                    kind: ErrorKind::Hooks,
                     message: "postsync raised".to_owned(),
                     path: None,
+                    hook: Some(HookFailure::Timeout),
                 }),
                 ..ApplyResult::default()
             })),
@@ -503,9 +504,10 @@ fn replies() -> Vec<(&'static str, Reply)> {
         (
             "agent-error",
             Reply::Error(RemoteError {
-                kind: "space".to_owned(),
+                kind: ErrorKind::Space,
                 message: "needs 10 bytes, has 9".to_owned(),
                 path: Some("/srv/erlang".to_owned()),
+                hook: None,
             }),
         ),
     ]

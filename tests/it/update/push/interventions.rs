@@ -133,7 +133,7 @@ fn a_failing_hook_takes_everything_back() {
             Err(PushError::Session(SessionError::Remote(error))) => error.kind,
             Err(other) => panic!("{other:?}"),
         };
-        assert_eq!(failed, "hooks", "{source}");
+        assert_eq!(failed.as_str(), "hooks", "{source}");
         assert_eq!(&rig.events, steps, "{source}");
         assert_eq!(listing(&rig.device()), listing(a.root()), "{source}");
         assert_eq!(rig.node.eval("sample:f()"), "a", "{source}");
@@ -165,7 +165,7 @@ fn hooks_that_are_none_are_not_taken_for_ones_that_cannot_be_loaded() {
         });
         match rig.push(b.root()) {
             Err(PushError::Session(SessionError::Remote(error))) => {
-                assert_eq!(error.kind, expected, "{error:?}");
+                assert_eq!(error.kind.as_str(), expected, "{error:?}");
             }
             other => panic!("{other:?}"),
         }

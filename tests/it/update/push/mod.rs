@@ -108,7 +108,7 @@ impl Rig {
         block_on(async {
             let (mut session, status) = launch::open(connect(node).await, &greeting).await?;
             let mut on_event = |event: PushEvent<'_>| match event {
-                PushEvent::Step(step) => events.push(step.to_owned()),
+                PushEvent::Step(step) => events.push(step.to_string()),
                 PushEvent::Output(text) => events.push(format!("> {text}")),
                 PushEvent::Packed(_) => {
                     if let Some(path) = meanwhile.take() {

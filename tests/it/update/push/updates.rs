@@ -242,7 +242,7 @@ fn what_somebody_puts_in_the_way_after_the_host_looked_is_found_before_presync()
         rig.events.clear();
         match rig.push(release.root()) {
             Err(PushError::Session(SessionError::Remote(remote))) => {
-                assert_eq!(remote.kind, "conflict", "{remote:?}");
+                assert_eq!(remote.kind.as_str(), "conflict", "{remote:?}");
                 let named = path
                     .strip_prefix(rig.device())
                     .expect("a path")
