@@ -254,7 +254,10 @@ impl Report {
                 modules_were(count)
             ));
         }
-        let removed = self.modules.iter().filter(|it| it.status == "remove");
+        let removed = self
+            .modules
+            .iter()
+            .filter(|it| it.status == ModuleState::Remove);
         let removed = removed.count();
         if removed > 0 {
             self.notes.push(format!(

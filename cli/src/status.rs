@@ -5,7 +5,7 @@ use std::time::Duration;
 use relsync_engine::plan::installed::DriftKind;
 use relsync_engine::store::{SnapshotRecord, Store};
 use relsync_engine::target::session::SessionError;
-use relsync_engine::target::wire::{Reply, Request, TargetStatus};
+use relsync_engine::target::wire::{ModuleState, Reply, Request, TargetStatus};
 use relsync_engine::tree::entry::Escaped;
 use relsync_engine::tree::id::SnapshotId;
 use serde_json::{Value, json};
@@ -248,25 +248,23 @@ fn kept_text(generation: u64, status: &TargetStatus, known: &Known) -> String {
 fn say_modules(status: &TargetStatus, output: &Output) {
     let groups = [
         (
-            "changed",
+            ModuleState::Changed,
             "modules that run other code than their file holds (`relsync reload`, the next push or a restart of the VM brings it in):",
         ),
         (
-            "waiting",
+            ModuleState::Waiting,
             "modules that run other code than their file holds until the VM restarts (their code lies in an archive, has native \
              functions or belongs to Erlang's kernel):",
         ),
         (
-            "missing",
+            ModuleState::Missing,
             "modules that run although their file is gone (they end with the VM; those that the release no longer has, with the \
              next push):",
         ),
     ];
-    for (status_word, heading) in groups {
+    for (state, heading) in groups {
         let found = status.modules.iter();
-        let mut found = found
-            .filter(|module| module.status == status_word)
-            .peekable();
+        let mut found = found.filter(|module| module.status == state).peekable();
         if found.peek().is_some() {
             output.line(heading);
         }

@@ -10,7 +10,8 @@ const DOCUMENT: &str = "docs/guides/troubleshooting.md";
 /// Specifies those of the agent.
 const FORMAT: &str = "store-format.md";
 const COMMAND: &str = "cli/src/";
-const AGENT: &str = "erlang/apps/relsync_lib/src/";
+/// The words that the agent uses; its own tests hold them against its code.
+const WORDS: &str = "tests/data/golden/words/words.txt";
 
 /// The document has a row for every kind and for nothing else; the agent refuses with kinds that the format has.
 pub(super) fn check(sources: &[Source], findings: &mut Findings) {
@@ -24,7 +25,7 @@ pub(super) fn check(sources: &[Source], findings: &mut Findings) {
         if source.path.starts_with(COMMAND) {
             known.extend(of_command(source));
         }
-        if source.path.starts_with(AGENT) {
+        if source.path == WORDS {
             for (line, kind) in of_agent(&source.text) {
                 if !of_format.contains(&kind) {
                     let what = format!("{FORMAT} does not have the kind `{kind}`");
@@ -91,33 +92,14 @@ fn of_command(source: &Source) -> BTreeSet<String> {
     tuples.collect()
 }
 
-/// The kinds that a module of the agent refuses with, and their lines.
+/// The kinds among the agent's words, and their lines.
 fn of_agent(text: &str) -> Vec<(usize, String)> {
-    let mut found = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        if line.starts_with("-spec") || line.starts_with('%') {
-            continue;
-        }
-        let mut add = |word: &str| {
-            if is_kind(word) {
-                found.push((number + 1, word.to_owned()));
-            }
-        };
-        for call in ["refuse(", "fields("] {
-            for rest in line.split(call).skip(1) {
-                if let Some((word, _)) = rest.split_once(',') {
-                    add(word);
-                }
-            }
-        }
-        // A function that says which kind a reason is.
-        let head = line.split('(').next().unwrap_or("");
-        let is_kind_of = head.ends_with("error_kind") || head == "posix_kind";
-        if let Some((_, value)) = line.rsplit_once("-> ").filter(|_| is_kind_of) {
-            add(value.trim_end_matches([';', '.']));
-        }
-    }
-    found
+    let lines = text.lines().enumerate();
+    let kinds = lines.filter_map(|(number, line)| {
+        let kind = line.strip_prefix("error_kind ")?.split(' ').next()?;
+        Some((number + 1, kind.to_owned()))
+    });
+    kinds.collect()
 }
 
 #[test]
@@ -129,8 +111,8 @@ fn kinds_that_nobody_explains_are_found() {
          #[cfg(test)]\nmod tests { (\"tested\", 1) }",
     );
     let agent = source(
-        "erlang/apps/relsync_lib/src/a.erl",
-        "refuse(space, T).\n-spec refuse(atom(), x()) -> ok.\nerror_kind(_) -> odd.\nrefuse(Kind, T).\n",
+        WORDS,
+        "step commit text\nerror_kind space text\nerror_kind odd text\n",
     );
     let format = source(
         FORMAT,
@@ -150,7 +132,7 @@ fn kinds_that_nobody_explains_are_found() {
             "docs/guides/troubleshooting.md:1: error-kinds: the kind `path` is not explained",
             "docs/guides/troubleshooting.md:4: error-kinds: `space` stands here twice",
             "docs/guides/troubleshooting.md:5: error-kinds: no error is of the kind `gone`",
-            "erlang/apps/relsync_lib/src/a.erl:3: error-kinds: store-format.md does not have the kind `odd`",
+            "tests/data/golden/words/words.txt:3: error-kinds: store-format.md does not have the kind `odd`",
         ]
     );
 }

@@ -189,6 +189,8 @@ words! {
         Agent = "agent",
         /// The installed file holds other code than runs.
         Changed = "changed",
+        /// The installed file holds other code, which waits for a restart of the VM.
+        Waiting = "waiting",
         /// The installed release has no file of it.
         Missing = "missing",
     }

@@ -47,7 +47,7 @@ words(step) ->
 words(module_status) ->
     spelt([
         reload, load, remove, gone, unchanged, in_use, nif, sticky, preloaded, archive, notloaded, foreign, shadowed,
-        offpath, cover, agent, changed, missing
+        offpath, cover, agent, changed, waiting, missing
     ]);
 words(error_kind) ->
     spelt([

@@ -9,7 +9,7 @@
 -export_type([told/0]).
 
 %% What the host is told of a module.
--type told() :: #{name := module(), status := relsync_lib_reload_plan:status() | changed | missing, detail => binary()}.
+-type told() :: #{name := module(), status := relsync_lib_reload_plan:status() | changed | waiting | missing, detail => binary()}.
 
 %% @doc The modules that an update changes: what becomes of each, its path, and where the new content is.
 -spec changes(
