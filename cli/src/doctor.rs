@@ -3,21 +3,20 @@
 //! Makes one check after the other, each on what the one before found. All that it writes is an empty directory in the destination, to
 //! see whether it can, which it removes at once.
 
-use relsync_engine::target::probe::{self, Place};
-use relsync_engine::target::session::SessionError;
 use relsync_engine::target::wire::TargetStatus;
-use relsync_engine::transport::erl::connect;
+use relsync_engine::target::{Place, Target};
 use relsync_engine::tree::entry::Escaped;
+use relsync_engine::update::{self, Event, Examination};
 use serde_json::json;
 
 use crate::args::DoctorArgs;
 use crate::config::Config;
-use crate::connect::{self as session, Traffic};
 use crate::error::{CliError, Exit};
+use crate::events::Events;
 use crate::origin;
 use crate::output::{Output, printable};
 use crate::status;
-use crate::target::Target;
+use crate::target;
 use crate::units::{Bytes, Count};
 
 /// Where the check of the destination stands among the others.
@@ -56,9 +55,16 @@ impl Check {
 /// Runs `doctor`.
 pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, CliError> {
     Config::load(args.target.profile.as_deref())?.fill_target(&mut args.target);
-    let target = Target::resolve(&args.target, false, None)?;
-    let (mut opened, status) = match session::open(&target, output).await {
-        Ok(opened) => opened,
+    let mut target = target::resolve(&args.target, false, None)?;
+    let mut events = Events::of_command(target.address.node().as_str(), output);
+    let mut say = |event: Event<'_>| events.say(event);
+    let found = update::examine(&mut target, &mut say).await;
+    let Examination {
+        greeting,
+        status,
+        place,
+    } = match found.map_err(CliError::from) {
+        Ok(found) => found,
         Err(error) => {
             // Why not is said where all errors are.
             let (name, text) = match &error {
@@ -69,24 +75,23 @@ pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, C
             return Err(error);
         }
     };
-    let local = session_text(&target);
-    let whole = status::ask(&mut opened, false).await;
-    let mut traffic = Traffic::default();
-    session::close(opened, &mut traffic).await;
-    let place = place(&target).await;
-    let mut checks = vec![Check::new("connection", true, local)];
-    checks.extend(checks_of(&status));
-    checks.push(origin_check(&status, &target, args.new_destination));
-    checks.extend(boot_check(&whole?));
-    checks.insert(FILES, files_check(place.as_ref(), write_dir(&target)));
+    let mut checks = vec![Check::new("connection", true, session_text(&target))];
+    checks.extend(checks_of(&greeting));
+    checks.push(origin_check(&greeting, &target, args.new_destination));
+    checks.extend(boot_check(&status.map_err(CliError::from)?));
+    let place = place.map_err(CliError::from);
+    checks.insert(
+        FILES,
+        files_check(place.as_ref(), target.greeting.write_dir()),
+    );
     for check in &checks {
         check.say(output);
     }
     match checks.iter().filter(|check| !check.ok).count() {
         0 => {
-            output.line(&format!("{} can be updated", target.node()));
+            output.line(&format!("{} can be updated", target.address.node()));
             output.result(
-                &json!({"outcome": "ok", "node": target.node().as_str(), "checks": checks.len()}),
+                &json!({"outcome": "ok", "node": target.address.node().as_str(), "checks": checks.len()}),
             );
             Ok(Exit::Done)
         }
@@ -95,23 +100,6 @@ pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, C
             count: checks.len(),
         }),
     }
-}
-
-/// Where a push writes.
-fn write_dir(target: &Target) -> &[u8] {
-    let greeting = &target.greeting;
-    greeting.writable.as_ref().unwrap_or(&greeting.destination)
-}
-
-async fn place(target: &Target) -> Result<Place, CliError> {
-    let mut erl = target.erl.clone();
-    // Under a fixed name, the target may still hold the connection that has just ended.
-    erl.take_over = true;
-    let mut connection = connect(&erl).await?;
-    let found = probe::place(&mut connection, write_dir(target), erl.connect_timeout).await;
-    // The answer is all that mattered.
-    let _ = connection.close().await;
-    Ok(found.map_err(SessionError::Transport)?)
 }
 
 fn files_check(place: Result<&Place, &CliError>, dir: &[u8]) -> Check {
@@ -155,7 +143,7 @@ fn origin_check(status: &TargetStatus, target: &Target, is_new: bool) -> Check {
     if status.runs {
         return Check::new(name, true, format!("the VM runs from {destination}"));
     }
-    let fails = origin::is_in_doubt(status) && !is_new;
+    let fails = update::is_in_doubt(status) && !is_new;
     let root = status.release_root.as_deref();
     let mut text = origin::doubt(&target.greeting.destination, root);
     if fails {
@@ -166,7 +154,7 @@ fn origin_check(status: &TargetStatus, target: &Target, is_new: bool) -> Check {
 }
 
 fn session_text(target: &Target) -> String {
-    format!("{} is found and accepts the cookie", target.node())
+    format!("{} is found and accepts the cookie", target.address.node())
 }
 
 fn checks_of(status: &TargetStatus) -> Vec<Check> {

@@ -21,10 +21,6 @@ use relsync_engine::update::Hooks;
 
 use crate::units::Span;
 
-/// What people are told when the target cannot load what was compiled here.
-pub(crate) const SENDING_SOURCE: &str =
-    "The target cannot load the hooks as compiled here; sending their source...";
-
 /// How long a hook may run where nobody says it.
 pub(crate) const DEFAULT_TIMEOUT: Span = Span(Duration::from_secs(300));
 

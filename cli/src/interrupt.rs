@@ -6,12 +6,12 @@
 //! is applied waits to be confirmed, the command stops at once, and says for how long the target still runs it. A command that is busy
 //! and does not react in time is ended from here, which hurts nothing: the store and the target survive that at any moment.
 
-use std::future::pending;
 use std::process;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use relsync_engine::update::{CancellationToken, Stage};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -22,55 +22,34 @@ use crate::output::{Output, error_value};
 /// How long a command has to stop by itself.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// What a Ctrl-C would interrupt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// Nothing that could not be left at once.
-    Idle,
-    /// The order to apply an update is on its way: only the target can tell whether it came through.
-    Ordered,
-    /// The target is applying it.
-    Applying,
-    /// The target runs it on probation.
-    Confirming {
-        /// The generation on probation.
-        generation: u64,
-        /// When the probation has ended.
-        ends: Instant,
-    },
-}
-
-impl Phase {
-    /// What is told if the command is left at once.
-    fn left(self) -> CliError {
-        match self {
-            Self::Idle => CliError::Interrupted,
-            Self::Ordered | Self::Applying => CliError::InterruptedApplying,
-            Self::Confirming { generation, ends } => CliError::InterruptedConfirming {
-                generation,
-                left: ends.saturating_duration_since(Instant::now()),
-                asked: true,
-            },
-        }
+/// What is told if the command is left at once.
+fn left(stage: Stage) -> CliError {
+    match stage {
+        Stage::Free => CliError::Interrupted,
+        Stage::Ordered | Stage::Applying => CliError::InterruptedApplying,
+        Stage::Confirming { generation, ends } => CliError::InterruptedConfirming {
+            generation,
+            left: ends.saturating_duration_since(Instant::now()),
+            asked: true,
+        },
     }
 }
 
 /// Tells whether the user wants to stop.
 #[derive(Debug, Clone)]
 pub(crate) struct Interrupt {
-    asked: watch::Receiver<bool>,
-    phase: Arc<watch::Sender<Phase>>,
+    asked: CancellationToken,
+    stage: Arc<watch::Sender<Stage>>,
 }
 
 impl Interrupt {
     /// Begins to listen.
     pub(crate) fn listen(output: &Output) -> Self {
-        let (ask, asked) = watch::channel(false);
-        let phase = Arc::new(watch::Sender::new(Phase::Idle));
         let interrupt = Self {
-            asked,
-            phase: phase.clone(),
+            asked: CancellationToken::new(),
+            stage: Arc::new(watch::Sender::new(Stage::Free)),
         };
+        let Self { asked, stage } = interrupt.clone();
         let output = output.clone();
         // Where no thread can be had, Ctrl-C keeps its plain meaning.
         let _ = thread::Builder::new()
@@ -80,37 +59,29 @@ impl Interrupt {
                     .enable_all()
                     .build();
                 if let Ok(runtime) = runtime {
-                    runtime.block_on(watch_signals(&ask, &phase, &output));
+                    runtime.block_on(watch_signals(&asked, &stage, &output));
                 }
             });
         interrupt
     }
 
     /// Waits until the user wants to stop.
-    pub(crate) async fn wait(&mut self) {
-        if self.asked.wait_for(|asked| *asked).await.is_err() {
-            // Nobody listens for signals, so none will come.
-            pending::<()>().await;
-        }
+    pub(crate) async fn wait(&self) {
+        self.asked.cancelled().await;
+    }
+
+    /// Returns what is cancelled when the user wants to stop.
+    pub(crate) fn asked(&self) -> &CancellationToken {
+        &self.asked
     }
 
     /// Says what a Ctrl-C would interrupt from now on.
-    pub(crate) fn set_phase(&self, phase: Phase) {
-        self.phase.send_replace(phase);
-    }
-
-    /// Whether the target is applying.
-    pub(crate) fn is_applying(&self) -> bool {
-        *self.phase.borrow() == Phase::Applying
-    }
-
-    /// Whether the user has asked to stop already.
-    pub(crate) fn is_asked(&self) -> bool {
-        *self.asked.borrow()
+    pub(crate) fn set_stage(&self, stage: Stage) {
+        self.stage.send_replace(stage);
     }
 }
 
-async fn watch_signals(ask: &watch::Sender<bool>, phase: &watch::Sender<Phase>, output: &Output) {
+async fn watch_signals(asked: &CancellationToken, stage: &watch::Sender<Stage>, output: &Output) {
     let (Ok(mut interrupts), Ok(mut terminations)) = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
@@ -121,31 +92,31 @@ async fn watch_signals(ask: &watch::Sender<bool>, phase: &watch::Sender<Phase>, 
         _ = interrupts.recv() => {}
         _ = terminations.recv() => {}
     }
-    let begun = *phase.borrow();
-    let _ = ask.send(true);
+    let begun = *stage.borrow();
+    asked.cancel();
     let doing = match begun {
-        Phase::Ordered => Some(
+        Stage::Ordered => Some(
             "the last of the update is on its way: hanging up, to ask the target what became of it",
         ),
-        Phase::Applying => Some("the update is being applied: waiting for how it ends"),
-        Phase::Idle | Phase::Confirming { .. } => None,
+        Stage::Applying => Some("the update is being applied: waiting for how it ends"),
+        Stage::Free | Stage::Confirming { .. } => None,
     };
     if let Some(doing) = doing {
         output.warning(&format!("{doing}; press Ctrl-C again to leave at once"));
         interrupts.recv().await;
-        let now = *phase.borrow();
-        leave(&now.left(), output);
+        let now = *stage.borrow();
+        leave(&left(now), output);
     }
     tokio::select! {
         () = tokio::time::sleep(GRACE) => {}
         _ = interrupts.recv() => {}
     }
-    if matches!(*phase.borrow(), Phase::Ordered | Phase::Applying) {
+    if matches!(*stage.borrow(), Stage::Ordered | Stage::Applying) {
         // The order went out just then: only the target knows.
         interrupts.recv().await;
     }
-    let now = *phase.borrow();
-    leave(&now.left(), output);
+    let now = *stage.borrow();
+    leave(&left(now), output);
 }
 
 fn leave(error: &CliError, output: &Output) -> ! {

@@ -4,17 +4,16 @@
 //! |---|---|
 //! | `args`, `config`, `units` | the command line, `relsync.toml`, how values are written |
 //! | `target`, `machine`, `source`, `whole`, `hooks` | what is meant: the node, this host, the snapshot and whether it is a whole release, the hooks |
-//! | `connect`, `push`, `reload`, `rollback`, `status`, `doctor`, `unload` | what is done with a target |
+//! | `push`, `reload`, `rollback`, `status`, `doctor`, `unload` | what is done with a target |
 //! | `snapshot`, `export`, `store` | what is done with the local store |
-//! | `plan`, `listing`, `notes`, `terms`, `report`, `progress`, `output` | what is said of it |
+//! | `plan`, `listing`, `notes`, `terms`, `report`, `events`, `progress`, `output` | what is said of it |
 //! | `interrupt`, `error` | Ctrl-C; errors as prose, hint and exit code |
 
 mod args;
 mod config;
-mod confirmation;
-mod connect;
 mod doctor;
 mod error;
+mod events;
 mod export;
 #[cfg(test)]
 mod fuzzing;
@@ -32,9 +31,7 @@ mod push;
 mod reference_tests;
 mod reload;
 mod report;
-mod restart;
 mod rollback;
-mod settle;
 mod snapshot;
 mod source;
 mod status;
@@ -142,7 +139,7 @@ async fn run(command: Command, output: &Output, interrupt: Interrupt) -> Exit {
 
 async fn or_interrupted(
     command: impl Future<Output = Result<Exit, CliError>>,
-    mut interrupt: Interrupt,
+    interrupt: Interrupt,
     told: CliError,
 ) -> Result<Exit, CliError> {
     tokio::select! {

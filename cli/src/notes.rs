@@ -1,7 +1,6 @@
 //! What of an update takes effect later than its files do.
 //!
-//! Looks at the plan, and at the content of changed configuration, and says which keys differ. Tells people; decides nothing but
-//! whether the VM must restart.
+//! Looks at the plan, and at the content of changed configuration, and says which keys differ. Tells people; decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,8 +25,6 @@ const SHOWN_NAMES: usize = 8;
 pub(crate) struct Notes {
     /// Sentences.
     pub(crate) texts: Vec<String>,
-    /// Whether something takes effect only when the VM restarts.
-    pub(crate) needs_restart: bool,
 }
 
 /// A kind of configuration, by what its keys are.
@@ -91,27 +88,9 @@ impl Notes {
     }
 
     fn note_restart(&mut self, planned: &Planned, new: &Manifest) {
-        let had_runtime = planned
-            .base
-            .entries()
-            .iter()
-            .any(|entry| is_runtime(entry.path.as_bytes()));
-        let mut causes = BTreeSet::new();
-        for (plan, entry) in planned.plan.entries.iter().zip(new.entries()) {
-            let path = entry.path.as_bytes();
-            let content_changes = !matches!(plan.source, None | Some(Source::Keep));
-            let cause = match plan.change {
-                Change::Kept => continue,
-                _ if !content_changes => continue,
-                _ if is_runtime(path) => had_runtime.then(|| first_component(path)),
-                Change::Added => None,
-                Change::Changed => (path.ends_with(b".boot") || is_shared_library(path))
-                    .then(|| Escaped(path).to_string()),
-            };
-            causes.extend(cause);
-        }
+        let causes = planned.plan.restart_causes(&planned.base, new);
+        let causes: BTreeSet<String> = causes.iter().map(|it| Escaped(it).to_string()).collect();
         if !causes.is_empty() {
-            self.needs_restart = true;
             self.texts
                 .push(format!("needs VM restart: {}", some_of(&causes)));
         }
@@ -287,22 +266,6 @@ fn vm_args(source: &str) -> BTreeMap<String, Term> {
         .into_iter()
         .map(|(flag, lines)| (flag, Term::List(lines)))
         .collect()
-}
-
-fn is_runtime(path: &[u8]) -> bool {
-    path.starts_with(b"erts-") && path.contains(&b'/')
-}
-
-fn is_shared_library(path: &[u8]) -> bool {
-    path.ends_with(b".so") || path.windows(4).any(|window| window == b".so.")
-}
-
-fn first_component(path: &[u8]) -> String {
-    let end = path
-        .iter()
-        .position(|byte| *byte == b'/')
-        .unwrap_or(path.len());
-    Escaped(&path[..end]).to_string()
 }
 
 /// The first names of a list, and how many more there are.

@@ -3,13 +3,7 @@
 //! A VM that runs nothing from a destination, in which nothing of ours is installed, is most likely not the one that was meant, or
 //! the destination is not: an update would change files that nobody runs.
 
-use relsync_engine::target::wire::TargetStatus;
 use relsync_engine::tree::entry::Escaped;
-
-/// Whether a push there needs a word of the user: the VM runs nothing from it, and nothing was installed there before.
-pub(crate) fn is_in_doubt(status: &TargetStatus) -> bool {
-    !status.runs && status.current.is_none() && status.damage.is_empty()
-}
 
 /// The doubt about a destination, as a sentence.
 pub(crate) fn doubt(destination: &[u8], release_root: Option<&[u8]>) -> String {

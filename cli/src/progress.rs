@@ -3,11 +3,12 @@
 //! Turns [`PushEvent`]s into lines, a progress bar, or JSON objects. Keeps the words of relsync 2: `Updating NODE...`,
 //! `Creating|Updating|Deleting "path" on|from NODE...`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use relsync_engine::pack::encode::PackSummary;
-use relsync_engine::target::launch::AgentSent;
+use relsync_engine::target::AgentSent;
 use relsync_engine::target::wire::{Incoming, Step};
 use relsync_engine::update::{Planned, PushEvent};
 use serde_json::json;
@@ -25,10 +26,10 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 const SMALLEST_BAR_BYTES: u64 = 64_000;
 
 /// The showing of one attempt to push.
-pub(crate) struct Progress<'a> {
+pub(crate) struct Progress {
     output: Output,
     node: String,
-    new: &'a Manifest,
+    new: Arc<Manifest>,
     totals: Totals,
     reloads: bool,
     incoming: Option<Incoming>,
@@ -36,14 +37,14 @@ pub(crate) struct Progress<'a> {
     bar: Option<ProgressBar>,
 }
 
-impl<'a> Progress<'a> {
+impl Progress {
     /// Shows a push of `new` to a node.
     ///
     /// Running code is left alone unless it `reloads`. What the target has of an interrupted pack is not sent again.
     pub(crate) fn new(
         output: &Output,
         node: &str,
-        new: &'a Manifest,
+        new: Arc<Manifest>,
         reloads: bool,
         incoming: Option<Incoming>,
     ) -> Self {
@@ -80,7 +81,7 @@ impl<'a> Progress<'a> {
         self.totals = planned.totals;
         self.output
             .event("planned", &listing::totals_value(&self.totals));
-        for change in listing::changes(planned, self.new) {
+        for change in listing::changes(planned, &self.new) {
             self.output.detail(&change.sentence(&self.node));
         }
     }
@@ -235,7 +236,7 @@ fn bar(output: &Output, bytes: u64) -> Option<ProgressBar> {
     Some(bar)
 }
 
-impl Drop for Progress<'_> {
+impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -2,19 +2,19 @@
 
 use std::time::Instant;
 
+use relsync_engine::target::wire::Outcome as ApplyOutcome;
 use relsync_engine::tree::id::SnapshotId;
-use relsync_engine::update::{self as engine, PushEvent};
-use serde_json::json;
+use relsync_engine::update::{self, Event};
 
 use crate::args::{ApplyArgs, Reload, ReloadArgs};
 use crate::config::Config;
-use crate::connect::{self, Traffic};
 use crate::error::{CliError, Exit};
+use crate::events::Events;
 use crate::hooks;
-use crate::output::{Output, printable};
+use crate::output::Output;
 use crate::push;
 use crate::report::{Outcome, Report};
-use crate::target::Target;
+use crate::target;
 
 /// Runs `reload`.
 pub(crate) async fn run(mut args: ReloadArgs, output: &Output) -> Result<Exit, CliError> {
@@ -24,7 +24,7 @@ pub(crate) async fn run(mut args: ReloadArgs, output: &Output) -> Result<Exit, C
     if matches!(args.reload, Some(Reload::None | Reload::Vm)) {
         return Err(CliError::NothingToReload);
     }
-    let target = Target::resolve(&args.target, false, None)?;
+    let mut target = target::resolve(&args.target, false, None)?;
     let timeout = args.hook_timeout.unwrap_or(hooks::DEFAULT_TIMEOUT);
     let loaded = match &args.hooks {
         Some(name) => Some(hooks::load(name, None, timeout)?),
@@ -36,44 +36,25 @@ pub(crate) async fn run(mut args: ReloadArgs, output: &Output) -> Result<Exit, C
     };
     let options = push::options(&apply, loaded.map(|loaded| loaded.hooks), false);
     let mut report = Report {
-        node: target.node().to_string(),
+        node: target.address.node().to_string(),
         ..Report::default()
     };
-    let mut traffic = Traffic::default();
     output.line(&format!("Reloading {}...", report.node));
-    let (mut session, status) = connect::open(&target, output).await?;
+    let mut events = Events::of_command(&report.node, output);
+    let mut say = |event: Event<'_>| events.say(event);
+    let (status, result) = update::reload_code(&mut target, &options, &mut say).await?;
     report.set_status(&status);
-    push::say_condition(&status, output);
-    let mut say = |event: PushEvent<'_>| say_event(&event, output);
-    let answer = engine::reload(&mut session, &status, &options, &mut say).await;
-    connect::close(session, &mut traffic).await;
-    let result = answer?;
     report.set_result(&result);
     report.snapshot = result.snapshot.map(|id| SnapshotId(id).to_string());
-    push::finish_apply(&result, false, &mut report)?;
-    if report.outcome == Outcome::UpToDate {
-        report.note_other_code(true);
+    match result.outcome {
+        ApplyOutcome::Unchanged => {
+            report.outcome = Outcome::UpToDate;
+            report.note_other_code(true);
+        }
+        ApplyOutcome::Applied | ApplyOutcome::RolledBack => report.outcome = Outcome::Applied,
     }
-    report.set_traffic(&traffic);
+    report.set_traffic(target.traffic());
     report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     report.say(output, None);
     Ok(report.exit())
-}
-
-fn say_event(event: &PushEvent<'_>, output: &Output) {
-    match event {
-        PushEvent::Step(step) => {
-            let step = printable(step.as_str());
-            output.event("step", &json!({"step": step}));
-            output.detail(&format!("{step}..."));
-        }
-        PushEvent::Output(text) => {
-            let text = printable(text);
-            output.event("output", &json!({"text": text}));
-            for line in text.lines() {
-                output.line(&format!("  | {line}"));
-            }
-        }
-        _ => {}
-    }
 }

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use relsync_engine::plan::Totals;
 use relsync_engine::target::wire::{
-    ApplyResult, ModuleState, ModuleStatus, Outcome as WireOutcome, TargetStatus, VmLife,
+    ApplyResult, ModuleState, ModuleStatus, Outcome as ApplyOutcome, TargetStatus,
 };
+use relsync_engine::transport::Counters;
 use relsync_engine::tree::id::SnapshotId;
-use relsync_engine::update::OtherOtp;
+use relsync_engine::update::{OtherOtp, Restarted};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use crate::connect::Traffic;
 use crate::error::{CliError, Exit, Explained, IN_USE_HINT, OTHER_OTP_HINT};
 use crate::notes::some_of;
 use crate::output::{Output, error_value, printable};
@@ -53,9 +53,6 @@ pub(crate) struct Report {
     pub(crate) base: Option<String>,
     /// The generation the target is at.
     pub(crate) generation: Option<u64>,
-    /// The life that the VM lived when it was asked.
-    #[serde(skip)]
-    pub(crate) vm: VmLife,
     /// Payload given to the socket.
     pub(crate) sent_bytes: u64,
     /// Payload taken from the socket.
@@ -217,7 +214,6 @@ impl Report {
     /// Takes over what the target said of itself.
     pub(crate) fn set_status(&mut self, status: &TargetStatus) {
         self.runs = Some(status.runs);
-        self.vm = status.vm.clone();
         if let Some(current) = &status.current {
             self.generation = Some(current.generation);
             self.base = Some(SnapshotId(current.snapshot).to_string());
@@ -267,6 +263,23 @@ impl Report {
         }
     }
 
+    /// Takes over that the VM restarted.
+    pub(crate) fn set_restarted(&mut self, restarted: &Restarted) {
+        let downtime = self.downtime_ms.get_or_insert_default();
+        *downtime += restarted.took.as_secs_f64() * 1000.0;
+    }
+
+    /// Says that the VM is back, with what is installed.
+    pub(crate) fn note_restarted(&mut self, restarted: &Restarted) {
+        let boot = restarted.boot.as_deref().map_or_else(String::new, |boot| {
+            let boot = printable(&String::from_utf8_lossy(boot));
+            format!(", booted from {boot}")
+        });
+        let took = Elapsed(restarted.took);
+        self.notes
+            .push(format!("the VM restarted and answers after {took}{boot}"));
+    }
+
     /// The exit code that a target's answer stands for.
     pub(crate) fn exit(&self) -> Exit {
         match self.outcome {
@@ -286,7 +299,7 @@ impl Report {
         self.notes
             .extend(result.notes.iter().map(|note| printable(note)));
         self.set_disturbed(result);
-        if result.needs_restart && result.outcome != WireOutcome::RolledBack {
+        if result.needs_restart && result.outcome != ApplyOutcome::RolledBack {
             self.note_waiting();
         }
         self.needs_restart |= result.needs_restart;
@@ -417,10 +430,10 @@ impl Report {
     }
 
     /// Takes over what went over the wire.
-    pub(crate) fn set_traffic(&mut self, traffic: &Traffic) {
-        self.sent_bytes = traffic.0.sent_bytes;
-        self.received_bytes = traffic.0.received_bytes;
-        self.round_trips = traffic.0.round_trips;
+    pub(crate) fn set_traffic(&mut self, traffic: Counters) {
+        self.sent_bytes = traffic.sent_bytes;
+        self.received_bytes = traffic.received_bytes;
+        self.round_trips = traffic.round_trips;
     }
 
     /// Says it: notes, the error if there is one, and the last line.

@@ -1,7 +1,6 @@
 //! Where a push takes its snapshot from: a directory, or the store.
 
 use std::collections::BTreeSet;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use relsync_engine::store::{
@@ -10,7 +9,7 @@ use relsync_engine::store::{
 use relsync_engine::tree::entry::Escaped;
 use relsync_engine::tree::exclude::{Action, PatternError, Reason, Rules};
 use relsync_engine::tree::manifest::Manifest;
-use relsync_engine::update::{PathRule, system_library};
+use relsync_engine::update::{PathRule, Release};
 use serde_json::json;
 
 use crate::args::{ApplyArgs, SourceArgs, StoreArgs, TreeArgs};
@@ -27,8 +26,8 @@ const DEFAULT_LOCAL_PATH: &str = "./_rel";
 /// What is to be pushed.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    /// Its entries.
-    pub(crate) manifest: Manifest,
+    /// The release.
+    pub(crate) release: Release,
     /// What of the directory is not part of it.
     pub(crate) exclusions: Vec<Exclusion>,
 }
@@ -75,19 +74,6 @@ pub(crate) fn rules(args: &TreeArgs) -> Result<Rules, PatternError> {
     Ok(rules)
 }
 
-/// Adds that a store inside the directory is not part of the release.
-fn without_store(rules: Rules, dir: &Path, store: &Store) -> Rules {
-    // A directory that is not there is an error of the scan's.
-    let absolute = |path: &Path| path.canonicalize().ok();
-    let inside = absolute(dir).zip(absolute(store.dir()));
-    match inside.and_then(|(dir, store)| Some(store.strip_prefix(dir).ok()?.to_owned())) {
-        Some(path) if path != Path::new("") => {
-            rules.without_store(path.as_os_str().as_bytes().to_vec())
-        }
-        _ => rules,
-    }
-}
-
 /// The rules for what is never deleted on a target.
 pub(crate) fn protection(patterns: &[String]) -> Result<Rules, PatternError> {
     let mut rules = Rules::keep_all();
@@ -108,18 +94,8 @@ pub(crate) fn overwriting(apply: &ApplyArgs, tree: &TreeArgs) -> Result<PathRule
         .keep_shared_libs(!shared_libs)
         .keep_system_libs(!system_libs);
     Ok(PathRule::new(move |path| {
-        leaves_out(&named, path) || leaves_out(&beyond, path)
+        named.leaves_out(path) || beyond.leaves_out(path)
     }))
-}
-
-/// Whether the rules leave out a path on a target, itself or with a directory it is in.
-pub(crate) fn leaves_out(rules: &Rules, path: &[u8]) -> bool {
-    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-    let mut parents = slashes.map(|(at, _)| &path[..at]);
-    // What the path is on the target is not known here, so that either counts.
-    parents.any(|parent| rules.exclusion(parent, true).is_some())
-        || rules.exclusion(path, false).is_some()
-        || rules.exclusion(path, true).is_some()
 }
 
 /// Whether this looks like a part of a release (its `lib`, an application, its `releases`) rather than like a whole one.
@@ -149,7 +125,7 @@ pub(crate) fn take(
     output: &Output,
 ) -> Result<(SnapshotRecord, Manifest, ScanReport), CliError> {
     let options = ScanOptions {
-        rules: without_store(rules, dir, store),
+        rules: store.left_out_of(dir, rules),
         rehash_all: false,
     };
     let taken = store.take_snapshot(dir, &options, &meta, &|_| {})?;
@@ -170,7 +146,7 @@ pub(crate) fn snapshot(
             .manifest(&id)?
             .ok_or(StoreError::MissingManifest { id })?;
         return Ok(Snapshot {
-            manifest,
+            release: Release::new(manifest),
             exclusions: Vec::new(),
         });
     }
@@ -181,7 +157,7 @@ pub(crate) fn snapshot(
         name: None,
         note: None,
     };
-    let (record, manifest, report) = take(store, &dir, rules, meta, output)?;
+    let (record, manifest, report) = take(store, &dir, rules, meta.clone(), output)?;
     output.line(&format!(
         "Snapshot {} of {}: {} files, {}",
         short(&record.id.to_string()),
@@ -190,34 +166,9 @@ pub(crate) fn snapshot(
         Bytes(report.content_bytes)
     ));
     Ok(Snapshot {
-        manifest,
+        release: Release::of_dir(dir, manifest, &report.exclusions, meta),
         exclusions: report.exclusions,
     })
-}
-
-/// Names those of Erlang's own applications that a snapshot leaves out, as `kernel-9.0`.
-pub(crate) fn system_libs(exclusions: &[Exclusion]) -> Vec<String> {
-    let left_out = exclusions
-        .iter()
-        .filter(|it| it.reason == Reason::SystemLibrary);
-    let names = left_out.filter_map(|it| system_library(&it.path));
-    names.map(str::to_owned).collect()
-}
-
-/// Takes a snapshot of a directory again, by other rules.
-pub(crate) fn scan_again(store: &Store, dir: &Path, rules: Rules) -> Result<Manifest, CliError> {
-    let options = ScanOptions {
-        rules: without_store(rules, dir, store),
-        rehash_all: false,
-    };
-    let meta = SnapshotMeta {
-        now_ns: machine::now_ns(),
-        parent: None,
-        name: None,
-        note: None,
-    };
-    let (_, manifest, _) = store.take_snapshot(dir, &options, &meta, &|_| {})?;
-    Ok(manifest)
 }
 
 fn say_exclusions(exclusions: &[Exclusion], output: &Output) {
@@ -278,7 +229,7 @@ mod tests {
             ("lib/app-1.0/ebin/app.beam", false),
         ];
         for (path, left_out) in table {
-            assert_eq!(leaves_out(&rules, path.as_bytes()), left_out, "{path}");
+            assert_eq!(rules.leaves_out(path.as_bytes()), left_out, "{path}");
         }
         let all = TreeArgs {
             exclude_system_libs: Some(false),
@@ -286,8 +237,8 @@ mod tests {
             ..TreeArgs::default()
         };
         let rules = super::rules(&all).expect("no patterns");
-        assert!(!leaves_out(&rules, b"lib/kernel-9.0/ebin/kernel.beam"));
-        assert!(!leaves_out(&rules, b"a.so"));
+        assert!(!rules.leaves_out(b"lib/kernel-9.0/ebin/kernel.beam"));
+        assert!(!rules.leaves_out(b"a.so"));
     }
 
     #[test]
@@ -301,7 +252,7 @@ mod tests {
             ("lib/kernel-9.0/x.so", false),
         ];
         for (path, protected) in table {
-            assert_eq!(leaves_out(&rules, path.as_bytes()), protected, "{path}");
+            assert_eq!(rules.leaves_out(path.as_bytes()), protected, "{path}");
         }
         assert!(protection(&["[".to_owned()]).is_err());
     }

@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use relsync_engine::plan::installed::DriftKind;
 use relsync_engine::store::{SnapshotRecord, Store};
-use relsync_engine::target::session::SessionError;
-use relsync_engine::target::wire::{ModuleState, Reply, Request, TargetStatus};
+use relsync_engine::target::wire::{ModuleState, TargetStatus};
 use relsync_engine::tree::entry::Escaped;
 use relsync_engine::tree::id::SnapshotId;
+use relsync_engine::update::{self, Event};
 use serde_json::{Value, json};
 
 use crate::args::StatusArgs;
 use crate::config::Config;
-use crate::connect::{self, ErlSession, Traffic};
 use crate::error::{CliError, Exit};
+use crate::events::Events;
 use crate::output::{Output, printable};
 use crate::report::{Module, short};
 use crate::source;
-use crate::target::Target;
+use crate::target;
 use crate::units::{Bytes, Count, Elapsed, Utc};
 
 /// How many paths are listed without being asked for.
@@ -44,34 +44,21 @@ pub(crate) async fn run(mut args: StatusArgs, output: &Output) -> Result<Exit, C
     let config = Config::load(args.target.profile.as_deref())?;
     config.fill_target(&mut args.target);
     config.fill_store(&mut args.store);
-    let target = Target::resolve(&args.target, args.checksum, None)?;
-    let mut traffic = Traffic::default();
-    let (mut session, _) = connect::open(&target, output).await?;
-    let status = ask(&mut session, args.checksum).await;
-    connect::close(session, &mut traffic).await;
-    let status = status?;
+    let mut target = target::resolve(&args.target, args.checksum, None)?;
+    let node = target.address.node().to_string();
+    let mut events = Events::of_command(&node, output);
+    let mut say_event = |event: Event<'_>| events.say(event);
+    let status = update::status(&mut target, args.checksum, &mut say_event).await?;
     let known = known(&args, &status, output);
-    say(target.node().as_str(), &status, &known, output);
-    let mut value = value(target.node().as_str(), &status, &known);
+    say(&node, &status, &known, output);
+    let mut value = value(&node, &status, &known);
+    let traffic = target.traffic();
     value["outcome"] = json!("ok");
-    value["sent_bytes"] = json!(traffic.0.sent_bytes);
-    value["received_bytes"] = json!(traffic.0.received_bytes);
-    value["round_trips"] = json!(traffic.0.round_trips);
+    value["sent_bytes"] = json!(traffic.sent_bytes);
+    value["received_bytes"] = json!(traffic.received_bytes);
+    value["round_trips"] = json!(traffic.round_trips);
     output.result(&value);
     Ok(Exit::Done)
-}
-
-/// Asks a target for its status, with the modules that run other code than their files hold.
-pub(crate) async fn ask(
-    session: &mut ErlSession,
-    verify: bool,
-) -> Result<TargetStatus, SessionError> {
-    session.send(&Request::Status { verify }).await?;
-    loop {
-        if let Reply::Status(status) = session.receive_checked().await? {
-            return Ok(*status);
-        }
-    }
 }
 
 /// Looks the installed snapshot up. A store that fails only costs names.

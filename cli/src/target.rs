@@ -1,14 +1,14 @@
 //! Which target is meant and how it is reached.
 //!
-//! Turns arguments into an [`ErlTarget`] and a [`Greeting`]. Everything is checked before anything is looked up or connected to.
+//! Turns arguments into a [`Target`]. Everything is checked before anything is looked up or connected to.
 
 use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use relsync_engine::target::launch::Greeting;
 use relsync_engine::target::session::SILENCE;
+use relsync_engine::target::{Address, Greeting, Patience, Target};
 use relsync_engine::transport::RateLimiter;
 use relsync_engine::transport::erl::{
     Cookie, CookieError, ErlTarget, LocalName, NodeName, NodeNameError,
@@ -69,79 +69,58 @@ pub(crate) enum TargetError {
     NoSsh,
 }
 
-/// One target, and how to talk to it.
-#[derive(Debug, Clone)]
-pub(crate) struct Target {
-    /// How to connect.
-    pub(crate) erl: ErlTarget,
-    /// What to say first.
-    pub(crate) greeting: Greeting,
-}
-
-impl Target {
-    /// Reads the arguments; `checksum` tells whether drift is looked for by hash.
-    pub(crate) fn resolve(
-        args: &TargetArgs,
-        checksum: bool,
-        bwlimit: Option<Rate>,
-    ) -> Result<Self, TargetError> {
-        if args.mode == Some(Mode::Ssh) {
-            return Err(TargetError::NoSsh);
-        }
-        let node = args
-            .destination_node
-            .as_deref()
-            .ok_or(TargetError::NoNode)?;
-        let node = NodeName::parse(node).map_err(TargetError::NodeName)?;
-        let destination = args
-            .destination_path
-            .as_deref()
-            .unwrap_or(Path::new(DEFAULT_DESTINATION));
-        let writable = args.destination_rw_path.as_deref();
-        let greeting = Greeting {
-            host: machine::caller(),
-            destination: absolute("--destination-path", destination)?,
-            writable: writable
-                .map(|path| absolute("--destination-rw-path", path))
-                .transpose()?,
-            checksum,
-            prepare: false,
-            silence: SILENCE,
-        };
-        let mut erl = ErlTarget::new(node, cookie(args)?);
-        if let Some(local) = local_name(args)? {
-            erl.local = local;
-        }
-        if let Some(port) = args.epmd_port {
-            erl.epmd_port = port;
-        }
-        erl.dist_port = args.dist_port;
-        if let Some(text) = &args.address {
-            let (host, port) =
-                address(text).ok_or_else(|| TargetError::Address { text: text.clone() })?;
-            erl.host = Some(host);
-            if port.is_some() && args.dist_port.is_some() && port != args.dist_port {
-                return Err(TargetError::TwoPorts);
-            }
-            erl.dist_port = port.or(args.dist_port);
-        }
-        erl.connect_timeout = args.timeout.map_or(DEFAULT_TIMEOUT, |span| span.0);
-        erl.limiter = bwlimit
-            .and_then(|rate| NonZeroU64::new(rate.0))
-            .map(RateLimiter::new);
-        Ok(Self { erl, greeting })
+/// Reads the arguments; `checksum` tells whether drift is looked for by hash.
+pub(crate) fn resolve(
+    args: &TargetArgs,
+    checksum: bool,
+    bwlimit: Option<Rate>,
+) -> Result<Target, TargetError> {
+    if args.mode == Some(Mode::Ssh) {
+        return Err(TargetError::NoSsh);
     }
-
-    /// What this target is known by, as long as it keeps its node name and its destination.
-    pub(crate) fn identity(&self) -> String {
-        let destination = String::from_utf8_lossy(&self.greeting.destination);
-        format!("{} {destination}", self.node())
+    let node = args
+        .destination_node
+        .as_deref()
+        .ok_or(TargetError::NoNode)?;
+    let node = NodeName::parse(node).map_err(TargetError::NodeName)?;
+    let destination = args
+        .destination_path
+        .as_deref()
+        .unwrap_or(Path::new(DEFAULT_DESTINATION));
+    let writable = args.destination_rw_path.as_deref();
+    let greeting = Greeting {
+        host: machine::caller(),
+        destination: absolute("--destination-path", destination)?,
+        writable: writable
+            .map(|path| absolute("--destination-rw-path", path))
+            .transpose()?,
+        checksum,
+        prepare: false,
+        silence: SILENCE,
+    };
+    let mut erl = ErlTarget::new(node, cookie(args)?);
+    if let Some(local) = local_name(args)? {
+        erl.local = local;
     }
-
-    /// The node's name.
-    pub(crate) fn node(&self) -> &NodeName {
-        &self.erl.node
+    if let Some(port) = args.epmd_port {
+        erl.epmd_port = port;
     }
+    erl.dist_port = args.dist_port;
+    if let Some(text) = &args.address {
+        let (host, port) =
+            address(text).ok_or_else(|| TargetError::Address { text: text.clone() })?;
+        erl.host = Some(host);
+        if port.is_some() && args.dist_port.is_some() && port != args.dist_port {
+            return Err(TargetError::TwoPorts);
+        }
+        erl.dist_port = port.or(args.dist_port);
+    }
+    erl.connect_timeout = args.timeout.map_or(DEFAULT_TIMEOUT, |span| span.0);
+    erl.limiter = bwlimit
+        .and_then(|rate| NonZeroU64::new(rate.0))
+        .map(RateLimiter::new);
+    let patience = Patience::default();
+    Ok(Target::new(Address::Erl(erl), greeting, patience))
 }
 
 /// Reads `HOST`, `HOST:PORT`, `[ADDRESS]` and `[ADDRESS]:PORT`; an IPv6 address without a port needs no brackets.
@@ -222,15 +201,20 @@ mod tests {
         }
     }
 
+    fn erl(target: &Target) -> &ErlTarget {
+        let Address::Erl(erl) = &target.address;
+        erl
+    }
+
     #[test]
     fn defaults_are_those_of_the_original() {
-        let target = Target::resolve(&args(), false, None).expect("a target");
-        assert_eq!(target.node().as_str(), "app@board");
+        let target = resolve(&args(), false, None).expect("a target");
+        assert_eq!(target.address.node().as_str(), "app@board");
         assert_eq!(target.greeting.destination, b"/srv/erlang");
         assert_eq!(target.greeting.writable, None);
-        assert_eq!(target.erl.epmd_port, 4369);
-        assert!(target.erl.limiter.is_none());
-        assert!(matches!(target.erl.local, LocalName::Dynamic { .. }));
+        assert_eq!(erl(&target).epmd_port, 4369);
+        assert!(erl(&target).limiter.is_none());
+        assert!(matches!(erl(&target).local, LocalName::Dynamic { .. }));
         assert!(!format!("{target:?}").contains("secret"));
     }
 
@@ -244,18 +228,18 @@ mod tests {
             epmd_port: Some(4370),
             ..args()
         };
-        let target = Target::resolve(&args, true, Some(Rate(1000))).expect("a target");
+        let target = resolve(&args, true, Some(Rate(1000))).expect("a target");
         assert_eq!(target.greeting.destination, b"/opt/app");
         assert_eq!(target.identity(), "app@board /opt/app");
         assert_eq!(target.greeting.writable.as_deref(), Some(&b"/"[..]));
         assert!(target.greeting.checksum);
         assert_eq!(
-            (target.erl.dist_port, target.erl.epmd_port),
+            (erl(&target).dist_port, erl(&target).epmd_port),
             (Some(9100), 4370)
         );
-        assert!(target.erl.limiter.is_some());
+        assert!(erl(&target).limiter.is_some());
         let name = NodeName::parse("me@here").expect("a name");
-        assert_eq!(target.erl.local, LocalName::Fixed(name));
+        assert_eq!(erl(&target).local, LocalName::Fixed(name));
     }
 
     #[test]
@@ -289,10 +273,10 @@ mod tests {
             address: Some("[::1]:9100".to_owned()),
             ..args()
         };
-        let target = Target::resolve(&args, false, None).expect("a target");
-        assert_eq!(target.node().as_str(), "app@board");
-        assert_eq!(target.erl.host.as_deref(), Some("::1"));
-        assert_eq!(target.erl.dist_port, Some(9100));
+        let target = resolve(&args, false, None).expect("a target");
+        assert_eq!(target.address.node().as_str(), "app@board");
+        assert_eq!(erl(&target).host.as_deref(), Some("::1"));
+        assert_eq!(erl(&target).dist_port, Some(9100));
     }
 
     #[test]
@@ -330,9 +314,7 @@ mod tests {
         for (change, expected) in table {
             let mut args = args();
             change(&mut args);
-            let error = Target::resolve(&args, false, None)
-                .expect_err(expected)
-                .to_string();
+            let error = resolve(&args, false, None).expect_err(expected).to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -7,6 +7,7 @@ mod reach;
 mod remote;
 mod session;
 mod store;
+mod update;
 
 use std::error::Error;
 use std::fmt::Write;
@@ -19,7 +20,7 @@ use relsync_engine::target::wire::{ErrorKind, RemoteError};
 use relsync_engine::transport::erl::ConnectError;
 use relsync_engine::tree::entry::Escaped;
 use relsync_engine::tree::scan::ScanError;
-use relsync_engine::update::{Lost, PushError};
+use relsync_engine::update::PushError;
 
 use crate::config::ConfigError;
 use crate::hooks::HooksError;
@@ -258,12 +259,6 @@ pub(crate) enum CliError {
     /// The user pressed Ctrl-C.
     #[error("interrupted; the target is unchanged")]
     Interrupted,
-    /// The user pressed Ctrl-C when the order to apply was on its way.
-    #[error("interrupted while the last of the update was on its way")]
-    InterruptedOrdered {
-        /// What was under way.
-        lost: Box<Lost>,
-    },
     /// The user pressed Ctrl-C twice while the target was applying.
     #[error("interrupted while the last of the update was on its way or being applied")]
     InterruptedApplying,
@@ -566,9 +561,7 @@ impl CliError {
                 Exit::Interrupted,
                 hint("the same push again sends nothing of what the target had verified by now"),
             ),
-            Self::InterruptedOrdered { .. }
-            | Self::InterruptedApplying
-            | Self::InterruptedChange => (
+            Self::InterruptedApplying | Self::InterruptedChange => (
                 "interrupted",
                 Exit::Interrupted,
                 hint("`relsync status` tells which release the target runs"),

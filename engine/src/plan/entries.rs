@@ -403,6 +403,27 @@ impl Plan {
         changes
     }
 
+    /// Lists what of the plan takes effect only when the VM restarts: changed boot files and shared libraries, and a runtime system
+    /// where there was one.
+    #[must_use]
+    pub fn restart_causes(&self, base: &Manifest, new: &Manifest) -> BTreeSet<Vec<u8>> {
+        let mut paths = base.entries().iter().map(|entry| entry.path.as_bytes());
+        let had_runtime = paths.any(|path| runtime_dir(path).is_some());
+        let planned = self.entries.iter().zip(new.entries());
+        let causes = planned.filter_map(|(plan, entry)| {
+            let path = entry.path.as_bytes();
+            if plan.change == Change::Kept || matches!(plan.source, None | Some(Source::Keep)) {
+                return None;
+            }
+            if let Some(dir) = runtime_dir(path) {
+                return had_runtime.then(|| dir.to_vec());
+            }
+            let is_read_at_start = path.ends_with(b".boot") || is_shared_library(path);
+            (plan.change == Change::Changed && is_read_at_start).then(|| path.to_vec())
+        });
+        causes.collect()
+    }
+
     /// Lists the files that say what the new release boots, as far as the plan changes them: their paths, and their new content.
     #[must_use]
     pub fn boot_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<BootChange> {
@@ -417,6 +438,16 @@ impl Plan {
             .chain(goes.map(|entry| (entry.path.as_bytes().to_vec(), None)))
             .collect()
     }
+}
+
+/// The runtime system's directory that a path lies in, if it lies in one.
+fn runtime_dir(path: &[u8]) -> Option<&[u8]> {
+    let end = path.iter().position(|byte| *byte == b'/')?;
+    path.starts_with(b"erts-").then_some(&path[..end])
+}
+
+fn is_shared_library(path: &[u8]) -> bool {
+    path.ends_with(b".so") || path.windows(4).any(|window| window == b".so.")
 }
 
 /// Whether an entry is a file that may hold code.

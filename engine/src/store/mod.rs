@@ -39,6 +39,7 @@ mod take;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,6 +58,7 @@ use recipe::ChunkRef;
 use segment::{PackedRecord, RecordHeader, RecordKind, Segment, SegmentName, SegmentWriter};
 use snapshot::{Event, EventKind, is_valid_name};
 
+use crate::tree::exclude::Rules;
 use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::tree::manifest::Manifest;
 
@@ -194,6 +196,20 @@ impl Store {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Adds to rules for a directory that a store inside it is no part of its snapshots.
+    #[must_use]
+    pub fn left_out_of(&self, dir: &Path, rules: Rules) -> Rules {
+        // A directory that is not there is an error of the scan's.
+        let absolute = |path: &Path| path.canonicalize().ok();
+        let inside = absolute(dir).zip(absolute(&self.dir));
+        match inside.and_then(|(dir, store)| Some(store.strip_prefix(dir).ok()?.to_owned())) {
+            Some(path) if path != Path::new("") => {
+                rules.without_store(path.as_os_str().as_bytes().to_vec())
+            }
+            _ => rules,
+        }
     }
 
     /// Takes a snapshot of a directory.

@@ -12,77 +12,22 @@ use flate2::Compression;
 use flate2::read::ZlibEncoder;
 
 use crate::target::agent;
+use crate::target::greeting::{AgentSent, Greeting};
 use crate::target::session::{Session, SessionError, unexpected};
 use crate::target::wire::{PROTOCOL, Reply, Request, TargetStatus};
-use crate::transport::erl::{self, Call, Connection, ErlTransport, Pid, SpawnBond, Term};
+use crate::transport::erl::{self, Call, Connection, Pid, SpawnBond, Term};
 use crate::transport::{Meter, TransportError};
-
-/// The longest name of a session: one byte says how long it is.
-const HOLDER_BYTES: usize = 120;
 
 /// How often whoever watches hears of the agent on its way.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What the host says of itself and wants of the target.
-#[derive(Debug, Clone)]
-pub struct Greeting {
-    /// Who calls, as `user@machine`: shown to whoever finds the target busy.
-    pub host: String,
-    /// The release's root on the target, absolute.
-    pub destination: Vec<u8>,
-    /// Where the tree is written if the destination is read-only, absolute.
-    pub writable: Option<Vec<u8>>,
-    /// Whether drift is looked for by hash instead of size, time and mode.
-    pub checksum: bool,
-    /// Whether an update may follow, so that the agent may make its state directory.
-    pub prepare: bool,
-    /// How long the agent may say nothing.
-    pub silence: Duration,
-}
-
-impl Greeting {
-    /// What this session is called while it holds the target.
-    pub fn holder(&self) -> &str {
-        let mut end = self.host.len().min(HOLDER_BYTES);
-        while !self.host.is_char_boundary(end) {
-            end -= 1;
-        }
-        &self.host[..end]
-    }
-
-    fn state_dir(&self) -> Vec<u8> {
-        let mut dir = self
-            .writable
-            .clone()
-            .unwrap_or_else(|| self.destination.clone());
-        dir.extend_from_slice(b"/.relsync");
-        dir
-    }
-}
-
-/// The agent on its way to a target that has not cached it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AgentSent {
-    /// Given to the socket, about.
-    pub sent: u64,
-    /// The agent's size.
-    pub total: u64,
-}
-
-/// Starts the agent and opens a session with it; returns the session and what the target says of itself.
-pub async fn open(
-    connection: Connection,
-    greeting: &Greeting,
-) -> Result<(Session<ErlTransport>, TargetStatus), SessionError> {
-    open_watched(connection, greeting, &mut |_| {}).await
-}
-
-/// As [`open`]; where the agent has to be sent, `on_sent` hears of it at the beginning, a few times a second, and at the end.
-pub async fn open_watched(
+/// Starts the agent and opens a session with it; returns the session and what the target says of itself. Where the agent has to
+/// be sent, `on_sent` hears of it at the beginning, a few times a second, and at the end.
+pub(super) async fn open(
     mut connection: Connection,
     greeting: &Greeting,
     on_sent: &mut (dyn FnMut(AgentSent) + Send),
-) -> Result<(Session<ErlTransport>, TargetStatus), SessionError> {
+) -> Result<(Session, TargetStatus), SessionError> {
     let hello = Request::Hello {
         host: greeting.holder().to_owned(),
         destination: greeting.destination.clone(),
@@ -103,7 +48,7 @@ pub async fn open_watched(
     let versions = erl::list(vec![binding("Versions", erl::binary(&versions))]);
     let agent = evaluate(&mut connection, &variables, agent::boot(), versions).await?;
     let meter = connection.meter();
-    let mut session = Session::new(connection.into_transport(agent), greeting.silence);
+    let mut session = Session::new(connection.into_channel(agent), greeting.silence);
     match greet(&mut session, greeting, &meter, on_sent).await {
         Ok(status) => Ok((session, status)),
         Err(error) => {
@@ -115,7 +60,7 @@ pub async fn open_watched(
 }
 
 /// Has a new process on the node evaluate expressions, behind the values of variables in Erlang's text, with bindings beside.
-pub(crate) async fn evaluate(
+pub(super) async fn evaluate(
     connection: &mut Connection,
     variables: &[(&str, String)],
     expressions: &str,
@@ -141,7 +86,7 @@ pub(crate) async fn evaluate(
 }
 
 async fn greet(
-    session: &mut Session<ErlTransport>,
+    session: &mut Session,
     greeting: &Greeting,
     meter: &Meter,
     on_sent: &mut (dyn FnMut(AgentSent) + Send),
@@ -185,7 +130,7 @@ fn loading(release: u64, greeting: &Greeting) -> Result<Vec<u8>, SessionError> {
 
 /// Sends the agent and waits for its first words.
 async fn send_agent(
-    session: &mut Session<ErlTransport>,
+    session: &mut Session,
     release: u64,
     meter: &Meter,
     on_sent: &mut (dyn FnMut(AgentSent) + Send),
@@ -236,7 +181,7 @@ fn program(variables: &[(&str, String)], expressions: &str) -> Vec<u8> {
 }
 
 /// Bytes as Erlang's text of a binary.
-pub(crate) fn binary(bytes: &[u8]) -> String {
+pub(super) fn binary(bytes: &[u8]) -> String {
     let mut text = String::from("<<\"");
     for byte in bytes {
         match byte {

@@ -1,11 +1,20 @@
 //! One target: how the agent gets there, the conversation with it, and what it says of itself.
 //!
-//! Owns the opening of a session, requests and answers, and their bytes ([`wire`]). What is asked, and in which order, is for
-//! [`update`](crate::update).
+//! Owns the opening of a session ([`Target::open`]), requests and answers, and their bytes ([`wire`]). What is asked, and in
+//! which order, is for [`update`](crate::update).
 
 pub mod agent;
-pub mod launch;
-pub mod probe;
+mod greeting;
+mod launch;
+mod open;
+mod patience;
+mod probe;
 pub mod session;
-pub mod unload;
+mod unload;
 pub mod wire;
+
+pub use greeting::{AgentSent, Greeting};
+pub use open::{Address, OpenError, Target};
+pub use patience::{Patience, Pauses};
+pub use probe::Place;
+pub use unload::Unloaded;

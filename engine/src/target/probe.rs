@@ -67,7 +67,7 @@ pub enum Place {
 }
 
 /// Tries whether the directory `dir` on the node can be written; the answer may take so long.
-pub async fn place(
+pub(super) async fn place(
     connection: &mut Connection,
     dir: &[u8],
     limit: Duration,

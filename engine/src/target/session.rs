@@ -1,18 +1,19 @@
 //! One conversation with one target's agent.
 //!
-//! Owns sending requests and receiving replies over a transport: messages are cut into parts and joined again, and what the
+//! Owns sending requests and receiving replies over a channel: messages are cut into parts and joined again, and what the
 //! agent does not answer with fails here, with the reply it gave. Does not decide what is asked: that is `push` and its siblings.
 //!
 //! An agent that says nothing is told from a target that is gone: the connection lives, the agent's process hangs. While it
 //! works on files it gives a sign of life three times a minute (a `CREDIT` of nothing), so silence has a limit; who lets it do
 //! what may take longer, as hooks may, raises the limit.
 
+use std::fmt;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use crate::target::wire::{Assembler, RemoteError, Reply, Request, WireError, parts};
-use crate::transport::{Counters, Transport, TransportError};
+use crate::transport::{Channel, Counters, TransportError};
 
 /// How long to wait for the agent to be gone.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -85,19 +86,38 @@ pub enum SessionError {
     },
 }
 
+impl SessionError {
+    /// Whether a new session could succeed where this error ended the last one.
+    #[must_use]
+    pub fn is_lost_link(&self) -> bool {
+        matches!(
+            self,
+            Self::Transport(
+                TransportError::Closed | TransportError::Silent { .. } | TransportError::Io { .. }
+            )
+        )
+    }
+}
+
 /// A conversation that is under way.
-#[derive(Debug)]
-pub struct Session<T> {
-    transport: T,
+pub struct Session {
+    channel: Box<dyn Channel>,
     assembler: Assembler,
     silence: Option<Duration>,
 }
 
-impl<T: Transport> Session<T> {
-    /// Takes over a transport whose other end is the agent, which says something at least this often.
-    pub fn new(transport: T, silence: Duration) -> Self {
+impl fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counters = self.counters();
+        formatter.debug_tuple("Session").field(&counters).finish()
+    }
+}
+
+impl Session {
+    /// Takes over a channel whose other end is the agent, which says something at least this often.
+    pub fn new(channel: impl Channel + 'static, silence: Duration) -> Self {
         Self {
-            transport,
+            channel: Box::new(channel),
             assembler: Assembler::default(),
             silence: Some(silence),
         }
@@ -116,7 +136,7 @@ impl<T: Transport> Session<T> {
     /// Sends a message's bytes.
     pub(crate) async fn send_message(&mut self, message: &[u8]) -> Result<(), SessionError> {
         for part in parts(message) {
-            self.transport.send(&part).await?;
+            self.channel.send(&part).await?;
         }
         Ok(())
     }
@@ -138,11 +158,11 @@ impl<T: Transport> Session<T> {
 
     async fn receive_part(&mut self) -> Result<Vec<u8>, SessionError> {
         let Some(silence) = self.silence else {
-            return Ok(self.transport.recv().await?);
+            return Ok(self.channel.receive().await?);
         };
         let mut moved = self.moved_bytes();
         loop {
-            if let Ok(part) = timeout(silence, self.transport.recv()).await {
+            if let Ok(part) = timeout(silence, self.channel.receive()).await {
                 return Ok(part?);
             }
             let before = std::mem::replace(&mut moved, self.moved_bytes());
@@ -153,7 +173,7 @@ impl<T: Transport> Session<T> {
     }
 
     fn moved_bytes(&self) -> u64 {
-        let counters = self.transport.counters();
+        let counters = self.channel.counters();
         counters.sent_bytes + counters.received_bytes
     }
 
@@ -170,17 +190,17 @@ impl<T: Transport> Session<T> {
 
     /// What went over the socket so far.
     pub fn counters(&self) -> Counters {
-        self.transport.counters()
+        self.channel.counters()
     }
 
     /// Says good-bye, waits a short while until nothing of the agent is left, and hangs up: who comes next does not
     /// find the target busy.
     pub async fn close(mut self) -> Result<(), SessionError> {
         self.send(&Request::Bye).await?;
-        let ended = async { while self.transport.recv().await.is_ok() {} };
+        let ended = async { while self.channel.receive().await.is_ok() {} };
         // What is late is gone once the connection is.
         let _late = timeout(GOODBYE, ended).await;
-        Ok(self.transport.close().await?)
+        Ok(self.channel.close().await?)
     }
 }
 

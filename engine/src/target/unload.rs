@@ -12,6 +12,9 @@ use crate::target::launch;
 use crate::transport::TransportError;
 use crate::transport::erl::{self, Connection, Event};
 
+/// How long a VM may take for one module: it looks at each of its processes.
+pub(super) const MODULE_TIMEOUT: Duration = Duration::from_secs(180);
+
 /// The session's name is taken, so that no session begins meanwhile. Each purge is a walk over all processes.
 const PROGRAM: &str = r#"
 Host = group_leader(),
@@ -69,7 +72,7 @@ enum Answer {
 }
 
 /// Removes the agent's modules; `holder` says who does it, and each module may take so long.
-pub async fn unload(
+pub(super) async fn unload(
     connection: &mut Connection,
     holder: &str,
     limit: Duration,

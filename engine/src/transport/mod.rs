@@ -1,6 +1,6 @@
 //! How messages travel between the host and one target.
 //!
-//! Owns the [`Transport`] trait, what every transport counts ([`Counters`]) and how it fails
+//! Owns the [`Channel`] trait, what every transport counts ([`Counters`]) and how it fails
 //! ([`TransportError`]). Knows nothing of what the messages say: those are the session's, and so
 //! are credits, retries and the limit of a whole update.
 //!
@@ -11,10 +11,11 @@ pub mod erl;
 mod meter;
 mod rate;
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures::future::BoxFuture;
 
 pub use meter::Counters;
 pub(crate) use meter::Meter;
@@ -29,21 +30,21 @@ pub const MAX_SENT_MESSAGE: usize = 64 * 1024;
 pub const MAX_RECEIVED_MESSAGE: usize = 1024 * 1024;
 
 /// A two-way stream of messages with the agent on one target.
-pub trait Transport {
+pub trait Channel: Send {
     /// Queues a message of at most [`MAX_SENT_MESSAGE`] bytes. Waits only while too many bytes are
     /// queued already; what was queued is sent without a flush. Cancelled, it has queued nothing.
-    fn send(&mut self, message: &[u8]) -> impl Future<Output = Result<(), TransportError>> + Send;
+    fn send<'a>(&'a mut self, message: &'a [u8]) -> BoxFuture<'a, Result<(), TransportError>>;
 
     /// Waits for the next message. Cancelled, it has lost nothing. There is no time limit here as
     /// long as the target shows signs of life.
-    fn recv(&mut self) -> impl Future<Output = Result<Vec<u8>, TransportError>> + Send;
+    fn receive(&mut self) -> BoxFuture<'_, Result<Vec<u8>, TransportError>>;
 
     /// What went over the socket so far, connecting included.
     fn counters(&self) -> Counters;
 
     /// Sends what is queued, ends the connection and waits a short while for the target to do the
     /// same.
-    fn close(self) -> impl Future<Output = Result<(), TransportError>> + Send;
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), TransportError>>;
 }
 
 /// Why a connection that was up carries no more messages.

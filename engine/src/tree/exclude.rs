@@ -213,6 +213,17 @@ impl Rules {
         self
     }
 
+    /// Whether the rules leave out a path on a target, itself or with a directory that it is in.
+    #[must_use]
+    pub fn leaves_out(&self, path: &[u8]) -> bool {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let mut parents = slashes.map(|(at, _)| &path[..at]);
+        // What the path is on the target is not known here, so that either counts.
+        parents.any(|parent| self.exclusion(parent, true).is_some())
+            || self.exclusion(path, false).is_some()
+            || self.exclusion(path, true).is_some()
+    }
+
     /// Tells whether the user's rules keep an entry whatever the defaults say.
     #[must_use]
     pub fn includes(&self, path: &[u8], is_dir: bool) -> bool {

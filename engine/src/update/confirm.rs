@@ -2,11 +2,10 @@
 
 use crate::target::session::{Session, SessionError, unexpected};
 use crate::target::wire::{ApplyResult, Reply, Request};
-use crate::transport::Transport;
 
 /// Takes the generation that is meant out of probation. The target refuses if another one is installed by now.
-pub async fn confirm<T: Transport>(
-    session: &mut Session<T>,
+pub(super) async fn end_probation(
+    session: &mut Session,
     generation: u64,
     snapshot: [u8; 32],
 ) -> Result<ApplyResult, SessionError> {

@@ -7,11 +7,10 @@ use crate::plan::conflicts::Standing;
 use crate::plan::conflicts::Unknown;
 use crate::target::session::{Session, unexpected};
 use crate::target::wire::{Reply, Request};
-use crate::transport::Transport;
 
 /// Asks the target, from the top down: below what is not there, nothing is asked about.
-pub(super) async fn standing<T: Transport>(
-    session: &mut Session<T>,
+pub(super) async fn standing(
+    session: &mut Session,
     unknown: &Unknown<'_>,
 ) -> Result<BTreeMap<usize, Standing>, PushError> {
     let mut all = BTreeMap::new();

@@ -1,8 +1,10 @@
 //! Fuzzing targets of a push: what a target claims to hold, and a target that answers whatever it likes.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::future::ready;
+use std::sync::{Arc, Mutex};
 
+use futures::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -12,7 +14,7 @@ use crate::fuzzing::take_part;
 use crate::store::{ScanOptions, SnapshotMeta, Store};
 use crate::target::session::{SILENCE, Session};
 use crate::target::wire::{ReloadMode, Reply, TargetStatus, parts};
-use crate::transport::{Counters, Transport, TransportError};
+use crate::transport::{Channel, Counters, TransportError};
 use crate::tree::entry::EntryPath;
 use crate::tree::manifest::Manifest;
 
@@ -130,13 +132,13 @@ impl Rig {
             link_bytes_per_s: None,
             looked: None,
         };
-        let mut sent = Vec::new();
+        let sent = Arc::new(Mutex::new(Vec::new()));
         let said: Vec<Vec<u8>> = replies
             .flat_map(|message| parts(&message).collect::<Vec<_>>())
             .collect();
         let script = Script {
             said: said.into_iter(),
-            sent: &mut sent,
+            sent: Arc::clone(&sent),
         };
         let mut session = Session::new(script, SILENCE);
         let pushed = self.runtime.block_on(push(
@@ -145,7 +147,7 @@ impl Rig {
             &self.store,
             &self.new,
             &options,
-            &|path: &[u8]| path.starts_with(b"protected"),
+            &PathRule::new(|path| path.starts_with(b"protected")),
             &mut |_| {},
         ));
         if let Ok(report) = &pushed {
@@ -153,7 +155,7 @@ impl Rig {
                 assert!(EntryPath::new(entry.path.as_bytes()).is_ok());
             });
         }
-        assert_known_requests(&sent);
+        assert_known_requests(&sent.lock().expect("what was sent"));
     }
 }
 
@@ -169,26 +171,27 @@ fn assert_known_requests(sent: &[Vec<u8>]) {
 }
 
 /// A target that says its lines and hangs up.
-struct Script<'a> {
+struct Script {
     said: std::vec::IntoIter<Vec<u8>>,
-    sent: &'a mut Vec<Vec<u8>>,
+    sent: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
-impl Transport for Script<'_> {
-    async fn send(&mut self, message: &[u8]) -> Result<(), TransportError> {
-        self.sent.push(message.to_vec());
-        Ok(())
+impl Channel for Script {
+    fn send<'a>(&'a mut self, message: &'a [u8]) -> BoxFuture<'a, Result<(), TransportError>> {
+        let mut sent = self.sent.lock().expect("what was sent");
+        sent.push(message.to_vec());
+        Box::pin(ready(Ok(())))
     }
 
-    async fn recv(&mut self) -> Result<Vec<u8>, TransportError> {
-        self.said.next().ok_or(TransportError::Closed)
+    fn receive(&mut self) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
+        Box::pin(ready(self.said.next().ok_or(TransportError::Closed)))
     }
 
     fn counters(&self) -> Counters {
         Counters::default()
     }
 
-    async fn close(self) -> Result<(), TransportError> {
-        Ok(())
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), TransportError>> {
+        Box::pin(ready(Ok(())))
     }
 }

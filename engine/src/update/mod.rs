@@ -18,6 +18,7 @@
 mod aftermath;
 mod build;
 mod confirm;
+mod driver;
 mod foreign;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -38,19 +39,25 @@ use crate::plan::{Plan, Totals, differs_in_own_only};
 use crate::store::{Store, StoreError};
 use crate::target::session::{Session, SessionError};
 use crate::target::wire::{
-    ApplyResult, ErrorKind, HooksKind, Outcome, ReloadMode, Step, TargetStatus,
+    ApplyResult, ErrorKind, HooksKind, Outcome as ApplyOutcome, ReloadMode, Step, TargetStatus,
 };
-use crate::transport::Transport;
 use crate::tree::id::SnapshotId;
 use crate::tree::manifest::{Manifest, ManifestError};
 
 pub use aftermath::{Aftermath, Lost};
-pub use confirm::confirm;
+pub use driver::{
+    Doing, Ending, Event, Examination, Fallback, OnEvent, OtherRun, Outcome, Release, Restarted,
+    Rollback, RollbackReport, RollbackTo, Stage, Unreached, Update, UpdateError, confirm, examine,
+    is_in_doubt, reload_code, roll_back, status, update,
+};
+pub use tokio_util::sync::CancellationToken;
+
 pub use next_boot::{BootFault, Looked, look, system_library};
 pub use other_otp::OtherOtp;
 pub use send::send_hooks;
 
 use build::{Built, build};
+use confirm::end_probation;
 use plan::{outlook, plan};
 use send::Sender;
 
@@ -331,6 +338,12 @@ fn conflict_text(paths: &[String]) -> String {
 }
 
 impl Planned {
+    /// Whether part of it takes effect only when the VM restarts.
+    #[must_use]
+    pub fn needs_restart(&self, new: &Manifest) -> bool {
+        !self.plan.restart_causes(&self.base, new).is_empty()
+    }
+
     /// The error that a push ends with, if the plan would overwrite what must not be.
     #[must_use]
     pub fn refused_conflicts(&self, new: &Manifest) -> Option<PushError> {
@@ -370,15 +383,16 @@ impl From<SessionError> for PushError {
 ///
 /// `leave_alone` tells which paths of the target are not touched whatever the snapshot says. That the target's zlib differs is
 /// remembered in the store, so that the next push need not find out.
-pub async fn push<T: Transport>(
-    session: &mut Session<T>,
+pub async fn push(
+    session: &mut Session,
     status: &TargetStatus,
     store: &Arc<Store>,
     new: &Manifest,
     options: &PushOptions,
-    leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
+    leave_alone: &PathRule,
     on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
 ) -> Result<PushReport, PushError> {
+    let leave_alone = &|path: &[u8]| leave_alone.holds(path);
     let differs = store.deflates_differently(&options.target, &status.erts)?;
     let options = &PushOptions {
         reflate: options.reflate && !differs,
@@ -392,8 +406,8 @@ pub async fn push<T: Transport>(
 }
 
 /// Brings the code that the target of `session` runs to the files that are installed there: how, and with which hooks, `options` say.
-pub async fn reload<T: Transport>(
-    session: &mut Session<T>,
+pub async fn reload(
+    session: &mut Session,
     status: &TargetStatus,
     options: &PushOptions,
     on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
@@ -403,8 +417,8 @@ pub async fn reload<T: Transport>(
         .await
 }
 
-async fn bring<T: Transport>(
-    session: &mut Session<T>,
+async fn bring(
+    session: &mut Session,
     status: &TargetStatus,
     store: &Arc<Store>,
     new: &Manifest,
@@ -443,8 +457,8 @@ async fn bring<T: Transport>(
     if is_installed && reloads {
         let result = reload(session, status, options, on_event).await?;
         let on_probation = status.current.as_ref().filter(|it| it.probation);
-        if let Some(current) = on_probation.filter(|_| result.outcome != Outcome::RolledBack) {
-            confirm(session, current.generation, current.snapshot).await?;
+        if let Some(current) = on_probation.filter(|_| result.outcome != ApplyOutcome::RolledBack) {
+            end_probation(session, current.generation, current.snapshot).await?;
         }
         return Ok(PushReport {
             planned,
@@ -455,7 +469,8 @@ async fn bring<T: Transport>(
     if is_installed {
         let end = match &status.current {
             Some(current) if current.probation && !options.dry_run => {
-                let confirmed = confirm(session, current.generation, current.snapshot).await?;
+                let confirmed =
+                    end_probation(session, current.generation, current.snapshot).await?;
                 PushEnd::Confirmed(Box::new(confirmed))
             }
             _ => PushEnd::UpToDate,

@@ -13,7 +13,6 @@ use crate::plan::next_boot::{NextBoot, NextBootError};
 use crate::store::Store;
 use crate::target::session::{Session, unexpected};
 use crate::target::wire::{Found, FoundDirectory, Reply, Request};
-use crate::transport::Transport;
 use crate::tree::entry::Entry;
 use crate::tree::exclude;
 use crate::tree::manifest::Manifest;
@@ -69,8 +68,8 @@ impl fmt::Display for BootFault {
 
 /// Asks the target for what the release in `tree` needs and does not bring. `systems` are those of its libraries that `tree` leaves out.
 /// Asks nothing if nothing is needed.
-pub async fn look<T: Transport>(
-    session: &mut Session<T>,
+pub async fn look(
+    session: &mut Session,
     store: &Store,
     tree: &Manifest,
     systems: Vec<String>,

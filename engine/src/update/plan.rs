@@ -18,7 +18,6 @@ use crate::plan::{Plan, Rules, Source, Totals};
 use crate::store::Store;
 use crate::target::session::{Session, unexpected};
 use crate::target::wire::{ApplyResult, PlannedFiles, ReloadMode, Reply, Request, TargetStatus};
-use crate::transport::Transport;
 use crate::tree::entry::{Entry, is_targets_own};
 use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::tree::manifest::Manifest;
@@ -30,8 +29,8 @@ const START_ERL_DATA: &[u8] = b"releases/start_erl.data";
 const MAX_START_ERL_BYTES: u64 = 4096;
 
 /// Plans what takes the target of `session` to the snapshot `new`.
-pub(super) async fn plan<T: Transport>(
-    session: &mut Session<T>,
+pub(super) async fn plan(
+    session: &mut Session,
     status: &TargetStatus,
     store: &Store,
     new: &Manifest,
@@ -210,10 +209,7 @@ struct Learned {
 }
 
 /// Asks the target for what it holds.
-async fn learn<T: Transport>(
-    session: &mut Session<T>,
-    status: &TargetStatus,
-) -> Result<Learned, PushError> {
+async fn learn(session: &mut Session, status: &TargetStatus) -> Result<Learned, PushError> {
     let request = Request::GetManifest {
         inventory: status.current.is_none(),
     };
@@ -257,8 +253,8 @@ pub(super) fn inflate(compressed: &[u8], size: u64) -> Result<Vec<u8>, PushError
 }
 
 /// Asks the target what reloading would do.
-pub(super) async fn outlook<T: Transport>(
-    session: &mut Session<T>,
+pub(super) async fn outlook(
+    session: &mut Session,
     store: &Store,
     new: &Manifest,
     planned: &Planned,

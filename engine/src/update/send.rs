@@ -9,7 +9,6 @@ use super::{Hooks, Lost, Presync, PushError, PushEvent, PushOptions};
 use crate::pack::encode::PackSummary;
 use crate::target::session::{Session, SessionError, unexpected};
 use crate::target::wire::{ApplyResult, HooksKind, HooksPoint, Reply, Request, Step, TargetStatus};
-use crate::transport::Transport;
 
 /// Bytes of the pack in one message.
 const DATA_BYTES: usize = 32_000;
@@ -20,8 +19,8 @@ const HOOKS_WITHOUT_A_WORD: u32 = 3;
 
 /// Sends a hooks module, and returns what the target said meanwhile. Nothing is sent after hooks that only the target can compile
 /// until it says that they will do: the host cannot have checked them.
-pub async fn send_hooks<T: Transport>(
-    session: &mut Session<T>,
+pub async fn send_hooks(
+    session: &mut Session,
     hooks: &Hooks,
     presync_now: bool,
     point: HooksPoint,
@@ -50,8 +49,8 @@ pub async fn send_hooks<T: Transport>(
 }
 
 /// Sends under the credit that the target gives, and passes on what it says meanwhile.
-pub(super) struct Sender<'a, T> {
-    session: &'a mut Session<T>,
+pub(super) struct Sender<'a> {
+    session: &'a mut Session,
     on_event: &'a mut (dyn FnMut(PushEvent<'_>) + Send),
     total: u64,
     /// The bytes of the pack that were given to the transport, which may keep them waiting.
@@ -64,10 +63,10 @@ pub(super) struct Sender<'a, T> {
     credit: u64,
 }
 
-impl<'a, T: Transport> Sender<'a, T> {
+impl<'a> Sender<'a> {
     /// Begins to send `total` bytes under the credit that the target gave first.
     pub(super) fn new(
-        session: &'a mut Session<T>,
+        session: &'a mut Session,
         on_event: &'a mut (dyn FnMut(PushEvent<'_>) + Send),
         total: u64,
         credit: u64,

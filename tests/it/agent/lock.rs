@@ -8,7 +8,6 @@ use std::process::Command;
 
 use relsync_engine::target::session::{Session, SessionError};
 use relsync_engine::target::wire::{Reply, Request};
-use relsync_engine::transport::erl::ErlTransport;
 use relsync_tests::node::{Node, NodeOptions};
 
 use crate::agent::session::{block_on, open};
@@ -90,7 +89,7 @@ fn a_session_that_is_killed_lets_go() {
 }
 
 /// Announces a pack, which makes the destination, and says what the target has against it.
-async fn begin(session: &mut Session<ErlTransport>) -> Option<(String, String)> {
+async fn begin(session: &mut Session) -> Option<(String, String)> {
     let begin = Request::PackBegin {
         pack_id: [7; 32],
         size: 1,

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use relsync_engine::target::agent;
-use relsync_engine::target::launch::{self, Greeting};
 use relsync_engine::target::session::{SILENCE, Session, SessionError};
 use relsync_engine::target::wire::{Reply, Request, TargetStatus};
-use relsync_engine::transport::erl::{self, Cookie, ErlTarget, ErlTransport, NodeName};
+use relsync_engine::target::{Address, Greeting, OpenError, Patience, Target};
+use relsync_engine::transport::erl::{Cookie, ErlTarget, NodeName};
 use relsync_tests::node::{Node, NodeOptions};
 
 /// Payload of a session in which nothing is to be done, both ways, once the agent is cached.
@@ -37,11 +37,6 @@ pub(crate) fn target(node: &Node) -> ErlTarget {
     )
 }
 
-/// Connects to the node.
-pub(crate) async fn connect(node: &Node) -> erl::Connection {
-    erl::connect(&target(node)).await.expect("a connection")
-}
-
 /// What the host says first.
 pub(crate) fn greeting(destination: &Path) -> Greeting {
     Greeting {
@@ -58,8 +53,27 @@ pub(crate) fn greeting(destination: &Path) -> Greeting {
 pub(crate) async fn open(
     node: &Node,
     destination: &Path,
-) -> Result<(Session<ErlTransport>, TargetStatus), SessionError> {
-    launch::open(connect(node).await, &greeting(destination)).await
+) -> Result<(Session, TargetStatus), SessionError> {
+    open_with(node, &greeting(destination)).await
+}
+
+/// Opens a session with a greeting. A target that is busy is not awaited.
+pub(crate) async fn open_with(
+    node: &Node,
+    greeting: &Greeting,
+) -> Result<(Session, TargetStatus), SessionError> {
+    let patience = Patience {
+        busy: Duration::ZERO,
+        ..Patience::default()
+    };
+    let address = Address::Erl(target(node));
+    let opened = Target::new(address, greeting.clone(), patience)
+        .open(&mut |_| {})
+        .await;
+    opened.map_err(|error| match error {
+        OpenError::Session(error) => error,
+        OpenError::Connect(error) => panic!("no connection: {error}"),
+    })
 }
 
 #[test]

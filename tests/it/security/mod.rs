@@ -20,7 +20,6 @@ use relsync_engine::delta::zstd_frame;
 use relsync_engine::pack::{Header, Sealer};
 use relsync_engine::target::session::Session;
 use relsync_engine::target::wire::{PROTOCOL, ReloadMode, Reply, Request};
-use relsync_engine::transport::erl::ErlTransport;
 use relsync_engine::tree::id::{ManifestId, SnapshotId};
 use relsync_engine::tree::manifest::Manifest;
 use relsync_tests::binary::{Cli, Run};
@@ -171,7 +170,7 @@ fn claim(content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-async fn open(node: &Node, destination: &Path) -> Session<ErlTransport> {
+async fn open(node: &Node, destination: &Path) -> Session {
     session::open(node, destination).await.expect("a session").0
 }
 

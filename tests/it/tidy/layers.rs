@@ -48,7 +48,9 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ("pack", &["format", "frames", "encode"]),
     (
         "target",
-        &["agent", "wire", "session", "launch", "probe", "unload"],
+        &[
+            "agent", "wire", "session", "greeting", "patience", "launch", "probe", "unload", "open",
+        ],
     ),
 ];
 
@@ -62,7 +64,6 @@ pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
     (
         "what is said",
         &[
-            "connect",
             "error",
             "interrupt",
             "listing",
@@ -78,19 +79,8 @@ pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
     (
         "what is done",
         &[
-            "confirmation",
-            "doctor",
-            "export",
-            "push",
-            "reload",
-            "restart",
-            "rollback",
-            "settle",
-            "snapshot",
-            "source",
-            "status",
-            "store",
-            "unload",
+            "doctor", "events", "export", "push", "reload", "rollback", "snapshot", "source",
+            "status", "store", "unload",
         ],
     ),
     ("the program", &["main"]),

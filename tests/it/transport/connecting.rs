@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use relsync_engine::transport::Transport;
+use relsync_engine::transport::Channel;
 use relsync_engine::transport::erl::{
     self, ConnectError, Cookie, ErlTarget, LocalName, NodeName, SpawnBond,
 };
@@ -32,8 +32,8 @@ fn the_host_is_hidden_and_leaves_nothing_behind() {
             format!("{{[],['{local}']}}")
         );
         transport.send(b"hello").await.unwrap();
-        assert_eq!(transport.recv().await.unwrap(), b"hello");
-        transport.close().await.unwrap();
+        assert_eq!(transport.receive().await.unwrap(), b"hello");
+        Box::new(transport).close().await.unwrap();
         node.wait_for("nodes(hidden)", "[]");
         node.eval("persistent_term:erase(relsync_evaluate)");
         node.wait_for(
@@ -48,7 +48,7 @@ fn a_long_named_node_and_a_direct_port_work() {
     let node = Node::start(NodeOptions::long_name());
     block_on(async {
         let transport = echo(&node).await;
-        transport.close().await.unwrap();
+        Box::new(transport).close().await.unwrap();
 
         let mut direct = target(&node);
         direct.epmd_port = 1;
@@ -82,7 +82,7 @@ fn a_hidden_node_is_reached() {
             node.eval("{nodes(), nodes(hidden)}"),
             format!("{{[],['{local}']}}")
         );
-        transport.close().await.unwrap();
+        Box::new(transport).close().await.unwrap();
     });
 }
 

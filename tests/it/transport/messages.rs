@@ -1,50 +1,10 @@
-//! Messages: large, many, foreign, slow.
+//! Messages of the Erlang distribution: too large, foreign.
 
-use std::num::NonZeroU64;
-use std::time::{Duration, Instant};
+use relsync_engine::transport::TransportError;
+use relsync_engine::transport::erl::{self, Event, SpawnBond};
 
-use relsync_engine::transport::erl::{self, ErlTarget, Event, SpawnBond};
-use relsync_engine::transport::{MAX_SENT_MESSAGE, RateLimiter, Transport, TransportError};
-
-use super::{ECHO, block_on, echo, evaluate, start};
+use super::{block_on, evaluate, start};
 use crate::agent::session::target;
-
-#[test]
-fn large_messages_go_both_ways_and_counters_agree() {
-    let node = start();
-    block_on(async {
-        let mut transport = echo(&node).await;
-        let before = transport.counters();
-        let message: Vec<u8> = (0..MAX_SENT_MESSAGE)
-            .map(|index| u8::try_from(index % 251).unwrap())
-            .collect();
-        for _ in 0..3 {
-            transport.send(&message).await.unwrap();
-        }
-        for _ in 0..3 {
-            assert_eq!(transport.recv().await.unwrap(), message);
-        }
-        let after = transport.counters();
-        let content = u64::try_from(3 * MAX_SENT_MESSAGE).unwrap();
-        for bytes in [
-            after.sent_bytes - before.sent_bytes,
-            after.received_bytes - before.received_bytes,
-        ] {
-            assert!(
-                (content..content + 600).contains(&bytes),
-                "{bytes} for {content}"
-            );
-        }
-        let too_large = transport.send(&vec![0; MAX_SENT_MESSAGE + 1]).await;
-        assert!(matches!(
-            too_large,
-            Err(TransportError::MessageTooLarge { .. })
-        ));
-        transport.send(b"still there").await.unwrap();
-        assert_eq!(transport.recv().await.unwrap(), b"still there");
-        transport.close().await.unwrap();
-    });
-}
 
 #[test]
 fn a_message_beyond_the_limit_is_refused() {
@@ -115,47 +75,5 @@ fn a_message_of_many_fragments_comes_whole() {
         let content = vec![7; 1_000_000];
         assert_eq!(connection.receive().await.unwrap(), Event::Message(content));
         connection.close().await.unwrap();
-    });
-}
-
-#[test]
-fn a_cancelled_receive_loses_nothing() {
-    let node = start();
-    block_on(async {
-        let mut transport = echo(&node).await;
-        for round in 0..50_u8 {
-            transport.send(&[round; 3000]).await.unwrap();
-            loop {
-                match tokio::time::timeout(Duration::from_micros(50), transport.recv()).await {
-                    Ok(message) => break assert_eq!(message.unwrap(), [round; 3000]),
-                    Err(_) => continue,
-                }
-            }
-        }
-        transport.close().await.unwrap();
-    });
-}
-
-#[test]
-fn the_bandwidth_limit_holds() {
-    let node = start();
-    block_on(async {
-        let limiter = RateLimiter::new(NonZeroU64::new(100_000).unwrap());
-        let limited = ErlTarget {
-            limiter: Some(limiter),
-            ..target(&node)
-        };
-        let mut connection = erl::connect(&limited).await.unwrap();
-        let agent = evaluate(&node, &mut connection, ECHO, SpawnBond::Link).await;
-        let mut transport = connection.into_transport(agent);
-        let start = Instant::now();
-        transport.send(&[0; 50_000]).await.unwrap();
-        transport.recv().await.unwrap();
-        assert!(
-            (440..1500).contains(&start.elapsed().as_millis()),
-            "{:?}",
-            start.elapsed()
-        );
-        transport.close().await.unwrap();
     });
 }

@@ -1,6 +1,7 @@
 //! The Erlang distribution transport against real nodes.
 
 mod connecting;
+mod contract;
 mod endings;
 mod link_rate;
 mod messages;
@@ -8,7 +9,7 @@ mod odd_nodes;
 
 use std::time::Duration;
 
-use relsync_engine::transport::erl::{self, Call, Connection, ErlTransport, Pid, SpawnBond};
+use relsync_engine::transport::erl::{self, Call, Connection, ErlChannel, Pid, SpawnBond};
 use relsync_tests::node::{Node, NodeOptions};
 
 use crate::agent::session::target;
@@ -90,10 +91,10 @@ async fn evaluate(node: &Node, connection: &mut Connection, text: &str, bond: Sp
     connection.spawn(&call, bond).await.expect("a process")
 }
 
-async fn echo(node: &Node) -> ErlTransport {
+async fn echo(node: &Node) -> ErlChannel {
     let mut connection = erl::connect(&target(node)).await.expect("a connection");
     let agent = evaluate(node, &mut connection, ECHO, SpawnBond::Link).await;
-    connection.into_transport(agent)
+    connection.into_channel(agent)
 }
 
 fn start() -> Node {

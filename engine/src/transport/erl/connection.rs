@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::time::timeout;
 
-use super::super::{Counters, MAX_SENT_MESSAGE, Meter, Transport, TransportError};
+use super::super::{Channel, Counters, MAX_SENT_MESSAGE, Meter, TransportError};
 use super::control::{self, Call, SpawnBond};
 use super::link::{Inbound, Link};
 use super::node_name::NodeName;
@@ -182,8 +183,8 @@ impl Connection {
     }
 
     /// Narrows the connection to the conversation with one process.
-    pub fn into_transport(self, agent: Pid) -> ErlTransport {
-        ErlTransport {
+    pub fn into_channel(self, agent: Pid) -> ErlChannel {
+        ErlChannel {
             connection: self,
             agent,
         }
@@ -236,40 +237,42 @@ impl Connection {
 }
 
 /// The conversation with the agent's process over a connection of the Erlang distribution.
-pub struct ErlTransport {
+pub struct ErlChannel {
     connection: Connection,
     agent: Pid,
 }
 
-impl ErlTransport {
+impl ErlChannel {
     /// The connection underneath.
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
 }
 
-impl Transport for ErlTransport {
-    async fn send(&mut self, message: &[u8]) -> Result<(), TransportError> {
-        self.connection.send(&self.agent, message).await
+impl Channel for ErlChannel {
+    fn send<'a>(&'a mut self, message: &'a [u8]) -> BoxFuture<'a, Result<(), TransportError>> {
+        Box::pin(self.connection.send(&self.agent, message))
     }
 
-    async fn recv(&mut self) -> Result<Vec<u8>, TransportError> {
-        loop {
-            match self.connection.receive().await? {
-                Event::Message(message) => return Ok(message),
-                Event::Ended { process, reason } if process == self.agent => {
-                    return Err(TransportError::AgentEnded { reason });
+    fn receive(&mut self) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
+        Box::pin(async {
+            loop {
+                match self.connection.receive().await? {
+                    Event::Message(message) => return Ok(message),
+                    Event::Ended { process, reason } if process == self.agent => {
+                        return Err(TransportError::AgentEnded { reason });
+                    }
+                    Event::Ended { .. } => {}
                 }
-                Event::Ended { .. } => {}
             }
-        }
+        })
     }
 
     fn counters(&self) -> Counters {
         self.connection.counters()
     }
 
-    async fn close(self) -> Result<(), TransportError> {
-        self.connection.close().await
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), TransportError>> {
+        Box::pin(self.connection.close())
     }
 }

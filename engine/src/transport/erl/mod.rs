@@ -34,7 +34,7 @@ mod reason;
 mod term;
 
 pub use connect::{EPMD_PORT, ErlTarget, connect};
-pub use connection::{Connection, ErlTransport, Event};
+pub use connection::{Connection, ErlChannel, Event};
 pub use control::{Call, SpawnBond};
 pub use error::{ConnectError, HandshakeStep};
 pub use link::Timing;

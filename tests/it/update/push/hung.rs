@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use relsync_engine::target::launch;
 use relsync_engine::target::session::SessionError;
 use relsync_engine::target::wire::{HooksKind, Request};
 use relsync_engine::update::{Hooks, PushError};
 use relsync_tests::release::listing;
 
 use super::{Rig, applied};
-use crate::agent::session::{block_on, connect, greeting};
+use crate::agent::session::{block_on, greeting, open_with};
 
 #[test]
 fn a_hung_agent_is_not_waited_for() {
@@ -62,9 +61,7 @@ fn a_hung_agent_that_is_killed_lets_the_next_session_in() {
     let mut greeting = greeting(&device);
     greeting.silence = Duration::from_secs(2);
     block_on(async {
-        let (mut session, _) = launch::open(connect(&rig.node).await, &greeting)
-            .await
-            .expect("a session");
+        let (mut session, _) = open_with(&rig.node, &greeting).await.expect("a session");
         rig.node
             .eval("erlang:suspend_process(whereis(relsync_session))");
         let status = Request::Status { verify: false };

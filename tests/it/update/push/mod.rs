@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use relsync_engine::store::{ScanOptions, SnapshotMeta, Store};
-use relsync_engine::target::launch;
 use relsync_engine::target::session::SILENCE;
 use relsync_engine::target::wire::{ApplyResult, HooksKind, Outcome, ReloadMode, Reply, Request};
 use relsync_engine::update::{
@@ -18,7 +17,7 @@ use relsync_engine::update::{
 use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::release::Release;
 
-use crate::agent::session::{block_on, connect, greeting};
+use crate::agent::session::{block_on, greeting, open_with};
 
 /// A node, the directory it is updated in, and a store.
 struct Rig {
@@ -106,7 +105,7 @@ impl Rig {
             ..
         } = self;
         block_on(async {
-            let (mut session, status) = launch::open(connect(node).await, &greeting).await?;
+            let (mut session, status) = open_with(node, &greeting).await?;
             let mut on_event = |event: PushEvent<'_>| match event {
                 PushEvent::Step(step) => events.push(step.to_string()),
                 PushEvent::Output(text) => events.push(format!("> {text}")),
@@ -124,7 +123,7 @@ impl Rig {
                 store,
                 &manifest,
                 options,
-                &|_| false,
+                &PathRule::default(),
                 &mut on_event,
             )
             .await;
@@ -137,7 +136,7 @@ impl Rig {
         let device = self.device();
         let node = &self.node;
         block_on(async {
-            let (mut session, _) = launch::open(connect(node).await, &greeting(&device))
+            let (mut session, _) = open_with(node, &greeting(&device))
                 .await
                 .expect("a session");
             let request = Request::Rollback {

@@ -3,14 +3,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use relsync_engine::plan::ModuleAction;
-use relsync_engine::target::launch;
 use relsync_engine::target::session::SessionError;
 use relsync_engine::target::wire::{PlannedFiles, ReloadMode, Reply, Request};
 use relsync_engine::update::{PushEnd, PushError};
 use relsync_tests::release::listing;
 
 use super::{A, B, Rig, applied, hooks, statuses};
-use crate::agent::session::{block_on, connect, greeting};
+use crate::agent::session::{block_on, greeting, open_with};
 
 #[test]
 fn a_to_b_to_a() {
@@ -207,7 +206,7 @@ fn a_plan_may_name_many_modules() {
         })
         .collect();
     block_on(async {
-        let (mut session, _) = launch::open(connect(&rig.node).await, &greeting(&device))
+        let (mut session, _) = open_with(&rig.node, &greeting(&device))
             .await
             .expect("a session");
         let request = Request::PlanReload {

@@ -1,0 +1,485 @@
+//! The one way to bring a target to a release, to take it back, to confirm, to reload, and to ask it.
+//!
+//! Owns what makes these reliable on a poor link: new attempts, the other forms of an update that a target may need, what became of
+//! an update whose link was lost, the restart of the VM, and the confirmation in time. A caller gives a value ([`Update`],
+//! [`Rollback`]), hears [`Event`]s, may cancel, and gets a value back ([`Outcome`]). Nothing here prints, or knows how a target is
+//! reached. How long and how often is tried, [`Patience`](crate::target::Patience) says.
+//!
+//! | step of [`update`] | on failure |
+//! |---|---|
+//! | session, plan, pack | a lost link is picked up again; the target continues where it has the pack |
+//! | apply | after a lost link the target is asked what became of the update |
+//! | restart of the VM, if asked for | awaited, and what came back is compared with what is installed |
+//! | confirm, on a new connection | tried until the probation has ended; the target rolls back by itself then |
+
+mod confirmation;
+mod event;
+mod lost_target;
+mod outcome;
+mod request;
+mod restart;
+mod rollback;
+mod session;
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::ScanOptions;
+use crate::target::session::{Session, SessionError};
+use crate::target::wire::{
+    ApplyResult, ErrorKind, Outcome as Applied, ReloadMode, Step, TargetStatus,
+};
+use crate::target::{OpenError, Target};
+use crate::tree::id::SnapshotId;
+use crate::update::{
+    Looked, Lost, PathRule, PushEnd, PushError, PushEvent, PushReport, look, push,
+};
+
+pub use confirmation::confirm;
+pub use event::{Event, Fallback, Stage};
+pub use outcome::{Doing, Ending, OtherRun, Outcome, Restarted, Unreached, UpdateError};
+pub use request::{Release, Rollback, RollbackTo, Update};
+pub use rollback::{RollbackReport, roll_back};
+pub use session::{Examination, examine, reload_code, status};
+
+/// Hears what happens.
+pub type OnEvent<'a> = dyn FnMut(Event<'_>) + Send + 'a;
+
+/// One target, and who hears of it.
+struct Driver<'a, 'e> {
+    target: &'a mut Target,
+    cancel: &'a CancellationToken,
+    on_event: &'a mut OnEvent<'e>,
+}
+
+/// How an update ended well.
+enum Done {
+    UpToDate { needs_restart: bool },
+    DryRun,
+    Applied { needs_restart: bool },
+}
+
+/// Brings a target to a release.
+///
+/// A cancellation before the order to apply leaves the target as it is; later ones take effect as [`Stage`] says.
+pub async fn update(
+    target: &mut Target,
+    mut update: Update,
+    cancel: &CancellationToken,
+    on_event: &mut OnEvent<'_>,
+) -> Outcome {
+    let mut outcome = Outcome {
+        ending: Ending::DryRun,
+        release: Arc::clone(&update.release.manifest),
+        status: None,
+        report: None,
+        generation: None,
+        probation_ms: None,
+        foreseen: None,
+        restarted: None,
+    };
+    let mut driver = Driver {
+        target,
+        cancel,
+        on_event,
+    };
+    let done = driver.update(&mut update, &mut outcome).await;
+    driver.tell(Event::Stage(Stage::Free));
+    outcome.release = update.release.manifest;
+    outcome.ending = match done {
+        Ok(Done::UpToDate { needs_restart }) => Ending::UpToDate { needs_restart },
+        Ok(Done::DryRun) => Ending::DryRun,
+        Ok(Done::Applied { needs_restart }) => Ending::Applied { needs_restart },
+        Err(error) => Ending::failed(error),
+    };
+    outcome
+}
+
+impl Driver<'_, '_> {
+    fn tell(&mut self, event: Event<'_>) {
+        (self.on_event)(event);
+    }
+
+    async fn open(&mut self) -> Result<(Session, TargetStatus), OpenError> {
+        let on_event = &mut *self.on_event;
+        let mut on_sent = |sent| on_event(Event::AgentSent(sent));
+        self.target.open(&mut on_sent).await
+    }
+
+    async fn update(
+        &mut self,
+        update: &mut Update,
+        outcome: &mut Outcome,
+    ) -> Result<Done, UpdateError> {
+        let report = match self.attempts(update, outcome).await {
+            Err(UpdateError::Push(PushError::LostWhileApplying { lost, source })) => {
+                let error = PushError::LostWhileApplying {
+                    lost: lost.clone(),
+                    source,
+                };
+                self.tell(Event::LooksForTarget(error.into()));
+                self.find_out(&lost, outcome).await?;
+                return self.settle(update, outcome, false).await;
+            }
+            Err(UpdateError::CancelledOrdered(lost)) => {
+                let told = self.find_out(&lost, outcome).await;
+                told.map_err(|error| match error {
+                    UpdateError::LostAndUnchanged => UpdateError::Cancelled,
+                    error => error,
+                })?;
+                return self.settle(update, outcome, false).await;
+            }
+            pushed => pushed?,
+        };
+        let report = outcome.report.insert(report);
+        let (result, is_reload) = match &report.end {
+            PushEnd::UpToDate | PushEnd::Confirmed(_) => {
+                let waits = outcome.status.as_ref().is_some_and(|it| it.waiting > 0);
+                let needs_restart = waits && update.options.reload != ReloadMode::None;
+                return Ok(Done::UpToDate { needs_restart });
+            }
+            PushEnd::DryRun(_) => return Ok(Done::DryRun),
+            PushEnd::Reloaded(result) => (result, true),
+            PushEnd::Applied(result) => (result, false),
+        };
+        outcome.generation = Some(result.generation);
+        outcome.probation_ms = result.probation_ms;
+        let needs_restart = result.needs_restart;
+        match result.outcome {
+            Applied::RolledBack => Err(rolled_back(result)),
+            Applied::Unchanged => {
+                // What was there already is on record now, and perhaps on probation.
+                if !is_reload && outcome.probation_ms.is_some() {
+                    self.confirm_in_time(update, outcome).await?;
+                }
+                Ok(Done::UpToDate { needs_restart })
+            }
+            Applied::Applied if is_reload => {
+                self.await_restart(update, outcome).await?;
+                Ok(Done::Applied { needs_restart })
+            }
+            Applied::Applied => {
+                let restarts = update.options.reload == ReloadMode::Vm;
+                let waits = !restarts && report.planned.needs_restart(&update.release.manifest);
+                self.settle(update, outcome, needs_restart || waits).await
+            }
+        }
+    }
+
+    /// What follows once the target has applied an update.
+    async fn settle(
+        &mut self,
+        update: &Update,
+        outcome: &mut Outcome,
+        needs_restart: bool,
+    ) -> Result<Done, UpdateError> {
+        self.await_restart(update, outcome).await?;
+        self.confirm_in_time(update, outcome).await?;
+        Ok(Done::Applied { needs_restart })
+    }
+
+    /// Pushes until it is done, fails for good, or was tried often enough.
+    async fn attempts(
+        &mut self,
+        update: &mut Update,
+        outcome: &mut Outcome,
+    ) -> Result<PushReport, UpdateError> {
+        let mut pauses = self.target.patience.pauses(self.target.patience.retries);
+        let mut was_lost = false;
+        loop {
+            let mut hooks_ran = false;
+            let attempt = self.attempt(update, outcome, &mut hooks_ran).await;
+            let error = match attempt {
+                Ok(report) => return Ok(report),
+                Err(error) => error,
+            };
+            let is_lost = error.is_lost_link();
+            was_lost |= is_lost;
+            if let Some(fallback) = fall_back(update, &error, hooks_ran) {
+                self.tell(Event::FallsBack(fallback));
+                continue;
+            }
+            if !(is_lost || was_lost && error.is_passing()) {
+                return Err(error);
+            }
+            let Some(pause) = pauses.next() else {
+                return Err(error);
+            };
+            self.tell(Event::Retries { error, pause });
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.cancel.cancelled() => return Err(UpdateError::Cancelled),
+            }
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        update: &mut Update,
+        outcome: &mut Outcome,
+        hooks_ran: &mut bool,
+    ) -> Result<PushReport, UpdateError> {
+        self.tell(Event::Stage(Stage::Free));
+        let cancel = self.cancel;
+        let (mut session, status) = tokio::select! {
+            opened = self.open() => opened?,
+            () = cancel.cancelled() => return Err(UpdateError::Cancelled),
+        };
+        self.tell(Event::Opened(&status));
+        let status = outcome.status.insert(status);
+        outcome.generation = status.current.as_ref().map(|current| current.generation);
+        let ended = self
+            .in_session(
+                &mut session,
+                status,
+                update,
+                &mut outcome.foreseen,
+                hooks_ran,
+            )
+            .await;
+        match &ended {
+            // There is nobody to say good-bye to.
+            Err(error) if error.is_hung_up() => self.target.abandon(session),
+            _ => self.target.close(session).await,
+        }
+        ended
+    }
+
+    async fn in_session(
+        &mut self,
+        session: &mut Session,
+        status: &TargetStatus,
+        update: &mut Update,
+        foreseen: &mut Option<UpdateError>,
+        hooks_ran: &mut bool,
+    ) -> Result<PushReport, UpdateError> {
+        if is_in_doubt(status) && !update.new_destination {
+            let error = UpdateError::NewDestination {
+                destination: self.target.greeting.destination.clone(),
+                release_root: status.release_root.clone(),
+            };
+            if !update.options.dry_run {
+                return Err(error);
+            }
+            *foreseen = Some(error);
+        }
+        let cancel = self.cancel;
+        tokio::select! {
+            looked = self.look(update, session, status) => looked?,
+            () = cancel.cancelled() => return Err(UpdateError::Cancelled),
+        }
+        self.tell(Event::Begins {
+            release: &update.release.manifest,
+            status,
+        });
+        self.push(session, status, update, hooks_ran).await
+    }
+
+    async fn push(
+        &mut self,
+        session: &mut Session,
+        status: &TargetStatus,
+        update: &Update,
+        hooks_ran: &mut bool,
+    ) -> Result<PushReport, UpdateError> {
+        let leave_alone = update.leave_alone(status);
+        let applies = AtomicBool::new(false);
+        let mut ordered = None;
+        let on_event = &mut *self.on_event;
+        let mut on_push = |event: PushEvent<'_>| {
+            match &event {
+                PushEvent::Ordered(lost) => {
+                    on_event(Event::Stage(Stage::Ordered));
+                    ordered = Some(Box::new(Lost::clone(lost)));
+                }
+                PushEvent::Step(step) => {
+                    *hooks_ran |= **step != Step::Switch;
+                    if ordered.is_some() {
+                        applies.store(true, Ordering::Relaxed);
+                        on_event(Event::Stage(Stage::Applying));
+                    }
+                }
+                _ => {}
+            }
+            on_event(Event::Push(event));
+        };
+        let pushing = push(
+            session,
+            status,
+            &update.store,
+            &update.release.manifest,
+            &update.options,
+            &leave_alone,
+            &mut on_push,
+        );
+        let pushed = tokio::select! {
+            pushed = pushing => Some(pushed),
+            () = cancelled_before(self.cancel, &applies) => None,
+        };
+        match (pushed, ordered) {
+            (Some(pushed), _) => Ok(pushed?),
+            (None, None) => Err(UpdateError::Cancelled),
+            (None, Some(lost)) => Err(UpdateError::CancelledOrdered(lost)),
+        }
+    }
+
+    /// Asks the target what it has of what the release needs when it is started, and adds to the release those of Erlang's own
+    /// applications that the target lacks. A target that runs this very release is not asked.
+    async fn look(
+        &mut self,
+        update: &mut Update,
+        session: &mut Session,
+        status: &TargetStatus,
+    ) -> Result<(), UpdateError> {
+        update.options.looked = None;
+        let installed = status.current.as_ref();
+        let installed = installed.map(|current| SnapshotId(current.snapshot));
+        // What came along before stays, and is relsync's own.
+        let (mut along, asked) = brought(update, installed).await?;
+        take_along(update, &along).await?;
+        if installed == Some(update.release.manifest.id()) {
+            return Ok(());
+        }
+        let looked = look(session, &update.store, &update.release.manifest, asked).await?;
+        let lacking = looked.lacking();
+        if !lacking.is_empty() {
+            self.tell(Event::TakesAlong(&lacking));
+            along.extend(lacking);
+            take_along(update, &along).await?;
+        }
+        let left_out = update.release.system_libs.len() - along.len();
+        if left_out > 0 {
+            self.tell(Event::LeavesOut(left_out));
+        }
+        update.options.looked = Some(Arc::<Looked>::new(looked));
+        Ok(())
+    }
+}
+
+impl Update {
+    /// The rule for what of a destination is left alone: what an earlier update brought of Erlang's own applications is relsync's.
+    fn leave_alone(&self, status: &TargetStatus) -> PathRule {
+        let mut left_out = self.left_out.clone();
+        if status.current.is_some() {
+            left_out = left_out.own_system_libs();
+        }
+        let protected = self.protected.clone();
+        PathRule::new(move |path| left_out.leaves_out(path) || protected.leaves_out(path))
+    }
+
+    fn confirm_timeout(&self) -> Option<Duration> {
+        let timeout = self.options.confirm_timeout_ms.map(Duration::from_millis);
+        timeout.filter(|timeout| !timeout.is_zero())
+    }
+}
+
+/// Parts Erlang's own applications that the release leaves out: those that an earlier update brought, and those that the target is
+/// to be asked about.
+async fn brought(
+    update: &Update,
+    installed: Option<SnapshotId>,
+) -> Result<(Vec<String>, Vec<String>), UpdateError> {
+    let store = Arc::clone(&update.store);
+    let systems = update.release.system_libs.clone();
+    blocking(move || {
+        let base = match installed {
+            Some(id) => store.manifest(&id)?,
+            None => None,
+        };
+        let is_ours = |system: &String| {
+            let dir = format!("lib/{system}");
+            base.as_ref()
+                .is_some_and(|base| base.get(dir.as_bytes()).is_some())
+        };
+        Ok(systems.into_iter().partition(is_ours))
+    })
+    .await
+}
+
+/// Makes the release that with these of Erlang's own applications.
+async fn take_along(update: &mut Update, systems: &[String]) -> Result<(), UpdateError> {
+    let release = &mut update.release;
+    let Some(dir) = release.dir.clone() else {
+        return Ok(());
+    };
+    if *systems == release.taken_along {
+        return Ok(());
+    }
+    let rules = update.left_out.clone();
+    let rules = rules.with_system_libs(systems.iter().map(|system| system.clone().into_bytes()));
+    let store = Arc::clone(&update.store);
+    let meta = release.meta.clone();
+    let manifest = blocking(move || {
+        let options = ScanOptions {
+            rules: store.left_out_of(&dir, rules),
+            rehash_all: false,
+        };
+        let (_, manifest, _) = store.take_snapshot(&dir, &options, &meta, &|_| {})?;
+        Ok(manifest)
+    });
+    release.manifest = Arc::new(manifest.await?);
+    systems.clone_into(&mut release.taken_along);
+    Ok(())
+}
+
+/// Runs blocking work on a thread of its own, so that the connection lives on meanwhile.
+async fn blocking<V: Send + 'static>(
+    work: impl FnOnce() -> Result<V, UpdateError> + Send + 'static,
+) -> Result<V, UpdateError> {
+    spawn_blocking(work).await.map_err(UpdateError::Worker)?
+}
+
+/// Changes an update to the form that an error asks for, if there is one that was not tried.
+fn fall_back(update: &mut Update, error: &UpdateError, hooks_ran: bool) -> Option<Fallback> {
+    let UpdateError::Push(error) = error else {
+        return None;
+    };
+    match error {
+        PushError::Session(error) if is_refused_hooks(error, hooks_ran) => {
+            update.options.hooks = Some(update.hooks_source.take()?);
+            Some(Fallback::HooksAsSource)
+        }
+        PushError::ZlibDiffers if update.options.reflate => {
+            update.options.reflate = false;
+            Some(Fallback::WithoutReflating)
+        }
+        PushError::KeptChanged if update.options.use_kept => {
+            update.options.use_kept = false;
+            Some(Fallback::WithoutKept)
+        }
+        _ => None,
+    }
+}
+
+/// Whether the target refused the hooks before any of them ran: it may run an older OTP than the compiler here.
+fn is_refused_hooks(error: &SessionError, hooks_ran: bool) -> bool {
+    matches!(error, SessionError::Remote(remote) if remote.kind == ErrorKind::Hooks && !hooks_ran)
+}
+
+/// Waits for a cancellation while the target does not apply; then its answer is awaited instead.
+async fn cancelled_before(cancel: &CancellationToken, applies: &AtomicBool) {
+    cancel.cancelled().await;
+    if applies.load(Ordering::Relaxed) {
+        pending::<()>().await;
+    }
+}
+
+/// Whether an update needs the caller's word: the VM runs nothing from the destination, and nothing was installed there before.
+#[must_use]
+pub fn is_in_doubt(status: &TargetStatus) -> bool {
+    !status.runs && status.current.is_none() && status.damage.is_empty()
+}
+
+fn rolled_back(result: &ApplyResult) -> UpdateError {
+    let error = result.error.clone().unwrap_or_default();
+    if result.needs_restart {
+        UpdateError::RolledBackInPart(error)
+    } else {
+        UpdateError::RolledBack(error)
+    }
+}

@@ -1,0 +1,143 @@
+//! A VM that restarts after an update: waits until it is back, and compares what came back with what is installed.
+//!
+//! | what happened | how it ends |
+//! |---|---|
+//! | nobody answers, or the VM that was there goes on, until the time is over | the VM did not come back |
+//! | the new VM was booted from another release than is installed, runs other code than the files, or nothing of them | what it runs |
+//! | another generation is installed | which one |
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Driver, Event, Outcome, session};
+use crate::target::wire::{ReloadMode, TargetStatus, VmLife};
+use crate::update::{OtherRun, Restarted, Stage, Unreached, Update, UpdateError};
+
+/// What is expected of a VM that restarts.
+pub(super) struct Restart {
+    /// The generation that is installed.
+    generation: u64,
+    /// The life that ends.
+    before: VmLife,
+    timeout: Duration,
+    begun: Instant,
+}
+
+impl Restart {
+    /// A restart that begins now, and may take so long.
+    pub(super) fn new(generation: u64, before: VmLife, timeout: Duration) -> Self {
+        Self {
+            generation,
+            before,
+            timeout,
+            begun: Instant::now(),
+        }
+    }
+
+    /// Returns what is wrong with what came back.
+    fn fault(&self, status: &TargetStatus) -> Option<UpdateError> {
+        let generation = status.current.as_ref().map_or(0, |it| it.generation);
+        if generation != self.generation {
+            return Some(UpdateError::LostAndReplaced { generation });
+        }
+        let runs = match (&status.vm.named, status.vm.booted_version()) {
+            (Some(named), Some(booted)) if *named != booted => OtherRun::Booted {
+                booted,
+                named: named.clone(),
+            },
+            _ if !status.modules.is_empty() => {
+                let names = status.modules.iter().map(|module| module.name.clone());
+                OtherRun::Modules(names.collect())
+            }
+            // Its boot file and code path lead elsewhere, or were never said: a plain `erl` of the same name.
+            _ if !status.runs => OtherRun::Nothing,
+            _ => return None,
+        };
+        Some(UpdateError::BackWithAnother { generation, runs })
+    }
+}
+
+impl Driver<'_, '_> {
+    /// Waits for the VM, if the update restarts it.
+    pub(super) async fn await_restart(
+        &mut self,
+        update: &Update,
+        outcome: &mut Outcome,
+    ) -> Result<(), UpdateError> {
+        let restarts = update.options.reload == ReloadMode::Vm;
+        let (Some(generation), true) = (outcome.generation, restarts) else {
+            return Ok(());
+        };
+        let before = outcome.status.as_ref().map(|status| status.vm.clone());
+        let timeout = self.target.patience.restart;
+        let restart = Restart::new(generation, before.unwrap_or_default(), timeout);
+        self.tell(Event::Stage(Stage::Free));
+        let cancel = self.cancel;
+        let was_cancelled = cancel.is_cancelled();
+        let (restarted, fault) = tokio::select! {
+            returned = self.await_return(&restart) => returned?,
+            () = cancel.cancelled(), if !was_cancelled => {
+                return Err(UpdateError::CancelledRestart { generation });
+            }
+        };
+        outcome.restarted = Some(restarted);
+        fault.map_or(Ok(()), Err)
+    }
+
+    /// Waits for the VM that restarts; also returns what is wrong with what it runs.
+    pub(super) async fn await_return(
+        &mut self,
+        restart: &Restart,
+    ) -> Result<(Restarted, Option<UpdateError>), UpdateError> {
+        self.tell(Event::AwaitsRestart(restart.timeout));
+        let status = self.look_for(restart).await?;
+        let took = restart.begun.elapsed();
+        let fault = restart.fault(&status);
+        let boot = status.vm.boot;
+        Ok((Restarted { took, boot }, fault))
+    }
+
+    /// Asks until another life of the VM answers.
+    async fn look_for(&mut self, restart: &Restart) -> Result<TargetStatus, UpdateError> {
+        let patience = self.target.patience.clone();
+        let end = restart.begun + restart.timeout;
+        let mut reason = Unreached::NoTime;
+        sleep(patience.restart_begins.min(restart.timeout)).await;
+        loop {
+            match timeout_at(end, self.ask_restarted(restart)).await {
+                Ok(Ok(Some(status))) => return Ok(status),
+                Ok(Ok(None)) => reason = Unreached::SameVm,
+                Ok(Err(error)) => reason = error.into(),
+                Err(_) => {}
+            }
+            if Instant::now() + patience.restart_pause >= end {
+                return Err(UpdateError::NotBack {
+                    generation: restart.generation,
+                    timeout: restart.timeout,
+                    reason,
+                });
+            }
+            sleep(patience.restart_pause).await;
+        }
+    }
+
+    /// The status of the VM that came after the one that was there; none while that one answers.
+    async fn ask_restarted(
+        &mut self,
+        restart: &Restart,
+    ) -> Result<Option<TargetStatus>, UpdateError> {
+        let (mut session, greeting) = self.open().await?;
+        if is_same_life(&greeting.vm, &restart.before) {
+            self.target.close(session).await;
+            return Ok(None);
+        }
+        let status = session::ask_status(&mut session, false).await;
+        self.target.close(session).await;
+        Ok(Some(status?))
+    }
+}
+
+fn is_same_life(one: &VmLife, other: &VmLife) -> bool {
+    (one.creation, one.os_pid) == (other.creation, other.os_pid)
+}

@@ -1,0 +1,161 @@
+//! The way back to an earlier generation that the target keeps.
+
+use tokio_util::sync::CancellationToken;
+
+use super::restart::Restart;
+use super::{Driver, OnEvent, is_refused_hooks};
+use crate::target::Target;
+use crate::target::session::{Session, SessionError};
+use crate::target::wire::{
+    ApplyResult, ErrorKind, HooksPoint, Outcome as Applied, ReloadMode, Reply, Request, Step,
+    TargetStatus,
+};
+use crate::tree::id::SnapshotId;
+use crate::update::{
+    Event, Fallback, PushEvent, Restarted, Rollback, RollbackTo, UpdateError, send_hooks,
+};
+
+/// How a way back ended.
+#[derive(Debug)]
+pub struct RollbackReport {
+    /// What the target said of itself before.
+    pub status: TargetStatus,
+    /// What the target made of it. An error in it tells that the files are back, and what is not.
+    pub result: ApplyResult,
+    /// The restart of the VM, if one was asked for.
+    pub restarted: Option<Restarted>,
+}
+
+/// Takes a target back to an earlier generation that it keeps.
+pub async fn roll_back(
+    target: &mut Target,
+    mut rollback: Rollback,
+    on_event: &mut OnEvent<'_>,
+) -> Result<RollbackReport, UpdateError> {
+    let mut driver = Driver {
+        target,
+        cancel: &CancellationToken::new(),
+        on_event,
+    };
+    let (status, result) = loop {
+        let (mut session, status) = driver.open().await?;
+        let installed = status.current.as_ref();
+        // An earlier generation may have been the same snapshot: to return to it would only lose those in between.
+        if let Some(current) = installed
+            && rollback.to == RollbackTo::Snapshot(SnapshotId(current.snapshot))
+        {
+            let generation = current.generation;
+            driver.target.close(session).await;
+            return Err(UpdateError::RunsAlready { generation });
+        }
+        let mut hooks_ran = false;
+        let answer = driver
+            .ask_rollback(&mut session, &rollback, !status.writable, &mut hooks_ran)
+            .await;
+        driver.target.close(session).await;
+        match answer {
+            Ok(result) => break (status, result),
+            Err(error)
+                if is_refused_hooks(&error, hooks_ran) && rollback.hooks_source.is_some() =>
+            {
+                driver.tell(Event::FallsBack(Fallback::HooksAsSource));
+                rollback.hooks = rollback.hooks_source.take();
+            }
+            Err(error) => return Err(refused(error, rollback.to, &status)),
+        }
+    };
+    if let (Applied::RolledBack, Some(error)) = (result.outcome, &result.error) {
+        return Err(UpdateError::RolledBack(error.clone()));
+    }
+    let restarted = if rollback.reload == ReloadMode::Vm {
+        let timeout = driver.target.patience.restart;
+        let restart = Restart::new(result.generation, status.vm.clone(), timeout);
+        let (restarted, fault) = driver.await_return(&restart).await?;
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        Some(restarted)
+    } else {
+        None
+    };
+    Ok(RollbackReport {
+        status,
+        result,
+        restarted,
+    })
+}
+
+impl Driver<'_, '_> {
+    /// Brings the hooks, and asks for the way back.
+    async fn ask_rollback(
+        &mut self,
+        session: &mut Session,
+        rollback: &Rollback,
+        presync_now: bool,
+        hooks_ran: &mut bool,
+    ) -> Result<ApplyResult, SessionError> {
+        if let Some(hooks) = &rollback.hooks {
+            let point = HooksPoint::Undo;
+            for reply in send_hooks(session, hooks, presync_now, point).await? {
+                self.tell_reply(&reply);
+            }
+        }
+        session.send(&request(rollback)).await?;
+        loop {
+            let reply = session.receive_checked().await?;
+            if let Reply::Result(result) = reply {
+                return Ok(*result);
+            }
+            *hooks_ran |= matches!(
+                &reply,
+                Reply::Step {
+                    step: Step::Presync
+                }
+            );
+            self.tell_reply(&reply);
+        }
+    }
+
+    fn tell_reply(&mut self, reply: &Reply) {
+        match reply {
+            Reply::Step { step } => self.tell(Event::Push(PushEvent::Step(step))),
+            Reply::Output { text } => self.tell(Event::Push(PushEvent::Output(text))),
+            // Nothing else is asked for, and nothing else matters.
+            _ => {}
+        }
+    }
+}
+
+fn request(rollback: &Rollback) -> Request {
+    let (generation, snapshot) = match rollback.to {
+        RollbackTo::Previous => (None, None),
+        RollbackTo::Generation(generation) => (Some(generation), None),
+        RollbackTo::Snapshot(id) => (None, Some(id.0)),
+    };
+    Request::Rollback {
+        generation,
+        snapshot,
+        reload: rollback.reload,
+        restart_command: rollback.restart_command.clone(),
+    }
+}
+
+/// What is installed is not kept, and so cannot be gone back to; that alone says too little.
+fn refused(error: SessionError, to: RollbackTo, status: &TargetStatus) -> UpdateError {
+    let is_unknown = matches!(
+        &error,
+        SessionError::Remote(remote) if remote.kind == ErrorKind::NoGeneration
+    );
+    let installed = status.current.as_ref();
+    let generation = installed.map_or(0, |current| current.generation);
+    let is_installed = match to {
+        RollbackTo::Previous => false,
+        RollbackTo::Generation(meant) => meant == generation,
+        RollbackTo::Snapshot(id) => installed.is_some_and(|it| it.snapshot == id.0),
+    };
+    if is_unknown && is_installed && status.damage.is_empty() {
+        UpdateError::RunsAlready { generation }
+    } else {
+        error.into()
+    }
+}

@@ -1,0 +1,95 @@
+//! What one session with a target is enough for: its status, whether it can be updated, and bringing its code to its files.
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Driver, OnEvent, rolled_back};
+use crate::target::session::{Session, SessionError};
+use crate::target::wire::{ApplyResult, Outcome as Applied, Reply, Request, TargetStatus};
+use crate::target::{Place, Target};
+use crate::update::{Event, PushEvent, PushOptions, UpdateError, reload};
+
+/// Asks a target for its status, with the modules that run other code than their files hold. `verify` hashes every file.
+pub async fn status(
+    target: &mut Target,
+    verify: bool,
+    on_event: &mut OnEvent<'_>,
+) -> Result<TargetStatus, UpdateError> {
+    let mut driver = Driver {
+        target,
+        cancel: &CancellationToken::new(),
+        on_event,
+    };
+    let (mut session, _) = driver.open().await?;
+    let status = ask_status(&mut session, verify).await;
+    driver.target.close(session).await;
+    Ok(status?)
+}
+
+/// What was found of a target without changing it.
+#[derive(Debug)]
+pub struct Examination {
+    /// What it says first.
+    pub greeting: TargetStatus,
+    /// What it says when it is asked for all.
+    pub status: Result<TargetStatus, UpdateError>,
+    /// Whether its destination can be written.
+    pub place: Result<Place, UpdateError>,
+}
+
+/// Finds out whether a target can be updated.
+pub async fn examine(
+    target: &mut Target,
+    on_event: &mut OnEvent<'_>,
+) -> Result<Examination, UpdateError> {
+    let mut driver = Driver {
+        target,
+        cancel: &CancellationToken::new(),
+        on_event,
+    };
+    let (mut session, greeting) = driver.open().await?;
+    let status = ask_status(&mut session, false).await;
+    driver.target.close(session).await;
+    let place = driver.target.probe().await;
+    Ok(Examination {
+        greeting,
+        status: status.map_err(UpdateError::from),
+        place: place.map_err(UpdateError::from),
+    })
+}
+
+/// Brings the code that a target runs to the files that are installed there: how, and with which hooks, `options` say.
+pub async fn reload_code(
+    target: &mut Target,
+    options: &PushOptions,
+    on_event: &mut OnEvent<'_>,
+) -> Result<(TargetStatus, ApplyResult), UpdateError> {
+    let mut driver = Driver {
+        target,
+        cancel: &CancellationToken::new(),
+        on_event,
+    };
+    let (mut session, status) = driver.open().await?;
+    driver.tell(Event::Opened(&status));
+    let on_event = &mut *driver.on_event;
+    let mut on_push = |event: PushEvent<'_>| on_event(Event::Push(event));
+    let answer = reload(&mut session, &status, options, &mut on_push).await;
+    driver.target.close(session).await;
+    let result = answer?;
+    if result.outcome == Applied::RolledBack {
+        return Err(rolled_back(&result));
+    }
+    Ok((status, result))
+}
+
+/// Asks for the status in a session.
+pub(super) async fn ask_status(
+    session: &mut Session,
+    verify: bool,
+) -> Result<TargetStatus, SessionError> {
+    session.send(&Request::Status { verify }).await?;
+    loop {
+        if let Reply::Status(status) = session.receive_checked().await? {
+            return Ok(*status);
+        }
+    }
+}
