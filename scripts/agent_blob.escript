@@ -10,6 +10,9 @@
 -mode(compile).
 
 -define(LOADER, "relsync_lib_loader.erl").
+%% What is pushed has other names than the application, which a release may contain in any version.
+-define(NAME_IN_SOURCE, "relsync_lib_").
+-define(NAME_WHEN_PUSHED, "relsync_agent_").
 %% What the VM reads of a beam, and line numbers so that a crash report from a device tells where.
 -define(KEPT_CHUNKS, ["AtU8", "Code", "StrT", "ImpT", "ExpT", "FunT", "LitT", "Type", "Line"]).
 
@@ -53,12 +56,31 @@ compile_all(Sources, Options) ->
     ].
 
 compile(Source, Options) ->
-    %% Compiled under their base names, so that no directory gets into the line tables.
-    Named = {source_name, filename:basename(Source)},
-    case compile:noenv_file(Source, [binary, deterministic, report, Named | Options]) of
+    {Macros, Others} = lists:partition(fun(Option) -> is_tuple(Option) end, Options),
+    Forms = pushed(forms(Source, [{Name, Value} || {d, Name, Value} <- Macros])),
+    case compile:noenv_forms(Forms, [binary, deterministic, report | Others]) of
         {ok, Module, Beam} -> {Module, strip(Beam)};
         error -> fail("~ts: does not compile", [Source])
     end.
+
+%% Parsed under their base names, so that no directory gets into the line tables.
+forms(Source, Macros) ->
+    {ok, Forms} = epp:parse_file(Source, [{source_name, filename:basename(Source)}, {macros, Macros}]),
+    [fail("~ts: ~tp", [Source, Error]) || {error, Error} <- Forms],
+    Forms.
+
+%% The same code under the names that it is pushed with.
+pushed(Atom) when is_atom(Atom) ->
+    case atom_to_list(Atom) of
+        ?NAME_IN_SOURCE ++ Rest -> list_to_atom(?NAME_WHEN_PUSHED ++ Rest);
+        _ -> Atom
+    end;
+pushed([Head | Tail]) ->
+    [pushed(Head) | pushed(Tail)];
+pushed(Tuple) when is_tuple(Tuple) ->
+    list_to_tuple(pushed(tuple_to_list(Tuple)));
+pushed(Other) ->
+    Other.
 
 strip(Beam) ->
     {ok, _Module, Chunks} = beam_lib:all_chunks(Beam),
@@ -68,9 +90,7 @@ strip(Beam) ->
 %% The body of the module's only function as text without needless spaces: the host compresses it, to about half the
 %% size of its abstract form.
 boot(Source) ->
-    {ok, Forms} = epp:parse_file(Source, []),
-    [fail("~ts: ~tp", [Source, Error]) || {error, Error} <- Forms],
-    case [Form || {function, _, _, _, _} = Form <- Forms] of
+    case [Form || {function, _, _, _, _} = Form <- pushed(forms(Source, []))] of
         [{function, _, _Name, _Arity, [{clause, _, Args, [], Body}]}] ->
             lists:foreach(fun(Arg) -> check_argument(Source, Arg) end, Args),
             check_evaluable(Source, Body),

@@ -85,7 +85,7 @@ fn two_destinations_of_one_node_are_on_probation_at_once() {
     assert_eq!(rig.push(&["confirm"], 0)["was_on_probation"], true);
     assert_eq!(listing(&rig.device()), tree(&rig));
     rig.node
-        .wait_for("whereis(relsync_lib_probation).", "undefined");
+        .wait_for("whereis(relsync_agent_probation).", "undefined");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_killed_node_goes_on_with_its_probation() {
     rig.load();
     assert_eq!(rig.node.eval("sample:version()."), "2");
     assert_eq!(
-        rig.node.eval("whereis(relsync_lib_probation)."),
+        rig.node.eval("whereis(relsync_agent_probation)."),
         "undefined"
     );
     // The first session finds the probation, and has the timer started again.
@@ -158,7 +158,7 @@ fn a_push_of_what_is_on_probation_confirms_it() {
     );
     assert_eq!(status(&rig, &rig.device())["current"]["state"], "confirmed");
     rig.node
-        .wait_for("whereis(relsync_lib_probation).", "undefined");
+        .wait_for("whereis(relsync_agent_probation).", "undefined");
 }
 
 /// Whoever is first at the end of a probation, the answer is what is installed.

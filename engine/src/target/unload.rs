@@ -20,7 +20,7 @@ const PROGRAM: &str = r#"
 Host = group_leader(),
 group_leader(whereis(init), self()),
 Say = fun(Kind, Text) -> Host ! {relsync, <<Kind, Text/binary>>} end,
-case {catch register(relsync_session, self()), whereis(relsync_lib_probation)} of
+case {catch register(relsync_session, self()), whereis(relsync_agent_probation)} of
     {true, undefined} ->
         put(relsync_who, Who),
         lists:foreach(
@@ -32,7 +32,7 @@ case {catch register(relsync_session, self()), whereis(relsync_lib_probation)} o
             end,
             [Module || Module <- erlang:loaded(), {file, "relsync"} <- [code:is_loaded(Module)]]
         ),
-        application:unset_env(relsync_lib, blob),
+        application:unset_env(relsync_agent_blob, blob),
         Say(0, <<>>);
     {true, _} ->
         Say(3, <<>>);

@@ -176,7 +176,7 @@ fn each_release_loads_its_variant_and_accepts_the_boot_expressions() {
                        {{Version, binary_to_term(Packed)}}
                    end,
                    {{Version, Modules}} = Read("agent-{}.blob"),
-                   [{{relsync_lib_loader, _}} | Others] = Modules,
+                   [{{relsync_agent_loader, _}} | Others] = Modules,
                    true = Others =:= lists:ukeysort(1, Others),
                    [begin
                         {{module, M}} = code:load_binary(M, atom_to_list(M) ++ ".beam", Beam),
@@ -184,12 +184,12 @@ fn each_release_loads_its_variant_and_accepts_the_boot_expressions() {
                         Md5 = M:module_info(md5)
                     end || {{M, Beam}} <- Modules],
                    {{module, crypto}} = code:ensure_loaded(crypto),
-                   false = relsync_lib_loader:is_whole(Version),
-                   relsync_lib_blob:hold(<<0:256>>, kept),
-                   true = relsync_lib_loader:is_whole(Version),
-                   false = relsync_lib_loader:is_whole(<<0:128>>),
-                   true = code:delete(relsync_lib_zstd),
-                   false = relsync_lib_loader:is_whole(Version),
+                   false = relsync_agent_loader:is_whole(Version),
+                   relsync_agent_blob:hold(<<0:256>>, kept),
+                   true = relsync_agent_loader:is_whole(Version),
+                   false = relsync_agent_loader:is_whole(<<0:128>>),
+                   true = code:delete(relsync_agent_zstd),
+                   false = relsync_agent_loader:is_whole(Version),
                    {{ok, Boot}} = file:read_file(filename:join({agent_directory:?}, "boot.txt")),
                    [{{ok, _}} = begin
                         {{ok, Tokens, _}} = erl_scan:string(binary_to_list(Text)),

@@ -28,8 +28,8 @@ fn installed() -> Rig {
 /// Puts other code in the place of one of the agent's modules, as another version of the agent would have it.
 fn make_another_version(rig: &Rig) {
     rig.node.eval(
-        "{ok, relsync_lib_varint, Other} = compile:forms([{attribute, 1, module, relsync_lib_varint}]), \
-         {module, _} = code:load_binary(relsync_lib_varint, \"relsync\", Other)",
+        "{ok, relsync_agent_varint, Other} = compile:forms([{attribute, 1, module, relsync_agent_varint}]), \
+         {module, _} = code:load_binary(relsync_agent_varint, \"relsync\", Other)",
     );
 }
 
@@ -83,10 +83,10 @@ fn what_somebody_removed_is_loaded_again() {
     let rig = installed();
     let whole = rig.node.eval(LOADED);
     for remove in [
-        "code:delete(relsync_lib_zstd), code:purge(relsync_lib_zstd)",
-        "code:delete(relsync_lib_loader), code:purge(relsync_lib_loader)",
+        "code:delete(relsync_agent_zstd), code:purge(relsync_agent_zstd)",
+        "code:delete(relsync_agent_loader), code:purge(relsync_agent_loader)",
         "code:purge(crypto), code:delete(crypto), code:purge(crypto)",
-        "application:unset_env(relsync_lib, blob)",
+        "application:unset_env(relsync_agent_blob, blob)",
     ] {
         rig.node.eval(remove);
         let result = rig.push(&[], 0);
@@ -99,12 +99,12 @@ fn what_somebody_removed_is_loaded_again() {
 fn another_version_takes_the_place_of_the_one_before() {
     let rig = installed();
     let whole = rig.node.eval(LOADED);
-    let version = rig.node.eval("relsync_lib_varint:module_info(md5)");
+    let version = rig.node.eval("relsync_agent_varint:module_info(md5)");
     for _ in 0..2 {
         make_another_version(&rig);
         rig.push(&["status"], 0);
         assert_eq!(
-            rig.node.eval("relsync_lib_varint:module_info(md5)"),
+            rig.node.eval("relsync_agent_varint:module_info(md5)"),
             version
         );
         assert_eq!(rig.node.eval(LOADED), whole);
@@ -124,9 +124,10 @@ fn a_probation_keeps_its_version() {
         message.contains("a probation that another version of relsync began"),
         "{result}"
     );
-    rig.node.eval("exit(whereis(relsync_lib_probation), kill)");
     rig.node
-        .wait_for("whereis(relsync_lib_probation)", "undefined");
+        .eval("exit(whereis(relsync_agent_probation), kill)");
+    rig.node
+        .wait_for("whereis(relsync_agent_probation)", "undefined");
     assert_eq!(rig.push(&["status"], 0)["current"]["state"], "probation");
     rig.push(&["confirm"], 0);
 }
@@ -137,12 +138,12 @@ fn the_agent_is_unloaded_when_asked_to() {
     make_another_version(&rig);
     let result = rig.push(&["agent", "unload"], 0);
     let modules = result["modules"].as_array().expect("modules");
-    assert!(modules.contains(&"relsync_lib_loader".into()), "{result}");
+    assert!(modules.contains(&"relsync_agent_loader".into()), "{result}");
     assert!(modules.len() > 50, "{result}");
     assert_eq!(
         rig.node.eval(
             "[M || {M, _} <- code:all_loaded(), lists:prefix(\"relsync\", atom_to_list(M))] ++ \
-             application:get_all_env(relsync_lib)"
+             application:get_all_env(relsync_agent_blob)"
         ),
         "[]"
     );

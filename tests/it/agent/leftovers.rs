@@ -13,7 +13,7 @@ const INVENTORY: &str = "\
         [[M || {M, _} <- code:all_loaded()], \
          [M || {M, _} <- code:all_loaded(), erlang:check_old_code(M)], \
          registered(), ets:all(), processes(), erlang:ports(), nodes(hidden), \
-         application:get_all_env(relsync_lib), code:get_path()] \
+         application:get_all_env(relsync_agent_blob), code:get_path()] \
     end";
 
 /// A release on a node that has seen a push and a way back, so that the agent and what it needs of OTP are loaded.
@@ -118,7 +118,7 @@ fn a_probation_leaves_nothing_when_it_is_confirmed() {
     rig.push_and_vanish(&rig.device(), "60s");
     assert_eq!(rig.push(&["status"], 0)["current"]["state"], "probation");
     rig.node
-        .wait_for("is_pid(whereis(relsync_lib_probation))", "true");
+        .wait_for("is_pid(whereis(relsync_agent_probation))", "true");
     rig.push(&["confirm"], 0);
     as_it_was(&rig);
 }
@@ -127,6 +127,7 @@ fn a_probation_leaves_nothing_when_it_is_confirmed() {
 fn a_killed_probation_leaves_nothing() {
     let rig = rig();
     rig.push_and_vanish(&rig.device(), "60s");
-    rig.node.eval("exit(whereis(relsync_lib_probation), kill)");
+    rig.node
+        .eval("exit(whereis(relsync_agent_probation), kill)");
     as_it_was(&rig);
 }

@@ -4,5 +4,6 @@ mod agent_blob;
 mod agent_life;
 mod leftovers;
 mod lock;
+mod own_library;
 pub(crate) mod session;
 mod zstd_agent;

@@ -91,9 +91,9 @@ fn a_session_leaves_nothing_behind() {
     });
     node.wait_for("whereis(relsync_session)", "undefined");
     // The agent's modules stay, and the blob that they came from, until there is a state directory for it.
-    node.wait_for("code:is_loaded(relsync_lib_loader)", "{file,\"relsync\"}");
+    node.wait_for("code:is_loaded(relsync_agent_loader)", "{file,\"relsync\"}");
     node.wait_for(
-        "{ok, {<<_:256>>, Blob}} = application:get_env(relsync_lib, blob), is_binary(Blob)",
+        "{ok, {<<_:256>>, Blob}} = application:get_env(relsync_agent_blob, blob), is_binary(Blob)",
         "true",
     );
     node.wait_for("nodes(known) -- [node() | nodes(hidden)] =/= x", "true");

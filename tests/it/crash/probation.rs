@@ -88,7 +88,7 @@ fn undisturbed(device: &Device) -> [[u64; 2]; 2] {
         through(device, ON_PROBATION.arguments, &proxy);
         device
             .node
-            .wait_for("whereis(relsync_lib_probation)", "undefined");
+            .wait_for("whereis(relsync_agent_probation)", "undefined");
         frames.push(proxy.frames());
     }
     [frames[0], frames[1]]
@@ -113,7 +113,7 @@ fn probation_everywhere(kills: bool) {
         // Confirmed, or taken back by the target itself.
         device
             .node
-            .wait_for("whereis(relsync_lib_probation)", "undefined");
+            .wait_for("whereis(relsync_agent_probation)", "undefined");
         let found = device
             .aftermath(&ON_PROBATION, run.as_ref())
             .and_then(

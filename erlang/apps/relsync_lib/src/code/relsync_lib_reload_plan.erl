@@ -148,9 +148,6 @@
     | {bad_beam, binary(), relsync_lib_beam:reason()}
     | {too_many_modules, pos_integer()}.
 
-%% Modules of these names are the agent; a module of a release or of a developer may be called anything else.
--define(AGENT_PREFIX, "relsync_lib_").
-
 %% Of how many modules of one status more is said: the link may be slow, and one is enough to go by.
 -define(MAX_DETAILS, 10).
 
@@ -240,9 +237,13 @@ details(Items) ->
 origin([_ | _] = File) -> relsync_lib_path:display_native(filename:dirname(File));
 origin(_) -> "no file".
 
-%% @doc Tells whether a module belongs to the agent.
+%% @doc Tells whether a module belongs to the agent that this one belongs to: its name begins alike. What was pushed has
+%% other names than the application relsync_lib of a release, which is code like any other to it.
 -spec is_agent(module()) -> boolean().
-is_agent(Module) -> lists:prefix(?AGENT_PREFIX, atom_to_list(Module)).
+is_agent(Module) ->
+    Own = atom_to_list(?MODULE),
+    Prefix = lists:sublist(Own, length(Own) - length("reload_plan")),
+    lists:prefix(Prefix, atom_to_list(Module)).
 
 %% @doc Renders a reason as a sentence.
 -spec format_error(reason()) -> iodata().

@@ -10,12 +10,12 @@
 %% @doc Holds a blob, by its SHA-256, in the place of the one before.
 -spec hold(<<_:256>>, binary() | kept) -> ok.
 hold(Hash, Blob) ->
-    application:set_env(relsync_lib, blob, {Hash, Blob}).
+    application:set_env(?MODULE, blob, {Hash, Blob}).
 
 %% @doc The SHA-256 of the blob that the agent came from.
 -spec hash() -> <<_:256>> | none.
 hash() ->
-    case application:get_env(relsync_lib, blob) of
+    case application:get_env(?MODULE, blob) of
         {ok, {Hash, _}} -> Hash;
         undefined -> none
     end.
@@ -23,7 +23,7 @@ hash() ->
 %% @doc Puts the blob, if it is still held, into a state directory, unless that has it.
 -spec keep(relsync_lib_state:dir()) -> ok | {error, relsync_lib_state:error()}.
 keep(Dir) ->
-    case application:get_env(relsync_lib, blob) of
+    case application:get_env(?MODULE, blob) of
         {ok, {Hash, Blob}} when is_binary(Blob) ->
             case write(Dir, Hash, Blob) of
                 ok -> hold(Hash, kept);

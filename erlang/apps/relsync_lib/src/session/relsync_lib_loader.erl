@@ -7,8 +7,8 @@
 %%
 %% One version is there at a time. Another one replaces all of it at once; what it replaces becomes old code, which is
 %% purged when the next version comes. While a probation runs, whose process holds code of ours, nothing is
-%% replaced (see the boot expressions). A module that is there already in this very version (the release's own) is
-%% not loaded.
+%% replaced (see the boot expressions). A release may contain this application in any version: what is pushed has other
+%% names (relsync_agent_…, given by the build), so that neither replaces or removes a module of the other.
 %%
 %% A session ends by itself with all it has started. What one has left that was killed is its hooks module, in
 %% whose name the release may have had another: the janitor, a process that ends with the session, puts that right.
