@@ -1,4 +1,4 @@
-//! Checking that the store holds what it promises.
+//! The check that the store holds everything it should.
 
 use std::collections::HashSet;
 
@@ -9,23 +9,23 @@ use super::error::StoreError;
 use crate::tree::entry::Entry;
 use crate::tree::id::{ChunkId, Sha256};
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Default)]
 pub struct CheckReport {
-    /// Snapshots looked at.
+    /// The number of snapshots checked.
     pub snapshots: u64,
-    /// Contents looked at.
+    /// The number of contents checked.
     pub contents: u64,
-    /// Chunks looked at.
+    /// The number of chunks checked.
     pub chunks: u64,
-    /// Bytes of chunks and contents that were read and hashed.
+    /// The number of bytes of chunks and contents that were read and hashed.
     pub read_bytes: u64,
-    /// Everything that is wrong.
+    /// All problems found.
     pub problems: Vec<StoreError>,
 }
 
-/// Checks that each snapshot has its manifest, each manifest its contents, each content its chunks and each
-/// chunk a sound record; with `read_data` also every byte against its hash.
+/// Checks that each snapshot has its manifest, each manifest its contents, each content its chunks
+/// and each chunk a sound record. With `read_data`, it also checks every byte against its hash.
 pub(super) fn check(store: &Store, read_data: bool) -> Result<CheckReport, StoreError> {
     let mut report = CheckReport::default();
     let chunks = check_chunks(store, read_data, &mut report)?;

@@ -1,26 +1,27 @@
-//! Cutting content into chunks at places that the content decides.
+//! The chunker: it cuts content into chunks at places that the content decides.
 //!
-//! FastCDC in its 2020 form (Xia et al., "The Design of Fast Content-Defined Chunking for Data
-//! Deduplication Based Storage Systems", IEEE TPDS 2020): the same bytes give the same cuts wherever they
-//! stand, so moved and slightly changed content shares its chunks. The chunker sees only a buffer; who
-//! fills the buffer is none of its business.
+//! It uses FastCDC in its 2020 form (Xia et al., "The Design of Fast Content-Defined Chunking for
+//! Data Deduplication Based Storage Systems", IEEE TPDS 2020). The same bytes are cut at the same
+//! places, wherever they lie in a content. So moved and slightly changed content shares its chunks.
+//! The chunker sees only a buffer; the caller fills it.
 //!
-//! Cuts are a property of one store. They are never sent and no id of a snapshot depends on them.
+//! The places of cuts matter only within one store. They are never sent, and no id of a snapshot
+//! depends on them.
 
 use fastcdc::v2020::FastCDC;
 
 /// Content of at most this size is always one chunk.
 pub const MIN_CHUNK_BYTES: usize = 16 * 1024;
-/// The size that chunks have on average.
+/// The average size of a chunk.
 pub const AVERAGE_CHUNK_BYTES: usize = 64 * 1024;
-/// No chunk is larger.
+/// The maximum size of a chunk.
 pub const MAX_CHUNK_BYTES: usize = 256 * 1024;
 
 /// Finds the length of the first chunk of `buffer`.
 ///
-/// Returns `None` where that depends on bytes that are not in the buffer yet: fewer than
-/// [`MAX_CHUNK_BYTES`] are there and `is_end` does not say that the content ends with them; also when
-/// the buffer is empty.
+/// Returns `None` if the buffer is empty. It also returns `None` if the answer depends on bytes
+/// that are not in the buffer yet. That is so if there are fewer than [`MAX_CHUNK_BYTES`] and
+/// `is_end` does not say that the content ends with them.
 #[must_use]
 pub fn first_cut(buffer: &[u8], is_end: bool) -> Option<usize> {
     if buffer.is_empty() || (!is_end && buffer.len() < MAX_CHUNK_BYTES) {

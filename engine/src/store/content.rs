@@ -1,4 +1,4 @@
-//! Reading contents back, every chunk checked against its hash.
+//! The reader of contents. It checks every chunk against its hash.
 
 use std::io::Write;
 
@@ -9,13 +9,13 @@ use super::error::StoreError;
 use super::recipe::{ChunkRef, Recipe};
 use crate::tree::id::{ChunkId, Sha256};
 
-/// One content of the store.
+/// A content of the store, open for reading.
 #[derive(Debug)]
 pub struct ContentReader<'a> {
     store: &'a Store,
     sha256: Sha256,
     size: u64,
-    /// The chunks in order, each with the offset of its first byte.
+    /// The chunks in order, each with the offset of its first byte in the content.
     chunks: Vec<(u64, ChunkRef)>,
 }
 
@@ -46,7 +46,7 @@ impl<'a> ContentReader<'a> {
         self.chunks.iter().map(|(_, chunk)| (chunk.id, chunk.bytes))
     }
 
-    /// Reads exactly `length` bytes from `offset` on.
+    /// Reads exactly `length` bytes, starting at `offset`.
     pub fn read_range(&self, offset: u64, length: usize) -> Result<Vec<u8>, StoreError> {
         let wanted = length as u64;
         let end = offset.checked_add(wanted).filter(|end| *end <= self.size);
@@ -73,7 +73,7 @@ impl<'a> ContentReader<'a> {
         Ok(bytes)
     }
 
-    /// Reads the whole content, if it has at most `limit` bytes.
+    /// Reads the whole content if it has at most `limit` bytes.
     pub fn read_all(&self, limit: usize) -> Result<Vec<u8>, StoreError> {
         match usize::try_from(self.size) {
             Ok(size) if size <= limit => self.read_range(0, size),

@@ -1,4 +1,4 @@
-//! Why the object store could not do something.
+//! The errors of the object store.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,62 +10,62 @@ use crate::tree::id::{ChunkId, Sha256, SnapshotId};
 use crate::tree::manifest::ManifestError;
 use crate::tree::scan::ScanError;
 
-/// Why the object store could not do something. [`StoreError::hint`] says what to try.
+/// The reasons why the object store failed. [`StoreError::hint`] says what to try next.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// The system refused something.
+    /// The system reported an error.
     #[error("cannot {action} `{}`", path.display())]
     Io {
-        /// What was tried: `create`, `read`, `write`, …
+        /// The action that failed: `create`, `read`, `write`, …
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// `SQLite` refused something.
+    /// `SQLite` reported an error.
     #[error("the index `{}` of the store cannot be used", path.display())]
     Index {
-        /// The index.
+        /// The index's path.
         path: PathBuf,
-        /// What `SQLite` said.
+        /// The error of `SQLite`.
         source: rusqlite::Error,
     },
-    /// A row of the index is not what the store writes.
+    /// The store did not write this row of the index, or it was damaged.
     #[error("the index `{}` of the store is damaged: {what}", path.display())]
     IndexRow {
-        /// The index.
+        /// The index's path.
         path: PathBuf,
-        /// What cannot be read.
+        /// The field that cannot be read.
         what: String,
     },
     /// The store was written by a newer relsync.
     #[error("the store `{}` has version {found}, this relsync knows {known}", path.display())]
     Newer {
-        /// The index.
+        /// The index's path.
         path: PathBuf,
         /// The store's version.
         found: usize,
         /// The newest version this relsync knows.
         known: usize,
     },
-    /// A segment does not hold what the index says.
+    /// The record at a place in a segment is not the one that the index names.
     #[error("the segment `{}` of the store is damaged at byte {offset}: {damage}", path.display())]
     Segment {
-        /// The segment.
+        /// The segment's path.
         path: PathBuf,
-        /// Where the record starts.
+        /// The offset of the record.
         offset: u64,
-        /// What is wrong there.
+        /// The fault found there.
         damage: Damage,
     },
-    /// The store does not hold a chunk that a content needs.
+    /// The store does not have a chunk that a content needs.
     #[error("the store has lost chunk {chunk}")]
     MissingChunk {
         /// The chunk.
         chunk: ChunkId,
     },
-    /// The store does not hold a content that a snapshot needs.
+    /// The store does not have a content that a snapshot needs.
     #[error("the store has lost content {sha256} of `{path}` in snapshot {snapshot}")]
     MissingContent {
         /// The content.
@@ -75,19 +75,19 @@ pub enum StoreError {
         /// The snapshot.
         snapshot: SnapshotId,
     },
-    /// A content is not what its hash says, though each of its chunks is.
+    /// A content does not match its hash, although each of its chunks does.
     #[error("the chunks of content {sha256} do not make up that content")]
     WrongContent {
         /// The content.
         sha256: Sha256,
     },
-    /// The store does not hold a snapshot's manifest.
+    /// The store does not have a snapshot's manifest.
     #[error("the store has lost the manifest of snapshot {id}")]
     MissingManifest {
         /// The snapshot.
         id: SnapshotId,
     },
-    /// Bytes that should be a manifest are none.
+    /// Bytes that should be a manifest are not valid.
     #[error("cannot read a manifest")]
     Manifest(#[from] ManifestError),
     /// The directory cannot be scanned.
@@ -99,12 +99,12 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
-    /// Bytes outside of a content were asked for.
+    /// The caller asked for bytes outside a content.
     #[error("bytes {offset} to {offset}+{length} were asked of a content that has {size}")]
     Range {
         /// The first byte asked for.
         offset: u64,
-        /// How many were asked for.
+        /// The number of bytes asked for.
         length: u64,
         /// The content's size.
         size: u64,
@@ -119,21 +119,22 @@ pub enum StoreError {
         /// The caller's limit.
         limit: u64,
     },
-    /// No snapshot is meant by this id, tag or name.
+    /// No snapshot has this id, tag or name.
     #[error("there is no snapshot `{spec}`")]
     NoSuchSnapshot {
-        /// What was asked for.
+        /// The id, tag or name asked for.
         spec: String,
     },
-    /// Several snapshots are meant by this abbreviated id.
+    /// Several snapshots have an id that starts with these digits.
     #[error("`{spec}` may be any of the snapshots {}", list(candidates))]
     Ambiguous {
-        /// What was asked for.
+        /// The digits asked for.
         spec: String,
-        /// The first few snapshots it could be.
+        /// The first few snapshots whose ids start with them.
         candidates: Vec<SnapshotId>,
     },
-    /// A name or tag is empty, too long, `latest`, or has characters that make trouble.
+    /// A name or tag is empty, too long or `latest`, or has characters that a terminal or a command
+    /// line would misread.
     #[error("`{}` cannot be a snapshot's name or tag", name.escape_debug())]
     InvalidName {
         /// The name.
@@ -156,7 +157,7 @@ fn list(ids: &[SnapshotId]) -> String {
 }
 
 impl StoreError {
-    /// Says what to try next, where there is something.
+    /// Says what to try next, if there is something to try.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {

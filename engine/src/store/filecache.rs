@@ -1,8 +1,8 @@
-//! What the store remembers of the files of one directory: their stats and hashes.
+//! The cache of the stats and hashes of one directory's files.
 //!
-//! Pure. The cache is one value per directory, as Git's index is one file: reading thousands of rows one by
-//! one would cost more than the scan it is to spare. It is only a cache: bytes that cannot be read are
-//! treated as an empty one, and nothing but time is lost.
+//! This module is pure. The cache is one value per directory, as Git's index is one file. Reading
+//! thousands of rows one by one would cost more than the scan that the cache saves. It is only a
+//! cache: if its bytes cannot be read, it counts as empty, and the next scan takes longer.
 
 use std::cmp::Ordering;
 
@@ -12,17 +12,17 @@ use crate::tree::id::Sha256;
 use crate::tree::scan::FileStat;
 
 const VERSION: u8 = 1;
-/// The shortest entry: path of one byte, flags, size, two times, inode, hash.
+/// The size of the shortest entry: path of one byte, flags, size, two times, inode, hash.
 const SHORTEST_ENTRY_BYTES: usize = 2 + 1 + 1 + 8 + 8 + 1 + 32;
 
-/// What is known of one file.
+/// The facts known about one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CachedFile {
-    /// Relative to the directory.
+    /// The path, relative to the directory.
     pub(crate) path: Vec<u8>,
     pub(crate) stat: FileStat,
     pub(crate) sha256: Sha256,
-    /// The store holds the content; it does not hold that of files that the rules left out.
+    /// Whether the store has the content. It does not have that of files that the rules left out.
     pub(crate) is_stored: bool,
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn encode(files: &[CachedFile]) -> Vec<u8> {
     writer.into_vec()
 }
 
-/// Decodes files; a damaged cache is an empty one.
+/// Decodes files. A damaged cache counts as empty.
 pub(crate) fn decode(bytes: &[u8]) -> Vec<CachedFile> {
     let Some((bytes, crc)) = bytes.split_last_chunk::<4>() else {
         return Vec::new();
@@ -83,7 +83,7 @@ fn read_files(mut reader: Reader<'_>) -> Result<Vec<CachedFile>, ReadError> {
     Ok(files)
 }
 
-/// Looks files up in ascending order of their paths, which is faster than searching for each.
+/// A lookup of files in ascending order of their paths. It is faster than a search for each.
 #[derive(Debug)]
 pub(crate) struct Cursor<'a> {
     files: std::iter::Peekable<std::slice::Iter<'a, CachedFile>>,

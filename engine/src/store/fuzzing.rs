@@ -1,4 +1,4 @@
-//! Fuzzing targets of the object store: segments, what stands in them, and the index.
+//! Fuzz targets of the object store: segments, their records, and the index.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,8 @@ use super::{INDEX_FILE, SEGMENTS_DIR, Store, filecache};
 use crate::fuzzing::take_part;
 use crate::tree::id::Sha256;
 
-/// A file as a segment: every byte of it is a record's or damaged, in order, and no other.
+/// Reads any file as a segment. Every byte belongs to exactly one record or damaged range, in
+/// order.
 pub fn segment(input: &[u8]) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("0.seg");
@@ -47,7 +48,7 @@ fn assert_unpacks(header: &RecordHeader, payload: &[u8]) {
     }
 }
 
-/// The values of records and of the index: what is read is written alike.
+/// Decodes and encodes the values of records and of the index. The two agree.
 pub fn store_values(input: &[u8]) {
     if let Some(recipe) = Recipe::decode(input) {
         assert_eq!(recipe.encode(), input);
@@ -61,8 +62,9 @@ pub fn store_values(input: &[u8]) {
     assert_eq!(filecache::decode(&filecache::encode(&files)), files);
 }
 
-/// A store whose only segment has the input's parts as records: a byte says what kind, a second one which key. Its index is made
-/// again, and everything that it then names is looked at.
+/// Opens a store whose only segment has the input's parts as records. In each part, one byte says
+/// the kind and the next says the key. The index is rebuilt, and everything that it then names is
+/// read.
 pub fn segment_records(mut input: &[u8]) {
     let dir = tempfile::tempdir().expect("a directory");
     let segments = dir.path().join(SEGMENTS_DIR);
@@ -79,7 +81,7 @@ pub fn segment_records(mut input: &[u8]) {
             RecordKind::Event,
         ];
         let key = match key {
-            // Mostly the right one; else a few that records can have in common.
+            // In most cases, the right key; otherwise one of a few keys that records can share.
             0..128 if *kind % 4 != 1 => *blake3::hash(payload).as_bytes(),
             key => [*key; 32],
         };
@@ -94,7 +96,8 @@ pub fn segment_records(mut input: &[u8]) {
     look_around(&store);
 }
 
-/// Any bytes as the index, beside an empty store: it opens, or says why not, and can be repaired.
+/// Uses any bytes as the index, beside an empty store. The store opens or reports an error, and it
+/// can be repaired.
 pub fn index_file(input: &[u8]) {
     let dir = tempfile::tempdir().expect("a directory");
     fs::write(dir.path().join(INDEX_FILE), input).expect("a file");
@@ -105,7 +108,7 @@ pub fn index_file(input: &[u8]) {
 }
 
 fn assert_repairs(dir: &Path) {
-    // An index of a later version is refused and left alone.
+    // A store with an index of a later version is refused and stays as it is.
     if Store::repair(dir).is_ok() {
         let store = Store::open(dir).expect("a repaired store");
         assert!(

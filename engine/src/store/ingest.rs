@@ -1,7 +1,7 @@
-//! Reading files into the store: hash, cut, compress, append.
+//! The way of files into the store: hash, cut, compress, append.
 //!
-//! Everything here may run on many threads at once. Records are appended as they become ready; what they
-//! are goes into [`Pending`], and only [`super::take`] puts it into the index, after a sync.
+//! All of this may run on many threads at once. Records are appended as soon as they are ready, and
+//! [`Pending`] lists them. Only [`super::take`] puts them into the index, after a sync.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -25,9 +25,10 @@ use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::tree::root_dir::RootDir;
 use crate::tree::scan::{ConsumeError, Read as FileRead, ReadFileError, read_file};
 
-/// How much of a file is in memory at once, per thread.
+/// The size of the part of a file that a thread has in memory at once.
 const BUFFER_BYTES: usize = 4 * MIB;
-/// More than a file's size, so that the end is seen without growing the buffer.
+/// The extra bytes of the buffer beyond a file's size. With them, the end is seen without growing
+/// the buffer.
 const END_MARGIN_BYTES: usize = 64;
 
 /// A record that is appended but not in the index.
@@ -38,7 +39,7 @@ struct Appended {
     record_bytes: u64,
 }
 
-/// Appended records that the index does not know yet.
+/// The appended records that are not in the index yet.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     segments: HashSet<SegmentName>,
@@ -100,7 +101,7 @@ impl Pending {
     }
 }
 
-/// Brings contents into the store.
+/// A run that brings contents into the store.
 pub(crate) struct Ingest<'a> {
     store: &'a Store,
     pending: Mutex<Pending>,
@@ -124,7 +125,7 @@ impl<'a> Ingest<'a> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores a file's content. `progress` is told of bytes as they are read.
+    /// Stores a file's content. `progress` gets the number of bytes of each read.
     pub(crate) fn file(
         &self,
         root: &RootDir,
@@ -183,7 +184,7 @@ impl<'a> Ingest<'a> {
         Ok(sha256)
     }
 
-    /// Stores content that is in memory as a whole: if it is known by its hash, it is not even cut.
+    /// Stores content that is in memory as a whole. If its hash is known, it is not even cut.
     fn small_content(&self, path: &Path, content: &[u8]) -> Result<Sha256, StoreError> {
         let sha256 = Sha256::of(content);
         if !self.has_content(&sha256)? {
@@ -217,7 +218,7 @@ impl<'a> Ingest<'a> {
         };
         if let Some(record) = record {
             let mut pending = self.pending();
-            // Another thread may have been faster with the same chunk.
+            // Another thread may have stored the same chunk meanwhile.
             if !pending.chunks.contains_key(&id) {
                 let at = self.store.append(&record)?;
                 pending.use_segment(&at);
@@ -253,7 +254,7 @@ impl<'a> Ingest<'a> {
         Ok(())
     }
 
-    /// Stores a manifest's bytes, unless they are there.
+    /// Stores a manifest's bytes, unless the store has them.
     pub(crate) fn manifest(
         &self,
         id: SnapshotId,
@@ -285,7 +286,7 @@ fn cut_all(buffer: &[u8], is_end: bool) -> Vec<Range<usize>> {
     cuts
 }
 
-/// Hashes a file that is not to be stored.
+/// Hashes a file without storing it.
 pub(crate) fn hash_file(
     root: &RootDir,
     path: &[u8],

@@ -1,24 +1,26 @@
-//! The object store: snapshots and the contents they are made of, on the host's disk.
+//! The object store: snapshots and their contents, on the host's disk.
 //!
 //! ```text
-//! DIR/index.sqlite          where things are; can be made again
-//! DIR/segments/<hex>.seg    the things: chunks, contents, manifests, events
+//! DIR/index.sqlite          the places of all records; can be rebuilt
+//! DIR/segments/<hex>.seg    the records: chunks, contents, manifests, events
 //! ```
 //!
-//! Owns everything below its directory and nothing else. It does not know targets, packs or plans, and reads
-//! neither clock nor environment: the time comes with [`SnapshotMeta`], the directory with [`Store::open`].
+//! The store owns everything below its directory and nothing else. It does not know targets, packs
+//! or plans. It reads neither the clock nor the environment: the time comes with [`SnapshotMeta`],
+//! the directory with [`Store::open`].
 //!
-//! **Locking.** Any number of processes and threads may use one store. Each process appends to a segment of
-//! its own, so writing data needs no lock; the index is locked by `SQLite`, by writers only while they put a
-//! finished snapshot in. Two processes that store the same chunk at once store it twice, which costs space
-//! and nothing else.
+//! **Locking.** Any number of processes and threads may use one store. Each process appends to a
+//! segment of its own, so writing data needs no lock. `SQLite` locks the index; a writer holds that
+//! lock only while it adds a finished snapshot. If two processes store the same chunk at once, it
+//! is stored twice, which costs only space.
 //!
-//! **Crash behaviour.** Data is appended and synced before the index names it, and the index is committed last.
-//! So a crash leaves at most bytes that nobody refers to: the snapshot that was being taken is lost, all
-//! others are whole. The index may lose its last "seen" times and cached file stats. If the index is gone,
-//! opening the store makes it again from the segments.
+//! **Crash behaviour.** Data is appended and synced before the index names it, and the index is
+//! committed last. So a crash leaves at most bytes that nothing refers to. The snapshot that was
+//! being taken is lost; all others are whole. The index may lose its last "seen" times and cached
+//! file stats. If the index is missing, opening the store rebuilds it from the segments.
 //!
-//! **Invariant.** Whatever is read is checked: records by CRC-32, chunks and manifests by BLAKE3.
+//! **Invariant.** Everything is checked when it is read: records by CRC-32, chunks and manifests by
+//! BLAKE3.
 
 mod check;
 pub mod chunk;
@@ -64,29 +66,29 @@ use crate::tree::manifest::Manifest;
 
 const INDEX_FILE: &str = "index.sqlite";
 const SEGMENTS_DIR: &str = "segments";
-/// Fewer digits do not stand for a snapshot.
+/// The fewest digits that may stand for a snapshot's id.
 const SHORTEST_PREFIX: usize = 4;
 
-/// What a store holds.
+/// The counts and sizes of a store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreStats {
-    /// Snapshots.
+    /// The number of snapshots.
     pub snapshots: u64,
-    /// Manifests, those learned from targets included.
+    /// The number of manifests, including those that targets reported.
     pub manifests: u64,
-    /// Different contents.
+    /// The number of different contents.
     pub contents: u64,
-    /// Their bytes.
+    /// The sum of their sizes in bytes.
     pub content_bytes: u64,
-    /// Different chunks.
+    /// The number of different chunks.
     pub chunks: u64,
-    /// Their bytes.
+    /// The sum of their sizes in bytes.
     pub chunk_bytes: u64,
-    /// What they take on disk, compressed.
+    /// The bytes that the chunks take on disk, compressed.
     pub stored_bytes: u64,
-    /// Segments.
+    /// The number of segments.
     pub segments: u64,
-    /// What all segments take on disk.
+    /// The bytes that all segments take on disk.
     pub segment_bytes: u64,
 }
 
@@ -97,22 +99,22 @@ pub struct Store {
     segments_dir: PathBuf,
     index: Index,
     appender: Mutex<Appender>,
-    /// Segments open for reading.
+    /// The segments that are open for reading.
     readers: Mutex<HashMap<SegmentName, Arc<Segment>>>,
     rebuilt: Option<RebuildReport>,
 }
 
-/// Where this process appends.
+/// The segment that this process appends to.
 #[derive(Debug, Default)]
 struct Appender {
-    /// The segment, once there is something to append.
+    /// The segment's writer; `None` until there is something to append.
     writer: Option<SegmentWriter>,
-    /// Segments that a write or a sync failed on: what was appended to them may not be there.
+    /// The segments on which a write or a sync failed. The records appended to them may be missing.
     lost: HashSet<SegmentName>,
 }
 
 impl Appender {
-    /// Gives the segment up: after a failure nobody knows what of it is on disk.
+    /// Stops using the segment. After a failure, it is unknown how much of it is on disk.
     fn give_up(&mut self) {
         let lost = self.writer.take().map(|writer| writer.name().clone());
         self.lost.extend(lost);
@@ -139,10 +141,10 @@ impl Appender {
 impl Store {
     /// Opens the store in a directory; creates what is missing.
     ///
-    /// Where there are segments and no index, the index is made from them: [`Store::rebuilt`].
+    /// If there are segments but no index, the index is rebuilt from them; see [`Store::rebuilt`].
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let segments_dir = dir.join(SEGMENTS_DIR);
-        // Releases hold secrets: the store is nobody else's to read.
+        // Releases hold secrets, so only the store's owner may read it.
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -164,8 +166,8 @@ impl Store {
         })
     }
 
-    /// Makes the index of a store again, even one that cannot be opened. The old index is kept beside it
-    /// if it cannot be read.
+    /// Rebuilds the index of a store, even if it cannot be opened. An unreadable old index is kept
+    /// beside the new one.
     pub fn repair(dir: &Path) -> Result<RebuildReport, StoreError> {
         match Self::open(dir).and_then(|store| store.rebuild_index()) {
             Err(StoreError::Index { path, .. }) => {
@@ -186,7 +188,7 @@ impl Store {
         }
     }
 
-    /// Returns what was found when opening the store made its index again.
+    /// Returns the report of the rebuild, if opening the store had to rebuild its index.
     #[must_use]
     pub fn rebuilt(&self) -> Option<&RebuildReport> {
         self.rebuilt.as_ref()
@@ -214,8 +216,8 @@ impl Store {
 
     /// Takes a snapshot of a directory.
     ///
-    /// A tree that the store knows gives the snapshot it has, unchanged but for the time it was seen: the
-    /// parent, name and note of `meta` are not used then.
+    /// If the store knows the tree, its existing snapshot is returned; only the time it was last
+    /// seen changes. The parent in `meta` is not used then.
     pub fn take_snapshot(
         &self,
         root: &Path,
@@ -226,13 +228,14 @@ impl Store {
         take::take_snapshot(self, root, options, meta, progress)
     }
 
-    /// Lists all snapshots in the order they were taken first.
+    /// Lists all snapshots in the order in which they were first taken.
     pub fn list(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
         self.index.snapshots()
     }
 
-    /// Finds a snapshot by, in this order: full id, `latest` (the one a tree was last found to be), tag, name
-    /// (of several the one a tree was last found to be), at least four digits of its id.
+    /// Finds a snapshot by full id, `latest`, tag, name, or at least four digits of its id, in this
+    /// order. `latest` is the snapshot that a scanned tree matched last. If several snapshots share
+    /// a name, the one that matched last is used.
     pub fn get(&self, spec: &str) -> Result<SnapshotRecord, StoreError> {
         let found = match SnapshotId::from_hex(spec) {
             Some(id) => self.index.snapshot(&id)?,
@@ -264,8 +267,8 @@ impl Store {
         }
     }
 
-    /// Reads a snapshot's manifest. It may be known without the snapshot, from [`Store::put_manifest`] or
-    /// because the snapshot was removed.
+    /// Reads a snapshot's manifest. The store can have a manifest without its snapshot: it came
+    /// from [`Store::put_manifest`], or the snapshot was removed.
     pub fn manifest(&self, id: &SnapshotId) -> Result<Option<Manifest>, StoreError> {
         let Some(at) = self.index.manifest(id)? else {
             return Ok(None);
@@ -279,7 +282,7 @@ impl Store {
         }
     }
 
-    /// Reads a manifest by the name the target knows it by.
+    /// Reads a manifest by the target's id of it.
     pub fn manifest_by_sha(&self, sha256: &ManifestId) -> Result<Option<Manifest>, StoreError> {
         match self.index.snapshot_of(sha256)? {
             Some(id) => self.manifest(&id),
@@ -287,7 +290,7 @@ impl Store {
         }
     }
 
-    /// Keeps a manifest, for example one that a target has installed.
+    /// Stores a manifest, for example one that a target has installed.
     pub fn put_manifest(&self, bytes: &[u8]) -> Result<(SnapshotId, ManifestId), StoreError> {
         let manifest = Manifest::decode(bytes)?;
         let ingest = Ingest::new(self);
@@ -300,7 +303,7 @@ impl Store {
         Ok((manifest.id(), manifest.sha256()))
     }
 
-    /// Opens a content; `None` if the store does not have it.
+    /// Opens a content; returns `None` if the store does not have it.
     pub fn content(&self, sha256: &Sha256) -> Result<Option<ContentReader<'_>>, StoreError> {
         let recipe = self.index.content(sha256)?;
         Ok(recipe.map(|recipe| ContentReader::new(self, *sha256, recipe)))
@@ -311,7 +314,8 @@ impl Store {
         self.index.has_content(sha256)
     }
 
-    /// Lists the chunks of a content with their sizes; `None` if the store does not have it.
+    /// Lists the chunks of a content with their sizes; returns `None` if the store does not have
+    /// it.
     pub fn chunks_of(&self, sha256: &Sha256) -> Result<Option<Vec<(ChunkId, u32)>>, StoreError> {
         let content = self.content(sha256)?;
         Ok(content.map(|content| content.chunks().collect()))
@@ -328,7 +332,7 @@ impl Store {
             .write(|changes| changes.put_other_zlib(target, erts))
     }
 
-    /// Makes a tag point to a snapshot, and to no other.
+    /// Makes a tag point to a snapshot. It no longer points to any other.
     pub fn tag(&self, id: &SnapshotId, tag: &str, now_ns: i64) -> Result<(), StoreError> {
         if !is_valid_name(tag) {
             return Err(StoreError::InvalidName {
@@ -339,7 +343,7 @@ impl Store {
         self.happen(id, now_ns, EventKind::Tagged { tag })
     }
 
-    /// Removes a tag; the snapshot it points to stays.
+    /// Removes a tag. Its snapshot stays.
     pub fn untag(&self, tag: &str, now_ns: i64) -> Result<(), StoreError> {
         let record = self.index.tagged(tag)?;
         let record = record.ok_or_else(|| StoreError::NoSuchSnapshot {
@@ -349,7 +353,8 @@ impl Store {
         self.happen(&record.id, now_ns, EventKind::Untagged { tag })
     }
 
-    /// Forgets a snapshot and its tags. Its manifest and contents stay in the segments.
+    /// Removes a snapshot and its tags from the index. Its manifest and contents stay in the
+    /// segments.
     pub fn remove(&self, id: &SnapshotId, now_ns: i64) -> Result<(), StoreError> {
         self.happen(id, now_ns, EventKind::Removed)
     }
@@ -365,7 +370,7 @@ impl Store {
         })
     }
 
-    /// Counts what the store holds.
+    /// Counts the records of the store.
     pub fn stats(&self) -> Result<StoreStats, StoreError> {
         let counts = self.index.counts()?;
         let mut stats = StoreStats {
@@ -388,12 +393,13 @@ impl Store {
         Ok(stats)
     }
 
-    /// Checks that everything the index names is there; with `read_data` reads and hashes all of it.
+    /// Checks that the store has everything the index names. With `read_data`, it reads and hashes
+    /// all of it.
     pub fn check(&self, read_data: bool) -> Result<CheckReport, StoreError> {
         check::check(self, read_data)
     }
 
-    /// Makes the index again from the segments, in one transaction.
+    /// Rebuilds the index from the segments, in one transaction.
     pub fn rebuild_index(&self) -> Result<RebuildReport, StoreError> {
         let report = self.index.write(|changes| {
             changes.clear()?;
@@ -456,7 +462,7 @@ impl Store {
     ) -> Result<T, StoreError> {
         let mut segment = self.segment(at, false)?;
         if segment.record_at(at.offset) == Err(Damage::Truncated) {
-            // It may have grown since it was mapped.
+            // The segment may have grown since it was mapped.
             segment = self.segment(at, true)?;
         }
         let found = segment.record_at(at.offset);
@@ -497,7 +503,7 @@ impl Store {
         io_error("write to", &self.segments_dir, source)
     }
 
-    /// Appends a record to a segment of this process.
+    /// Appends a record to this process's segment.
     fn append(&self, record: &PackedRecord) -> Result<Location, StoreError> {
         let mut appender = self.appender();
         let appended = appender.append(&self.segments_dir, record);
@@ -510,13 +516,13 @@ impl Store {
     fn append_event(&self, id: &SnapshotId, event: &Event) -> Result<Location, StoreError> {
         let record = segment::pack(RecordKind::Event, id.0, &event.encode());
         let record = record.map_err(|source| self.write_error(source))?;
-        // An event is far smaller than a payload may be.
+        // An event is far smaller than the limit of a payload.
         let record = record.ok_or_else(|| self.write_error(io::ErrorKind::FileTooLarge.into()))?;
         self.append(&record)
     }
 
-    /// Makes all that was appended survive a power failure. Fails if one of the segments `used` by the
-    /// caller was given up meanwhile, be it by another thread.
+    /// Makes all appended records survive a power failure. Fails if a segment in `used` was given
+    /// up meanwhile, even by another thread.
     fn sync<'a>(&self, mut used: impl Iterator<Item = &'a SegmentName>) -> Result<(), StoreError> {
         let mut appender = self.appender();
         if let Some(Err(source)) = appender.writer.as_mut().map(SegmentWriter::sync) {

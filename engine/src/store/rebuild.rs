@@ -1,7 +1,8 @@
-//! Making the index again from the segments.
+//! The rebuild of the index from the segments.
 //!
-//! Segments are the truth. What a rebuild finds sound goes into the index, what it finds damaged is left out
-//! and counted; contents that lack a chunk are left out too, so that the next snapshot stores them anew.
+//! Segments are the truth. A rebuild puts every sound record into the index. It leaves out and
+//! counts what is damaged. It also leaves out contents that lack a chunk, so that the next snapshot
+//! stores them again.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -16,30 +17,30 @@ use super::snapshot::{Event, EventKind, SnapshotRecord};
 use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::tree::manifest::Manifest;
 
-/// What a rebuild found.
+/// The result of a rebuild.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RebuildReport {
-    /// Segments read.
+    /// The number of segments read.
     pub segments: u64,
-    /// Segments that cannot be read at all, and why.
+    /// The segments that cannot be read at all, and why.
     pub lost_segments: Vec<(String, Damage)>,
-    /// Sound chunks.
+    /// The number of sound chunks.
     pub chunks: u64,
-    /// Sound contents whose chunks are all there.
+    /// The number of sound contents that have all their chunks.
     pub contents: u64,
-    /// Contents that lack chunks.
+    /// The number of contents that lack chunks.
     pub lost_contents: u64,
-    /// Sound manifests.
+    /// The number of sound manifests.
     pub manifests: u64,
-    /// Snapshots whose manifest is there.
+    /// The number of snapshots that have their manifest.
     pub snapshots: u64,
-    /// Snapshots whose manifest is lost.
+    /// The number of snapshots whose manifest is lost.
     pub lost_snapshots: u64,
-    /// Bytes that are no record: damage, or what a crash left unfinished.
+    /// The number of bytes that belong to no record: damage, or the unfinished end of a crash.
     pub damaged_bytes: u64,
 }
 
-/// What a snapshot's record repeats of its manifest.
+/// The fields of a snapshot's record that come from its manifest.
 pub(super) struct ManifestTotals {
     sha256: ManifestId,
     entries: u64,
@@ -56,7 +57,7 @@ impl ManifestTotals {
     }
 }
 
-/// What was read from the segments and is put into the index last.
+/// The records that were read from the segments and enter the index last.
 #[derive(Default)]
 struct Gathered {
     chunks: HashSet<ChunkId>,
@@ -199,7 +200,7 @@ fn count(count: usize) -> u64 {
     count.try_into().unwrap_or(u64::MAX)
 }
 
-/// Applies an event to the index: the same when it happens and when it is replayed.
+/// Applies an event to the index, both when it happens and when it is replayed.
 pub(super) fn apply_event(
     changes: &Changes<'_>,
     id: SnapshotId,

@@ -1,4 +1,4 @@
-//! How a content is put together from chunks. Pure.
+//! Recipes: the lists of chunks that make up contents. This module is pure.
 
 use crate::bytes::{ReadError, Reader, Writer};
 use crate::store::chunk::MAX_CHUNK_BYTES;
@@ -13,7 +13,7 @@ pub(crate) struct ChunkRef {
     pub(crate) bytes: u32,
 }
 
-/// A content as the chunks that make it up.
+/// The chunks that make up a content, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Recipe {
     pub(crate) size: u64,
@@ -31,7 +31,7 @@ impl Recipe {
         writer.into_vec()
     }
 
-    /// Returns `None` for bytes that are no recipe.
+    /// Returns `None` if the bytes are not a valid recipe.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut chunks = Vec::with_capacity(bytes.len() / CHUNK_REF_BYTES);
         let mut reader = Reader::new(bytes);

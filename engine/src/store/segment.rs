@@ -1,10 +1,12 @@
-//! Segments: the append-only files that hold everything the store knows.
+//! Segments: the append-only files that hold all records of the store.
 //!
-//! Owns the bytes described in `store-format.md`, section *Object store*. It knows nothing of the index.
+//! This module owns the bytes described in `store-format.md`, section *Object store*. It knows
+//! nothing of the index.
 //!
-//! Each segment is written by one process, which created it, and is never shortened. A record counts once it
-//! is complete: its header and its payload are checksummed, so a torn tail (a crash, or another process that
-//! is appending right now) is told from data. Nobody cuts it off; it is passed over.
+//! The process that created a segment is the only one to write to it, and nobody shortens it. A
+//! record counts once it is complete. Header and payload have checksums, so readers can tell a torn
+//! tail from data. A crash leaves such a tail, and so does a process that is appending now. Nobody
+//! cuts a torn tail off; readers skip it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -23,24 +25,25 @@ const VERSION: u8 = 1;
 const SALT_BYTES: usize = 8;
 pub(crate) const FILE_HEADER_BYTES: usize = 4 + 1 + SALT_BYTES;
 const HEADER_BYTES: usize = 1 + 1 + 4 + 4 + 32 + 4 + 4;
-/// No record's payload is larger, stored or raw.
+/// The maximum size of a record's payload, stored or raw.
 pub(crate) const PAYLOAD_BYTES: usize = limits::MANIFEST_BYTES;
-/// Where a writer begins the next segment.
+/// The size at which a writer begins the next segment.
 pub(crate) const SEGMENT_BYTES: u64 = 512 << 20;
-/// Fast enough to keep up with hashing; the store is on the developer's disk, where space is cheap.
+/// The level is fast enough to keep up with hashing. The store is on the developer's disk, where
+/// space is cheap.
 const ZSTD_LEVEL: i32 = 1;
 const EXTENSION: &str = "seg";
 
-/// What a record holds, and what its key is.
+/// The kind of a record. It says what the payload and the key are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RecordKind {
-    /// Key: BLAKE3 of the payload.
+    /// A chunk's bytes. Key: BLAKE3 of the payload.
     Chunk = 1,
     /// The chunks of a content. Key: SHA-256 of the content.
     Content = 2,
     /// A manifest's bytes. Key: BLAKE3 of the payload.
     Manifest = 3,
-    /// Something that happened to a snapshot. Key: the snapshot's id.
+    /// An event of a snapshot. Key: the snapshot's id.
     Event = 4,
 }
 
@@ -52,7 +55,7 @@ impl RecordKind {
     }
 }
 
-/// What is wrong with the bytes of a segment.
+/// The faults of bytes in a segment.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Damage {
     /// The file does not start as a segment does.
@@ -67,13 +70,13 @@ pub enum Damage {
     /// The file ends inside a record.
     #[error("the file ends inside the record")]
     Truncated,
-    /// A record's header is not what was written.
+    /// A record's header does not match its checksum.
     #[error("the record's header is damaged")]
     Header,
-    /// A record's payload is not what was written.
+    /// A record's payload does not match its checksum.
     #[error("the record's payload is damaged")]
     Payload,
-    /// The record is another one than the index says.
+    /// The record is not the one that the index names.
     #[error("another record stands there")]
     OtherRecord,
 }
@@ -103,7 +106,7 @@ impl RecordHeader {
         writer.into_vec()
     }
 
-    /// Returns `None` for bytes that are no header of a segment with this salt.
+    /// Returns `None` if the bytes are not a valid header of a segment with this salt.
     fn decode(salt: [u8; SALT_BYTES], bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         let kind = RecordKind::from_byte(reader.u8().ok()?)?;
@@ -136,7 +139,8 @@ impl RecordHeader {
     }
 }
 
-/// The salt keeps a segment's bytes from passing for records where they are content of another segment.
+/// Returns the CRC-32 of the salt and the bytes. Because of the salt, a record that is content of
+/// another segment never passes for one of this segment.
 fn salted_crc(salt: [u8; SALT_BYTES], bytes: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&salt);
@@ -151,7 +155,8 @@ pub(crate) struct PackedRecord {
     payload: Vec<u8>,
 }
 
-/// Compresses a payload, unless that gains nothing. `None`: it is larger than [`PAYLOAD_BYTES`].
+/// Compresses a payload, unless that saves nothing. Returns `None` if it is larger than
+/// [`PAYLOAD_BYTES`].
 pub(crate) fn pack(
     kind: RecordKind,
     key: [u8; 32],
@@ -181,7 +186,8 @@ pub(crate) fn pack(
     Ok(Some(PackedRecord { header, payload }))
 }
 
-/// Compresses with a context kept by each thread: making one costs more than compressing a small file.
+/// Compresses with a context that each thread keeps, because making a context costs more than
+/// compressing a small file.
 fn compress(raw: &[u8]) -> io::Result<Vec<u8>> {
     thread_local! {
         static COMPRESSOR: std::cell::RefCell<Option<Compressor<'static>>> = const { std::cell::RefCell::new(None) };
@@ -195,7 +201,7 @@ fn compress(raw: &[u8]) -> io::Result<Vec<u8>> {
     })
 }
 
-/// Undoes [`pack`]: returns the raw payload of a record.
+/// Returns the raw payload of a record: the inverse of [`pack`].
 pub(crate) fn unpack(header: &RecordHeader, payload: &[u8]) -> Result<Vec<u8>, Damage> {
     let raw_bytes = usize::try_from(header.raw_bytes).map_err(|_| Damage::Payload)?;
     if !header.is_compressed {
@@ -218,7 +224,7 @@ impl SegmentName {
     }
 }
 
-/// Lists the segments in a directory, ascending by name. Other files are none of our business.
+/// Lists the segments in a directory, ascending by name. Ignores other files.
 pub(crate) fn list_segments(dir: &Path) -> io::Result<Vec<SegmentName>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -232,7 +238,7 @@ pub(crate) fn list_segments(dir: &Path) -> io::Result<Vec<SegmentName>> {
     Ok(names)
 }
 
-/// Appends records to a new segment.
+/// A new segment that records are appended to.
 #[derive(Debug)]
 pub(crate) struct SegmentWriter {
     file: BufWriter<File>,
@@ -273,12 +279,12 @@ impl SegmentWriter {
         &self.name
     }
 
-    /// Tells whether the segment is so large that the next record belongs into another one.
+    /// Tells whether the segment is so large that the next record belongs in another one.
     pub(crate) fn is_full(&self) -> bool {
         self.length >= SEGMENT_BYTES
     }
 
-    /// Appends a record and returns where it starts.
+    /// Appends a record and returns its offset.
     pub(crate) fn append(&mut self, record: &PackedRecord) -> io::Result<u64> {
         let offset = self.length;
         self.is_synced = false;
@@ -288,7 +294,7 @@ impl SegmentWriter {
         Ok(offset)
     }
 
-    /// Makes all that was appended, and the segment's name, survive a power failure.
+    /// Makes all appended records, and the segment's name, survive a power failure.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         if self.is_synced {
             return Ok(());
@@ -311,7 +317,7 @@ pub(crate) struct Segment {
     salt: [u8; SALT_BYTES],
 }
 
-/// What stands at a place of a segment.
+/// A part of a segment.
 #[derive(Debug)]
 pub(crate) enum Found<'a> {
     /// A sound record.
@@ -320,7 +326,7 @@ pub(crate) enum Found<'a> {
         header: RecordHeader,
         payload: &'a [u8],
     },
-    /// Bytes that are no record, up to the next sound one or the end of the file.
+    /// Bytes that are not a valid record, up to the next sound one or the end of the file.
     Damaged(Range<u64>),
 }
 
@@ -334,7 +340,7 @@ impl Segment {
         self.map.bytes().len() as u64
     }
 
-    /// Returns the record at an offset, its payload checked against its checksum.
+    /// Returns the record at an offset, after checking its payload against its checksum.
     pub(crate) fn record_at(&self, offset: u64) -> Result<(RecordHeader, &[u8]), Damage> {
         let offset = usize::try_from(offset).map_err(|_| Damage::Truncated)?;
         let rest = self.map.bytes().get(offset..).ok_or(Damage::Truncated)?;
@@ -350,8 +356,8 @@ impl Segment {
         Ok((header, payload))
     }
 
-    /// Calls `visit` for everything in the segment, in order. After damaged bytes it looks for the next
-    /// place where a sound record starts.
+    /// Calls `visit` for every part of the segment, in order. After damaged bytes, it looks for the
+    /// next place where a sound record starts.
     pub(crate) fn for_each<E>(
         &self,
         mut visit: impl FnMut(Found<'_>) -> Result<(), E>,

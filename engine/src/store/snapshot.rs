@@ -1,14 +1,14 @@
-//! What the store knows of a snapshot beside its manifest, and the events that make it known.
+//! The store's record of a snapshot beside its manifest, and the events that change it.
 //!
-//! Pure. An event is written to a segment before the index changes; replaying all events in the order of
-//! their sequence numbers gives the same snapshots and tags again.
+//! This module is pure. An event is written to a segment before the index changes. Replaying all
+//! events in the order of their sequence numbers gives the same snapshots and tags again.
 
 use crate::bytes::{ReadError, Reader, Writer};
 use crate::tree::id::{ManifestId, SnapshotId};
 
-/// Bytes of a name or a tag.
+/// The maximum size of a name or a tag in bytes.
 pub const NAME_BYTES: usize = 128;
-/// Bytes of a note.
+/// The maximum size of a note in bytes.
 pub const NOTE_BYTES: usize = 64 * 1024;
 
 const EVENT_TAKEN: u8 = 0;
@@ -18,16 +18,17 @@ const EVENT_UNTAGGED: u8 = 3;
 const EVENT_REMOVED: u8 = 4;
 const EVENT_DESCRIBED: u8 = 5;
 
-/// What the caller says about a snapshot to be taken.
+/// The caller's description of a snapshot to be taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SnapshotMeta {
-    /// The time now, nanoseconds since 1970. Files that changed just before are hashed again next time.
+    /// The time now, nanoseconds since 1970. The next scan hashes again the files that changed
+    /// shortly before.
     pub now_ns: i64,
-    /// The snapshot this one follows.
+    /// The snapshot that this one follows.
     pub parent: Option<SnapshotId>,
     /// A name for people; several snapshots may have the same.
     pub name: Option<String>,
-    /// Any text.
+    /// A note: any text.
     pub note: Option<String>,
 }
 
@@ -38,11 +39,12 @@ pub struct SnapshotRecord {
     pub id: SnapshotId,
     /// The SHA-256 of its manifest.
     pub manifest: ManifestId,
-    /// Ascends with every event of the store; later snapshots have larger ones.
+    /// The sequence number. It ascends with every event of the store, so later snapshots have
+    /// larger ones.
     pub seq: u64,
-    /// When it was taken first, nanoseconds since 1970.
+    /// The time it was first taken, nanoseconds since 1970.
     pub time_ns: i64,
-    /// When the tree was last found like this, nanoseconds since 1970.
+    /// The time a scanned tree last matched it, nanoseconds since 1970.
     pub seen_ns: i64,
     /// The snapshot it followed when it was taken.
     pub parent: Option<SnapshotId>,
@@ -52,18 +54,18 @@ pub struct SnapshotRecord {
     pub note: Option<String>,
     /// The tags that point to it, ascending.
     pub tags: Vec<String>,
-    /// How many entries it has.
+    /// The number of its entries.
     pub entries: u64,
     /// The sum of the sizes of its files.
     pub content_bytes: u64,
 }
 
-/// Something that happened to a snapshot.
+/// An event in the life of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// Orders the events of a store.
+    /// The sequence number, which orders the events of a store.
     pub(crate) seq: u64,
-    /// Nanoseconds since 1970.
+    /// The time, nanoseconds since 1970.
     pub(crate) time_ns: i64,
     pub(crate) kind: EventKind,
 }
@@ -76,18 +78,19 @@ pub(crate) enum EventKind {
         name: Option<String>,
         note: Option<String>,
     },
-    /// A tree was found to be like an older snapshot.
+    /// A scanned tree matched an older snapshot.
     Seen,
-    /// The same, and it was given another name or note; what is absent stays as it was.
+    /// A scanned tree matched an older snapshot, which got another name or note. An absent one
+    /// stays as it was.
     Described {
         name: Option<String>,
         note: Option<String>,
     },
-    /// A tag points to the snapshot, and to no other any more.
+    /// A tag points to the snapshot, and no longer to any other.
     Tagged { tag: String },
-    /// A tag points nowhere.
+    /// A tag was removed.
     Untagged { tag: String },
-    /// The snapshot and its tags are forgotten.
+    /// The snapshot and its tags were removed.
     Removed,
 }
 
@@ -122,10 +125,10 @@ impl Event {
         writer.into_vec()
     }
 
-    /// Returns `None` for bytes that are no event this relsync knows.
+    /// Returns `None` if the bytes are not an event that this relsync knows.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
-        // The index keeps numbers as signed ones.
+        // The index stores numbers as signed ones.
         let seq = reader
             .u64()
             .ok()
@@ -159,14 +162,14 @@ impl Event {
     }
 }
 
-/// Reads text; the inner `None` is empty text.
+/// Reads text. The inner `None` means empty text.
 fn text(bytes: Result<&[u8], ReadError>) -> Option<Option<String>> {
     let text = std::str::from_utf8(bytes.ok()?).ok()?;
     Some((!text.is_empty()).then(|| text.to_owned()))
 }
 
-/// Tells whether text can be a snapshot's name or tag: it must not be mistaken for something else on a
-/// command line or garble a terminal.
+/// Tells whether text can be a snapshot's name or tag. A command line must not mistake it for
+/// something else, and it must not garble a terminal.
 pub(crate) fn is_valid_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= NAME_BYTES

@@ -1,4 +1,4 @@
-//! Taking a snapshot: walk, hash what changed, store it, record it.
+//! Taking a snapshot: walk the directory, hash changed files, store them, record the snapshot.
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
@@ -21,25 +21,25 @@ use crate::tree::scan::{
     FileStat, Found, FoundKind, LeftOut, Problem, ReadFileError, ScanError, Walk, walk,
 };
 
-/// How to scan a directory.
+/// The options of a scan.
 #[derive(Debug, Clone, Default)]
 pub struct ScanOptions {
-    /// What to leave out.
+    /// The rules for what to leave out.
     pub rules: Rules,
-    /// Hash every file, whatever the stats say.
+    /// Whether to hash every file, even if its stat is unchanged.
     pub rehash_all: bool,
 }
 
-/// How far a snapshot has come.
+/// The progress of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScanProgress {
-    /// Files hashed.
+    /// The number of files hashed.
     pub files: u64,
-    /// Files to be hashed; those that did not change are not among them.
+    /// The number of files to be hashed. Unchanged files are not counted.
     pub total_files: u64,
-    /// Bytes hashed.
+    /// The number of bytes hashed.
     pub bytes: u64,
-    /// Bytes to be hashed.
+    /// The number of bytes to be hashed.
     pub total_bytes: u64,
 }
 
@@ -50,41 +50,41 @@ pub struct Exclusion {
     pub path: Vec<u8>,
     /// The rule that left it out.
     pub reason: Reason,
-    /// Size and hash, for shared libraries that could be read.
+    /// Size and hash; present for shared libraries that could be read.
     pub content: Option<(u64, Sha256)>,
 }
 
-/// What taking a snapshot involved.
+/// The work that taking a snapshot took.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScanReport {
-    /// Files of the snapshot.
+    /// The number of files in the snapshot.
     pub files: u64,
-    /// Their bytes.
+    /// The sum of their sizes in bytes.
     pub content_bytes: u64,
-    /// Files that had to be read.
+    /// The number of files that had to be read.
     pub hashed_files: u64,
-    /// Their bytes.
+    /// The sum of their sizes in bytes.
     pub hashed_bytes: u64,
-    /// Chunks the store did not have.
+    /// The number of chunks that the store did not have.
     pub new_chunks: u64,
-    /// Their bytes.
+    /// The sum of their sizes in bytes.
     pub new_chunk_bytes: u64,
-    /// What these take in the store.
+    /// The bytes that these chunks take in the store.
     pub stored_bytes: u64,
-    /// The snapshot was not in the store before.
+    /// Whether the store did not have the snapshot before.
     pub is_new: bool,
-    /// What was left out, ascending by path.
+    /// The entries that were left out, ascending by path.
     pub exclusions: Vec<Exclusion>,
 }
 
-/// A file of the snapshot once its hash is known.
+/// A file of the snapshot whose hash is known.
 struct Known {
     mode: Mode,
     stat: FileStat,
     sha256: Sha256,
 }
 
-/// What the scan of the files gave.
+/// The result of scanning the files.
 struct Scanned {
     entries: Vec<Entry>,
     cache: Vec<CachedFile>,
@@ -142,8 +142,10 @@ fn count(count: usize) -> u64 {
     count.try_into().unwrap_or(u64::MAX)
 }
 
-/// Puts a snapshot into the store. In this order: sync the segments, change the index, append and sync the
-/// event, commit. So the index never names what a power failure could take back.
+/// Puts a snapshot into the store.
+///
+/// The order is: sync the segments, change the index, append and sync the event, commit. So the
+/// index never names a record that a power failure could undo.
 fn record(
     store: &Store,
     manifest: &Manifest,
@@ -218,7 +220,8 @@ impl Store {
     }
 }
 
-/// Finds the hash of every file: from the cache where its stat is unchanged, else by reading it.
+/// Finds the hash of every file. It comes from the cache if the file's stat is unchanged; otherwise
+/// the file is read.
 fn scan_files(
     ingest: &Ingest<'_>,
     walk: Walk,
@@ -267,7 +270,7 @@ fn scan_files(
             }
             (FoundKind::Dir { mode }, None) => EntryKind::Dir { mode },
             (FoundKind::Symlink { target }, None) => EntryKind::Symlink { target },
-            // Every file is either known or hashed; a failure to hash ended the scan above.
+            // Every file is either known or hashed. A failure to hash ended the scan above.
             (FoundKind::File { .. }, None) => continue,
         };
         entries.push(Entry { path, kind });
@@ -282,7 +285,7 @@ fn scan_files(
     })
 }
 
-/// Reads and stores files on all threads; names all that cannot be read.
+/// Reads and stores files on all threads. The error names all files that cannot be read.
 fn hash_changed(
     ingest: &Ingest<'_>,
     root: &RootDir,
@@ -334,7 +337,8 @@ fn hash_changed(
     }
 }
 
-/// Hashes the shared libraries that are left out, so that a report can say which differ from the target's.
+/// Hashes the shared libraries that are left out, so that a report can say which ones differ from
+/// the target's.
 fn exclusions(
     root: &RootDir,
     left_out: Vec<LeftOut>,

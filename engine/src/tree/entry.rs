@@ -1,8 +1,9 @@
-//! One entry of a release: its path and what stands there.
+//! One entry of a release: its path and the file, directory or symlink at that path.
 //!
-//! Invariant: an [`EntryPath`] is relative, has no empty, `.`, `..` or NUL-holding component and does not
-//! lie in the state directory, so that joining it to a root never leaves the root by name. Whether a
-//! *symlink* leads out of the root is for [`Manifest`](crate::tree::manifest::Manifest) to rule out: it knows the parents.
+//! Invariant: an [`EntryPath`] is relative. It has no empty component, no `.` or `..`, and no NUL
+//! byte, and it does not lie in the state directory. Joining it to a root therefore never leaves
+//! the root by name. A *symlink* could still lead out of the root.
+//! [`Manifest`](crate::tree::manifest::Manifest) rules that out, because it knows the parents.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -17,20 +18,20 @@ use crate::tree::id::Sha256;
 /// The name of the state directory, which no manifest may touch.
 pub const STATE_DIR: &str = ".relsync";
 
-/// The file that each target has for itself once it is there: the cookie of its release.
+/// The file that each target owns from its first install on: the cookie of its release.
 const TARGETS_OWN: &[u8] = b"releases/COOKIE";
 
-/// Tells whether a path is that of a file which is installed only where nothing stands: what is there is the target's own, whatever it
-/// holds, and is neither replaced, nor deleted, nor built on.
+/// Tells whether a path belongs to a file that is installed only if the target has no such file. An
+/// existing file is the target's own: relsync never replaces, deletes or builds on it.
 #[must_use]
 pub fn is_targets_own(path: &[u8]) -> bool {
     path == TARGETS_OWN
 }
 
-/// Why bytes are no path of an entry.
+/// The reasons why bytes are not a valid path of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PathError {
-    /// The path has no byte.
+    /// The path has no bytes.
     #[error("the path is empty")]
     Empty,
     /// The path is longer than [`limits::PATH_BYTES`].
@@ -146,7 +147,7 @@ fn check_path(bytes: &[u8]) -> Result<(), PathError> {
     Ok(())
 }
 
-/// Shows the path as text: what is UTF-8 and printable as it is, any other byte and `\` as `\xNN`.
+/// Shows the path as text. Printable UTF-8 stays as it is; any other byte and `\` become `\xNN`.
 impl fmt::Display for EntryPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", Escaped(&self.0))
@@ -192,7 +193,7 @@ impl Mode {
     /// The largest permission bits.
     pub const MAX: u32 = 0o7777;
 
-    /// Takes permission bits; `None` above [`Mode::MAX`].
+    /// Takes permission bits; returns `None` above [`Mode::MAX`].
     #[must_use]
     pub fn new(bits: u32) -> Option<Self> {
         u16::try_from(bits)
@@ -227,12 +228,12 @@ impl fmt::Debug for Mode {
     }
 }
 
-/// Where a symlink points: 1 to 4,096 bytes without NUL. It is stored, never followed.
+/// The target of a symlink: 1 to 4,096 bytes without NUL. It is stored, never followed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SymlinkTarget(Box<[u8]>);
 
 impl SymlinkTarget {
-    /// Takes a symlink's target; `None` for what no symlink can hold.
+    /// Takes a symlink's target; returns `None` if no symlink can hold it.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let valid = (1..=limits::SYMLINK_TARGET_BYTES).contains(&bytes.len());
@@ -246,7 +247,7 @@ impl SymlinkTarget {
     }
 }
 
-/// Escaped as an [`EntryPath`] is.
+/// Escapes the target as [`EntryPath`] escapes a path.
 impl fmt::Display for SymlinkTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", Escaped(&self.0))
@@ -259,7 +260,7 @@ impl fmt::Debug for SymlinkTarget {
     }
 }
 
-/// What stands at a path.
+/// The kind of an entry, with the facts that belong to that kind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum EntryKind {
     /// A regular file.
@@ -271,24 +272,24 @@ pub enum EntryKind {
         /// The content's hash.
         sha256: Sha256,
     },
-    /// A directory, be it empty or not.
+    /// A directory, empty or not.
     Dir {
         /// Permission bits.
         mode: Mode,
     },
     /// A symbolic link.
     Symlink {
-        /// What the link holds.
+        /// The link's target.
         target: SymlinkTarget,
     },
 }
 
-/// A path and what stands there.
+/// A path and the kind of entry at that path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
-    /// Where it stands, relative to the release's root.
+    /// The entry's path, relative to the release's root.
     pub path: EntryPath,
-    /// What stands there.
+    /// The kind of the entry.
     pub kind: EntryKind,
 }
 

@@ -1,18 +1,21 @@
-//! Which entries of a directory are left out of a snapshot, and by which rule.
+//! The rules that leave entries of a directory out of a snapshot.
 //!
-//! Pure: it looks at names, never at the disk. The first rule that speaks decides:
+//! This module is pure: it looks at names, never at the disk. The first rule that applies decides:
 //!
-//! 1. the state directory `.relsync` at the root is always left out, and so is the object store if it lies in the directory;
-//! 2. the user's rules in the order given, `include` or `exclude`;
-//! 3. `lib/<otp application>-<version>`: what the target's own Erlang brings;
-//! 4. shared libraries, `*.so` and `*.so.<digits>`, because they are built for one kind of machine;
-//! 5. at the root, what running or packing a release leaves there: `log`, `tmp`, `erl_crash.dump`, `*.tar.gz`, `*.pipe`.
+//! 1. The state directory `.relsync` at the root is always left out. So is the object store, if it
+//!    lies in the directory.
+//! 2. The user's rules, `include` or `exclude`, apply in the order given.
+//! 3. `lib/<otp application>-<version>` is left out, because the target's own Erlang has it.
+//! 4. Shared libraries, `*.so` and `*.so.<digits>`, are left out, because they are built for one
+//!    kind of machine.
+//! 5. At the root, the files that running or packing a release leaves there are left out: `log`,
+//!    `tmp`, `erl_crash.dump`, `*.tar.gz`, `*.pipe`.
 //!
-//! A directory that is left out takes everything below it along.
+//! When a directory is left out, everything below it is left out too.
 //!
-//! A user's pattern is a glob as in `.gitignore`: without a slash it matches a name at any depth, with
-//! one (leading or inside) the path from the root; a trailing slash matches directories only; `*` and
-//! `?` stop at slashes, `**` does not.
+//! A user's pattern is a glob as in `.gitignore`. Without a slash, it matches a name at any depth.
+//! With a slash (leading or inside), it matches the path from the root. A trailing slash matches
+//! directories only. `*` and `?` stop at slashes; `**` does not.
 
 use globset::{GlobBuilder, GlobMatcher};
 use std::collections::BTreeSet;
@@ -23,7 +26,7 @@ use thiserror::Error;
 
 use crate::tree::entry::STATE_DIR;
 
-/// The applications of Erlang/OTP 23 to 29. `erts` is none of them: it does not stand in `lib`.
+/// The applications of Erlang/OTP 23 to 29. `erts` is not among them: it does not lie in `lib`.
 const OTP_APPLICATIONS: &[&str] = &[
     "asn1",
     "common_test",
@@ -72,17 +75,17 @@ pub fn is_otp_application(name: &[u8]) -> bool {
         .any(|known| known.as_bytes() == name)
 }
 
-/// A user's pattern cannot be understood.
+/// The error for a user's pattern that is not a valid glob.
 #[derive(Debug, Error)]
 #[error("`{pattern}` is no valid pattern: {source}")]
 pub struct PatternError {
     /// The pattern as given.
     pub pattern: String,
-    /// What is wrong with it.
+    /// The fault that the glob parser found.
     pub source: globset::Error,
 }
 
-/// What a user's rule does with the entries it matches.
+/// The effect of a user's rule on the entries it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Keep the entry, whatever later rules say.
@@ -91,7 +94,7 @@ pub enum Action {
     Exclude,
 }
 
-/// Why an entry was left out.
+/// The reason why an entry was left out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// It is relsync's own state directory.
@@ -128,11 +131,11 @@ pub struct Rules {
     keep_system_libs: bool,
     keep_shared_libs: bool,
     keep_residue: bool,
-    /// System libraries, as `kernel-9.0`, that are kept whole.
+    /// The system libraries, such as `kernel-9.0`, that are kept whole.
     whole_system_libs: BTreeSet<Vec<u8>>,
-    /// All system libraries are kept whole.
+    /// Whether all system libraries are kept whole.
     own_system_libs: bool,
-    /// Where the object store is, relative to the root.
+    /// The object store's path, relative to the root.
     store: Option<Vec<u8>>,
 }
 
@@ -141,13 +144,13 @@ struct UserRule {
     action: Action,
     pattern: String,
     matcher: GlobMatcher,
-    /// The pattern is held against the whole path, not only the name.
+    /// Whether the pattern is matched against the whole path, not only against the name.
     whole_path: bool,
     only_dirs: bool,
 }
 
 impl Default for Rules {
-    /// Leaves out system libraries, shared libraries, and what running a release leaves.
+    /// Leaves out system libraries, shared libraries, and the files that running a release leaves.
     fn default() -> Self {
         Self {
             user: Vec::new(),
@@ -178,14 +181,15 @@ impl Rules {
         self
     }
 
-    /// Keeps these system libraries, as `kernel-9.0`, with the shared libraries that they hold: without those they would not work.
+    /// Keeps these system libraries, such as `kernel-9.0`, together with the shared libraries in
+    /// them. A system library without its shared libraries would not work.
     #[must_use]
     pub fn with_system_libs(mut self, names: impl IntoIterator<Item = Vec<u8>>) -> Self {
         self.whole_system_libs.extend(names);
         self
     }
 
-    /// Keeps whatever stands in a system library, whichever it is.
+    /// Keeps everything in every system library.
     #[must_use]
     pub fn own_system_libs(mut self) -> Self {
         self.own_system_libs = true;
@@ -199,14 +203,14 @@ impl Rules {
         self
     }
 
-    /// Sets whether what running or packing a release leaves at its root is kept.
+    /// Sets whether files at the root that running or packing a release leaves are kept.
     #[must_use]
     pub fn keep_residue(mut self, keep: bool) -> Self {
         self.keep_residue = keep;
         self
     }
 
-    /// Leaves out the object store, which stands at this path relative to the root.
+    /// Leaves out the object store at this path relative to the root.
     #[must_use]
     pub fn without_store(mut self, path: Vec<u8>) -> Self {
         self.store = Some(path);
@@ -231,7 +235,7 @@ impl Rules {
             .is_some_and(|rule| rule.action == Action::Include)
     }
 
-    /// Appends a user's rule; earlier ones win.
+    /// Appends a user's rule. Earlier rules win.
     pub fn push(&mut self, action: Action, pattern: &str) -> Result<(), PatternError> {
         let only_dirs = pattern.ends_with('/');
         let glob = pattern.trim_end_matches('/');
@@ -256,7 +260,8 @@ impl Rules {
         Ok(())
     }
 
-    /// Decides about an entry by its path relative to the root; `None` keeps it.
+    /// Decides about an entry by its path relative to the root. `None` means that the entry is
+    /// kept.
     #[must_use]
     pub fn exclusion(&self, path: &[u8], is_dir: bool) -> Option<Reason> {
         if path == STATE_DIR.as_bytes() {
@@ -286,7 +291,7 @@ impl Rules {
         None
     }
 
-    /// Tells whether a path is one of the system libraries that are kept whole, or lies in one.
+    /// Tells whether a path is, or lies in, a system library that is kept whole.
     fn is_in_whole_library(&self, path: &[u8]) -> bool {
         let Some(rest) = path.strip_prefix(b"lib/") else {
             return false;
@@ -296,7 +301,7 @@ impl Rules {
         self.whole_system_libs.contains(library) || self.own_system_libs && is_system_library(dir)
     }
 
-    /// Returns the first of the user's rules that matches an entry.
+    /// Returns the first user's rule that matches an entry.
     fn user_rule(&self, path: &[u8], is_dir: bool) -> Option<&UserRule> {
         self.user.iter().find(|rule| {
             let subject = if rule.whole_path { path } else { name_of(path) };
@@ -314,13 +319,13 @@ fn name_of(path: &[u8]) -> &[u8] {
     }
 }
 
-/// Tells whether an entry at the root is what running or packing a release leaves there.
+/// Tells whether running or packing a release leaves this entry at the root.
 fn is_residue(path: &[u8], is_dir: bool) -> bool {
     if path.contains(&b'/') {
         return false;
     }
     match path {
-        // Often a link to where there is room.
+        // `log` and `tmp` are often links to a disk with more space.
         b"log" | b"tmp" => true,
         b"erl_crash.dump" => !is_dir,
         name => !is_dir && (name.ends_with(b".tar.gz") || name.ends_with(b".pipe")),
@@ -340,7 +345,7 @@ pub fn is_system_library(path: &[u8]) -> bool {
     is_otp_application(application) && is_version(version)
 }
 
-/// Tells whether bytes are numbers separated by dots, with or without `-rc` and a number behind them.
+/// Tells whether bytes are numbers separated by dots, optionally followed by `-rc` and a number.
 fn is_version(version: &[u8]) -> bool {
     let candidate = version.windows(3).position(|window| window == b"-rc");
     let (version, candidate) = match candidate {

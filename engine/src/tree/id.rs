@@ -1,4 +1,5 @@
-//! The 32-byte hashes that name things, each its own type so that none stands in for another.
+//! The 32-byte hashes that name things. Each has its own type, so that none can be mistaken for
+//! another.
 
 use std::fmt;
 
@@ -16,13 +17,13 @@ macro_rules! hash_id {
                 &self.0
             }
 
-            /// Parses 64 hex digits; `None` for anything else.
+            /// Parses 64 hex digits; returns `None` for anything else.
             #[must_use]
             pub fn from_hex(hex: &str) -> Option<Self> {
                 parse_hex(hex).map(Self)
             }
 
-            /// Takes exactly 32 bytes; `None` for any other length.
+            /// Takes exactly 32 bytes; returns `None` for any other length.
             #[must_use]
             pub fn from_slice(bytes: &[u8]) -> Option<Self> {
                 bytes.try_into().ok().map(Self)
@@ -47,15 +48,15 @@ macro_rules! hash_id {
 }
 
 hash_id! {
-    /// The SHA-256 of a file's content: what both host and target compute natively.
+    /// The SHA-256 of a file's content. Host and target can both compute it natively.
     Sha256
 }
 hash_id! {
-    /// The BLAKE3 of a manifest's bytes: what people and the host's store call a snapshot.
+    /// The BLAKE3 of a manifest's bytes: a snapshot's name for people and for the host's store.
     SnapshotId
 }
 hash_id! {
-    /// The SHA-256 of a manifest's bytes: what the target calls a snapshot.
+    /// The SHA-256 of a manifest's bytes: a snapshot's name on the target.
     ManifestId
 }
 hash_id! {
@@ -72,7 +73,7 @@ impl Sha256 {
 }
 
 impl SnapshotId {
-    /// Names the snapshot that has these manifest bytes.
+    /// Returns the id of the snapshot that has these manifest bytes.
     #[must_use]
     pub fn of(manifest: &[u8]) -> Self {
         Self(blake3::hash(manifest).into())
@@ -80,7 +81,7 @@ impl SnapshotId {
 }
 
 impl ManifestId {
-    /// Names the manifest that has these bytes.
+    /// Returns the id of the manifest that has these bytes.
     #[must_use]
     pub fn of(manifest: &[u8]) -> Self {
         Self(sha256(manifest))
@@ -88,7 +89,7 @@ impl ManifestId {
 }
 
 impl ChunkId {
-    /// Names a chunk.
+    /// Returns the id of a chunk.
     #[must_use]
     pub fn of(chunk: &[u8]) -> Self {
         Self(blake3::hash(chunk).into())

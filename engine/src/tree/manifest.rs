@@ -1,10 +1,11 @@
 //! The canonical bytes of a snapshot: `store-format.md`, section *Manifest*.
 //!
-//! Owns the list of entries and its encoding. It reads no file: [`crate::tree::scan`] makes the entries.
+//! This module owns the list of entries and its encoding. It reads no file: [`crate::tree::scan`]
+//! makes the entries.
 //!
-//! Invariants of a [`Manifest`], whether made from entries or from foreign bytes: paths ascend strictly,
-//! the parent of every path is a directory of the same manifest, all limits hold, and there is exactly
-//! one encoding.
+//! Invariants of a [`Manifest`], whether made from entries or from foreign bytes: paths ascend
+//! strictly, and the parent of every path is a directory of the same manifest. All limits hold, and
+//! there is exactly one encoding.
 
 use std::fmt::Write as _;
 use std::sync::OnceLock;
@@ -21,16 +22,17 @@ const VERSION: u8 = 1;
 const KIND_FILE: u8 = 0;
 const KIND_DIR: u8 = 1;
 const KIND_SYMLINK: u8 = 2;
-/// The shortest entry is a directory: shared, length and one byte of suffix, kind, mode.
+/// The size of the shortest entry, a directory: shared length, suffix length, one byte of suffix,
+/// kind, mode.
 const SHORTEST_ENTRY_BYTES: usize = 5;
 
-/// Why bytes or entries are no manifest.
+/// The reasons why bytes or entries are not a valid manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ManifestError {
     /// A field could not be read.
     #[error("damaged manifest: {0}")]
     Read(#[from] ReadError),
-    /// The bytes do not start as a manifest does.
+    /// The bytes do not start with a manifest's magic.
     #[error("not a manifest: it starts with {found:02x?}")]
     Magic {
         /// The first four bytes.
@@ -45,26 +47,27 @@ pub enum ManifestError {
     /// An entry's path is not allowed.
     #[error("entry {index} of the manifest: {source}")]
     Path {
-        /// Which entry.
+        /// The entry's index.
         index: usize,
-        /// What is wrong with its path.
+        /// The fault in its path.
         source: PathError,
     },
     /// An entry has a kind, a mode or a link target that does not exist.
     #[error("entry {index} of the manifest has an invalid {field}")]
     Field {
-        /// Which entry.
+        /// The entry's index.
         index: usize,
         /// `kind`, `mode`, `size` or `target`.
         field: &'static str,
     },
-    /// An entry's path is not above the one before it, or not coded in the one allowed way.
+    /// An entry's path does not come after the one before it, or its coding is not the only allowed
+    /// one.
     #[error("entry {index} of the manifest is out of order")]
     Order {
-        /// Which entry.
+        /// The entry's index.
         index: usize,
     },
-    /// An entry's parent is missing or no directory.
+    /// An entry's parent is missing or is not a directory.
     #[error("`{path}` stands in no directory of the manifest")]
     Parent {
         /// The entry's path.
@@ -75,9 +78,9 @@ pub enum ManifestError {
     TooLarge {
         /// `entries`, `bytes` or `bytes of paths`.
         what: &'static str,
-        /// How many there are at least.
+        /// The number found so far.
         found: usize,
-        /// How many are allowed.
+        /// The number allowed.
         limit: usize,
     },
 }
@@ -102,7 +105,7 @@ impl PartialEq for Manifest {
 impl Eq for Manifest {}
 
 impl Manifest {
-    /// Returns the manifest without entries: the base of a push to an empty target.
+    /// Returns the manifest without entries. It is the base of a push to an empty target.
     #[must_use]
     pub fn empty() -> Self {
         let mut writer = Writer::new();
@@ -125,13 +128,13 @@ impl Manifest {
         Ok(Self::from_checked(entries, bytes))
     }
 
-    /// Takes entries in any order. Two of the same path are an error.
+    /// Takes entries in any order. Two entries with the same path are an error.
     pub fn from_unsorted(mut entries: Vec<Entry>) -> Result<Self, ManifestError> {
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Self::new(entries)
     }
 
-    /// Reads a manifest; accepts only the canonical encoding.
+    /// Reads a manifest. Accepts only the canonical encoding.
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         if bytes.len() > limits::MANIFEST_BYTES {
             return Err(too_large("bytes", bytes.len(), limits::MANIFEST_BYTES));
@@ -184,7 +187,7 @@ impl Manifest {
         &self.entries
     }
 
-    /// Returns how many entries there are.
+    /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -243,8 +246,8 @@ impl Manifest {
         &found[..found.partition_point(|index| hash(index) == Some(*sha256))]
     }
 
-    /// Returns a listing for people and tests: one line per entry, tab-separated, the form of the `.txt`
-    /// files beside the golden vectors.
+    /// Returns a listing for people and tests: one line per entry, separated by tabs. The `.txt`
+    /// files beside the golden vectors have this form.
     #[must_use]
     pub fn listing(&self) -> String {
         let mut text = format!("blake3\t{}\nsha256\t{}\n", self.id, self.sha256);
@@ -262,9 +265,11 @@ impl Manifest {
     }
 }
 
-/// Checks entries one after the other. Keeps the directories whose path is a byte prefix of the current
-/// path: in byte order `a`, `a-b`, `a/c` the parent does not stand right before its child, but all paths
-/// that start with the same bytes are contiguous, so a directory is needed only until the prefix ends.
+/// Checks entries one after the other.
+///
+/// It keeps the directories whose path is a byte prefix of the current path. In byte order `a`,
+/// `a-b`, `a/c`, the parent does not come directly before its child. But all paths that start with
+/// the same bytes are contiguous, so a directory is needed only until its prefix ends.
 #[derive(Default)]
 struct Check {
     dirs: Vec<EntryPath>,
@@ -405,8 +410,8 @@ fn read_entry(
     let before = before.map_or(&[][..], |entry| entry.path.as_bytes());
     let shared = reader.length(before.len())?;
     let suffix = reader.blob(limits::PATH_BYTES - shared)?;
-    // With the longest possible prefix shared, "ascending" means that the next byte is larger or
-    // that there was none.
+    // The shared prefix is the longest possible one. So the order ascends if the next byte is
+    // larger, or if the earlier path has no next byte.
     let ascends = match (before.get(shared), suffix.first()) {
         (_, None) => false,
         (None, Some(_)) => true,

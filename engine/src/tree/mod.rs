@@ -1,7 +1,8 @@
-//! What a release is: a tree of entries, and the directory that it is read from.
+//! The tree of a release: its entries, and the directory that they are read from.
 //!
-//! Owns the vocabulary (paths, kinds, modes, ids), a snapshot's canonical bytes, the rules about what is left out, and
-//! the walk of a directory. It keeps nothing: that is for [`store`](crate::store).
+//! This wing owns the vocabulary (paths, kinds, modes, ids), a snapshot's canonical bytes, the
+//! rules for exclusion, and the walk of a directory. It stores nothing: [`store`](crate::store)
+//! does.
 
 pub mod entry;
 pub mod exclude;

@@ -1,8 +1,8 @@
-//! The root of what is scanned: everything below it is reached from its descriptor, component by component, and no
-//! symlink is followed on the way.
+//! The root directory of a scan. Everything below it is opened from its descriptor, component by
+//! component, and no symlink is followed.
 //!
-//! So nothing outside the root is ever opened, whoever puts a symlink in the place of a directory while a scan runs.
-//! Where the root itself lies is the caller's word, and only that is looked up by name.
+//! Nothing outside the root is ever opened, even if someone replaces a directory by a symlink while
+//! a scan runs. The caller decides where the root lies; only the root itself is opened by name.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat, openat, readlinkat, statat};
 use rustix::io::{Errno, Result, retry_on_intr};
 
-/// Opening what was a file must not wait for the other end of a FIFO, or become this process's terminal.
+/// The flags for opening a file. If a FIFO or a terminal has replaced the file, opening it must not
+/// wait for the other end or become this process's terminal.
 const FILE: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY);
 const READ: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC);
 
@@ -48,7 +49,7 @@ impl RootDir {
         Dir::new(fd).map(|dir| Listing { dir })
     }
 
-    /// Opens what stands at a path below the root for reading. It may be anything but a symlink.
+    /// Opens the entry at a path below the root for reading. It may be anything but a symlink.
     pub(crate) fn file(&self, path: &[u8]) -> Result<File> {
         let mut parent = None;
         let mut components = path.split(|byte| *byte == b'/').peekable();
@@ -70,20 +71,21 @@ fn open_below(dir: &OwnedFd, name: &[u8], flags: OFlags) -> Result<OwnedFd> {
     retry_on_intr(|| openat(dir, OsStr::from_bytes(name), READ | flags, Mode::empty()))
 }
 
-/// Whether opening failed because a symlink stands there, or no directory where there has to be one.
+/// Returns whether opening failed because a symlink or another kind of entry has replaced the
+/// expected one.
 pub(crate) fn is_something_else(error: Errno) -> bool {
-    // Some systems say EMLINK of a symlink.
+    // Some systems report EMLINK for a symlink.
     matches!(error, Errno::LOOP | Errno::NOTDIR | Errno::MLINK)
 }
 
-/// The names in a directory, and what they stand for.
+/// The names in a directory.
 #[derive(Debug)]
 pub(crate) struct Listing {
     dir: Dir,
 }
 
 impl Listing {
-    /// Returns the next name, in no order.
+    /// Returns the next name. The names come in no particular order.
     pub(crate) fn next_name(&mut self) -> Option<Result<CString>> {
         loop {
             match self.dir.read()? {
@@ -93,12 +95,12 @@ impl Listing {
         }
     }
 
-    /// Looks at an entry without following it.
+    /// Returns an entry's stat without following a symlink.
     pub(crate) fn stat(&self, name: &CString) -> Result<Stat> {
         statat(self.dir.fd()?, name, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// Returns what a symlink holds.
+    /// Returns a symlink's target.
     pub(crate) fn link_target(&self, name: &CString) -> Result<Vec<u8>> {
         readlinkat(self.dir.fd()?, name, Vec::new()).map(CString::into_bytes)
     }

@@ -1,11 +1,12 @@
-//! Finding what stands in a directory: names, kinds, modes and the stats that tell whether a file changed.
+//! The walk over a directory: names, kinds, modes, and the stats that tell whether a file changed.
 //!
-//! Owns the walk over the user's files. It reads no content (the object store does, while it hashes) and
-//! writes nothing. Symlinks are never followed, so a cycle of them is just a few entries; what no release can
-//! hold (sockets, devices, FIFOs) and what cannot be read is refused by name, all of it at once.
+//! This module reads no content (the object store does, while it hashes) and writes nothing. It
+//! never follows symlinks, so a cycle of symlinks is just a few entries. It refuses entries that no
+//! release can hold (sockets, devices, FIFOs) and entries that it cannot read. The error names all
+//! of them at once.
 //!
-//! Invariants: the entries of a [`Walk`] ascend by path and the directory of each is among them; what is read
-//! lies below its root, even if directories become symlinks meanwhile.
+//! Invariants: the entries of a [`Walk`] ascend by path, and the parent of each is among them.
+//! Every file that is read lies below the root, even if directories become symlinks meanwhile.
 
 use std::ffi::CString;
 use std::fmt;
@@ -22,17 +23,17 @@ use crate::tree::entry::{EntryPath, Escaped, Mode, PathError, SymlinkTarget};
 use crate::tree::exclude::{Reason, Rules};
 use crate::tree::root_dir::{Listing, RootDir, is_something_else};
 
-/// How often a file that changes while it is read is read again.
+/// The number of attempts to read a file that changes while it is read.
 const READ_ATTEMPTS: u32 = 3;
-/// How many problems an error message names.
+/// The number of problems that an error message names.
 const SHOWN_PROBLEMS: usize = 5;
 const NS_PER_S: i64 = 1_000_000_000;
-/// Time stamps come from a clock that ticks every 1 to 10 ms.
+/// The longest tick assumed of a clock for time stamps. Such clocks tick every 1 to 10 ms.
 const CLOCK_TICK_NS: i64 = 100_000_000;
-/// A time stamp of whole seconds may come from a file system that keeps every other second.
+/// The tick assumed of a time stamp of whole seconds. Its file system may store only even seconds.
 const COARSE_TICK_NS: i64 = 2 * NS_PER_S;
 
-/// Why a directory cannot be scanned.
+/// The reasons why a directory cannot be scanned.
 #[derive(Debug, Error)]
 pub enum ScanError {
     /// The directory does not exist or cannot be looked at.
@@ -40,7 +41,7 @@ pub enum ScanError {
     Root {
         /// The directory as given.
         root: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The root is a file or something else.
@@ -49,15 +50,16 @@ pub enum ScanError {
         /// The path as given.
         root: PathBuf,
     },
-    /// The directory holds nothing, or the rules leave nothing: most likely the wrong directory.
+    /// The directory is empty, or the rules leave nothing of it. Most likely it is the wrong
+    /// directory.
     #[error("the directory `{}` has no entry to synchronise ({excluded} left out)", root.display())]
     Empty {
         /// The directory as given.
         root: PathBuf,
-        /// How many entries the rules left out.
+        /// The number of entries that the rules left out.
         excluded: usize,
     },
-    /// Entries that no release can hold, or that cannot be read.
+    /// Some entries cannot be in a release, or cannot be read.
     #[error("{}", list_problems(problems))]
     Entries {
         /// All of them.
@@ -77,12 +79,12 @@ fn list_problems(problems: &[Problem]) -> String {
     lines.join("; ")
 }
 
-/// One entry that stops a scan.
+/// An entry that stops a scan.
 #[derive(Debug)]
 pub struct Problem {
     /// The entry's path relative to the root.
     pub path: Vec<u8>,
-    /// What is wrong with it.
+    /// The fault of the entry.
     pub kind: ProblemKind,
 }
 
@@ -92,19 +94,19 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What is wrong with an entry.
+/// The faults that an entry can have.
 #[derive(Debug, Error)]
 pub enum ProblemKind {
-    /// It is no file, directory or symlink.
+    /// It is not a file, directory or symlink.
     #[error("is a {what}, which no release can hold")]
     Special {
         /// `socket`, `FIFO`, `block device` or `character device`.
         what: &'static str,
     },
-    /// The system does not let us read it.
+    /// The system does not allow reading it.
     #[error("cannot be read: {0}")]
     Unreadable(io::Error),
-    /// It was written to each time it was read, or is not what it was seen to be.
+    /// It changed during each attempt to read it, or it is no longer of the kind that the walk saw.
     #[error("keeps changing while it is read")]
     Changing,
     /// Its path is not allowed.
@@ -115,7 +117,7 @@ pub enum ProblemKind {
     LinkTarget,
 }
 
-/// What tells whether a file is the one that was hashed before.
+/// The facts that tell whether a file is the same one that was hashed before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStat {
     /// Size in bytes.
@@ -129,7 +131,7 @@ pub struct FileStat {
 }
 
 impl FileStat {
-    /// Takes what matters from what the system says.
+    /// Takes the relevant fields of a system's stat.
     pub(crate) fn of(stat: &Stat) -> Self {
         Self {
             size: u64::try_from(stat.st_size).unwrap_or(0),
@@ -139,9 +141,9 @@ impl FileStat {
         }
     }
 
-    /// Tells whether a later write could leave this very stat: the file changed so shortly before `now_ns`
-    /// that the clock of its time stamps may not have ticked since. Such a file is hashed again at the
-    /// next scan (Git calls it racily clean).
+    /// Tells whether a later write could leave exactly this stat. That is so if the file changed
+    /// shortly before `now_ns`, because its time stamp's clock may not have ticked since. The next
+    /// scan hashes such a file again. (Git calls such a file racily clean.)
     #[must_use]
     pub fn is_racy(&self, now_ns: i64) -> bool {
         [self.mtime_ns, self.ctime_ns].into_iter().any(|stamp| {
@@ -155,21 +157,21 @@ impl FileStat {
     }
 }
 
-/// Joins seconds and nanoseconds, whose types differ by system.
+/// Joins seconds and nanoseconds, whose types differ between systems.
 fn time_ns(seconds: impl Into<i128>, ns: impl Into<i128>) -> i64 {
     let seconds = i64::try_from(seconds.into()).unwrap_or(i64::MAX);
     let ns = i64::try_from(ns.into()).unwrap_or(0);
     seconds.saturating_mul(NS_PER_S).saturating_add(ns)
 }
 
-/// What the walk found at a path.
+/// The kind of entry that the walk found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FoundKind {
     /// A regular file, not read yet.
     File {
         /// Permission bits.
         mode: Mode,
-        /// What tells whether it changed.
+        /// The facts that tell whether the file changed.
         stat: FileStat,
     },
     /// A directory.
@@ -179,7 +181,7 @@ pub enum FoundKind {
     },
     /// A symlink, not followed.
     Symlink {
-        /// What it holds.
+        /// Its target.
         target: SymlinkTarget,
     },
 }
@@ -189,7 +191,7 @@ pub enum FoundKind {
 pub struct Found {
     /// Its path relative to the root.
     pub path: EntryPath,
-    /// What stands there.
+    /// Its kind.
     pub kind: FoundKind,
 }
 
@@ -198,20 +200,21 @@ pub struct Found {
 pub struct LeftOut {
     /// Its path relative to the root.
     pub path: Vec<u8>,
-    /// The rule.
+    /// The rule that left it out.
     pub reason: Reason,
-    /// Present for a regular file.
+    /// Its stat; present only for a regular file.
     pub stat: Option<FileStat>,
 }
 
-/// The entries of a directory.
+/// The entries of a directory, as a walk found them.
 #[derive(Debug)]
 pub struct Walk {
-    /// The directory, by its absolute path without symlinks.
+    /// The directory, opened by its absolute path without symlinks.
     pub root: RootDir,
-    /// What belongs to the release, ascending by path.
+    /// The entries that belong to the release, ascending by path.
     pub found: Vec<Found>,
-    /// What the rules left out, ascending by path. Nothing below a directory that is left out is named.
+    /// The entries that the rules left out, ascending by path. Entries below a directory that is
+    /// left out are not listed.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -251,7 +254,7 @@ pub fn walk(root: &Path, rules: &Rules) -> Result<Walk, ScanError> {
     })
 }
 
-/// Opens the root: its own trouble is not an entry's.
+/// Opens the root. A failure here is an error of its own, not a problem of an entry.
 fn open_root(root: &Path) -> Result<RootDir, ScanError> {
     let error = |source| ScanError::Root {
         root: root.to_owned(),
@@ -280,7 +283,7 @@ struct Walker<'a> {
 }
 
 impl Walker<'_> {
-    /// Looks at one directory and queues those below it: a job per directory, no recursion, so that
+    /// Looks at one directory and spawns a job for each directory below it. Nothing recurses, so
     /// depth costs no stack.
     fn visit<'scope>(&'scope self, scope: &rayon::Scope<'scope>, dir: Vec<u8>) {
         let mut here = Collected::default();
@@ -372,7 +375,7 @@ fn found_kind(
         FileType::Directory => Ok(FoundKind::Dir { mode }),
         FileType::Symlink => {
             let target = link_target().map_err(|error| match error {
-                // It is no link any more.
+                // The entry is no longer a link.
                 Errno::INVAL => ProblemKind::Changing,
                 error => unreadable(error),
             })?;
@@ -386,38 +389,38 @@ fn found_kind(
     }
 }
 
-/// What a file's content was read from.
+/// The mode and stat of a file that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Read {
     /// Permission bits.
     pub mode: Mode,
-    /// The stat before and after reading, which are the same.
+    /// The stat, which was the same before and after reading.
     pub stat: FileStat,
 }
 
-/// Why a file was not read.
+/// The reasons why a file was not read.
 #[derive(Debug)]
 pub enum ReadFileError<E> {
-    /// The file is at fault.
+    /// The file has a fault.
     File(ProblemKind),
-    /// Whoever consumes the content is.
+    /// The consumer of the content failed.
     Consumer(E),
 }
 
-/// What a consumer of content may fail with: reading the file, or something of its own.
+/// The ways in which a consumer of content can fail.
 #[derive(Debug)]
 pub enum ConsumeError<E> {
     /// Reading from the file failed.
     Read(io::Error),
-    /// Anything else.
+    /// The consumer failed for a reason of its own.
     Other(E),
 }
 
-/// Reads a file with `consume`, again if it changed meanwhile, and returns what `consume` made of the
-/// content whose stat is returned beside it.
+/// Reads a file with `consume` and returns the result together with the file's mode and stat. If
+/// the file changes meanwhile, it is read again.
 ///
-/// The file may have been replaced since the walk; it is read if it still is a regular file, and its
-/// directories are directories.
+/// The file may have been replaced since the walk. It is read if it is still a regular file and its
+/// parents are still directories.
 pub(crate) fn read_file<T, E>(
     root: &RootDir,
     path: &[u8],

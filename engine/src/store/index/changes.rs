@@ -1,4 +1,4 @@
-//! Changes of the index: what is written, within one transaction of [`Index::write`](super::Index::write).
+//! The changes of the index within one transaction of [`Index::write`](super::Index::write).
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::store::segment::SegmentName;
 use crate::store::snapshot::SnapshotRecord;
 use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 
-/// Changes of the index within one transaction.
+/// The changes of the index within one transaction.
 pub(crate) struct Changes<'a> {
     transaction: &'a Transaction<'a>,
     path: &'a Path,
@@ -37,7 +37,7 @@ impl Changes<'_> {
         }
     }
 
-    /// Forgets everything, cached file stats included.
+    /// Removes all rows, cached file stats included.
     pub(crate) fn clear(&self) -> Result<(), StoreError> {
         self.transaction
             .execute_batch(
@@ -47,7 +47,7 @@ impl Changes<'_> {
             .map_err(|source| self.error(source))
     }
 
-    /// Returns the next sequence number, larger than all before.
+    /// Returns the next sequence number, which is larger than all before.
     pub(crate) fn next_seq(&self) -> Result<u64, StoreError> {
         self.transaction
             .query_row(
@@ -58,7 +58,7 @@ impl Changes<'_> {
             .map_err(|source| self.error(source))
     }
 
-    /// Sees to it that the next sequence number is above one that is in use.
+    /// Ensures that the next sequence number is larger than one that is in use.
     pub(crate) fn raise_seq(&self, seq: u64) -> Result<(), StoreError> {
         self.run(
             "UPDATE counters SET value = max(value, ?1) WHERE name = 'seq'",
@@ -116,7 +116,7 @@ impl Changes<'_> {
         .map(drop)
     }
 
-    /// Records a snapshot. One that is there already stays as it is.
+    /// Records a snapshot. If the index has it already, its row stays as it is.
     pub(crate) fn put_snapshot(&self, record: &SnapshotRecord) -> Result<(), StoreError> {
         self.run(
             "INSERT OR IGNORE INTO snapshots VALUES (?1, ?2, ?3, ?4, ?2, ?5, ?6, ?7, ?8, ?9)",
@@ -135,7 +135,7 @@ impl Changes<'_> {
         .map(drop)
     }
 
-    /// Tells whether a snapshot is there, within the transaction.
+    /// Tells whether the index has a snapshot, as seen within the transaction.
     pub(crate) fn has_snapshot(&self, id: &SnapshotId) -> Result<bool, StoreError> {
         self.transaction
             .prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1")
@@ -143,7 +143,8 @@ impl Changes<'_> {
             .map_err(|source| self.error(source))
     }
 
-    /// Notes that a tree was found to be a snapshot again; a new `seq` makes it the latest.
+    /// Records that a scanned tree matched an existing snapshot again. A new `seq` makes it the
+    /// latest.
     pub(crate) fn see_snapshot(
         &self,
         id: &SnapshotId,
@@ -157,7 +158,7 @@ impl Changes<'_> {
         .map(drop)
     }
 
-    /// Gives a snapshot another name or note; what is absent stays.
+    /// Gives a snapshot another name or note. An absent one stays as it was.
     pub(crate) fn describe_snapshot(
         &self,
         id: &SnapshotId,

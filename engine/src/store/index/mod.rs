@@ -25,10 +25,10 @@ use super::segment::SegmentName;
 use super::snapshot::SnapshotRecord;
 use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 
-/// How long a writer waits for another one.
+/// The longest time that a writer waits for another one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Each brings the schema one version further. Never change one, only append.
+/// The migrations. Each brings the schema one version further. Never change one, only append.
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE segments (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
     CREATE TABLE chunks (
@@ -55,14 +55,14 @@ const SNAPSHOT_COLUMNS: &str =
     "snapshots.id, manifests.sha256, snapshots.seq, time_ns, seen_ns, parent, name, note,
     entries, content_bytes FROM snapshots JOIN manifests ON manifests.id = snapshots.id";
 
-/// Where a record stands.
+/// The place of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Location {
     pub(crate) segment: SegmentName,
     pub(crate) offset: u64,
 }
 
-/// Counts of what the index knows.
+/// The counts of everything in the index.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct IndexCounts {
     pub(crate) snapshots: u64,
@@ -93,7 +93,8 @@ impl Index {
         };
         let mut connection = Connection::open(path).map_err(at)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(at)?;
-        // Without this the last process to close the store would copy the log back, and wait for the disk.
+        // Without this, the last process to close the store would copy the log back and wait for
+        // the disk.
         connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
             .map_err(at)?;
@@ -120,7 +121,7 @@ impl Index {
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
-        // A panic while the lock was held rolled the transaction back, so the connection is sound.
+        // A panic while the lock was held rolled the transaction back, so the connection is usable.
         self.connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -140,7 +141,7 @@ impl Index {
         query(&self.lock()).map_err(|source| self.error(source))
     }
 
-    /// Runs changes in one transaction that is on disk when this returns.
+    /// Runs changes in one transaction. It is on disk when this function returns.
     pub(crate) fn write<T>(
         &self,
         change: impl FnOnce(&Changes<'_>) -> Result<T, StoreError>,
@@ -148,7 +149,7 @@ impl Index {
         self.transact("full", change)
     }
 
-    /// Runs changes in one transaction that a power failure may undo.
+    /// Runs changes in one transaction. A power failure may undo it.
     pub(crate) fn write_lightly<T>(
         &self,
         change: impl FnOnce(&Changes<'_>) -> Result<T, StoreError>,
@@ -174,7 +175,7 @@ impl Index {
         Ok(done)
     }
 
-    /// Moves what the log holds into the database, as far as nobody reads it.
+    /// Moves the log's content into the database, as far as no reader needs the log.
     pub(crate) fn checkpoint(&self) -> Result<(), StoreError> {
         self.read(|connection| {
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
@@ -283,7 +284,7 @@ impl Index {
         )
     }
 
-    /// Finds the snapshot that a tree was last found to be.
+    /// Finds the snapshot that a scanned tree matched last.
     pub(crate) fn latest(&self) -> Result<Option<SnapshotRecord>, StoreError> {
         let sql = format!("SELECT {SNAPSHOT_COLUMNS} ORDER BY seen_seq DESC LIMIT 1");
         Ok(self.snapshots_by(&sql, [])?.pop())
@@ -296,14 +297,14 @@ impl Index {
         Ok(self.snapshots_by(&sql, [tag])?.pop())
     }
 
-    /// Finds the snapshot of a name that a tree was last found to be.
+    /// Finds the snapshot with a name. If several share it, a scanned tree matched this one last.
     pub(crate) fn named(&self, name: &str) -> Result<Option<SnapshotRecord>, StoreError> {
         let sql =
             format!("SELECT {SNAPSHOT_COLUMNS} WHERE name = ?1 ORDER BY seen_seq DESC LIMIT 1");
         Ok(self.snapshots_by(&sql, [name])?.pop())
     }
 
-    /// Finds the snapshots whose id in hex starts with these digits, at most eight of them.
+    /// Finds the snapshots whose id in hex starts with these digits. Returns at most eight.
     pub(crate) fn with_prefix(&self, digits: &str) -> Result<Vec<SnapshotRecord>, StoreError> {
         let sql = format!(
             "SELECT {SNAPSHOT_COLUMNS} WHERE substr(lower(hex(snapshots.id)), 1, length(?1)) = lower(?1) LIMIT 8"
@@ -379,7 +380,7 @@ fn user_version(connection: &Connection) -> rusqlite::Result<usize> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-/// Brings the schema up to date. Another process may do the same: the first one wins.
+/// Brings the schema up to date. If another process does the same, the first one wins.
 fn migrate(
     connection: &mut Connection,
     path: &Path,
