@@ -1,56 +1,57 @@
 //! Reading and writing the primitive fields of every format: fixed integers, varints, blobs.
 //!
-//! Owns the field encodings of `store-format.md`, section *Conventions*. It does not know any record.
+//! This module owns the field encodings of `store-format.md`, section *Conventions*. It does not
+//! know any record.
 //!
-//! Invariant: a [`Reader`] never reads beyond its slice and never allocates; every length it hands out
-//! has been held against a limit the caller named and against what is left. Whatever it accepts is
-//! canonical: the [`Writer`] would produce the same bytes.
+//! Invariant: a [`Reader`] never reads beyond its slice and never allocates. It checks every length
+//! against a limit that the caller named, and against the bytes that are left. It accepts only
+//! canonical bytes: the [`Writer`] would produce the same ones.
 
 use thiserror::Error;
 
 /// The longest varint: 9 bytes of 7 bits and one of 1 bit.
 const VARINT_BYTES: u32 = 10;
 
-/// Why bytes could not be read. Offsets count from the start of the slice the [`Reader`] was made from.
+/// The reasons why bytes could not be read. Offsets count from the start of the [`Reader`]'s slice.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReadError {
     /// The slice ends inside a field.
     #[error("truncated at byte {offset}: {wanted} more bytes wanted, {left} left")]
     Truncated {
-        /// Where the field starts.
+        /// The offset at which the field starts.
         offset: usize,
-        /// How many bytes the field has.
+        /// The number of bytes that the field needs.
         wanted: usize,
-        /// How many bytes there are.
+        /// The number of bytes that are left.
         left: usize,
     },
-    /// A varint that is longer than needed or holds more than 64 bits.
+    /// A varint is longer than needed or holds more than 64 bits.
     #[error("varint at byte {offset} is not in its shortest form")]
     Varint {
-        /// Where the varint starts.
+        /// The offset at which the varint starts.
         offset: usize,
     },
-    /// A number above what its field allows.
+    /// A number is above the limit of its field.
     #[error("{value} at byte {offset} exceeds the limit of {limit}")]
     AboveLimit {
-        /// Where the number starts.
+        /// The offset at which the number starts.
         offset: usize,
         /// The number.
         value: u64,
-        /// The largest number allowed.
+        /// The maximum.
         limit: u64,
     },
-    /// Bytes after the last field.
+    /// There are bytes after the last field.
     #[error("{left} bytes left over at byte {offset}")]
     Trailing {
-        /// Where the last field ended.
+        /// The offset at which the last field ended.
         offset: usize,
-        /// How many bytes follow.
+        /// The number of bytes that follow.
         left: usize,
     },
 }
 
-/// Reads fields off the front of a slice.
+/// A reader that takes fields off the front of a slice.
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
@@ -64,13 +65,13 @@ impl<'a> Reader<'a> {
         Self { bytes, offset: 0 }
     }
 
-    /// Returns how many bytes have been read.
+    /// Returns the number of bytes read.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// Returns how many bytes are left.
+    /// Returns the number of bytes left.
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.bytes.len() - self.offset
@@ -191,7 +192,7 @@ impl<'a> Reader<'a> {
         self.bytes(length)
     }
 
-    /// Ends the reading; bytes that are left over are an error.
+    /// Ends the reading. Bytes that are left over are an error.
     pub fn finish(self) -> Result<(), ReadError> {
         if self.is_empty() {
             return Ok(());
@@ -203,7 +204,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends fields to a buffer.
+/// A writer that appends fields to a buffer.
 #[derive(Debug, Clone, Default)]
 pub struct Writer {
     bytes: Vec<u8>,
@@ -224,7 +225,7 @@ impl Writer {
         }
     }
 
-    /// Returns how many bytes have been written.
+    /// Returns the number of bytes written.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes.len()
@@ -236,7 +237,7 @@ impl Writer {
         self.bytes.is_empty()
     }
 
-    /// Returns what has been written.
+    /// Returns the bytes written so far.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes

@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the vectors of a kind are.
+/// Returns the directory with the vectors of one kind.
 pub(crate) fn golden_dir(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../tests/data/golden")
         .join(kind)
 }
 
-/// Compares with a golden file, or writes it when `RELSYNC_BLESS=1`.
+/// Compares bytes with a golden file. With `RELSYNC_BLESS=1`, it writes the file instead.
 pub(crate) fn check_golden(kind: &str, name: &str, bytes: &[u8]) {
     let file = golden_dir(kind).join(name);
     if std::env::var_os("RELSYNC_BLESS").is_some() {

@@ -1,7 +1,8 @@
-//! What a release boots, as OTP's tools write it: `releases/start_erl.data` and boot scripts (`*.boot`).
+//! The files that say how a release boots: `releases/start_erl.data` and boot scripts (`*.boot`).
 //!
-//! Pure, and bounded for any bytes: it takes the bytes of these files and tells which directories and modules a start needs. It does
-//! not know where the files are. The twin of `erlang/apps/relsync_lib/src/code/relsync_lib_release.erl`.
+//! This module is pure, and bounded for any bytes. It takes the bytes of these files, and tells
+//! which directories and modules a start needs. It does not know where the files are. Its twin on
+//! the target is `erlang/apps/relsync_lib/src/code/relsync_lib_release.erl`.
 
 use std::sync::Arc;
 
@@ -10,18 +11,18 @@ use thiserror::Error;
 use crate::bytes::{ReadError, Reader};
 use crate::limits;
 
-/// The file that names the version of a release that a start takes.
+/// The file that names the version of the release to start.
 pub const START_ERL_DATA: &str = "releases/start_erl.data";
 
-/// Bytes of `releases/start_erl.data` at most.
+/// The maximum size of `releases/start_erl.data`.
 const START_ERL_BYTES: usize = 4096;
 
-/// What `releases/start_erl.data` names.
+/// The versions that `releases/start_erl.data` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartErl {
     /// The version of the runtime system.
     pub erts: String,
-    /// The release's version: its files are in `releases/<version>`.
+    /// The release's version. Its files are in `releases/<version>`.
     pub version: String,
 }
 
@@ -50,30 +51,32 @@ pub struct BootScript {
     pub name: String,
     /// The release's version.
     pub version: String,
-    /// The code path after the start, as written: a directory may begin with a variable, `$ROOT/lib/kernel-9.0/ebin`.
+    /// The code path after the start, as written. A directory may begin with a variable, as in
+    /// `$ROOT/lib/kernel-9.0/ebin`.
     pub path: Arc<[String]>,
-    /// What is loaded, in order.
+    /// The modules to load, in order.
     pub loads: Vec<Load>,
 }
 
-/// Modules that a boot script loads.
+/// One command of a boot script that loads modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
-    /// Whether they are loaded in embedded mode only; those of the kernel are loaded in any mode.
+    /// Whether the modules are loaded in embedded mode only. Those of the kernel are loaded in any
+    /// mode.
     pub embedded_only: bool,
-    /// The directories that are searched, as written.
+    /// The directories to search, as written.
     pub path: Arc<[String]>,
     /// The modules' names.
     pub modules: Vec<String>,
 }
 
-/// Why bytes are no boot script.
+/// The reasons why bytes are not a boot script.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BootScriptError {
-    /// They are more than any boot script has.
+    /// There are more bytes than in any boot script.
     #[error("has more than {} bytes", limits::BOOT_SCRIPT_BYTES)]
     TooLarge,
-    /// They are no term, or another one.
+    /// The bytes are not a term, or not the term of a boot script.
     #[error("is no boot script")]
     Malformed,
 }
@@ -109,7 +112,8 @@ mod tag {
 }
 
 impl BootScript {
-    /// Reads a boot file's content: `{script, {Name, Version}, Commands}` in Erlang's external term format.
+    /// Reads a boot file's content: `{script, {Name, Version}, Commands}` in Erlang's external term
+    /// format.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         if bytes.len() > limits::BOOT_SCRIPT_BYTES {
             return Err(BootScriptError::TooLarge);
@@ -155,11 +159,11 @@ impl BootScript {
         Ok(script)
     }
 
-    /// Returns every directory that the script names, as written, each once.
+    /// Returns every directory that the script names, as written, without duplicates.
     #[must_use]
     pub fn directories(&self) -> Vec<&str> {
         let mut paths: Vec<&Arc<[String]>> = self.loads.iter().map(|load| &load.path).collect();
-        // Loads that follow each other share their path.
+        // Consecutive loads share their path.
         paths.dedup_by(|a, b| Arc::ptr_eq(a, b));
         let loads = paths.into_iter().flat_map(|path| path.iter());
         let mut directories: Vec<&str> =
@@ -177,7 +181,7 @@ fn few(items: usize) -> Result<()> {
     Ok(())
 }
 
-/// Takes terms off the front; what a caller does not want is skipped without recursion.
+/// A reader that takes terms off the front. It skips unwanted terms without recursion.
 struct Terms<'a>(Reader<'a>);
 
 impl Terms<'_> {
@@ -198,7 +202,7 @@ impl Terms<'_> {
         usize::try_from(self.0.u32()?).map_err(|_| BootScriptError::Malformed)
     }
 
-    /// Reads a command of the script up to its argument if it is one of those that are wanted, else skips it.
+    /// Reads a command up to its argument, if it is a wanted one. Otherwise skips it.
     fn command(&mut self) -> Result<Option<String>> {
         let before = self.0.clone();
         let arity = match self.0.u8()? {
@@ -221,7 +225,7 @@ impl Terms<'_> {
         Ok(None)
     }
 
-    /// Reads a list of what `read` takes, without what it does not.
+    /// Reads a list of terms that `read` accepts. Other elements are dropped.
     fn items<T>(&mut self, read: fn(&mut Self) -> Result<Option<T>>) -> Result<Vec<T>> {
         let Some(length) = self.list_length()? else {
             return Ok(Vec::new());
@@ -236,7 +240,7 @@ impl Terms<'_> {
         Ok(items)
     }
 
-    /// Reads the head of a list. Anything else is skipped.
+    /// Reads the head of a list. Skips any other term.
     fn list_length(&mut self) -> Result<Option<usize>> {
         let before = self.0.clone();
         match self.0.u8()? {
@@ -253,7 +257,7 @@ impl Terms<'_> {
         }
     }
 
-    /// Reads an atom. Anything else is skipped.
+    /// Reads an atom. Skips any other term.
     fn atom(&mut self) -> Result<Option<String>> {
         let before = self.0.clone();
         let tag = self.0.u8()?;
@@ -275,7 +279,8 @@ impl Terms<'_> {
         }
     }
 
-    /// Reads a string, which Erlang writes as bytes or as a list of code points. Anything else is skipped.
+    /// Reads a string, which Erlang writes as bytes or as a list of code points. Skips any other
+    /// term.
     fn string(&mut self) -> Result<Option<String>> {
         let before = self.0.clone();
         match self.0.u8()? {
@@ -300,7 +305,7 @@ impl Terms<'_> {
         }
     }
 
-    /// A directory may also be written as an atom.
+    /// Reads a directory, which may be a string or an atom.
     fn text(&mut self) -> Result<Option<String>> {
         let before = self.0.clone();
         match self.atom()? {
@@ -332,7 +337,7 @@ impl Terms<'_> {
         let mut left = terms;
         while left > 0 {
             left -= 1;
-            // Each term has at least one byte, so that a count that lies runs out of bytes.
+            // Each term has at least one byte, so a false count runs out of bytes.
             left += match self.0.u8()? {
                 tag::SMALL_INTEGER => self.pass(1)?,
                 tag::INTEGER => self.pass(4)?,
@@ -388,7 +393,7 @@ fn latin1(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// What `term_to_binary/1` writes of a small script of each kind of command.
+    /// The bytes that `term_to_binary/1` writes for a small script with each kind of command.
     fn sample() -> Vec<u8> {
         let mut bytes = vec![131, 104, 3];
         atom("script", &mut bytes);
@@ -467,7 +472,7 @@ mod tests {
         );
     }
 
-    /// A script of so many directories and loads.
+    /// A script with this many directories and loads.
     fn many(directories: usize, loads: usize) -> Vec<u8> {
         let length = |count: usize| u32::try_from(count).expect("few").to_be_bytes();
         let mut bytes = vec![131, 104, 3];

@@ -1,12 +1,14 @@
-//! What the next start of a release needs, told from its own files.
+//! The needs of the next start of a release, read from the release's own files.
 //!
-//! Reads `releases/start_erl.data` and the boot file of the version that it names out of a tree, and finds the directories, modules
-//! and the runtime system that the tree lacks. Whether the target has them is for others to find out. Pure: contents are given by
-//! the caller.
+//! This module reads `releases/start_erl.data` and the boot file of the version that it names from
+//! a tree. It finds the directories, modules and the runtime system that the tree lacks. Other
+//! modules find out whether the target has them. This module is pure: the caller gives the
+//! contents.
 //!
-//! Where a boot file says `$ROOT`, the release itself is meant if it brings a runtime system, or if an application that only the
-//! release can have stands below it; else the Erlang installation of the target. `$RELEASE_LIB` is the release's `lib`, as the start
-//! script that `mix release` writes has it.
+//! In a boot file, `$ROOT` is either the release itself or the target's Erlang installation. It is
+//! the release if the release contains a runtime system, or if an application that only the release
+//! can have lies below `$ROOT`. `$RELEASE_LIB` is the release's `lib`, as in the start script that
+//! `mix release` writes.
 
 use std::collections::BTreeSet;
 
@@ -17,57 +19,58 @@ use crate::tree::entry::Entry;
 use crate::tree::exclude;
 use crate::tree::manifest::Manifest;
 
-/// Boot files that no release is started with.
+/// The boot files that no release is started with.
 const SIDE_BOOT_FILES: &[&[u8]] = &[b"start_clean.boot", b"no_dot_erlang.boot"];
 
-/// A start of the release that a tree holds.
+/// The start of the release in a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NextBoot {
-    /// Which version is started.
+    /// The versions to start.
     pub start: StartErl,
     /// The boot file's path.
     pub file: String,
     /// Its content.
     pub script: BootScript,
-    /// The tree holds the runtime system that `start` names.
+    /// Whether the tree holds the runtime system that `start` names.
     pub brings_erts: bool,
-    /// `$ROOT` is the release's root.
+    /// Whether `$ROOT` is the release's root.
     pub is_own_root: bool,
 }
 
-/// Why a release cannot be started, whatever the target has.
+/// The reasons why a release cannot start, whatever the target has.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NextBootError {
-    /// `releases/start_erl.data` is not what it is called.
+    /// `releases/start_erl.data` is not valid.
     #[error("{START_ERL_DATA} does not name an ERTS and a release version")]
     StartErl,
-    /// There is no boot file of the version.
+    /// The version has no boot file.
     #[error("{START_ERL_DATA} names version {version}, which has no boot file")]
     NoBootFile {
         /// The version.
         version: String,
     },
-    /// A boot file is none.
+    /// A boot file is not valid.
     #[error("{path} {source}")]
     BootFile {
         /// Its path.
         path: String,
-        /// What is wrong with it.
+        /// The fault in it.
         source: BootScriptError,
     },
 }
 
-/// Where a directory of a boot script lies.
+/// The place of a directory that a boot script names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// In the release, at this path.
     Release(String),
-    /// Where only the target can tell, as written.
+    /// A place that only the target knows, as written.
     Elsewhere(String),
 }
 
 impl NextBoot {
-    /// Reads how the release in a tree starts; none if it does not say. Contents that `content` cannot give count as missing.
+    /// Reads how the release in a tree starts; returns `None` if the tree does not say. A content
+    /// that `content` cannot give counts as missing.
     pub fn read(
         tree: &Manifest,
         content: &mut dyn FnMut(&Entry) -> Option<Vec<u8>>,
@@ -80,7 +83,7 @@ impl NextBoot {
             version: start.version.clone(),
         };
         let Some(entry) = boot_file(tree, &start.version) else {
-            // Without any boot file, the release is started by other means (`erl -pa`).
+            // Without any boot file, the release is started in another way (`erl -pa`).
             let is_boot_file = |entry: &Entry| entry.path.as_bytes().ends_with(b".boot");
             let has_boot_files = tree.entries().iter().any(is_boot_file);
             return if has_boot_files {
@@ -108,7 +111,7 @@ impl NextBoot {
         }))
     }
 
-    /// Tells where a directory lies.
+    /// Returns the place of a directory.
     #[must_use]
     pub fn place(&self, written: &str) -> Place {
         let in_release = match written.split_once('/') {
@@ -119,8 +122,9 @@ impl NextBoot {
         in_release.map_or_else(|| Place::Elsewhere(written.to_owned()), Place::Release)
     }
 
-    /// Lists what lies in the release by its boot file and is not in the tree: directories, and modules as
-    /// `lib/app-1.0/ebin/module.beam`. With `embedded`, all modules count, else those of the kernel.
+    /// Lists the directories and modules that belong in the release by its boot file, but are
+    /// missing in the tree. A module is listed as `lib/app-1.0/ebin/module.beam`. With `embedded`,
+    /// all modules count, otherwise only those of the kernel.
     #[must_use]
     pub fn lacks(&self, tree: &Manifest, embedded: bool) -> BTreeSet<String> {
         let directories = self.script.directories();
@@ -137,7 +141,7 @@ impl NextBoot {
                 .iter()
                 .map(|written| self.place(written))
                 .collect();
-            // What lies elsewhere, in an archive, or in a directory that is missing as a whole may well have the module.
+            // A directory elsewhere, in an archive, or missing as a whole may have the module.
             let known: Option<Vec<&str>> = places
                 .iter()
                 .map(|place| match place {
@@ -162,7 +166,7 @@ impl NextBoot {
         lacking
     }
 
-    /// Lists the directories of which only the target can tell where they are, as written.
+    /// Lists the directories whose place only the target knows, as written.
     #[must_use]
     pub fn elsewhere(&self) -> BTreeSet<String> {
         let directories = self.script.directories().into_iter();
@@ -176,7 +180,8 @@ impl NextBoot {
     }
 }
 
-/// OTP's name first; older tools name the boot file like the release.
+/// Finds the boot file of a version. OTP's name comes first; older tools give the boot file the
+/// release's name.
 fn boot_file<'a>(tree: &'a Manifest, version: &str) -> Option<&'a Entry> {
     let dir = format!("releases/{version}/");
     if let Some(start) = tree.get(format!("{dir}start.boot").as_bytes()) {
@@ -190,7 +195,7 @@ fn boot_file<'a>(tree: &'a Manifest, version: &str) -> Option<&'a Entry> {
     })
 }
 
-/// Whether an application that is none of Erlang's own stands below `$ROOT`, and in the tree.
+/// Returns whether an application that is not part of Erlang lies below `$ROOT` and in the tree.
 fn has_own_root(script: &BootScript, tree: &Manifest) -> bool {
     script.path.iter().any(|written| {
         let Some(path) = written.strip_prefix("$ROOT/").and_then(normal) else {
@@ -205,7 +210,8 @@ fn has_own_root(script: &BootScript, tree: &Manifest) -> bool {
     })
 }
 
-/// A directory is there, or the archive (`lib/app.ez/app/ebin`) that it is in.
+/// Returns whether the tree has a directory, or the archive (`lib/app.ez/app/ebin`) that contains
+/// it.
 fn is_there(tree: &Manifest, path: &str) -> bool {
     let in_archive = path
         .match_indices(".ez/")
@@ -213,7 +219,7 @@ fn is_there(tree: &Manifest, path: &str) -> bool {
     in_archive || tree.get(path.as_bytes()).is_some()
 }
 
-/// Resolves `.` and `..` by name; none for what leads out.
+/// Resolves `.` and `..` by name; returns `None` if the path leads out.
 fn normal(path: &str) -> Option<String> {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
@@ -292,7 +298,7 @@ mod tests {
         let paths = [written, "$ROOT/lib/a-1/ebin"];
         let (next_boot, _) = next(&["lib/a-1/ebin/a.app"], &paths, &[]);
         assert_eq!(next_boot.place(written), kernel());
-        // A system library of its own does not make a release its own root.
+        // A release that contains only system libraries is not its own root.
         let (next_boot, _) = next(&["lib/kernel-9/ebin/kernel.app"], &[written], &[]);
         assert_eq!(
             next_boot.place(written),
@@ -325,7 +331,7 @@ mod tests {
             |embedded| -> Vec<String> { next_boot.lacks(&tree, embedded).into_iter().collect() };
         assert_eq!(lacks(false), ["lib/a-1/ebin/k.beam"]);
         assert_eq!(lacks(true), ["lib/a-1/ebin/k.beam", "lib/a-1/ebin/x.beam"]);
-        // What a missing directory or an archive would hold is not named one by one.
+        // The content of a missing directory or archive is not listed file by file.
         let path = ["$ROOT/lib/b-1.ez/b-1/ebin", "$ROOT/lib/d-1/ebin"];
         let (next_boot, tree) = next(&files, &path, &[(false, &["d"])]);
         let lacking = next_boot.lacks(&tree, true);

@@ -1,18 +1,18 @@
-//! Counts what a transport gives to and takes from its socket.
+//! The count of bytes that a transport writes to and reads from its socket.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// What went over a transport's sockets so far.
+/// The traffic over a transport's sockets so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Payload given to the socket, in bytes: look-ups, handshake, messages and ticks, without the
-    /// headers of TCP and IP.
+    /// Payload written to the socket, in bytes: look-ups, handshake, messages and ticks, without
+    /// the headers of TCP and IP.
     pub sent_bytes: u64,
-    /// Payload taken from the socket, in bytes.
+    /// Payload read from the socket, in bytes.
     pub received_bytes: u64,
-    /// How often something came in after something had gone out. Ticks do not count; a TCP connect,
-    /// which carries no payload, does not either. While messages stream both ways this is more than
-    /// the latencies that were waited for.
+    /// The number of times that something came in after something had gone out. Ticks do not count.
+    /// A TCP connect does not count either, because it carries no payload. While messages stream
+    /// both ways, this is more than the number of latencies that the host waited for.
     pub round_trips: u64,
 }
 
@@ -32,7 +32,7 @@ impl Meter {
         self.awaiting.store(true, Ordering::Relaxed);
     }
 
-    /// Counts bytes that went out and ask for no answer.
+    /// Counts bytes that went out and need no answer.
     pub(crate) fn sent_tick(&self, bytes: usize) {
         self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -43,7 +43,7 @@ impl Meter {
             .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Notes that a message, not a tick, came in.
+    /// Records that a message, not a tick, came in.
     pub(crate) fn message_arrived(&self) {
         if self.awaiting.swap(false, Ordering::Relaxed) {
             self.round_trips.fetch_add(1, Ordering::Relaxed);

@@ -21,8 +21,8 @@ pub use meter::Counters;
 pub(crate) use meter::Meter;
 pub use rate::RateLimiter;
 
-/// The largest message that any transport sends, in bytes: larger ones would starve ticks and
-/// cancellation on a slow link.
+/// The maximum size of a message that any transport sends, in bytes. Larger ones would delay ticks
+/// and cancellation on a slow link.
 pub const MAX_SENT_MESSAGE: usize = 64 * 1024;
 
 /// The largest message that any transport takes from a target, in bytes; what claims to be larger
@@ -47,7 +47,7 @@ pub trait Channel: Send {
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), TransportError>>;
 }
 
-/// Why a connection that was up carries no more messages.
+/// The reasons why an established connection carries no more messages.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TransportError {
     /// The target, or something between, closed the connection.
@@ -56,32 +56,32 @@ pub enum TransportError {
     /// Nothing came from the target, not even a sign of life.
     #[error("nothing came from the target for {} s", after.as_secs())]
     Silent {
-        /// How long nothing came.
+        /// The time for which nothing came.
         after: Duration,
     },
     /// The socket failed.
     #[error("the connection failed")]
     Io {
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         source: Arc<io::Error>,
     },
     /// The target announced a message beyond [`MAX_RECEIVED_MESSAGE`].
     #[error("the target announced a message of {size} bytes, the limit is {limit}")]
     Oversized {
-        /// What it announced, in bytes.
+        /// The size that it announced, in bytes.
         size: u64,
-        /// What is accepted, in bytes.
+        /// The accepted size, in bytes.
         limit: u64,
     },
     /// The target broke the transport's protocol.
     #[error("the target sent a malformed message: {what}")]
     Malformed {
-        /// What is wrong with it.
+        /// The fault of the message.
         what: String,
     },
-    /// The caller's message is beyond [`MAX_SENT_MESSAGE`]. Nothing was sent and the connection
-    /// goes on.
+    /// The caller's message is larger than [`MAX_SENT_MESSAGE`]. Nothing was sent, and the
+    /// connection stays usable.
     #[error("a message of {size} bytes is over the limit of {limit}")]
     MessageTooLarge {
         /// The message's size in bytes.

@@ -1,8 +1,8 @@
-//! The bandwidth limit: a token bucket over all that is sent.
+//! The bandwidth limit: a token bucket over everything that is sent.
 //!
-//! The bucket is kept as the instant at which all that was granted so far is paid for (the "virtual
-//! scheduling" form of the generic cell rate algorithm, ITU-T I.371), which needs no timer of its
-//! own.
+//! The bucket is stored as the instant at which everything granted so far is paid for. This is the
+//! "virtual scheduling" form of the generic cell rate algorithm (ITU-T I.371), and it needs no
+//! timer of its own.
 
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,17 +10,18 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// How far ahead of its rate a sender may run.
+/// The time by which a sender may run ahead of its rate.
 const BURST: Duration = Duration::from_millis(50);
 
-/// The largest piece that is written at once under a limit, in bytes.
+/// The maximum size of a piece that is written at once under a limit, in bytes.
 const MAX_PIECE: u64 = 16 * 1024;
 
-/// The smallest piece that is written at once, in bytes; smaller ones would be all overhead.
+/// The minimum size of a piece that is written at once, in bytes. Smaller ones would be mostly
+/// overhead.
 const MIN_PIECE: u64 = 256;
 
-/// A limit of bytes per second. Clones share it, so that several connections stay under one limit
-/// together.
+/// A limit of bytes per second. Clones share it, so several connections together stay under one
+/// limit.
 #[derive(Debug, Clone)]
 pub struct RateLimiter {
     bytes_per_s: NonZeroU64,
@@ -36,13 +37,14 @@ impl RateLimiter {
         }
     }
 
-    /// How many bytes to write between two calls of [`take`](Self::take), so that the flow is even.
+    /// Returns the number of bytes to write between two calls of [`take`](Self::take), so that the
+    /// flow is even.
     pub fn piece_size(&self) -> usize {
         let piece = (self.bytes_per_s.get() / 20).clamp(MIN_PIECE, MAX_PIECE);
         usize::try_from(piece).unwrap_or(usize::MAX)
     }
 
-    /// Waits until so many bytes may be sent.
+    /// Waits until this many bytes may be sent.
     pub async fn take(&self, bytes: usize) {
         let paid_until = self.book(bytes, Instant::now());
         if let Some(start) = paid_until.checked_sub(BURST) {

@@ -4,8 +4,8 @@
 //! makes the entries.
 //!
 //! Invariants of a [`Manifest`], whether made from entries or from foreign bytes: paths ascend
-//! strictly, and the parent of every path is a directory of the same manifest. All limits hold, and
-//! there is exactly one encoding.
+//! strictly, and every path's parent is one of its directories. All limits hold, and there is
+//! exactly one encoding.
 
 use std::fmt::Write as _;
 use std::sync::OnceLock;

@@ -1,16 +1,24 @@
-//! A small fingerprint of a content's beginning, and how alike two contents are by it.
+//! A small fingerprint of a content's beginning, and the resemblance of two contents by it.
 //!
-//! A sketch is the smallest of the hashes of a content's features (bottom-k sampling: A. Broder, "On the resemblance and containment
-//! of documents", 1997): the share of them that two sketches have in common estimates the share that the contents have. The
-//! features of a compiled module are its atoms, those of anything else its windows of [`WINDOW_BYTES`] bytes; what is
-//! gzip'ed is inflated first.
+//! A sketch consists of the smallest hashes of a content's features. This is bottom-k sampling (A.
+//! Broder, "On the resemblance and containment of documents", 1997). The share of hashes that two
+//! sketches have in common estimates the share of features that the contents have in common. The
+//! features of a compiled module are its atoms. Those of any other content are its windows of
+//! [`WINDOW_BYTES`] bytes. A gzip file is inflated first.
 //!
-//! Measured on OTP's kernel and stdlib, each module of one release against all of another: by atoms the module's own predecessor is
-//! the most alike for 182 of 182 between OTP 25 and 29 and 194 of 194 between 27 and 29, by windows for 153 and 179, because
-//! every number in the code that counts atoms is another one. Two modules that have nothing to do with each other share a fifth
-//! of their atoms.
+//! Measured on OTP's kernel and stdlib: each module of one release was compared with all modules of
+//! another. The table counts the modules whose own predecessor was the most alike.
 //!
-//! Hashes are the same on every machine; somebody who makes them collide gets a bad base, nothing worse.
+//! | OTP | by atoms | by windows |
+//! |---|---|---|
+//! | 25 to 29 | 182 of 182 | 153 |
+//! | 27 to 29 | 194 of 194 | 179 |
+//!
+//! Windows do worse because code refers to atoms by number, and the numbers shift. Two unrelated
+//! modules share a fifth of their atoms.
+//!
+//! Hashes are the same on every machine. A person who makes them collide gets a bad base, and
+//! nothing worse.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -18,21 +26,22 @@ use std::io::Read;
 use crate::bytes::Reader;
 use crate::limits;
 
-/// Windows so long seldom agree by chance, and most of them survive a small edit.
+/// The size of a window. Windows this long seldom agree by chance, and most of them survive a small
+/// edit.
 const WINDOW_BYTES: usize = 16;
 
-/// An odd number, so that no byte of a window is lost.
+/// The multiplier of the rolling hash. It is odd, so that no byte of a window is lost.
 const ROLL: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The sampled features of a content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sketch {
-    /// Ascending, at most [`limits::SKETCH_HASHES`].
+    /// The hashes in ascending order, at most [`limits::SKETCH_HASHES`].
     hashes: Vec<u64>,
 }
 
 impl Sketch {
-    /// Sketches a content of which this is the beginning.
+    /// Makes a sketch of a content from its beginning.
     pub(super) fn new(beginning: &[u8]) -> Self {
         let inflated = inflated(beginning);
         let content = inflated.as_deref().unwrap_or(beginning);
@@ -46,7 +55,8 @@ impl Sketch {
         }
     }
 
-    /// Estimates what share of the features of both, counted once, both have: in thousandths.
+    /// Estimates the share of features that both contents have among the features that either has,
+    /// in thousandths.
     pub(super) fn resemblance(&self, other: &Self) -> u64 {
         let (mut ours, mut theirs) = (&self.hashes[..], &other.hashes[..]);
         let (mut shared, mut seen) = (0, 0);
@@ -65,7 +75,7 @@ impl Sketch {
     }
 }
 
-/// Steps over `hash` if it is what stands first.
+/// Steps over `hash` if it comes first.
 fn skip(hashes: &mut &[u64], hash: u64) -> bool {
     match hashes.split_first() {
         Some((first, rest)) if *first == hash => {
@@ -92,7 +102,7 @@ impl Smallest {
     }
 }
 
-/// Inflates the beginning of a gzip file, as far as it goes; `None` if it is none.
+/// Inflates the beginning of a gzip file as far as possible; returns `None` for any other content.
 fn inflated(beginning: &[u8]) -> Option<Vec<u8>> {
     if !beginning.starts_with(&[0x1f, 0x8b]) {
         return None;
@@ -102,11 +112,12 @@ fn inflated(beginning: &[u8]) -> Option<Vec<u8>> {
     let read = flate2::read::GzDecoder::new(beginning)
         .take(limit)
         .read_to_end(&mut content);
-    // The end is missing as a rule; what came out until then is good.
+    // The end is usually missing. The bytes inflated so far are valid.
     (read.is_ok() || !content.is_empty()).then_some(content)
 }
 
-/// Returns the atoms of a compiled module, as far as they are there; `None` if this is no module, or they stand too far behind.
+/// Returns the atoms of a compiled module, as far as they are in `content`. Returns `None` if this
+/// is not a module, or if its atoms come too late in the file.
 fn atom_table(content: &[u8]) -> Option<&[u8]> {
     let mut reader = Reader::new(content);
     let form: [u8; 4] = reader.array().ok()?;
@@ -126,13 +137,13 @@ fn atom_table(content: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Calls `each` with the atoms of a table that may be cut off.
+/// Calls `each` with the atoms of a table. The table may be cut off.
 fn each_atom(table: &[u8], each: &mut dyn FnMut(&[u8])) {
     let mut reader = Reader::new(table);
     let Ok(count) = reader.u32() else {
         return;
     };
-    // Since OTP 28 a negative count says that lengths are compact terms.
+    // Since OTP 28, a negative count means that lengths are compact terms.
     let is_long = count > u32::MAX / 2;
     while let Some(length) = atom_length(&mut reader, is_long) {
         let Ok(atom) = reader.bytes(length) else {
@@ -155,7 +166,8 @@ fn atom_length(reader: &mut Reader<'_>, is_long: bool) -> Option<usize> {
     }
 }
 
-/// Calls `each` with the hash of every window, or of all where that is less.
+/// Calls `each` with the hash of every window. A content shorter than a window is hashed as a
+/// whole.
 fn each_window(content: &[u8], each: &mut dyn FnMut(u64)) {
     if content.len() < WINDOW_BYTES {
         if !content.is_empty() {

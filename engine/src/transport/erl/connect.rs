@@ -16,18 +16,19 @@ use super::handshake::{self, Offer};
 use super::link::{Link, Timing};
 use super::node_name::{Cookie, LocalName, NodeName};
 
-/// Where EPMD listens unless told otherwise.
+/// EPMD's usual port.
 pub const EPMD_PORT: u16 = 4369;
 
-/// The first version of the distribution protocol that OTP 23 brought.
+/// The first version of the distribution protocol that OTP 23 introduced.
 const OTP_23_PROTOCOL: u16 = 6;
 
-/// A node to connect to, and how.
+/// A node to connect to, and the settings of the connection.
 #[derive(Debug, Clone)]
 pub struct ErlTarget {
     /// The node.
     pub node: NodeName,
-    /// Where to connect to, if not to the node name's host: the near end of a tunnel.
+    /// The host to connect to, if it is not the node name's host: for example the near end of a
+    /// tunnel.
     pub host: Option<String>,
     /// The secret shared with the node.
     pub cookie: Cookie,
@@ -37,22 +38,22 @@ pub struct ErlTarget {
     pub dist_port: Option<u16>,
     /// The name under which the host joins.
     pub local: LocalName,
-    /// Whether to take the place of a connection that the node still has under a fixed local name.
-    /// Right when that connection was our own and broke; otherwise it cuts off another node. Nodes
-    /// before OTP 25 let go of a connection only when it ends by itself: then the error stays
+    /// Whether to replace a connection that the node still has under a fixed local name. That is
+    /// right if the connection was our own and broke; otherwise it cuts off another node. Nodes
+    /// before OTP 25 keep a connection until it ends by itself. Then the error stays
     /// [`ConnectError::NameInUse`].
     pub take_over: bool,
-    /// The limit of each step of connecting: looking up a name, a connect, an answer, a
+    /// The time limit of each step of connecting: looking up a name, a connect, an answer, a
     /// process.
     pub connect_timeout: Duration,
-    /// When to tick and when to give up.
+    /// The times after which to tick and to give up.
     pub timing: Timing,
     /// The bandwidth limit.
     pub limiter: Option<RateLimiter>,
 }
 
 impl ErlTarget {
-    /// A target with the usual ports and times, and a local name that the node makes up.
+    /// Returns a target with the usual ports and times. The node chooses the local name.
     pub fn new(node: NodeName, cookie: Cookie) -> Self {
         Self {
             node,
@@ -86,7 +87,7 @@ pub async fn connect(target: &ErlTarget) -> Result<Connection, ConnectError> {
     let mut stream = dial(&addresses, port, target.connect_timeout)
         .await
         .map_err(|failure| node_error(target, port, failure))?;
-    // Small requests wait for answers: they must not wait for more to send.
+    // Small requests wait for answers. TCP must not hold them back until there is more to send.
     stream
         .set_nodelay(true)
         .map_err(|source| node_error(target, port, DialFailure::Io(source)))?;
@@ -99,7 +100,7 @@ pub async fn connect(target: &ErlTarget) -> Result<Connection, ConnectError> {
         take_over: target.take_over,
         timeout: target.connect_timeout,
         challenge,
-        // Zero means "unknown" and up to three were once special.
+        // Zero means "unknown", and one to three once had special meanings.
         creation: creation | 4,
     };
     let identity = handshake::shake_hands(&mut stream, &offer, &meter).await?;
@@ -127,7 +128,7 @@ fn random_words() -> Result<[u32; 3], ConnectError> {
     Ok([word()?, word()?, word()?])
 }
 
-/// Looks up the host; IPv4 first, where nodes listen by default.
+/// Looks up the host. IPv4 addresses come first, because nodes listen on IPv4 by default.
 async fn resolve(target: &ErlTarget) -> Result<Vec<SocketAddr>, ConnectError> {
     let host = target.dialled_host();
     let unknown = |source| ConnectError::HostUnknown {
@@ -191,7 +192,8 @@ async fn find_port(
     }
 }
 
-/// The names that EPMD knows; none if it does not tell, for they are only a hint.
+/// Returns the names that EPMD knows. They are only a hint, so the list is empty if EPMD does not
+/// answer.
 async fn registered_names(
     target: &ErlTarget,
     addresses: &[SocketAddr],
@@ -205,14 +207,14 @@ async fn registered_names(
         .unwrap_or_default()
 }
 
-/// Why no address could be connected to.
+/// The reasons why connecting to every address failed.
 enum DialFailure {
     Refused,
     Timeout,
     Io(io::Error),
 }
 
-/// Tries the addresses in turn; each has its share of the time that is left.
+/// Tries the addresses in turn. Each gets an equal share of the time that is left.
 async fn dial(
     addresses: &[SocketAddr],
     port: u16,
@@ -233,7 +235,7 @@ async fn dial(
             Err(_) => failure = DialFailure::Timeout,
         }
     }
-    // A refusal says most: the host is there.
+    // A refusal says most: the host is up.
     Err(if refused {
         DialFailure::Refused
     } else {
@@ -308,7 +310,7 @@ mod tests {
         })
     }
 
-    /// Whether an error is the expected one.
+    /// Tells whether an error is the expected one.
     type Check = fn(&ConnectError) -> bool;
 
     #[test]
@@ -350,7 +352,8 @@ mod tests {
 
     #[test]
     fn a_long_answer_of_a_port_mapper_stays_out_of_the_error() {
-        // To a request for a port this says "unknown", to one for names it begins with EPMD's port.
+        // This is "unknown" as an answer about a port, and begins with EPMD's port as an answer
+        // about names.
         let line = format!("name {} at port 1\n", "b e ".repeat(1_000));
         let answer = ["w\x01\0\0", &line, "name app at port 2\n"].concat();
         let error = ask(answer.into_bytes(), false);

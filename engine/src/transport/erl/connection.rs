@@ -19,19 +19,20 @@ const OUR_PROCESS: u32 = 1;
 /// The first word of a reference has 18 bits where nodes of OTP 23 read it.
 const REFERENCE_MASK: u32 = 0x3_ffff;
 
-/// How many events are kept while a spawn waits for its reply. Nobody sends to the host before it
-/// spawned something.
+/// The number of events kept while a spawn waits for its reply. No process sends to the host before
+/// the host has spawned something.
 const MAX_WAITING_EVENTS: usize = 64;
 
-/// What a spawn request may hold besides a message: names and the encoding of the arguments.
+/// The maximum bytes of a spawn request beyond its arguments: names, and the encoding of the
+/// arguments.
 const SPAWN_OVERHEAD: usize = 4 * 1024;
 
-/// What came from the node.
+/// An event that came from the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A message of relsync's, `{relsync, Binary}` in Erlang, to the host's process.
+    /// A message of relsync to the host's process: `{relsync, Binary}` in Erlang.
     Message(Vec<u8>),
-    /// A process that the host spawned ended, or one sent it an exit signal.
+    /// A process that the host spawned has ended, or a process sent the host an exit signal.
     Ended {
         /// The process.
         process: Pid,
@@ -40,7 +41,7 @@ pub enum Event {
     },
 }
 
-/// A connection to a node. Dropped, it hangs up at once.
+/// A connection to a node. When it is dropped, it hangs up at once.
 pub struct Connection {
     link: Link,
     meter: Arc<Meter>,
@@ -48,7 +49,7 @@ pub struct Connection {
     local_name: NodeName,
     local_pid: Pid,
     salt: u32,
-    /// How long a new process may take to be there.
+    /// The time limit for the node to start a new process.
     spawn_timeout: Duration,
     references: u32,
     monitored: Vec<(Reference, Pid)>,
@@ -80,26 +81,27 @@ impl Connection {
         }
     }
 
-    /// The node at the other end.
+    /// Returns the node at the other end.
     pub fn node(&self) -> &NodeName {
         &self.node
     }
 
-    /// The name under which the host joined.
+    /// Returns the name under which the host joined.
     pub fn local_name(&self) -> &NodeName {
         &self.local_name
     }
 
-    /// The host's process, to which the node's processes send.
+    /// Returns the host's process, to which the node's processes send.
     pub fn local_pid(&self) -> &Pid {
         &self.local_pid
     }
 
-    /// Calls a function in a new process on the node and waits for the process to be there; a call
-    /// that cannot succeed (the function does not exist) shows as its end. It takes no longer than a
-    /// step of connecting. The process's group
-    /// leader is the host, which answers no I/O requests: the function must set another before it
-    /// prints. All arguments together are at most [`MAX_SENT_MESSAGE`] bytes.
+    /// Calls a function in a new process on the node, and waits until the process exists.
+    ///
+    /// A call that cannot succeed (the function does not exist) shows as the process's end. Waiting
+    /// takes no longer than a step of connecting. The process's group leader is the host, which
+    /// answers no I/O requests. So the function must set another one before it prints. All
+    /// arguments together are at most [`MAX_SENT_MESSAGE`] bytes.
     pub async fn spawn(&mut self, call: &Call<'_>, bond: SpawnBond) -> Result<Pid, TransportError> {
         let request = self.make_reference();
         let frame = control::encode_spawn(&request, &self.local_pid, call, bond);
@@ -111,7 +113,7 @@ impl Connection {
         }
         self.link.send(frame).await?;
         let after = self.spawn_timeout;
-        // The node answers before the function runs: one that only ticks is not what it seems.
+        // The node answers before the function runs. A peer that only ticks is not an Erlang node.
         let spawned = timeout(after, self.spawned(&request))
             .await
             .map_err(|_| TransportError::Silent { after })??;
@@ -126,7 +128,7 @@ impl Connection {
         Ok(pid)
     }
 
-    /// Waits for the answer to a request to spawn; what else comes is kept for later.
+    /// Waits for the answer to a request to spawn. Other events are kept for later.
     async fn spawned(
         &mut self,
         request: &Reference,
@@ -142,8 +144,8 @@ impl Connection {
         }
     }
 
-    /// Queues a message of at most [`MAX_SENT_MESSAGE`] bytes to a process; it arrives there as
-    /// `{relsync, Binary}`. Cancelled, it has queued nothing.
+    /// Queues a message of at most [`MAX_SENT_MESSAGE`] bytes to a process. It arrives there as
+    /// `{relsync, Binary}`. If this future is dropped, nothing was queued.
     pub async fn send(&mut self, to: &Pid, message: &[u8]) -> Result<(), TransportError> {
         if message.len() > MAX_SENT_MESSAGE {
             return Err(TransportError::MessageTooLarge {
@@ -154,7 +156,7 @@ impl Connection {
         self.link.send(control::encode_message(to, message)).await
     }
 
-    /// Waits for what comes next. Cancelled, it has lost nothing.
+    /// Waits for the next event. If this future is dropped, no event is lost.
     pub async fn receive(&mut self) -> Result<Event, TransportError> {
         loop {
             if let Some(event) = self.waiting.pop_front() {
@@ -167,17 +169,17 @@ impl Connection {
         }
     }
 
-    /// What went over the sockets so far.
+    /// Returns the counts of the bytes sent and received so far.
     pub fn counters(&self) -> Counters {
         self.meter.counters()
     }
 
-    /// What counts that, to be read while the connection is busy.
+    /// Returns the meter behind the counters. It can be read while the connection is busy.
     pub(crate) fn meter(&self) -> Arc<Meter> {
         self.meter.clone()
     }
 
-    /// Writes what is queued, hangs up, and waits a short while for the node to notice.
+    /// Writes the queued messages, hangs up, and waits a short while for the node to close too.
     pub async fn close(self) -> Result<(), TransportError> {
         self.link.close().await
     }

@@ -1,9 +1,9 @@
 //! The messages of the distribution protocol that the host sends and understands.
 //!
-//! Format: "Protocol between Connected Nodes" in the ERTS documentation, pass-through form: neither
-//! the atom cache nor fragments are ever negotiated, so a frame is `112, 131, Control` and, where
-//! the control message has a payload, `131, Payload`. `erl_dist` writes and reads both, after
-//! [`term`] has measured what a node sent. `erl_dist::message::channel` is never used: it allocates
+//! Format: "Protocol between Connected Nodes" in the ERTS documentation, pass-through form. Neither
+//! the atom cache nor fragments are ever negotiated. So a frame is `112, 131, Control`, followed by
+//! `131, Payload` if the control message has a payload. `erl_dist` writes and reads both, after
+//! [`term`] has measured a received one. `erl_dist::message::channel` is never used: it allocates
 //! the length that a peer claims, loses bytes when it is cancelled, and does not flush ticks.
 
 use std::io::Read;
@@ -27,16 +27,17 @@ const MESSAGE_TAG: &str = "relsync";
 /// The empty list, encoded. It takes the place of a payload that cannot be read.
 const NO_PAYLOAD: [u8; 2] = [VERSION, 106];
 
-/// How the control message of a send with a trace token begins.
+/// The first bytes of the control message of a send with a trace token.
 const SEND_TRACED: [u8; 5] = [VERSION, 104, 4, 97, 12];
 
-/// How a new process is bound to the host.
+/// The bond between a new process and the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpawnBond {
-    /// A link: the process ends with the connection, unless it traps exits, and its end is
-    /// reported.
+    /// A link: the process ends with the connection, unless it traps exits. The host learns of its
+    /// end.
     Link,
-    /// A monitor: the process's end is reported, nothing tells it of the connection's.
+    /// A monitor: the host learns of the process's end. The process does not learn of the
+    /// connection's end.
     Monitor,
 }
 
@@ -51,12 +52,12 @@ pub struct Call<'a> {
     pub arguments: &'a [Term],
 }
 
-/// A frame's meaning. Texts of reasons are rendered and bounded.
+/// The meaning of a frame. Texts of reasons are rendered and bounded.
 #[derive(Debug, PartialEq)]
 pub(super) enum Signal {
     /// One of relsync's messages to a process of the host.
     Message { to: Pid, content: Vec<u8> },
-    /// A linked process ended, or somebody sent an exit signal.
+    /// A linked process ended, or a process sent an exit signal.
     Exit { from: Pid, to: Pid, reason: String },
     /// A monitored process ended.
     Down { monitor: Reference, reason: String },
@@ -65,19 +66,19 @@ pub(super) enum Signal {
         request: Reference,
         result: Result<Pid, String>,
     },
-    /// A link was given up and the other side waits for this frame as an answer.
+    /// The other side removed a link and waits for this frame as an answer.
     Unlink { answer: Vec<u8> },
     /// Anything else; none of it needs an answer.
     Other,
 }
 
-/// The frame that sends one of relsync's messages, its length included.
+/// Returns the frame that sends one of relsync's messages, its length included.
 pub(super) fn encode_message(to: &Pid, content: &[u8]) -> Vec<u8> {
     let message = term::tuple(vec![term::atom(MESSAGE_TAG), term::binary(content)]);
     encode_frame(Message::send(to.clone(), message), content.len())
 }
 
-/// The frame that asks for a new process, its length included.
+/// Returns the frame that asks for a new process, its length included.
 pub(super) fn encode_spawn(
     request: &Reference,
     from: &Pid,
@@ -95,12 +96,12 @@ pub(super) fn encode_spawn(
         SpawnBond::Link => "link",
         SpawnBond::Monitor => "monitor",
     };
-    // A VM may limit the heap of every new process, and kill those that exceed it.
+    // A VM may limit the heap of every new process, and kill a process that exceeds it.
     let no_heap_limit = term::tuple(vec![term::atom("max_heap_size"), term::integer(0)]);
     let request = Message::spawn_request(
         request.clone(),
         from.clone(),
-        // The group leader. The host prints nothing for a target: the process finds its own.
+        // The group leader. The host prints nothing for a target, so the process sets its own.
         from.clone(),
         entry,
         List::from(vec![term::atom(option), no_heap_limit]),
@@ -114,14 +115,14 @@ fn encode_frame(message: Message, payload_size: usize) -> Vec<u8> {
     frame.extend([0, 0, 0, 0, PASS_THROUGH]);
     let written = message.write_into(&mut frame);
     debug_assert!(written.is_ok(), "names and numbers of the host are short");
-    // Callers keep frames far below 4 GiB; a length that lies would be refused by the target.
+    // Callers keep frames far below 4 GiB. The target would refuse a wrong length.
     let length = u32::try_from(frame.len() - 4).unwrap_or(u32::MAX);
     frame[..4].copy_from_slice(&length.to_be_bytes());
     frame
 }
 
-/// Reads a frame, without its length. A payload that cannot be read costs a message or the reason
-/// of an exit, but not the connection.
+/// Reads a frame, without its length. An unreadable payload costs a message or the reason of an
+/// exit, but not the connection.
 pub(super) fn decode_frame(frame: &[u8]) -> Result<Signal, TermError> {
     let Some(body) = frame.strip_prefix(&[PASS_THROUGH]) else {
         return Err(TermError::Shape {
@@ -156,7 +157,7 @@ pub(super) fn decode_frame(frame: &[u8]) -> Result<Signal, TermError> {
     }
 }
 
-/// The length of the term at the start of some bytes, its version byte included.
+/// Returns the length of the term at the start of some bytes, its version byte included.
 fn measure(bytes: &[u8]) -> Result<usize, TermError> {
     match bytes.split_first() {
         Some((&VERSION, term)) => Ok(1 + term::measure(term)?),
@@ -166,7 +167,7 @@ fn measure(bytes: &[u8]) -> Result<usize, TermError> {
     }
 }
 
-/// A send with a trace token. `erl_dist` 0.8 takes the token for the receiver.
+/// Reads a send with a trace token. `erl_dist` 0.8 mistakes the token for the receiver.
 fn traced(control: &[u8], payload: &[u8]) -> Option<Signal> {
     let Ok(Term::Tuple(Tuple { elements })) = Term::decode(control) else {
         return None;
@@ -245,7 +246,7 @@ fn signal(message: Message, unreadable: Option<TermError>) -> Signal {
     }
 }
 
-/// The binary in `{relsync, Binary}`.
+/// Returns the binary in `{relsync, Binary}`.
 fn content(message: Term) -> Option<Vec<u8>> {
     let Term::Tuple(Tuple { elements }) = message else {
         return None;

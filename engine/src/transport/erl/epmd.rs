@@ -1,4 +1,4 @@
-//! Asks the target's port mapper for a node's port.
+//! The client of the target's port mapper, EPMD. It asks for a node's port.
 //!
 //! The host registers nothing there. `erl_dist` speaks the protocol. The stream below it ends after
 //! [`MAX_ANSWER`] bytes, because `erl_dist` reads a list of names without a limit.
@@ -12,29 +12,30 @@ use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use super::super::Meter;
 
-/// The most bytes of an answer that are read.
+/// The maximum number of bytes of an answer that are read.
 const MAX_ANSWER: u64 = 16 * 1024;
 
-/// The most bytes of registered names that are kept, all together. They become a hint for the user.
+/// The maximum number of bytes of registered names that are kept, all together. They become a hint
+/// for the user.
 const MAX_NAMES: usize = 512;
 
-/// What EPMD says of a node.
+/// EPMD's answer about a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// It listens here.
+    /// The node listens on a port.
     Port {
-        /// Its port.
+        /// The node's port.
         port: u16,
-        /// The newest version of the distribution protocol it speaks.
+        /// The newest version of the distribution protocol that the node speaks.
         highest_version: u16,
     },
-    /// There is no such node.
+    /// EPMD does not know the node.
     Unknown,
-    /// Not an answer of EPMD.
+    /// The bytes are not an answer of EPMD.
     Garbage,
 }
 
-/// Asks for the node of this name, which is the part before the `@`.
+/// Asks for the node with this name, which is the part before the `@`.
 pub(super) async fn ask_port<S>(stream: S, name: &str, meter: &Meter) -> io::Result<Answer>
 where
     S: AsyncRead + AsyncWrite,
@@ -58,8 +59,8 @@ where
     }
 }
 
-/// Asks which names are registered. There are none if any line of the answer is malformed, and no
-/// more than fit into [`MAX_NAMES`] bytes.
+/// Asks for the registered names. Returns none if any line of the answer is malformed, and no more
+/// than fit into [`MAX_NAMES`] bytes.
 pub(super) async fn ask_names<S>(stream: S, meter: &Meter) -> Vec<String>
 where
     S: AsyncRead + AsyncWrite,
@@ -82,13 +83,14 @@ where
 
 type Bounded<S> = Compat<Join<Take<ReadHalf<S>>, BufWriter<WriteHalf<S>>>>;
 
-/// A stream of one answer. `erl_dist` writes a request in several pieces, which go out as one.
+/// Makes a stream that carries one answer. `erl_dist` writes a request in several pieces, which go
+/// out as one.
 fn bounded<S: AsyncRead + AsyncWrite>(stream: S) -> Bounded<S> {
     let (reader, writer) = split(stream);
     join(reader.take(MAX_ANSWER), BufWriter::new(writer)).compat()
 }
 
-/// Counts the bytes that were read, and returns how many they are.
+/// Counts the bytes that were read, and returns their number.
 fn count_answer<S: AsyncRead + AsyncWrite>(stream: &Bounded<S>, meter: &Meter) -> u64 {
     let received = MAX_ANSWER - stream.get_ref().reader().limit();
     meter.received(usize::try_from(received).unwrap_or(usize::MAX));
@@ -105,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// Remembers each write on its own.
+    /// A sink that records each write separately.
     #[derive(Default)]
     struct Writes(Vec<Vec<u8>>);
 

@@ -1,4 +1,4 @@
-//! Why no connection to a node came about.
+//! The reasons why connecting to a node failed.
 
 use std::fmt;
 use std::io;
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::node_name::NodeName;
 
-/// What the host was waiting for when the handshake failed.
+/// The message that the host was waiting for when the handshake failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandshakeStep {
-    /// Whether the node accepts this host's name.
+    /// The node's answer whether it accepts this host's name.
     Status,
     /// The node's name, abilities and challenge.
     Challenge,
@@ -27,8 +27,8 @@ impl fmt::Display for HandshakeStep {
     }
 }
 
-/// Why no connection to a node came about. One variant per thing that people must do something
-/// different about.
+/// The reasons why connecting to a node failed. There is one variant for each case in which the
+/// user must do something different.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The host's name or address is unknown.
@@ -38,7 +38,7 @@ pub enum ConnectError {
         node: NodeName,
         /// The host that was looked up.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         #[source]
         source: io::Error,
     },
@@ -47,7 +47,7 @@ pub enum ConnectError {
     HostTimeout {
         /// The host that was looked up.
         host: String,
-        /// How long it was waited for.
+        /// The time waited.
         timeout: Duration,
     },
     /// Nothing listens on EPMD's port.
@@ -65,7 +65,7 @@ pub enum ConnectError {
         host: String,
         /// EPMD's port.
         port: u16,
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
@@ -76,10 +76,10 @@ pub enum ConnectError {
         host: String,
         /// EPMD's port.
         port: u16,
-        /// How long it was waited for.
+        /// The time waited.
         timeout: Duration,
     },
-    /// What listens on EPMD's port is something else.
+    /// The program that listens on EPMD's port is not EPMD.
     #[error("what listens on {host}:{port} is not EPMD")]
     NotEpmd {
         /// The host.
@@ -96,7 +96,7 @@ pub enum ConnectError {
         host: String,
         /// EPMD's port.
         port: u16,
-        /// The names before the `@` that EPMD does know, as far as it told.
+        /// The names that EPMD does know, as far as it answered; the part before the `@`.
         registered: Vec<String>,
     },
     /// The node speaks only versions of the protocol from before OTP 23.
@@ -124,11 +124,11 @@ pub enum ConnectError {
         host: String,
         /// The node's port.
         port: u16,
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
-    /// No connection to the node's port came about in time.
+    /// Connecting to the node's port took too long.
     #[error("{node} on {host}:{port} did not answer within {} s", timeout.as_secs_f32())]
     NodeTimeout {
         /// The node.
@@ -137,36 +137,36 @@ pub enum ConnectError {
         host: String,
         /// The node's port.
         port: u16,
-        /// How long it was waited for.
+        /// The time waited.
         timeout: Duration,
     },
-    /// The node accepted the connection and then said nothing.
+    /// The node accepted the connection and then sent nothing.
     #[error("{node} stalled in the handshake: no {step} within {} s", timeout.as_secs_f32())]
     HandshakeTimeout {
         /// The node.
         node: NodeName,
-        /// What was waited for.
+        /// The message that the host waited for.
         step: HandshakeStep,
-        /// How long.
+        /// The time waited.
         timeout: Duration,
     },
-    /// The node hung up, not over the cookie.
+    /// The node hung up, but not because of the cookie.
     #[error("{node} closed the connection in the handshake, before its {step}")]
     HandshakeClosed {
         /// The node.
         node: NodeName,
-        /// What was waited for.
+        /// The message that the host waited for.
         step: HandshakeStep,
     },
-    /// The node's port speaks something else than the distribution protocol.
+    /// The node's port speaks another protocol than Erlang's distribution protocol.
     #[error("{node} does not speak Erlang's distribution protocol: {what}")]
     NotErlang {
         /// The node.
         node: NodeName,
-        /// What came instead.
+        /// The bytes that came instead.
         what: String,
     },
-    /// The node's port wants TLS.
+    /// The node's port expects TLS.
     #[error("{node} expects TLS")]
     TlsExpected {
         /// The node.
@@ -178,33 +178,33 @@ pub enum ConnectError {
         /// The node.
         node: NodeName,
     },
-    /// The node accepted the cookie and could not prove that it knows it.
+    /// The node accepted the cookie, but could not prove that it knows the cookie.
     #[error("{node} could not prove that it knows the cookie")]
     Unproven {
         /// The node.
         node: NodeName,
     },
-    /// The node already has, or is making, a connection with a node of this host's name.
+    /// The node already has, or is making, a connection with a node that has this host's name.
     #[error("{node} is already connected to a node named {local}")]
     NameInUse {
         /// The node.
         node: NodeName,
-        /// The name that was asked for.
+        /// The name that the host asked for.
         local: String,
     },
-    /// The node does not let this host in, whatever the cookie.
+    /// The node does not allow connections from this host, even with the right cookie.
     #[error("{node} does not allow connections from this host")]
     NotAllowed {
         /// The node.
         node: NodeName,
     },
-    /// The node that answered has the same name in the other style: long for short or short for
-    /// long.
+    /// The node that answered has the same name in the other style: a long one instead of a short
+    /// one, or the reverse.
     #[error("{node} calls itself {actual}: one is a short name, the other a long one")]
     NameStyle {
         /// The node that was asked for.
         node: NodeName,
-        /// The name of the one that answered.
+        /// The name of the node that answered.
         actual: NodeName,
         /// The host that was connected to.
         dialled: String,
@@ -214,12 +214,12 @@ pub enum ConnectError {
     OtherNode {
         /// The node that was asked for.
         node: NodeName,
-        /// The name of the one that answered.
+        /// The name of the node that answered.
         actual: NodeName,
         /// The host that was connected to.
         dialled: String,
     },
-    /// No random numbers for the handshake.
+    /// The operating system gives no random numbers for the handshake.
     #[error("the operating system gives no random numbers")]
     Randomness,
 }

@@ -1,5 +1,5 @@
-//! Fuzzing targets of the distribution protocol: terms, control messages, the handshake, EPMD, a whole connection. The peer says the
-//! input, whatever it hears, and hangs up.
+//! Fuzz targets of the distribution protocol: terms, control messages, the handshake, EPMD, a whole
+//! connection. The peer sends the input, ignores everything it receives, and hangs up.
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use super::reason;
 use super::term;
 use super::{ConnectError, epmd};
 
-/// A reason is cut at 800 bytes; an ellipsis may follow.
+/// A reason is cut at 800 bytes, and an ellipsis may follow.
 const MAX_REASON: usize = 803;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs a future to its end; the runtime is made once.
+/// Runs a future to its end. Each thread makes its runtime once.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     thread_local! {
         static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread()
@@ -38,7 +38,7 @@ fn assert_printable(text: &str) {
     assert!(!text.chars().any(char::is_control), "{text:?}");
 }
 
-/// A term. One that is accepted is printed within bounds, and can be written again.
+/// Decodes a term. If it is accepted, it is printed within bounds and can be written again.
 pub fn erl_term(input: &[u8]) {
     let Ok((term, rest)) = term::decode(input) else {
         return;
@@ -50,7 +50,7 @@ pub fn erl_term(input: &[u8]) {
     let _ = term::decode(&written[1..]);
 }
 
-/// A control message with or without payload.
+/// Decodes a control message with or without payload.
 pub fn erl_frame(input: &[u8]) {
     match control::decode_frame(input) {
         Ok(Signal::Message { content, .. }) => assert!(input.ends_with(&content)),
@@ -68,7 +68,7 @@ pub fn erl_frame(input: &[u8]) {
     }
 }
 
-/// What a node says in the handshake; the first byte says how the host introduces itself.
+/// Runs a handshake with a node that sends the input. The first byte chooses the host's own name.
 pub fn erl_handshake(input: &[u8]) {
     let Some((how, said)) = input.split_first() else {
         return;
@@ -106,7 +106,7 @@ fn assert_one_line(text: &str) {
     assert!(!text.chars().any(char::is_control), "{text:?}");
 }
 
-/// What a port mapper answers.
+/// Reads the input as a port mapper's answers.
 pub fn erl_port_mapper(input: &[u8]) {
     let meter = Meter::default();
     let _ = block_on(epmd::ask_port(join(input, sink()), "app", &meter));
@@ -114,7 +114,7 @@ pub fn erl_port_mapper(input: &[u8]) {
     assert_one_line(&names.concat());
 }
 
-/// Names and cookies as a user writes them.
+/// Reads the input as names and cookies that a user wrote.
 pub fn erl_name(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else {
         return;
@@ -139,7 +139,7 @@ pub fn erl_name(input: &[u8]) {
     }
 }
 
-/// A connection after its handshake: everything that comes in until it ends.
+/// Runs a connection after its handshake, and receives everything until it ends.
 pub fn erl_link(input: &[u8]) {
     block_on(async {
         let meter = Arc::new(Meter::default());
@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    /// The most address space of a process that reads hostile bytes, in KiB. It is far below the
+    /// The maximum address space of a process that reads hostile bytes, in KiB. It is far below the
     /// 4 GiB that a length of four bytes can claim.
     const ADDRESS_SPACE_KIB: u32 = 1024 * 1024;
 

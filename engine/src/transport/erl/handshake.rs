@@ -1,8 +1,8 @@
-//! The distribution handshake, as the side that connects.
+//! The distribution handshake, on the side that connects.
 //!
 //! Format: "Distribution Handshake" in the ERTS documentation, version 6 (OTP 23 and newer). Each
-//! message is a two-byte length and as many bytes. What the host waits for, and what a hang-up
-//! there means:
+//! message is a two-byte length, followed by that many bytes. The table shows what the host waits
+//! for, and what a hang-up means at that point:
 //!
 //! | sent | awaited | hang-up |
 //! |---|---|---|
@@ -10,9 +10,9 @@
 //! | (`false` or `true` after `alive`) | challenge, the node's name and flags | closed |
 //! | own challenge, digest | digest | wrong cookie |
 //!
-//! `erl_dist` 0.8 has a handshake too, but it sends its proof of the cookie before it looks at who
-//! answered, never answers `alive`, and reports a wrong cookie and a hang-up as the same error. It
-//! also hashes a cookie beyond ASCII as UTF-8 where nodes hash Latin-1, so only its flags are used.
+//! `erl_dist` 0.8 has a handshake too, but only its flags are used here. It sends its proof of the
+//! cookie before it checks who answered. It never answers `alive`. It reports a wrong cookie and a
+//! hang-up as the same error. It hashes a cookie beyond ASCII as UTF-8, while nodes hash Latin-1.
 
 use std::io;
 use std::time::Duration;
@@ -26,18 +26,19 @@ use super::super::Meter;
 use super::error::{ConnectError, HandshakeStep};
 use super::node_name::{Cookie, LocalName, NodeName};
 
-/// The largest handshake message, in bytes: the fixed fields and a node name, with room for what
-/// later releases append.
+/// The maximum size of a handshake message in bytes: the fixed fields and a node name, with room
+/// for fields that later releases append.
 const MAX_MESSAGE: u16 = 1024;
 
-/// How a TLS alert begins: what a node that expects TLS answers to anything else.
+/// The first bytes of a TLS alert. A node that expects TLS answers any other protocol with an
+/// alert.
 const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
-/// What the node must be able to do; every OTP release from 23 on can.
+/// The abilities that the node must have. Every OTP release from 23 on has them.
 const NEEDED_FLAGS: [Flags; 3] = [Flags::HANDSHAKE_23, Flags::BIG_CREATION, Flags::SPAWN];
 
-/// What the host can do. Without the flag "published" it is a hidden node; without "fragments" and
-/// the atom cache every message comes whole and self-contained.
+/// Returns the host's abilities. Without the flag "published" the host is a hidden node. Without
+/// "fragments" and the atom cache, every message comes whole and self-contained.
 fn our_flags() -> Flags {
     Flags::mandatory()
         | Flags::DIST_MONITOR
@@ -49,25 +50,25 @@ fn our_flags() -> Flags {
         | Flags::SPAWN
 }
 
-/// What the host brings into the handshake.
+/// The host's side of a handshake.
 pub(super) struct Offer<'a> {
     pub(super) node: &'a NodeName,
     /// The host that was connected to.
     pub(super) dialled: &'a str,
     pub(super) local: &'a LocalName,
     pub(super) cookie: &'a Cookie,
-    /// Whether to take the place of a connection that the node still has under our name.
+    /// Whether to replace a connection that the node still has under our name.
     pub(super) take_over: bool,
     /// The limit of each step.
     pub(super) timeout: Duration,
     /// A random number.
     pub(super) challenge: u32,
-    /// What tells this run's pids from an earlier one's; not zero. A node that names us chooses
-    /// another.
+    /// The number that tells this run's pids from those of an earlier run; not zero. If the node
+    /// chooses our name, it chooses another number too.
     pub(super) creation: u32,
 }
 
-/// What the host is called once the handshake is done.
+/// The host's name and creation after the handshake.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) name: NodeName,
@@ -100,8 +101,8 @@ where
     Ok(identity)
 }
 
-/// The proof of knowing the cookie: a hash of the cookie and the other side's challenge as decimal
-/// text.
+/// Returns the proof of knowing the cookie: a hash of the cookie and the other side's challenge as
+/// decimal text.
 fn digest(cookie: &Cookie, challenge: u32) -> [u8; 16] {
     let mut hash = Md5::new();
     hash.update(cookie.bytes());
@@ -113,7 +114,7 @@ struct Talk<'a, S> {
     stream: &'a mut S,
     offer: &'a Offer<'a>,
     meter: &'a Meter,
-    /// Whether the node was told to give up the connection that it has under our name.
+    /// Whether the host told the node to give up the connection that it has under our name.
     taking_over: bool,
 }
 
@@ -168,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
 
     async fn receive_challenge(&mut self) -> Result<u32, ConnectError> {
         let message = match self.receive(HandshakeStep::Challenge).await {
-            // Before OTP 25 a node keeps its old connection until that ends by itself.
+            // Before OTP 25, a node keeps its old connection until that ends by itself.
             Err(ConnectError::HandshakeClosed { .. } | ConnectError::HandshakeTimeout { .. })
                 if self.taking_over =>
             {
@@ -308,7 +309,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     }
 }
 
-/// Why a message could not be read.
+/// The reasons why a message could not be read.
 enum Broken {
     Io,
     Tls,
@@ -321,7 +322,7 @@ impl From<io::Error> for Broken {
     }
 }
 
-/// The name and creation that the node chose for us, after `named:`.
+/// Reads the name and creation that the node chose for us, after `named:`.
 fn parse_named(bytes: &[u8]) -> Option<Identity> {
     let (length, rest) = bytes.split_first_chunk()?;
     let (name, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
@@ -333,7 +334,7 @@ fn parse_named(bytes: &[u8]) -> Option<Identity> {
     })
 }
 
-/// The node's flags, challenge and name.
+/// Reads the node's flags, challenge and name.
 fn parse_challenge(message: &[u8]) -> Option<(Flags, u32, &[u8])> {
     let rest = message.strip_prefix(b"N")?;
     let (flags, rest) = rest.split_first_chunk()?;
@@ -376,8 +377,8 @@ mod tests {
         framed(b"snamed:\x00\x05XY@me\x00\x00\x00\x07")
     }
 
-    /// Shakes hands with a peer that says these bytes, whatever it hears, and then hangs up or
-    /// stalls.
+    /// Shakes hands with a peer that sends these bytes, ignores everything it receives, and then
+    /// hangs up or stalls.
     fn shake(
         local: LocalName,
         answer: Vec<u8>,
@@ -439,7 +440,7 @@ mod tests {
         );
     }
 
-    /// Whether an error is the expected one.
+    /// Tells whether an error is the expected one.
     type Check = fn(&ConnectError) -> bool;
 
     #[test]

@@ -1,18 +1,19 @@
 //! The established connection: frames, ticks, liveness.
 //!
-//! Owns two tasks, one per direction, so that sending never waits for reading and ticks flow while
-//! the session computes. A frame is a four-byte length and as many bytes; length zero is a tick.
+//! This module owns two tasks, one per direction. So sending never waits for reading, and ticks
+//! flow while the session computes. A frame is a four-byte length followed by that many bytes.
+//! Length zero is a tick.
 //!
-//! - The writer takes what is queued in one piece, writes it at the allowed rate, and ticks when it
-//!   has written nothing for [`Timing::tick`]. It also answers the target's ticks, so that a target
-//!   with a shorter tick time than the usual is content.
-//! - The reader hands on what concerns the session, answers what the protocol wants answered, and
-//!   gives up when nothing, not even a tick, came for [`Timing::silence`].
+//! - The writer takes everything queued in one piece and writes it at the allowed rate. It ticks
+//!   when it has written nothing for [`Timing::tick`]. It also answers the target's ticks, for a
+//!   target whose tick time is shorter than usual.
+//! - The reader passes on what concerns the session, and answers what the protocol wants answered.
+//!   It gives up when nothing, not even a tick, came for [`Timing::silence`].
 //!
-//! **Bounds.** At most [`QUEUE_BYTES`] wait to be written, at most [`INBOX_FRAMES`] received frames
-//! wait to be taken; then TCP holds the target back. A frame beyond the limit is refused before
-//! memory is taken for it. The first failure of either task is the connection's: it is kept, and
-//! every later call returns it.
+//! **Bounds.** At most [`QUEUE_BYTES`] wait to be written, and at most [`INBOX_FRAMES`] received
+//! frames wait to be taken; beyond that, TCP holds the target back. A frame beyond the limit is
+//! refused before memory is allocated for it. The first failure of either task is the failure of
+//! the connection. It is kept, and every later call returns it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,29 +27,29 @@ use super::super::{MAX_RECEIVED_MESSAGE, Meter, RateLimiter, TransportError};
 use super::control::{self, Signal};
 use super::term::{Pid, Reference};
 
-/// How many bytes may wait to be written.
+/// The maximum number of bytes that wait to be written.
 const QUEUE_BYTES: usize = 192 * 1024;
 
-/// How many received frames may wait to be taken.
+/// The maximum number of received frames that wait to be taken.
 const INBOX_FRAMES: usize = 4;
 
-/// How many bytes are gathered before they are written together.
+/// The number of bytes that are gathered before they are written together.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// What a frame may hold besides a message: the control tuple with its pids and references.
+/// The maximum bytes of a frame beyond its message: the control tuple with its pids and references.
 const FRAME_OVERHEAD: usize = 8 * 1024;
 
-/// A tick is answered unless something was written within this time.
+/// The writer answers a tick unless it has written something within this time.
 const TICK_ANSWER_PAUSE: Duration = Duration::from_millis(500);
 
-/// How long closing waits for the queue to be written, and then for the target to hang up.
+/// The time that closing waits for the queue to be written, and then for the target to hang up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// When to tick and when to give up.
+/// The times after which to tick and to give up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// A tick is sent when nothing else was for this long. A node drops a connection that was
-    /// silent for its `net_ticktime`.
+    /// The host sends a tick when it has sent nothing else for this long. A node drops a connection
+    /// that was silent for its `net_ticktime`.
     pub tick: Duration,
     /// The connection counts as lost when nothing came for this long. A node ticks four times in
     /// its `net_ticktime`.
@@ -56,7 +57,7 @@ pub struct Timing {
 }
 
 impl Default for Timing {
-    /// Fits the usual `net_ticktime` of 60 s.
+    /// Returns times that fit the usual `net_ticktime` of 60 s.
     fn default() -> Self {
         Self {
             tick: Duration::from_secs(15),
@@ -65,7 +66,7 @@ impl Default for Timing {
     }
 }
 
-/// What the reader hands on to the session.
+/// A received frame that concerns the session.
 #[derive(Debug)]
 pub(super) enum Inbound {
     Message {
@@ -88,7 +89,7 @@ pub(super) enum Inbound {
 
 type Queued = (Vec<u8>, OwnedSemaphorePermit);
 
-/// The session's end of the connection. Dropped, it closes the socket at once.
+/// The session's end of the connection. When it is dropped, it closes the socket at once.
 pub(super) struct Link {
     queue: mpsc::UnboundedSender<Queued>,
     room: Arc<Semaphore>,
@@ -144,7 +145,7 @@ impl Link {
         }
     }
 
-    /// Queues a frame, its length included. Cancelled, it has queued nothing.
+    /// Queues a frame, its length included. If this future is dropped, nothing was queued.
     pub(super) async fn send(&mut self, frame: Vec<u8>) -> Result<(), TransportError> {
         let permits = u32::try_from(frame.len().min(QUEUE_BYTES)).unwrap_or(u32::MAX);
         let permit = tokio::select! {
@@ -157,8 +158,8 @@ impl Link {
             .map_err(|_| TransportError::Closed)
     }
 
-    /// Takes the next thing that came in; what came before a failure comes before it. Cancelled, it
-    /// has taken nothing.
+    /// Takes the next received frame. Frames that came before a failure are returned before it. If
+    /// this future is dropped, nothing was taken.
     pub(super) async fn receive(&mut self) -> Result<Inbound, TransportError> {
         tokio::select! {
             biased;
@@ -167,7 +168,7 @@ impl Link {
         }
     }
 
-    /// Writes what is queued, closes, and waits a short while for the target to close too.
+    /// Writes the queued frames, closes, and waits a short while for the target to close too.
     pub(super) async fn close(mut self) -> Result<(), TransportError> {
         self.inbox.close();
         while self.inbox.try_recv().is_ok() {}
@@ -314,8 +315,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// Reads until the buffer is full. Any byte is a sign of life: on a slow link a frame takes its
-    /// time.
+    /// Reads until the buffer is full. Any byte is a sign of life, because a frame takes long on a
+    /// slow link.
     async fn fill(&mut self, buffer: &mut [u8]) -> Result<(), TransportError> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -352,8 +353,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             Signal::Unlink { answer } => return self.answer(answer).await,
             Signal::Other => return Ok(()),
         };
-        // If nobody takes it any more, the connection is closing and the rest is read for the
-        // hang-up only.
+        // If nobody receives any more, the connection is closing. Then the rest is read only to see
+        // the hang-up.
         let _ = self.inbox.send(inbound).await;
         Ok(())
     }
@@ -425,7 +426,7 @@ mod tests {
         });
     }
 
-    /// Whether an error is the expected one.
+    /// Tells whether an error is the expected one.
     type Check = fn(&TransportError) -> bool;
 
     #[test]

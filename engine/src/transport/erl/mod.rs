@@ -1,16 +1,17 @@
-//! The Erlang distribution protocol as transport: the host joins the target as a hidden node.
+//! The Erlang distribution protocol as a transport: the host joins the target as a hidden node.
 //!
-//! Owns finding the node ([`connect`]), the handshake, the connection with its ticks, and the few
-//! terms and control messages that a session needs. Listens on no port, registers with no EPMD,
-//! publishes nothing: the target sees a hidden node with one process. Does not own what is said,
-//! how the agent gets there, or when to reconnect.
+//! This module finds the node ([`connect`]), and owns the handshake, the connection with its ticks,
+//! and the few terms and control messages of a session. It listens on no port, registers with no
+//! EPMD and publishes nothing: the target sees a hidden node with one process. The layers above own
+//! the content of messages, the way the agent gets to the target, and the decision when to
+//! reconnect.
 //!
 //! `erl_dist` and `eetf` know the bytes of the protocol: terms, control messages, EPMD, flags. This
 //! module does what they leave to others. It keeps a wrong cookie, a refused name and a foreign
 //! protocol apart. It lets no peer cause a panic, use up the stack or choose the size of an
 //! allocation. It sends ticks and messages while nobody reads.
 //!
-//! A target's view of the whole:
+//! The whole as the target sees it:
 //!
 //! | host | target |
 //! |---|---|

@@ -1,13 +1,13 @@
-//! Node names, the name the host takes, and the cookie.
+//! Node names, the host's own name, and the cookie.
 
 use std::fmt;
 
 use erl_dist::node::{NodeName as Parts, NodeNameError as PartsError};
 
-/// The most bytes of a node name: it is an atom of at most 255 characters.
+/// The maximum size of a node name in bytes. It is an atom, which has at most 255 characters.
 const MAX_NAME: usize = 255;
 
-/// The most characters of a cookie, which is an atom too.
+/// The maximum number of characters of a cookie, which is an atom too.
 const MAX_COOKIE: usize = 255;
 
 /// A full node name, `name@host`.
@@ -17,22 +17,22 @@ pub struct NodeName {
     at: usize,
 }
 
-/// Why a text is no node name.
+/// The reasons why a text is not a node name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NodeNameError {
-    /// There is no `@`, or more than one.
+    /// It has no `@`, or more than one.
     #[error("node name {name:?} is not of the form name@host")]
     Form {
         /// The text.
         name: String,
     },
-    /// A part has a character that no node name has, or is empty.
+    /// A part is empty, or has a character that no node name has.
     #[error("node name {name:?} has an empty part or a character that is not allowed")]
     Characters {
         /// The text.
         name: String,
     },
-    /// It does not fit into an atom.
+    /// It does not fit in an atom.
     #[error("node name is {bytes} bytes long, the limit is {MAX_NAME}")]
     Length {
         /// Its length.
@@ -61,27 +61,28 @@ impl NodeName {
         })
     }
 
-    /// The whole name.
+    /// Returns the whole name.
     pub fn as_str(&self) -> &str {
         &self.full
     }
 
-    /// The part before the `@`, under which EPMD knows the node.
+    /// Returns the part before the `@`, under which EPMD knows the node.
     pub fn name(&self) -> &str {
         &self.full[..self.at]
     }
 
-    /// The part after the `@`.
+    /// Returns the part after the `@`.
     pub fn host(&self) -> &str {
         &self.full[self.at + 1..]
     }
 
-    /// Whether this is a long name (`-name`): its host has a domain or is an address.
+    /// Returns whether this is a long name (`-name`): its host has a domain or is an address.
     pub fn is_long(&self) -> bool {
         self.host().contains(['.', ':'])
     }
 
-    /// Whether both could mean one node if one of them has a long and the other a short name.
+    /// Returns whether both could name the same node, one with a long and the other with a short
+    /// name.
     pub(super) fn differs_in_style(&self, other: &Self) -> bool {
         let first_label = |name: &Self| name.host().split('.').next().map(str::to_owned);
         self.is_long() != other.is_long()
@@ -110,24 +111,25 @@ fn is_host(text: &str) -> bool {
 /// The name under which the host joins the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalName {
-    /// The target makes up the part before the `@` (OTP 23 and newer).
+    /// The target chooses the part before the `@` (OTP 23 and newer).
     Dynamic {
-        /// The part after the `@`, which people see in `nodes(hidden)`.
+        /// The part after the `@`, which `nodes(hidden)` shows.
         host: String,
     },
-    /// A name of the caller's choice.
+    /// The caller chooses the name.
     Fixed(NodeName),
 }
 
 impl LocalName {
-    /// A short name (`--sname`): `name`, or `name@host`. Without a host it gets the first label of
-    /// this machine's name.
+    /// Makes a short name (`--sname`) of `name` or `name@host`. Without a host, it gets the first
+    /// label of this machine's name.
     pub fn short(text: &str, machine: &str) -> Result<Self, NodeNameError> {
         let label = machine.split('.').next().unwrap_or(machine);
         Self::fixed(text, label)
     }
 
-    /// A long name (`--name`): `name@host.domain`, or `name`, which gets this machine's whole name.
+    /// Makes a long name (`--name`) of `name@host.domain` or `name`. The latter gets this machine's
+    /// whole name.
     pub fn long(text: &str, machine: &str) -> Result<Self, NodeNameError> {
         Self::fixed(text, machine)
     }
@@ -142,28 +144,29 @@ impl LocalName {
     }
 }
 
-/// The secret that both nodes share. Its text never shows in debug output.
+/// The secret that both nodes share. Debug output never shows its text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Cookie {
     latin1: Vec<u8>,
 }
 
-/// Why a text is no cookie.
+/// The reasons why a text is not a cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CookieError {
     /// It is empty.
     #[error("the cookie is empty")]
     Empty,
-    /// It does not fit into an atom.
+    /// It does not fit in an atom.
     #[error("the cookie is longer than {MAX_COOKIE} characters")]
     Length,
-    /// Erlang hashes cookies byte by byte, so that only Latin-1 works.
+    /// It has a character beyond Latin-1. Erlang hashes cookies byte by byte, so only Latin-1
+    /// works.
     #[error("the cookie has a character beyond Latin-1")]
     Characters,
 }
 
 impl Cookie {
-    /// Reads a cookie as it is written after `-setcookie`.
+    /// Reads a cookie in the form that follows `-setcookie`.
     pub fn new(text: &str) -> Result<Self, CookieError> {
         let latin1: Vec<u8> = text
             .chars()
@@ -177,7 +180,7 @@ impl Cookie {
         }
     }
 
-    /// The bytes that are hashed to prove the cookie's possession.
+    /// Returns the bytes that are hashed to prove that the host knows the cookie.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.latin1
     }

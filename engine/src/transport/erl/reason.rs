@@ -1,16 +1,16 @@
-//! Writes an exit reason as Erlang would print it, shortened for people.
+//! Rendering of exit reasons as Erlang would print them, shortened for people.
 
 use eetf::Map;
 
 use super::term::Term;
 
-/// The most bytes of a rendered reason.
+/// The maximum size of a rendered reason in bytes.
 const MAX_TEXT: usize = 800;
 
-/// The most bytes that are shown of a binary that is no text.
+/// The number of bytes shown of a binary that is not text.
 const MAX_NUMBERS: usize = 16;
 
-/// Renders a term like `~0tp`, cut at a stated length.
+/// Renders a term like `~0tp`, cut at [`MAX_TEXT`].
 pub(super) fn render(term: &Term) -> String {
     let mut text = Text { out: String::new() };
     if !text.term(term) {
@@ -19,7 +19,7 @@ pub(super) fn render(term: &Term) -> String {
     text.out
 }
 
-/// Every method answers whether there is room for more.
+/// The text written so far. Every method returns whether there is room for more.
 struct Text {
     out: String,
 }
@@ -81,7 +81,7 @@ impl Text {
             .all(|(index, item)| (index == 0 || self.push(",")) && self.term(item))
     }
 
-    /// In the order of the keys' texts: `eetf` keeps none.
+    /// Writes the pairs in the order of the keys' texts, because `eetf` keeps no order.
     fn pairs(&mut self, map: &Map) -> bool {
         let mut pairs: Vec<(String, &Term)> = map
             .map
@@ -130,7 +130,7 @@ impl Text {
         self.quoted('"', &shown)
     }
 
-    /// What is no text tells people little: its beginning is enough.
+    /// Writes the first bytes as numbers. Bytes that are not text tell people little.
     fn numbers(&mut self, bytes: &[u8]) -> bool {
         let shown = &bytes[..bytes.len().min(MAX_NUMBERS)];
         shown
@@ -157,7 +157,7 @@ impl Text {
         text.chars().all(|c| self.character(c))
     }
 
-    /// Control characters are written as escapes: the text ends up on a terminal.
+    /// Writes control characters as escapes, because the text ends up on a terminal.
     fn character(&mut self, c: char) -> bool {
         match c {
             '\n' => self.push("\\n"),

@@ -1,11 +1,11 @@
 //! Erlang's external term format: `eetf` reads and writes it, after a check of the bytes.
 //!
-//! `eetf` trusts what it reads. Some tags make it panic, nesting uses up the stack, counts size
+//! `eetf` trusts its input. Some tags make it panic, nesting uses up the stack, counts size
 //! allocations, and compressed terms inflate without a limit. So [`measure`] walks a peer's term
 //! first. It accepts only tags that a node sends to a host with our flags. It bounds depth
-//! ([`MAX_DEPTH`], [`MAX_KEY_DEPTH`]), parts ([`MAX_TERMS`]) and atoms ([`MAX_ATOM`]), and checks
-//! that every byte and every part that a length or count announces is there. The memory that `eetf`
-//! then takes is in proportion to those bytes.
+//! ([`MAX_DEPTH`], [`MAX_KEY_DEPTH`]), parts ([`MAX_TERMS`]) and atoms ([`MAX_ATOM`]). It checks
+//! that every announced byte and part is there. The memory that `eetf` then takes is in proportion
+//! to those bytes.
 
 use std::io::Read;
 
@@ -13,65 +13,65 @@ pub(super) use eetf::Atom;
 use eetf::{BigInteger, Binary, ExternalFun, FixInteger, ImproperList, List, Tuple};
 pub use eetf::{Pid, Reference, Term};
 
-/// How deep terms may nest.
+/// The maximum depth of nested terms.
 const MAX_DEPTH: usize = 256;
 
-/// How deep terms may nest within the key of a map. `eetf` hashes a key, with all that is in it, at
-/// each level of nested keys.
+/// The maximum depth of nested terms within the key of a map. `eetf` hashes a key, with all that is
+/// in it, at each level of nested keys.
 const MAX_KEY_DEPTH: usize = 8;
 
-/// The most terms of one decoding. This bounds the memory that a hostile term costs.
+/// The maximum number of terms in one decoding. This bounds the memory that a hostile term costs.
 const MAX_TERMS: usize = 16 * 1024;
 
-/// The most characters of an atom.
+/// The maximum number of characters of an atom.
 const MAX_ATOM: usize = 255;
 
-/// Precedes every encoded term.
+/// The version byte, which precedes every encoded term.
 pub(super) const VERSION: u8 = 131;
 
-/// Why bytes are no term that this module reads.
+/// The reasons why this module does not read bytes as a term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TermError {
-    /// They end within the term.
+    /// The bytes end within the term.
     #[error("term ends early")]
     Truncated,
-    /// A tag that is unknown or not accepted here.
+    /// A tag is unknown or not accepted here.
     #[error("term has the unsupported tag {tag}")]
     Tag {
         /// The tag.
         tag: u8,
     },
-    /// It nests too deep.
+    /// The term nests too deep.
     #[error("term nests deeper than {MAX_DEPTH}")]
     Depth,
-    /// It has too many parts.
+    /// The term has too many parts.
     #[error("term has more than {MAX_TERMS} parts")]
     Terms,
-    /// An atom is not UTF-8, or longer than any of Erlang's.
+    /// An atom is not UTF-8, or is longer than any atom of Erlang.
     #[error("term has an invalid atom")]
     Atom,
     /// A number, bit string or function is malformed.
     #[error("term has a malformed part")]
     Part,
-    /// It is not of the shape that was asked for.
+    /// The term does not have the shape that the caller asked for.
     #[error("term is not {wanted}")]
     Shape {
-        /// What was asked for.
+        /// The shape that the caller asked for.
         wanted: &'static str,
     },
 }
 
-/// An atom.
+/// Makes an atom.
 pub fn atom(text: &str) -> Term {
     Atom::from(text).into()
 }
 
-/// A binary.
+/// Makes a binary.
 pub fn binary(bytes: &[u8]) -> Term {
     Binary::from(bytes).into()
 }
 
-/// An integer.
+/// Makes an integer.
 pub fn integer(value: i64) -> Term {
     match i32::try_from(value) {
         Ok(value) => FixInteger { value }.into(),
@@ -79,12 +79,12 @@ pub fn integer(value: i64) -> Term {
     }
 }
 
-/// A tuple.
+/// Makes a tuple.
 pub fn tuple(elements: Vec<Term>) -> Term {
     Tuple { elements }.into()
 }
 
-/// A list.
+/// Makes a list.
 pub fn list(elements: Vec<Term>) -> Term {
     let value = |element: &Term| match element {
         Term::FixInteger(number) => Some(number.value),
@@ -99,12 +99,13 @@ pub fn list(elements: Vec<Term>) -> Term {
     List { elements }.into()
 }
 
-/// A function that a module exports.
+/// Makes a function that a module exports.
 pub fn function(module: &str, name: &str, arity: u8) -> Term {
     ExternalFun::from((module, name, arity)).into()
 }
 
-/// Decodes the term at the start of some bytes, without version byte, and returns what follows it.
+/// Decodes the term at the start of some bytes, without version byte. Returns it and the bytes that
+/// follow.
 pub fn decode(bytes: &[u8]) -> Result<(Term, &[u8]), TermError> {
     let (term, rest) = bytes.split_at(measure(bytes)?);
     match Term::decode([VERSION].chain(term)) {
@@ -113,7 +114,8 @@ pub fn decode(bytes: &[u8]) -> Result<(Term, &[u8]), TermError> {
     }
 }
 
-/// The length of the term at the start of some bytes, without version byte, if `eetf` may see it.
+/// Returns the length of the term at the start of some bytes, without version byte, if `eetf` may
+/// read it.
 pub(super) fn measure(bytes: &[u8]) -> Result<usize, TermError> {
     let mut walk = Walk {
         rest: bytes,
@@ -201,8 +203,8 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Checks a count before anything is read for it. `eetf` takes memory for that many terms at
-    /// once.
+    /// Checks a count before anything is read for it. `eetf` allocates memory for that many terms
+    /// at once.
     fn announced(&self, number: usize) -> Result<(), TermError> {
         if number > self.rest.len() {
             return Err(TermError::Truncated);
@@ -229,7 +231,7 @@ impl<'a> Walk<'a> {
 
     fn bits(&mut self) -> Result<(), TermError> {
         let length = self.word()?;
-        // `eetf` shifts by what is missing of a byte.
+        // `eetf` shifts by the number of bits that the last byte lacks.
         match (length, self.byte()?) {
             (1.., 1..=8) => self.skip(length).map(drop),
             _ => Err(TermError::Part),
@@ -250,7 +252,8 @@ impl<'a> Walk<'a> {
         };
         let bytes = self.skip(length)?;
         let text = std::str::from_utf8(bytes).map_err(|_| TermError::Atom)?;
-        // `eetf` reads Latin-1 as if it were UTF-8. A node that knows of our UTF-8 writes none.
+        // `eetf` reads Latin-1 as if it were UTF-8. A node that knows of our UTF-8 writes no
+        // Latin-1.
         let is_latin1 = matches!(tag, 100 | 115);
         match is_latin1 && !text.is_ascii() || text.chars().nth(MAX_ATOM).is_some() {
             true => Err(TermError::Atom),
@@ -258,7 +261,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What names its node and has so many bytes besides.
+    /// Walks a term that consists of its node's name and this many more bytes.
     fn named(&mut self, length: usize) -> Result<(), TermError> {
         self.atom()?;
         self.skip(length).map(drop)
