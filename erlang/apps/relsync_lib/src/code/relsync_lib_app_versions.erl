@@ -1,12 +1,13 @@
-%%% Lets what the VM says of an application follow its `.app' file, without a stop and start.
+%%% Updates the VM's data of an application to its new `.app' file, without a stop and start.
 %%%
-%%% The application controller reads that file once, when it loads the application. It is made to read it again as
-%%% OTP's release_handler does it (`change_application_data'), which also makes the environment anew. Here the
-%%% environment stays: a value is replaced only if it is as the old `.app' file had it. No other process runs while the
-%%% controller removes the old environment and enters the new one, so that nobody finds a value missing.
+%%% The application controller reads that file once, when it loads the application. This module
+%%% makes it read the file again, as OTP's release_handler does (`change_application_data'). That
+%%% call would also make a new environment. Here the environment stays: a value is replaced only if
+%%% it equals the one in the old `.app' file. No other process runs while the controller removes the
+%%% old environment and enters the new one, so no process finds a value missing.
 %%%
-%%% What cannot follow is left as it is, and named. An application does not follow while code of its own waits for a
-%%% restart of the VM. It writes no file.
+%%% An application that cannot follow stays as it is, and is reported. An application does not
+%%% follow while some of its code waits for a restart of the VM. This module writes no file.
 -module(relsync_lib_app_versions).
 
 -export([names/2, look/1, follow/3, undo/1, notes/1]).
@@ -15,24 +16,25 @@
 
 %% Loaded applications, and the environments that their `.app' files describe.
 -type before() :: relsync_lib_apps:environments().
-%% An application that has followed, and its environment before and after that.
+%% An application that has followed its file, and its environment before and after.
 -type followed() :: {atom(), relsync_lib_apps:environment(), relsync_lib_apps:environment()}.
 -type behind() :: {atom(), Shown :: string(), New :: string()}.
 -type spec() :: {application, atom(), [{atom(), term()}]}.
 
-%% Their code changes at a restart only.
+%% The applications whose code changes at a restart only.
 -define(NEVER, ["kernel", "stdlib"]).
 %% The application controller's own entry in each environment.
 -define(INCLUDED, included_applications).
 
-%% @doc Names the applications whose `.app' file a change of the code path, or of these other files, may replace.
+%% @doc Returns the names of the applications whose `.app' file may be replaced, by a change of the
+%% code path or of these other files.
 -spec names(relsync_lib_code_path:plan(), [relsync_lib_upcoming:change()]) -> [string()].
 names(#{replace := Replace, join := Join}, Changes) ->
     Dirs = [New || {_, New} <- Replace] ++ [New || {New, _} <- Join],
     Files = [relsync_lib_path:native(Path) || {Path, _} <- Changes, filename:extension(Path) =:= <<".app">>],
     lists:usort([relsync_lib_code_path:app_name(Dir) || Dir <- Dirs] ++ [filename:basename(F, ".app") || F <- Files]).
 
-%% @doc Reads what must be known before the files change.
+%% @doc Reads the facts that must be known before the files change.
 -spec look([string()]) -> before().
 look([]) ->
     #{};
@@ -40,8 +42,8 @@ look(Names) ->
     Loaded = [App || {App, _, _} <- application:loaded_applications(), lists:member(atom_to_list(App), Names)],
     relsync_lib_apps:defaults([{App, temporary} || App <- Loaded]).
 
-%% @doc Lets applications follow the `.app' files that the code path leads to now, if these name another version;
-%% those of `Waiting' have code that waits for a restart of the VM.
+%% @doc Updates applications to the `.app' files on the code path, if these name another version.
+%% The applications in `Waiting' have code that waits for a restart of the VM.
 -spec follow(before(), Waiting :: [string()], Restarted :: [atom()]) -> {[followed()], [behind()]}.
 follow(Before, Waiting, Restarted) ->
     Changed = [
@@ -66,14 +68,16 @@ follow_one(App, Default, Shown, {application, _, Keys} = Spec, Waiting) ->
         true ->
             Behind;
         {changed, Values} ->
-            %% The command line has the last word when an environment is made, but not of what was set since.
+            %% The command line decides when an environment is made, but not about values that were
+            %% set since.
             [application:set_env(App, Key, Value) || {Key, Value} <- differing(Values, application:get_all_env(App))],
             {followed, {App, Running, application:get_all_env(App)}};
         unchanged ->
             Behind
     end.
 
-%% @doc Takes that back, after the old files and the code path are in place again. What was set since stays.
+%% @doc Undoes `follow/3', after the old files and the code path are in place again. Values that
+%% were set since stay.
 -spec undo([followed()]) -> ok | {error, [atom()]}.
 undo(Followed) ->
     case [App || {App, Before, After} <- Followed, not undo_one(App, Before, After)] of
@@ -105,7 +109,8 @@ differing(Values, Others) -> [Entry || {Key, _} = Entry <- Values, Key =/= ?INCL
 
 without(Set, Values) -> [Entry || {Key, _} = Entry <- Values, not lists:keymember(Key, 1, Set)].
 
-%% Only what the application controller takes as a whole: half an environment would be worse than an old one.
+%% Accepts only a description that the application controller takes as a whole. Half an environment
+%% would be worse than an old one.
 spec(App) ->
     case file:consult(relsync_lib_code:file_on_path(atom_to_list(App) ++ ".app")) of
         {ok, [{application, App, Keys} = Spec]} when is_list(Keys) -> [Spec || is_whole(Keys)];
@@ -120,8 +125,8 @@ is_whole(Keys) ->
 is_pair({Key, _}) -> is_atom(Key);
 is_pair(_) -> false.
 
-%% Has the application controller read a description. `Values' gives those that go before its environment, when it is told
-%% those that the VM was started with.
+%% Makes the application controller read a description. `Values' gets the values that the VM was
+%% started with, and returns the values that override the description's environment.
 -spec change(atom(), spec(), fun((relsync_lib_apps:environment()) -> relsync_lib_apps:environment())) ->
     {changed, relsync_lib_apps:environment()} | unchanged.
 change(App, {application, _, Keys} = Spec, Values) ->
@@ -132,7 +137,8 @@ change(App, {application, _, Keys} = Spec, Values) ->
         Env = lists:keyreplace(?INCLUDED, 1, Values(configured(App, State)), Included),
         Self ! {Ref, Env},
         ok = alone(fun() -> change_in_controller(Spec, Env, State) end),
-        %% The answer's state differs in the configuration that the VM was started with, which goes on to hold.
+        %% The answer's state has a different configuration. The one that the VM was started with
+        %% must stay.
         State
     end,
     try sys:replace_state(application_controller, InController) of
@@ -153,14 +159,15 @@ change_in_controller({application, App, _} = Spec, Env, State) ->
     {reply, ok, _} = application_controller:handle_call(Request, {self(), make_ref()}, State),
     ok.
 
-%% The last part of its state.
+%% Returns the last part of the controller's state: the configuration.
 configured(App, State) ->
     case lists:last(tuple_to_list(State)) of
         Config when is_list(Config) -> proplists:get_value(App, Config, []);
         _ -> []
     end.
 
-%% Lets nobody else run until the function returns or waits. A wait for `init' comes before the environment goes.
+%% Runs a function while no other process runs, until it returns or waits. It waits for `init'
+%% before it removes the environment.
 alone(Fun) ->
     Priority = process_flag(priority, max),
     _ = erlang:system_flag(multi_scheduling, block_normal),
@@ -171,7 +178,7 @@ alone(Fun) ->
         process_flag(priority, Priority)
     end.
 
-%% @doc Names the applications that have not followed, in sentences.
+%% @doc Returns sentences about the applications that have not followed.
 -spec notes([behind()]) -> [iodata()].
 notes(Behind) ->
     [

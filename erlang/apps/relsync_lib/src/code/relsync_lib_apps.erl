@@ -1,9 +1,9 @@
 %%% Stops and starts the applications that a reload concerns (`--reload apps').
 %%%
-%%% Dependants stop before what they depend on and start after it. `kernel', `stdlib' and the
-%%% applications that the agent itself runs in are never stopped. A crash between `stop/2' and
-%%% `start/2' leaves the applications stopped: the caller holds the list and starts them again. An
-%%% application that does not start is an error, whatever its type: it does not end the VM.
+%%% An application stops before those that it depends on, and starts after them. `kernel', `stdlib'
+%%% and the applications that the agent itself runs in are never stopped. A crash between `stop/2'
+%%% and `start/2' leaves the applications stopped. The caller has the list and starts them again. An
+%%% application that does not start is an error, whatever its type. It does not end the VM.
 -module(relsync_lib_apps).
 
 -export([concerned/2, running/0, defaults/1, environments/1, stop/2, refresh/3, start/2]).
@@ -19,13 +19,13 @@
     {not_running | stopped, [atom()]}
     | {stop_failed | start_failed | load_failed, atom(), term()} | {app_timeout, stop | start | load, atom()}.
 
-%% How long applications have to fail in, after they were started.
+%% The time in which a started application may still fail.
 -define(SETTLE_MS, 200).
 
 -define(NEVER, [kernel, stdlib, crypto, ssh, relsync_lib, relsyncd]).
 
-%% @doc Lists the running applications that own one of `Modules' or are named in `Names', and the running
-%% applications that depend on them; dependants come first, as they have to be stopped.
+%% @doc Lists the running applications that own one of `Modules' or are named in `Names', and the
+%% running applications that depend on them. Dependants come first, because they must stop first.
 -spec concerned([module()], [string()]) -> [app()].
 concerned(Modules, Names) ->
     Running = [App || {App, _, _} <- application:which_applications(), not lists:member(App, ?NEVER)],
@@ -37,17 +37,18 @@ concerned(Modules, Names) ->
     Types = start_types(),
     [{App, proplists:get_value(App, Types, temporary)} || App <- stop_order(closure(Touched, Running), Running)].
 
-%% @doc Stops applications in the given order; on failure tells which were stopped before.
+%% @doc Stops applications in the given order. An error lists the applications that were stopped
+%% before it.
 -spec stop([app()], timeout()) -> ok | {error, reason(), Stopped :: [app()]}.
 stop(Apps, Timeout) -> stop(Apps, Timeout, []).
 
-%% @doc The applications that run, and the types that they were started with.
+%% @doc Lists the running applications, and the types that they were started with.
 -spec running() -> [app()].
 running() ->
     Types = start_types(),
     [{App, proplists:get_value(App, Types, temporary)} || {App, _, _} <- application:which_applications()].
 
-%% @doc What the `.app' files say of the environments, as they lie on the code path now.
+%% @doc Returns the environments in the `.app' files that are on the code path now.
 -spec defaults([app()]) -> environments().
 defaults(Apps) ->
     maps:from_list([{App, default(App)} || {App, _} <- Apps]).
@@ -58,35 +59,38 @@ default(App) ->
         _ -> []
     end.
 
-%% @doc The environments as they are.
+%% @doc Returns the current environments.
 -spec environments([app()]) -> environments().
 environments(Apps) ->
     maps:from_list([{App, application:get_all_env(App)} || {App, _} <- Apps]).
 
-%% @doc What of a running environment survives: all values but those that are as the old `.app' file had them. These
-%% follow the new one.
+%% @doc Returns the values of a running environment that survive: all except those that equal the
+%% old `.app' file's. These take the new file's values.
 -spec survivors(Running :: environment(), Old :: environment(), New :: environment()) -> environment().
 survivors(Running, Old, New) ->
     [Entry || Entry <- Running, not lists:member(Entry, Old), not lists:member(Entry, New)].
 
-%% @doc Reads the `.app' files of stopped applications again, and sets what `Values' says of each when it is told the
-%% environment that the file and the VM's configuration make. One whose file is gone stays unloaded.
+%% @doc Reads the `.app' files of stopped applications again, and sets the values that `Values'
+%% returns for each. `Values' gets the environment that the file and the VM's configuration make. An
+%% application whose file is gone stays unloaded.
 -spec refresh([app()], timeout(), fun((atom(), environment()) -> environment())) ->
     {ok, Present :: [app()]} | {error, reason()}.
 refresh(Apps, Timeout, Values) -> refresh(Apps, Timeout, Values, []).
 
-%% @doc Starts applications in the reverse of the given order, and what they newly depend on before.
+%% @doc Starts applications in the reverse of the given order, after the applications that they
+%% newly depend on.
 -spec start([app()], timeout()) -> ok | {error, reason()}.
 start(Apps, Timeout) -> start_all(lists:reverse(Apps), Timeout).
 
-%% @doc Starts what ran before and does not now, but for what is gone: it may have stopped because another did.
+%% @doc Starts the applications that ran before and do not run now, except those that are gone. One
+%% may have stopped because another did.
 -spec start_missing(Before :: [app()], Gone :: [app()], timeout()) -> ok | {error, reason()}.
 start_missing(Before, Gone, Timeout) ->
     case missing(Before -- Gone) of
         [] ->
             ok;
         Missing ->
-            %% The last started comes first.
+            %% The application that was started last comes first.
             case start(Missing, Timeout) of
                 ok -> all_run(missing(Before -- Gone));
                 {error, _} = Error -> Error
@@ -101,11 +105,12 @@ stopped(Before) ->
     try
         [App || {App, _} <- missing(Before)]
     catch
-        %% Without its controller the VM is about to end.
+        %% If the controller is gone, the VM is about to end.
         exit:_ -> [App || {App, _} <- Before]
     end.
 
-%% An application whose top process ends at once, or because another stopped, is not seen to have stopped at once.
+%% Waits before it looks. An application whose top process ends at once, or because another stopped,
+%% does not show it immediately.
 missing(Before) ->
     timer:sleep(?SETTLE_MS),
     Running = [App || {App, _, _} <- application:which_applications()],
@@ -144,8 +149,8 @@ closure(Apps, Running) ->
         _ -> closure(Apps ++ More, Running)
     end.
 
-%% which_applications lists the last started first, so that order is right wherever the applications do
-%% not say otherwise; what they say is enforced here.
+%% which_applications lists the application that was started last first. That order is right
+%% wherever the applications do not say otherwise. Their dependencies are enforced here.
 stop_order([], _Running) ->
     [];
 stop_order(Apps, Running) ->
@@ -168,7 +173,7 @@ needs(App) ->
         is_list(Names)
     ]).
 
-%% `optional_applications' is known from OTP 24 on.
+%% OTP knows `optional_applications' from release 24 on.
 get_key(App, Key) ->
     try
         application:get_key(App, Key)
@@ -216,10 +221,10 @@ start_all([{App, Type} | Apps], Timeout) ->
         {error, Reason} -> {error, {start_failed, App, Reason}}
     end.
 
-%% A permanent or transient application whose start fails takes the VM down with it. So it is started as a
-%% temporary one, and becomes what it was when it runs. There is no call for that: the application
-%% controller keeps the types in a list in its state, recognised here by its content. Were it not found,
-%% the applications would stay temporary.
+%% If the start of a permanent or transient application fails, the VM ends. So it is started as a
+%% temporary one, and gets its type when it runs. OTP has no call for that. The application
+%% controller keeps the types in a list in its state, which is recognised here by its content. If it
+%% were not found, the applications would stay temporary.
 retype(_Apps, temporary) ->
     ok;
 retype(Apps, Type) ->
@@ -243,7 +248,7 @@ retype(Apps, Type) ->
     _ = sys:replace_state(application_controller, Replace),
     ok.
 
-%% The application controller's calls have no timeout of their own.
+%% Calls the application controller with a timeout, because its calls have none.
 bounded(What, App, Timeout, Fun) ->
     relsync_lib_pulse:beat(),
     {Pid, Monitor} = relsync_lib_worker:start_monitored(fun() -> exit({result, Fun()}) end),

@@ -1,4 +1,4 @@
-%%% Reads beam files and tells which module and which code they hold. It loads nothing.
+%%% Reads beam files: the name of the module, and the MD5 of its code. It loads nothing.
 -module(relsync_lib_beam).
 
 -export([read/2, md5/1, is_misread/1, first_fun/1, read_module/3, refused/1, format_error/1]).
@@ -7,7 +7,7 @@
 
 -include_lib("kernel/include/file.hrl").
 
-%% The same as the largest beam that is read.
+%% The size of the largest beam that is read.
 -define(MAX_INFLATED_BYTES, 67108864).
 %% The largest window, with gzip's header and checksum.
 -define(GZIP_WINDOW_BITS, 31).
@@ -17,20 +17,22 @@
     | {too_large, pos_integer()}
     | {named, module()}
     | not_a_beam_file
-    %% Compiled for that release of OTP, which is not the one that runs.
+    %% Compiled for this release of OTP, which is not the running one.
     | {other_otp, pos_integer()}
     | term().
 
-%% The last opcode of each release. Every compiler raises it but that of OTP 24, whose compiler's version tells.
+%% The last opcode of each release. Every compiler raises it except that of OTP 24, which the
+%% compiler's version tells.
 -define(LAST_OPCODES, [{23, 170}, {24, 176}, {25, 180}, {26, 182}, {27, 183}, {28, 184}, {29, 191}]).
-%% The first release whose atom tables have a negative count, and lengths in the instructions' notation.
+%% The first release whose atom tables have a negative count, and lengths in the notation of
+%% instructions.
 -define(LONG_ATOMS_OTP, 28).
 
-%% A file that is there and cannot be read is tried once more after this.
+%% The pause before a second attempt to read an existing file.
 -define(READ_AGAIN_MS, 50).
 
-%% @doc Reads a file of at most `max_beam_bytes'. On a way back its code is what runs next: one error of the medium is no reason
-%% to go without.
+%% @doc Reads a file of at most `max_beam_bytes'. On a way back, its code runs next, so one error of
+%% the medium must not decide.
 -spec read(file:filename_all() | none, #{max_beam_bytes := pos_integer(), _ => _}) ->
     {ok, binary()} | {error, reason()}.
 read(none, _Limits) ->
@@ -52,7 +54,8 @@ read_once(File, Max) ->
         {error, _} = Error -> Error
     end.
 
-%% @doc Names the module in a beam, which may be gzip'ed, and the MD5 that `Module:module_info(md5)' will answer.
+%% @doc Returns the name of the module in a beam, and the MD5 that `Module:module_info(md5)' will
+%% answer. The beam may be gzipped.
 -spec md5(binary()) -> {ok, {module(), MD5 :: binary()}} | {error, reason()}.
 md5(<<16#1F, 16#8B, _/binary>> = Gzipped) ->
     case inflate(Gzipped) of
@@ -62,8 +65,8 @@ md5(<<16#1F, 16#8B, _/binary>> = Gzipped) ->
 md5(Beam) ->
     plain_md5(Beam).
 
-%% @doc Says whether the MD5 that `md5/1' answers for a beam stands in for one that this VM cannot tell: a VM of the release
-%% that the beam was compiled for has another.
+%% @doc Says whether the answer of `md5/1' only stands in for an MD5 that this VM cannot tell. A VM
+%% of the beam's own release has another MD5.
 -spec is_misread(binary()) -> boolean().
 is_misread(<<16#1F, 16#8B, _/binary>> = Gzipped) ->
     case inflate(Gzipped) of
@@ -73,12 +76,12 @@ is_misread(<<16#1F, 16#8B, _/binary>> = Gzipped) ->
 is_misread(Beam) ->
     vm_release() < ?LONG_ATOMS_OTP andalso long_atoms_name(Beam) =/= none.
 
-%% What `beam_lib' does with damage is not what its specification says.
+%% For damaged files, `beam_lib' does not do what its specification says.
 -dialyzer({no_match, own_md5/1}).
 plain_md5(<<"FOR1", _/binary>> = Beam) ->
     case {long_atoms_name(Beam), vm_release() < ?LONG_ATOMS_OTP} of
-        %% The `beam_lib' of this VM misreads the name. Nothing that runs here can have come from this file, whatever
-        %% its MD5 is.
+        %% The `beam_lib' of this VM misreads the name. No running code can come from this file,
+        %% whatever its MD5 is.
         {{ok, Name}, true} -> with_own_name(Name, Beam);
         _ -> own_md5(Beam)
     end;
@@ -93,7 +96,7 @@ with_own_name(Name, Beam) ->
     end.
 
 own_md5(Beam) ->
-    %% `beam_lib' may crash on what is hardly a beam, or answer the crash.
+    %% For bytes that are not a beam, `beam_lib' may crash or return the crash.
     try beam_lib:md5(Beam) of
         {ok, {Module, MD5}} -> {ok, {Module, MD5}};
         {error, beam_lib, Reason} -> {error, without_content(Reason)};
@@ -102,8 +105,8 @@ own_md5(Beam) ->
         _:_ -> {error, not_a_beam_file}
     end.
 
-%% @doc Describes the first fun that a beam makes: its arity, index, count of free variables, and the number that the
-%% compiler gave to it.
+%% @doc Describes the first fun that a beam makes: its arity, index, number of free variables, and
+%% the number that the compiler gave it.
 -spec first_fun(binary()) ->
     {ok, {Arity :: byte(), Index :: non_neg_integer(), Free :: non_neg_integer(), Uniq :: non_neg_integer()}} | none.
 first_fun(<<16#1F, 16#8B, _/binary>> = Gzipped) ->
@@ -116,7 +119,8 @@ first_fun(Beam) ->
         {ok, {_, [{"FunT", <<_:32, _Name:32, Arity:32, _Label:32, Index:32, Free:32, Uniq:32, _/binary>>}]}} when
             Arity < 256, Free =< Arity
         ->
-            %% That of the function below it, which takes the variables of the fun, too.
+            %% The arity is that of the function behind the fun, which also takes the fun's
+            %% variables.
             {ok, {Arity - Free, Index, Free, Uniq}};
         _ ->
             none
@@ -124,7 +128,8 @@ first_fun(Beam) ->
         _:_ -> none
     end.
 
-%% What `beam_lib' and the loader would inflate without a limit: a file of a few bytes could take all memory there is.
+%% Inflates with a limit. `beam_lib' and the loader have none, and a file of a few bytes could fill
+%% all memory.
 inflate(Gzipped) ->
     Z = zlib:open(),
     try
@@ -160,7 +165,8 @@ read_module(Module, File, Limits) ->
             {error, Why}
     end.
 
-%% @doc Says why the VM refused a beam as `badfile': the file is damaged, or it was compiled for another release of OTP.
+%% @doc Says why the VM refused a beam as `badfile': the file is damaged, or it was compiled for
+%% another release of OTP.
 -spec refused(binary()) -> badfile | {other_otp, pos_integer()}.
 refused(<<16#1F, 16#8B, _/binary>> = Gzipped) ->
     case inflate(Gzipped) of
@@ -177,8 +183,9 @@ refused(Beam) ->
             end
     end.
 
-%% The release that a beam was compiled for: that of its compiler, as far as the file names it, and not before the one that
-%% brought the last of its instructions or its atom table.
+%% Returns the release that a beam was compiled for. It is the compiler's release if the file names
+%% it. It is never earlier than the release that introduced the beam's last instruction or its kind
+%% of atom table.
 compiled_for(Beam) ->
     Least = max(least_release(chunk(<<"Code">>, Beam)), atoms_release(Beam)),
     case compiler_release(chunk(<<"CInf">>, Beam)) of
@@ -220,7 +227,7 @@ compiler_release([8 | _]) -> 27;
 compiler_release([Major | _]) when Major >= 9 -> Major + 19;
 compiler_release(_) -> unknown.
 
-%% The module's name, if the atom table is of the kind that came with OTP 28.
+%% Returns the module's name, if the atom table has the format of OTP 28.
 long_atoms_name(Beam) ->
     case chunk(<<"AtU8">>, Beam) of
         {ok, <<1:1, _:31, Long:3, 1:2, 0:3, Low:8, Rest/binary>>} -> first_bytes((Long bsl 8) bor Low, Rest);
@@ -270,7 +277,7 @@ format_error({too_large, Bytes}) ->
 format_error(Other) ->
     io_lib:format("~tp", [Other]).
 
-%% The reasons carry the whole file.
+%% The reasons contain the whole file.
 without_content({What, _Beam, Chunk}) -> {What, Chunk};
 without_content({What, _Beam}) -> What;
 without_content(Reason) when tuple_size(Reason) > 0 -> element(1, Reason).

@@ -1,9 +1,10 @@
-%%% The code server and the code that runs: the only module of the agent that calls `code'.
+%%% The code server and the running code. No other module of the agent calls `code'.
 %%%
-%%% Owns how code goes in and out. It does not decide which: `relsync_lib_reload' and the modules around it do.
-%%% It writes no file. Invariants: what an `-on_load' function may hold up ends in time all the same; modules
-%%% of a list go in at once, but for those with `-on_load', which follow one by one. A crash between two
-%%% calls leaves a mix of code; the caller knows what it has done, and undoes it.
+%%% This module owns how code is loaded and removed. It does not decide which code:
+%%% `relsync_lib_reload' and the modules around it do. It writes no file. Invariants: a call that an
+%%% `-on_load' function holds up still ends in time. The modules of a list are loaded at once,
+%%% except those with `-on_load', which follow one by one. A crash between two calls leaves a mix of
+%%% code. The caller knows what it has done, and undoes it.
 -module(relsync_lib_code).
 
 -export([is_embedded/0, loaded/0, facts/1, running_md5/1, file_now/2]).
@@ -15,11 +16,11 @@
 
 -export_type([beam/0, old/0, reason/0]).
 
-%% A module, the name of the file it shall be known by, and its content.
+%% A module, the file name that the VM shall know it by, and its content.
 -type beam() :: {module(), file:filename(), binary()}.
 
-%% Modules whose old code has to make room: `returning' are those that it is loaded from again at once, so that
-%% its funs live on; funs of the old code of `ending' have no code from then on.
+%% The modules whose old code must be purged. The code of `returning' is loaded again at once, so
+%% its funs survive. Funs of the old code of `ending' have no code any more.
 -type old() :: #{returning := [module()], ending := [module()]}.
 
 -type reason() ::
@@ -29,15 +30,15 @@
     | {on_load_timeout, module()}
     | {code_path, term()}.
 
-%% How long the old code of modules that come back is waited for, and how often it is looked at.
+%% The time to wait for the old code of returning modules, and the pause between two looks.
 -define(RETURN_MS, 1000).
 -define(RETURN_AGAIN_MS, 20).
-%% Funs take no more arguments than this.
+%% The largest usual arity of a fun.
 -define(USUAL_ARITY, 20).
 
-%% What runs
+%% Running code
 
-%% @doc Says whether this VM loads code at boot only.
+%% @doc Says whether this VM loads code at boot only (embedded mode).
 -spec is_embedded() -> boolean().
 is_embedded() ->
     code:get_mode() =:= embedded.
@@ -45,10 +46,11 @@ is_embedded() ->
 %% @doc Lists the modules that were loaded from a file.
 -spec loaded() -> [{module(), file:filename()}].
 loaded() ->
-    %% One by one: the code server, which may have a limited heap (`+hmax'), would make the whole list there.
+    %% Asked one by one. The code server may have a limited heap (`+hmax'), and would make the whole
+    %% list there.
     [{M, File} || M <- erlang:loaded(), {file, [_ | _] = File} <- [code:is_loaded(M)]].
 
-%% @doc Says what runs under a module's name.
+%% @doc Returns facts about the code that runs under a module's name.
 -spec facts(module()) -> relsync_lib_reload_plan:facts().
 facts(Module) ->
     case code:is_loaded(Module) of
@@ -70,7 +72,7 @@ has_nifs(Module) ->
         error:_ -> false
     end.
 
-%% @doc The MD5 of the code that runs, as `relsync_lib_beam:md5/1' answers it.
+%% @doc Returns the MD5 of the running code, in the form of `relsync_lib_beam:md5/1'.
 -spec running_md5(module()) -> binary() | none.
 running_md5(Module) ->
     try
@@ -79,8 +81,8 @@ running_md5(Module) ->
         error:badarg -> none
     end.
 
-%% @doc Where the file of a module is that was loaded from `Loaded'. One that stayed when its version was
-%% replaced is found through the code path.
+%% @doc Returns the place where the file of a module that was loaded from `Loaded' is now. If its
+%% version was replaced, the file is found through the code path.
 -spec file_now(module(), file:filename()) -> file:filename().
 file_now(Module, Loaded) ->
     case filelib:is_regular(Loaded) of
@@ -95,12 +97,12 @@ file_now(Module, Loaded) ->
 
 %% The code path
 
-%% @doc The directories of the code path.
+%% @doc Returns the directories of the code path.
 -spec path() -> [file:filename()].
 path() ->
     code:get_path().
 
-%% @doc The names in a directory of an archive on the code path.
+%% @doc Returns the names in a directory of an archive on the code path.
 -spec list_archive(file:filename()) -> [string()].
 list_archive(Dir) ->
     case erl_prim_loader:list_dir(Dir) of
@@ -108,22 +110,22 @@ list_archive(Dir) ->
         error -> []
     end.
 
-%% @doc Where this VM's Erlang is installed, what `$ROOT' in a boot script stands for.
+%% @doc Returns the directory of this VM's Erlang: `$ROOT' in a boot script.
 -spec root_dir() -> file:filename().
 root_dir() -> code:root_dir().
 
-%% @doc Where the applications of this VM's Erlang are.
+%% @doc Returns the directory of the applications of this VM's Erlang.
 -spec lib_dir() -> file:filename().
 lib_dir() -> code:lib_dir().
 
-%% @doc The directories of the code path that the VM's arguments and its environment name.
+%% @doc Returns the directories of the code path that the VM's arguments and its environment name.
 -spec given_dirs() -> [file:filename()].
 given_dirs() ->
     Named = [Dir || Flag <- [pa, pz, path], {ok, Values} <- [init:get_argument(Flag)], Dirs <- Values, Dir <- Dirs],
     Libs = string:lexemes(os:getenv("ERL_LIBS", ""), ":"),
     Named ++ lists:append([filelib:wildcard(filename:join([Lib, "*", "ebin"])) || Lib <- Libs]).
 
-%% @doc The variables of boot scripts that this VM was started with.
+%% @doc Returns the variables of boot scripts that this VM was started with.
 -spec boot_variables() -> #{binary() => file:filename()}.
 boot_variables() ->
     case init:get_argument(boot_var) of
@@ -131,7 +133,7 @@ boot_variables() ->
         error -> #{}
     end.
 
-%% @doc Where a file lies that the code path leads to; its name alone where it leads to none.
+%% @doc Returns the path of a file on the code path; only its name if it is not there.
 -spec file_on_path(file:filename()) -> file:filename().
 file_on_path(Name) ->
     case code:where_is_file(Name) of
@@ -139,8 +141,8 @@ file_on_path(Name) ->
         File -> File
     end.
 
-%% @doc Sets the whole path at once where the code server takes it. It refuses a path with a directory that
-%% does not exist (which embedded systems may have): then step by step.
+%% @doc Sets the whole path at once, if the code server accepts it. It refuses a path with a missing
+%% directory, which embedded systems may have. Then the path is set step by step.
 -spec set_path([file:filename()], [relsync_lib_code_path:step()]) -> ok | {error, reason()}.
 set_path(Path, Steps) ->
     Result =
@@ -171,7 +173,7 @@ path_step({delete, Dir}) ->
     _ = code:del_path(Dir),
     ok.
 
-%% What belongs to no application stays in front of them.
+%% Directories that belong to no application stay before the others.
 replace_in_front(Old, New) ->
     case code:add_patha(New) of
         true ->
@@ -184,7 +186,8 @@ replace_in_front(Old, New) ->
 added(true, _Dir) -> ok;
 added({error, Why}, Dir) -> {error, {Why, Dir}}.
 
-%% @doc Has the code server look again: from OTP 26 on it may remember what a directory held.
+%% @doc Makes the code server look again. From OTP 26 on, it may remember the content of a
+%% directory.
 -spec refresh_path_cache() -> ok.
 refresh_path_cache() ->
     call_if_known(code, clear_cache).
@@ -198,19 +201,19 @@ call_if_known(Module, Function) ->
             ok
     end.
 
-%% Code goes in
+%% Loading code
 
-%% @doc Has the VM prepare modules that shall go in at once; nothing changes yet.
+%% @doc Prepares modules that shall be loaded at once. Nothing changes yet.
 -spec prepare([beam()]) -> {ok, code:prepared_code()} | {error, [{module(), term()}]}.
 prepare(Beams) ->
     code:prepare_loading(Beams).
 
-%% @doc Brings in at once what was prepared.
+%% @doc Loads the prepared modules at once.
 -spec finish(code:prepared_code()) -> ok | {error, [{module(), term()}]}.
 finish(Prepared) ->
     code:finish_loading(Prepared).
 
-%% @doc Loads modules one by one, until one fails; the old code of each makes room right before.
+%% @doc Loads modules one by one, until one fails. The old code of each is purged just before.
 -spec load_each([beam()], relsync_lib_reload:mode(), relsync_lib_reload_plan:limits()) -> ok | {error, reason()}.
 load_each(Beams, Mode, #{on_load_timeout := Timeout} = Limits) ->
     first_error(
@@ -223,8 +226,8 @@ load_each(Beams, Mode, #{on_load_timeout := Timeout} = Limits) ->
         Beams
     ).
 
-%% @doc Loads modules at once, and those with `-on_load' after them; lists the failures, and whom it killed to
-%% make room.
+%% @doc Loads modules at once, and those with `-on_load' after them. Returns the failures, and the
+%% processes that it killed to purge old code.
 -spec load_together([beam()], relsync_lib_reload:mode(), relsync_lib_reload_plan:limits()) ->
     {Failed :: [{module(), term()}], Killed :: [relsync_lib_processes:users()]}.
 load_together([], _Mode, _Limits) ->
@@ -250,7 +253,8 @@ load_together(Beams, Mode, Limits) ->
             }
     end.
 
-%% @doc Loads one purged module in a process of its own: its `-on_load' function may take forever.
+%% @doc Loads one purged module in a process of its own, because its `-on_load' function may never
+%% return.
 -spec load_one(beam(), timeout()) -> ok | {error, reason()}.
 load_one({Module, File, Beam}, Timeout) ->
     relsync_lib_pulse:beat(),
@@ -266,7 +270,8 @@ load_one({Module, File, Beam}, Timeout) ->
         {error, {on_load_timeout, Module}}
     end.
 
-%% The code server waits for its process that runs the function, and would hold every later caller up.
+%% Kills the process that runs the function. The code server waits for it, and would block every
+%% later caller.
 end_on_load(Module) ->
     {monitors, Monitors} = process_info(whereis(code_server), monitors),
     lists:foreach(
@@ -281,37 +286,38 @@ end_on_load(Module) ->
         [P || {process, P} <- Monitors, is_pid(P)]
     ).
 
-%% Code goes out
+%% Removing code
 
-%% @doc Lists those of `Modules' that have old code.
+%% @doc Lists the modules that have old code.
 -spec old_code([module()]) -> [module()].
 old_code(Modules) ->
     [M || M <- Modules, erlang:check_old_code(M)].
 
-%% @doc Sorts the modules that are to be loaded from `Beams', and `Others', by what becomes of their old code.
+%% @doc Sorts the modules that shall be loaded from `Beams', and `Others', by the fate of their old
+%% code.
 -spec sort_old([beam()], [module()]) -> old().
 sort_old(Beams, Others) ->
     WithOldCode = [B || {M, _, _} = B <- Beams, erlang:check_old_code(M)],
     {Returning, Ending} = lists:partition(fun is_held/1, WithOldCode),
     #{returning => [M || {M, _, _} <- Returning], ending => [M || {M, _, _} <- Ending] ++ old_code(Others)}.
 
-%% Whether the VM holds this very code. A fun is known by its module, that code's MD5, and its place in there: one
-%% that is made of these has a name only while that code is loaded. Code without funs is not recognised, and
-%% leaves none behind.
+%% Says whether the VM holds exactly this code. A fun is known by its module, the MD5 of that code,
+%% and its place in the code. A fun made of these has a name only while that code is loaded. Code
+%% without funs is not recognised, but it leaves no funs behind either.
 is_held({Module, _File, Beam}) ->
     case {relsync_lib_beam:md5(Beam), relsync_lib_beam:first_fun(Beam)} of
         {{ok, {Module, MD5}}, {ok, Fun}} -> has_code(Module, MD5, Fun);
         _ -> false
     end.
 
-%% @doc Says whether the VM holds the code of this MD5, which is all that is known of it: the compiler numbers
-%% funs from 0, and gives each the first bits of the MD5.
+%% @doc Says whether the VM holds the code with this MD5, if nothing else is known of it. The
+%% compiler numbers funs from 0, and gives each the first bits of the MD5.
 -spec seems_held(module(), MD5 :: <<_:128>>) -> boolean().
 seems_held(Module, <<Uniq:27, _/bits>> = MD5) ->
     lists:any(fun(Arity) -> has_code(Module, MD5, {Arity, 0, 0, Uniq}) end, lists:seq(0, ?USUAL_ARITY)).
 
-%% @doc Says whether the code that runs makes funs. The VM does not tell this of old code; a module whose next version makes
-%% none is taken for one that made none before.
+%% @doc Says whether the running code makes funs. The VM does not tell this of old code. If a
+%% module's next version makes none, its earlier version counts as making none.
 -spec has_funs(module()) -> boolean().
 has_funs(Module) ->
     case running_md5(Module) of
@@ -323,17 +329,18 @@ has_code(Module, MD5, Fun) ->
     {name, Name} = erlang:fun_info(make_fun(Module, MD5, Fun), name),
     Name =/= [].
 
-%% As the external format has it; the free variables do not matter.
+%% Makes a fun in the external format. The values of the free variables do not matter.
 make_fun(Module, MD5, {Arity, Index, Free, Uniq}) ->
     Terms = [Module, Index, Uniq, self() | lists:duplicate(Free, [])],
     Rest = [MD5, <<Index:32, Free:32>> | [binary:part(B, 1, byte_size(B) - 1) || T <- Terms, B <- [term_to_binary(T)]]],
-    %% 112 is a fun; the size counts itself and the arity.
+    %% 112 is a fun. The size counts itself and the arity.
     binary_to_term(iolist_to_binary([<<131, 112, (iolist_size(Rest) + 5):32, Arity>> | Rest])).
 
-%% @doc Purges old code, and calls `Load' at once, which brings in what comes in its place.
+%% @doc Purges old code, and then at once calls `Load', which loads code in its place.
 %%
-%% Between the two, funs of the old code fail. So where it is the code that comes back, no other process runs
-%% from before the first purge to after the load, unless that takes too long (`stand_still_ms').
+%% Between the two, funs of the old code fail. So if the same code returns, no other process runs
+%% from before the first purge until after the load. If that takes too long (`stand_still_ms'), the
+%% others continue.
 -spec make_room(old(), fun(() -> ok | {error, term()}), relsync_lib_reload:mode(), relsync_lib_reload_plan:limits()) ->
     {ok, Killed :: [relsync_lib_processes:users()]} | {error, reason() | term()}.
 make_room(#{returning := Returning, ending := Ending}, Load, Mode, Limits) ->
@@ -362,7 +369,8 @@ return(Modules, Load, _Mode, Limits) ->
 loaded(ok, Killed) -> {ok, Killed};
 loaded({error, _} = Error, _Killed) -> Error.
 
-%% Who was asked before may have called a fun of the old code since, and be in it for a moment.
+%% A process that was asked before may have called a fun of the old code since, and be in it for a
+%% moment.
 return_softly(Modules, Load, Limits, Deadline) ->
     Result = relsync_lib_processes:alone(
         fun(Stop) ->
@@ -384,7 +392,7 @@ return_softly(Modules, Load, Limits, Deadline) ->
             {error, {in_use, users_or_names(InUse, Limits)}}
     end.
 
-%% Lists those of which `Purge' said that it was so.
+%% Lists the modules for which `Purge' returned true.
 purge_each([], _Purge, _Stop) ->
     [];
 purge_each([Module | Modules], Purge, Stop) ->
@@ -392,7 +400,8 @@ purge_each([Module | Modules], Purge, Stop) ->
     Stop(),
     [Module || Said] ++ purge_each(Modules, Purge, Stop).
 
-%% @doc Purges old code. `soft' kills nobody; the others tell whom they killed.
+%% @doc Purges old code. `soft' kills no process; the other modes return the processes that they
+%% killed.
 -spec purge([module()], relsync_lib_reload:mode(), relsync_lib_reload_plan:limits()) ->
     {ok, Killed :: [relsync_lib_processes:users()]} | {error, reason()}.
 purge(Modules, soft, Limits) ->
@@ -406,20 +415,21 @@ purge(Modules, _Mode, Limits) ->
     Killed = purge(Old),
     {ok, [U || {M, _, _} = U <- Users, lists:member(M, Killed)]}.
 
-%% Who was in the way may have ended since.
+%% The processes in the way may have ended since.
 users_or_names(Modules, Limits) ->
     case relsync_lib_processes:old_code_users(Modules, Limits) of
         [] -> [{M, 1, []} || M <- Modules];
         Users -> Users
     end.
 
-%% @doc Purges old code, and kills whoever runs it; names the modules for which somebody was killed.
+%% @doc Purges old code, and kills the processes that run it. Returns the modules for which a
+%% process was killed.
 -spec purge([module()]) -> Killed :: [module()].
 purge(Modules) ->
     [M || M <- Modules, code:purge(M)].
 
-%% @doc Frees old code that nobody runs; lists the modules whose old code somebody does run. Funs of it have no code
-%% from then on.
+%% @doc Purges old code that no process runs. Returns the modules whose old code a process does run.
+%% Funs of purged code have no code any more.
 -spec free([module()]) -> InUse :: [module()].
 free(Modules) ->
     [M || M <- old_code(Modules), not code:soft_purge(M)].

@@ -1,14 +1,17 @@
-%%% Decides how the code path changes when a release changes: pure of the code server, which only
-%%% `relsync_lib_code' talks to. It looks at directories and symbolic links, and writes nothing.
+%%% Decides how the code path changes when a release changes. It does not use the code server, which
+%%% only `relsync_lib_code' talks to. It looks at directories and symbolic links, and writes
+%%% nothing.
 %%%
-%%% The path follows what the new release boots, as far as that is known: of two directories of one application the
-%%% boot script's counts. Where nothing says what boots, the version counts that the update brings, else the highest of
-%%% the new release, as soon as the one on the path is no part of it.
+%%% The path follows the new release's boot script, as far as it is known. If two directories belong
+%%% to one application, the boot script's counts. Without a boot script, the version that the update
+%%% contains counts. Otherwise the highest version of the new release counts, once the version on
+%%% the path is no longer part of it.
 %%%
-%%% Invariants: a directory that joins lies under the release's root on this machine; it takes the
-%%% place of the version that it replaces, and its spelling (a release may be reached through a
-%%% symbolic link, or as `lib/../releases'); where the release runs from a read-only root too, it goes before the
-%%% directory of its application there; entries outside the root are never touched.
+%%% Invariants: a directory that joins lies under the release's root on this machine. It takes the
+%%% place of the version that it replaces, and that version's spelling. (A release may be reached
+%%% through a symbolic link, or as `lib/../releases'.) If the release also runs from a read-only
+%%% root, the directory goes before its application's directory there. Entries outside the root
+%%% never change.
 -module(relsync_lib_code_path).
 
 -export([plan/3, change/3, order/3, entries/2, locate/2, identity/1, app_name/1, is_archived/1, archive/1, root/1]).
@@ -17,19 +20,21 @@
 
 %% A directory as written, and the same one with symbolic links followed.
 -type root() :: {Written :: file:filename(), Resolved :: file:filename()}.
-%% By their paths under the root: directories that take the place of others, directories that join (before the first of
-%% those named that is on the path; if none is, at the end), directories that leave, and directories that go to the end.
+%% The changes, by paths under the root: directories that replace others, directories that join,
+%% directories that leave, and directories that go to the end. One that joins goes before the first
+%% named directory that is on the path, or to the end.
 -type plan() :: #{
     replace := [{Old :: file:filename(), New :: file:filename()}],
     join := [{New :: file:filename(), Before :: [file:filename()]}],
     leave := [file:filename()],
     last := [file:filename()]
 }.
-%% A directory on the code path, and where it is under the root.
+%% A directory on the code path, and its path under the root.
 -type entry() :: {file:filename(), Rel :: file:filename()}.
-%% Whose directory it is: `own' of the root that changes, `other' of another root.
+%% The owner of a directory: `own' of the root that changes, `other' of another root.
 -type place() :: {own | other | outside, Dir :: file:filename(), Rel :: file:filename() | none}.
-%% What replaces what: versions of one application, and directories of one name of different versions of the release
+%% The identity of a directory. Directories with the same one replace each other: versions of one
+%% application, or directories with one name in versions of the release
 %% (`releases/1.0/consolidated').
 -type identity() :: {app, string()} | {release, string()} | none.
 -type step() ::
@@ -37,33 +42,35 @@
     | {add_before, Other :: file:filename(), New :: file:filename()}
     | {add, file:filename()}
     | {delete, file:filename()}.
-%% What the tree will be.
+%% The tree after the switch.
 -type env() :: #{
     %% The code path that the new release boots with, as far as it lies under the root, in order.
     booted := [file:filename()] | unknown,
-    %% Directories that gain and lose modules.
+    %% The directories that get and lose modules.
     gains := [file:filename()],
     loses := [file:filename()],
-    %% Whether a directory holds code after the switch, whether it exists before it, whether the new release has it.
+    %% Whether a directory holds code after the switch, whether it exists before it, and whether the
+    %% new release has it.
     has_code := fun((file:filename()) -> boolean()),
     exists := fun((file:filename()) -> boolean()),
     holds := fun((file:filename()) -> boolean()),
-    %% Where the next start, or what runs, has a directory that the new release does not have.
+    %% The place of a directory that the new release does not have, but that the next start or
+    %% running code needs.
     keeps := fun((file:filename()) -> in_place | last | no),
     %% The names in a directory under the root.
     list := fun((file:filename()) -> [string()])
 }.
 
-%% As many links as Linux follows in one path.
+%% The maximum number of links in one path, as in Linux.
 -define(MAX_LINKS, 40).
 
-%% @doc Makes a root of a directory name; follows symbolic links.
+%% @doc Makes a root from a directory name. Follows symbolic links.
 -spec root(file:filename()) -> root().
 root(Dir) ->
     Written = filename:absname(Dir),
     {Written, resolve(Written)}.
 
-%% @doc Plans, before the switch, how the path follows.
+%% @doc Plans how the path follows, before the switch.
 -spec plan([file:filename()], [root()], env()) -> plan().
 plan(Path, [Root | Others], Env) ->
     Entries = [Rel || {_Dir, Rel} <- entries(Path, Root)],
@@ -91,9 +98,10 @@ plan(Path, [Root | Others], Env) ->
         last => [Rel || {Rel, last} <- Dropped]
     }.
 
-%% A directory that another release has left there: neither does the new one boot with it, nor does it hold it. That is
-%% said of directories beside those that it boots with only; what else is on the path (plugins, say) is not a release's
-%% business. Erlang's own applications are everybody's.
+%% Says whether another release has left this directory: the new release neither boots with it nor
+%% contains it. That applies only to directories beside those that it boots with. Other directories
+%% on the path (plugins, for example) are no concern of a release. Erlang's own applications belong
+%% to everybody.
 is_dropped(_Rel, #{booted := unknown}) ->
     false;
 is_dropped(Rel, #{booted := Booted, holds := Holds} = Env) ->
@@ -102,14 +110,15 @@ is_dropped(Rel, #{booted := Booted, holds := Holds} = Env) ->
         lists:member(beside(Rel), [beside(B) || B <- Booted, identity(B) =/= none]) andalso
         not relsync_lib_otp_apps:is_one(app_name(Rel)).
 
-%% Where the versions of a directory lie.
+%% Returns the place where the versions of a directory lie.
 beside(Rel) ->
     case identity(Rel) of
         {app, _} -> {lib, two_up(Rel)};
         {release, Name} -> {release, Name}
     end.
 
-%% Which directory is on the path for those of one application, or of one name of the release, that are there now.
+%% Chooses the directory that replaces those of one application, or of one name of the release, that
+%% are on the path now.
 target(Identity, [Now | _] = Rels, Env) ->
     Booted = booted(Identity, Env),
     Fresh = [R || R <- fresh(Identity, Env), not lists:member(R, Rels)],
@@ -128,7 +137,7 @@ target(Identity, [Now | _] = Rels, Env) ->
         {[], [], []} -> highest(Versions)
     end.
 
-%% What stands before the directories of a read-only root.
+%% Returns the directory that goes before those of a read-only root.
 over(Identity, Rels, Env) ->
     Own = [R || R <- versions(Identity, Rels, Env), has_code(R, Env)],
     case {booted(Identity, Env), [R || R <- Own, lists:member(R, maps:get(gains, Env)) orelse (maps:get(holds, Env))(R)]} of
@@ -141,7 +150,7 @@ over(Identity, Rels, Env) ->
             end
     end.
 
-%% Directories that nothing on the path stands for: of a new application, say.
+%% Returns the directories that replace none on the path, for example of a new application.
 new_ones(Taken, #{booted := unknown} = Env) ->
     [{R, []} || R <- maps:get(gains, Env), is_fresh(R, Env), is_new_app(identity(R), Taken)];
 new_ones(Taken, #{booted := Booted} = Env) ->
@@ -165,7 +174,7 @@ is_fresh(Rel, #{exists := Exists} = Env) -> has_code(Rel, Env) andalso not Exist
 
 has_code(Rel, #{has_code := HasCode}) -> HasCode(Rel).
 
-%% All directories of one identity, on the path or beside those that are, after the switch.
+%% Lists all directories of one identity after the switch, on the path or beside those that are.
 versions({app, Name} = Identity, Rels, #{gains := Gains, list := List}) ->
     Parents = lists:usort([two_up(R) || R <- Rels]),
     Beside = [below(P, filename:join(Dir, "ebin")) || P <- Parents, Dir <- List(P), versioned(Dir) =:= Name],
@@ -181,7 +190,7 @@ highest(Rels) ->
     {_, Highest} = lists:max([{version(R), R} || R <- Rels]),
     Highest.
 
-%% Numbers count as numbers: 1.10 comes after 1.9.
+%% Splits a version so that numbers compare as numbers: 1.10 comes after 1.9.
 version(Rel) ->
     Dir = filename:basename(filename:dirname(Rel)),
     [number(Part) || Part <- string:lexemes(lists:nthtail(length(versioned(Dir)), Dir), "-.+_")].
@@ -202,8 +211,8 @@ by_identity(Rels) ->
 unique([]) -> [];
 unique([First | Rest]) -> [First | unique([Other || Other <- Rest, Other =/= First])].
 
-%% @doc Computes the new path and the steps that lead to it. The first root is the one
-%% that changes, the others are where the release runs from besides.
+%% @doc Computes the new path and the steps that lead to it. The first root is the one that changes.
+%% The release also runs from the others.
 -spec change(plan(), [file:filename()], [root()]) -> {[file:filename()], [step()]}.
 change(Plan, Path, Roots) ->
     {Places, Steps} = order(Plan, Path, Roots),
@@ -215,12 +224,12 @@ change(Plan, Path, Roots) ->
 leaves({own, _Dir, Rel}, Leave) -> lists:member(Rel, Leave);
 leaves(_, _) -> false.
 
-%% @doc The new path with the directories that may leave it still on it, and the steps to it.
+%% @doc Computes the new path, still with the directories that may leave it, and the steps to it.
 -spec order(plan(), [file:filename()], [root()]) -> {[place()], [step()]}.
 order(#{replace := Replace, join := Join, last := Last}, Path, [Root | Others]) ->
     Places = [place(Dir, Root, Others) || Dir <- Path],
     Replaced = lists:foldl(fun(R, Acc) -> replace(R, Acc, Root) end, {Places, []}, Replace),
-    %% From the last on, so that each finds the one that it goes before.
+    %% Starts from the last one, so that each finds the directory that it goes before.
     {Joined, Steps} = lists:foldr(fun(J, Acc) -> join(J, Acc, Root) end, Replaced, Join),
     {ToTheEnd, Staying} = lists:partition(fun(Place) -> leaves(Place, Last) end, Joined),
     case Staying ++ ToTheEnd of
@@ -260,7 +269,7 @@ join({Rel, Before}, {Places, Steps}, Root) ->
 is_own(Rel, {own, _, Rel}) -> true;
 is_own(_, _) -> false.
 
-%% As it is on the path already, else as the one before it was written.
+%% Returns the spelling that the path already has, or else that of the directory before it.
 spelling(NewRel, Old, OldRel, Places, Root) ->
     case [Dir || {own, Dir, Rel} <- Places, Rel =:= NewRel] of
         [Dir | _] -> Dir;
@@ -272,7 +281,7 @@ spelling(NewRel, Old, OldRel, Places, Root) ->
 entries(Path, Root) ->
     [{Dir, Rel} || Dir <- Path, {ok, _, Rel} <- [locate(Dir, [Root])]].
 
-%% @doc Finds under which of `Roots' a file or directory lies.
+%% @doc Finds the root in `Roots' that a file or directory lies under.
 -spec locate(file:filename(), [root()]) -> {ok, root(), Rel :: file:filename()} | outside.
 locate(_Path, []) ->
     outside;
@@ -287,7 +296,8 @@ locate(Path, Roots) ->
             first(Roots, fun({_, Real}) -> strip(Real, Resolved) end)
     end.
 
-%% @doc Says whose directory it is: two of the same take each other's place.
+%% @doc Returns the identity of a directory. Two directories with the same identity replace each
+%% other.
 -spec identity(file:filename()) -> identity().
 identity(Rel) ->
     case lists:reverse(filename:split(Rel)) of
@@ -304,7 +314,7 @@ identity(Rel) ->
 -spec is_archived(file:filename()) -> boolean().
 is_archived(Path) -> lists:any(fun is_archive/1, filename:split(Path)).
 
-%% @doc Splits the path of a file in an archive into that of the archive and the file's in it.
+%% @doc Splits the path of a file in an archive into the archive's path and the file's path in it.
 -spec archive(file:filename()) -> {Archive :: file:filename(), Member :: file:filename()} | none.
 archive(Path) ->
     case lists:splitwith(fun(Part) -> not is_archive(Part) end, filename:split(Path)) of
@@ -314,7 +324,7 @@ archive(Path) ->
 
 is_archive(Part) -> filename:extension(Part) =:= ".ez".
 
-%% @doc Names the application of an `ebin' directory: `lib/my_app-1.2/ebin' is `my_app'.
+%% @doc Returns the application of an `ebin' directory: for `lib/my_app-1.2/ebin', `my_app'.
 -spec app_name(file:filename()) -> string().
 app_name(Ebin) -> versioned(filename:basename(filename:dirname(Ebin))).
 

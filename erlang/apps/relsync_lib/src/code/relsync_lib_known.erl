@@ -1,11 +1,14 @@
-%%% What the files of a release hold, as far as it was read before: the MD5 of the code in them, which holds as long as a
-%%% file is the same by size, times and inode.
+%%% The MD5 of the code in the files of a release, as far as they were read before. It is valid as
+%%% long as a file has the same size, times and inode.
 %%%
-%%% Reading and hashing all object code of a release takes a small device seconds, and every session asks whether the VM
-%%% runs what the files hold. Owns the record of it in the state directory, whose loss only costs reading, and what this
-%%% process has read so far. A file that came to its place within the clock's granularity is not remembered: what replaces
-%%% it may look the same. Its modification time says nothing of that, it is set when a file is installed. Nor is a file
-%%% remembered whose MD5 only a VM of another release of OTP can tell: that VM may be the next to ask.
+%%% Reading and hashing all object code of a release takes a small device seconds, and every session
+%%% asks whether the VM runs the files' code. This module owns the record of the MD5s in the state
+%%% directory, and the MD5s that this process has read so far. Losing the record only costs reading.
+%%%
+%%% Two kinds of files are not remembered. A file that came to its place within the clock's
+%%% granularity may be replaced by one that looks the same. (Its modification time does not tell,
+%%% because it is set when the file is installed.) And if only a VM of another OTP release can tell
+%%% a file's MD5, that VM may be the next to ask.
 -module(relsync_lib_known).
 
 -export([md5/4, current/1, read/1, write/2]).
@@ -13,10 +16,10 @@
 -include_lib("kernel/include/file.hrl").
 
 -define(READ, relsync_known).
-%% How long a file has been what it is before it is remembered, in seconds.
+%% The age in seconds from which a file is remembered.
 -define(MIN_AGE, 2).
 
-%% @doc The MD5 of the code of a module's file.
+%% @doc Returns the MD5 of the code in a module's file.
 -spec md5(module(), file:filename(), relsync_lib_reload_plan:known(), #{max_beam_bytes := pos_integer(), _ => _}) ->
     {ok, binary()} | {error, relsync_lib_beam:reason()}.
 md5(Module, File, Known, Limits) ->
@@ -46,7 +49,7 @@ read_module(Module, File, Limits) ->
         none ->
             relsync_lib_beam:read_module(Module, File, Limits);
         {Archive, Member} ->
-            %% The VM remembers an archive as it was: what it says of one may be old.
+            %% The VM remembers an archive as it was, so its answer may be outdated.
             case zip:extract(Archive, [memory, {file_list, [Member]}]) of
                 {ok, [{_, Beam} | _]} -> named(Module, relsync_lib_beam:md5(Beam), Beam);
                 _ -> {error, enoent}
@@ -76,12 +79,12 @@ stat(File) ->
         {error, Reason} -> {error, Reason}
     end.
 
-%% @doc What this process knows of files, to be remembered.
+%% @doc Returns this process's knowledge of files, to be remembered.
 -spec current([file:filename()]) -> relsync_lib_reload_plan:known().
 current(Files) ->
     maps:with(Files, read_so_far()).
 
-%% @doc Reads the record; what is damaged or missing is read from the files again.
+%% @doc Reads the record. Damaged or missing parts are read from the files again.
 -spec read(relsync_lib_state:dir()) -> relsync_lib_reload_plan:known().
 read(Dir) ->
     case relsync_lib_state:read_code(Dir) of
@@ -89,7 +92,7 @@ read(Dir) ->
         _ -> #{}
     end.
 
-%% @doc Replaces the record. Where there is no state directory, or none that can be written, nothing is remembered.
+%% @doc Replaces the record. Without a writable state directory, nothing is remembered.
 -spec write(relsync_lib_state:dir(), relsync_lib_reload_plan:known()) -> ok.
 write(Dir, Known) ->
     case relsync_lib_state:read_current(Dir) of

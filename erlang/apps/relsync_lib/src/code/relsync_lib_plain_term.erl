@@ -1,9 +1,9 @@
-%% @doc Reads terms that others wrote, in the external format or as text, without making an atom of them.
+%% @doc Reads foreign terms, in the external format or as text, without making atoms of them.
 %%
-%% An atom is never given back by the VM, so the names in a file decide nothing here: an atom comes as
-%% `{atom, Name}', a string as `{string, Utf8}', what is of no use to a reader of releases (funs, maps, pids, floats) as
-%% `opaque'. The size, the number of terms and their depth have limits, so that any bytes are read in bounded memory and time.
-%% Pure.
+%% The VM never frees an atom, so the names in a file decide nothing here. An atom is returned as
+%% `{atom, Name}', a string as `{string, Utf8}'. Terms that a reader of releases does not need
+%% (funs, maps, pids, floats) are returned as `opaque'. The size, the number of terms and their
+%% depth have limits. So any bytes are read in bounded memory and time. This module is pure.
 -module(relsync_lib_plain_term).
 
 -export([external/1, text/1, format_error/1]).
@@ -21,7 +21,7 @@
 
 -define(VERSION, 131).
 
-%% @doc Reads the external format, `term_to_binary/1'. Compressed terms are refused.
+%% @doc Reads the external format of `term_to_binary/1'. Compressed terms are refused.
 -spec external(binary()) -> {ok, plain()} | {error, error()}.
 external(Bytes) when byte_size(Bytes) > ?MAX_BYTES ->
     {error, {too_large, ?MAX_BYTES}};
@@ -35,7 +35,7 @@ external(<<?VERSION, Bytes/binary>>) ->
 external(_) ->
     {error, not_a_term}.
 
-%% Each clause takes one term off the bytes; `Left' counts how many more there may be.
+%% Each clause takes one term off the bytes. `Left' is the number of terms that may still follow.
 term(_, 0, _) -> throw(malformed);
 term(_, _, 0) -> throw(malformed);
 term(<<97, N, Rest/binary>>, _, Left) -> {N, Rest, Left - 1};
@@ -103,8 +103,8 @@ chars([First | _] = Items) when is_integer(First), First >= 0 ->
 chars(Items) ->
     Items.
 
-%% @doc Reads one term as `file:consult/1' would: tuples, lists, atoms, strings and integers, comments between them. A byte
-%% that is no UTF-8 makes all of the text Latin-1.
+%% @doc Reads one term as `file:consult/1' would: tuples, lists, atoms, strings and integers, with
+%% comments between them. If a byte is not UTF-8, the whole text counts as Latin-1.
 -spec text(binary()) -> {ok, plain()} | {error, error()}.
 text(Bytes) when byte_size(Bytes) > ?MAX_BYTES ->
     {error, {too_large, ?MAX_BYTES}};
@@ -160,7 +160,7 @@ items(Bytes, Close, Depth, Left, Items) ->
         _ -> throw(malformed)
     end.
 
-%% Strings that follow each other are one.
+%% Consecutive strings are one string.
 strings(Parts, <<"\"", Rest/binary>>, Left) when Left > 0 ->
     {More, After} = quoted(Rest, $", []),
     strings([More | Parts], skip(After), Left - 1);

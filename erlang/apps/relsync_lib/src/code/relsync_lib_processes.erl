@@ -1,8 +1,9 @@
-%%% Answers questions about the processes of this node: who still runs old code of a module, who lives
-%%% on a module that is about to be removed, who has a given group leader.
+%%% Answers questions about the processes of this node. Which ones still run old code of a module?
+%%% Which ones depend on a module that is about to be removed? Which ones have a given group leader?
 %%%
-%%% It does not load, purge or delete code, and changes a process only in `adopt/1' (a new group
-%%% leader) and `kill_linked/2'. Nothing is left running when a function of this module returns.
+%%% It does not load, purge or delete code. It changes a process only in `adopt/1' (a new group
+%%% leader) and `kill_linked/2'. When a function of this module returns, none of its processes is
+%%% left.
 -module(relsync_lib_processes).
 
 -export([old_code_users/2, await_leaving/2, residents/2, alone/2, adopt/1, kill_linked/2, format_users/1]).
@@ -11,34 +12,34 @@
 
 -type info() :: #{name => atom(), initial => mfa() | undefined, current => mfa() | undefined}.
 -type user() :: {pid(), info()}.
-%% How many processes there are, and the first few of them.
+%% The number of processes, and the first few of them.
 -type users() :: {Module :: module(), Count :: pos_integer(), [user()]}.
 -type options() :: #{
-    %% How many processes are described per module.
+    %% The number of processes to describe per module.
     max_users := non_neg_integer(),
-    %% After how many milliseconds a process that gives no answer counts as a user.
+    %% The milliseconds after which a process that gives no answer counts as a user.
     check_timeout := timeout(),
-    %% For how long `await_leaving/2' waits.
+    %% The time that `await_leaving/2' waits.
     leave_ms => non_neg_integer(),
     _ => _
 }.
 
-%% Requests under way at once: enough to keep all schedulers busy, few enough to bound the mailbox.
+%% The number of requests at once. It keeps all schedulers busy and bounds the mailbox.
 -define(WINDOW, 256).
-%% How often those are asked again that run old code.
+%% The pause before asking again the processes that run old code.
 -define(LEAVE_AGAIN_MS, 20).
 
 %% @doc Lists the processes that a purge of the old code of `Modules' would kill.
 %%
-%% The question is the one that the code purger asks (`erlang:check_process_code/3'), so is the answer.
-%% A process that cannot be asked within the time limit is counted as a user.
+%% The code purger asks the same question (`erlang:check_process_code/3') and gets the same answer.
+%% A process that cannot be asked within the time limit counts as a user.
 -spec old_code_users([module()], options()) -> [users()].
 old_code_users(Modules, #{max_users := Max} = Options) ->
     Users = users(Modules, erlang:processes(), Options),
     [summary(M, Pids, Max) || {M, Pids} <- lists:sort(maps:to_list(Users))].
 
-%% @doc Waits until no process runs the old code of `Modules', for `leave_ms' at most. Only those that do so at
-%% first are asked again.
+%% @doc Waits until no process runs the old code of `Modules', for at most `leave_ms'. Only
+%% processes that ran it at first are asked again.
 -spec await_leaving([module()], options()) -> ok.
 await_leaving(Modules, #{leave_ms := Ms} = Options) ->
     await_leaving(Modules, erlang:processes(), deadline(Ms), Options).
@@ -58,8 +59,8 @@ await_leaving(Modules, Pids, Deadline, Options) ->
             end
     end.
 
-%% @doc Lists the processes that were started in one of `Modules' or have it on their stack: those that
-%% fail at the next call when the module is gone.
+%% @doc Lists the processes that were started in one of `Modules' or have it on their stack. When
+%% the module is gone, they fail at the next call.
 -spec residents([module()], options()) -> [users()].
 residents([], _Options) ->
     [];
@@ -68,11 +69,11 @@ residents(Modules, #{max_users := Max}) ->
     Found = lists:foldl(fun add_resident/2, Wanted, erlang:processes()),
     [summary(M, lists:reverse(Pids), Max) || {M, [_ | _] = Pids} <- lists:sort(maps:to_list(Found))].
 
-%% @doc Calls a function in a process of its own while no other process of the VM runs, but for those that
-%% load code and the VM's own. The function may call the one that it gets: that lets the others go on if
-%% `stand_still_ms' have passed.
+%% @doc Calls a function in a process of its own while no other process of the VM runs. Only
+%% processes that load code and the VM's own still run. The function gets another function as
+%% argument. Calling that one lets the others continue if `stand_still_ms' have passed.
 %%
-%% What the others wait for meanwhile is not lost: messages, timers and ports stay. They go on, too, if the
+%% Messages, timers and ports that the others wait for are not lost. The others also continue if the
 %% process of the function is killed.
 -spec alone(fun((fun(() -> ok)) -> Result), #{stand_still_ms := pos_integer(), _ => _}) -> Result.
 alone(Fun, #{stand_still_ms := Max}) ->
@@ -90,14 +91,15 @@ alone(Fun, #{stand_still_ms := Max}) ->
         Result
     end).
 
-%% @doc Gives every process whose group leader is `Leader' the node's own one instead, so that its output
-%% goes on when `Leader' ends. Returns how many there were.
+%% @doc Replaces the group leader `Leader' of every process that has it by the node's own one, so
+%% that output works after `Leader' ends. Returns the number of these processes.
 -spec adopt(pid()) -> non_neg_integer().
 adopt(Leader) ->
     adopt(Leader, home(), 0).
 
-%% @doc Kills `Pid' and the processes linked to it, directly or through others, that belong to the group
-%% of `Leader'. Processes of the running system to which it has linked itself are not killed by this.
+%% @doc Kills `Pid' and the processes linked to it, directly or through others, that belong to the
+%% group of `Leader'. It does not kill processes of the running system that `Pid' has linked itself
+%% to.
 -spec kill_linked(pid(), pid()) -> ok.
 kill_linked(Pid, Leader) ->
     Group = linked([Pid], Leader, [Pid]),
@@ -130,7 +132,8 @@ check_modules(Modules, Pids, Deadline) ->
         lists:reverse(lists:sort(Users))
     ).
 
-%% Each process is asked for all modules together: that it has to be woken for the answer costs more than the answer.
+%% Each process is asked about all modules together, because waking it for an answer costs more than
+%% the answer.
 check([], Waiting, _How, Users) when map_size(Waiting) =:= 0 ->
     Users;
 check([Pid | Pids], Waiting, {Modules, Window, Ref, _} = How, Users) when map_size(Waiting) < Window ->
@@ -149,18 +152,20 @@ check(Pids, Waiting, {_, _, Ref, Deadline} = How, Users) ->
 
 %% Standing still
 
-%% Without these no code can be loaded.
+%% Without these processes, no code can be loaded.
 -define(RUN_ON, [init, code_server, erl_prim_loader]).
-%% Processes that each start the next one and end are never all stopped.
+%% The maximum number of passes. Processes that each start the next one and end are never all
+%% stopped.
 -define(MAX_PASSES, 5).
-%% For how long no answer comes at most.
+%% The maximum time without an answer.
 -define(SILENT_MS, 100).
 
 suspend_others(Deadline) ->
     RunOn = [self() | [whereis(Name) || Name <- ?RUN_ON]],
     suspend_others(maps:from_list([{Pid, true} || Pid <- RunOn]), ?MAX_PASSES, Deadline, []).
 
-%% Whoever was not stopped yet may have started others meanwhile, so this goes on until a pass finds nobody.
+%% A process that is not stopped yet may have started others. So this continues until a pass finds
+%% none.
 suspend_others(_Seen, 0, _Deadline, Stopped) ->
     Stopped;
 suspend_others(Seen, Passes, Deadline, Stopped) ->
@@ -182,8 +187,8 @@ suspend(Pid, Tag) ->
         error:badarg -> false
     end.
 
-%% A process answers when it has stopped, or ended; one that is in a native function does so when it returns, and is
-%% not waited for.
+%% A process answers when it has stopped or ended. A process in a native function answers when that
+%% returns, and is not waited for.
 await_suspended(0, _Tag, _Deadline) ->
     ok;
 await_suspended(Count, Tag, Deadline) ->
@@ -192,7 +197,7 @@ await_suspended(Count, Tag, Deadline) ->
     after min(?SILENT_MS, remaining(Deadline)) -> ok
     end.
 
-%% It may have been resumed, or ended, before.
+%% The process may have been resumed before, or have ended.
 resume(Pids) ->
     lists:foreach(
         fun(Pid) ->
@@ -205,7 +210,7 @@ resume(Pids) ->
         Pids
     ).
 
-%% Runs a function in a process of its own, so that late answers reach nobody's mailbox.
+%% Runs a function in a process of its own, so that late answers reach no other mailbox.
 apart(Fun) ->
     {Pid, Monitor} = relsync_lib_worker:start_monitored(fun() -> exit({result, Fun()}) end),
     receive
@@ -239,7 +244,8 @@ add_resident(Module, Pid, Found) ->
         #{} -> Found
     end.
 
-%% The module in which a process of `proc_lib' (a gen_server's callback, say) was started.
+%% Returns the module in which a process of `proc_lib' was started, for example a gen_server's
+%% callback module.
 first_module(Pid) ->
     try proc_lib:translate_initial_call(Pid) of
         {Module, _Function, _Arity} -> Module
@@ -285,7 +291,7 @@ format_user({Pid, _}) ->
 
 %% Group leaders and links
 
-%% Members may start others meanwhile, so this goes on until a pass finds nobody.
+%% Members may start others meanwhile. So this continues until a pass finds none.
 adopt(Leader, Home, Count) ->
     case [P || P <- erlang:processes(), P =/= Leader, has_leader(P, Leader)] of
         [] ->

@@ -1,33 +1,37 @@
-%% @doc What a release boots: the files that OTP's tools write below `releases'.
+%% @doc The boot of a release, read from the files that OTP's tools write below `releases'.
 %%
-%% Reads `releases/start_erl.data', the version's `.rel' file and its boot script, and gives data: which ERTS and which
-%% applications in which versions a start uses, from which directories, and which modules it loads. The bytes come from the
-%% caller, who knows whether a path means what lies there now or what will lie there after an update. Pure: it touches no file
-%% and no code server, and makes no atom of what it reads.
+%% This module reads `releases/start_erl.data', the version's `.rel' file and its boot script. It
+%% returns data: the ERTS, the applications with their versions and directories, and the modules
+%% that a start loads. The caller gives the bytes. It knows whether a path means the present file or
+%% the one after an update. This module is pure: it uses no file and no code server, and makes no
+%% atoms from the bytes.
 %%
-%% A directory is relative to the release's root where it lies there (`lib/sample-1.0/ebin'), absolute elsewhere, and begins with
-%% `$' where a variable is not known (`$RELEASE_LIB/sample-1.0/ebin'). What is relative to the VM's working directory counts as below
-%% `$PWD'. A part `..' is resolved by name, not by the file system.
+%% A directory below the release's root is relative to it (`lib/sample-1.0/ebin'). Elsewhere it is
+%% absolute. It begins with `$' if a variable is unknown (`$RELEASE_LIB/sample-1.0/ebin'). A path
+%% relative to the VM's working directory counts as below `$PWD'. A part `..' is resolved by name,
+%% not by the file system.
 -module(relsync_lib_release).
 
 -export([named/1, read/3, boot/3, directory/3, format_error/1]).
 
 -export_type([read/0, variables/0, named/0, release/0, boot/0, load/0, directory/0, error/0]).
 
-%% Gives the bytes of a path relative to the release's root.
+%% Returns the bytes of a path relative to the release's root.
 -type read() :: fun((relsync_lib_path:path()) -> {ok, binary()} | {error, term()}).
-%% The values of `$ROOT' and of what `-boot_var' sets, by name without the `$'; or how they follow from the ERTS version.
+%% The values of `$ROOT' and of the variables that `-boot_var' sets, by name without the `$'. A
+%% function computes them from the ERTS version.
 -type variables() :: #{binary() => binary()} | fun((Erts :: binary()) -> #{binary() => binary()}).
 -type directory() :: binary().
 -type application() :: {Name :: binary(), Version :: binary()}.
 -type named() :: #{erts := binary(), version := binary()}.
-%% Modules that are loaded from the directories of that moment: those of the kernel in any case, the others only in embedded mode.
+%% The modules of one load command, and the directories of that moment. The kernel's modules are
+%% loaded in any case, the others only in embedded mode.
 -type load() :: {kernel | application, [directory()], Modules :: [binary()]}.
 -type boot() :: #{
     name := binary(),
     version := binary(),
     applications := [application()],
-    %% What the code path is after the start, in order.
+    %% The code path after the start, in order.
     path := [directory()],
     loads := [load()]
 }.
@@ -36,11 +40,11 @@
     version := binary(),
     %% The release's own name.
     name := binary(),
-    %% In the order of the `.rel' file, or if there is none of the boot script.
+    %% In the order of the `.rel' file, or of the boot script if there is none.
     applications := [application()],
     path := [directory()],
     loads := [load()],
-    %% The boot file that all this was read from.
+    %% The boot file that all of this was read from.
     boot := relsync_lib_path:path()
 }.
 -type error() ::
@@ -50,10 +54,12 @@
 
 -define(START_ERL_DATA, <<"releases/start_erl.data">>).
 -define(MAX_START_ERL_BYTES, 4096).
-%% Directories of a path, and times that modules are loaded: each of the latter has the path of its moment.
+%% The maximum number of directories in a path, and of load commands, each of which has the path of
+%% its moment.
 -define(MAX_ITEMS, 8192).
 
-%% @doc Reads which version `releases/start_erl.data' names, and for which ERTS; `none' where there is no such file.
+%% @doc Reads the version and the ERTS that `releases/start_erl.data' names; returns `none' if the
+%% file does not exist.
 -spec named(read()) -> {ok, named()} | none | {error, error()}.
 named(Read) ->
     case Read(?START_ERL_DATA) of
@@ -77,8 +83,8 @@ named(Erts, Version) ->
 words(Bytes) ->
     [Word || Word <- binary:split(Bytes, [<<" ">>, <<"\t">>, <<"\r">>, <<"\n">>], [global]), Word =/= <<>>].
 
-%% @doc Reads what a start of the version that `releases/start_erl.data' names uses. `Roots' are the names under which the release's
-%% root is known, without a slash at the end.
+%% @doc Reads the needs of a start of the version that `releases/start_erl.data' names. `Roots' are
+%% the names of the release's root, without a slash at the end.
 -spec read(read(), Roots :: [binary()], variables()) -> {ok, release()} | none | {error, error()}.
 read(Read, Roots, Variables) ->
     case named(Read) of
@@ -101,7 +107,8 @@ read(Read, Roots, Variables) ->
             Other
     end.
 
-%% `start.boot' is OTP's name for it; releases of older tools have one of the release's name, which then only `RELEASES' tells.
+%% OTP calls the file `start.boot'. Older tools give it the release's name, which only `RELEASES'
+%% tells.
 boot_file(Read, Version) ->
     first(Read, [below(Version, <<"start.boot">>) | [below(Version, <<Name/binary, ".boot">>) || Name <- release_names(Read, Version)]]).
 
@@ -195,7 +202,7 @@ script(Commands, Roots, Variables) ->
         lists:foldl(fun(Command, State) -> command(Command, State, Roots, Variables) end, Empty, Commands),
     #{applications => lists:reverse(Applications), path => Path, loads => lists:reverse(Loads)}.
 
-%% What follows decides nothing that is asked here: progress, kernel processes, starts of applications.
+%% The other commands do not matter here: progress, kernel processes, starts of applications.
 command({{atom, <<"path">>}, Path}, State, Roots, Variables) when is_list(Path) ->
     State#{path := [directory(Dir, Roots, Variables) || {Kind, Dir} <- Path, Kind =:= string orelse Kind =:= atom]};
 command({{atom, <<"primLoad">>}, Modules}, #{stage := Stage, path := Path, loads := Loads} = State, _, _) when is_list(Modules) ->
@@ -217,7 +224,7 @@ application({{atom, <<"application">>}, {atom, Name}, Keys}, #{applications := A
 application(_, State) ->
     State.
 
-%% @doc Tells where a directory lies that a boot script names.
+%% @doc Returns the place of a directory that a boot script names.
 -spec directory(binary(), Roots :: [binary()], #{binary() => binary()}) -> directory().
 directory(Written, Roots, Variables) ->
     Absolute = expand(Written, Variables),

@@ -1,4 +1,5 @@
-%%% Brings the code that runs in line with the files of the release: the plan, and how it is carried out.
+%%% Brings the running code in line with the files of the release: makes the plan and carries it
+%%% out.
 %%%
 %%% | when               | call                         | touches                                        |
 %%% |--------------------|------------------------------|------------------------------------------------|
@@ -7,31 +8,37 @@
 %%% | after the switch   | `reload/1'                   | code, code path, in mode `apps' applications   |
 %%% | after a roll back  | `relsync_lib_reload_undo:undo/1' | the same, back; the old files are in place     |
 %%%
-%%% It does not write files, and works on the code through `relsync_lib_code' only. Invariants: what can be
-%%% refused is refused by `plan/4' or `check_users/1'; all modules go in at once, but for those with `-on_load', which follow one
-%%% by one; the code that was there becomes old code and stays, for funs of it may be anywhere, until the next reload
-%%% needs its place; a module that runs from a file outside the release, and every module of the agent itself, is left
-%%% alone; nothing but the directories of the release enters or leaves the code path. An error of `reload/1'
-%%% leaves a mix of code only until the caller has restored the files and undone it with what it was given.
+%%% It writes no files, and changes code only through `relsync_lib_code'. Invariants:
+%%%
+%%% - Everything that can be refused is refused by `plan/4' or `check_users/1'.
+%%% - All modules are loaded at once, except those with `-on_load', which follow one by one.
+%%% - The previous code becomes old code and stays until the next reload needs its place, because
+%%%   funs of it may be anywhere.
+%%% - A module that runs from a file outside the release is left alone, and so is every module of
+%%%   the agent.
+%%% - Only directories of the release enter or leave the code path.
+%%%
+%%% An error of `reload/1' leaves a mix of code. The caller then restores the files, and undoes the
+%%% reload with the term that `reload/1' returned.
 -module(relsync_lib_reload).
 
 -export([plan/4, acting/1, check_users/1, spare_users/1, reload/1, notes/1, ended_text/1, format_error/1]).
 
 -export_type([mode/0, plan/0, result/0, reason/0]).
 
-%% `soft' refuses to kill; `hard' purges whoever is in the way; `apps' stops and starts the applications
-%% concerned around a purge; `none' and `vm' touch no code.
+%% `soft' refuses to kill; `hard' purges, and kills the processes in the way. `apps' stops and
+%% starts the applications concerned around a purge. `none' and `vm' do not touch code.
 -type mode() :: soft | hard | none | apps | vm.
 
 -opaque plan() :: #{
     mode := mode(),
     limits := map(),
-    %% The one that changes first.
+    %% The root that changes comes first.
     roots := [relsync_lib_code_path:root()],
     items := [relsync_lib_reload_plan:item()],
     path := relsync_lib_code_path:plan(),
     apps := [relsync_lib_apps:app()],
-    %% What the `.app' files of these say before the switch.
+    %% The environments in the `.app' files of these applications before the switch.
     defaults := relsync_lib_apps:environments(),
     %% Applications whose version may follow their new `.app' files.
     versions := relsync_lib_app_versions:before()
@@ -39,22 +46,23 @@
 
 -type result() :: #{
     modules := [{module(), relsync_lib_reload_plan:status()}],
-    %% What more there is to say of some of them.
+    %% More information about some of the modules.
     details := #{module() => unicode:chardata()},
-    %% Processes that were killed, and processes that go on with the previous code.
+    %% The processes that were killed, and the processes that still run the previous code.
     killed := [relsync_lib_processes:users()],
     lingering := [relsync_lib_processes:users()],
-    %% Modules whose old code went, and did not come back: if there are funs of it, they have no code any more.
+    %% The modules whose old code was purged and did not return. Their remaining funs have no code
+    %% any more.
     ended := [module()],
     joined := [file:filename()],
     left := [file:filename()],
     restarted := [atom()],
-    %% Applications whose version stays what it was until the VM restarts.
+    %% The applications whose version stays the old one until the VM restarts.
     behind := [relsync_lib_app_versions:behind()],
     vm_restart := boolean()
 }.
 
-%% Of how many modules that cannot be loaded the reason is said.
+%% The number of modules that cannot be loaded for which an error gives the reason.
 -define(MAX_NOT_LOADABLE, 10).
 
 -type reason() ::
@@ -63,18 +71,19 @@
     | {not_as_planned, module(), file:filename()}
     | {apps, relsync_lib_apps:reason()}.
 
-%% How many processes are asked at most, times modules, for what is only said: a few tenths of a second.
+%% The maximum number of processes times modules that are asked for information only. It takes a few
+%% tenths of a second.
 -define(CHEAP_QUESTIONS, 50000).
-%% How many modules one sentence names.
+%% The number of modules that one sentence names.
 -define(MAX_NAMES, 5).
 
 %%--------------------------------------------------------------------------------------------------
 %% Plan
 %%--------------------------------------------------------------------------------------------------
 
-%% @doc Plans how the running code follows `Changes' under `Root', and reads and tries the new beams.
+%% @doc Plans how the running code follows `Changes' under `Root'. Reads and tries the new beams.
 %%
-%% Fails if a beam is none or cannot be loaded by this VM.
+%% Fails if a beam is invalid or this VM cannot load it.
 -spec plan(file:filename(), [relsync_lib_reload_plan:change()], mode(), relsync_lib_reload_plan:limits()) ->
     {ok, plan()} | {error, reason()}.
 plan(Root, Changes, Mode, Limits0) ->
@@ -112,8 +121,8 @@ decide(#{mode := apps, items := Items} = Plan, Changes) ->
 decide(Plan, _Changes) ->
     Plan.
 
-%% @doc Says, in mode `soft', whether a process would be killed or lose its code. That is asked once `presync' has
-%% stopped whatever it stops.
+%% @doc Says, in mode `soft', whether a process would be killed or lose its code. It is called after
+%% `presync', which may have stopped processes.
 -spec check_users(plan()) -> ok | {error, reason()}.
 check_users(#{mode := soft, items := Items, limits := Limits}) ->
     case [Users || #{status := in_use, users := Users} <- relsync_lib_reload_outlook:with_users(Items, Limits)] of
@@ -123,15 +132,16 @@ check_users(#{mode := soft, items := Items, limits := Limits}) ->
 check_users(_Plan) ->
     ok.
 
-%% @doc Leaves out, in mode `soft', the modules that `check_users/1' would refuse for: nobody is killed, and the rest goes in.
+%% @doc Removes, in mode `soft', the modules for which `check_users/1' would refuse. No process is
+%% killed, and the other modules are loaded.
 -spec spare_users(plan()) -> plan().
 spare_users(#{mode := soft, items := Items, limits := Limits} = Plan) ->
     Plan#{items := relsync_lib_reload_outlook:with_users(Items, Limits)};
 spare_users(Plan) ->
     Plan.
 
-%% Has the VM prepare each new module, one at a time to bound the memory, and drops the outcome: a beam
-%% that this VM cannot load is found before the switch.
+%% Prepares each new module and drops the result, one at a time to bound the memory. So a beam that
+%% this VM cannot load is found before the switch.
 try_beams(Items, _Groups, Mode, _Limits) when Mode =:= none; Mode =:= vm ->
     Items;
 try_beams(Items, Groups, _Mode, Limits) ->
@@ -149,7 +159,7 @@ try_beam(#{module := M, path := Rel, status := S} = Item, Groups, Limits) when S
 try_beam(Item, _Groups, _Limits) ->
     Item.
 
-%% Notes whether the module has an `-on_load' function.
+%% Records whether the module has an `-on_load' function.
 try_loading(#{module := Module, path := Rel} = Item, Beam) ->
     case relsync_lib_code:prepare([{Module, Rel, Beam}]) of
         {ok, _Prepared} -> Item#{on_load => false};
@@ -167,7 +177,7 @@ acting(#{items := Items}) -> [M || #{module := M, status := S} <- Items, lists:m
 %% Reload
 %%--------------------------------------------------------------------------------------------------
 
-%% @doc Carries out a plan after the switch. On an error the caller restores the files and calls
+%% @doc Carries out a plan after the switch. On an error, the caller restores the files and calls
 %% `relsync_lib_reload_undo:undo/1'.
 -spec reload(plan()) -> {ok, result(), Undo} | {error, reason(), Undo} when
     Undo :: relsync_lib_reload_undo:undo().
@@ -189,7 +199,7 @@ reload(Plan) ->
     ],
     run_steps(Steps, #{plan => Plan, result => result(Plan), undo => no_undo(Plan)}).
 
-%% What does not run may be loaded at any moment from now on.
+%% From now on, a module that does not run may be loaded at any moment.
 no_undo(#{mode := Mode, limits := Limits, items := Items}) ->
     (relsync_lib_reload_undo:none(Mode, Limits))#{idle := [M || #{module := M, status := notloaded} <- Items]}.
 
@@ -215,14 +225,15 @@ result(#{items := Items}) ->
         vm_restart => lists:any(fun needs_vm_restart/1, Items)
     }.
 
-%% What another directory of the code path hides does not run, whatever the update brought.
+%% A module that another directory of the code path hides does not run, whatever the update
+%% contains.
 needs_vm_restart(#{status := shadowed, module := M}) -> erlang:module_loaded(M);
 needs_vm_restart(#{status := S}) -> lists:member(S, [nif, sticky, preloaded, archive, in_use]).
 
 items(Statuses, #{plan := #{items := Items}}) ->
     [I || #{status := S} = I <- Items, lists:member(S, Statuses)].
 
-%% Reads the new modules where they will be found from now on, and holds them against the plan.
+%% Reads the new modules from their new places, and compares them with the plan.
 read_live(#{plan := #{roots := [Root | _] = Roots, path := PathPlan, limits := Limits}} = State) ->
     {NewPath, Steps} = relsync_lib_code_path:change(PathPlan, relsync_lib_code:path(), Roots),
     try
@@ -294,7 +305,8 @@ joined({add_before, _Other, New}) -> [New];
 joined({add, New}) -> [New];
 joined({delete, _Old}) -> [].
 
-%% New code may ask for what its `.app' file says, so that goes before. What is stopped reads it when it is loaded again.
+%% New code may ask for values of its `.app' file, so the files are read first. Stopped applications
+%% read theirs when they are loaded again.
 follow_versions(#{plan := #{versions := Before, apps := Apps, items := Items}, undo := Undo, result := Result} = State) ->
     Waiting = [
         relsync_lib_code_path:app_name(filename:dirname(Rel))
@@ -303,7 +315,7 @@ follow_versions(#{plan := #{versions := Before, apps := Apps, items := Items}, u
     {Followed, Behind} = relsync_lib_app_versions:follow(Before, Waiting, [App || {App, _} <- Apps]),
     {ok, State#{undo := Undo#{followed := Followed}, result := Result#{behind := Behind}}}.
 
-%% Old code makes room as late as this, so that as little time as possible passes without either.
+%% Old code is purged this late so that the time without either code is as short as possible.
 finish(#{prepared := Prepared, old := Old, ends := Ended, undo := Undo, plan := #{mode := Mode, limits := Limits}} = State) ->
     Next = State#{undo := Undo#{restore := restorable(State), forget := [M || #{module := M} <- items([load], State)]}},
     Load = fun() -> relsync_lib_code:finish(Prepared) end,
@@ -333,15 +345,15 @@ delete_removed(#{plan := #{mode := Mode, limits := Limits}} = State) ->
     relsync_lib_code:delete(Removed),
     case Mode of
         soft ->
-            %% Who came in since it was asked keeps the old code and shows as lingering.
+            %% A process that came since the check keeps the old code, and is reported as lingering.
             {ok, State};
         _ ->
             {ok, Killed} = relsync_lib_code:purge(Removed, Mode, Limits),
             {ok, ended(Ended, killed(Killed, State))}
     end.
 
-%% Who goes on with the code that was there is reported where that costs little: they are in the way of the next
-%% reload, which asks anyhow.
+%% Reports the processes that still run the previous code, if that costs little. They are in the way
+%% of the next reload, which asks anyway.
 look_for_lingering(#{plan := #{limits := Limits}, result := Result} = State) ->
     Modules = [M || #{module := M} <- items([reload, remove], State)],
     Users =
@@ -380,7 +392,7 @@ start_again(Present, Ran, Gone, Timeout) ->
 %% Reasons
 %%--------------------------------------------------------------------------------------------------
 
-%% @doc Says in sentences whom a reload hit.
+%% @doc Says in sentences which processes and applications a reload affected.
 -spec notes(result()) -> [iodata()].
 notes(#{killed := Killed, lingering := Lingering, restarted := Restarted, ended := Ended, behind := Behind}) ->
     [["killed for running old code: ", relsync_lib_processes:format_users(Users)] || Users <- Killed] ++
@@ -389,7 +401,7 @@ notes(#{killed := Killed, lingering := Lingering, restarted := Restarted, ended 
         [io_lib:format("restarted the application ~tp", [App]) || App <- Restarted] ++
         relsync_lib_app_versions:notes(Behind).
 
-%% @doc Says what became of funs that nobody can see.
+%% @doc Describes funs that lost their code. Nobody can see these funs.
 -spec ended_text([module(), ...]) -> iodata().
 ended_text(Modules) ->
     Shown = lists:join(", ", [io_lib:format("~tp", [M]) || M <- lists:sublist(Modules, ?MAX_NAMES)]),

@@ -1,8 +1,8 @@
-%%% Looks at what runs, and says what a change of the release's files means for it.
+%%% Looks at the running code, and says what a change of the release's files means for it.
 %%%
-%%% Brings together what `relsync_lib_reload_plan' and `relsync_lib_code_path' decide from: the code, its users, the
-%%% code path now and after the switch, what its directories hold, and what runs other code than its file holds. It
-%%% changes nothing.
+%%% It collects the facts that `relsync_lib_reload_plan' and `relsync_lib_code_path' decide from.
+%%% These are the code, its users, the code path now and after the switch, and the content of its
+%%% directories. It also finds code that differs from its file. It changes nothing.
 -module(relsync_lib_reload_outlook).
 
 -export([outlook/4, look/4, stale/2, with_users/2, concerned/2]).
@@ -14,7 +14,8 @@
     [relsync_lib_code_path:root()]
 }.
 
-%% What is known of one moment: the tree after the switch, the path with its directories, and what they hold.
+%% The facts of one moment: the tree after the switch, the path with its directories, and their
+%% content.
 -record(view, {
     root :: relsync_lib_code_path:root(),
     roots :: [relsync_lib_code_path:root()],
@@ -22,15 +23,16 @@
     plan :: relsync_lib_code_path:plan(),
     places :: [relsync_lib_code_path:place()],
     joins :: [file:filename()],
-    %% Directories under the root that are on the path, now or after the switch.
+    %% The directories under the root that are on the path, now or after the switch.
     dirs :: #{file:filename() => true},
     index :: #{string() => {own | other | outside, file:filename(), file:filename() | none}},
-    %% Modules of the release that a VM in embedded mode has from its start on.
+    %% The modules of the release that a VM in embedded mode loads at its start.
     at_start :: #{module() => true},
     archives :: [file:filename()]
 }).
 
-%% @doc Says what `relsync_lib_reload:plan/4' would decide, of modules whose new code is known by its MD5 only.
+%% @doc Says what `relsync_lib_reload:plan/4' would decide for modules whose new code is known by
+%% its MD5 only.
 -spec outlook(
     file:filename(), [relsync_lib_reload_plan:change()], relsync_lib_reload:mode(), relsync_lib_reload_plan:limits()
 ) ->
@@ -61,7 +63,7 @@ outlook(Root, Changes, Mode, Limits0) ->
             {error, Reason}
     end.
 
-%% Modules whose old code would make room for other code than itself.
+%% Lists the modules whose old code would be purged for other code than itself.
 ended(_Items, Mode) when Mode =:= none; Mode =:= vm ->
     [];
 ended(Items, _Mode) ->
@@ -72,7 +74,8 @@ ended(Items, _Mode) ->
 returns(#{module := Module, md5 := MD5}) -> relsync_lib_code:seems_held(Module, MD5);
 returns(_) -> false.
 
-%% @doc Lists the running applications that a reload in mode `apps' stops and starts, in the order in which they stop.
+%% @doc Lists the running applications that a reload in mode `apps' stops and starts, in the order
+%% of stopping.
 -spec concerned([relsync_lib_reload_plan:item()], [{added | changed | removed, file:filename()}]) ->
     [relsync_lib_apps:app()].
 concerned(Items, Changes) ->
@@ -80,8 +83,9 @@ concerned(Items, Changes) ->
     Vanishing = [relsync_lib_code_path:app_name(filename:dirname(Rel)) || {removed, Rel} <- Changes],
     relsync_lib_apps:concerned(Modules, lists:usort(Vanishing)).
 
-%% @doc Says what becomes of each module, but not whom that would hit; besides, the changes by path, what becomes of the
-%% code path, and the roots. Throws `{relsync_lib_reload_plan, Reason}' where new code cannot be read.
+%% @doc Returns the status of each module, without its users. Also returns the changes by path, the
+%% change of the code path, and the roots. Throws `{relsync_lib_reload_plan, Reason}' if new code
+%% cannot be read.
 -spec look(
     relsync_lib_code_path:root(),
     relsync_lib_reload_plan:groups(),
@@ -97,13 +101,14 @@ look(Root, Groups, Checked, #{stale := WithStale} = Limits) ->
     Items = relsync_lib_reload_plan:items(lists:usort(Modules), Groups, env(View)),
     {Items, Groups, View#view.plan, View#view.roots}.
 
-%% @doc Lists what runs other code than the file holds that the code path leads to, what of it waits for a restart of
-%% the VM, and what runs from a file of the release that is gone; besides, all files that were looked at.
+%% @doc Lists the code that differs from the file on the code path, and the part of it that waits
+%% for a restart of the VM. Also lists the code whose file in the release is gone, and all files
+%% that were looked at.
 -spec stale(relsync_lib_code_path:root(), relsync_lib_reload_plan:limits()) -> #{
     reloadable := [{module(), file:filename()}],
     waiting := [{module(), file:filename()}],
     missing := [{module(), file:filename()}],
-    %% Of these, what the release does not have any more: a reload removes it.
+    %% The part of these that the release does not have any more. A reload removes it.
     abandoned := [{module(), file:filename()}],
     files := [file:filename()]
 }.
@@ -125,10 +130,11 @@ stale(Root, Limits) ->
         files => [File || {M, _} <- Candidates, File <- file_of(M, View)]
     }.
 
-%% What a start in embedded mode would have loaded, and an update with `--reload none' has not.
+%% Lists the modules that a start in embedded mode would have loaded, and an update with
+%% `--reload none' has not.
 absent(#view{at_start = AtStart}) -> [M || M <- maps:keys(AtStart), not erlang:module_loaded(M)].
 
-%% What runs from a file that was only left for a restart of the VM, and that the new path leads nowhere for.
+%% Lists the code whose file was left only for a restart of the VM, and that is not on the new path.
 left(#view{limits = #{left := Left}}) when map_size(Left) =:= 0 ->
     [];
 left(#view{root = Root, limits = #{left := Left}} = View) ->
@@ -142,8 +148,8 @@ left(#view{root = Root, limits = #{left := Left}} = View) ->
         found(M, View) =:= none
     ].
 
-%% What runs from a file that is no part of the release, though the release has other code of that name: the code path
-%% leads there, and will at the next start.
+%% Lists the code that runs from a file outside the release, although the release has other code
+%% with that name. The code path leads to the release's file, and the next start will too.
 shadowed(Candidates, #view{root = {Root, _}, limits = #{modules := Names}} = View) ->
     [
         {M, File}
@@ -157,9 +163,9 @@ shadowed(Candidates, #view{root = {Root, _}, limits = #{modules := Names}} = Vie
         MD5 =/= relsync_lib_code:running_md5(M)
     ].
 
-%% Of that, modules that the release does not have: an update took their files away, and left the code alone. A file
-%% that the release has and that was lost comes back with the next update. What was loaded from elsewhere than the
-%% directories of code is nobody's business here.
+%% Lists the missing modules that the release does not have. An update removed their files and left
+%% the code alone. A file that the release has and that was lost returns with the next update. Code
+%% that was loaded from outside the code directories is no concern here.
 abandoned(Missing, #view{limits = #{modules := Names}, dirs = Dirs, roots = Roots}) ->
     [
         M
@@ -170,7 +176,7 @@ abandoned(Missing, #view{limits = #{modules := Names}, dirs = Dirs, roots = Root
         filename:basename(Dir) =:= "ebin" orelse is_map_key(Dir, Dirs)
     ].
 
-%% Code whose file has gone since, and that the path leads nowhere for.
+%% Lists the code whose file is gone, and that is not on the path.
 missing(#view{roots = Roots} = View) ->
     [
         {M, File}
@@ -186,7 +192,7 @@ view({Dir, _} = Root, Groups, Checked, #{roots := Others, changes := Changes, ho
     Path = relsync_lib_code:path(),
     Roots = [Root | [relsync_lib_code_path:root(R) || R <- Others]],
     Beams = [{Kind, Rel} || {Kind, Rel} <- Checked, filename:extension(Rel) =:= ".beam"],
-    %% What is left for a restart of the VM is no part of the release.
+    %% Files that are left for a restart of the VM are not part of the release.
     LeftFiles = [{removed, Rel} || Rel <- maps:keys(Left)],
     Upcoming = relsync_lib_upcoming:new([Dir | Others], [coming(C) || C <- LeftFiles ++ Checked] ++ Changes),
     Plan = relsync_lib_upcoming:code_path(
@@ -242,7 +248,8 @@ is_of_release(Name, Index) ->
         #{} -> false
     end.
 
-%% What the VM finds: of several files of one name that of the first directory.
+%% Returns the files that the VM finds. The first directory wins if several have a file with one
+%% name.
 index(Places, Upcoming) ->
     lists:foldr(
         fun({_, _, _} = Place, Index) ->
@@ -273,7 +280,8 @@ found(Module, #view{index = Index}) ->
         #{} -> none
     end.
 
-%% Files that lie in no directory of the path and are loaded from none are data, but for those in what is called `ebin'.
+%% A file is data if no directory of the path contains it and no code was loaded from it. Files in a
+%% directory named `ebin' always count as code.
 is_code(Rel, #view{dirs = Dirs, roots = Roots}) ->
     Dir = filename:dirname(Rel),
     filename:basename(Dir) =:= "ebin" orelse is_map_key(Dir, Dirs) orelse is_loaded_from(Rel, Roots).
@@ -294,7 +302,7 @@ is_loaded_from(Rel, Roots) ->
         error:_ -> false
     end.
 
-%% What directories that join the path hold.
+%% Lists the modules in directories that join the path.
 joined(#view{joins = []}) ->
     [];
 joined(#view{joins = Joins, index = Index}) ->
@@ -311,7 +319,7 @@ archived(#view{archives = Archives, roots = Roots}) ->
         lists:any(fun(A) -> is_in(Rel, A) end, Archives)
     ].
 
-%% Modules that run, and that the code path leads to a file of the release for.
+%% Lists the running modules for which the code path leads to a file of the release.
 candidates(View) ->
     [
         {M, File}
@@ -335,7 +343,7 @@ is_stale(Module, View) ->
             false
     end.
 
-%% The file as it lies there: what changes is looked at elsewhere.
+%% Returns the present file. Changes are handled elsewhere.
 file_of(Module, #view{root = {Root, _}} = View) ->
     case found(Module, View) of
         {own, _, Rel} -> [filename:join(Root, Rel)];
@@ -363,7 +371,8 @@ env(#view{root = Root, roots = Roots, joins = Joins, archives = Archives, at_sta
         max_beam_bytes => Max
     }.
 
-%% @doc Finds who would be killed, or lose its code, if modules were reloaded or removed.
+%% @doc Finds the processes that would be killed, or lose their code, if modules were reloaded or
+%% removed.
 -spec with_users([relsync_lib_reload_plan:item()], relsync_lib_reload_plan:limits()) -> [relsync_lib_reload_plan:item()].
 with_users(Items, Limits) ->
     Purged = [M || #{module := M, status := S} <- Items, S =:= reload orelse S =:= remove],

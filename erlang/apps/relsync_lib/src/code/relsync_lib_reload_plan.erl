@@ -1,10 +1,11 @@
-%%% Decides, module by module, what a change of the release's files means for the code that runs.
+%%% Decides for each module what a change of the release's files means for the running code.
 %%%
-%%% Code is what the VM loads: the file counts that the code path leads to after the switch, whatever its directory is
-%%% called. A module is the release's if that file, or the one it runs from, lies in the destination.
+%%% The file that counts is the one that the VM loads: the file on the code path after the switch,
+%%% whatever its directory is called. A module belongs to the release if that file, or the file that
+%%% it runs from, lies in the destination.
 %%%
-%%% Pure of the code server: what runs is an argument (`facts()'), the outcome are items. It reads the new
-%%% beams and looks whether files exist; it changes nothing.
+%%% This module does not use the code server: the running code is an argument (`facts()'), and the
+%%% results are items. It reads the new beams and looks whether files exist. It changes nothing.
 -module(relsync_lib_reload_plan).
 
 -export([limits/1, group/2, paths/1, names/1, archives/1, items/3, new_beam/3]).
@@ -12,8 +13,8 @@
 
 -export_type([change/0, status/0, item/0, limits/0, groups/0, facts/0, env/0, reason/0, found/0, known/0]).
 
-%% A `*.beam' or `*.ez' that the new snapshot adds, changes or removes; the file with its new content.
-%% Where only an outlook is wanted the MD5 of the new code does instead.
+%% A `*.beam' or `*.ez' file that the new snapshot adds, changes or removes, and the file with its
+%% new content. For an outlook, the MD5 of the new code is enough.
 -type change() :: {
     added | changed | removed, RelPath :: binary(), file:filename_all() | {md5, binary()} | none
 }.
@@ -55,17 +56,18 @@
 -type item() :: #{
     module := module(),
     status := status(),
-    %% Relative path and MD5 of the new code; absent where the module is removed.
+    %% The relative path and the MD5 of the new code; absent if the module is removed.
     path => file:filename(),
     md5 => binary(),
-    %% Where the new code is before the switch.
+    %% The place of the new code before the switch.
     source => file:filename_all() | {md5, binary()},
     on_load => boolean(),
-    %% The file of the new code, where it lies outside the root that changes.
+    %% The file of the new code, if it lies outside the root that changes.
     uncovered => file:filename(),
-    %% Where the code that runs can be read again once the old files are back.
+    %% The place of the running code's file once the old files are back.
     old_file => file:filename(),
-    %% What the code that runs was loaded from, or would be (`foreign', `shadowed', `offpath').
+    %% The file that the running code was loaded from, or that would be loaded (`foreign',
+    %% `shadowed', `offpath').
     where => term(),
     users => relsync_lib_processes:users()
 }.
@@ -77,37 +79,40 @@
     check_timeout => timeout(),
     on_load_timeout => timeout(),
     app_timeout => timeout(),
-    %% For how long the VM may stand still while code makes room for itself.
+    %% The time for which the VM may stand still while code is replaced by itself.
     stand_still_ms => pos_integer(),
-    %% For how long a way back waits for processes that run the code that it purges.
+    %% The time for which a way back waits for processes that run the code that it purges.
     leave_ms => non_neg_integer(),
-    %% Other directories the release runs from (the read-only one, where changes go to a writable one).
+    %% The other directories that the release runs from: the read-only one, if changes go to a
+    %% writable one.
     roots => [file:filename()],
-    %% What else changes: boot files tell which code path the new release has.
+    %% All other changes. Boot files among them tell the new release's code path.
     changes => [relsync_lib_upcoming:change()],
-    %% Directories of code that the new release has.
+    %% The directories of code that the new release has.
     holds => #{file:filename() => true},
     %% The names of its modules, and the files of each.
     modules => #{string() => [file:filename()]},
-    %% Files that stay for a restart of the VM, and are no part of the new release.
+    %% The files that stay for a restart of the VM, and are not part of the new release.
     left => #{file:filename() => true},
-    %% What files held when they were last read.
+    %% The MD5s of files when they were last read.
     known => known(),
-    %% Also reload what runs other code than the unchanged files hold (an earlier reload was cut short, or left out).
+    %% Whether to reload unchanged files too, if other code runs than they hold. An earlier reload
+    %% was interrupted, or left it out.
     stale => boolean()
 }.
 
-%% The MD5 of the code of a file, which holds as long as the file is the same by size, times and inode.
+%% The MD5 of the code in a file. It is valid as long as the file has the same size, times and
+%% inode.
 -type known() :: #{
     file:filename() => {
         {Size :: non_neg_integer(), Mtime :: integer(), Ctime :: integer(), Inode :: non_neg_integer()}, MD5 :: binary()
     }
 }.
 
-%% The changes by the path of the file.
+%% The changes, by the path of the file.
 -opaque groups() :: #{file:filename() => {added | changed | removed, file:filename_all() | {md5, binary()} | none}}.
 
-%% What runs under a module's name.
+%% The facts about the code that runs under a module's name.
 -type facts() ::
     #{loaded := false}
     | #{
@@ -124,18 +129,19 @@
     root := relsync_lib_code_path:root(),
     roots := [relsync_lib_code_path:root()],
     embedded := boolean(),
-    %% Directories that join the path.
+    %% The directories that join the path.
     joins := [file:filename()],
     find := fun((module()) -> found()),
     facts := fun((module()) -> facts()),
-    %% Archives on the path that change.
+    %% The archives on the path that change.
     archives := [file:filename()],
-    %% Directories of code that the new release has.
+    %% The directories of code that the new release has.
     holds := #{file:filename() => true},
-    %% Modules that a VM in embedded mode has from its start on, and files that are no part of the release.
+    %% The modules that a VM in embedded mode loads at its start, and the files that are not part of
+    %% the release.
     at_start := #{module() => true},
     left := #{file:filename() => true},
-    %% Where the code path leads now.
+    %% The file on the code path now.
     now := fun((module(), file:filename()) -> file:filename()),
     %% The MD5 of the code in a file that does not change.
     md5 := fun((module(), file:filename()) -> {ok, binary()} | {error, term()}),
@@ -148,10 +154,11 @@
     | {bad_beam, binary(), relsync_lib_beam:reason()}
     | {too_many_modules, pos_integer()}.
 
-%% Of how many modules of one status more is said: the link may be slow, and one is enough to go by.
+%% The number of modules with one status for which details are given. The link may be slow, and one
+%% is enough to start from.
 -define(MAX_DETAILS, 10).
 
-%% What holds where the caller says nothing else.
+%% The defaults for limits that the caller does not give.
 -define(DEFAULTS, #{
     max_beam_bytes => 64 * 1024 * 1024,
     max_modules => 50000,
@@ -170,11 +177,11 @@
     stale => true
 }).
 
-%% @doc Completes limits with those that hold where the caller says nothing.
+%% @doc Completes limits with the defaults.
 -spec limits(limits()) -> limits().
 limits(Limits) -> maps:merge(?DEFAULTS, Limits).
 
-%% @doc Checks the paths of changes and sorts them. Also answers with the paths as strings.
+%% @doc Checks the paths of changes and sorts them. Also returns the paths as strings.
 -spec group([change()], #{max_modules := pos_integer(), _ => _}) ->
     {ok, groups(), [{added | changed | removed, file:filename()}]} | {error, reason()}.
 group(Changes, #{max_modules := Max}) when length(Changes) > Max ->
@@ -188,22 +195,22 @@ group(Changes, _Limits) ->
         throw:{?MODULE, Reason} -> {error, Reason}
     end.
 
-%% @doc The paths of the modules that changes concern.
+%% @doc Returns the paths of the modules that changes concern.
 -spec paths(groups()) -> [file:filename()].
 paths(Groups) -> lists:sort([Rel || Rel <- maps:keys(Groups), is_beam(Rel)]).
 
-%% @doc The paths of the archives that changes concern.
+%% @doc Returns the paths of the archives that changes concern.
 -spec archives(groups()) -> [file:filename()].
 archives(Groups) -> lists:sort([Rel || Rel <- maps:keys(Groups), not is_beam(Rel)]).
 
-%% @doc The modules of paths, by the names of their files.
+%% @doc Returns the modules of paths, by the names of their files.
 -spec names([file:filename()]) -> [module()].
 names(Rels) -> lists:usort([list_to_atom(filename:basename(Rel, ".beam")) || Rel <- Rels]).
 
 is_beam(Rel) -> filename:extension(Rel) =:= ".beam".
 
-%% @doc Decides what happens to each of `Modules'; whom it would hit is not looked at here. Throws
-%% `{relsync_lib_reload_plan, Reason}' where new code cannot be read.
+%% @doc Decides the status of each of `Modules', without looking at their users. Throws
+%% `{relsync_lib_reload_plan, Reason}' if new code cannot be read.
 -spec items([module()], groups(), env()) -> [item()].
 items(Modules, Groups, Env) ->
     ByName = maps:fold(
@@ -215,7 +222,7 @@ items(Modules, Groups, Env) ->
     ),
     lists:append([item(M, maps:get(atom_to_list(M) ++ ".beam", ByName, []), Env) || M <- Modules]).
 
-%% @doc Reads a new module again, as it was when the plan was made.
+%% @doc Reads a new module again. It must be the same as when the plan was made.
 -spec new_beam(item(), groups(), #{max_beam_bytes := pos_integer(), _ => _}) ->
     {ok, binary()} | {error, changed}.
 new_beam(#{module := Module, source := File, md5 := MD5}, _Groups, Limits) ->
@@ -224,7 +231,8 @@ new_beam(#{module := Module, source := File, md5 := MD5}, _Groups, Limits) ->
         _ -> {error, changed}
     end.
 
-%% @doc Says of the first modules that run from elsewhere or are in use where they run from, and who uses them.
+%% @doc Describes the first modules that run from elsewhere or are in use: the place, or the
+%% processes that use them.
 -spec details([item()]) -> #{module() => unicode:chardata()}.
 details(Items) ->
     Elsewhere = [
@@ -237,8 +245,9 @@ details(Items) ->
 origin([_ | _] = File) -> relsync_lib_path:display_native(filename:dirname(File));
 origin(_) -> "no file".
 
-%% @doc Tells whether a module belongs to the agent that this one belongs to: its name begins alike. What was pushed has
-%% other names than the application relsync_lib of a release, which is code like any other to it.
+%% @doc Says whether a module belongs to the same agent as this one, by the beginning of its name. A
+%% pushed agent has other names than a release's application relsync_lib, which is ordinary code to
+%% it.
 -spec is_agent(module()) -> boolean().
 is_agent(Module) ->
     Own = atom_to_list(?MODULE),
@@ -256,13 +265,14 @@ format_error({bad_beam, Rel, Why}) ->
 format_error({too_many_modules, Max}) ->
     io_lib:format("more than ~b modules change at once", [Max]).
 
-%% Relative paths come from a snapshot: they are checked again before they are joined to the root.
+%% Relative paths come from a snapshot, so they are checked again before they are joined to the
+%% root.
 rel_path(Rel) when is_binary(Rel) ->
     Parts = binary:split(Rel, <<"/">>, [global]),
     Safe = lists:all(fun(P) -> P =/= <<>> andalso P =/= <<".">> andalso P =/= <<"..">> end, Parts),
     IsCode = lists:member(filename:extension(Rel), [<<".beam">>, <<".ez">>]),
     Name = relsync_lib_path:native(Rel),
-    %% A name that this VM's code server cannot be told is no module's.
+    %% A name that this VM's code server cannot represent is not the name of a module.
     case Safe andalso IsCode andalso binary:match(Rel, <<0>>) =:= nomatch andalso relsync_lib_path:raw(Name) =:= Rel of
         true -> Name;
         false -> fail({bad_path, Rel})
@@ -280,8 +290,8 @@ item(Module, Changed, #{find := Find, facts := FactsOf} = Env) ->
         Status -> [with_old_file(Item#{status => Status}, Running, Changed, Env)]
     end.
 
-%% What the code path leads to. Where that is nothing of the release, a module that was loaded from a file of it by other
-%% means stays with that.
+%% Returns the file on the code path. If the release has none there, a module that was loaded in
+%% another way from a file of the release keeps that file.
 target({Whose, _, _} = Found, _Running, _Changed, _Env) when Whose =/= outside ->
     Found;
 target(Found, #{rel := Rel, loaded := Loaded, primary := IsOwn}, Changed, #{left := Left}) ->
@@ -299,7 +309,8 @@ target(Found, #{rel := Rel, loaded := Loaded, primary := IsOwn}, Changed, #{left
 target(Found, _Running, _Changed, _Env) ->
     Found.
 
-%% The code at the target: that of a change, of a file that stays (`there'), or none that can be read.
+%% Returns the code at the target: that of a change, of a file that stays (`there'), or none that
+%% can be read.
 content(Module, none, _Changed, _Env) ->
     {none, #{module => Module}};
 content(Module, {own, _Dir, Rel}, Changed, #{root := {Root, _}} = Env) ->
@@ -307,7 +318,8 @@ content(Module, {own, _Dir, Rel}, Changed, #{root := {Root, _}} = Env) ->
         {Rel, {Kind, Source}} when Kind =/= removed ->
             {Kind, #{module => Module, path => Rel, source => Source, md5 => new_md5(Module, Rel, Source, Env)}};
         _ ->
-            %% Through the root: the directory may come to the path only after the switch.
+            %% The file is read through the root, because the directory may join the path only after
+            %% the switch.
             there(Module, Rel, filename:join(Root, Rel), Env)
     end;
 content(Module, {_, Dir, _}, _Changed, Env) ->
@@ -325,7 +337,7 @@ there(Module, Rel, File, #{md5 := MD5Of}) ->
 
 new_md5(_Module, _Rel, {md5, MD5}, _Env) ->
     MD5;
-%% In an outlook the file is not here yet, and of this one the host found no code.
+%% In an outlook, the file is not here yet. The host found no code in this one.
 new_md5(_Module, Rel, none, _Env) ->
     fail({bad_beam, rel_binary(Rel), not_a_beam_file});
 new_md5(Module, Rel, File, Env) ->
@@ -348,7 +360,7 @@ status(#{module := Module} = Item, Kind, Target, Running, Changed, Env) ->
         {false, _} -> running(Kind, Target, Running, Changed)
     end.
 
-%% What the VM loads when it needs the module may be something else than what changes.
+%% When the VM needs the module, it may load another file than the changed one.
 not_running(Kind, Module, {own, Dir, _}, _Changed, Env) when Kind =:= added; Kind =:= changed ->
     #{embedded := Embedded, joins := Joins, at_start := AtStart} = Env,
     case Embedded andalso (Kind =:= added orelse lists:member(Dir, Joins) orelse is_map_key(Module, AtStart)) of
@@ -378,11 +390,12 @@ not_running(_, _, {Whose, Dir, _}, Changed, _Env) ->
 
 comes(Changed) -> lists:any(fun({_, {Kind, _}}) -> Kind =/= removed end, Changed).
 
-%% The file that counts stays as it is. Another of its name may change: the release may have both (a protocol's own
-%% module and the consolidated one), or the destination is not the one that was meant.
+%% Decides for a file that stays as it is. Another file with its name may change. The release may
+%% have both (a protocol's own module and the consolidated one), or the destination is not the
+%% intended one.
 beside({Whose, Dir, Rel}, Running, Changed, #{holds := Holds}) ->
     IsHeld = Whose =:= own andalso is_map_key(filename:dirname(Rel), Holds),
-    %% The same code ran from a file that goes.
+    %% The same code ran from a file that is removed.
     IsMoved = lists:keymember(maps:get(rel, Running, none), 1, Changed),
     case {comes(Changed), Whose} of
         {true, _} when IsHeld -> {unchanged, file_in(Dir)};
@@ -396,7 +409,8 @@ file_in(Dir) -> filename:join(Dir, "beam").
 
 running(Kind, Target, Running, Changed) ->
     IsOurs = is_map_key(rel, Running),
-    %% What a program made at run time, in the place of a module of the release, is no outdated code of a file.
+    %% Code that a program made at run time, in place of a module of the release, is not outdated
+    %% code of a file.
     IsByHand = is_by_hand(map_get(loaded, Running)) andalso (Kind =/= there orelse is_file_name(map_get(loaded, Running))),
     case {is_archived(Target), Target} of
         {true, _} -> archive;
@@ -415,20 +429,21 @@ is_archived(none) -> false.
 lies_in(#{rel := Rel}, Archives) -> lists:any(fun(A) -> lists:prefix(A ++ "/", Rel) end, Archives);
 lies_in(_, _) -> false.
 
-%% Code that was loaded from a file, whichever, gives way to that of the code path; what was made without one, and a hooks
-%% module for the time it runs, does not.
+%% Code that was loaded from any file gives way to that of the code path. Code that was made without
+%% a file does not, and neither does a hooks module while it runs.
 is_by_hand("relsync/" ++ _) -> false;
 is_by_hand([_ | _]) -> true;
 is_by_hand(_) -> false.
 
-%% What a VM is told of code that it was given as a binary may be any text, and is no path then.
+%% The file name of code that the VM got as a binary may be any text. Then it is not a path.
 is_file_name(Loaded) -> filename:pathtype(Loaded) =:= absolute orelse filelib:is_regular(Loaded).
 
 by_nature(_, #{sticky := true}) -> sticky;
 by_nature(_, #{nifs := true}) -> nif;
 by_nature(Status, _) -> Status.
 
-%% Where under the roots the running code was loaded from. A name that is no path is relative to nothing.
+%% Finds the place under the roots that the running code was loaded from. A name that is not a path
+%% is relative to nothing.
 locate(#{loaded := [_ | _] = Loaded} = Facts, #{root := Root, roots := Roots}) ->
     IsPath = is_by_hand(Loaded) andalso is_file_name(Loaded),
     case IsPath andalso relsync_lib_code_path:locate(Loaded, Roots) of
@@ -438,8 +453,9 @@ locate(#{loaded := [_ | _] = Loaded} = Facts, #{root := Root, roots := Roots}) -
 locate(Facts, _Env) ->
     Facts.
 
-%% Before the switch the old code is at the path it was loaded from or, if it came from a version that is
-%% gone, at one of the paths that are about to change, or where the code path leads now.
+%% Adds the place of the old code before the switch. It is the path that the code was loaded from.
+%% If that version is gone, it is one of the paths that are about to change, or the file on the code
+%% path now.
 with_old_file(#{status := Status, module := Module} = Item, #{loaded := Loaded}, Changed, Env) when
     Status =:= reload; Status =:= remove
 ->

@@ -1,8 +1,9 @@
-%%% Takes a reload back: the code, the code path and the applications from before it.
+%%% Undoes a reload: restores the code, the code path and the applications from before it.
 %%%
-%%% Owns what has to be known for it. `undo()' is a plain term: it can be kept over the life of the session,
-%%% not over a restart of the VM (which loads from disk anyway). It writes no file; the old ones are in place
-%%% again when `undo/1' is called. What it has done already does not keep it from being called again.
+%%% This module owns the facts needed for that. `undo()' is a plain term. It can be kept beyond the
+%%% session, but not beyond a restart of the VM, which loads from disk anyway. This module writes no
+%%% file. When `undo/1' is called, the old files are in place again. `undo/1' can be called again
+%%% after it has done a part.
 -module(relsync_lib_reload_undo).
 
 -export([none/2, undo/1, undo_rest/1, format_error/1]).
@@ -19,7 +20,7 @@
     %% Modules that did not run, and that the VM may have loaded from the new files since.
     idle := [module()],
     stopped := [relsync_lib_apps:app()],
-    %% What ran before, and the environments of what was stopped.
+    %% The applications that ran before, and the environments of those that were stopped.
     ran := [relsync_lib_apps:app()],
     environments := relsync_lib_apps:environments(),
     started := [relsync_lib_apps:app()],
@@ -33,7 +34,7 @@
     | {versions, [atom()]}
     | {not_restored, [{module(), term()}]}.
 
-%% @doc What undoes a reload that has done nothing yet.
+%% @doc Returns the undo of a reload that has done nothing yet.
 -spec none(relsync_lib_reload:mode(), relsync_lib_reload_plan:limits()) -> undo().
 none(Mode, Limits) ->
     #{
@@ -51,14 +52,16 @@ none(Mode, Limits) ->
         followed => []
     }.
 
-%% @doc Brings back the code, code path and applications from before `relsync_lib_reload:reload/1', after the
-%% caller has restored the files. Goes on as far as it can, and then tells what it could not restore.
+%% @doc Restores the code, code path and applications from before `relsync_lib_reload:reload/1',
+%% after the caller has restored the files. It does as much as it can, and then reports what it
+%% could not restore.
 %%
-%% The VM keeps two versions of a module, and the code from before the reload is the older one. The VM has no way to
-%% make old code current again: it has to be purged, and is loaded anew. Funs of it live on, and so do processes that
-%% run what the reload brought, with that code as old code. A process that still runs the code from before would be
-%% killed by the purge. In mode `soft' it gets a moment to return from there; if it does not, its module stays on the
-%% newer code, which counts as not restored. The other modes kill it, and return whom they killed.
+%% The VM keeps two versions of a module, and the code from before the reload is the older one. The
+%% VM cannot make old code current again. So the old code is purged and loaded again. Its funs
+%% survive. Processes that run the reload's code also survive, with that code as old code. The purge
+%% would kill a process that still runs the code from before. In mode `soft', such a process gets a
+%% moment to leave that code. If it does not, its module keeps the newer code, which counts as not
+%% restored. The other modes kill the process, and return the processes that they killed.
 -spec undo(undo()) -> {ok, [relsync_lib_processes:users()]} | {error, reason()}.
 undo(#{limits := #{app_timeout := AppTimeout}} = Undo) ->
     Stopped = stop_again(Undo, AppTimeout),
@@ -72,7 +75,7 @@ undo(#{limits := #{app_timeout := AppTimeout}} = Undo) ->
         {Failed, _} -> {error, {not_restored, Failed}}
     end.
 
-%% @doc Brings back the modules that `undo/1' could not, where the processes in the way have left since.
+%% @doc Restores the modules that `undo/1' could not, if the processes in the way have left since.
 -spec undo_rest(undo()) -> {ok, [relsync_lib_processes:users()]} | {error, reason()}.
 undo_rest(Undo) ->
     case code_back(Undo, now) of
@@ -90,11 +93,12 @@ code_back(#{limits := Limits, restore := Restore, forget := Forget, idle := Idle
     {NotForgotten, KilledToo} = forget(Forgotten, Mode, Limits),
     {Unreadable ++ NotLoaded ++ NotForgotten, Killed ++ KilledToo}.
 
-%% Who asked for no reload asked for no kill either.
+%% A user who asked for no reload did not ask for killed processes either.
 lenient(Mode) when Mode =:= none; Mode =:= vm -> soft;
 lenient(Mode) -> Mode.
 
-%% In interactive mode a call has the VM load what did not run. The code path is the one from before again.
+%% In interactive mode, a call makes the VM load a module that did not run. The old code path is in
+%% place again.
 loaded_since(Idle) ->
     [{M, file_of(M)} || M <- Idle, erlang:module_loaded(M)].
 
@@ -110,12 +114,14 @@ wait_for_users(Modules, soft, Limits) ->
 wait_for_users(_Modules, _Mode, _Limits) ->
     ok.
 
-%% Modules whose old code somebody runs stay as they are, in mode `soft'; the others are loaded at once.
+%% In mode `soft', modules whose old code a process runs stay as they are. The others are loaded at
+%% once.
 load_back(Beams, soft, Limits) ->
     Staying = staying(relsync_lib_processes:old_code_users([M || {M, _, _} <- Beams], Limits)),
     Free = [B || {M, _, _} = B <- Beams, not lists:keymember(M, 1, Staying)],
     {Failed, []} = relsync_lib_code:load_together(Free, soft, Limits),
-    %% Somebody may have come in since it was asked: the modules that this is about stay, the others are tried again.
+    %% A process may have started to run the old code since the check. Its modules stay, and the
+    %% others are tried again.
     {Late, Others} = lists:partition(fun({_, Why}) -> is_in_use(Why) end, Failed),
     case lists:usort([U || {_, {in_use, Users}} <- Late, U <- Users]) of
         [] ->
@@ -134,7 +140,8 @@ is_in_use(_) -> false.
 
 staying(Users) -> [{M, {staying, U}} || {M, _, _} = U <- Users].
 
-%% Modules that did not run before. In mode `soft' one that a process lives in stays.
+%% Removes modules that did not run before. In mode `soft', a module stays if a process depends on
+%% it.
 forget(Modules, soft, Limits) ->
     Users = relsync_lib_processes:old_code_users(Modules, Limits) ++ relsync_lib_processes:residents(Modules, Limits),
     Staying = lists:ukeysort(1, staying(Users)),
@@ -154,7 +161,7 @@ stop_again(#{started := Apps}, Timeout) ->
         {error, Reason, _} -> {error, {apps, Reason}}
     end.
 
-%% With the environments as they were.
+%% Starts the applications with their previous environments.
 start_again(#{stopped := []}, _Timeout) ->
     ok;
 start_again(#{stopped := Apps, ran := Ran, environments := Environments}, Timeout) ->
@@ -188,7 +195,7 @@ inverse({add_before, _Other, Dir}) -> {delete, Dir};
 inverse({add, Dir}) -> {delete, Dir};
 inverse({delete, Dir}) -> {add, Dir}.
 
-%% What runs already (the reload did not get that far) needs no loading.
+%% Code that already runs needs no loading, because the reload did not get that far.
 old_beams(Restore, Limits) ->
     lists:foldr(
         fun({M, File}, {Beams, Failed}) ->

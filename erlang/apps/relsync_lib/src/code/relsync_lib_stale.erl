@@ -1,6 +1,6 @@
-%%% Holds the code that runs against the files of the release that the code path leads to.
+%%% Compares the running code with the files of the release that the code path leads to.
 %%%
-%%% It reads object code of the release, as far as nothing is known of a file, and changes nothing.
+%%% It reads the release's object code, unless the MD5 of a file is known, and changes nothing.
 -module(relsync_lib_stale).
 
 -export([modules/3, count/2]).
@@ -10,11 +10,12 @@
 -type stale() :: #{
     module := module(),
     file := file:filename(),
-    %% Other code, other code that only a restart of the VM brings in, none.
+    %% Other code, other code that needs a restart of the VM, or no file.
     on_disk := changed | waiting | missing
 }.
 
-%% @doc Lists at most `Max' modules that run other code than their files under `Root' hold, or that have no file any more.
+%% @doc Lists at most `Max' modules whose code differs from their files under `Root', or that have
+%% no file any more.
 -spec modules(file:filename(), relsync_lib_reload_plan:limits(), pos_integer()) -> [stale()].
 modules(Dir, Limits, Max) ->
     #{reloadable := Reloadable, waiting := Waiting, missing := Missing} = look(Dir, Limits),
@@ -23,8 +24,8 @@ modules(Dir, Limits, Max) ->
     Gone = [#{module => M, file => File, on_disk => missing} || {M, File} <- Missing],
     lists:sublist(lists:sort(Changed ++ Later ++ Gone), Max).
 
-%% @doc Counts those that a reload would bring in or remove, and those that wait for a restart of the VM. Also answers with what
-%% the files hold.
+%% @doc Counts the modules that a reload would load or remove, and those that wait for a restart of
+%% the VM. Also returns the MD5s of the files.
 -spec count(file:filename(), relsync_lib_reload_plan:limits()) ->
     {Reloadable :: non_neg_integer(), Waiting :: non_neg_integer(), relsync_lib_reload_plan:known()}.
 count(Dir, Limits) ->

@@ -1,8 +1,9 @@
-%%% A module that is no part of the release and runs for a while beside it: the developer's hooks.
+%%% A module outside the release that runs for a while beside it: the developer's hooks.
 %%%
-%%% Owns what was there before under its name. It writes no file. Invariants: `load/2' replaces nothing that
-%%% `unload/1' could not bring back; `unload/1' brings back what the release has there by then. A session that
-%%% is killed between the two leaves the module: a janitor knows it by the file name that it was given.
+%%% This module owns the code that had the same name before. It writes no file. Invariants: `load/2'
+%%% replaces nothing that `unload/1' could not restore. `unload/1' restores the release's code at
+%%% that time. A session that is killed between the two leaves the module. A janitor recognises it
+%%% by its file name.
 -module(relsync_lib_temporary).
 
 -export([load/2, unload/1, format_error/1]).
@@ -18,8 +19,8 @@
     | {bad_hooks, term()}
     | {temporary_refused, module(), relsync_lib_reload_plan:status() | no_object_code}.
 
-%% @doc Loads a module that is no part of the release. If the same code runs already, that is used.
-%% Refuses to replace code that it could not bring back, or that processes run.
+%% @doc Loads a module that is not part of the release. If the same code runs already, that is used.
+%% Refuses to replace code that it could not restore, or that processes run.
 -spec load(binary(), relsync_lib_reload_plan:limits()) ->
     {ok, module(), temporary()} | {error, reason()}.
 load(Beam, Limits0) ->
@@ -38,7 +39,8 @@ load(Beam, Limits0) ->
 load(Module, MD5, Beam, Before, #{on_load_timeout := Timeout} = Limits) ->
     case make_room(Module, Before, Limits) of
         ok ->
-            %% By this file name a session's janitor knows what a killed session has left.
+            %% A session's janitor uses this file name to find the module that a killed session has
+            %% left.
             File = "relsync/" ++ atom_to_list(Module) ++ ".beam",
             case relsync_lib_code:load_one({Module, File, Beam}, Timeout) of
                 ok ->
@@ -51,8 +53,8 @@ load(Module, MD5, Beam, Before, #{on_load_timeout := Timeout} = Limits) ->
             {error, Reason}
     end.
 
-%% Where no module of the name is loaded, old code is what earlier hooks left behind, and ends. Else its
-%% processes would not survive the way back: the VM keeps two versions.
+%% If no module with the name is loaded, its old code is left from earlier hooks, and is purged.
+%% Otherwise its processes would not survive the way back, because the VM keeps two versions.
 make_room(Module, none, _Limits) ->
     _ = relsync_lib_code:purge([Module]),
     ok;
@@ -84,9 +86,9 @@ replaceable(Module, #{loaded := File, md5 := Running, sticky := Sticky}, Limits)
         {false, _} -> no_object_code
     end.
 
-%% @doc Brings back what was before `load/2', unless the release has meanwhile loaded code of its
-%% own under that name. What the disk holds by now takes precedence over what was there before.
-%% Processes that the temporary module has started live on with its code.
+%% @doc Restores the code from before `load/2', unless the release has meanwhile loaded code of its
+%% own under that name. The present file on disk takes precedence over the previous code. Processes
+%% that the temporary module has started continue with its code.
 -spec unload(temporary()) -> ok | {error, reason()}.
 unload({kept, _Module}) ->
     ok;

@@ -1,26 +1,26 @@
-%%% The tree of a destination as it will be after a switch: what changes, laid over what is there.
+%%% The tree of a destination after a switch: the changes, laid over the present tree.
 %%%
-%%% Answers what a file holds and what a directory lists, and which code path the release that will be booted has. It
-%%% reads files and writes none. Without changes it is the tree of now.
+%%% It returns the content of a file, the names in a directory, and the code path of the release
+%%% that will boot. It reads files and writes none. Without changes, it is the present tree.
 -module(relsync_lib_upcoming).
 
 -export([new/2, inflate/1, read/2, names/2, has_code/2, booted/1, loaded_at_start/1, code_path/2, held_dirs/1]).
 
 -export_type([upcoming/0, change/0]).
 
-%% The content of a path after the switch: in this file, these bytes, not known here, or none.
+%% The content of a path after the switch: in this file, these bytes, unknown here, or no file.
 -type change() :: {relsync_lib_path:path(), {file, file:name_all()} | {bytes, binary()} | unknown | absent}.
 -type upcoming() :: #{
-    %% The one that changes first.
+    %% The root that changes comes first.
     roots := [file:filename()],
     changes := #{relsync_lib_path:path() => {file, file:name_all()} | {bytes, binary()} | unknown | absent},
-    %% The names that come and go in each directory.
+    %% The names that appear and disappear in each directory.
     dirs := #{file:filename() => #{string() => present | absent}}
 }.
 
 -define(MAX_FILE_BYTES, 8388608).
 
-%% @doc Lays changes over the trees below `Roots', the one that changes first.
+%% @doc Lays changes over the trees below `Roots'. The root that changes comes first.
 -spec new([file:filename()], [change()]) -> upcoming().
 new(Roots, Changes) ->
     #{roots => Roots, changes => maps:from_list(Changes), dirs => lists:foldl(fun add_name/2, #{}, Changes)}.
@@ -35,7 +35,7 @@ add_name({Path, What}, Dirs) ->
         end,
     maps:update_with(Dir, fun(Names) -> Names#{filename:basename(Name) => Presence} end, #{filename:basename(Name) => Presence}, Dirs).
 
-%% @doc Inflates the content of a file that zlib has deflated, up to a limit.
+%% @doc Inflates the content of a file that was deflated by zlib, up to a limit.
 -spec inflate(binary()) -> {ok, binary()} | error.
 inflate(Deflated) ->
     Z = zlib:open(),
@@ -57,7 +57,7 @@ collect({Status, Part}, Z, Before, Parts) when Status =:= continue; Status =:= f
 collect(_, _, _, _) ->
     error.
 
-%% @doc Reads a path as it will be.
+%% @doc Reads the future content of a path.
 -spec read(relsync_lib_path:path(), upcoming()) -> {ok, binary()} | {error, term()}.
 read(Path, #{changes := Changes, roots := [_ | Others] = Roots}) ->
     case Changes of
@@ -79,7 +79,7 @@ read_first(Path, [Root | Roots]) ->
 read_bounded(File) ->
     relsync_lib_beam:read(File, #{max_beam_bytes => ?MAX_FILE_BYTES}).
 
-%% @doc Lists what will lie in a directory of the root that changes.
+%% @doc Lists the future names in a directory of the root that changes.
 -spec names(file:filename(), upcoming()) -> [string()].
 names(Rel, #{roots := [Root | _], dirs := Dirs}) ->
     Now =
@@ -94,7 +94,8 @@ names(Rel, #{roots := [Root | _], dirs := Dirs}) ->
             Now
     end.
 
-%% @doc Says whether a directory of the root that changes will hold code, or an application's description.
+%% @doc Says whether a directory of the root that changes will hold code or an application's
+%% description.
 -spec has_code(file:filename(), upcoming()) -> boolean().
 has_code(Rel, Upcoming) ->
     lists:any(
@@ -102,18 +103,20 @@ has_code(Rel, Upcoming) ->
         names(Rel, Upcoming)
     ).
 
-%% @doc The directories of a root that the code path of the next start has, in order, as far as boot files tell.
+%% @doc Returns the directories of a root in the next start's code path, in order, as far as boot
+%% files tell.
 -spec booted(upcoming()) -> [file:filename()] | unknown.
 booted(Upcoming) ->
     try release(Upcoming) of
         {ok, #{path := Path}} -> [relsync_lib_path:native(Dir) || <<First, _/binary>> = Dir <- Path, First =/= $/, First =/= $$];
         _ -> unknown
     catch
-        %% A name in another encoding than that of the VM.
+        %% A name has another encoding than the VM's.
         error:_ -> unknown
     end.
 
-%% @doc The names of the modules that the next start in embedded mode loads, as far as boot files tell.
+%% @doc Returns the names of the modules that the next start in embedded mode loads, as far as boot
+%% files tell.
 -spec loaded_at_start(upcoming()) -> [string()].
 loaded_at_start(Upcoming) ->
     try release(Upcoming) of
@@ -128,7 +131,8 @@ release(#{roots := Roots} = Upcoming) ->
     Read = fun(Path) -> read(Path, Upcoming) end,
     relsync_lib_release:read(Read, Names, fun(Erts) -> variables(Erts, Upcoming) end).
 
-%% A release with an ERTS of its own is started from its root; what this VM was started with holds otherwise.
+%% A release with an ERTS of its own starts from its root. For any other release, the values that
+%% this VM was started with apply.
 variables(Erts, #{roots := [Root | _] = Roots} = Upcoming) ->
     Defaults = #{
         <<"RELEASE_LIB">> => relsync_lib_path:raw(filename:join(Root, "lib")),
@@ -143,7 +147,8 @@ variables(Erts, #{roots := [Root | _] = Roots} = Upcoming) ->
         false -> Given#{<<"ROOT">> => relsync_lib_path:raw(relsync_lib_code:root_dir())}
     end.
 
-%% @doc Plans how a code path follows the changes; `holds' are the directories that the new release has.
+%% @doc Plans how a code path follows the changes. `holds' are the directories that the new release
+%% has.
 -spec code_path(#{
     path := [file:filename()],
     roots := [relsync_lib_code_path:root()],
@@ -163,12 +168,13 @@ code_path(#{path := Path, roots := [{Root, _} | _] = Roots, gains := Gains, lose
         list => fun(Rel) -> names(Rel, Upcoming) ++ coming_dirs(Rel, Upcoming) end
     }).
 
-%% The VM's own arguments come back with every start. In interactive mode the VM adds all of its root's `lib' at the end,
-%% and an application that still runs may load more of its code.
+%% Says whether a directory stays on the path. The VM's own arguments apply again at every start. In
+%% interactive mode, the VM adds all of its root's `lib' at the end. An application that still runs
+%% may load more of its code.
 keeps(Rel, [{Root, Resolved} | _]) ->
     Given = [relsync_lib_code_path:root(Dir) || Dir <- relsync_lib_code:given_dirs()],
     Own = relsync_lib_code_path:root(relsync_lib_code:root_dir()),
-    %% A library has no process.
+    %% A library application has no process.
     Running = [atom_to_list(App) || {App, Master} <- proplists:get_value(running, application:info(), []), Master =/= undefined],
     IsGiven = lists:keymember(filename:join(Resolved, Rel), 2, Given) orelse lists:keymember(filename:join(Root, Rel), 1, Given),
     IsFound = not relsync_lib_code:is_embedded() andalso element(2, Own) =:= Resolved,
@@ -178,7 +184,7 @@ keeps(Rel, [{Root, Resolved} | _]) ->
         false -> no
     end.
 
-%% Directories that hold nothing yet.
+%% Lists the directories that will appear and hold nothing yet.
 coming_dirs(Rel, #{dirs := Dirs}) ->
     Depth = length(filename:split(Rel)),
     lists:usort([
@@ -186,7 +192,7 @@ coming_dirs(Rel, #{dirs := Dirs}) ->
      || Dir <- maps:keys(Dirs), Parts <- [filename:split(Dir)], length(Parts) > Depth, lists:sublist(Parts, Depth) =:= filename:split(Rel)
     ]).
 
-%% @doc The directories of object code among the paths of a release.
+%% @doc Returns the directories of object code among the paths of a release.
 -spec held_dirs([relsync_lib_path:path()]) -> #{file:filename() => true}.
 held_dirs(Paths) ->
     maps:from_list([
