@@ -1,7 +1,8 @@
-%% @doc Names that the target's file system takes for one another.
+%% @doc Names that the target's file system treats as the same name.
 %%
-%% Owns the question whether it does, and which paths of an update that would hit. Two entries that are one there would
-%% overwrite each other, and deleting the old spelling of a name would delete the new one. Looks, and changes nothing.
+%% This module owns the question whether the file system does that, and which paths of an update are
+%% concerned. Two such entries would overwrite each other, and deleting the old spelling of a name
+%% would delete the new one. It looks, and changes nothing.
 -module(relsync_lib_case).
 
 -export([check/3, format_error/1]).
@@ -10,8 +11,8 @@
 
 -type error() :: {same_name, relsync_lib_path:path(), relsync_lib_path:path()}.
 
-%% @doc Refuses an update in which two of the paths that come, stay or go are the same to the file system that the state
-%% directory lies on.
+%% @doc Refuses an update in which two paths that are added, kept or removed are the same to the
+%% file system of the state directory.
 -spec check(relsync_lib_state:dir(), relsync_lib_manifest:manifest(), [relsync_lib_manifest:entry()]) -> ok | {error, error()}.
 check(Dir, New, Deletes) ->
     case ignores_case(Dir) of
@@ -22,7 +23,7 @@ check(Dir, New, Deletes) ->
             first_clash(lists:sort([{fold(P), P} || P <- [relsync_lib_manifest:path(E) || E <- Deletes] ++ Paths]))
     end.
 
-%% The state directory answers to its name in capitals only where case does not count.
+%% If case matters, the state directory does not exist under its name in capitals.
 ignores_case(Dir) ->
     Capitals = relsync_lib_path:join(filename:dirname(Dir), string:uppercase(filename:basename(Dir))),
     case {relsync_lib_fs:directory(Dir), relsync_lib_fs:directory(Capitals)} of
@@ -30,7 +31,7 @@ ignores_case(Dir) ->
         _ -> false
     end.
 
-%% Such file systems take a letter with its accent and the two apart for the same as well.
+%% Such file systems also treat a letter with its accent and the two characters apart as the same.
 fold(Path) ->
     case unicode:characters_to_nfd_binary(Path) of
         Text when is_binary(Text) -> string:casefold(Text);

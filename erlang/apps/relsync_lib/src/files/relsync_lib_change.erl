@@ -1,11 +1,11 @@
-%% @doc Changes: what a transition does to the tree, as data.
+%% @doc Changes: the effect of a transition on the tree, as data.
 %%
-%% A change says of one path what stands there before and after. A list of them,
-%% in ascending order of path and each path once, is what the journal and the
-%% undo records hold. Pure: nothing here looks at a file.
+%% A change gives the entry at one path before and after. The journal and the undo records hold
+%% lists of changes, in ascending order of path, with each path once. This module is pure: it looks
+%% at no file.
 %%
-%% Rationale: since a change names both ends, a transition can be run in either
-%% direction from any point between them.
+%% Rationale: because a change names both ends, a transition can be run in either direction from any
+%% point between them.
 -module(relsync_lib_change).
 
 -export([reverse/1, compose/2, order/1, check/1, path/1, wanted/1]).
@@ -27,12 +27,12 @@ path({Path, _Old, _New}) -> Path.
 -spec wanted(change()) -> file_node().
 wanted({_Path, _Old, New}) -> New.
 
-%% @doc Gives the changes of the opposite transition.
+%% @doc Returns the changes of the opposite transition.
 -spec reverse([change()]) -> [change()].
 reverse(Changes) ->
     [{Path, New, Old} || {Path, Old, New} <- Changes].
 
-%% @doc Makes one transition of two, the first run before the second.
+%% @doc Joins two transitions into one. The first runs before the second.
 -spec compose([change()], [change()]) -> [change()].
 compose([{Path, _, _} = First | Firsts], [{Later, _, _} | _] = Seconds) when Path < Later ->
     [First | compose(Firsts, Seconds)];
@@ -45,15 +45,15 @@ compose(Firsts, []) ->
 compose([], Seconds) ->
     Seconds.
 
-%% A bare mode refers to whatever the transition before it put there.
+%% A bare mode applies to the entry that the transition before it made.
 follow({file, Source, _Mode, Mtime}, {mode, Mode}) -> {file, Source, Mode, Mtime};
 follow({dir, _Mode}, {mode, Mode}) -> {dir, Mode};
 follow(_Middle, New) -> New.
 
-%% @doc Splits changes into the order in which they are run: what must go before
-%% something else can stand in its place, deepest first; what comes, parents
-%% first; what merely goes, deepest first. Removing last keeps every path that
-%% both trees have in place for code that is loaded lazily.
+%% @doc Splits changes into the order in which they run. First come entries that must go before
+%% others can take their place, deepest first. Then come new entries, parents first, and last the
+%% entries that are only removed, deepest first. Because of this order, every path that both trees
+%% have stays in place for code that is loaded lazily.
 -spec order([change()]) -> {Clearing :: [change()], Placing :: [change()], Removing :: [change()]}.
 order(Changes) ->
     {Removals, Placing} = lists:partition(fun(Change) -> wanted(Change) =:= absent end, Changes),
@@ -71,8 +71,8 @@ is_leaf(_) -> false.
 lies_below(Ancestors, Leaves) ->
     lists:any(fun(Ancestor) -> maps:is_key(Ancestor, Leaves) end, Ancestors).
 
-%% @doc Says whether a term read from disk is a list of changes whose every path
-%% and source stays where it belongs.
+%% @doc Says whether a term read from disk is a valid list of changes: every path and source stays
+%% where it belongs.
 -spec check(term()) -> boolean().
 check(Changes) when is_list(Changes) ->
     check(Changes, <<>>);

@@ -1,25 +1,25 @@
-%% @doc What stands at a destination in the place of new entries, and is not relsync's.
+%% @doc Entries at a destination, in the place of new ones, that relsync did not install.
 %%
-%% Owns the answer to the host that asks what stands at paths which it takes to be free, and the last look
-%% before the switch: what would be replaced although it is neither installed nor was named to the host.
-%% Looks, and changes nothing.
+%% This module owns the answer to the host's question about paths that it takes to be free. It also
+%% owns the last check before the switch. An entry must not be replaced if relsync did not install
+%% it and the host does not know of it. This module looks, and changes nothing.
 -module(relsync_lib_foreign).
 
 -export([find/3, conflicts/5, ours/1, format_error/1]).
 
 -export_type([wish/0, ours/0]).
 
-%% Paths that are relsync's although the installed manifest does not have them.
+%% The paths that are relsync's own although the installed manifest does not have them.
 -type standing() :: #{index => non_neg_integer(), kind := file | directory | symlink | other, content => binary()}.
 -type ours() :: #{relsync_lib_path:path() => true}.
 
-%% A path, and the size of the file that shall stand there, if it is a file.
+%% A path, and the size of the file that shall be there, if it is a file.
 -type wish() :: #{path := relsync_lib_path:path(), size => non_neg_integer()}.
 
 -define(SHOWN_PATHS, 8).
 
-%% @doc Says of each path at which something stands in the written tree what it is. A file is hashed if it
-%% has the size of the new one: with another it cannot be the same.
+%% @doc Describes each entry of the written tree at one of the paths. A file is hashed if it has the
+%% new one's size; with another size it cannot be the same.
 -spec find(relsync_lib_roots:roots(), [wish()], ours()) -> [standing()].
 find(#{write := Write}, Wishes, Ours) ->
     Numbered = lists:zip(lists:seq(0, length(Wishes) - 1), Wishes),
@@ -28,7 +28,7 @@ find(#{write := Write}, Wishes, Ours) ->
      || {Index, Wish} <- Numbered, {ok, Standing} <- [found(Write, Wish)], is_foreign(Wish, Standing, Ours)
     ].
 
-%% Somebody's files may lie in a directory of ours.
+%% A directory of relsync's may hold foreign files.
 is_foreign(_Wish, #{kind := directory}, _Ours) -> true;
 is_foreign(#{path := Path}, _Standing, Ours) -> not is_map_key(Path, Ours).
 
@@ -57,14 +57,16 @@ standing(Full, {symlink, _}, _Size) ->
 standing(_Full, _Other, _Size) ->
     #{kind => other}.
 
-%% @doc What earlier updates left because the VM was booted from it: it is relsync's own.
+%% @doc Returns the entries that earlier updates left because the VM was booted from them. They are
+%% relsync's own.
 -spec ours(relsync_lib_roots:roots()) -> ours().
 ours(#{state := Dir}) ->
     Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
     maps:from_list([{Path, true} || {Path, _Kind} <- Leftovers]).
 
-%% @doc Of the paths that an update replaces, those at which something stands that is not relsync's, is
-%% another thing than what comes, and was not named to the host, which then has agreed.
+%% @doc Returns the conflicts among the paths that an update replaces. At such a path there is an
+%% entry that is not relsync's and differs from the new one. It was also not reported to the host,
+%% so the host has not agreed.
 -spec conflicts(
     relsync_lib_roots:roots(),
     [relsync_lib_path:path()],

@@ -1,23 +1,23 @@
-%% @doc The file system, as far as the agent uses it.
+%% @doc The agent's file system calls.
 %%
-%% Owns every call that reads or changes the release's files and the state
-%% directory; no other module calls `file', `prim_file' or `filelib', but for relsync_lib_place, which opens. It knows
-%% nothing of entries, generations or roots, and decides nothing: which path may
-%% be touched is `relsync_lib_path''s and `relsync_lib_switch''s business.
+%% This module owns every call that reads or changes the release's files and the state directory. No
+%% other module calls `file', `prim_file' or `filelib', except relsync_lib_place, which opens files.
+%% This module knows nothing of entries, generations or roots, and decides nothing.
+%% `relsync_lib_path' and `relsync_lib_switch' decide which paths may be changed.
 %%
-%% Names are raw bytes both ways, whatever the emulator's file name encoding, so
-%% that a name that is no UTF-8 is a name like any other. Nothing follows a
-%% symbolic link in the last component, but `sync_dir/1', `directory/1' and `list/1' of a root.
-%% What is changed or opened is held to the directory that its path says (relsync_lib_place); looks are not.
+%% Names are raw bytes both ways, whatever the emulator's file name encoding. So a name that is not
+%% UTF-8 is a name like any other. Symbolic links in the last component are not followed, except by
+%% `sync_dir/1', `directory/1' and `list/1' of a root. Changed or opened entries are bound to the
+%% directory in their path (relsync_lib_place); looks are not.
 %%
-%% The host hears from time to time that work goes on (relsync_lib_pulse).
+%% The host hears from time to time that work continues (relsync_lib_pulse).
 %%
-%% Every operation that changes anything goes through `op/3'. Compiled with
-%% `RELSYNC_FAULTS' (tests only), the operation is handed to `relsync_lib_fault',
-%% which counts, records, fails or kills; otherwise `op/3' is the operation.
+%% Every operation that changes anything goes through `op/3'. If compiled with `RELSYNC_FAULTS'
+%% (tests only), `op/3' passes the operation to `relsync_lib_fault', which counts, records, fails or
+%% kills. Otherwise `op/3' is the operation.
 %%
-%% Modes are those that `chmod(2)' through the emulator can set: the sticky bit
-%% is not among them, so it is masked away in both directions.
+%% Modes are those that `chmod(2)' through the emulator can set. The sticky bit is not among them,
+%% so it is masked out in both directions.
 -module(relsync_lib_fs).
 
 -include_lib("kernel/include/file.hrl").
@@ -70,7 +70,7 @@
     | {dir, mode()}
     | {symlink, mode()}
     | {other, mode()}.
-%% What tells an object from any other, and whose it is.
+%% The facts that distinguish an object from any other, and its owner.
 -type facts() :: #{identity := term(), owner := owner()}.
 -type owner() :: {User :: non_neg_integer(), Group :: non_neg_integer()}.
 -type directory() :: #{device := integer(), inode := integer(), user := integer(), mode := mode()}.
@@ -95,14 +95,14 @@ apart(Name, Args, Fun) -> relsync_lib_fault:run(Name, Args, Fun).
 apart(_Name, _Args, Fun) -> Fun().
 -endif.
 
-%% @doc The permission bits that can be set and compared.
+%% @doc Returns the permission bits that can be set and compared.
 -spec mode_mask() -> 8#6777.
 mode_mask() -> ?MODE_MASK.
 
 %% Looking
 
-%% @doc Says what stands at a path; links are not followed. A path below
-%% something that is no directory does not exist.
+%% @doc Returns the kind of the entry at a path. Links are not followed. A path below an entry that
+%% is not a directory does not exist.
 -spec info(binary()) -> {ok, info()} | {error, file:posix() | badarg}.
 info(Path) ->
     case examine(Path) of
@@ -110,7 +110,7 @@ info(Path) ->
         {error, Reason} -> {error, Reason}
     end.
 
-%% @doc Says what stands at a path, which object that is and whose.
+%% @doc Returns the kind of the entry at a path, its identity and its owner.
 -spec examine(binary()) -> {ok, info(), facts()} | {error, file:posix() | badarg}.
 examine(Path) ->
     relsync_lib_pulse:beat(),
@@ -132,8 +132,8 @@ info_of(#file_info{type = symlink, mode = Mode}) ->
 info_of(#file_info{mode = Mode}) ->
     {other, Mode band ?MODE_MASK}.
 
-%% @doc The same in the directory that should hold the path: below a link there is nothing. Only for a path that is
-%% held (relsync_lib_place).
+%% @doc Does the same in the directory that should contain the path, so nothing exists below a link.
+%% Only for a path that is held (relsync_lib_place).
 -spec examine_held(binary()) -> {ok, info(), facts()} | {error, file:posix() | badarg}.
 examine_held(Path) ->
     case relsync_lib_place:in_parent(Path, fun examine/1) of
@@ -141,7 +141,7 @@ examine_held(Path) ->
         Examined -> Examined
     end.
 
-%% @doc Says which directory a path leads to, links followed, and who may do what there.
+%% @doc Returns the directory that a path leads to, with links followed, and its permissions.
 -spec directory(binary()) -> {ok, directory()} | {error, file:posix() | badarg}.
 directory(Path) ->
     case prim_file:read_file_info(Path) of
@@ -153,7 +153,7 @@ directory(Path) ->
             {error, Reason}
     end.
 
-%% @doc Says whose something is; links are not followed.
+%% @doc Returns an entry's owner. Links are not followed.
 -spec owner(binary()) -> {ok, User :: non_neg_integer()} | {error, file:posix() | badarg}.
 owner(Path) ->
     case prim_file:read_link_info(Path) of
@@ -161,11 +161,12 @@ owner(Path) ->
         {error, Reason} -> {error, Reason}
     end.
 
-%% @doc Says as which user this VM works on files, where the system tells.
+%% @doc Returns the user as which this VM works on files, if the system tells.
 -spec own_user() -> {ok, non_neg_integer()} | {error, file:posix() | badarg}.
 own_user() -> owner(<<"/proc/self/.">>).
 
-%% @doc Tells the content of a regular file from that of any other, whatever their names, and how large it is.
+%% @doc Returns the identity of a regular file's content, which no other file has, whatever their
+%% names. Also returns its size.
 -spec identity(binary()) -> {ok, Identity :: term(), Size :: non_neg_integer()} | {error, file:posix() | badarg}.
 identity(Path) ->
     case prim_file:read_link_info(Path, [{time, posix}]) of
@@ -174,7 +175,7 @@ identity(Path) ->
         {error, Reason} -> {error, Reason}
     end.
 
-%% @doc Says whether a directory, or the nearest one above it that exists, can be written.
+%% @doc Says whether a directory, or the nearest existing one above it, is writable.
 -spec is_writable(binary()) -> boolean().
 is_writable(Dir) ->
     case prim_file:read_file_info(Dir) of
@@ -191,7 +192,7 @@ list(Dir) ->
         {error, Reason} -> {error, Reason}
     end.
 
-%% @doc Gives the raw bytes a symbolic link holds.
+%% @doc Returns the raw bytes of a symbolic link's target.
 -spec read_link(binary()) -> {ok, binary()} | {error, file:posix() | badarg}.
 read_link(Path) ->
     case prim_file:read_link_all(Path) of
@@ -199,8 +200,9 @@ read_link(Path) ->
         {error, Reason} -> {error, Reason}
     end.
 
-%% @doc Reads a whole file of at most `Max' bytes; `efbig' when it is larger. A file that is there but cannot
-%% be read is tried once more: a record that counts as lost costs more than the wait.
+%% @doc Reads a whole file of at most `Max' bytes; returns `efbig' if it is larger. If an existing
+%% file cannot be read, it is tried once more. A record that counts as lost costs more than the
+%% wait.
 -spec read_file(binary(), non_neg_integer()) -> {ok, binary()} | {error, file:posix() | badarg}.
 read_file(Path, Max) ->
     case read_file_once(Path, Max) of
@@ -236,8 +238,9 @@ read_whole(Path, Size) ->
 -spec open_read(binary()) -> {ok, handle()} | {error, file:posix() | badarg}.
 open_read(Path) -> open_regular(Path, [read, raw, binary]).
 
-%% What is opened must be the very file that stands there: a link that somebody puts in its place between a look
-%% and the opening would be followed, and a pipe would wait for its writer.
+%% Opens a file, and checks that it is the one that was looked at. Somebody may put a link in its
+%% place between the look and the opening; the link would be followed. A pipe would wait for its
+%% writer.
 open_regular(Path, Modes) ->
     case prim_file:read_link_info(Path) of
         {ok, #file_info{type = regular, major_device = Device, inode = Inode}} ->
@@ -285,13 +288,13 @@ create(Path) ->
 open_new(Path, Modes) ->
     relsync_lib_place:in_parent(Path, fun(Place) -> prim_file:open(Place, Modes) end).
 
-%% @doc Opens a file for writing at `Offset', cutting off what lies behind it;
-%% creates it when the offset is 0.
+%% @doc Opens a file for writing at `Offset', and cuts off everything after it. Creates the file if
+%% the offset is 0.
 -spec open_append(binary(), non_neg_integer()) -> {ok, handle()} | {error, file:posix() | badarg}.
 open_append(Path, Offset) ->
     op(open_append, [Path, Offset], fun() -> open_at(Path, Offset) end).
 
-%% What is begun anew is a new file, whatever stood there.
+%% At offset 0, the file is always a new one, even if another entry was there.
 open_for_append(Path, 0) ->
     _ = relsync_lib_place:in_parent(Path, fun prim_file:delete/1),
     open_new(Path, [read, write, exclusive, raw, binary]);
@@ -321,7 +324,8 @@ open_at(Path, Offset) ->
 write(Handle, Bytes) ->
     op(write, [Handle, Bytes], fun() -> file:write(Handle, Bytes) end).
 
-%% @doc Writes content, and leaves out blocks of zeros: where the file system can, they take no room.
+%% @doc Writes content and leaves out blocks of zeros. If the file system supports holes, they take
+%% no space.
 -spec write_content(handle(), binary()) -> result().
 write_content(Handle, Bytes) when byte_size(Bytes) < ?HOLE_BYTES ->
     write(Handle, Bytes);
@@ -352,7 +356,7 @@ write_around_holes(Handle, Bytes) ->
                 ok,
                 parts(Bytes, At)
             ),
-            %% The size counts holes at the end too.
+            %% The size includes holes at the end.
             case {Placed, file:position(Handle, At + byte_size(Bytes))} of
                 {ok, {ok, _}} -> file:truncate(Handle);
                 {{error, Reason}, _} -> {error, Reason};
@@ -362,7 +366,7 @@ write_around_holes(Handle, Bytes) ->
             {error, Reason}
     end.
 
-%% Blocks as the file has them, so that a hole is one for the file system.
+%% Splits content into the file's blocks, so that a hole is one for the file system.
 parts(Bytes, At) ->
     Head = min(byte_size(Bytes), (?HOLE_BYTES - At rem ?HOLE_BYTES) rem ?HOLE_BYTES),
     <<_:Head/binary, Blocks/binary>> = Bytes,
@@ -382,7 +386,7 @@ blocks(Bytes, At, Parts) ->
         end,
     blocks(Rest, At + Size, Grown).
 
-%% @doc Gives the mode of a file that is open.
+%% @doc Returns the mode of an open file.
 -spec made(handle()) -> mode() | unknown.
 made(Handle) ->
     case prim_file:read_handle_info(Handle) of
@@ -390,8 +394,8 @@ made(Handle) ->
         {error, _} -> unknown
     end.
 
-%% @doc Sets mode and modification time of a new file that is still open. `Made' is the mode that new files get here, if it is
-%% known: what is set already costs no call.
+%% @doc Sets mode and modification time of a new file that is still open. `Made' is the mode that
+%% new files get here, if it is known. A value that is already set costs no call.
 -spec finish(handle(), binary(), {Made :: mode() | unknown, mode()}, integer()) -> result().
 finish(Handle, Path, {Made, Mode}, Mtime) ->
     Info =
@@ -403,22 +407,23 @@ finish(Handle, Path, {Made, Mode}, Mtime) ->
         relsync_lib_place:in_handle(Handle, Path, fun(Place) -> prim_file:write_file_info(Place, Info, [{time, posix}]) end)
     end).
 
-%% @doc Brings the content of a file that is still open to the medium.
+%% @doc Syncs the content of an open file to the medium.
 -spec sync_open_file(handle(), binary()) -> result().
 sync_open_file(Handle, Path) ->
     op(sync_file, [Path], fun() -> file:sync(Handle) end).
 
-%% @doc Brings all that was written on the file system of a directory to the medium, where the target can (relsync_lib_tools).
+%% @doc Syncs everything on the file system of a directory to the medium, if the target can do that
+%% (relsync_lib_tools).
 -spec sync_file_system(binary()) -> result() | unknown.
 sync_file_system(Dir) ->
     op(sync_file_system, [Dir], fun() -> relsync_lib_tools:sync_file_system(Dir) end).
 
-%% @doc Brings a file's content to the medium.
+%% @doc Syncs a file's content to the medium.
 -spec sync_file(binary()) -> result().
 sync_file(Path) ->
     op(sync_file, [Path], fun() -> sync_opened(Path, [read, raw]) end).
 
-%% @doc Brings a directory's names to the medium.
+%% @doc Syncs a directory's names to the medium.
 -spec sync_dir(binary()) -> result().
 sync_dir(Path) ->
     op(sync_dir, [Path], fun() -> sync_opened(Path, [read, raw, directory]) end).
@@ -429,7 +434,7 @@ sync_opened(Path, Modes) ->
             Synced = file:sync(Handle),
             close(Handle),
             case Synced of
-                %% Some file systems know no fsync of directories: nothing to be had there.
+                %% Some file systems have no fsync of directories. Then nothing can be done.
                 {error, einval} -> ok;
                 Other -> Other
             end;
@@ -451,7 +456,7 @@ symlink(Target, New) ->
         relsync_lib_place:in_parent(New, fun(Place) -> prim_file:make_symlink(Target, Place) end)
     end).
 
-%% @doc Copies a file's content, mode, time and, where permitted, owner to a new file.
+%% @doc Copies a file's content, mode, time and, if permitted, owner to a new file.
 -spec copy(binary(), binary()) -> result().
 copy(From, To) ->
     case open_read(From) of
@@ -490,19 +495,20 @@ pipe(Source, Target) ->
 copy_attributes(From, To) ->
     case prim_file:read_link_info(From, [{time, posix}]) of
         {ok, #file_info{mode = Mode, mtime = Mtime, uid = User, gid = Group}} ->
-            %% Only root may give files away; the owner does not matter to anybody else.
+            %% Only root may change a file's owner. For any other user, the owner does not matter.
             _ = set_owner(To, {User, Group}),
             set_attributes(To, Mode band ?MODE_MASK, Mtime);
         {error, Reason} ->
             {error, Reason}
     end.
 
-%% @doc Gives a file to a user and a group. The kernel takes special bits and capabilities from it then: they are set afterwards.
+%% @doc Gives a file to a user and a group. The kernel then removes special bits and capabilities,
+%% so they are set afterwards.
 -spec set_owner(binary(), owner()) -> result().
 set_owner(Path, {User, Group}) ->
     write_info(Path, #file_info{uid = User, gid = Group}).
 
-%% @doc Sets the mode of a file or directory and leaves its time as it is.
+%% @doc Sets the mode of a file or directory. Its time stays the same.
 -spec set_mode(binary(), mode()) -> result().
 set_mode(Path, Mode) ->
     case prim_file:read_link_info(Path, [{time, posix}]) of
@@ -520,7 +526,7 @@ set_attributes(Path, Mode, Mtime) ->
     Info = #file_info{mode = Mode, atime = Mtime, mtime = Mtime},
     op(set_attributes, [Path, Mode, Mtime], fun() -> write_info(Path, Info) end).
 
-%% The calls that change attributes follow links, so they get what was opened.
+%% The calls that change attributes follow links, so they get a path to the opened object.
 write_info(Path, Info) ->
     relsync_lib_place:in_object(Path, fun(Place) -> prim_file:write_file_info(Place, Info, [{time, posix}]) end).
 
@@ -528,7 +534,7 @@ write_info(Path, Info) ->
 make_dir(Path) ->
     op(make_dir, [Path], fun() -> relsync_lib_place:in_parent(Path, fun prim_file:make_dir/1) end).
 
-%% @doc Removes an empty directory; `eexist' when it is not empty.
+%% @doc Removes an empty directory; returns `eexist' if it is not empty.
 -spec delete_dir(binary()) -> result().
 delete_dir(Path) ->
     op(delete_dir, [Path], fun() ->
@@ -542,8 +548,8 @@ delete_dir(Path) ->
 delete_file(Path) ->
     op(delete_file, [Path], fun() -> relsync_lib_place:in_parent(Path, fun prim_file:delete/1) end).
 
-%% @doc Removes whatever stands at a path, a directory with all it holds. Links
-%% are removed, not followed. It is no error if there is nothing.
+%% @doc Removes the entry at a path, and everything in a directory. Links are removed, not followed.
+%% It is no error if nothing is there.
 -spec delete_tree(binary()) -> result().
 delete_tree(Path) ->
     case info(Path) of
@@ -576,7 +582,7 @@ delete_each(Dir, true, [Name | Rest]) ->
                 {error, Reason} -> {error, Reason}
             end;
         {ok, _} ->
-            %% What holds the operation to its directory needs no other look.
+            %% The operation is bound to its directory, so no other look is needed.
             case absent_is_ok(delete_file(Path)) of
                 ok -> delete_each(Dir, true, Rest);
                 {error, Reason} -> {error, Reason}
@@ -588,7 +594,7 @@ delete_each(Dir, true, [Name | Rest]) ->
             end
     end;
 delete_each(Dir, false, [Name | Rest]) ->
-    %% A link that has taken the directory's place leads to somebody else's files.
+    %% If a link has taken the directory's place, it leads to foreign files.
     case info(Dir) of
         {ok, {dir, _}} ->
             case delete_tree(<<Dir/binary, "/", Name/binary>>) of
@@ -606,7 +612,8 @@ absent_is_ok(Result) -> Result.
 
 %% Mount points
 
-%% @doc Lists the mount points below a root, as paths relative to it; none where the kernel does not tell.
+%% @doc Lists the mount points below a root, as paths relative to it; none if the kernel does not
+%% tell.
 -spec mount_points(binary()) -> [binary()].
 mount_points(Root) ->
     case {relsync_lib_place:kernel_path(Root), prim_file:open(<<"/proc/self/mountinfo">>, [read, raw, binary])} of
@@ -631,14 +638,14 @@ below(Prefix, Paths) ->
     Size = byte_size(Prefix),
     lists:usort([binary:part(Path, Size, byte_size(Path) - Size) || Path <- Paths, byte_size(Path) > Size, binary:part(Path, 0, Size) =:= Prefix]).
 
-%% Number, parent, device, root, mount point, and more.
+%% The fields of a line: number, parent, device, root, mount point, and more.
 mount_point(Line) ->
     case binary:split(Line, <<" ">>, [global]) of
         [_, _, _, _, Name | _] -> [Name];
         _ -> []
     end.
 
-%% Spaces, tabs, line ends and backslashes stand there in octal.
+%% Spaces, tabs, line ends and backslashes are written in octal.
 unescape(Name) ->
     case binary:split(Name, <<"\\">>) of
         [Before, <<A, B, C, After/binary>>] when A >= $0, A =< $3, B >= $0, B =< $7, C >= $0, C =< $7 ->

@@ -1,11 +1,11 @@
-%% @doc What really stands at a destination, against no manifest or a known one.
+%% @doc The real tree at a destination, compared with a known manifest or with none.
 %%
-%% `scan/2' makes the manifest of a tree that relsync has not installed, `drift/4'
-%% says which entries of an installed one no longer match. Reads only.
+%% `scan/2' makes the manifest of a tree that relsync has not installed. `drift/4' says which
+%% entries of an installed one no longer match. This module only reads.
 %%
-%% Links are entries, they are not followed. What is neither file, directory nor
-%% link, and what cannot be read or named, is left out and reported. Memory is
-%% bounded by the entries: contents are hashed in pieces.
+%% Links are entries; they are not followed. Some things are left out and reported: entries that are
+%% not a file, directory or link, and entries that cannot be read or named. The number of entries
+%% bounds the memory, because contents are hashed in pieces.
 -module(relsync_lib_inventory).
 
 -export([scan/2, drift/4, hash_file/1, format_error/1]).
@@ -19,14 +19,13 @@
 
 -define(STATE_DIR, <<".relsync">>).
 -define(READ_BYTES, 131072).
-%% A file changed this recently might change again without its time showing it.
+%% A file that changed this recently might change again without a new time.
 -define(RACY_SECONDS, 2).
 -define(MAX_TARGET_BYTES, 4096).
 
-%% @doc Scans the tree below a root. `now' is the time in POSIX seconds; `select'
-%% says which paths are of interest (a directory that is not is not entered).
-%% Gives the manifest, the modification times of the files that were quiet while
-%% they were read, and what was left out.
+%% @doc Scans the tree below a root. `now' is the time in POSIX seconds. `select' says which paths
+%% are wanted; a directory that is not wanted is not entered. Returns the manifest, the modification
+%% times of the files that were quiet while they were read, and the paths left out.
 -spec scan(binary(), #{now := integer(), select => fun((relsync_lib_path:path()) -> boolean())}) ->
     {ok, relsync_lib_manifest:manifest(), relsync_lib_state:installed(), [left_out()]} | {error, error()}.
 scan(Root, Options) ->
@@ -100,7 +99,7 @@ scan_path(Root, Path, Select, {Found, LeftOut} = Acc) ->
             {Found, [{Path, unreadable} | LeftOut]}
     end.
 
-%% @doc Gives the SHA-256 and the size of a file's content.
+%% @doc Returns the SHA-256 and the size of a file's content.
 -spec hash_file(binary()) -> {ok, relsync_lib_manifest:sha256(), non_neg_integer()} | {error, file:posix() | badarg}.
 hash_file(Full) ->
     case relsync_lib_fs:open_read(Full) of
@@ -122,9 +121,9 @@ hash_rest(Handle, State, Size) ->
             {error, Reason}
     end.
 
-%% @doc Says which entries of a manifest are not as they were installed, each
-%% looked up in the first root that holds it. Files are compared by size, mode
-%% and time, or by content when `Checksum' says so or the time is not known.
+%% @doc Returns the entries of a manifest that are no longer as installed. Each is looked up in the
+%% first root that has it. Files are compared by size, mode and time. They are compared by content
+%% if `Checksum' says so or the time is unknown.
 -spec drift(
     [binary()], relsync_lib_manifest:manifest(), relsync_lib_state:installed(), Checksum :: boolean()
 ) -> [drift()].
@@ -135,7 +134,7 @@ drift(Roots, Manifest, Installed, Checksum) ->
     ),
     below_absent(Compared, #{}).
 
-%% Nothing is held below what is no directory, whatever a link there points to.
+%% Nothing exists below an entry that is not a directory, whatever a link there points to.
 below_absent([], _Absent) ->
     [];
 below_absent([{_, _, same} | Rest], Absent) when map_size(Absent) =:= 0 ->

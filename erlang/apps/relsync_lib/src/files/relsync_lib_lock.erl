@@ -1,32 +1,34 @@
-%% @doc The lock on a destination: one session or way back at a time, whatever VM it runs in.
+%% @doc The lock on a destination. It allows one session or way back at a time, in any VM.
 %%
-%% Owns a socket in Linux's abstract name space whose name says which directory is meant, by device and
-%% inode: the kernel lets only one process have it, and takes it back when that process ends, or its VM, however
-%% it ends. Nothing lies on disk. Who holds it is asked over the socket itself; the answer is somebody's, so it
-%% is bounded and made printable.
+%% The lock is a socket in Linux's abstract name space. Its name identifies the directory by device
+%% and inode. The kernel gives it to only one process, and takes it back when that process or its VM
+%% ends in any way. Nothing is on disk. The holder's name is asked over the socket itself. The
+%% answer may come from anybody, so it is bounded and made printable.
 %%
-%% Where there are no such sockets, or in another network name space (a container's), nothing is locked here:
-%% an update that met another one is then refused when it comes to count (relsync_lib_apply). Any user may take
-%% a name, so a holder counts only if it could write to the destination: root, its owner, or who we are.
+%% Without such sockets, or in another network name space (a container's), nothing is locked here.
+%% Then `relsync_lib_apply' refuses an update that met another one. Any user may take a name. So a
+%% holder counts only if it could write to the destination: root, the directory's owner, or our own
+%% user.
 %%
-%% The lock belongs to the calling process, which is remembered in its dictionary.
+%% The lock belongs to the calling process, which stores it in its dictionary.
 -module(relsync_lib_lock).
 
 -export([take/2, release/0]).
 
 -define(HELD, relsync_lib_lock).
-%% Who does not say whose session it is.
+%% The name of a holder that does not say its name.
 -define(UNKNOWN, <<"another session">>).
-%% What is taken of a holder's name.
+%% The maximum length of a holder's name.
 -define(MAX_WHO_BYTES, 120).
 -define(ANSWER_TIMEOUT_MS, 1000).
-%% A process that was killed lets go a moment later.
+%% A killed process releases the lock a moment later.
 -define(TRIES, 10).
 -define(TRY_PAUSE_MS, 50).
 %% SOL_SOCKET and SO_PEERCRED, whose value is three 32-bit words: process, user, group.
 -define(PEER_CREDENTIALS, {raw, 1, 17, 12}).
 
-%% @doc Takes the lock on the directory that is written to. `absent': there is no such directory yet.
+%% @doc Takes the lock on the directory that is written to. `absent' means that the directory does
+%% not exist yet.
 -spec take(relsync_lib_roots:roots(), Who :: binary()) -> ok | absent | {busy, Holder :: binary()}.
 take(#{write := Write}, Who) ->
     case {os:type(), relsync_lib_fs:directory(Write)} of
@@ -68,7 +70,7 @@ listen(Name) ->
         _:_ -> {error, unavailable}
     end.
 
-%% Ends when the socket does.
+%% Answers callers until the socket ends.
 answer(Socket, Answer) ->
     case gen_tcp:accept(Socket) of
         {ok, Caller} ->
@@ -105,7 +107,7 @@ answered({error, timeout}) ->
 answered({error, _}) ->
     gone.
 
-%% What is not known does not make a stranger.
+%% A holder with unknown credentials does not count as a stranger.
 may_hold(Socket, Owner) ->
     case {inet:getopts(Socket, [?PEER_CREDENTIALS]), relsync_lib_fs:own_user()} of
         {{ok, [{raw, 1, 17, <<_:32, User:32/native, _:32>>}]}, {ok, Own}} ->
@@ -114,7 +116,7 @@ may_hold(Socket, Owner) ->
             true
     end.
 
-%% @doc Lets go, if anything is held; nothing of it is left when this returns.
+%% @doc Releases the lock, if the process has it. It is fully released when this returns.
 -spec release() -> ok.
 release() ->
     case erase(?HELD) of

@@ -1,11 +1,11 @@
 %% @doc A manifest: the canonical bytes of a snapshot, and the entries in them.
 %%
-%% Owns the coding that `store-format.md' describes under "Manifest", with every
-%% invariant and limit stated there, in both directions: what `decode/1' accepts,
-%% `encode/1' writes byte for byte, and nothing else. Pure: no file is touched.
+%% This module owns the coding that `store-format.md' describes under "Manifest", with every
+%% invariant and limit, in both directions. `decode/1' accepts exactly the bytes that `encode/1'
+%% writes. This module is pure: it touches no file.
 %%
-%% Bytes may come from anybody. Nothing is allocated for a number that the bytes
-%% claim; the paths, which front coding could inflate, have a limit of their own.
+%% Bytes may come from anybody. Nothing is allocated for a number that the bytes claim. The paths,
+%% which front coding could inflate, have a limit of their own.
 -module(relsync_lib_manifest).
 
 -export([
@@ -62,18 +62,18 @@
 -define(MAX_FILE_BYTES, (1 bsl 40)).
 -define(MAX_MODE, 8#7777).
 
-%% @doc The manifest of a tree without entries.
+%% @doc Returns the manifest of a tree without entries.
 -spec empty() -> manifest().
 empty() ->
     {ok, Manifest} = encode([]),
     Manifest.
 
-%% @doc Gives the manifest of entries that stand in ascending order of path.
+%% @doc Returns the manifest of entries in ascending order of path.
 -spec encode([entry()]) -> {ok, manifest()} | {error, error()}.
 encode(Entries) ->
     Header = [?MAGIC, ?VERSION, relsync_lib_varint:encode(length(Entries))],
     Bytes = iolist_to_binary([Header | encode_entries(Entries, <<>>)]),
-    %% Reading it back holds the caller's entries against the same rules as a peer's.
+    %% Decoding it again checks the caller's entries by the same rules as a peer's.
     decode(Bytes).
 
 encode_entries([], _Previous) ->
@@ -122,7 +122,7 @@ new(Bytes, Entries) ->
         entries => list_to_tuple(Entries)
     }.
 
-%% The directories seen so far answer for the parents of what follows.
+%% The directories seen so far must contain the parents of later entries.
 decode_entries(Bytes, Index, Count) ->
     decode_entries(Bytes, Index, Count, <<>>, #{<<>> => true}, 0, []).
 
@@ -224,14 +224,14 @@ counted(Bytes, Max, Fault) ->
 -spec bytes(manifest()) -> binary().
 bytes(#{bytes := Bytes}) -> Bytes.
 
-%% @doc The name under which the target knows the manifest.
+%% @doc Returns the target's name of the manifest.
 -spec sha256(manifest()) -> sha256().
 sha256(#{sha256 := Sha256}) -> Sha256.
 
 -spec count(manifest()) -> non_neg_integer().
 count(#{entries := Entries}) -> tuple_size(Entries).
 
-%% @doc Gives the entry of an index, which counts from 0.
+%% @doc Returns the entry with an index, which counts from 0.
 -spec entry(index(), manifest()) -> {ok, entry()} | none.
 entry(Index, #{entries := Entries}) when Index >= 0, Index < tuple_size(Entries) ->
     {ok, element(Index + 1, Entries)};

@@ -1,10 +1,13 @@
-%% @doc What the files that come take over from those that they replace: owner, group and POSIX capabilities.
+%% @doc The owner, group and POSIX capabilities that new files take over from the files they
+%% replace.
 %%
-%% Owns the comparison and the list of what could not be taken over, for the report. It changes staged files only, before
-%% anything refers to them but the plan. Mode bits, the setuid bit among them, are the release's: one that a file has on the
-%% target alone is named when it goes.
+%% This module owns the comparison, and the list of attributes that could not be taken over, for the
+%% report. It changes only staged files, while nothing but the plan refers to them. Mode bits belong
+%% to the release, including the setuid bit. If only the target's file has the setuid bit, its
+%% removal is reported.
 %%
-%% Capabilities are asked for once, of programs (ELF) that are replaced, and only where the target has the tool.
+%% Capabilities are asked for once, only for programs (ELF) that are replaced, and only if the
+%% target has the tool.
 -module(relsync_lib_owner).
 
 -export([keep/2, format_error/1]).
@@ -15,7 +18,7 @@
     path := relsync_lib_path:path(),
     mode := 0..8#6777,
     owner := {User :: non_neg_integer(), Group :: non_neg_integer()},
-    %% What comes.
+    %% The new file.
     source := binary(),
     new_mode := 0..8#6777,
     mtime := integer()
@@ -28,12 +31,13 @@
 -define(EXECUTABLE, 8#111).
 -define(SPECIAL, 8#6000).
 
-%% @doc Gives staged files what the replaced ones have; says what could not be given.
+%% @doc Gives staged files the attributes of the files they replace. Returns the attributes that
+%% could not be given.
 -spec keep(relsync_lib_roots:roots(), [replaced()]) -> {ok, [lost()]} | {error, error()}.
 keep(_Roots, []) ->
     {ok, []};
 keep(#{state := Dir} = Roots, [#{source := Source, path := Path} | _] = Replaced) ->
-    %% All staged files were made by this process in one directory.
+    %% This process made all staged files in one directory.
     case relsync_lib_fs:examine(relsync_lib_state:file_name(Dir, Source)) of
         {ok, _, #{owner := Made}} ->
             try
@@ -58,7 +62,7 @@ given(#{state := Dir} = Roots, Made, Replaced) ->
         Unknown
     ]).
 
-%% Who may not give files away may still give them to a group of his own.
+%% A user who may not change a file's owner may still give it to one of the user's own groups.
 own(#{owner := {User, Group} = Owner} = File, {OwnUser, _}, Dir) ->
     Place = place(File, Dir),
     case relsync_lib_fs:set_owner(Place, Owner) of
@@ -71,7 +75,7 @@ own(#{owner := {User, Group} = Owner} = File, {OwnUser, _}, Dir) ->
             end
     end.
 
-%% A change of the owner takes the setuid bit away.
+%% A change of the owner removes the setuid bit.
 set_attributes(#{path := Path, new_mode := Mode, mtime := Mtime} = File, Dir) ->
     done(Path, relsync_lib_fs:set_attributes(place(File, Dir), Mode, Mtime)).
 
@@ -85,7 +89,7 @@ capabilities(#{write := Root}, Executables) ->
         {[{_, #{path := Path}} | Others], unknown} -> {[], [{capabilities_unknown, Path, length(Others)}]}
     end.
 
-%% The kernel takes no notice of capabilities of scripts.
+%% The kernel ignores capabilities of scripts.
 is_program(Full) ->
     case relsync_lib_fs:open_read(Full) of
         {ok, Handle} ->
@@ -101,7 +105,7 @@ place(#{source := Source}, Dir) -> relsync_lib_state:file_name(Dir, Source).
 done(_Path, ok) -> ok;
 done(Path, {error, Reason}) -> throw({?MODULE, {cannot, keep, Path, Reason}}).
 
-%% @doc Gives a sentence for what could not be taken over.
+%% @doc Gives a sentence for an attribute that could not be taken over.
 -spec format_error(lost()) -> unicode:chardata().
 format_error({lost, Path, owner}) ->
     ["\"", relsync_lib_path:display(Path), "\" belongs to the node's user now: its owner and group could not be kept"];

@@ -1,26 +1,29 @@
 %% @doc The same work on many files, done by several processes at once.
 %%
-%% Owns how work is divided, and that it is as if one process had done it: what fails in one of them fails in the caller,
-%% and none of them outlives him. What the work is, and that its parts may be done in any order, is the caller's business.
+%% This module owns the division of work. The result is the same as from one process: a failure in
+%% one of them becomes the caller's failure, and none of them outlives the caller. The caller
+%% defines the work, and ensures that its parts may run in any order.
 %%
-%% Rationale: the VM hands each call on a file from one of its schedulers to another and back, which takes far longer than the
-%% call. Of several calls at a time, one is handed over while another is carried out: a look at a file takes a quarter of the time.
-%% With more calls at a time than the VM has schedulers for files (10), these do not fall asleep for
-%% want of work, which halves the CPU time of a look once more.
+%% Rationale: the VM passes each call on a file from one of its schedulers to another and back,
+%% which takes far longer than the call. With several calls at a time, one is passed on while
+%% another runs. A look at a file then takes a quarter of the time. With more calls at a time than
+%% the VM has schedulers for files (10), these never sleep for lack of work. That halves the CPU
+%% time of a look once more.
 %%
-%% Few items are worked on by the caller alone, one after the other.
+%% The caller alone works on a few items, one after the other.
 -module(relsync_lib_parallel).
 
 -export([map/2, pays/1]).
 
 -define(WORKERS, 12).
-%% Processes and copies of what they work on cost something too.
+%% The smallest number of items for several processes. Processes, and copies of their items, have a
+%% cost too.
 -define(LEAST_ITEMS, 256).
 -define(LEAST_EACH, 64).
 -define(BEAT_MS, 500).
 
-%% @doc Gives what Fun makes of each item, in the order of the items. After an exception, what has been begun is
-%% finished, nothing more is begun, and the caller gets that exception.
+%% @doc Returns the result of Fun for each item, in the order of the items. After an exception, work
+%% that has begun is finished, and no more work begins. The caller gets that exception.
 -spec map(fun((Item) -> Result), [Item]) -> [Result].
 map(Fun, Items) ->
     case pays(Items) of
@@ -63,7 +66,7 @@ work(Fun, Part, Failed) ->
             {raised, Class, Reason, Stack}
     end.
 
-%% Whoever waits for the work shows that it goes on.
+%% The waiting process shows that the work continues.
 await({Pid, Monitor} = Worker) ->
     receive
         {?MODULE, Pid, Result} ->

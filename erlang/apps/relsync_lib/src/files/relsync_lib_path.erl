@@ -1,14 +1,13 @@
-%% @doc Paths of entries: what may stand in a manifest, and what may be touched
-%% on disk for it.
+%% @doc Paths of entries: the paths that a manifest may hold, and the paths on disk that may be
+%% touched for them.
 %%
-%% A path here is raw bytes, relative to a root, `/'-separated. This module
-%% decides; it changes nothing on disk.
+%% A path here is raw bytes, relative to a root, `/'-separated. This module decides; it changes
+%% nothing on disk.
 %%
-%% Invariant: no path that `validate/1' refuses reaches the file system, and
-%% nothing is written, renamed, linked or deleted at a path for which
-%% `check_parents/2' was not asked just before: a symbolic link that somebody
-%% put in the place of a directory is never followed. One that is put there between
-%% the question and the deed is relsync_lib_place's business.
+%% Invariant: no path that `validate/1' refuses reaches the file system. Before anything is written,
+%% renamed, linked or deleted at a path, `check_parents/2' is asked. So a symbolic link in the place
+%% of a directory is never followed. relsync_lib_place handles a link that is put there between the
+%% question and the operation.
 -module(relsync_lib_path).
 
 -export([
@@ -43,8 +42,8 @@
 -define(MAX_PATH_BYTES, 4096).
 -define(MAX_COMPONENT_BYTES, 255).
 
-%% @doc The path of the file that is installed only where nothing stands: what is there is the target's own,
-%% whatever it holds, and is neither compared, nor replaced, nor built on.
+%% @doc Returns the path of the file that is installed only if the target has none there. An
+%% existing file is the target's own: it is not compared, replaced or built on.
 -spec targets_own() -> path().
 targets_own() -> ?TARGETS_OWN.
 
@@ -76,8 +75,8 @@ validate_name(Name) ->
 checked(none, _Path) -> ok;
 checked(Why, Path) -> {error, {bad_path, Path, Why}}.
 
-%% Gives the first fault from the beginning of a component on, in one pass over the bytes: every
-%% record of a large release is held against it, path by path.
+%% Returns the first fault, from the start of a component, in one pass over the bytes. Every record
+%% of a large release is checked with it, path by path.
 component_fault(<<>>) -> empty_component;
 component_fault(<<"/", _/binary>>) -> empty_component;
 component_fault(<<".">>) -> dot_component;
@@ -92,17 +91,17 @@ fault_after(<<0, _/binary>>, _Length) -> nul;
 fault_after(_Bytes, ?MAX_COMPONENT_BYTES) -> component_too_long;
 fault_after(<<_, Rest/binary>>, Length) -> fault_after(Rest, Length + 1).
 
-%% @doc Gives the place of a path below a root.
+%% @doc Returns the full path of a path below a root.
 -spec join(binary(), path()) -> binary().
 join(Root, <<>>) -> Root;
 join(Root, Path) -> <<Root/binary, "/", Path/binary>>.
 
-%% @doc Gives the path of a name in a directory; the empty path is the root.
+%% @doc Returns the path of a name in a directory. The empty path is the root.
 -spec join_relative(path(), binary()) -> path().
 join_relative(<<>>, Name) -> Name;
 join_relative(Dir, Name) -> join(Dir, Name).
 
-%% @doc Gives the path of the directory that holds this one; the empty path is the root.
+%% @doc Returns the path of the parent directory. The empty path is the root.
 -spec parent(path()) -> path().
 parent(Path) ->
     case last_slash(Path, byte_size(Path) - 1) of
@@ -118,14 +117,13 @@ last_slash(Path, At) ->
         _ -> last_slash(Path, At - 1)
     end.
 
-%% @doc Lists the directories above a path, the outermost first, the root not included.
+%% @doc Lists the directories above a path, the outermost first, without the root.
 -spec ancestors(path()) -> [path()].
 ancestors(Path) ->
     [binary:part(Path, 0, At) || {At, 1} <- binary:matches(Path, <<"/">>)].
 
-%% @doc Says whether every directory above the path is a directory, looked at
-%% now and without following links. The root itself may be reached through a
-%% link: the operator named it.
+%% @doc Says whether every directory above the path is a directory, looked at now and without
+%% following links. The root itself may be reached through a link, because the operator named it.
 -spec check_parents(binary(), path()) -> ok | {error, parents_error()}.
 check_parents(Root, Path) ->
     check_each(Root, ancestors(Path)).
@@ -142,9 +140,9 @@ check_each(Root, [Ancestor | Rest]) ->
         {error, Posix} -> {error, {parent_unreadable, Ancestor, Posix}}
     end.
 
-%% @doc Gives a path as the code server and lists of names on the code path have it: a list, of
-%% characters where the VM takes file names for UTF-8, of bytes where it does not (`+fnl'). A path that is
-%% not UTF-8 where it should be stays the bytes it is.
+%% @doc Converts a path to the form of the code server and of lists of names on the code path. It is
+%% a list of characters if the VM treats file names as UTF-8, and of bytes if not (`+fnl'). A path
+%% that should be UTF-8 and is not stays as bytes.
 -spec native(binary()) -> string().
 native(Path) ->
     case file:native_name_encoding() of
@@ -157,7 +155,7 @@ native(Path) ->
             end
     end.
 
-%% @doc Gives the bytes of a path that `native/1' made or the code server told.
+%% @doc Returns the bytes of a path from `native/1' or from the code server.
 -spec raw(string()) -> binary().
 raw(Native) ->
     case unicode:characters_to_binary(Native, unicode, file:native_name_encoding()) of
@@ -165,12 +163,12 @@ raw(Native) ->
         _ -> unicode:characters_to_binary(Native)
     end.
 
-%% @doc Gives printable text for a path that the code server told.
+%% @doc Returns printable text for a path from the code server.
 -spec display_native(string()) -> unicode:chardata().
 display_native(Native) ->
     display(raw(Native)).
 
-%% @doc Gives printable text for a path: UTF-8 as it is, other bytes as `\xHH'.
+%% @doc Returns printable text for a path: UTF-8 as it is, other bytes as `\xHH'.
 -spec display(binary()) -> unicode:chardata().
 display(Path) ->
     case unicode:characters_to_list(Path) of

@@ -1,29 +1,33 @@
-%% @doc Where an operation on a path is done: in the very directory that was meant.
+%% @doc The place of an operation on a path: exactly the directory that was meant.
 %%
-%% Between a look at the directories above a path and the operation, whoever may write to the destination can put a
-%% link in the place of one of them. So the directory that holds the path is opened, the kernel is asked which one
-%% that is (the link `/proc/self/fd/N'), and the operation goes through that descriptor, as `/proc/self/fd/N/NAME':
-%% whatever happens to the names above it meanwhile, it stays in that directory. Where another directory was
-%% opened than the path says, nothing is done: `eloop'.
+%% Between a look at the directories above a path and the operation, somebody who may write to the
+%% destination can replace one of them by a link. So the directory that contains the path is opened.
+%% The kernel is asked which directory that is (the link `/proc/self/fd/N'). The operation goes
+%% through that descriptor, as `/proc/self/fd/N/NAME'. Whatever happens to the names above it
+%% meanwhile, it stays in that directory. If another directory was opened than the path says,
+%% nothing is done, and the result is `eloop'.
 %%
-%% The last few directories stay open, because most operations follow others in the same directory. The kernel is asked
-%% before each operation what an open directory is called now. One that has moved, or is deleted, is opened anew by its path and
-%% held to the same question. `release/0' closes them all: a hook may want to unmount something.
+%% The last few directories stay open, because most operations follow others in the same directory.
+%% Before each operation, the kernel is asked for the present name of an open directory. A directory
+%% that was moved or deleted is opened again by its path, and checked in the same way. `release/0'
+%% closes them all, because a hook may want to unmount something.
 %%
-%% Owns the names that the kernel gives the destination's directories, in the dictionary of the process that works
-%% on files, as relsync_lib_lock does with the lock. A destination may itself be reached through links: the operator
-%% named it, and `start/1' finds out which directory it is. Changes nothing on disk.
+%% This module owns the kernel's names of the destination's directories. They are in the dictionary
+%% of the process that works on files, as relsync_lib_lock stores the lock. A destination may itself
+%% be reached through links, because the operator named it. `start/1' finds out which directory it
+%% is. This module changes nothing on disk.
 %%
 %% Processes that share the work on many files (`take_over/1') have directories of their own. They
 %% ask the kernel again only after ?UNASKED operations in a directory, because the question takes as
 %% long as the operation. An operation through a descriptor gives the same result before and after
-%% the directory is moved. So a move between the question and the last of these operations is as
-%% good as one right after them. What a link leads to is touched in neither case.
+%% the directory is moved. So a move between the question and the last of these operations is
+%% equivalent to one right after them. In both cases, the target of a link is never touched.
 %%
-%% Invariant: after `start/1', nothing outside the directories that the roots were then is changed or read through a path
-%% below them. Not held are paths that lie below none of them, roots that cannot be listed, and systems
-%% other than Linux or without /proc: there the looks of relsync_lib_path and relsync_lib_switch are all there is. A descriptor
-%% leads to a directory even when that is moved: who may move the release away moves it as it is.
+%% Invariant: after `start/1', every change and read through a path below the roots stays in the
+%% directories that the roots were then. Some paths are not held: paths below no root, paths below
+%% roots that cannot be listed, and all paths on systems other than Linux or without /proc. For
+%% these, only the looks of relsync_lib_path and relsync_lib_switch protect. A descriptor leads to a
+%% directory even if that is moved. Somebody who may move the release away moves it as it is.
 -module(relsync_lib_place).
 
 -include_lib("kernel/include/file.hrl").
@@ -32,17 +36,18 @@
 
 -define(KEY, relsync_lib_place).
 -define(OPEN, relsync_lib_place_open).
-%% A rename works in two directories, a copy between file systems in a third.
+%% A rename works in two directories, and a copy between file systems in a third.
 -define(MAX_OPEN, 4).
 -define(ALLOWED, relsync_lib_place_unasked).
 -define(UNASKED, 32).
 -define(DESCRIPTORS, <<"/proc/self/fd">>).
 
-%% @doc From now on, this process does what it does below these roots in the directories that they are now.
+%% @doc From now on, this process's operations below these roots stay in the directories that the
+%% roots are now.
 -spec start([binary()]) -> ok.
 start(Roots) -> start(Roots, ?DESCRIPTORS).
 
-%% @doc The same with the descriptors' links somewhere else.
+%% @doc Does the same, with the links of descriptors at another place.
 -spec start([binary()], binary()) -> ok.
 start(Roots, Descriptors) ->
     release(),
@@ -51,11 +56,12 @@ start(Roots, Descriptors) ->
     _ = put(?KEY, lists:sort(fun({A, _}, {B, _}) -> byte_size(A) >= byte_size(B) end, Known)),
     ok.
 
-%% @doc Gives what `start/1' found out, for `take_over/1' in another process.
+%% @doc Returns the result of `start/1', for `take_over/1' in another process.
 -spec known() -> term().
 known() -> get(?KEY).
 
-%% @doc From now on, this process works below the roots of the one that it works for, on many files.
+%% @doc From now on, this process works on many files below the roots of the process that it works
+%% for.
 -spec take_over(term()) -> ok.
 take_over(undefined) ->
     ok;
@@ -65,7 +71,7 @@ take_over(Known) ->
     _ = put(?KEY, Known),
     ok.
 
-%% @doc Closes the directories that are open.
+%% @doc Closes the open directories.
 -spec release() -> ok.
 release() ->
     case erase(?OPEN) of
@@ -73,11 +79,11 @@ release() ->
         Open -> lists:foreach(fun close/1, Open)
     end.
 
-%% @doc Says whether what is done at a path is held to the directory that should hold it.
+%% @doc Says whether operations at a path are bound to the directory that should contain it.
 -spec is_held(binary()) -> boolean().
 is_held(Path) -> expected(Path) =/= free.
 
-%% @doc Gives what the kernel calls a path that is held.
+%% @doc Returns the kernel's name of a held path.
 -spec kernel_path(binary()) -> {ok, binary()} | none.
 kernel_path(Path) ->
     case expected(Path) of
@@ -88,7 +94,8 @@ kernel_path(Path) ->
 kernel_name(Root, Descriptors) ->
     in_directory(Root, fun(Handle) -> link_of(relsync_lib_path:join(Descriptors, number(Handle))) end).
 
-%% @doc Calls Fun with a path to the same name that does not lead out of the directory that should hold it.
+%% @doc Calls Fun with another path to the same name. It cannot lead out of the directory that
+%% should contain the name.
 -spec in_parent(binary(), fun((binary()) -> Result)) -> Result | {error, file:posix() | badarg}.
 in_parent(Path, Fun) ->
     case expected(Path) of
@@ -96,7 +103,7 @@ in_parent(Path, Fun) ->
         _ -> Fun(Path)
     end.
 
-%% @doc The same for an operation on two names.
+%% @doc Does the same for an operation on two names.
 -spec in_parents(binary(), binary(), fun((binary(), binary()) -> Result)) -> Result | {error, file:posix() | badarg}.
 in_parents(First, Second, Fun) ->
     in_parent(First, fun(A) -> in_parent(Second, fun(B) -> Fun(A, B) end) end).
@@ -110,7 +117,8 @@ in_held(Path, Expected, Fun) ->
         {error, Reason} -> {error, Reason}
     end.
 
-%% Gives a path to the open directory. The kernel calls it as expected, or did a few operations ago.
+%% Returns a path to the open directory. The kernel has confirmed its name just now, or a few
+%% operations ago.
 held(Parent, Expected) ->
     Open = opened(),
     case lists:keytake(Parent, 1, Open) of
@@ -137,7 +145,7 @@ opened() ->
         Open -> Open
     end.
 
-%% How many operations go without a question after one.
+%% The number of operations without a question after each question.
 allowed() ->
     case get(?ALLOWED) of
         undefined -> 0;
@@ -167,7 +175,7 @@ hold(Parent, Expected, Open) ->
 
 close({_Parent, Handle, _Place, _Unasked}) -> prim_file:close(Handle).
 
-%% With the dot, nothing but a directory is opened: opening a pipe would wait for its writer.
+%% Because of the dot, only a directory is opened. Opening a pipe would wait for its writer.
 open_directory(Dir) -> prim_file:open(<<Dir/binary, "/.">>, [read, raw, directory]).
 
 in_directory(Dir, Fun) ->
@@ -183,7 +191,7 @@ closing(Handle, Fun) ->
         file:close(Handle)
     end.
 
-%% @doc Calls Fun with a path to the very file or directory that has this one, links not followed.
+%% @doc Calls Fun with a path to exactly the file or directory at this path. Links are not followed.
 -spec in_object(binary(), fun((binary()) -> Result)) -> Result | {error, file:posix() | badarg}.
 in_object(Path, Fun) ->
     case expected(Path) =:= free orelse prim_file:read_link_info(Path) of
@@ -197,12 +205,13 @@ in_object(Path, Fun) ->
 in_opened(Path, Modes, Fun) ->
     case open(Path, Modes) of
         {ok, Handle} -> closing(Handle, fun() -> Fun(descriptor(Handle)) end);
-        %% What may not be read has nothing but its directory to hold it.
+        %% An entry that may not be read can only be bound to its directory.
         {error, eacces} -> in_parent(Path, Fun);
         {error, Reason} -> {error, Reason}
     end.
 
-%% @doc Calls Fun with a path to what a handle has open, whatever has its name by now; without descriptors, with its path.
+%% @doc Calls Fun with a path to the object that a handle has open, even if its name now means
+%% another one. Without descriptors, it calls Fun with the handle's path.
 -spec in_handle(file:io_device(), binary(), fun((binary()) -> Result)) -> Result.
 in_handle(Handle, Path, Fun) ->
     case is_held(Path) of
@@ -210,7 +219,8 @@ in_handle(Handle, Path, Fun) ->
         false -> Fun(Path)
     end.
 
-%% @doc Opens what has this path, with no link above it or in its place; creates nothing.
+%% @doc Opens the object at this path, without following a link above it or in its place. Creates
+%% nothing.
 -spec open(binary(), [read | write | raw | binary | directory]) -> {ok, file:io_device()} | {error, file:posix() | badarg}.
 open(Path, Modes) ->
     case prim_file:open(Path, Modes) of
@@ -230,13 +240,13 @@ check(_Handle, free) -> ok;
 check(Handle, {_, Expected}) ->
     case link_of(descriptor(Handle)) of
         {ok, Expected} -> ok;
-        %% Replaced since it was opened, and what was there was opened.
+        %% It was replaced since it was opened. The intended object was opened.
         {ok, <<Expected:(byte_size(Expected))/binary, " (deleted)">>} -> ok;
         {ok, _} -> {error, eloop};
         {error, Reason} -> {error, Reason}
     end.
 
-%% A path that leads to what was opened, whatever has its name by now.
+%% Returns a path to the opened object, even if its name now means another one.
 descriptor(Handle) -> relsync_lib_path:join(?DESCRIPTORS, number(Handle)).
 
 number(Handle) ->
@@ -249,7 +259,8 @@ link_of(Place) ->
         {error, Reason} -> {error, Reason}
     end.
 
-%% @doc Gives the bytes of a name as the emulator answers with it: a list where its encoding can express the name.
+%% @doc Returns the bytes of a name from the emulator, which returns a list if its encoding can
+%% express the name.
 -spec raw_name(binary() | string()) -> binary().
 raw_name(Name) when is_binary(Name) ->
     Name;
@@ -257,7 +268,8 @@ raw_name(Name) ->
     Native = prim_file:internal_name2native(Name),
     binary:part(Native, 0, byte_size(Native) - 1).
 
-%% What the kernel should call a path. What holds a root itself is the operator's.
+%% Returns the name that the kernel should give a path. The operator is responsible for the
+%% directories above a root.
 expected(Path) ->
     case get(?KEY) of
         undefined -> free;

@@ -1,14 +1,15 @@
-%% @doc A sign of life for the host, from whatever takes long.
+%% @doc A sign of life for the host, from work that takes long.
 %%
-%% Owns when it is due. Whoever works on files or waits for others calls `beat/0' on the way; in a process that
-%% has no host, nothing comes of it. What hangs gives no sign: there is no process of its own for it.
+%% This module owns the decision when it is due. Code that works on files or waits for others calls
+%% `beat/0' on the way. In a process without a host, it does nothing. A hanging process gives no
+%% sign, because no other process gives it instead.
 -module(relsync_lib_pulse).
 
 -export([start/2, beat/0]).
 
 -define(KEY, relsync_lib_pulse).
 
-%% @doc From now on `beat/0' in this process calls Fun, but no more often than this.
+%% @doc From now on, `beat/0' in this process calls Fun, but at most once per interval.
 -spec start(fun(() -> ok), IntervalMs :: non_neg_integer()) -> ok.
 start(Fun, IntervalMs) ->
     put(?KEY, {Fun, IntervalMs, now_ms() + IntervalMs}),

@@ -1,22 +1,23 @@
-%% @doc Programs of the target that know what the emulator cannot ask the kernel for.
+%% @doc Programs of the target, for questions that the emulator cannot ask the kernel.
 %%
-%% Owns every program that is run: `df' for free space, `getcap' and `setcap' for POSIX capabilities, `sync' for all
-%% files of a file system at once, a shell for a start script. A target may lack any of them: the answer is `unknown' then. Runs
-%% one program for many files, never one for each.
+%% This module owns every program that is run. These are `df' for free space, `getcap' and `setcap'
+%% for POSIX capabilities, `sync' for a whole file system, and a shell for a start script. A target
+%% may lack any of them; then the answer is `unknown'. It runs one program for many files, never one
+%% for each.
 -module(relsync_lib_tools).
 
 -export([run_script/4, free_bytes/1, sync_file_system/1, capabilities/1, set_capabilities/2]).
 
 -define(TIMEOUT_MS, 5000).
 -define(SCRIPT_TIMEOUT_MS, 2000).
-%% A slow medium that others write to as well.
+%% Enough for a slow medium that others write to as well.
 -define(SYNC_TIMEOUT_MS, 1800000).
 -define(BEAT_MS, 1000).
-%% Arguments of one program.
+%% The maximum number of paths in one program's arguments.
 -define(MAX_PATHS, 200).
 
-%% @doc Gives the bytes an ordinary user may still write where `Dir' is, or
-%% `unknown' where there is no `df' to ask.
+%% @doc Returns the bytes that an ordinary user may still write on the file system of `Dir';
+%% `unknown' if there is no `df'.
 -spec free_bytes(binary()) -> non_neg_integer() | unknown.
 free_bytes(Dir) ->
     case tool("df") of
@@ -36,8 +37,9 @@ parse_df(Output) ->
         nomatch -> unknown
     end.
 
-%% @doc Brings everything on the file system of a directory to the medium. `unknown' where that cannot be relied on: without
-%% GNU's `sync', and where the kernel does not tell of what it could not write (before Linux 5.8).
+%% @doc Syncs everything on the file system of a directory to the medium. Returns `unknown' if that
+%% is not reliable: without GNU's `sync', or if the kernel does not report failed writes (before
+%% Linux 5.8).
 -spec sync_file_system(binary()) -> ok | unknown | {error, eio}.
 sync_file_system(Dir) ->
     case {os:type(), os:version(), tool("sync")} of
@@ -61,8 +63,8 @@ sync_file_system(Dir, Tool) ->
         failed -> {error, eio}
     end.
 
-%% @doc Gives the POSIX capabilities of those of the files that have some, as `setcap' takes them. `unknown' where there is no
-%% `getcap' to ask.
+%% @doc Returns the POSIX capabilities of the files that have some, in the form that `setcap' takes;
+%% `unknown' if there is no `getcap'.
 -spec capabilities([binary()]) -> {ok, #{binary() => binary()}} | unknown.
 capabilities(Paths) ->
     case tool("getcap") of
@@ -82,7 +84,7 @@ capabilities(Paths, Tool, Found) ->
             unknown
     end.
 
-%% Older ones write an equals sign between the path and what it has.
+%% Older versions write an equals sign between the path and its capabilities.
 add_capabilities(Line, Paths, Found) ->
     case [{Path, binary:part(Line, byte_size(Path), byte_size(Line) - byte_size(Path))} || Path <- Paths, is_before(Path, Line)] of
         [{Path, <<" = ", Capabilities/binary>>}] -> Found#{Path => Capabilities};
@@ -92,7 +94,7 @@ add_capabilities(Line, Paths, Found) ->
 
 is_before(Path, Line) -> binary:longest_common_prefix([<<Path/binary, " ">>, Line]) > byte_size(Path).
 
-%% @doc Gives capabilities, as `getcap' wrote them, to a file that nobody else can put another in the place of.
+%% @doc Gives capabilities, as `getcap' wrote them, to a file that no other user can replace.
 -spec set_capabilities(binary(), binary()) -> ok | {error, enotsup | eperm}.
 set_capabilities(Path, Capabilities) ->
     case tool("setcap") of
@@ -105,8 +107,8 @@ set_capabilities(Path, Capabilities) ->
             end
     end.
 
-%% @doc Has a shell run a script that puts what takes longer into the background, in a directory and without some variables of
-%% this VM's environment.
+%% @doc Runs a script with a shell, in a directory and without some variables of this VM's
+%% environment. The script starts slow work in the background.
 -spec run_script(string(), [unicode:chardata()], binary(), [string()]) -> ok | {error, file:posix()}.
 run_script(Script, Arguments, Dir, Unset) ->
     case os:find_executable("sh", "/bin:/usr/bin") of
@@ -132,7 +134,7 @@ run_script(Script, Arguments, Dir, Unset) ->
             end
     end.
 
-%% Administrators' tools are often not on a service's path.
+%% Administrators' tools are often missing from a service's path.
 tool(Name) ->
     case [Found || Path <- [os:getenv("PATH", ""), "/usr/sbin:/sbin:/usr/bin:/bin"], Found <- [os:find_executable(Name, Path)], Found =/= false] of
         [Tool | _] -> Tool;
@@ -161,7 +163,7 @@ tool_answer(Port, Output, TimeoutMs) ->
     after WaitMs ->
         relsync_lib_pulse:beat(),
         case TimeoutMs - WaitMs of
-            %% A dead network mount keeps the tool waiting; the update need not wait with it.
+            %% A dead network mount keeps the tool waiting. The update need not wait with it.
             0 -> failed;
             LeftMs -> tool_answer(Port, Output, LeftMs)
         end

@@ -1,8 +1,7 @@
-%% @doc Unsigned LEB128 numbers as they stand in manifests, packs and messages.
+%% @doc Unsigned LEB128 numbers, as in manifests, packs and messages.
 %%
-%% Owns the coding of one number; what it counts, and which limit it must keep,
-%% is the caller's business. Only the shortest form is accepted, so that equal
-%% values have equal bytes.
+%% This module owns the coding of one number. The caller owns its meaning and its limit. Only the
+%% shortest form is accepted, so that equal values have equal bytes.
 -module(relsync_lib_varint).
 
 -export([encode/1, decode/1, unzigzag/1, zigzag/1]).
@@ -14,15 +13,14 @@
 -define(MAX_VALUE, 16#FFFFFFFFFFFFFFFF).
 -define(MAX_BYTES, 10).
 
-%% @doc Gives the shortest form of a number below 2^64.
+%% @doc Returns the shortest form of a number below 2^64.
 -spec encode(non_neg_integer()) -> binary().
 encode(N) when N < 16#80 ->
     <<N>>;
 encode(N) when N =< ?MAX_VALUE ->
     <<1:1, N:7, (encode(N bsr 7))/binary>>.
 
-%% @doc Takes a number off the front. `truncated' says that more bytes might
-%% make it a number.
+%% @doc Takes a number off the front. `truncated' means that more bytes might make it a number.
 -spec decode(binary()) -> {ok, non_neg_integer(), binary()} | {error, error()}.
 decode(<<0:1, N:7, Rest/binary>>) ->
     {ok, N, Rest};
@@ -43,7 +41,7 @@ decode(<<0:1, N:7, Rest/binary>>, Index, Sum) ->
 decode(<<>>, _Index, _Sum) ->
     {error, truncated}.
 
-%% @doc Folds a signed number into an unsigned one: 0, -1, 1, -2 become 0, 1, 2, 3.
+%% @doc Maps a signed number to an unsigned one: 0, -1, 1, -2 become 0, 1, 2, 3.
 -spec zigzag(integer()) -> non_neg_integer().
 zigzag(N) when N >= 0 -> N bsl 1;
 zigzag(N) -> ((-N) bsl 1) - 1.

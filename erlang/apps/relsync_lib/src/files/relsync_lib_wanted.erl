@@ -1,10 +1,10 @@
-%% @doc What the tree must become so that it is that of a manifest.
+%% @doc The changes that a tree needs to become that of a manifest.
 %%
-%% Owns the comparison of the live tree with the entries of a manifest, whose
-%% contents are known to be staged or in place. Looks, and changes nothing.
+%% This module owns the comparison of the live tree with the entries of a manifest. Their contents
+%% are known to be staged or in place. It looks, and changes nothing.
 %%
-%% Only what differs is wanted. Below what is no directory now there is nothing,
-%% whatever a link there may point to.
+%% Only differences are wanted. Below an entry that is not a directory now, nothing exists, whatever
+%% a link there may point to.
 -module(relsync_lib_wanted).
 
 -export([changes/4, format_error/1]).
@@ -12,7 +12,7 @@
 -export_type([wanted/0, sources/0, summary/0, error/0]).
 
 -type wanted() :: [{relsync_lib_path:path(), relsync_lib_change:file_node()}].
-%% Where the content of each file entry is, with the time its file has.
+%% The place of each file entry's content, and the file's time.
 -type sources() :: #{
     relsync_lib_manifest:index() =>
         {staged, Source :: binary(), Mtime :: integer()} | {kept, live, Mtime :: integer() | unknown}
@@ -22,7 +22,7 @@
     changed := non_neg_integer(),
     removed := non_neg_integer(),
     kept := non_neg_integer(),
-    %% Paths at which something else stands now.
+    %% The paths at which another entry exists now.
     replaced := [relsync_lib_path:path()],
     left := [{relsync_lib_path:path(), not_ours}]
 }.
@@ -30,8 +30,8 @@
     {base_changed, relsync_lib_path:path()}
     | {cannot, examine, relsync_lib_path:path(), file:posix() | badarg}.
 
-%% @doc Gives what is wanted of each path that differs, in ascending order. Of
-%% the deleted entries only those count whose kind still stands there.
+%% @doc Returns the wanted entry of each path that differs, in ascending order. A deleted entry
+%% counts only if an entry of its kind is still there.
 -spec changes(binary(), relsync_lib_manifest:manifest(), sources(), [relsync_lib_manifest:entry()]) ->
     {ok, {wanted(), summary()}} | {error, error()}.
 changes(Root, Manifest, Sources, Deletes) ->
@@ -57,7 +57,7 @@ changes(Root, Manifest, Sources, Deletes) ->
         throw:{?MODULE, Reason} -> {error, Reason}
     end.
 
-%% One look at each entry, but for what lies below a directory that is to be made.
+%% Looks at each entry once, except those below a directory that must be created.
 looks(Root, Entries) ->
     Absent = lists:foldl(fun(Entry, Absent) -> missing_dir(Root, Entry, Absent) end, #{}, Entries),
     Paths = [relsync_lib_manifest:path(Entry) || {_, Entry} <- Entries],
@@ -84,7 +84,7 @@ or_below(Path, Absent) ->
         false -> Path
     end.
 
-%% `Absent' holds the paths below which there is nothing.
+%% `Absent' holds the paths below which nothing exists.
 place({{Index, Entry}, Look}, Root, Sources, {Placed, Absent}) ->
     Path = relsync_lib_manifest:path(Entry),
     Live = live(Path, Look, Absent),
@@ -145,7 +145,7 @@ want_mode(Mode, LiveMode) ->
         Masked -> {mode, Masked}
     end.
 
-%% Only what is still of the kind that relsync installed goes.
+%% An entry is removed only if it still has the kind that relsync installed.
 removals(Root, Deletes) ->
     Lives = [{Entry, live_now(Root, relsync_lib_manifest:path(Entry))} || Entry <- Deletes],
     Present = [{Entry, Live} || {Entry, Live} <- Lives, Live =/= absent],

@@ -1,9 +1,9 @@
 %% @doc The processes that the agent starts.
 %%
-%% Owns how they start: without a limit to their heaps. A VM may have one for every new process
-%% (`+hmax'), and kill whoever exceeds it; a process of ours that is killed in the middle of a switch would
-%% leave the next session to repair the release. The session's own process is started by the host in
-%% the same way. What such a process does is its starter's business.
+%% This module owns the way they start: without a limit to their heaps. A VM may have a limit for
+%% every new process (`+hmax'), and kill a process that exceeds it. If one of our processes were
+%% killed in the middle of a switch, the next session would have to repair the release. The host
+%% starts the session's own process in the same way. The starter defines the work of a process.
 -module(relsync_lib_worker).
 
 -export([start/1, start_monitored/1, start_bound/1]).

@@ -1,10 +1,10 @@
-%%% The group leader of a running hook: speaks the I/O protocol of Erlang ("The Erlang I/O Protocol",
-%%% stdlib user's guide) and hands what is printed, as UTF-8, to a function.
+%%% The group leader of a running hook. It speaks Erlang's I/O protocol ("The Erlang I/O Protocol",
+%%% stdlib user's guide) and passes printed text to a function, as UTF-8.
 %%%
-%%% It answers a request only after the function has taken the output, so a hook prints no faster than
-%%% the output can be passed on. Input is at its end. When the process that started it dies, the hook is
-%%% killed; processes that outlive the hook get the node's own group leader: nothing refers to this
-%%% process when it has stopped.
+%%% It answers a request only after the function has taken the output. So a hook prints no faster
+%%% than the output can be passed on. Input is at its end. If the process that started it dies, the
+%%% hook is killed. Processes that outlive the hook get the node's own group leader. When this
+%%% process has stopped, nothing refers to it.
 -module(relsync_lib_hooks_io).
 
 -export([start/1, watch/2, stop/2]).
@@ -16,7 +16,7 @@
 
 -define(MAX_PIECE_BYTES, 16384).
 
-%% @doc Starts a group leader; `Output' runs in its process.
+%% @doc Starts a group leader. `Output' runs in its process.
 -spec start(output()) -> pid().
 start(Output) ->
     Owner = self(),
@@ -25,14 +25,14 @@ start(Output) ->
         loop(#{output => Output, owner => Monitor, hook => none})
     end).
 
-%% @doc Names the hook's process, to be killed if the caller dies.
+%% @doc Registers the hook's process. It is killed if the caller dies.
 -spec watch(pid(), pid()) -> ok.
 watch(Leader, Hook) ->
     Leader ! {?MODULE, watch, Hook},
     ok.
 
-%% @doc Waits until all that was printed so far has been handed on, gives the remaining processes another
-%% group leader, and stops. If the output is stuck for `Timeout' milliseconds it is given up.
+%% @doc Waits until all output so far has been passed on, gives the remaining processes another
+%% group leader, and stops. If the output is stuck for `Timeout' milliseconds, it is dropped.
 -spec stop(pid(), timeout()) -> ok.
 stop(Leader, Timeout) ->
     _ = relsync_lib_processes:adopt(Leader),
@@ -64,7 +64,8 @@ loop(#{owner := Owner, hook := Hook} = State) ->
             loop(State)
     end.
 
-%% Answers what has arrived meanwhile: whoever asked before it got its new leader waits for a reply.
+%% Answers the requests that have arrived meanwhile. A process that asked before it got its new
+%% leader waits for a reply.
 finish(State) ->
     receive
         {io_request, From, ReplyAs, Request} when is_pid(From) ->
@@ -91,7 +92,7 @@ request({setopts, Options}, _State) when is_list(Options) -> setopts(Options);
 request({requests, Requests}, State) when is_list(Requests) -> requests(Requests, ok, State);
 request(_Other, _State) -> {error, request}.
 
-%% Output is UTF-8 whatever is set.
+%% Output is always UTF-8, whatever options are set.
 setopts(Options) ->
     Encodings = [{encoding, E} || E <- [unicode, utf8, latin1]],
     Known = [binary, list, {binary, true}, {binary, false} | Encodings],
@@ -100,7 +101,7 @@ setopts(Options) ->
         _ -> {error, enotsup}
     end.
 
-%% Stops at the first that fails; answers with the last result.
+%% Stops at the first request that fails. Returns the last result.
 requests([], Result, _State) ->
     Result;
 requests([Request | Requests], _Result, State) ->
