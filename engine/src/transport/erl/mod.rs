@@ -1,6 +1,6 @@
 //! The Erlang distribution protocol as a transport: the host joins the target as a hidden node.
 //!
-//! This module finds the node ([`connect`]), and owns the handshake, the connection with its ticks,
+//! This module finds the node ([`connect()`]), and owns the handshake, the connection with its ticks,
 //! and the few terms and control messages of a session. It listens on no port, registers with no
 //! EPMD and publishes nothing: the target sees a hidden node with one process. The layers above own
 //! the content of messages, the way the agent gets to the target, and the decision when to
