@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::Findings;
 use super::source::Source;
 
-const AGENT: &str = "/relsync_lib_reload_plan.erl";
+/// The words of the wire; tests of both sides hold them against the code.
+const WORDS: &str = "tests/data/golden/words/words.txt";
 const DOCUMENT: &str = "docs/reference/module-statuses.md";
 const SCHEMA: &str = "docs/reference/json.schema.json";
 
@@ -14,12 +15,12 @@ const OF_THE_COMMAND: &str = "left";
 
 /// The page and the schema have each status, and no other.
 pub(super) fn check(sources: &[Source], findings: &mut Findings) {
-    let find = |end: &str| sources.iter().find(|source| source.path.ends_with(end));
-    let (Some(agent), Some(document), Some(schema)) = (find(AGENT), find(DOCUMENT), find(SCHEMA))
+    let find = |path: &str| sources.iter().find(|source| source.path == path);
+    let (Some(words), Some(document), Some(schema)) = (find(WORDS), find(DOCUMENT), find(SCHEMA))
     else {
         return;
     };
-    let mut given = of_type(&agent.text);
+    let mut given = of_words(&words.text);
     given.insert(OF_THE_COMMAND.to_owned());
     let explained = document.text.lines().filter_map(|line| {
         let (status, _) = line.strip_prefix("| `")?.split_once('`')?;
@@ -40,11 +41,13 @@ pub(super) fn check(sources: &[Source], findings: &mut Findings) {
     }
 }
 
-/// The atoms of the type `status()`.
-fn of_type(text: &str) -> BTreeSet<String> {
-    let (_, rest) = text.split_once("-type status() ::").unwrap_or_default();
-    let (body, _) = rest.split_once(".\n").unwrap_or_default();
-    body.split('|').map(|atom| atom.trim().to_owned()).collect()
+/// The statuses among the words.
+fn of_words(text: &str) -> BTreeSet<String> {
+    let words = text.lines().filter_map(|line| {
+        let word = line.strip_prefix("module_status ")?.split(' ').next()?;
+        Some(word.to_owned())
+    });
+    words.collect()
 }
 
 /// The values of the field `status` whose description says that it is one.
@@ -66,9 +69,9 @@ fn of_schema(text: &str) -> BTreeSet<String> {
 #[test]
 fn statuses_that_differ_are_found() {
     let source = Source::new;
-    let agent = source(
-        "erlang/apps/a/src/code/relsync_lib_reload_plan.erl",
-        "-type status() ::\n    reload\n    | in_use.\n\n-type item() :: x.\n",
+    let words = source(
+        WORDS,
+        "step commit text\nmodule_status reload text\nmodule_status in_use text\n",
     );
     let document = source(DOCUMENT, "| `reload` | |\n| `left` | |\n| `lost` | |\n");
     let schema = source(
@@ -76,7 +79,7 @@ fn statuses_that_differ_are_found() {
         "\"One of the module statuses.\",\n\"enum\": [\"reload\", \"in_use\", \"left\"]",
     );
     let mut findings = Findings(BTreeSet::new());
-    check(&[agent, document, schema], &mut findings);
+    check(&[words, document, schema], &mut findings);
     let found: Vec<_> = findings.0.into_iter().map(|(.., text)| text).collect();
     assert_eq!(
         found,
