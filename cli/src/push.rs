@@ -10,8 +10,8 @@ use relsync_engine::target::Target;
 use relsync_engine::target::wire::{ApplyResult, Outcome as ApplyOutcome, ReloadMode};
 use relsync_engine::tree::manifest::Manifest;
 use relsync_engine::update::{
-    self, Ending, Hooks, Outcome as UpdateOutcome, PathRule, Presync, PushEnd, PushError,
-    PushOptions, PushReport, Update, UpdateError,
+    self, Ending, Hooks, Outcome as UpdateOutcome, Presync, PushEnd, PushError, PushOptions,
+    PushReport, Update, UpdateError,
 };
 
 use crate::args::{ApplyArgs, PresyncTime, Reload, UpdateArgs};
@@ -96,7 +96,7 @@ async fn push(
     let reloads = options.reload != ReloadMode::None;
     let mut events = Events::of_push(&report.node, release, reloads, interrupt, output);
     let mut say = |event: update::Event<'_>| events.say(event);
-    let outcome = update::update(&mut target, update, interrupt.asked(), &mut say).await;
+    let outcome = update::update_target(&mut target, update, interrupt.asked(), &mut say).await;
     drop(events);
     report.set_traffic(target.traffic());
     let notes = outcome
@@ -115,7 +115,6 @@ async fn push(
 fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, CliError> {
     Config::load(args.target.profile.as_deref())?.fill_update(&mut args);
     let mut target = target::resolve(&args.target, args.apply.checksum, args.link.bwlimit)?;
-    target.greeting.prepare = !dry_run;
     let left_out = source::rules(&args.tree)?;
     let protected = source::protection(&args.apply.protect)?;
     let loaded = match &args.apply.hooks {
@@ -133,11 +132,7 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
         (Some(loaded.hooks), loaded.as_source)
     });
     let mut options = options(&args.apply, hooks, dry_run);
-    options.target = target.identity();
     options.may_overwrite = source::overwriting(&args.apply, &args.tree)?;
-    options.is_overlay = target.greeting.writable.is_some();
-    // What is kept of an overlay lacks what was below it.
-    options.use_kept = target.greeting.writable.is_none();
     options.link_bytes_per_s = args.link.bytes_per_s();
     if options.reload == ReloadMode::Vm && options.confirm_timeout_ms.is_some() {
         return Err(CliError::ProbationOfRestart);
@@ -187,16 +182,10 @@ pub(crate) fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> 
             Some(PresyncTime::Late) => Presync::Late,
         },
         delete_extraneous: args.delete,
-        may_overwrite: PathRule::default(),
-        is_overlay: false,
         max_delete: args.max_delete,
         dry_run,
-        target: String::new(),
-        reflate: true,
-        use_kept: true,
         restart_command: args.restart.restart_command.clone(),
-        link_bytes_per_s: None,
-        looked: None,
+        ..PushOptions::default()
     }
 }
 

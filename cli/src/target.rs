@@ -7,7 +7,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use relsync_engine::target::session::SILENCE;
 use relsync_engine::target::{Address, Greeting, Patience, Target};
 use relsync_engine::transport::RateLimiter;
 use relsync_engine::transport::erl::{
@@ -88,16 +87,12 @@ pub(crate) fn resolve(
         .as_deref()
         .unwrap_or(Path::new(DEFAULT_DESTINATION));
     let writable = args.destination_rw_path.as_deref();
-    let greeting = Greeting {
-        host: machine::caller(),
-        destination: absolute("--destination-path", destination)?,
-        writable: writable
-            .map(|path| absolute("--destination-rw-path", path))
-            .transpose()?,
-        checksum,
-        prepare: false,
-        silence: SILENCE,
-    };
+    let destination = absolute("--destination-path", destination)?;
+    let mut greeting = Greeting::new(&machine::caller(), destination);
+    greeting.writable = writable
+        .map(|path| absolute("--destination-rw-path", path))
+        .transpose()?;
+    greeting.checksum = checksum;
     let mut erl = ErlTarget::new(node, cookie(args)?);
     if let Some(local) = local_name(args)? {
         erl.local = local;

@@ -14,6 +14,20 @@ pub fn relsync_binary() -> PathBuf {
 }
 
 fn build() -> PathBuf {
+    build_target(&["--package", "relsync"]).join("relsync")
+}
+
+/// Builds an example of the engine and returns where it is.
+///
+/// # Panics
+/// If it does not build.
+pub fn engine_example(name: &str) -> PathBuf {
+    let target = ["--package", "relsync-engine", "--example", name];
+    build_target(&target).join("examples").join(name)
+}
+
+/// Has cargo build something in the profile of the tests, and returns that profile's directory.
+fn build_target(target: &[&str]) -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
     let profile_dir = test
         .ancestors()
@@ -22,17 +36,18 @@ fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build
-        .args(["build", "--quiet", "--package", "relsync", "--target-dir"])
+        .args(["build", "--quiet", "--target-dir"])
         .arg(profile_dir.parent().expect("a target directory"))
+        .args(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     if profile_dir.ends_with("release") {
         build.arg("--release");
     }
     assert!(
         build.status().expect("cargo runs").success(),
-        "relsync does not build"
+        "{target:?} does not build"
     );
-    profile_dir.join("relsync")
+    profile_dir.to_owned()
 }
 
 /// A run of the command in a directory of its own, with its own store and home, whatever the tester's environment holds.

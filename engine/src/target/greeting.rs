@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::target::session::SILENCE;
+
 /// The longest name of a session: one byte says how long it is.
 const HOLDER_BYTES: usize = 120;
 
@@ -23,6 +25,18 @@ pub struct Greeting {
 }
 
 impl Greeting {
+    /// What a host says that wants to update a directory on the target, absolute.
+    pub fn new(host: &str, destination: impl Into<Vec<u8>>) -> Self {
+        Self {
+            host: host.to_owned(),
+            destination: destination.into(),
+            writable: None,
+            checksum: false,
+            prepare: false,
+            silence: SILENCE,
+        }
+    }
+
     /// What this session is called while it holds the target.
     pub fn holder(&self) -> &str {
         let mut end = self.host.len().min(HOLDER_BYTES);

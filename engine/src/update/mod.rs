@@ -48,7 +48,7 @@ pub use aftermath::{Aftermath, Lost};
 pub use driver::{
     Doing, Ending, Event, Examination, Fallback, OnEvent, OtherRun, Outcome, Release, Restarted,
     Rollback, RollbackReport, RollbackTo, Stage, Unreached, Update, UpdateError, confirm, examine,
-    is_in_doubt, reload_code, roll_back, status, update,
+    is_in_doubt, reload_code, roll_back, status, update_target,
 };
 pub use tokio_util::sync::CancellationToken;
 
@@ -100,6 +100,30 @@ pub struct PushOptions {
     pub link_bytes_per_s: Option<u64>,
     /// What the target has of what the release needs when it is started, if it was asked.
     pub looked: Option<Arc<Looked>>,
+}
+
+impl Default for PushOptions {
+    fn default() -> Self {
+        Self {
+            reload: ReloadMode::Soft,
+            keep: 2,
+            keep_bytes: None,
+            confirm_timeout_ms: None,
+            hooks: None,
+            presync: Presync::Auto,
+            delete_extraneous: false,
+            may_overwrite: PathRule::default(),
+            is_overlay: false,
+            max_delete: None,
+            dry_run: false,
+            target: String::new(),
+            reflate: true,
+            use_kept: true,
+            restart_command: None,
+            link_bytes_per_s: None,
+            looked: None,
+        }
+    }
 }
 
 type Decide = dyn Fn(&[u8]) -> bool + Send + Sync;

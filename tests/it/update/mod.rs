@@ -1,5 +1,6 @@
 //! Updates of real nodes: files, code and the next start of a release.
 
+mod example;
 mod next_boot;
 mod odd_files;
 mod original;

@@ -5,7 +5,7 @@
 //! [`Rollback`]), hears [`Event`]s, may cancel, and gets a value back ([`Outcome`]). Nothing here prints, or knows how a target is
 //! reached. How long and how often is tried, [`Patience`](crate::target::Patience) says.
 //!
-//! | step of [`update`] | on failure |
+//! | step of [`update_target`] | on failure |
 //! |---|---|
 //! | session, plan, pack | a lost link is picked up again; the target continues where it has the pack |
 //! | apply | after a lost link the target is asked what became of the update |
@@ -67,12 +67,17 @@ enum Done {
 /// Brings a target to a release.
 ///
 /// A cancellation before the order to apply leaves the target as it is; later ones take effect as [`Stage`] says.
-pub async fn update(
+pub async fn update_target(
     target: &mut Target,
     mut update: Update,
     cancel: &CancellationToken,
     on_event: &mut OnEvent<'_>,
 ) -> Outcome {
+    target.greeting.prepare = !update.options.dry_run;
+    update.options.target = target.identity();
+    update.options.is_overlay = target.greeting.writable.is_some();
+    // What is kept of an overlay lacks what was below it.
+    update.options.use_kept &= !update.options.is_overlay;
     let mut outcome = Outcome {
         ending: Ending::DryRun,
         release: Arc::clone(&update.release.manifest),

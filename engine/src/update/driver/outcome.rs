@@ -69,6 +69,18 @@ impl Ending {
 
     /// Returns the error, if it ended with one.
     #[must_use]
+    pub fn into_error(self) -> Option<UpdateError> {
+        match self {
+            Self::UpToDate { .. } | Self::DryRun | Self::Applied { .. } => None,
+            Self::Unsettled(error)
+            | Self::RolledBack(error)
+            | Self::Unchanged(error)
+            | Self::Unknown(error) => Some(error),
+        }
+    }
+
+    /// Returns the error, if it ended with one.
+    #[must_use]
     pub fn error(&self) -> Option<&UpdateError> {
         match self {
             Self::UpToDate { .. } | Self::DryRun | Self::Applied { .. } => None,

@@ -30,6 +30,21 @@ pub struct Update {
     pub options: PushOptions,
 }
 
+impl Update {
+    /// An update as it is made where nothing else is asked for.
+    pub fn new(store: Arc<Store>, release: Release) -> Self {
+        Self {
+            store,
+            release,
+            left_out: Rules::default(),
+            protected: Rules::keep_all(),
+            new_destination: false,
+            hooks_source: None,
+            options: PushOptions::default(),
+        }
+    }
+}
+
 /// A release that is in the store.
 #[derive(Debug, Clone)]
 pub struct Release {
