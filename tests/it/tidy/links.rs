@@ -1,4 +1,5 @@
-//! Links of the documents: each leads to a file of the repository, and to a heading in it.
+//! Links of the documents: each leads to a file of the repository, and to a heading in it. Paths and modules that stand there as
+//! code exist, too.
 
 use std::collections::BTreeSet;
 
@@ -15,6 +16,11 @@ pub(super) fn check(sources: &[Source], findings: &mut Findings) {
             }
             if let Some(problem) = problem(sources, &document.path, &target) {
                 findings.add(document, number, "links", &problem);
+            }
+        }
+        for (number, name) in named(&document.text) {
+            if !exists(sources, &name) {
+                findings.add(document, number, "links", &format!("there is no `{name}`"));
             }
         }
     }
@@ -36,6 +42,40 @@ fn problem(sources: &[Source], from: &str, target: &str) -> Option<String> {
     };
     let is_there = anchor.is_empty() || anchors(&found.text).contains(anchor);
     (!is_there).then(|| format!("`{target}`: no heading of that name"))
+}
+
+/// Directories whose files are named by their paths from the root.
+const NAMED: [&str; 8] = [
+    "benches/", "cli/", "docs/", "engine/", "erlang/", "fuzz/", "scripts/", "tests/",
+];
+
+const AGENT_MODULE: &str = "relsync_lib_";
+
+/// Paths and modules of the agent that stand as code in a document, with their lines.
+fn named(text: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (number, line) in prose(text) {
+        for span in line.split('`').skip(1).step_by(2) {
+            let is_path = NAMED.iter().any(|dir| span.starts_with(dir));
+            let is_module = span.starts_with(AGENT_MODULE);
+            // Patterns, calls, and tests (`module:test`), which another rule looks for.
+            let is_more = span.contains(|char: char| " *{}<>…:()".contains(char));
+            if (is_path || is_module) && !is_more {
+                found.push((number, span.trim_end_matches('/').to_owned()));
+            }
+        }
+    }
+    found
+}
+
+fn exists(sources: &[Source], name: &str) -> bool {
+    if name.starts_with(AGENT_MODULE) {
+        let file = format!("/{name}.erl");
+        return sources.iter().any(|source| source.path.ends_with(&file));
+    }
+    let below = format!("{name}/");
+    let is_it = |source: &Source| source.path == name || source.path.starts_with(&below);
+    sources.iter().any(is_it)
 }
 
 /// The path that a link leads to from a document; its own where the link has none.
@@ -130,24 +170,27 @@ fn links_that_lead_nowhere_are_found() {
     let source = Source::new;
     let one = source(
         "docs/one.md",
-        "# One\n[a](two.md), [b](three.md), [c](guides/../two.md#over-there-1)\n\
+        "`docs/two.md` `docs/` `docs/x*` `docs/no.md` `relsync_lib_a` `relsync_lib_b` `relsync_lib_b:f/1`\n# One\n[a](two.md), [b](three.md), [c](guides/../two.md#over-there-1)\n\
          [d](two.md#nowhere) [e](#one) [f](../README.md#a) [g](https://x.org) `[h](i)`\n\
          ```\n[j](k)\n# No\n```\n[l](#no) <img src=\"m.svg\"> [n](../..) [o](../docs)\n",
     );
     let two = source("docs/two.md", "# Two\n## Over *there*!\n## Over there\n");
     let readme = source("README.md", "[up](docs)\n");
+    let module = source("erlang/apps/a/src/b/relsync_lib_a.erl", "");
     let mut findings = Findings(BTreeSet::new());
-    check(&[one, two, readme], &mut findings);
+    check(&[one, two, readme, module], &mut findings);
     let found: Vec<_> = findings.0.into_iter().map(|(.., text)| text).collect();
     assert_eq!(
         found,
         [
-            "docs/one.md:2: links: `three.md` leads nowhere",
-            "docs/one.md:3: links: `../README.md#a`: no heading of that name",
-            "docs/one.md:3: links: `two.md#nowhere`: no heading of that name",
-            "docs/one.md:8: links: `#no`: no heading of that name",
-            "docs/one.md:8: links: `../..` leads out of the repository",
-            "docs/one.md:8: links: `m.svg` leads nowhere",
+            "docs/one.md:1: links: there is no `docs/no.md`",
+            "docs/one.md:1: links: there is no `relsync_lib_b`",
+            "docs/one.md:3: links: `three.md` leads nowhere",
+            "docs/one.md:4: links: `../README.md#a`: no heading of that name",
+            "docs/one.md:4: links: `two.md#nowhere`: no heading of that name",
+            "docs/one.md:9: links: `#no`: no heading of that name",
+            "docs/one.md:9: links: `../..` leads out of the repository",
+            "docs/one.md:9: links: `m.svg` leads nowhere",
         ]
     );
 }
