@@ -1,10 +1,10 @@
-//! The `relsync` command, as it was built, for tests that run it.
+//! The built `relsync` command, for tests that run it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-/// Builds `relsync` once and returns where it is: beside the test binary, in the same profile.
+/// Builds `relsync` once and returns its path: beside the test binary, in the same profile.
 ///
 /// # Panics
 /// If it does not build.
@@ -50,7 +50,8 @@ fn build_target(target: &[&str]) -> PathBuf {
     profile_dir.to_owned()
 }
 
-/// A run of the command in a directory of its own, with its own store and home, whatever the tester's environment holds.
+/// The command's runs in a directory of their own, with their own store and home. The tester's
+/// environment does not matter.
 #[derive(Debug)]
 pub struct Cli {
     dir: tempfile::TempDir,
@@ -72,12 +73,12 @@ impl Cli {
         Self { dir }
     }
 
-    /// The working directory of the runs.
+    /// Returns the working directory of the runs.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The command, ready to be given arguments and more environment.
+    /// Returns the command, ready for arguments and more environment variables.
     pub fn command(&self) -> Command {
         let mut command = Command::new(relsync_binary());
         for (name, _) in std::env::vars_os() {
@@ -103,10 +104,10 @@ impl Cli {
     }
 }
 
-/// How a run ended and what it said.
+/// The result and the output of a run.
 #[derive(Debug)]
 pub struct Run {
-    /// The exit code; none if a signal ended it.
+    /// The exit code; `None` if a signal ended the run.
     pub code: Option<i32>,
     /// Standard output.
     pub out: String,
@@ -132,10 +133,10 @@ impl Run {
         }
     }
 
-    /// The objects of standard output, one per line.
+    /// Returns the objects of standard output, one per line.
     ///
     /// # Panics
-    /// If a line is no JSON object with a type, or the last one no result.
+    /// If a line is not a JSON object with a type, or the last one is not a result.
     pub fn objects(&self) -> Vec<serde_json::Value> {
         let objects: Vec<serde_json::Value> = self
             .out
@@ -156,7 +157,7 @@ impl Run {
         objects
     }
 
-    /// The last object of standard output.
+    /// Returns the last object of standard output.
     ///
     /// # Panics
     /// As [`Run::objects`].

@@ -1,4 +1,4 @@
-//! A device with two releases that differ in everything that can differ: what crash and damage tests update.
+//! A device with two releases that differ in every possible way. Crash and damage tests update it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,22 +12,22 @@ use crate::node::{Node, NodeOptions};
 use crate::release::{Release, listing};
 use crate::rig::noise;
 
-/// What is disturbed: where it begins, the command, and which releases are the old and the new one.
+/// A command to be disturbed: the state before it, its arguments, and the old and the new release.
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
     /// Its name in reports.
     pub name: &'static str,
-    /// The state that the device is put into.
+    /// The template of the device's state.
     pub template: &'static str,
     /// The command.
     pub arguments: &'static [&'static str],
-    /// The release before.
+    /// The release before the command.
     pub old: u32,
-    /// The release afterwards.
+    /// The release after the command.
     pub new: u32,
 }
 
-/// A push of release 2 onto release 1.
+/// A push of release 2 over release 1.
 pub const PUSH: Scenario = Scenario {
     name: "push",
     template: "one",
@@ -48,20 +48,20 @@ pub const ROLLBACK: Scenario = Scenario {
 /// A node and the directory that is updated.
 #[derive(Debug)]
 pub struct Device {
-    /// Runs the command; its directory holds the releases.
+    /// The command's runs. Their directory holds the releases.
     pub cli: Cli,
     /// The node.
     pub node: Node,
-    /// The directory as the node knows it.
+    /// The directory under the node's name of it.
     root: PathBuf,
-    /// The same directory as the test reaches it.
+    /// The same directory under the test's name of it.
     seen: PathBuf,
     snapshots: [Value; 2],
 }
 
 impl Device {
-    /// A device in an ordinary directory, on which the templates `one` (release 1 installed) and `two` (release 2 installed over it,
-    /// release 1 kept) can be laid out. It has `two`.
+    /// Makes a device in an ordinary directory, with two templates: `one` (release 1 installed) and
+    /// `two` (release 2 installed over it, release 1 kept). The device starts with `two`.
     ///
     /// # Panics
     /// If it cannot be set up.
@@ -72,7 +72,7 @@ impl Device {
         Self::at(cli, root, options, |_, root| root.to_owned())
     }
 
-    /// A device in a directory that the test reaches under another name once the node runs.
+    /// Makes a device in a directory that the test reaches under another name once the node runs.
     ///
     /// # Panics
     /// If it cannot be set up.
@@ -104,17 +104,17 @@ impl Device {
         device
     }
 
-    /// A path in the directory as the test reaches it.
+    /// Returns a path in the directory under the test's name.
     pub fn path(&self, below: &str) -> PathBuf {
         self.seen.join(below)
     }
 
-    /// The directory as the node knows it.
+    /// Returns the directory under the node's name.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Keeps the directory as it is as a template.
+    /// Saves the directory's state as a template.
     ///
     /// # Panics
     /// If it cannot be copied.
@@ -123,10 +123,10 @@ impl Device {
         copy(&self.seen, &self.cli.dir().join(template));
     }
 
-    /// Puts the directory and the running code into the state of a template.
+    /// Restores the directory and the running code of a template.
     ///
     /// # Panics
-    /// If that cannot be done.
+    /// If that fails.
     pub fn reset(&self, template: &str) {
         self.settle();
         for entry in fs::read_dir(&self.seen).expect("the device") {
@@ -141,7 +141,7 @@ impl Device {
         self.load();
     }
 
-    /// Loads the code that is there, as a VM does that starts.
+    /// Loads the code on the device, as a starting VM does.
     ///
     /// # Panics
     /// If it does not load.
@@ -160,7 +160,7 @@ impl Device {
         self.node.wait_for("whereis(relsync_session)", "undefined");
     }
 
-    /// The command, told where the node is.
+    /// Returns the command with the node's address.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = self.cli.command();
         command
@@ -185,7 +185,7 @@ impl Device {
             .unwrap_or_else(|problem| panic!("{problem}"))
     }
 
-    /// Pushes a release; an error is said.
+    /// Pushes a release. Returns the error if that fails.
     pub fn try_push(&self, n: u32) -> Result<Value, String> {
         let run = self.run(&["push", "--json", "-l", &format!("release-{n}")]);
         if run.code == Some(0) {
@@ -195,7 +195,8 @@ impl Device {
         }
     }
 
-    /// Which release the device has, by its files and by the modules that run; or how it is a mix.
+    /// Returns the release that the device has, by its files and by the running modules. Returns a
+    /// description if they are mixed.
     pub fn find(&self) -> Result<u32, String> {
         self.settle();
         let mut files = listing(&self.seen);
@@ -221,7 +222,7 @@ impl Device {
         Err(format!("neither release: {files:#?}, code of {running}"))
     }
 
-    /// What a session that does nothing finds and has recovered.
+    /// Returns the status. The session behind it recovers the target, but does nothing else.
     pub fn status(&self) -> Result<Value, String> {
         let run = self.run(&["status", "--json"]);
         if run.code == Some(0) {
@@ -231,8 +232,9 @@ impl Device {
         }
     }
 
-    /// Whether a disturbed run has left the new release or the old one, by record, files and code; and that the next contact finds it
-    /// in order and the next push arrives. `run` is what came of the command, if it lived to say so.
+    /// Checks the device after a disturbed run. It must have the old or the new release, by record,
+    /// files and code. The next contact must find it in order, and the next push must succeed.
+    /// `run` is the command's result, if it survived. Returns whether it is the new release.
     pub fn aftermath(&self, scenario: &Scenario, run: Option<&Run>) -> Result<bool, String> {
         self.settle();
         let at_once = self.find();
@@ -250,7 +252,7 @@ impl Device {
         Ok(is_new)
     }
 
-    /// Whether the target's records say that this release is installed, and is whole.
+    /// Checks that the target's records name this release, and that it is complete.
     pub fn is_recorded(&self, n: u32, status: &Value) -> Result<(), String> {
         let snapshot = &self.snapshots[usize::from(n == 2)];
         let drift = &status["drift"];
@@ -269,7 +271,7 @@ impl Device {
         }
     }
 
-    /// Whether the other release can be pushed onto what is there.
+    /// Checks that the other release can be pushed over the present one.
     pub fn moves_on(&self, found: u32) -> Result<(), String> {
         self.try_push(3 - found)?;
         match self.find()? {
@@ -279,7 +281,8 @@ impl Device {
     }
 }
 
-/// Only what could not be taken back may be left to the next session, and has to be said.
+/// Only changes that could not be undone may be left to the next session, and the command must
+/// report them.
 fn is_said(run: Option<&Run>) -> bool {
     run.is_some_and(|run| run.code != Some(0) && run.result()["error"]["kind"] == "damaged")
 }
@@ -312,6 +315,6 @@ fn write_release(cli: &Cli, n: u32) {
     release.app("steady", "1.0", &[("steady", &steady)]);
     release.file("releases/start", format!("{n}\n").as_bytes());
     release.file(&format!("only/{n}"), b"here");
-    // Hard to compress, so that the pack takes a while.
+    // The content is hard to compress, so that building the pack takes a while.
     release.file("noise", &noise(n.into(), 12_000));
 }

@@ -1,4 +1,4 @@
-//! What the integration tests share: real nodes, sample releases, the built binary.
+//! The harness of the integration tests: real nodes, sample releases, the built binary.
 
 pub mod binary;
 pub mod device;

@@ -1,8 +1,8 @@
 //! Real Erlang nodes for the tests.
 //!
-//! A [`Node`] runs in a process group of its own, writes what it prints into a file, and evaluates
-//! expressions for the test over a TCP connection that has nothing to do with the distribution. It
-//! ends with its value, and also when the test process dies.
+//! A [`Node`] runs in a process group of its own, and writes its output into a file. It evaluates
+//! expressions for the test over a TCP connection that is independent of the distribution. It ends
+//! when its value is dropped, and also when the test process dies.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,16 +16,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a node may take to start; the slowest is one under an emulator on a busy machine.
+/// The time limit for a node's start. The slowest runs under an emulator on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How long an expression may take.
+/// The time limit for an expression.
 const EVAL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the node prints once it is ready, followed by its port for expressions and its process id.
+/// The node's first output once it is ready, followed by its port for expressions and its process
+/// id.
 const READY: &str = "relsync-test-node ";
 
-/// The node's side of [`Node::eval`]. It halts when the connection is gone or never comes.
+/// The node's side of [`Node::eval`]. It halts when the connection ends or never comes.
 const EVALUATOR: &str = r#"spawn(fun() ->
     {ok, L} = gen_tcp:listen(0, [binary, {packet, 4}, {active, false}, {ip, {127, 0, 0, 1}}]),
     {ok, P} = inet:port(L),
@@ -52,20 +53,20 @@ const EVALUATOR: &str = r#"spawn(fun() ->
     Loop()
 end)."#;
 
-/// How to start a node.
+/// The options for starting a node.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
-    /// The program and its first arguments: `erl`, or a wrapper that runs another release's.
+    /// The program and its first arguments: `erl`, or a wrapper that runs another release's `erl`.
     pub program: Vec<String>,
-    /// The full node name; a host with a dot makes it a long one.
+    /// The full node name. If the host has a dot, it is a long name.
     pub name: String,
     /// The cookie.
     pub cookie: String,
-    /// Further arguments of `erl`.
+    /// More arguments of `erl`.
     pub args: Vec<OsString>,
-    /// Further environment.
+    /// More environment variables.
     pub env: BTreeMap<String, OsString>,
-    /// The working directory, if not the test's own.
+    /// The working directory, if it is not the test's own.
     pub cwd: Option<PathBuf>,
 }
 
@@ -83,7 +84,7 @@ impl Default for NodeOptions {
 }
 
 impl NodeOptions {
-    /// Options for a node with a long name on this machine.
+    /// Returns options for a node with a long name on this machine.
     pub fn long_name() -> Self {
         Self {
             name: unique_name("127.0.0.1"),
@@ -92,7 +93,7 @@ impl NodeOptions {
     }
 }
 
-/// `erl`, or the words of `RELSYNC_TEST_ERL`, so that the whole suite can run against another
+/// Returns `erl`, or the words of `RELSYNC_TEST_ERL`, so that the whole suite can run with another
 /// release.
 pub(crate) fn default_program() -> Vec<String> {
     let words = std::env::var("RELSYNC_TEST_ERL").unwrap_or_default();
@@ -104,7 +105,7 @@ pub(crate) fn default_program() -> Vec<String> {
     }
 }
 
-/// A node name that no other test uses.
+/// Returns a node name that no other test uses.
 pub fn unique_name(host: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!(
@@ -128,7 +129,7 @@ impl Node {
     /// Starts a node and waits until it is ready.
     ///
     /// # Panics
-    /// If it does not get ready, with what it printed.
+    /// If it does not get ready. The message has the node's output.
     pub fn start(options: NodeOptions) -> Self {
         let files = tempfile::tempdir().expect("a temporary directory");
         let (process, evaluator, pid) = launch(&options, files.path());
@@ -141,22 +142,22 @@ impl Node {
         }
     }
 
-    /// The full node name.
+    /// Returns the full node name.
     pub fn name(&self) -> &str {
         &self.options.name
     }
 
-    /// The cookie.
+    /// Returns the cookie.
     pub fn cookie(&self) -> &str {
         &self.options.cookie
     }
 
-    /// The runtime's process id.
+    /// Returns the runtime's process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Everything the node printed so far.
+    /// Returns the node's output so far.
     pub fn output(&self) -> String {
         read_output(self.files.path())
     }
@@ -190,7 +191,7 @@ impl Node {
     /// Waits until expressions have this value.
     ///
     /// # Panics
-    /// If they do not come to it within ten seconds.
+    /// If they do not have it within ten seconds.
     pub fn wait_for(&self, expressions: &str, value: &str) {
         let start = Instant::now();
         loop {
@@ -206,7 +207,7 @@ impl Node {
         }
     }
 
-    /// The port on which the node listens for other nodes.
+    /// Returns the port on which the node listens for other nodes.
     pub fn dist_port(&self) -> u16 {
         let name = self.name().split('@').next().unwrap_or_default();
         let port = self.eval(&format!(
@@ -229,11 +230,11 @@ impl Node {
         signal(name, &self.pid.to_string());
     }
 
-    /// Turns to the VM that came after the one that was there, within its process or in another one, and says so in `log`, or in
-    /// what this one prints.
+    /// Switches to the VM that replaces the present one, in its process or in another one. The new
+    /// VM reports itself in `log`, or in this one's output.
     ///
     /// # Panics
-    /// If none comes.
+    /// If no VM comes.
     pub fn come_back(&mut self, log: Option<&Path>) {
         let own = output_path(self.files.path());
         let log = log.unwrap_or(&own);
@@ -241,7 +242,7 @@ impl Node {
         loop {
             let said = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
             let last = said.rfind(READY).and_then(|at| parse_ready(&said[at..]));
-            // The VM that was there takes nobody in any more.
+            // The previous VM no longer accepts connections.
             if let Some((port, pid)) = last
                 && let Ok(stream) = TcpStream::connect(("127.0.0.1", port))
             {
@@ -341,7 +342,7 @@ fn wait_ready(process: &mut Child, files: &Path) -> (u16, u32) {
     }
 }
 
-/// The evaluator's port and the runtime's process id, once the line with them is complete.
+/// Returns the evaluator's port and the runtime's process id, once the line with them is complete.
 fn parse_ready(output: &str) -> Option<(u16, u32)> {
     let (line, _) = output.split_once(READY)?.1.split_once('\n')?;
     let (port, pid) = line.split_once(' ')?;

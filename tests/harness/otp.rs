@@ -7,7 +7,8 @@ use std::process::Command;
 use crate::node::NodeOptions;
 use crate::release::compile_with;
 
-/// How to run a program of a release of OTP, if that release can be run here (`scripts/otp-root.sh` gets it).
+/// Returns the command line for a program of an OTP release, if the release can run here
+/// (`scripts/otp-root.sh` gets it).
 pub fn program(release: u32, program: &str) -> Option<Vec<String>> {
     let script = repo().join("scripts/otp-run.sh");
     let output = Command::new(&script).arg("--list").output().ok()?;
@@ -26,7 +27,7 @@ pub fn program(release: u32, program: &str) -> Option<Vec<String>> {
     Some(words.to_vec())
 }
 
-/// Options for a node of a release, if that release can be run here.
+/// Returns options for a node of a release, if the release can run here.
 pub fn node(release: u32) -> Option<NodeOptions> {
     Some(NodeOptions {
         program: program(release, "erl")?,
@@ -34,7 +35,7 @@ pub fn node(release: u32) -> Option<NodeOptions> {
     })
 }
 
-/// Compiles modules with a release's compiler, if that release can be run here.
+/// Compiles modules with a release's compiler, if the release can run here.
 ///
 /// # Panics
 /// If a module does not compile.

@@ -1,4 +1,4 @@
-//! A device that runs a release as a release tool made it, started by the release's own script.
+//! A device with a release that a release tool made. The release's own script starts it.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
@@ -12,28 +12,29 @@ use crate::node::{Node, NodeOptions, default_program, unique_name};
 use crate::otp;
 use crate::project::{Build, COOKIE, NAME, Tool, fill_in};
 
-/// How long the release may take to start or to stop.
+/// The time limit for the release to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A device with a release that runs.
+/// A device with a running release.
 #[derive(Debug)]
 pub struct Product {
-    /// Runs the command.
+    /// The command's runs.
     pub cli: Cli,
-    /// How the release is made.
+    /// The tool that makes the release.
     pub tool: Tool,
-    /// The release's node.
+    /// The name of the release's node.
     name: String,
-    /// The VM, which the start script became.
+    /// The VM, which runs in the start script's process.
     vm: Option<Child>,
-    /// A node that asks the release's node. The VM ends with it, so that it does not outlive the test.
+    /// A node that sends questions to the release's node. The VM ends with it, so it does not
+    /// outlive the test.
     asker: Node,
 }
 
 impl Product {
-    /// Installs the first build by copying it, starts it, and pushes the very same.
+    /// Installs the first build by copying it, starts it, and pushes the same build.
     ///
-    /// Returns nothing if the tool cannot be run here.
+    /// Returns `None` if the tool cannot run here.
     ///
     /// # Panics
     /// If any of that fails.
@@ -44,9 +45,9 @@ impl Product {
         Some(product)
     }
 
-    /// Installs the first build by copying it and starts it; relsync knows nothing of it.
+    /// Installs the first build by copying it, and starts it. relsync does not know it.
     ///
-    /// Returns nothing if the tool cannot be run here.
+    /// Returns `None` if the tool cannot run here.
     ///
     /// # Panics
     /// If any of that fails.
@@ -72,17 +73,17 @@ impl Product {
         Some(product)
     }
 
-    /// The release's root on the device.
+    /// Returns the release's root on the device.
     pub fn device(&self) -> PathBuf {
         self.cli.dir().join("device")
     }
 
-    /// The release's root on the host.
+    /// Returns the release's root on the host.
     pub fn tree(&self) -> PathBuf {
         self.cli.dir().join("_rel")
     }
 
-    /// Puts another build in the place of the one to push.
+    /// Replaces the build to push by another one.
     ///
     /// # Panics
     /// If it does not build.
@@ -96,7 +97,7 @@ impl Product {
         }
     }
 
-    /// Runs the command, told where the node is.
+    /// Runs the command with the node's address.
     pub fn run(&self, arguments: &[&str]) -> Run {
         let mut command = self.cli.command();
         command
@@ -107,10 +108,11 @@ impl Product {
         Run::of(&mut command)
     }
 
-    /// Evaluates expressions on the release's node, and returns the last one's value as `~0tp` prints it.
+    /// Evaluates expressions on the release's node, and returns the last one's value as `~0tp`
+    /// prints it.
     ///
     /// # Panics
-    /// If the node is not there or the evaluation fails.
+    /// If the node does not answer or the evaluation fails.
     pub fn eval(&self, expressions: &str) -> String {
         self.try_eval(expressions)
             .unwrap_or_else(|error| panic!("{expressions}: {error}\n{}", self.output()))
@@ -125,7 +127,7 @@ impl Product {
         ))
     }
 
-    /// Starts the release by its script and waits until its application runs.
+    /// Starts the release with its script and waits until its application runs.
     ///
     /// # Panics
     /// If it does not start.
@@ -143,7 +145,7 @@ impl Product {
             .process_group(0);
         self.vm = Some(command.spawn().expect("the start script runs"));
         self.wait();
-        // A VM that restarts loses its connections too, and then this process.
+        // A VM that restarts also loses its connections, and then this process.
         self.try_eval(&format!(
             "spawn(fun() -> monitor_node('{}', true), receive {{nodedown, _}} -> receive after 10000 -> erlang:halt(0, [{{flush, false}}]) end end end)",
             self.asker.name()
@@ -191,7 +193,7 @@ impl Product {
     /// Waits until the release's application runs.
     ///
     /// # Panics
-    /// If that takes too long, with what the release printed.
+    /// If that takes too long. The message has the release's output.
     pub fn wait(&mut self) {
         let begun = Instant::now();
         let is_running = format!(
@@ -211,7 +213,7 @@ impl Product {
         }
     }
 
-    /// The module and registered name of the server.
+    /// Returns the module and registered name of the server.
     pub fn server(&self) -> &'static str {
         if self.tool.is_mix() {
             "Elixir.Sample.Server"
@@ -220,7 +222,7 @@ impl Product {
         }
     }
 
-    /// Stops the release as its script does, and waits until the VM is gone.
+    /// Stops the release as its script does, and waits until the VM has ended.
     ///
     /// # Panics
     /// If that takes too long.
@@ -243,7 +245,7 @@ impl Product {
         self.start();
     }
 
-    /// What the release printed since its start.
+    /// Returns the release's output since its start.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.output_path()).unwrap_or_default()).into_owned()
     }
@@ -261,7 +263,7 @@ impl Drop for Product {
     }
 }
 
-/// Ends the VM and what it started.
+/// Ends the VM and its child processes.
 fn kill(vm: &mut Child) {
     let _ = Command::new("kill")
         .args(["-KILL", "--", &format!("-{}", vm.id())])

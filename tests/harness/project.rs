@@ -1,6 +1,7 @@
-//! A sample project, built offline by real release tools: rebar3, `mix release`, OTP's `systools`, or `erlc` alone.
+//! A sample project that real release tools build offline: rebar3, `mix release`, OTP's `systools`,
+//! or `erlc` alone.
 //!
-//! Each variant is built once in a test process, into a directory that goes when the process ends.
+//! A test process builds each variant once, into a directory that is removed when the process ends.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,45 +17,47 @@ use crate::release::{compile_with, compiler};
 /// The cookie of every release built here.
 pub const COOKIE: &str = "relsync-test-cookie";
 
-/// The name that the application and the release have.
+/// The name of the application and of the release.
 pub const NAME: &str = "sample";
 
-/// How a release is made, and with it how it is started.
+/// The tool that makes a release. It also decides how the release starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tool {
     /// `rebar3 release` in mode `prod`: with its own ERTS.
     RebarProd,
     /// `rebar3 release` in mode `minimal`: OTP's applications, but no ERTS.
     RebarMinimal,
-    /// `rebar3 release` in mode `dev`: links to where the project is built.
+    /// `rebar3 release` in mode `dev`: links to the project's build directory.
     RebarDev,
     /// `mix release`: with its own ERTS.
     MixWithErts,
-    /// `mix release` with `include_erts: false`: nothing of OTP.
+    /// `mix release` with `include_erts: false`: without any part of OTP.
     MixWithoutErts,
     /// Applications compiled into `lib`, for `erl -pa`.
     Plain,
-    /// What `systools` makes with this release of OTP, laid out as rebar3 does: OTP's applications, but no ERTS.
+    /// The release that `systools` makes with this OTP, in the layout of rebar3: OTP's
+    /// applications, but no ERTS.
     Systools(u32),
 }
 
-/// What the project is like when it is built.
+/// The variant of the project to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Build {
-    /// The number that its code answers with.
+    /// The number that its code returns.
     pub code: u32,
     /// The version of the application and of the release.
     pub version: &'static str,
-    /// Whether it has a second application, which needs OTP's `public_key`.
+    /// Whether it has a second application that needs OTP's `public_key`.
     pub has_extra: bool,
     /// Whether [`Build::FIRST`] was built in the same directory before.
     pub is_incremental: bool,
-    /// Whether the OTP that builds it has newer versions of `kernel` and `stdlib` than the machine's.
+    /// Whether it is built by an OTP with newer versions of `kernel` and `stdlib` than the
+    /// machine's.
     pub is_otp_patched: bool,
 }
 
 impl Build {
-    /// What devices start with.
+    /// The build that devices start with.
     pub const FIRST: Self = Self {
         code: 1,
         version: "1.0.0",
@@ -63,13 +66,13 @@ impl Build {
         is_otp_patched: false,
     };
 
-    /// An edit of the code.
+    /// A build with edited code.
     pub const CHANGED: Self = Self {
         code: 2,
         ..Self::FIRST
     };
 
-    /// An edit of the code and a new version.
+    /// A build with edited code and a new version.
     pub const BUMPED: Self = Self {
         version: "2.0.0",
         ..Self::CHANGED
@@ -77,7 +80,7 @@ impl Build {
 }
 
 impl Tool {
-    /// Whether the tool can be run here; if not, the tests are passed over with a note.
+    /// Returns whether the tool can run here. If not, the tests are skipped with a note.
     pub fn is_here(self) -> bool {
         let program = match self {
             Self::RebarProd | Self::RebarMinimal | Self::RebarDev => "rebar3",
@@ -97,7 +100,7 @@ impl Tool {
         is_here
     }
 
-    /// Whether the project is written in Elixir.
+    /// Returns whether the project is written in Elixir.
     pub fn is_mix(self) -> bool {
         matches!(self, Self::MixWithErts | Self::MixWithoutErts)
     }
@@ -126,7 +129,8 @@ impl Tool {
                     ..Build::FIRST
                 },
             );
-            // rebar3 tells by whole seconds whether a source is newer than what was compiled.
+            // rebar3 compares whole seconds to find sources that are newer than their compiled
+            // files.
             std::thread::sleep(Duration::from_millis(1100));
         }
         let otp = || build.is_otp_patched.then(patched_otp);
@@ -190,12 +194,12 @@ fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data/projects")
 }
 
-/// A directory of this process, removed when it ends, however it does.
+/// Returns a directory of this process. It is removed when the process ends in any way.
 fn scratch() -> &'static Path {
     static SCRATCH: OnceLock<(PathBuf, Child)> = OnceLock::new();
     let (path, _) = SCRATCH.get_or_init(|| {
         let path = tempfile::tempdir().expect("a directory").keep();
-        // Its input ends with this process.
+        // Its input ends when this process ends.
         let remover = Command::new("sh")
             .args(["-c", "cat; rm -rf \"$0\""])
             .arg(&path)
@@ -207,7 +211,7 @@ fn scratch() -> &'static Path {
     path
 }
 
-/// The machine's OTP, copied, with newer versions of `kernel` and `stdlib`.
+/// Returns a copy of the machine's OTP with newer versions of `kernel` and `stdlib`.
 fn patched_otp() -> &'static Path {
     static PATCHED: OnceLock<PathBuf> = OnceLock::new();
     PATCHED.get_or_init(|| {
@@ -222,7 +226,7 @@ fn patched_otp() -> &'static Path {
     })
 }
 
-/// Copies the sources of a project and fills in what the build says.
+/// Copies the sources of a project and fills in the build's values.
 fn lay_out(kind: &str, project: &Path, build: Build, more: &[(&str, &str)]) {
     copy(&data().join(kind), project);
     let code = build.code.to_string();
@@ -234,7 +238,7 @@ fn lay_out(kind: &str, project: &Path, build: Build, more: &[(&str, &str)]) {
     fill_in(project, &[&common, more].concat());
 }
 
-/// Replaces words in all files of a project but what was built.
+/// Replaces words in all files of a project, except built ones.
 ///
 /// # Panics
 /// If a file cannot be read or written.
@@ -259,7 +263,8 @@ pub fn fill_in(dir: &Path, words: &[(&str, &str)]) {
     }
 }
 
-/// Compiles the applications of the rebar3 project into `lib`, and adds what OTP and a start need.
+/// Compiles the applications of the rebar3 project into `lib`, and adds the parts of OTP and the
+/// files for a start.
 fn build_with_systools(project: &Path, build: Build, release: u32) -> PathBuf {
     let program = |name| otp::program(release, name).expect("that release is here");
     let root = build_plain(project, build, &program("erlc"));
@@ -310,7 +315,8 @@ fn build_plain(project: &Path, build: Build, compiler: &[String]) -> PathBuf {
     root
 }
 
-/// Runs a tool in a directory, without a network and with a home of its own, by the OTP at `otp` or the machine's.
+/// Runs a tool in a directory, without a network and with a home of its own. It uses the OTP at
+/// `otp`, or the machine's.
 fn run(command: &mut Command, dir: &Path, otp: Option<&Path>) {
     let home = scratch().join("home");
     fs::create_dir_all(&home).expect("a directory");

@@ -1,4 +1,4 @@
-//! A connection to a node that breaks when a test wants it to.
+//! A proxy for a connection to a node. It breaks the connection when a test wants it.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -9,32 +9,33 @@ use std::thread;
 
 use crate::node::Node;
 
-/// How many messages of the handshake, whose lengths have two bytes, go towards the node, and come from it.
+/// The number of handshake messages, whose lengths have two bytes: to the node, and from the node.
 const HANDSHAKE: [u64; 2] = [2, 3];
 
-/// When a proxy cuts a connection.
+/// The moment at which a proxy cuts a connection.
 #[derive(Debug, Clone, Copy)]
 pub enum Cut {
-    /// Not at all.
+    /// Never.
     Never,
-    /// After so many bytes towards the node.
+    /// After this many bytes to the node.
     After(u64),
-    /// After so many bytes from the node.
+    /// After this many bytes from the node.
     AfterBack(u64),
-    /// After so many messages of the distribution protocol towards the node.
+    /// After this many messages of the distribution protocol to the node.
     AfterFrames(u64),
-    /// After so many messages from the node.
+    /// After this many messages from the node.
     AfterFramesBack(u64),
 }
 
-/// What passed on the last connection, towards the node and from it.
+/// The traffic of the last connection: to the node, and from the node.
 #[derive(Debug, Default)]
 struct Passed {
     frames: [AtomicU64; 2],
     bytes: [AtomicU64; 2],
 }
 
-/// Stands between the command and a node, and cuts connections; those after the last are refused.
+/// A proxy between the command and a node. It cuts connections, and refuses those after the last
+/// one.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
@@ -42,16 +43,16 @@ pub struct Proxy {
     reached: Receiver<()>,
 }
 
-/// What a relay does when it comes to its cut.
+/// The action of a relay at its cut.
 #[derive(Debug, Clone)]
 enum AtCut {
     Close,
-    /// Says so, and lets nothing more pass that way until the command is gone.
+    /// Reports the cut, and stops all traffic in that direction until the command has ended.
     Hold(Sender<()>),
 }
 
 impl Proxy {
-    /// Begins to listen; the connections are cut in this order.
+    /// Starts to listen. The connections are cut in this order.
     ///
     /// # Panics
     /// If there is no port, or the node has none.
@@ -59,7 +60,8 @@ impl Proxy {
         Self::new(node, cuts, false)
     }
 
-    /// A proxy that does not cut but holds: nothing more passes that way, so that the command can be killed at that moment.
+    /// Makes a proxy that stops the traffic in one direction instead of cutting. The command can
+    /// then be killed at that moment.
     ///
     /// # Panics
     /// As [`Proxy::start`].
@@ -97,12 +99,12 @@ impl Proxy {
         }
     }
 
-    /// Where to connect instead of the node's own port.
+    /// Returns the port to connect to instead of the node's own port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// How many messages passed on the last connection, towards the node and from it.
+    /// Returns the number of messages on the last connection: to the node, and from the node.
     pub fn frames(&self) -> [u64; 2] {
         self.passed
             .frames
@@ -110,7 +112,7 @@ impl Proxy {
             .map(|n| n.load(Ordering::Relaxed))
     }
 
-    /// How many bytes passed on the last connection, towards the node and from it.
+    /// Returns the number of bytes on the last connection: to the node, and from the node.
     pub fn bytes(&self) -> [u64; 2] {
         self.passed
             .bytes
@@ -118,7 +120,7 @@ impl Proxy {
             .map(|n| n.load(Ordering::Relaxed))
     }
 
-    /// Waits until a proxy that holds has come to its cut, or the command has ended (false).
+    /// Waits until a proxy that holds has reached its cut (true), or the command has ended (false).
     pub fn wait(&self, is_over: impl FnMut() -> bool) -> bool {
         let mut is_over = is_over;
         loop {
@@ -166,7 +168,7 @@ fn at_the_cut(at_cut: &AtCut, from: &mut TcpStream) {
     }
 }
 
-/// Passes on what comes until the cut (true) or the end.
+/// Passes traffic on until the cut (true) or the end (false).
 fn pass(from: &mut TcpStream, to: &mut TcpStream, cut: Cut, way: usize, passed: &Passed) -> bool {
     let (mut bytes_left, mut frames_left) = (u64::MAX, u64::MAX);
     match (cut, way) {
@@ -198,7 +200,7 @@ fn pass(from: &mut TcpStream, to: &mut TcpStream, cut: Cut, way: usize, passed: 
     true
 }
 
-/// A message with its length, of `header` bytes.
+/// Reads a message with its length field of `header` bytes.
 fn read_frame(from: &mut TcpStream, header: usize) -> Option<Vec<u8>> {
     let mut frame = vec![0; header];
     from.read_exact(&mut frame).ok()?;

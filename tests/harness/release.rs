@@ -4,14 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A release tree under construction: `lib/<app>-<vsn>/ebin` and whatever else is put into it.
+/// A release tree under construction: `lib/<app>-<vsn>/ebin` and any other files.
 #[derive(Debug)]
 pub struct Release {
     root: PathBuf,
 }
 
 impl Release {
-    /// Begins an empty tree.
+    /// Starts with an empty tree.
     ///
     /// # Panics
     /// If the directory cannot be made.
@@ -21,12 +21,13 @@ impl Release {
         Self { root }
     }
 
-    /// Where the tree is.
+    /// Returns the tree's root.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Compiles an application: its modules, each a name and what follows `-module(name).`, and its `.app` file.
+    /// Compiles an application: its modules and its `.app` file. Each module is a name and the text
+    /// after `-module(name).`.
     ///
     /// # Panics
     /// If a module does not compile.
@@ -46,12 +47,14 @@ impl Release {
         )
     }
 
-    /// Makes what a start of a version takes: `releases/start_erl.data`, and in `releases/<version>` the `.rel` file and the boot
-    /// file that OTP's tools make of it. Applications that the tree does not have are those of the Erlang that makes it.
-    /// `root` is the variable that stands for the tree in the boot file, and the directory of the tree that it means.
+    /// Makes the files that a start of a version needs: `releases/start_erl.data`, the `.rel` file
+    /// and the boot file that OTP's tools make of it. The last two are in `releases/<version>`.
+    /// Applications that the tree does not have are taken from the Erlang that makes it. `root` is
+    /// the variable that stands for the tree in the boot file, and the directory of the tree that
+    /// it means.
     ///
     /// # Panics
-    /// If OTP's tools do not make it.
+    /// If OTP's tools fail.
     pub fn bootable(
         &self,
         version: &str,
@@ -99,7 +102,7 @@ impl Release {
         self
     }
 
-    /// Writes a file, making its directories.
+    /// Writes a file and makes its directories.
     ///
     /// # Panics
     /// If it cannot be written.
@@ -111,7 +114,7 @@ impl Release {
     }
 }
 
-/// Compiles modules into a directory, with debug information as releases have it.
+/// Compiles modules into a directory, with debug information as in releases.
 ///
 /// # Panics
 /// If one does not compile.
@@ -139,7 +142,8 @@ pub fn compile_with(program: &[String], into: &Path, modules: &[(&str, &str)]) {
     assert!(output.status.success(), "erlc: {said}");
 }
 
-/// The `erlc` of the release that the nodes run: where `RELSYNC_TEST_ERL` says how to run its `erl`.
+/// Returns the `erlc` of the release that the nodes run, if `RELSYNC_TEST_ERL` says how to run its
+/// `erl`.
 pub(crate) fn compiler() -> Vec<String> {
     let mut words = crate::node::default_program();
     if let Some(last) = words.last_mut()
@@ -150,7 +154,8 @@ pub(crate) fn compiler() -> Vec<String> {
     words
 }
 
-/// What stands in a directory, as lines of path, kind, permissions and content's hash or target, in order. `.relsync` is left out.
+/// Returns the content of a directory, without `.relsync`, in order. A line has an entry's path,
+/// kind, permissions, and its content's hash or its target.
 ///
 /// # Panics
 /// If something cannot be read.

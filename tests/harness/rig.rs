@@ -1,4 +1,4 @@
-//! The command, a real node, and the directory the node is updated in.
+//! The command, a real node, and the directory that is updated.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -12,10 +12,10 @@ use crate::node::{Node, NodeOptions};
 use crate::proxy::{Cut, Proxy};
 use crate::release::{Release, listing};
 
-/// A node that is updated by the command, each with directories of its own.
+/// A node that the command updates. Each rig has directories of its own.
 #[derive(Debug)]
 pub struct Rig {
-    /// Runs the command; its directory holds the rig's.
+    /// The command's runs. Their directory holds the rig's directories.
     pub cli: Cli,
     /// The node.
     pub node: Node,
@@ -49,17 +49,17 @@ impl Rig {
         }
     }
 
-    /// The directory that is updated.
+    /// Returns the directory that is updated.
     pub fn device(&self) -> PathBuf {
         self.cli.dir().join("device")
     }
 
-    /// The tree that is pushed unless the arguments say otherwise.
+    /// Returns the tree that is pushed unless the arguments say otherwise.
     pub fn tree(&self) -> Release {
         Release::new(self.cli.dir().join("_rel"))
     }
 
-    /// Makes the release's version `n`, whose module and configuration say so.
+    /// Makes the release's version `n`. Its module and its configuration tell the version.
     ///
     /// # Panics
     /// If it does not compile.
@@ -71,7 +71,7 @@ impl Rig {
         release.file("releases/1.0/sys.config", config.as_bytes());
     }
 
-    /// Puts a file of incompressible content into the release, another one each time.
+    /// Puts a file of incompressible content into the release. The content is different each time.
     ///
     /// # Panics
     /// If it cannot be written.
@@ -82,7 +82,7 @@ impl Rig {
         fs::write(path, noise(seed, bytes)).expect("a file");
     }
 
-    /// The command, told where the node is.
+    /// Returns the command with the node's address.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.cli.command();
         command
@@ -96,7 +96,7 @@ impl Rig {
     /// Runs the command.
     ///
     /// # Panics
-    /// If it shows the cookie.
+    /// If its output contains the cookie.
     pub fn run(&self, arguments: &[&str]) -> Run {
         let run = Run::of(&mut self.command(arguments));
         assert!(!format!("{run:?}").contains(self.node.cookie()), "{run:?}");
@@ -113,7 +113,8 @@ impl Rig {
         run.result()
     }
 
-    /// Pushes what must be refused or taken back: the code, the kind of the error, and parts of its message.
+    /// Runs a push that must be refused or rolled back, with this code, kind of error, and parts of
+    /// the message.
     ///
     /// # Panics
     /// If it ends in another way, or if the target's files or code are not as before.
@@ -129,10 +130,11 @@ impl Rig {
         assert_eq!(self.state(), before, "{result}");
     }
 
-    /// Pushes through a link that breaks before the confirmation; returns the host when it tries to confirm, and the rest of what it says.
+    /// Pushes through a link that breaks before the confirmation. Returns the host at the moment
+    /// when it tries to confirm, and the rest of its output.
     ///
     /// # Panics
-    /// If it does not come so far.
+    /// If it does not get that far.
     pub fn push_unconfirmed(
         &self,
         destination: &Path,
@@ -158,20 +160,20 @@ impl Rig {
         (host, lines)
     }
 
-    /// Pushes, with a host that is killed where it was to confirm.
+    /// Pushes with a host that is killed at the moment when it would confirm.
     ///
     /// # Panics
-    /// If it does not come so far.
+    /// If it does not get that far.
     pub fn push_and_vanish(&self, destination: &Path, timeout: &str) {
         let (mut host, _) = self.push_unconfirmed(destination, &["--confirm-timeout", timeout]);
         host.kill().expect("killed");
         host.wait().expect("an end");
     }
 
-    /// The target's files, and the modules that run from them.
+    /// Returns the target's files, and the modules that run from them.
     ///
     /// # Panics
-    /// If the node is gone.
+    /// If the node has ended.
     pub fn state(&self) -> (Vec<String>, String) {
         let root = format!("{:?}", self.device().display().to_string());
         let modules = format!(
@@ -194,7 +196,7 @@ impl Rig {
     }
 }
 
-/// Incompressible bytes (splitmix64).
+/// Returns incompressible bytes (splitmix64).
 pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     let mut state = seed;
     let step = || {

@@ -1,6 +1,8 @@
-//! A target that is none: it speaks Erlang's distribution protocol as a node does, and says to the host whatever a test wants.
+//! A hostile target. It speaks Erlang's distribution protocol like a node, and sends the host any
+//! bytes that a test wants.
 //!
-//! It serves one connection after the other, each with the same script, and ends with the test process.
+//! It serves one connection after the other, each with the same script, and ends with the test
+//! process.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,29 +14,31 @@ use md5::{Digest, Md5};
 use relsync_engine::target::wire::parts;
 use relsync_engine::transport::erl::{Pid, Term, atom, binary, decode, integer, tuple};
 
-/// The cookie that it shares with the host.
+/// The cookie that the rogue shares with the host.
 pub const COOKIE: &str = "rogue-cookie";
 
-/// The name under which it is reached.
+/// The rogue's node name.
 pub const NAME: &str = "rogue@localhost";
 
-/// All flags of the protocol that any node has.
+/// The flags of the protocol that every node has.
 const FLAGS: u64 = 0x0000_001f_07df_7fff;
 
-/// How far it plays along, and what it does then.
+/// The steps that the rogue takes like a real node, and its actions after them.
 #[derive(Debug, Clone)]
 pub enum Script {
-    /// Accepts connections and says nothing.
+    /// Accepts connections and sends nothing.
     Mute,
-    /// Begins the handshake with a byte each time this has passed, of a message that never ends.
+    /// Starts the handshake with a message that never ends, one byte per interval.
     Drip(Duration),
-    /// Completes the handshake, then only ticks.
+    /// Completes the handshake, and then only ticks.
     TickOnly,
-    /// Starts the agent, as it says, and then says these messages, whatever it hears; ticks from then on.
+    /// Pretends to start the agent, and then sends these messages, whatever it receives. It ticks
+    /// from then on.
     Say(Vec<Vec<u8>>),
-    /// The same, and says the last message when it is told to apply.
+    /// Does the same, and sends the last message when the host tells it to apply.
     Serve(Vec<Vec<u8>>, Vec<u8>),
-    /// As `Say`, but these are bytes of the connection, without any frame of the protocol.
+    /// Does the same as `Say`, but these are bytes of the connection, without the protocol's
+    /// frames.
     Raw(Vec<u8>),
 }
 
@@ -46,7 +50,7 @@ pub struct Rogue {
 }
 
 impl Rogue {
-    /// Begins to listen.
+    /// Starts to listen.
     ///
     /// # Panics
     /// If there is no port.
@@ -58,7 +62,7 @@ impl Rogue {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (script, log) = (script.clone(), log.clone());
-                // The host hangs up when it has had enough.
+                // The host hangs up when it gives up.
                 thread::spawn(move || {
                     let _ = serve(stream, &script, &log);
                 });
@@ -67,12 +71,12 @@ impl Rogue {
         Self { port, heard }
     }
 
-    /// Where it listens.
+    /// Returns the rogue's port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The parts of messages that hosts sent to the agent so far.
+    /// Returns the parts of messages that hosts have sent to the agent so far.
     pub fn heard(&self) -> Vec<Vec<u8>> {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.clone()
@@ -166,7 +170,8 @@ fn tick(mut stream: TcpStream) {
     }
 }
 
-/// The node's side of the handshake ("Distribution Handshake" in the ERTS documentation); it names the host and proves the cookie.
+/// Runs the node's side of the handshake ("Distribution Handshake" in the ERTS documentation). It
+/// names the host and proves the cookie.
 fn shake_hands(stream: &mut TcpStream) -> io::Result<()> {
     receive_message(stream)?;
     send_message(stream, b"snamed:\0\x0bHOST@lohost\0\0\0\x07")?;
@@ -206,7 +211,7 @@ fn receive_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// The elements of a frame's control tuple, and its payload.
+/// Returns the elements of a frame's control tuple, and its payload.
 fn parse(frame: &[u8]) -> Option<(Vec<Term>, Option<Term>)> {
     let (control, rest) = decode(frame.strip_prefix(&[112, 131])?).ok()?;
     let payload = rest.strip_prefix(&[131]).and_then(|rest| decode(rest).ok());

@@ -1,4 +1,4 @@
-//! What crash tests count: how often the old release was found, the new one, or anything else.
+//! The counts of crash tests: how often they found the old release, the new one, or anything else.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -6,17 +6,17 @@ use std::io::Write as _;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Whether all moments are to be taken (`RELSYNC_CRASH=full`) and not a few of them.
+/// Returns whether to test all moments (`RELSYNC_CRASH=full`), and not only a few.
 pub fn is_full() -> bool {
     std::env::var("RELSYNC_CRASH").is_ok_and(|value| value == "full")
 }
 
-/// One of two numbers of moments.
+/// Returns one of two numbers of moments.
 pub fn moments(few: usize, many: usize) -> usize {
     if is_full() { many } else { few }
 }
 
-/// All of them, or as many as `few`, evenly spread from the first to the last.
+/// Returns all of them, or only `few`, evenly spread from the first to the last.
 pub fn sample<T>(all: Vec<T>, few: usize) -> Vec<T> {
     let count = all.len();
     if is_full() || count <= few {
@@ -31,10 +31,11 @@ pub fn sample<T>(all: Vec<T>, few: usize) -> Vec<T> {
         .collect()
 }
 
-/// What random moments begin with: `RELSYNC_CRASH_SEED`, or the time; it is said on standard error.
+/// Returns the seed of random moments: `RELSYNC_CRASH_SEED`, or the time. It is printed on standard
+/// error.
 ///
 /// # Panics
-/// If the seed is no number.
+/// If the seed is not a number.
 pub fn seed() -> u64 {
     let seed = match std::env::var("RELSYNC_CRASH_SEED") {
         Ok(text) => text.parse().expect("RELSYNC_CRASH_SEED is a number"),
@@ -46,12 +47,13 @@ pub fn seed() -> u64 {
     seed
 }
 
-/// Says a line on standard error.
+/// Prints a line on standard error.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// The counts of one scenario. They are said when it ends, and go to the file of `RELSYNC_CRASH_REPORT` if there is one.
+/// The counts of one scenario. They are printed when it ends, and written to the file
+/// `RELSYNC_CRASH_REPORT`, if there is one.
 #[derive(Debug)]
 pub struct Tally {
     name: String,
@@ -62,7 +64,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Begins to count.
+    /// Starts to count.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -73,7 +75,7 @@ impl Tally {
         }
     }
 
-    /// Counts what was found at one point: whether it is the new release, or why it is neither.
+    /// Counts the result at one point: whether it is the new release, or why it is neither.
     pub fn count(&mut self, point: &dyn Display, found: Result<bool, String>) {
         match found {
             Ok(false) => self.old += 1,
@@ -85,7 +87,7 @@ impl Tally {
         }
     }
 
-    /// How many points there were.
+    /// Returns the number of points.
     pub fn points(&self) -> usize {
         self.old + self.new + self.other.len()
     }
@@ -100,7 +102,7 @@ impl Tally {
         assert!(self.points() >= least, "{}: too few points", self.name);
     }
 
-    /// Ends the count; gives how often anything else was found.
+    /// Ends the count, and returns the number of results that are neither release.
     pub fn end(&mut self) -> usize {
         self.report(self.other.len());
         self.other.len()
@@ -131,7 +133,7 @@ impl Tally {
     }
 }
 
-/// A scenario that fails otherwise counts as one more that ended badly.
+/// If a scenario fails in another way, it counts as one more bad end.
 impl Drop for Tally {
     fn drop(&mut self) {
         if !self.is_said && thread::panicking() {

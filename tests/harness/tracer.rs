@@ -1,4 +1,5 @@
-//! `strace` on a running node: what it asks of the kernel about some files, and errors that the kernel answers with.
+//! `strace` on a running node. It records the node's calls about some files, and makes the kernel
+//! answer with errors.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -7,18 +8,18 @@ use std::process::{Child, Command, Stdio};
 
 use crate::node::Node;
 
-/// The calls that change files or open them; those that the machine does not know are left out.
+/// The calls that change files or open them. Calls that the machine does not know are left out.
 const CALLS: &str = "?open,?openat,?creat,?write,?writev,?pwrite64,?pwritev,?fsync,?fdatasync,?ftruncate,?fallocate,?rename,?renameat,\
      ?renameat2,?link,?linkat,?unlink,?unlinkat,?mkdir,?mkdirat,?rmdir,?symlink,?symlinkat,?chmod,?fchmodat,?utime,?utimes,?utimensat";
 
-/// One call of the kernel: the `nth` of its name about this path.
+/// One call of the kernel: the `nth` with its name about this path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     /// `openat`, `rename`, ….
     pub name: String,
-    /// The first path it is about.
+    /// The first path that the call is about.
     pub path: String,
-    /// From 1.
+    /// The number, counted from 1.
     pub nth: usize,
 }
 
@@ -30,12 +31,12 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// Notes all calls of a node. An error says why there is no tracing here.
+    /// Records all calls of a node. An error says why tracing is impossible here.
     pub fn record(node: &Node, log: &Path) -> Result<Self, String> {
         Self::attach(node, log, &["-y", "-e", &format!("trace={CALLS}")])
     }
 
-    /// Lets one call fail.
+    /// Makes one call fail.
     pub fn inject(node: &Node, log: &Path, call: &Call, error: &str) -> Result<Self, String> {
         let Call { name, path, nth } = call;
         let trace = format!("trace={name}");
@@ -59,7 +60,8 @@ impl Tracer {
             let mut line = String::new();
             while lines.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
                 if line.contains(" attached") {
-                    // Nobody reads on: what it says later, when it lets go, fits into the pipe.
+                    // Nobody reads any further. The output that follows when it detaches fits in
+                    // the pipe.
                     process.stderr = Some(lines.into_inner());
                     return Ok(Self {
                         process,
@@ -74,7 +76,7 @@ impl Tracer {
         Err(format!("strace: {}", said.trim()))
     }
 
-    /// Lets go of the node; gives the calls about paths below a directory, in order.
+    /// Detaches from the node. Returns the calls about paths below a directory, in order.
     ///
     /// # Panics
     /// If the log cannot be read.
@@ -82,7 +84,7 @@ impl Tracer {
         calls_in(&self.end(), below.to_str().expect("a path of text"))
     }
 
-    /// Lets go of the node; says whether an error was answered.
+    /// Detaches from the node. Returns whether an error was injected.
     pub fn has_injected(self) -> bool {
         self.end().contains("(INJECTED)")
     }
@@ -130,10 +132,10 @@ fn calls_in(log: &str, below: &str) -> Vec<Call> {
     calls
 }
 
-/// The paths below a directory in a call's arguments: quoted, or in angle brackets behind a file descriptor. The agent
-/// alone names things by descriptors, and only what lies there.
+/// Returns the paths below a directory in a call's arguments: quoted, or in angle brackets after a
+/// file descriptor. Only the agent names files by descriptors, and only files below the directory.
 fn paths_in(arguments: &str, below: &str) -> Vec<String> {
-    // What a call answers is not among its arguments.
+    // The call's result is not among its arguments.
     let arguments = arguments
         .rsplit_once(") = ")
         .map_or(arguments, |(left, _)| left);

@@ -1,4 +1,4 @@
-//! Integration tests, in folders by what they promise; one binary.
+//! The integration tests in one binary, in folders by what they promise.
 
 mod agent;
 mod cli;

@@ -1,5 +1,5 @@
-//! Generations that wait to be confirmed, on real nodes: several destinations in one VM, VMs that are killed and started again, hosts
-//! that are gone before they could confirm.
+//! Generations that wait for confirmation, on real nodes. There are several destinations in one VM,
+//! VMs that are killed and restarted, and hosts that vanish before they could confirm.
 
 use std::fs;
 use std::io::{BufReader, Read};
@@ -13,7 +13,7 @@ use relsync_tests::release::listing;
 use relsync_tests::rig::Rig;
 use serde_json::Value;
 
-/// A node, and a destination that has release 1 and, unconfirmed, release 2.
+/// A node with a destination that has release 1 and, unconfirmed, release 2.
 fn on_probation(timeout: &str) -> Rig {
     let rig = Rig::new();
     rig.release(1);
@@ -33,7 +33,7 @@ fn status(rig: &Rig, destination: &Path) -> Value {
         if run.code == Some(0) {
             return run.result();
         }
-        // While another session ends, or the target goes back, it is busy.
+        // While another session ends, or the target rolls back, it is busy.
         assert!(Instant::now() < deadline, "{run:?}");
         thread::sleep(Duration::from_millis(100));
     }
@@ -99,7 +99,7 @@ fn a_killed_node_goes_on_with_its_probation() {
         rig.node.eval("whereis(relsync_agent_probation)."),
         "undefined"
     );
-    // The first session finds the probation, and has the timer started again.
+    // The first session finds the probation, and starts its timer again.
     let found = status(&rig, &rig.device());
     assert_eq!(found["current"]["generation"], 2, "{found}");
     let back = wait_for_state(&rig, &rig.device(), "confirmed");
@@ -161,7 +161,7 @@ fn a_push_of_what_is_on_probation_confirms_it() {
         .wait_for("whereis(relsync_agent_probation).", "undefined");
 }
 
-/// Whoever is first at the end of a probation, the answer is what is installed.
+/// The answer at the end of a probation matches the installed release, whoever acts first.
 #[test]
 fn a_confirmation_at_the_end_of_a_probation_is_told_truthfully() {
     let rig = Rig::new();
@@ -203,7 +203,8 @@ fn a_confirmation_at_the_end_of_a_probation_is_told_truthfully() {
     }
 }
 
-/// A node, and an update of it whose hook changes the cookie, so that nobody can connect anew, and back after a while.
+/// A node with an update whose hook changes the cookie and later restores it. Meanwhile nobody can
+/// connect again.
 fn with_another_cookie(milliseconds: u32) -> Rig {
     let rig = Rig::new();
     rig.release(1);
@@ -225,7 +226,7 @@ fn a_push_that_cannot_confirm_ends_when_the_target_runs_the_old_release() {
     let begun = Instant::now();
     let arguments = ["-H", "other_cookie.erl", "--confirm-timeout", "6s"];
     let run = rig.run(&arguments);
-    // What the exit code says of the target is true when it is said.
+    // The exit code tells the truth about the target at that moment.
     assert_eq!(rig.node.eval("sample:version()."), "1", "{run:?}");
     assert_eq!(run.code, Some(3), "{run:?}");
     assert!(begun.elapsed() >= Duration::from_secs(6), "{run:?}");
@@ -274,7 +275,7 @@ fn a_push_does_not_wait_for_a_link_that_stalls_while_it_confirms() {
     let begun = Instant::now();
     let pushed = rig.push(&arguments, 3);
     assert_eq!(pushed["error"]["kind"], "not_confirmed", "{pushed}");
-    // Nobody would wait for the link's end.
+    // Nobody would wait for the end of the link.
     assert!(
         begun.elapsed() < relsync_engine::target::session::SILENCE / 2,
         "{:?}",
@@ -345,7 +346,8 @@ fn a_probation_that_no_confirmation_can_meet_is_told_truthfully() {
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
     rig.load();
     rig.release(2);
-    // Whoever goes back takes the session's name as soon as the push leaves it, and takes its time.
+    // The process that rolls back takes the session's name as soon as the push releases it, and
+    // keeps it for a while.
     rig.node.eval(
         "Hold = fun Hold() -> case catch register(relsync_session, self()) of \
          true -> put(relsync_who, <<\"a probation that ran out\">>), timer:sleep(1000); \
@@ -356,7 +358,7 @@ fn a_probation_that_no_confirmation_can_meet_is_told_truthfully() {
     let run = rig.run(&["--confirm-timeout", "10ms"]);
     let status = status(&rig, &rig.device());
     assert_eq!(status["current"]["state"], "confirmed", "{run:?}");
-    // A session that comes before the timer holds that up.
+    // A session that comes before the timer delays it.
     let (generation, version) = if run.code == Some(0) {
         (2, "2")
     } else {

@@ -1,7 +1,9 @@
-//! The embedded agent belongs to the sources beside it, and loads on every OTP release that it is meant for.
+//! The embedded agent: it belongs to the sources beside it, and loads on every OTP release that it
+//! is meant for.
 //!
-//! What needs other OTP releases runs on those that `scripts/otp-run.sh --list` names; the digests are checked
-//! everywhere, so that a changed source without `make agent` is noticed on any machine.
+//! Tests that need other OTP releases run on those that `scripts/otp-run.sh --list` names. The
+//! digests are checked everywhere, so that a changed source without `make agent` is noticed on any
+//! machine.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +29,8 @@ fn repo() -> PathBuf {
         .to_path_buf()
 }
 
-/// Where the roots of other OTP releases are, also for scripts that run from a copy of the repository.
+/// Returns the directory of other OTP releases' roots, also for scripts that run from a copy of the
+/// repository.
 fn otp_dir() -> PathBuf {
     std::env::var_os("RELSYNC_OTP_DIR").map_or_else(|| repo().join("target/otp"), PathBuf::from)
 }
@@ -55,12 +58,13 @@ fn otp_releases() -> Vec<u32> {
         .collect()
 }
 
-/// Prints what a test had to leave out. Written past the test harness, which hides the output of passing tests.
+/// Prints the part that a test had to leave out. It bypasses the test harness, which hides the
+/// output of passing tests.
 fn note(what: &str) {
     writeln!(std::io::stderr(), "note: {what}").expect("stderr is open");
 }
 
-/// Evaluates Erlang expressions in a fresh node of a release and returns what they print.
+/// Evaluates Erlang expressions in a fresh node of a release, and returns their output.
 fn evaluate(release: u32, expressions: &str) -> String {
     let code = format!("{expressions}, halt().");
     let output = output_of(
@@ -94,7 +98,7 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Adds path and digest of the Erlang sources in a directory of the repository and below it.
+/// Adds the paths and digests of the Erlang sources in and below a directory of the repository.
 fn digest_sources(repo: &Path, directory: &str, digests: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(repo.join(directory)).expect("a directory of sources") {
         let path = entry.expect("a directory entry").path();
@@ -108,7 +112,7 @@ fn digest_sources(repo: &Path, directory: &str, digests: &mut BTreeMap<String, S
     }
 }
 
-/// Path and digest of everything that `make agent` reads and writes.
+/// Returns the paths and digests of everything that `make agent` reads and writes.
 fn present_digests(repo: &Path) -> BTreeMap<String, String> {
     let mut digests = BTreeMap::new();
     for directory in SOURCES {
@@ -215,7 +219,7 @@ fn each_release_loads_its_variant_and_accepts_the_boot_expressions() {
     }
 }
 
-/// Has the builder turn a boot module with this content into expressions.
+/// Makes the builder turn a boot module with this content into expressions.
 fn build_boot(directory: &Path, content: &str) -> Output {
     let source = directory.join("scratch_boot.erl");
     fs::write(

@@ -1,4 +1,5 @@
-//! The agent in a target's VM: loaded once, looked at by each session, replaced by another version, removed when asked to.
+//! The agent's life in a target's VM. It is loaded once, used by each session, replaced by another
+//! version, and removed on request.
 
 use std::fs;
 
@@ -6,7 +7,7 @@ use relsync_tests::node::NodeOptions;
 use relsync_tests::rig::Rig;
 use serde_json::Value;
 
-/// More than any command sends that does not bring the agent along.
+/// More than any command sends if it does not send the agent.
 const WITHOUT_AGENT_BYTES: u64 = 20_000;
 
 /// The agent's modules.
@@ -25,7 +26,7 @@ fn installed() -> Rig {
     rig
 }
 
-/// Puts other code in the place of one of the agent's modules, as another version of the agent would have it.
+/// Replaces one of the agent's modules by other code, as in another version of the agent.
 fn make_another_version(rig: &Rig) {
     rig.node.eval(
         "{ok, relsync_agent_varint, Other} = compile:forms([{attribute, 1, module, relsync_agent_varint}]), \
@@ -46,7 +47,7 @@ fn a_command_costs_a_large_vm_next_to_nothing() {
         let switches = rig.node.eval("element(1, statistics(context_switches))");
         switches.parse::<u64>().expect("a number")
     };
-    // What is counted here sees it when each process is looked at.
+    // The processes counted here show it when each one is examined.
     let before = switches();
     rig.node.eval(
         "{ok, large, Code} = compile:forms([{attribute, 1, module, large}]), \
@@ -69,7 +70,7 @@ fn sessions_do_not_grow_the_vm() {
                 erlang:memory(code), length(ets:all()), length(processes())}";
     rig.push(&["status"], 0);
     rig.node.wait_for("whereis(relsync_session)", "undefined");
-    // To ask the first time makes atoms.
+    // The first question makes atoms.
     rig.node.eval(size);
     let before = rig.node.eval(size);
     for _ in 0..20 {
@@ -151,7 +152,7 @@ fn the_agent_is_unloaded_when_asked_to() {
         rig.push(&["agent", "unload"], 0)["modules"],
         serde_json::json!([])
     );
-    // What is cached there is loaded again.
+    // Cached modules are loaded again.
     rig.release(2);
     let result = rig.push(&["--confirm-timeout", "60s"], 0);
     assert!(sent(&result) < WITHOUT_AGENT_BYTES, "{result}");
@@ -172,12 +173,12 @@ fn what_arrived_is_kept() {
     let mut rig = Rig::with(NodeOptions::default());
     rig.release(1);
     let state = rig.device().join(".relsync");
-    // Nobody who only asks makes anything.
+    // A command that only asks creates nothing.
     for command in ["status", "plan"] {
         rig.push(&[command], 0);
         assert!(!state.exists(), "{command}");
     }
-    // A push that fails before it sends anything of the update.
+    // This push fails before it sends anything of the update.
     let hooks = "-module(no).\n-export([presync/0]).\npresync() -> {error, no}.\n";
     fs::write(rig.cli.dir().join("no.erl"), hooks).expect("a file");
     let failed = rig.push(&["-H", "no", "--presync", "early"], 1);

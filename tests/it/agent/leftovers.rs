@@ -1,5 +1,5 @@
-//! What stays in a VM when the last session or probation has ended, however it ended: the agent's modules, as they were loaded
-//! once, and nothing else.
+//! The leftovers in a VM after the last session or probation has ended in any way. There are the
+//! agent's modules, as they were loaded once, and nothing else.
 
 use std::fs;
 use std::process::{Child, Stdio};
@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use relsync_tests::proxy::Proxy;
 use relsync_tests::rig::Rig;
 
-/// Everything that a session could leave behind, as lists.
+/// Everything that a session could leave, as lists.
 const INVENTORY: &str = "\
     Inventory = fun() -> \
         [[M || {M, _} <- code:all_loaded()], \
@@ -16,7 +16,8 @@ const INVENTORY: &str = "\
          application:get_all_env(relsync_agent_blob), code:get_path()] \
     end";
 
-/// A release on a node that has seen a push and a way back, so that the agent and what it needs of OTP are loaded.
+/// A release on a node that has seen a push and a way back. So the agent and the parts of OTP that
+/// it needs are loaded.
 fn rig() -> Rig {
     let rig = Rig::new();
     rig.release(1);
@@ -25,7 +26,7 @@ fn rig() -> Rig {
     rig.release(2);
     rig.push(&["-H", &hooks(&rig, "ok")], 0);
     rig.push(&["rollback"], 0);
-    // What the tests themselves start there.
+    // The tests themselves start these.
     let _proxy = Proxy::start(&rig.node, &[]);
     rig.node.wait_for("whereis(relsync_session)", "undefined");
     let keep = "application:set_env(kernel, inventory, Inventory())";
@@ -33,14 +34,14 @@ fn rig() -> Rig {
     rig
 }
 
-/// Hooks whose `presync` evaluates this.
+/// Writes hooks whose `presync` evaluates this.
 fn hooks(rig: &Rig, presync: &str) -> String {
     let source = format!("-module(waiter).\n-export([presync/0]).\npresync() -> {presync}.\n");
     fs::write(rig.cli.dir().join("waiter.erl"), source).expect("a file");
     "waiter".to_owned()
 }
 
-/// Waits until the node is as it was.
+/// Waits until the node is as before.
 fn as_it_was(rig: &Rig) {
     let differences = "{ok, Before} = application:get_env(kernel, inventory), \
         [{gone, Old -- New, new, New -- Old} || {Old, New} <- lists:zip(Before, Inventory()), \
@@ -62,7 +63,7 @@ fn a_push_leaves_nothing() {
     as_it_was(&rig);
 }
 
-/// A push in the middle of a hook, `waiting`, which fails when it is told to `go`.
+/// Starts a push that waits in a hook, as process `waiting`, which fails when it receives `go`.
 fn push_that_waits(rig: &Rig) -> Child {
     let hooks = hooks(
         rig,
@@ -96,7 +97,7 @@ fn a_host_that_has_gone_is_not_looked_for() {
     push.kill().expect("a running command");
     push.wait().expect("it ends");
     rig.node.wait_for("nodes(hidden)", "[]");
-    // What it has to say now must not make the node ask the network where the host is.
+    // The hook's output must not make the node ask the network for the host's address.
     rig.node.eval("waiting ! go");
     as_it_was(&rig);
 }

@@ -1,4 +1,4 @@
-//! Two virtual machines that share a destination never work on it at once.
+//! The lock: two virtual machines that share a destination never work on it at once.
 
 use std::fs::{self, Permissions};
 use std::io::Write as _;
@@ -34,7 +34,7 @@ impl Pair {
         self.dir.path().join("device")
     }
 
-    /// Who is there, as the second node tells.
+    /// Returns the holder of the lock, as the second node reports it.
     async fn holder(&self, destination: &Path) -> Option<String> {
         match open(&self.second, destination).await {
             Ok((session, _)) => {
@@ -88,7 +88,7 @@ fn a_session_that_is_killed_lets_go() {
     });
 }
 
-/// Announces a pack, which makes the destination, and says what the target has against it.
+/// Announces a pack, which creates the destination. Returns the target's objection.
 async fn begin(session: &mut Session) -> Option<(String, String)> {
     let begin = Request::PackBegin {
         pack_id: [7; 32],
@@ -123,7 +123,7 @@ fn who_makes_the_destination_has_it() {
     });
 }
 
-/// Takes the name of a destination's lock as anybody could, and answers whoever asks.
+/// Takes the name of a destination's lock, as anybody could, and answers every caller.
 fn occupy(node: &Node, destination: &Path, answer: &str) {
     node.eval(&format!(
         r#"{{ok, Info}} = file:read_file_info({destination:?}),

@@ -1,4 +1,5 @@
-//! A session with the real agent on a real node: how it starts, what it says, and that nothing of it stays.
+//! A session with the real agent on a real node: its start, its answers, and the absence of
+//! leftovers.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,13 +11,13 @@ use relsync_engine::target::{Address, Greeting, OpenError, Patience, Target};
 use relsync_engine::transport::erl::{Cookie, ErlTarget, NodeName};
 use relsync_tests::node::{Node, NodeOptions};
 
-/// Payload of a session in which nothing is to be done, both ways, once the agent is cached.
+/// The payload in both directions of a session that does nothing, once the agent is cached.
 const NO_OP_BYTES: u64 = 1800;
 
-/// Round trips of the same: EPMD, the two of the handshake, and the agent's greeting.
+/// The round trips of such a session: EPMD, the two of the handshake, and the agent's greeting.
 const NO_OP_ROUND_TRIPS: u64 = 4;
 
-/// Runs a conversation with a node, which must not hang.
+/// Runs a conversation with a node. The conversation must not hang.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -29,7 +30,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     })
 }
 
-/// The node, and how it lets us in.
+/// Returns the node's address and cookie.
 pub(crate) fn target(node: &Node) -> ErlTarget {
     ErlTarget::new(
         NodeName::parse(node.name()).expect("a node name"),
@@ -37,7 +38,7 @@ pub(crate) fn target(node: &Node) -> ErlTarget {
     )
 }
 
-/// What the host says first.
+/// Returns the host's first message.
 pub(crate) fn greeting(destination: &Path) -> Greeting {
     Greeting {
         host: "tester@here".to_owned(),
@@ -57,7 +58,7 @@ pub(crate) async fn open(
     open_with(node, &greeting(destination)).await
 }
 
-/// Opens a session with a greeting. A target that is busy is not awaited.
+/// Opens a session with a greeting. It does not wait for a busy target.
 pub(crate) async fn open_with(
     node: &Node,
     greeting: &Greeting,
@@ -90,7 +91,7 @@ fn a_session_leaves_nothing_behind() {
         session.close().await.expect("closed");
     });
     node.wait_for("whereis(relsync_session)", "undefined");
-    // The agent's modules stay, and the blob that they came from, until there is a state directory for it.
+    // The agent's modules stay. Their blob stays too, until there is a state directory for it.
     node.wait_for("code:is_loaded(relsync_agent_loader)", "{file,\"relsync\"}");
     node.wait_for(
         "{ok, {<<_:256>>, Blob}} = application:get_env(relsync_agent_blob, blob), is_binary(Blob)",
@@ -124,7 +125,7 @@ fn a_cached_agent_costs_few_bytes_and_round_trips() {
     let node = Node::start(NodeOptions::default());
     block_on(async {
         let (mut session, _) = open(&node, &dir).await.expect("a session");
-        // A pack is what makes the target keep anything.
+        // The target stores nothing until it gets a pack.
         let begin = Request::PackBegin {
             pack_id: [7; 32],
             size: 1,
@@ -150,7 +151,8 @@ fn a_cached_agent_costs_few_bytes_and_round_trips() {
     });
 }
 
-/// Runs the boot expressions while another process holds the session's name and ends at a certain moment.
+/// Runs the boot expressions while another process holds the session's name and ends at a given
+/// moment.
 fn boot_while_holder_ends(node: &Node, before: &str) -> String {
     let boot = agent::boot();
     node.eval(&format!(
@@ -190,7 +192,7 @@ fn boot_while_holder_ends(node: &Node, before: &str) -> String {
 #[test]
 fn a_holder_that_ends_meanwhile_is_no_obstacle() {
     let node = Node::start(NodeOptions::default());
-    // 4 asks for what loads the agent, 2 says that somebody else is there.
+    // 4 asks for the agent's loader; 2 says that somebody else has the name.
     for (before, answer) in [("whereis", "4"), ("process_info", "4"), ("min", "2")] {
         assert_eq!(boot_while_holder_ends(&node, before), answer, "{before}");
     }

@@ -1,6 +1,7 @@
-//! What goes wrong: each time the target's files and code are as before, and the message says what and where.
+//! Bad input. Each time, the target's files and code are as before, and the message says what is
+//! wrong and where.
 //!
-//! Wrong usage, missing releases and hosts out of reach, for which no node is needed, are in `offline`.
+//! `offline` tests wrong usage, missing releases and unreachable hosts, which need no node.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
@@ -56,13 +57,14 @@ fn beams_that_do_not_load_are_refused() {
             "bad_beam",
             &["broken.beam", part, "nothing was changed"],
         );
-        // A plan asks the target about the code only, not about its module's name.
+        // A plan asks the target only about the code, not about its module's name.
         if content != &sample[..] {
             rig.refused(&["plan"], 1, "bad_beam", &["broken.beam", part]);
         }
         assert_eq!(rig.node.eval("sample:version()"), "1");
     }
-    // A beam in its container that no VM takes: the code is not what its tables say.
+    // A beam whose container is valid but whose code no VM loads: the code does not match its
+    // tables.
     let mut damaged = sample.clone();
     let code = damaged
         .windows(4)
@@ -72,7 +74,7 @@ fn beams_that_do_not_load_are_refused() {
     tree.file("lib/sample-1.0/ebin/sample.beam", &damaged);
     fs::remove_file(tree.root().join(broken)).expect("removed");
     rig.refused(&[], 1, "bad_beam", &["sample", "another release of OTP"]);
-    // Elsewhere than in an ebin directory it is a file like any other.
+    // Outside an ebin directory, it is a file like any other.
     fs::remove_dir_all(tree.root().join("lib")).expect("removed");
     rig.release(2);
     tree.file("priv/broken.beam", b"garbage");
@@ -123,7 +125,7 @@ fn is_root() -> bool {
     id.stdout.starts_with(b"0\n")
 }
 
-/// A rig whose node is not root; none where the tests cannot change the user.
+/// Returns a rig whose node is not root; `None` if the tests cannot change the user.
 fn unprivileged() -> Option<Rig> {
     if !is_root() || Command::new("setpriv").arg("--version").output().is_err() {
         return None;
@@ -159,14 +161,14 @@ fn a_destination_that_cannot_be_written_is_refused() {
     };
     rig.release(1);
     let device = rig.device();
-    // First contact, nothing may be written.
+    // On this first contact, nothing may be written.
     let denied = device.display().to_string();
     rig.refused(&[], 1, "io", &[&denied]);
     fs::set_permissions(&device, Permissions::from_mode(0o777)).expect("permissions");
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
     rig.load();
     rig.release(2);
-    // The directories of the release are not writable, relsync's own is.
+    // The release's directories are not writable, but relsync's own is.
     let ebin = device.join("lib/sample-1.0/ebin");
     fs::set_permissions(&ebin, Permissions::from_mode(0o555)).expect("permissions");
     let chown = Command::new("chown").arg("root").arg(&ebin).status();
@@ -174,7 +176,7 @@ fn a_destination_that_cannot_be_written_is_refused() {
     rig.refused(&[], 1, "io", &["lib/sample-1.0/ebin"]);
     assert_eq!(rig.node.eval("sample:version()"), "1");
 
-    // A separate place that can be written takes the update.
+    // A separate writable place gets the update.
     let writable = rig.cli.dir().join("rw");
     fs::create_dir(&writable).expect("a directory");
     fs::set_permissions(&writable, Permissions::from_mode(0o777)).expect("permissions");
@@ -186,7 +188,7 @@ fn a_destination_that_cannot_be_written_is_refused() {
     assert_eq!(rig.push(&arguments, 0)["outcome"], "up-to-date");
 }
 
-/// A small file system; gone with its value.
+/// A small file system. It is unmounted when its value is dropped.
 struct SmallDisk {
     path: PathBuf,
 }
@@ -222,7 +224,7 @@ fn a_full_disk_is_told_with_figures() {
     rig.release(2);
     rig.tree().file("large", &noise(1, 6_000_000));
     rig.refused(&[], 1, "space", &["bytes of free space", "are free"]);
-    // There is room for the file, and not for the pack beside it.
+    // There is space for the file, but not for the pack beside it.
     rig.tree().file("large", &noise(1, 2_200_000));
     rig.refused(&[], 1, "space", &["bytes of free space"]);
     assert_eq!(rig.node.eval("sample:version()"), "1");
@@ -346,7 +348,7 @@ fn hooks_that_cannot_be_used_change_nothing() {
         fs::write(&hooks, content).expect("a file");
         rig.refused(&["-H", "hooks.beam"], 1, "hooks", &["hooks"]);
     }
-    // A module of Erlang itself is not replaced by hooks of its name.
+    // Hooks with the name of one of Erlang's own modules do not replace it.
     let source = "-module(lists).\n-export([presync/0]).\npresync() -> ok.\n";
     fs::write(rig.cli.dir().join("stolen.erl"), source).expect("a file");
     rig.refused(&["-H", "stolen.erl"], 1, "hooks", &["lists"]);
@@ -362,7 +364,7 @@ fn hooks_that_cannot_be_used_change_nothing() {
         "hooks",
         &["hooks_src.erl:2", "undefined"],
     );
-    // The same without a compiler here: the target's says it.
+    // Without a compiler on the host, the target's compiler reports the same.
     let before = rig.state();
     let run = Run::of(
         rig.command(&["-H", "hooks_src.erl", "--json"])

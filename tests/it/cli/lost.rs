@@ -23,7 +23,7 @@ fn a_cut_connection_is_picked_up_again() {
     let pushed = rig.push(&["--dist-port", &dist_port, "--bwlimit", "5MB"], 0);
     assert_eq!(pushed["outcome"], "applied");
     let sent = pushed["sent_bytes"].as_u64().expect("a number");
-    // Had each session begun anew, this would be 5 MB.
+    // If each session had started from the beginning, this would be 5 MB.
     assert!(sent < 4_500_000, "{sent}");
     let proxy = Proxy::start(&rig.node, &[Cut::After(50_000)]);
     rig.noise("noise", 300_000);
@@ -125,7 +125,7 @@ fn what_goes_out_is_told_as_it_goes() {
             let of = |event: &serde_json::Value| event[*field].as_u64().expect("bytes");
             let sizes: Vec<u64> = told.iter().map(|event| of(event)).collect();
             assert!(sizes.is_sorted(), "{kind} {field}: {sizes:?}");
-            // What only waits here has not been sent.
+            // Bytes that only wait here have not been sent.
             assert!(sizes[0] < 32_000, "{kind} {field}: {sizes:?}");
             assert_eq!(sizes.last(), Some(&total), "{kind} {field}: {sizes:?}");
         }
@@ -148,7 +148,7 @@ fn an_interrupted_push_does_not_wait_for_what_waits_here() {
     let is_sending = |line: &String| line.contains("\"progress\"");
     let mut texts = lines.by_ref().map(|line| line.expect("text"));
     texts.find(is_sending).expect("progress");
-    // All of it is on its way, and would be for most of a minute.
+    // All of it is queued, and sending it would take most of a minute.
     thread::sleep(Duration::from_secs(1));
     let interrupted = Instant::now();
     let pid = running.id().to_string();
@@ -179,7 +179,7 @@ fn an_interrupted_push_does_not_wait_for_what_waits_here() {
 #[test]
 fn an_interrupted_rollback_does_not_say_that_nothing_happens() {
     let rig = Rig::new();
-    // While the target is busy with this, it is waited for.
+    // While the target is busy with this, the host waits for it.
     rig.node.eval(
         "Self = self(), spawn(fun() -> true = register(relsync_session, self()), \
          put(relsync_who, <<\"a probation that ran out\">>), Self ! held, receive never -> ok end end), \
@@ -234,12 +234,12 @@ fn a_session_of_ones_own_that_ends_is_waited_for() {
         let run = status(tester, holder, milliseconds);
         assert!(run.code == Some(1) && run.err.contains(holder), "{run:?}");
     }
-    // Who calls is known without being told by the environment.
+    // The caller is known even if the environment does not tell.
     let said = Command::new("id").arg("-un").output().expect("id runs");
     let user = String::from_utf8(said.stdout).expect("a name");
     let nameless = format!("{}@{machine}", user.trim());
     assert_eq!(status(None, &nameless, 1000).code, Some(0));
-    // What goes back by itself is waited for as well.
+    // The host also waits for an update that rolls back by itself.
     let returning = "a probation that ran out";
     assert_eq!(status(tester, returning, 1000).code, Some(0));
     let run = status(tester, returning, 600_000);

@@ -1,4 +1,4 @@
-//! The command without a target: usage, snapshots, what is refused before anything is connected to.
+//! The command without a target: usage, snapshots, and errors that come before any connection.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

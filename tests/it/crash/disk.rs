@@ -1,7 +1,8 @@
-//! The disk is full, has no more names, or turns read-only, at every moment of an update.
+//! The disk is full, has no more inodes, or becomes read-only, at every moment of an update.
 //!
-//! The device lies on a file system in memory, in a mount namespace of the node's own; its limits are moved while the node runs.
-//! Where the machine allows no such thing, the tests say so and do nothing.
+//! The device is on a file system in memory, in a mount namespace of the node's own. Its limits
+//! change while the node runs. On a machine that does not allow that, the tests say so and do
+//! nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,12 +18,12 @@ use super::rig::write_hooks;
 /// More than any update needs.
 const ROOMY: &str = "size=64m,nr_inodes=10000";
 const PAGE: u64 = 4096;
-/// After so many moments at which the update arrived, there is room enough for the rest as well.
+/// The number of successful moments in a row after which there is enough space for the rest too.
 const ENOUGH: usize = 3;
-/// Where the node's own programs are.
+/// The directories of the node's own programs.
 const PATH: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What runs out.
+/// The resource that runs out.
 #[derive(Debug, Clone, Copy)]
 enum Limit {
     Bytes,
@@ -35,7 +36,7 @@ struct Small {
 }
 
 impl Small {
-    /// None where there are no namespaces or mounts for us.
+    /// Returns `None` if namespaces or mounts are not allowed.
     fn new() -> Option<Self> {
         let cli = Cli::new();
         let root = cli.dir().join("device");
@@ -64,7 +65,7 @@ impl Small {
         Some(Self { device })
     }
 
-    /// Runs a shell command where the mount is; gives what it prints.
+    /// Runs a shell command in the mount's namespace, and returns its output.
     fn shell(&self, command: &str) -> String {
         let command = format!("{PATH}; {command} 2>&1 || echo FAILED");
         let said = self
@@ -80,7 +81,7 @@ impl Small {
         self.shell(&format!("mount -o remount,{options} '{root}'"));
     }
 
-    /// Leaves room for so many pages or names.
+    /// Leaves space for this many pages or names.
     fn leave(&self, limit: Limit, room: u64) {
         self.remount(&remount_options(
             self.device.root(),
@@ -97,7 +98,7 @@ impl Small {
             .collect()
     }
 
-    /// Whether the agent learns how much room there is.
+    /// Decides whether the agent can learn how much space there is.
     fn may_ask_for_room(&self, may: bool) {
         let path = if may {
             &PATH["PATH=".len()..]
@@ -114,7 +115,7 @@ impl Small {
         self.device.reset(scenario.template);
     }
 
-    /// Gives the disk its room back, and looks at what is there.
+    /// Restores the disk's space, and checks the device.
     fn aftermath(&self, scenario: &Scenario, run: &Run) -> Result<bool, String> {
         self.device.settle();
         self.remount(&format!("rw,{ROOMY}"));
@@ -122,7 +123,7 @@ impl Small {
     }
 }
 
-/// A command that prints the KiB or names that are in use.
+/// Returns a command that prints the number of KiB or names in use.
 fn used_command(root: &Path, limit: Limit) -> String {
     let option = match limit {
         Limit::Bytes => "-Pk",
@@ -134,7 +135,7 @@ fn used_command(root: &Path, limit: Limit) -> String {
     )
 }
 
-/// The options that leave this much room beyond what is in use.
+/// Returns the options that leave this much space beyond the present use.
 fn remount_options(root: &Path, limit: Limit, room: u64, used: &str) -> String {
     let used: u64 = used
         .parse()
@@ -145,7 +146,7 @@ fn remount_options(root: &Path, limit: Limit, room: u64, used: &str) -> String {
     }
 }
 
-/// With room for nothing, for one more page or name, and so on, until the update arrives.
+/// Leaves space for nothing, then for one more page or name each time, until the update succeeds.
 fn sweep(scenario: &Scenario, limit: Limit) {
     let Some(small) = Small::new() else {
         return;
@@ -156,7 +157,7 @@ fn sweep(scenario: &Scenario, limit: Limit) {
     let mut room = 0;
     while arrived < ENOUGH {
         small.reset(scenario);
-        // Not asking, the agent begins in any case, and the room ends somewhere.
+        // The agent cannot ask, so it starts in any case, and the space ends at some point.
         small.may_ask_for_room(false);
         small.leave(limit, room);
         let run = small.device.run(scenario.arguments);
@@ -221,14 +222,14 @@ const PUSH_WITH_HOOK: Scenario = Scenario {
     ..PUSH
 };
 
-/// A hook that fills the disk behind the agent's back, after the agent has seen how much room there is.
+/// Writes a hook that fills the disk after the agent has checked the space.
 fn filling_hook(small: &Small, point: &str, action: &str) {
     let command = format!("{PATH}; {action}");
     let body = format!("-export([{point}/0]).\n{point}() -> os:cmd({command:?}), ok.\n");
     write_hooks(&small.device, "filling", &body);
 }
 
-/// A command that writes a file which leaves room for so many pages.
+/// Returns a command that writes a file and leaves space for this many pages.
 fn fill_command(root: &Path, room: u64) -> String {
     let root = root.display();
     format!(
@@ -267,7 +268,7 @@ fn a_disk_filled_before_the_commit_leaves_one_release() {
     filled_at("postsync");
 }
 
-/// From that moment on nothing can be written, the way back included.
+/// Makes the disk read-only from that moment on, also for the way back.
 fn read_only_at(point: &str) {
     let Some(small) = Small::new() else {
         return;
@@ -293,7 +294,8 @@ fn a_disk_read_only_at_the_commit_is_set_right_later() {
     read_only_at("postsync");
 }
 
-/// The disk turns read-only as soon as the kernel allows it after a file has appeared, and a random while.
+/// Makes the disk read-only at a random moment after a file has appeared, as soon as the kernel
+/// allows it.
 fn read_only_in(scenario: &Scenario) {
     let Some(small) = Small::new() else {
         return;
@@ -306,7 +308,7 @@ fn read_only_in(scenario: &Scenario) {
         small.reset(scenario);
         let root = small.device.root().display().to_string();
         let trigger = [".relsync/reserve", ".relsync/journal"][index % 2];
-        // A file that is open for writing keeps the disk writable for a moment.
+        // An open file keeps the disk writable for a moment.
         small.device.node.eval(&format!(
             "spawn(fun() -> \
                Wait = fun Wait(0) -> ok; Wait(N) -> case prim_file:read_file_info({root:?} ++ \"/{trigger}\") of \

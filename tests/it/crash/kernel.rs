@@ -1,21 +1,23 @@
-//! The kernel answers each call that the agent makes about the device's files with an error, once: `strace` injects it.
+//! The kernel answers each call of the agent about the device's files with an error, once. `strace`
+//! injects the error.
 
 use relsync_tests::device::{Device, PUSH, ROLLBACK, Scenario};
 use relsync_tests::node::NodeOptions;
 use relsync_tests::tally::{self, Tally};
 use relsync_tests::tracer::{Call, Tracer};
 
-/// What calls fail with.
+/// The errors of the calls.
 const ERRORS: [&str; 4] = ["ENOSPC", "EIO", "EROFS", "EACCES"];
 
-/// The calls, each with one of the errors in turn. The agent's own tests have each of its operations fail with all of them.
+/// Returns the calls, each with the next of the errors. In the agent's own tests, each of its
+/// operations fails with every error.
 fn points(calls: &[Call]) -> Vec<(Call, &'static str)> {
     let errors = ERRORS.iter().copied().cycle();
     tally::sample(calls.iter().cloned().zip(errors).collect(), 7)
 }
 
 fn fail_everywhere(scenario: &Scenario) {
-    // With one thread for files the calls come in one order, and `strace` counts by thread.
+    // With one thread for files, the calls come in one order. `strace` counts per thread.
     let device = Device::new(NodeOptions {
         args: vec!["+SDio".into(), "1".into()],
         ..NodeOptions::default()

@@ -12,7 +12,8 @@ use relsync_tests::tally::{self, Tally};
 
 use super::rig::{every_message, kill_at, through};
 
-/// After random numbers of bytes, half of them among the last ones, where the update is told to begin.
+/// Returns cuts after random numbers of bytes. Half of them are among the last bytes, which start
+/// the update.
 fn at_random_bytes([there, back]: [u64; 2], seed: u64, count: usize) -> Vec<Cut> {
     let random = noise(seed, count * 4);
     let numbers = random.chunks_exact(4).map(|bytes| {
@@ -30,7 +31,7 @@ fn at_random_bytes([there, back]: [u64; 2], seed: u64, count: usize) -> Vec<Cut>
         .collect()
 }
 
-/// What passes, in messages and bytes, when nothing happens.
+/// Returns the messages and bytes of an undisturbed run.
 fn undisturbed(device: &Device, scenario: &Scenario) -> ([u64; 2], [u64; 2]) {
     device.reset(scenario.template);
     let proxy = Proxy::start(&device.node, &[Cut::Never]);
@@ -40,7 +41,7 @@ fn undisturbed(device: &Device, scenario: &Scenario) -> ([u64; 2], [u64; 2]) {
     (proxy.frames(), proxy.bytes())
 }
 
-/// What a push tells is what is: applied, or not.
+/// Checks that a push reports the truth: applied or not.
 fn is_told(scenario: &Scenario, run: &Run, is_new: bool) -> Result<bool, String> {
     if scenario.name == PUSH.name && is_new != (run.code == Some(0)) {
         return Err(format!("new: {is_new}, and it told {run:?}"));
@@ -56,7 +57,7 @@ fn cut_everywhere(scenario: &Scenario) {
     let mut tally = Tally::new(&format!("{}, link cut", scenario.name));
     for cut in &cuts {
         device.reset(scenario.template);
-        // The link is there again for who asks what came of it.
+        // The link works again for the command that asks for the outcome.
         let proxy = Proxy::start(&device.node, &[*cut, Cut::Never]);
         let run = through(&device, scenario.arguments, &proxy);
         let found = device
@@ -82,7 +83,8 @@ fn kill_everywhere(scenario: &Scenario) {
     tally.finish(cuts.len());
 }
 
-/// A session that reloads and changes no file: the code is that of before or that of the files, and the next one brings it in.
+/// A session that reloads code and changes no file. The code is the old one or that of the files,
+/// and the next session loads it.
 const RELOAD: &[&str] = &["reload", "--json"];
 
 fn load_by_hand(device: &Device) {

@@ -1,5 +1,6 @@
-//! The link is cut, the host is killed, the node is killed, the disk fails or fills up: afterwards the target has the old release or the
-//! new one, records, files and code, and the next push arrives. `RELSYNC_CRASH=full` takes all moments, otherwise a few are taken.
+//! The link is cut, the host is killed, the node is killed, the disk fails or fills up. Afterwards,
+//! the target has the old or the new release, by records, files and code, and the next push
+//! succeeds. `RELSYNC_CRASH=full` tests all moments, otherwise a few.
 
 mod damage;
 mod disk;
@@ -18,7 +19,7 @@ use relsync_tests::node::NodeOptions;
 
 use rig::{kill, start};
 
-/// Hooks that note when they run; `postsync` waits for a file.
+/// Writes hooks that record when they run. `postsync` waits for a file.
 fn write_noting_hooks(device: &Device) -> PathBuf {
     let notes = device.cli.dir().join("hooks-ran");
     let notes_text = notes.display();
@@ -57,7 +58,7 @@ fn a_host_lost_before_the_commit_is_a_rollback() {
     device.node.wait_for("nodes(hidden).", "[]");
     fs::write(format!("{}.go", notes.display()), "").expect("a file");
     assert_eq!(device.find(), Ok(1));
-    // On the new release first, then on the old one again.
+    // First on the new release, then on the old one again.
     let ran = fs::read_to_string(&notes).expect("notes");
     assert_eq!(ran, "presync 1\npostsync 2\npostsync 1\nrollback 1\n");
 }
@@ -69,12 +70,12 @@ fn a_node_killed_in_mid_update_says_what_it_recovered() {
     let notes = write_noting_hooks(&device);
     let host = start(&device, &[PUSH.arguments, &["-H", "noting.erl"]].concat());
     wait_for_note(&notes, "postsync");
-    // The host goes as well, or it would be the one to hear of the recovery.
+    // The host must end too. Otherwise it would be the first to learn of the recovery.
     device.node.kill();
     kill(host);
     device.node.restart();
     device.load();
-    // It has started from the new files.
+    // The node has started from the new files.
     assert_eq!(device.node.eval("sample:version()."), "2");
     let run = device.run(&["status", "--json"]);
     assert_eq!(

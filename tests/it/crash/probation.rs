@@ -1,4 +1,5 @@
-//! The link is cut and the host is killed while a generation is on probation, and while it is confirmed.
+//! The link is cut and the host is killed while a generation is on probation, and while it is
+//! confirmed.
 
 use relsync_tests::binary::Run;
 use relsync_tests::device::{Device, PUSH, Scenario};
@@ -8,7 +9,7 @@ use relsync_tests::tally::{self, Tally};
 
 use super::rig::{every_message, kill_at, through};
 
-/// A push that has to be confirmed soon.
+/// A push that must be confirmed soon.
 const ON_PROBATION: Scenario = Scenario {
     name: "push on probation",
     arguments: &[
@@ -24,7 +25,7 @@ const ON_PROBATION: Scenario = Scenario {
     ..PUSH
 };
 
-/// Installs release 2 over release 1; the host is killed when it goes to confirm it.
+/// Installs release 2 over release 1. The host is killed when it starts to confirm.
 fn put_on_probation(device: &Device) {
     device.reset("one");
     let proxy = Proxy::holding(&device.node, &[Cut::Never, Cut::AfterFrames(1)]);
@@ -33,7 +34,7 @@ fn put_on_probation(device: &Device) {
     assert_eq!(device.find(), Ok(2));
 }
 
-/// Whether the installed generation is confirmed; release 2 stays in any case.
+/// Returns whether the installed generation is confirmed. Release 2 stays in any case.
 fn is_confirmed(device: &Device) -> Result<bool, String> {
     let status = device.status()?;
     device.is_recorded(2, &status)?;
@@ -43,7 +44,7 @@ fn is_confirmed(device: &Device) -> Result<bool, String> {
     }
 }
 
-/// Kills the host or cuts the link at these points; what the command said, if it lived to say so.
+/// Kills the host or cuts the link at these points. Returns the command's result, if it survived.
 fn disturb(device: &Device, arguments: &[&str], cuts: &[Cut], kills: bool) -> Option<Run> {
     if kills {
         kill_at(device, arguments, &Proxy::holding(&device.node, cuts));
@@ -78,7 +79,7 @@ fn confirm_everywhere(kills: bool) {
     tally.finish(cuts.len());
 }
 
-/// The messages of the push's first connection, and of the second, from which it confirms.
+/// Returns the messages of the push's two connections. It confirms over the second one.
 fn undisturbed(device: &Device) -> [[u64; 2]; 2] {
     device.reset(ON_PROBATION.template);
     let mut frames = Vec::new();
@@ -110,7 +111,7 @@ fn probation_everywhere(kills: bool) {
         device.reset(ON_PROBATION.template);
         let run = disturb(&device, ON_PROBATION.arguments, cuts, kills);
         device.settle();
-        // Confirmed, or taken back by the target itself.
+        // The generation is confirmed, or the target has rolled it back.
         device
             .node
             .wait_for("whereis(relsync_agent_probation)", "undefined");

@@ -1,4 +1,4 @@
-//! What these tests do to a push alike: lead it through a proxy, give it hooks, kill its host.
+//! Steps that these tests share: a push through a proxy, hooks, killing its host.
 
 use std::fs;
 use std::process::{Child, Stdio};
@@ -7,7 +7,7 @@ use relsync_tests::binary::Run;
 use relsync_tests::device::Device;
 use relsync_tests::proxy::{Cut, Proxy};
 
-/// A cut after every message either way.
+/// Returns a cut after every message in either direction.
 pub(super) fn every_message([there, back]: [u64; 2]) -> Vec<Cut> {
     let there = (1..=there).map(Cut::AfterFrames);
     there.chain((1..=back).map(Cut::AfterFramesBack)).collect()
@@ -19,7 +19,7 @@ pub(super) fn through(device: &Device, arguments: &[&str], proxy: &Proxy) -> Run
     device.run(&[arguments, &["--dist-port", &port]].concat())
 }
 
-/// Runs the command through a proxy that holds the link, and kills it where it does.
+/// Runs the command through a proxy that holds the link, and kills the command at that moment.
 pub(super) fn kill_at(device: &Device, arguments: &[&str], proxy: &Proxy) {
     let port = proxy.port().to_string();
     let mut host = start(device, &[arguments, &["--dist-port", &port]].concat());
@@ -27,7 +27,7 @@ pub(super) fn kill_at(device: &Device, arguments: &[&str], proxy: &Proxy) {
     kill(host);
 }
 
-/// Starts the command, whatever it says.
+/// Starts the command, and ignores its output.
 pub(super) fn start(device: &Device, arguments: &[&str]) -> Child {
     device
         .command(arguments)

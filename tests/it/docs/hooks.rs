@@ -1,4 +1,4 @@
-//! The hooks of `docs/guides/hooks.md`, as they stand there.
+//! The hooks of `docs/guides/hooks.md`, exactly as in the document.
 
 use std::fs;
 use std::process::Command;
@@ -8,7 +8,7 @@ use relsync_tests::rig::Rig;
 
 use super::read;
 
-/// The blocks of code in a language.
+/// Returns the code blocks in a language.
 fn blocks(language: &str) -> Vec<String> {
     let page = read("docs/guides/hooks.md");
     let fence = format!("```{language}\n");
@@ -18,7 +18,7 @@ fn blocks(language: &str) -> Vec<String> {
         .collect()
 }
 
-/// Writes the example of that module where the command runs.
+/// Writes the example with that module into the command's directory.
 fn write(rig: &Rig, module: &str) -> String {
     let head = format!("-module({module}).");
     let block = blocks("erlang")
@@ -93,7 +93,7 @@ fn state_is_converted_and_converted_back() {
     assert_eq!(rows(), "[{a,1,unknown}]");
     rig.push(&["rollback", "-H", &hooks], 0);
     assert_eq!(rows(), "[{a,1}]");
-    // An update that is taken back before anything was converted leaves the rows alone.
+    // An update that fails before anything was converted leaves the rows unchanged.
     let failing = blocks("erlang")
         .into_iter()
         .find(|block| block.starts_with("-module(convert_hooks)."))
@@ -124,7 +124,7 @@ fn hooks_may_be_of_elixir() {
         .status();
     assert!(compiled.expect("elixirc runs").success());
     rig.release(2);
-    // The node is one that has Elixir, as a mix release has.
+    // The node has Elixir, as in a mix release.
     let dir = Command::new("elixir")
         .args(["-e", "IO.puts(:code.lib_dir(:elixir))"])
         .output()

@@ -1,7 +1,9 @@
-//! `docs/reference/json.schema.json` and `docs/reference/json-lines.md`, held against what the command writes.
+//! `docs/reference/json.schema.json` and `docs/reference/json-lines.md`, compared with the
+//! command's output.
 //!
-//! `RELSYNC_BLESS=1` writes the lines anew. Without that the test fails where the real lines have another shape: another
-//! order, other fields, or other words in a field whose words programs rely on. Figures and texts may differ.
+//! `RELSYNC_BLESS=1` writes the lines again. Without it, the test fails if the real lines have
+//! another shape. That is another order, other fields, or other words in a field that programs rely
+//! on. Figures and texts may differ.
 
 use std::fmt::Write;
 use std::fs;
@@ -30,7 +32,7 @@ postsync() -> ok.
 health() -> true.
 ";
 
-/// What is run: a title, the arguments, the exit code.
+/// The runs: a title, the arguments, the exit code.
 const RUNS: &[(&str, &[&str], i32)] = &[
     ("A check of a target", &["doctor"], 0),
     ("A first push", &["push"], 0),
@@ -75,7 +77,7 @@ const RUNS: &[(&str, &[&str], i32)] = &[
     ("A repair of the store", &["store", "repair"], 0),
 ];
 
-/// Runs everything; returns the lines of each run.
+/// Runs everything, and returns the lines of each run.
 fn run_all(rig: &Rig) -> Vec<(&'static str, String, Vec<Value>)> {
     let schema: Value = serde_json::from_str(&read(SCHEMA)).expect("JSON");
     let mut runs = Vec::new();
@@ -106,7 +108,7 @@ fn run_all(rig: &Rig) -> Vec<(&'static str, String, Vec<Value>)> {
     runs
 }
 
-/// Lines that tell how far something is come as often as time passes.
+/// Removes repeated progress lines. Their number depends on time.
 fn without_repetitions(lines: Vec<Value>) -> Vec<Value> {
     let mut kept: Vec<Value> = Vec::new();
     for line in lines {
@@ -122,7 +124,7 @@ fn without_repetitions(lines: Vec<Value>) -> Vec<Value> {
     kept
 }
 
-/// What of a line must stay as it is: its fields, their types, and the words that programs rely on.
+/// Returns the stable part of a line: its fields, their types, and the words that programs rely on.
 fn shape(value: &Value, name: &str) -> Value {
     const WORDS: &[&str] = &[
         "type", "outcome", "step", "status", "action", "kind", "state",
@@ -145,7 +147,7 @@ fn shapes(lines: &[Value]) -> Vec<Value> {
     lines.iter().map(|line| shape(line, "")).collect()
 }
 
-/// A value whose long lists of names are cut: they would change with each module of the agent.
+/// Shortens long lists of names, which would change with each module of the agent.
 fn shortened(mut value: Value) -> Value {
     if let Some(modules) = value.get_mut("modules").and_then(Value::as_array_mut) {
         modules.truncate(3);
@@ -169,7 +171,7 @@ fn document(runs: &[(&str, String, Vec<Value>)], rig: &Rig) -> String {
     text
 }
 
-/// The lines of the document, by their titles.
+/// Returns the lines of the document, by their titles.
 fn written(text: &str) -> Vec<(String, Vec<Value>)> {
     let sections = text.split("\n## ").skip(1);
     sections
@@ -197,7 +199,7 @@ fn golden_lines_have_the_shape_of_real_ones() {
             .map(|(title, _, lines)| ((*title).to_owned(), shapes(lines)));
         written.eq(real)
     };
-    // Where nothing but figures differ the document stays as it is.
+    // If only figures differ, the document stays as it is.
     if std::env::var_os("RELSYNC_BLESS").is_some() && !is_fresh() {
         fs::write(path(LINES), document(&runs, &rig)).expect(LINES);
     }

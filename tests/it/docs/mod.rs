@@ -1,4 +1,4 @@
-//! What the documents promise, tried with the real command and real nodes.
+//! The promises of the documents, tested with the real command and real nodes.
 
 mod hooks;
 mod json;
@@ -9,7 +9,7 @@ mod tutorial;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where a file of the repository is.
+/// Returns the path of a file in the repository.
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }

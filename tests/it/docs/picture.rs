@@ -1,4 +1,4 @@
-//! The picture of the bytes that an update takes, drawn from the table in `benches/README.md`.
+//! The picture of an update's bytes, drawn from the table in `benches/README.md`.
 
 use std::fmt::Write;
 use std::fs;
@@ -8,7 +8,7 @@ use super::{path, read};
 const PICTURE: &str = "docs/images/bytes.svg";
 const MEASURED: &str = "benches/README.md";
 
-/// The pairs that are shown, and what they are.
+/// The pairs in the picture, and their descriptions.
 const PAIRS: &[(&str, &str)] = &[
     ("line", "One line is changed in a module"),
     ("record", "A record is changed, which recompiles its users"),
@@ -20,7 +20,7 @@ const PAIRS: &[(&str, &str)] = &[
 ];
 
 const WIDTH: u64 = 760;
-/// Where the bars begin, and how long the longest is.
+/// The start of the bars, and the length of the longest.
 const BARS_X: u64 = 190;
 const BARS_WIDTH: u64 = 470;
 const BAR: u64 = 16;
@@ -32,7 +32,7 @@ const STYLE: &str = "text { font: 13px system-ui, sans-serif; fill: #24292f }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3 } .other { fill: #6e7681 } .ours { fill: #58a6ff } }";
 
-/// A row of the table: what each way takes, in bytes.
+/// A row of the table: the bytes of each way.
 struct Row {
     files: u64,
     ways: [(&'static str, u64); 4],
@@ -66,7 +66,7 @@ fn row(document: &str, pair: &str) -> Row {
     }
 }
 
-/// A number of bytes, rounded to a tenth of its unit.
+/// Formats a number of bytes, rounded to a tenth of its unit.
 fn human(bytes: u64) -> String {
     let tenths = |unit: u64| {
         let tenths = (bytes * 10 + unit / 2) / unit;
@@ -99,7 +99,7 @@ fn drawn(document: &str) -> String {
         let longest = ways.iter().map(|(_, bytes)| *bytes).max().unwrap_or(1);
         for (line, (name, bytes)) in ways.iter().enumerate() {
             let y = top + 28 + line as u64 * (BAR + 4);
-            // A bar is never invisible.
+            // A bar always has at least one pixel.
             let length = (bytes * BARS_WIDTH / longest).max(1);
             let class = if *name == "relsync" { "ours" } else { "other" };
             let text_y = y + 13;
@@ -130,7 +130,7 @@ fn golden_picture_shows_the_measured_bytes() {
     );
 }
 
-/// The same figures stand in the first paragraph that a stranger reads.
+/// The first paragraph of the README has the same figures.
 #[test]
 fn the_readme_says_what_was_measured() {
     let readme = read("README.md");

@@ -1,10 +1,10 @@
-//! The part of JSON Schema that `docs/reference/json.schema.json` uses.
+//! A checker for the part of JSON Schema that `docs/reference/json.schema.json` uses.
 //!
-//! A keyword that is not known here ends the test: a schema never says more than what is checked.
+//! An unknown keyword ends the test, so the schema never says more than this module checks.
 
 use serde_json::{Map, Value};
 
-/// Returns why a value does not fit the schema; nothing if it does.
+/// Returns the reasons why a value does not fit the schema; empty if it fits.
 pub(super) fn problems(schema: &Value, value: &Value) -> Vec<String> {
     let mut found = Vec::new();
     Checker { root: schema }.check(schema, value, "", &mut found);
@@ -57,7 +57,7 @@ impl Checker<'_> {
         }
     }
 
-    /// The schema whose `const` fields fit best tells what is wrong.
+    /// The schema whose `const` fields fit best gives the reason.
     fn any_of(&self, schemas: &Value, value: &Value) -> Option<String> {
         let schemas = schemas.as_array().expect("schemas");
         let problems = schemas.iter().map(|schema| {
@@ -118,7 +118,7 @@ fn has_type(types: &Value, value: &Value) -> bool {
     }
 }
 
-/// The one pattern there is: an id or hash.
+/// Checks the only pattern: an id or hash.
 fn is_hex(pattern: &Value, value: &Value) -> bool {
     assert_eq!(pattern, "^[0-9a-f]{64}$");
     value.as_str().is_none_or(|text| {

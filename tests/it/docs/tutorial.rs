@@ -1,4 +1,5 @@
-//! `docs/tutorial.md`, step by step: its files are written and its commands run as they stand there.
+//! `docs/tutorial.md`, step by step: the test writes its files and runs its commands exactly as in
+//! the document.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// The file that a block is, by the comment that it begins with, and its content.
+/// Returns the file that a block contains, by its first comment, and its content.
 fn file(block: &Block) -> Option<(&str, &str)> {
     let (head, _) = block.text.split_once('\n')?;
     let name = head.trim_start_matches(['%', '#']).strip_prefix(' ')?;
@@ -36,7 +37,7 @@ fn file(block: &Block) -> Option<(&str, &str)> {
     is_name.then_some((name, block.text.as_str()))
 }
 
-/// The device's node, which runs as a daemon: it ends also when the test fails.
+/// The device's node, which runs as a daemon. It also ends when the test fails.
 struct Daemon(PathBuf);
 
 impl Drop for Daemon {
@@ -79,7 +80,7 @@ fn the_tutorial_works() {
             (_, Some((name, content))) => {
                 fs::write(dir.join(name), content).expect(name);
             }
-            // What the commands before it print.
+            // The output of the commands before it.
             _ => {
                 for line in block.text.lines().filter(|line| is_stable(line)) {
                     let spaced = line.replace("\",", "\", ");
@@ -94,7 +95,7 @@ fn the_tutorial_works() {
     }
 }
 
-/// Whether a line is the same in every run: it holds no sizes, times or ids.
+/// Returns whether a line is the same in every run, without sizes, times or ids.
 fn is_stable(line: &str) -> bool {
     line.starts_with(['{']) || line.starts_with("exit code") || line.starts_with("  ok")
 }

@@ -1,7 +1,9 @@
-//! Releases as release tools make them, and what becomes of them: the cells of the table in `docs/reference/release-tools.md`.
+//! The releases of release tools, and their updates: the cells of the table in
+//! `docs/reference/release-tools.md`.
 //!
-//! Each tool has a file, each cell a test in it; what a column does stands here. All tools run the same project, so that what a cell
-//! asserts differs in nothing but what the table says.
+//! Each tool has a file, and each cell has a test in it. This module has the steps of each column.
+//! All tools build the same project, so the assertions of a cell differ only in what the table
+//! says.
 
 mod mix_with_erts;
 mod mix_without_erts;
@@ -15,18 +17,19 @@ use relsync_tests::binary::Run;
 use relsync_tests::product::Product;
 use relsync_tests::project::{Build, NAME, Tool};
 
-/// What the release's node runs.
+/// The state of the release's node.
 #[derive(Debug, Clone, Copy)]
 struct Runs {
     /// The number of its code.
     code: u32,
-    /// The application's version in the code path, which the node says it runs.
+    /// The application's version in the code path, which the node also reports.
     version: &'static str,
-    /// How often its server was called since it started, this time included.
+    /// The number of calls of its server since it started, this one included.
     calls: u32,
 }
 
-/// Asserts that the node runs this code from this version's directory and from no other, and that its server lives on.
+/// Asserts that the node runs this code from this version's directory and from no other, and that
+/// its server survives.
 fn assert_runs(product: &Product, runs: Runs) {
     let server = product.server();
     let Runs {
@@ -42,7 +45,7 @@ fn assert_runs(product: &Product, runs: Runs) {
         product.eval(&format!("code:which('{server}')")),
         format!("{file:?}")
     );
-    // The boot script may have spelled the directories otherwise.
+    // The boot script may spell the directories differently.
     let path = product.eval(&format!(
         "[filename:join(D) || D <- [filename:split(D) || D <- code:get_path()], length(D) > 1, \
          lists:prefix(\"{NAME}-\", lists:nth(length(D) - 1, D))]"
@@ -54,7 +57,7 @@ fn assert_runs(product: &Product, runs: Runs) {
     }
 }
 
-/// Asserts that the application's version is this one, as the node says it.
+/// Asserts that the node reports this version of the application.
 fn assert_version(product: &Product, version: &str) {
     let listed = product.eval(&format!(
         "[V || {{{NAME}, _, V}} <- application:which_applications()]"
@@ -94,13 +97,13 @@ fn push(product: &Product, build: Build) -> Run {
     product.run(&["push", "--json"])
 }
 
-/// Pushes a build; it is applied and takes effect at once.
+/// Pushes a build. It is applied and takes effect at once.
 fn push_all(product: &Product, build: Build) -> Run {
     push_with(product, build, 0)
 }
 
-/// Pushes a build whose boot file differs from that of the same version which is there: what is loaded runs at once, and the
-/// restart that the boot file is for is asked for.
+/// Pushes a build with another boot file for the same version. Loaded code runs at once, and the
+/// restart for the boot file is asked for.
 fn push_boot_file(product: &Product, build: Build) -> Run {
     if product.tool == Tool::Plain {
         return push_all(product, build);
@@ -128,13 +131,13 @@ fn assert_up_to_date(product: &Product) {
     assert_eq!(run.result()["outcome"], "up-to-date", "{run:?}");
 }
 
-/// An edit of the code, in the same version.
+/// Tests an edit of the code, in the same version.
 fn change(tool: Tool) {
     let Some(product) = installed(tool) else {
         return;
     };
     if tool.is_mix() {
-        // The edit brings one more module, which the boot file names.
+        // The edit adds a module, which the boot file names.
         push_boot_file(&product, Build::CHANGED);
     } else {
         push_all(&product, Build::CHANGED);
@@ -143,7 +146,7 @@ fn change(tool: Tool) {
     assert_up_to_date(&product);
 }
 
-/// An application of the project's own, which needs one of OTP that the release did not have.
+/// Tests an application of the project that needs one of OTP which the release did not have.
 fn new_application(tool: Tool) {
     let Some(mut product) = installed(tool) else {
         return;
@@ -164,7 +167,8 @@ fn new_application(tool: Tool) {
         let started = "[A || {A, _, _} <- application:which_applications(), A =:= extra orelse A =:= public_key]";
         assert_eq!(product.eval(started), "[extra,public_key]");
     }
-    // A way back leaves what the VM was booted from; that is no reason not to bring it as the release's own again.
+    // A way back leaves the files that the VM was booted from. That must not prevent relsync from
+    // installing them again.
     let back = product.run(&["rollback", "--json"]);
     assert!(matches!(back.code, Some(0 | 4)), "{back:?}");
     let again = product.run(&["push", "--json"]);
@@ -173,7 +177,7 @@ fn new_application(tool: Tool) {
     assert_eq!(product.eval("extra:f()"), "extra");
 }
 
-/// A version bump; `is_incremental` if the build's directory held the old version.
+/// Tests a version bump. With `is_incremental`, the build's directory held the old version.
 fn version_bump(tool: Tool, is_incremental: bool) {
     let Some(product) = installed(tool) else {
         return;
@@ -190,21 +194,21 @@ fn version_bump(tool: Tool, is_incremental: bool) {
     assert_runs(&product, Runs { calls: 3, ..BUMPED });
 }
 
-/// After an edit that did not restart the server.
+/// The state after an edit that did not restart the server.
 const CHANGED: Runs = Runs {
     code: 2,
     calls: 2,
     ..FIRST
 };
 
-/// After a version bump that did not restart the server.
+/// The state after a version bump that did not restart the server.
 const BUMPED: Runs = Runs {
     code: 2,
     version: "2.0.0",
     calls: 2,
 };
 
-/// A version bump, and then the device reboots.
+/// Tests a version bump, followed by a reboot of the device.
 fn restart(tool: Tool) {
     let Some(mut product) = installed(tool) else {
         return;
@@ -213,7 +217,8 @@ fn restart(tool: Tool) {
     product.restart();
     assert_runs(&product, Runs { calls: 1, ..BUMPED });
     assert_up_to_date(&product);
-    // What the first VM was started from goes with the next push at the latest, and is not missed.
+    // The files that the first VM was started from go with the next push at the latest, and are not
+    // needed.
     let next = Build {
         code: 3,
         ..Build::BUMPED
@@ -232,7 +237,7 @@ fn restart(tool: Tool) {
     );
 }
 
-/// An edit of the code that a restart of the VM brings in: the VM boots the same version again.
+/// Tests an edit of the code that a restart of the VM loads. The VM boots the same version again.
 fn restart_into_change(tool: Tool) {
     let Some(mut product) = installed(tool) else {
         return;
@@ -246,7 +251,7 @@ fn restart_into_change(tool: Tool) {
     assert_up_to_date(&product);
 }
 
-/// A version bump that a restart of the VM would bring in, if the VM were not to boot the old version again.
+/// Tests a version bump that needs a restart of the VM, if the VM would boot the old version again.
 fn restart_into_bump_is_refused(tool: Tool) {
     let Some(product) = installed(tool) else {
         return;
@@ -264,7 +269,7 @@ fn roll_back(product: &Product) {
     assert_eq!(run.code, Some(0), "{run:?}");
 }
 
-/// The way back from a version bump.
+/// Tests the way back from a version bump.
 fn rollback(tool: Tool) {
     let Some(product) = installed(tool) else {
         return;
@@ -275,7 +280,8 @@ fn rollback(tool: Tool) {
     assert_runs(&product, Runs { calls: 3, ..FIRST });
 }
 
-/// The way back from a version bump after the device has rebooted with it; and then it reboots again.
+/// Tests the way back from a version bump after the device has rebooted with it, and another
+/// reboot.
 fn rollback_after_restart(tool: Tool) {
     let Some(mut product) = installed(tool) else {
         return;
@@ -289,7 +295,8 @@ fn rollback_after_restart(tool: Tool) {
     assert_runs(&product, FIRST);
 }
 
-/// The same way back with `--reload apps`: the application starts anew, also where the state that it has fits the new code only.
+/// Tests the same way back with `--reload apps`. The application restarts, even if its state fits
+/// only the new code.
 fn rollback_by_apps(tool: Tool) {
     let Some(mut product) = installed(tool) else {
         return;
@@ -302,7 +309,7 @@ fn rollback_by_apps(tool: Tool) {
     assert_runs(&product, FIRST);
 }
 
-/// OTP is patched on the host; the release brings its own, so that the device boots the patched one.
+/// Tests a patched OTP on the host. The release contains it, so the device boots the patched OTP.
 fn otp_patch_comes_along(tool: Tool) {
     let Some(mut product) = installed(tool) else {
         return;
@@ -322,7 +329,8 @@ fn otp_patch_comes_along(tool: Tool) {
     assert_eq!(product.eval("code:lib_dir(kernel)"), patched);
 }
 
-/// OTP is patched on the host, and the release takes OTP's applications from the device's own: it would not boot there.
+/// Tests a patched OTP on the host. The release takes OTP's applications from the device's own OTP,
+/// so it would not boot there.
 fn otp_patch_is_refused(tool: Tool) {
     let Some(mut product) = installed(tool) else {
         return;
@@ -343,7 +351,7 @@ fn otp_patch_is_refused(tool: Tool) {
     assert_runs(&product, FIRST);
 }
 
-/// OTP is patched on the host, and neither the release nor its start names any of it.
+/// Tests a patched OTP on the host. Neither the release nor its start names any of it.
 fn otp_patch_changes_nothing(tool: Tool) {
     let Some(mut product) = installed(tool) else {
         return;

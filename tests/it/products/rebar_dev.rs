@@ -1,11 +1,13 @@
-//! `rebar3 release` in mode `dev` makes links to where the project is built: it is no release for another machine.
+//! `rebar3 release` in mode `dev` makes links to the project's build directory. Such a release is
+//! useless on another machine.
 
 use relsync_tests::product::Product;
 use relsync_tests::project::{Build, Tool};
 
 use super::{FIRST, Runs, assert_runs};
 
-/// A device that runs a whole release is pushed a build in mode `dev`: that is refused, and the release runs on.
+/// Pushes a build in mode `dev` to a device that runs a whole release. It is refused, and the
+/// release keeps running.
 fn refused(build: Build) -> Option<Product> {
     refused_with(build, &[])
 }
@@ -71,7 +73,7 @@ fn restart() {
     }
 }
 
-/// The only way back leads to before the first push, which changed nothing.
+/// The only way back leads to the state before the first push, which changed nothing.
 fn go_back(product: &Product) {
     super::roll_back(product);
     let status = product.run(&["status", "--json"]).result();

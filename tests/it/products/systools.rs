@@ -1,8 +1,8 @@
-//! What OTP's own `systools` makes, with other releases of OTP than the machine's.
+//! The releases that OTP's own `systools` makes, with other OTP releases than the machine's.
 
 use relsync_tests::project::Tool;
 
-/// One after the other, where these releases of OTP can be had.
+/// Runs a test with each of these OTP releases, if it is available.
 fn with_each(cell: impl Fn(Tool)) {
     for release in [27, 29] {
         cell(Tool::Systools(release));

@@ -1,11 +1,12 @@
-//! What a target claims: lengths, counts, indexes and numbers.
+//! The claims of a target: lengths, counts, indexes and numbers.
 
 use relsync_tests::rogue::Script;
 
 use super::{Trap, field, greeting, inventory, message, number};
 
-/// Lengths and counts that a peer claims (CVE-2024-12084, CVE-2026-41035, CVE-2026-53794, CVE-2026-70456): each is held against a
-/// limit and against what is there before anything is allocated or read. Nor is what did not come filled up (CVE-2024-12085).
+/// Lengths and counts that a peer claims (CVE-2024-12084, CVE-2026-41035, CVE-2026-53794,
+/// CVE-2026-70456). Each is checked against a limit and against the available bytes before anything
+/// is allocated or read. Missing bytes are not filled up (CVE-2024-12085).
 #[test]
 fn claimed_lengths_are_not_believed() {
     let count = [&b"RSMF\x01"[..], &[0xff; 9], &[1]].concat();
@@ -32,7 +33,8 @@ fn claimed_lengths_are_not_believed() {
     let frames: [&[u8]; 4] = [
         &[0xff; 4],
         &[0, 0x20, 0, 1, 112, 131],
-        // A message of 4 GiB in a frame of a few bytes, and a tuple of as many elements.
+        // These are a message of 4 GiB in a frame of a few bytes, and a tuple with as many
+        // elements.
         &[0, 0, 0, 9, 112, 131, 109, 0xff, 0xff, 0xff, 0xff, 1, 2],
         &[0, 0, 0, 9, 112, 131, 105, 0xff, 0xff, 0xff, 0xff, 1, 2],
     ];
@@ -42,8 +44,8 @@ fn claimed_lengths_are_not_believed() {
     }
 }
 
-/// Indexes out of their tables and numbers without meaning (CVE-2025-10158, CVE-2026-43620, CVE-2026-70459, CVE-2026-53792): the
-/// host takes no index of the target without its table.
+/// Indexes outside their tables and numbers without meaning (CVE-2025-10158, CVE-2026-43620,
+/// CVE-2026-70459, CVE-2026-53792). The host accepts no index of the target without its table.
 #[test]
 fn indexes_and_numbers_of_a_target_stay_in_their_tables() {
     let huge = [number(1, u64::MAX), number(2, 1)].concat();

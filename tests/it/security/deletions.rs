@@ -1,4 +1,4 @@
-//! Deletions that reach further than was meant.
+//! Deletions that reach further than intended.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,11 +10,13 @@ use relsync_tests::rig::Rig;
 
 use super::{Trap, claim, field, greeting, message, number, stored_zlib};
 
-/// Deletions that reach further than was meant (CVE-2026-53789, and rsync's `--delete` after an I/O error): neither a target that
-/// claims everything to be installed nor a directory that cannot be read makes anything go.
+/// Deletions that reach further than intended (CVE-2026-53789, and rsync's `--delete` after an I/O
+/// error). A target that claims everything to be installed causes no deletion, and neither does a
+/// directory that cannot be read.
 #[test]
 fn deletions_do_not_widen() {
-    // A target that calls its inventory an installed manifest, or somebody else's manifest its own.
+    // The target calls its inventory an installed manifest, or claims a foreign manifest as its
+    // own.
     let claimed = claim(b"a database of the target's own");
     let installed = message(
         0x82,
@@ -46,7 +48,7 @@ fn deletions_do_not_widen() {
                 .any(|part| matches!(part.get(1), Some(0x04..=0x06)))
         );
     }
-    // What cannot be read is not taken for gone.
+    // An unreadable entry does not count as gone.
     let rig = Rig::new();
     rig.release(1);
     rig.tree().file("priv/kept/data", b"kept");
@@ -55,7 +57,7 @@ fn deletions_do_not_widen() {
     let before = rig.state();
     let kept = rig.tree().root().join("priv/kept");
     fs::remove_dir_all(&kept).expect("removed");
-    // A link into nothing that is a loop, where a directory was; a name too long to be reached.
+    // A directory is replaced by a link that is a loop. A name is too long to be reached.
     symlink("kept", &kept).expect("a link");
     fs::create_dir(rig.tree().root().join("odd")).expect("a directory");
     let socket = std::os::unix::net::UnixListener::bind(rig.tree().root().join("odd/socket"));
@@ -73,7 +75,7 @@ fn is_root() -> bool {
     id.stdout.starts_with(b"0\n")
 }
 
-/// As a user who may not read one of the release's directories.
+/// Runs as a user who may not read one of the release's directories.
 fn unreadable_directories_stop_a_push(rig: &Rig) {
     use std::os::unix::fs::PermissionsExt;
     let root = rig.tree().root().to_owned();

@@ -1,4 +1,4 @@
-//! What a target can learn of a host.
+//! The data that a target can learn from a host.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,8 +11,9 @@ use relsync_tests::rogue::{Rogue, Script};
 
 use super::{Trap, claim, field, greeting, inventory, message, number};
 
-/// A target that enumerates what the other side holds (CVE-2024-12086, CVE-2026-53797, CVE-2026-53801): it cannot ask for anything.
-/// It is sent what a push of this release consists of, whatever it claims to hold, and nothing else of the store or the disk.
+/// A target that enumerates the other side's files (CVE-2024-12086, CVE-2026-53797,
+/// CVE-2026-53801). It cannot ask for anything. Whatever it claims to have, it gets what a push of
+/// this release consists of, and nothing else from the store or the disk.
 #[test]
 fn a_target_learns_nothing_but_the_release() {
     let trap = Trap::saying(&[]);
@@ -27,7 +28,8 @@ fn a_target_learns_nothing_but_the_release() {
     fs::write(trap.cli.dir().join("outside"), &secret).expect("a file");
     symlink("../outside", trap.cli.dir().join("_rel/link")).expect("a link");
 
-    // It claims to hold the secret where the release has a file, and then asks for more in every way there is.
+    // The target claims to have the secret as a file of the release, and then asks for more in
+    // every possible way.
     let claimed = claim(&secret);
     let said = vec![greeting(&[]), inventory(&claimed, claimed.len() as u64)];
     for kind in [0x00, 0x02, 0x05, 0x0a, 0x20, 0x80, 0x81, 0x82] {
@@ -60,7 +62,7 @@ fn a_target_learns_nothing_but_the_release() {
     assert_only_the_release(&heard, &secret);
 }
 
-/// A tree whose link leads to the secret.
+/// Returns a tree with a link that leads to the secret.
 fn trap_tree(trap: &Trap, secret: &[u8]) -> PathBuf {
     let tree = Release::new(trap.cli.dir().join("_rel"));
     tree.file("lib/app-1.0/priv/data", b"what is pushed");
@@ -74,7 +76,8 @@ fn push_from(trap: &Trap, tree: PathBuf) -> Run {
     trap.run(&["push", "--retries", "0", "-l", &tree])
 }
 
-/// Nothing but the requests of a push, and no window of the secret, which cannot be compressed.
+/// Asserts that there are only the requests of a push, and no part of the secret, which is
+/// incompressible.
 fn assert_only_the_release(heard: &[Vec<u8>], secret: &[u8]) {
     assert!(!heard.is_empty());
     let all = heard.concat();

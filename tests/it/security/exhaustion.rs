@@ -1,4 +1,5 @@
-//! What takes too much memory or time: bombs, peers that stall, content that makes work.
+//! Inputs that take too much memory or time: bombs, peers that stall, content that is slow to
+//! process.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -11,11 +12,11 @@ use relsync_tests::rogue::Script;
 
 use super::{SOON, Trap, field, greeting, message, number, pack, refusal};
 
-/// What is small on the wire and large in memory (CVE-2026-43618 and the limits of 3.5.0): zlib at the host, zstd and gzip at the
-/// target.
+/// Inputs that are small on the wire and large in memory (CVE-2026-43618 and the limits of 3.5.0):
+/// zlib at the host, zstd and gzip at the target.
 #[test]
 fn bombs_are_refused_on_both_sides() {
-    // A megabyte of zlib that says of itself to be a small manifest, and is hundreds of them.
+    // A megabyte of zlib that claims to be a small manifest, and is hundreds of megabytes.
     let block = [0_u8; 65_535];
     let mut bomb = vec![0x78, 0x01];
     for _ in 0..16 {
@@ -33,7 +34,8 @@ fn bombs_are_refused_on_both_sides() {
     assert!(pack.len() < 100_000, "{}", pack.len());
     assert_eq!(refusal(&node, dir.path(), &pack, id), "pack");
 
-    // A module that inflates to more than any may have: gzip'ed by Erlang, which is slow enough at it.
+    // A module that inflates to more than any module may have. Erlang gzips it, which takes long
+    // enough.
     let rig = Rig::new();
     rig.release(1);
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
@@ -45,8 +47,9 @@ fn bombs_are_refused_on_both_sides() {
     rig.refused(&[], 1, "bad_beam", &["bomb.beam"]);
 }
 
-/// A peer that accepts and keeps one waiting (CVE-2026-70464, CVE-2026-70462): each step of connecting has a limit of the host's own,
-/// whatever dribbles in; once the agent is said to run, ticks are signs of life, and Ctrl-C ends the waiting.
+/// A peer that accepts and then stalls (CVE-2026-70464, CVE-2026-70462). Each step of connecting
+/// has a limit of the host's own, however slowly bytes come. Once the agent should run, ticks are
+/// signs of life, and Ctrl-C ends the waiting.
 #[test]
 fn a_peer_that_stalls_is_given_up() {
     let drip = Script::Drip(Duration::from_millis(500));
@@ -75,8 +78,8 @@ fn a_peer_that_stalls_is_given_up() {
     assert!(start.elapsed() < SOON);
 }
 
-/// Content that makes the search for matches quadratic (CVE-2026-70453): content of one byte, or of a short period, costs no more
-/// than a few times what random content costs.
+/// Content that makes the search for matches quadratic (CVE-2026-70453). Content of one byte, or
+/// with a short period, takes at most a few times as long as random content.
 #[test]
 fn degenerate_content_is_encoded_in_bounded_time() {
     let size = 256 << 10;
@@ -106,7 +109,8 @@ fn degenerate_content_is_encoded_in_bounded_time() {
     }
 }
 
-/// Processor time of this thread; where the system does not say, the test shows only that it ends.
+/// Returns the processor time of this thread. If the system does not tell, the test only shows that
+/// encoding ends.
 fn cpu_time() -> Duration {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let spent = text.split(' ').next().and_then(|word| word.parse().ok());

@@ -1,11 +1,12 @@
-//! Names that a program or a shell takes for more than names.
+//! Names that a program or a shell could misread.
 
 use std::fs;
 
 use relsync_tests::rig::Rig;
 
-/// Names that a program or a shell takes for more than names (CVE-2026-53790, CVE-2026-53788): node, hooks and directories that
-/// begin with `-` or hold metacharacters, quotes and line ends. None is run, split or taken for an option.
+/// Names that a program or a shell could misread (CVE-2026-53790, CVE-2026-53788): nodes, hooks and
+/// directories that begin with `-` or contain metacharacters, quotes and line ends. No name is run,
+/// split or read as an option.
 #[test]
 fn names_are_neither_options_nor_commands() {
     let rig = Rig::new();

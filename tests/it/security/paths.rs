@@ -20,7 +20,7 @@ fn golden(path: &str) -> Vec<u8> {
     fs::read(root.join(path)).expect("a golden vector")
 }
 
-/// A directory beside the device with a file that nobody may touch.
+/// Makes a directory beside the device with a file that must not be touched.
 fn canary(dir: &Path) -> PathBuf {
     let outside = dir.join("outside");
     fs::create_dir(&outside).expect("a directory");
@@ -28,9 +28,10 @@ fn canary(dir: &Path) -> PathBuf {
     outside
 }
 
-/// Paths that lead out of the destination, by their names or through links (CVE-2024-12087, CVE-2024-12088, CVE-2026-53785,
-/// CVE-2026-53793, CVE-2026-70460), and indexes out of their tables: a hostile host brings a manifest or pack that no honest one
-/// makes, and the agent refuses it before anything is written.
+/// Paths that lead out of the destination, by their names or through links (CVE-2024-12087,
+/// CVE-2024-12088, CVE-2026-53785, CVE-2026-53793, CVE-2026-70460), and indexes outside their
+/// tables. A hostile host sends a manifest or pack that no honest host makes. The agent refuses it
+/// before anything is written.
 #[test]
 fn no_pack_of_a_hostile_host_leads_out_of_the_destination() {
     let node = Node::start(NodeOptions::default());
@@ -54,7 +55,8 @@ fn no_pack_of_a_hostile_host_leads_out_of_the_destination() {
         let (pack, id) = pack(&manifest, vec![], &[]);
         assert_eq!(refusal(&node, &device, &pack, id), "pack", "{name}");
     }
-    // A frame for an entry that is not there, with a base before the first one, and deletions of what the base does not have.
+    // These are a frame for an entry that does not exist, a base before the first one, and
+    // deletions of entries that the base does not have.
     let sound = golden("manifest/release.bin");
     for frame in [
         &[2, 1, 1, 0xff, 0x7f, 1][..],
@@ -72,15 +74,15 @@ fn no_pack_of_a_hostile_host_leads_out_of_the_destination() {
     assert_eq!(after, before);
 }
 
-/// What is in a directory but for relsync's own state.
+/// Returns the content of a directory without relsync's own state.
 fn release_listing(device: &Path) -> Vec<String> {
     let mut lines = listing(device);
     lines.retain(|line| !line.contains(".relsync"));
     lines
 }
 
-/// Links in the way that somebody with access to the target put there (CVE-2026-53784, CVE-2026-53802, CVE-2026-53803): neither the
-/// release's directories nor relsync's own are reached through one.
+/// Links that somebody with access to the target put in the way (CVE-2026-53784, CVE-2026-53802,
+/// CVE-2026-53803). Neither the release's directories nor relsync's own are reached through one.
 #[test]
 fn links_in_the_place_of_directories_are_not_followed() {
     let rig = Rig::new();
@@ -111,9 +113,10 @@ fn links_in_the_place_of_directories_are_not_followed() {
     }
 }
 
-/// A directory that becomes a link between the check and the use (CVE-2024-12747, CVE-2026-29518, CVE-2026-43619, CVE-2026-53795 to
-/// 53800): a hook does it at the worst moment, when all is staged and the switch comes next. Nothing is written through the link,
-/// and what was there before is there again.
+/// A directory that becomes a link between the check and the use (CVE-2024-12747, CVE-2026-29518,
+/// CVE-2026-43619, CVE-2026-53795 to 53800). A hook does it at the worst moment, when everything is
+/// staged and the switch comes next. Nothing is written through the link, and the previous state is
+/// restored.
 #[test]
 fn a_directory_swapped_for_a_link_is_noticed() {
     let rig = Rig::new();
@@ -135,7 +138,7 @@ fn a_directory_swapped_for_a_link_is_noticed() {
     let run = rig.run(&["push", "-H", "swap", "--json"]);
     assert!(matches!(run.code, Some(1 | 3)), "{run:?}");
     assert_eq!(listing(&outside), before, "{run:?}");
-    // Put right, the next push goes through.
+    // After this is repaired, the next push succeeds.
     fs::remove_file(&place).ok();
     fs::remove_dir_all(&place).ok();
     fs::rename(rig.device().join("moved"), &place).expect("moved back");
@@ -143,8 +146,9 @@ fn a_directory_swapped_for_a_link_is_noticed() {
     assert_eq!(listing(&outside), before);
 }
 
-/// The same where the release is: a directory of the local release becomes a link and a directory again, over and over, by another
-/// process than the one that takes snapshots. No snapshot has anything that lies outside the release.
+/// The same on the host. While snapshots are taken, another process turns a directory of the local
+/// release into a link and back, again and again. No snapshot has anything from outside the
+/// release.
 #[test]
 fn a_local_directory_swapped_for_a_link_is_not_read_through() {
     let cli = Cli::new();
@@ -163,7 +167,7 @@ fn a_local_directory_swapped_for_a_link_is_not_read_through() {
     let mut taken = 0;
     thread::scope(|scope| {
         scope.spawn(|| {
-            // By the clock as well: a test that fails must end.
+            // The clock ends it too, because a failing test must end.
             while !is_over.load(Ordering::Relaxed) && begun.elapsed() < SOON {
                 renameat_with(CWD, &lib, CWD, &link, RenameFlags::EXCHANGE).expect("an exchange");
             }
@@ -178,7 +182,8 @@ fn a_local_directory_swapped_for_a_link_is_not_read_through() {
     assert!(taken > 0, "no snapshot was ever taken");
 }
 
-/// Takes a snapshot, into a store that knows no file yet, and lists what it has; nothing if the scan was disturbed.
+/// Takes a snapshot into an empty store, and lists its content. Returns `None` if the scan was
+/// disturbed.
 fn snapshot_listing(cli: &Cli, n: usize) -> Option<Vec<String>> {
     let store = format!("--store=store-{n}");
     let run = cli.run(&["snapshot", "create", "_rel", "--json", &store]);

@@ -1,12 +1,12 @@
-//! Text of a target on the terminal.
+//! A target's text on the terminal.
 
 use relsync_engine::target::wire::PROTOCOL;
 use relsync_tests::rogue::Script;
 
 use super::{Trap, field, greeting, inventory, message, number};
 
-/// Text of a target on the terminal of who runs the command (log injection, 3.5.0): control characters are spelled out, wherever the
-/// text stands.
+/// A target's text on the user's terminal (log injection, 3.5.0). Control characters are spelled
+/// out, wherever the text appears.
 #[test]
 fn a_target_cannot_drive_the_terminal() {
     let evil = "\u{1b}]0;owned\u{7}\u{9b}2J\rgone".as_bytes();

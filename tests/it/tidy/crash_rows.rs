@@ -1,4 +1,4 @@
-//! The table of what can go wrong, held against the tests that it names.
+//! The table of crashes and faults, compared with the tests that it names.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::{Findings, has_word};
 const DOCUMENT: &str = "docs/internals/crash-safety.md";
 const SECTION: &str = "## What can go wrong";
 
-/// Every row of the table of what can go wrong names tests, and they exist.
+/// Checks that every row of the table names tests, and that they exist.
 pub(super) fn check(sources: &[Source], findings: &mut Findings) {
     let Some(document) = sources.iter().find(|source| source.path == DOCUMENT) else {
         return;
@@ -23,7 +23,7 @@ pub(super) fn check(sources: &[Source], findings: &mut Findings) {
     for (number, line) in
         section.filter(|(_, line)| line.starts_with("| ") && !line.starts_with("| |"))
     {
-        // What stands between backquotes in the last column.
+        // The names are in backquotes in the last column.
         let column = line
             .trim_end_matches(" |")
             .rsplit(" | ")
@@ -49,7 +49,7 @@ pub(super) fn check(sources: &[Source], findings: &mut Findings) {
     }
 }
 
-/// Whether `module::test` is in Rust, or `module:test` in Erlang.
+/// Returns whether `module::test` exists in Rust, or `module:test` in Erlang.
 fn is_test(sources: &[Source], name: &str) -> bool {
     let (files, declaration) = if let Some((module, test)) = name.split_once("::") {
         let files = vec![format!("/{module}.rs"), format!("/{module}/tests.rs")];

@@ -1,9 +1,9 @@
-//! Which modules of the agent may change files, start processes, and call the code server.
+//! The modules of the agent that may change files, start processes, and call the code server.
 
 use super::Findings;
 use super::source::Source;
 
-/// Calls that change files; only `relsync_lib_fs` makes them. All of `prim_file` is its own.
+/// The calls that change files. Only `relsync_lib_fs` makes them, and only it uses `prim_file`.
 const MUTATORS: &[&str] = &[
     "file:allocate",
     "file:change_group",
@@ -32,23 +32,25 @@ const MUTATORS: &[&str] = &[
     "prim_file:",
 ];
 
-/// Calls that run programs; `relsync_lib_tools` makes them.
+/// The calls that run programs. `relsync_lib_tools` makes them.
 const RUNNERS: &[&str] = &["open_port", "os:cmd"];
 
-/// Calls that start a process; `relsync_lib_worker` makes them, so that each has no limit to its heap.
+/// The calls that start a process. `relsync_lib_worker` makes them, so that no process has a limit
+/// to its heap.
 const STARTERS: &[&str] = &["spawn(", "spawn_link(", "spawn_monitor(", "spawn_opt("];
 
 pub(super) const WORKER_MODULE: &str = "relsync_lib_worker";
 
 pub(super) const FILES_MODULE: &str = "relsync_lib_fs";
 
-/// Opens what the module above changes.
+/// The module that opens the files which the module above changes.
 pub(super) const PLACES_MODULE: &str = "relsync_lib_place";
 
-/// Runs programs of the target.
+/// The module that runs programs of the target.
 pub(super) const TOOLS_MODULE: &str = "relsync_lib_tools";
 
-/// Modules that may call the code server: which functions, and why. An empty list means all.
+/// The modules that may call the code server, with the allowed functions and the reason. An empty
+/// list allows all.
 #[rustfmt::skip]
 pub(super) const CODE_CALLERS: &[(&str, &[&str], &str)] = &[
     ("relsync_lib_code", &[], "owns the running code of the release"),
@@ -57,7 +59,7 @@ pub(super) const CODE_CALLERS: &[(&str, &[&str], &str)] = &[
     ("relsync_lib_zstd", &["ensure_loaded"], "asks whether this OTP has a zstd module"),
 ];
 
-/// Nobody but those of the tables changes files, starts processes or calls `code`.
+/// Checks that only the modules in the tables change files, start processes or call `code`.
 pub(super) fn check(source: &Source, findings: &mut Findings) {
     let module = match source.between("erlang/", ".erl") {
         Some(path) if !path.contains("/test/") => path.rsplit('/').next().unwrap_or(path),

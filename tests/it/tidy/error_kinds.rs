@@ -1,19 +1,20 @@
-//! The kinds of errors: what the command and the agent say, held against the documents.
+//! The kinds of errors of the command and the agent, compared with the documents.
 
 use std::collections::BTreeSet;
 
 use super::Findings;
 use super::source::Source;
 
-/// Explains every kind to people.
+/// The document that explains every kind to people.
 const DOCUMENT: &str = "docs/guides/troubleshooting.md";
-/// Specifies those of the agent.
+/// The document that specifies the agent's kinds.
 const FORMAT: &str = "store-format.md";
 const COMMAND: &str = "cli/src/";
-/// The words that the agent uses; its own tests hold them against its code.
+/// The agent's words. The agent's own tests compare them with its code.
 const WORDS: &str = "tests/data/golden/words/words.txt";
 
-/// The document has a row for every kind and for nothing else; the agent refuses with kinds that the format has.
+/// Checks that the document has a row for every kind and for nothing else, and that the agent uses
+/// only kinds of the format.
 pub(super) fn check(sources: &[Source], findings: &mut Findings) {
     let find = |path: &str| sources.iter().find(|source| source.path == path);
     let (Some(document), Some(format)) = (find(DOCUMENT), find(FORMAT)) else {
@@ -66,7 +67,8 @@ fn is_kind(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(is_part)
 }
 
-/// The kinds that the format lists behind the words "`ERROR` kinds:", up to the end of the paragraph's sentence.
+/// Returns the kinds in the format: the words after "`ERROR` kinds:", up to the end of the
+/// sentence.
 fn in_format(text: &str) -> BTreeSet<String> {
     let (_, rest) = text.split_once("`ERROR` kinds:").unwrap_or_default();
     let end = rest.find(".\n").unwrap_or(rest.len());
@@ -77,7 +79,8 @@ fn in_format(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The kinds that the command gives its own errors: the first of a tuple in the files that classify them.
+/// Returns the kinds of the command's own errors: the first element of a tuple in the files that
+/// classify them.
 fn of_command(source: &Source) -> BTreeSet<String> {
     let classifies = source.path.starts_with("cli/src/error/") || source.path == "cli/src/whole.rs";
     let is_test = source.path.ends_with("/tests.rs");
@@ -92,7 +95,7 @@ fn of_command(source: &Source) -> BTreeSet<String> {
     tuples.collect()
 }
 
-/// The kinds among the agent's words, and their lines.
+/// Returns the kinds among the agent's words, and their lines.
 fn of_agent(text: &str) -> Vec<(usize, String)> {
     let lines = text.lines().enumerate();
     let kinds = lines.filter_map(|(number, line)| {

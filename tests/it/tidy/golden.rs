@@ -1,4 +1,4 @@
-//! Golden vectors: those that nobody reads prove nothing.
+//! The golden vectors. A vector that no test reads proves nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,22 +8,23 @@ use super::{Findings, has_word};
 
 const GOLDEN: &str = "tests/data/golden/";
 
-/// Kinds of golden vectors: the tests that read them, by the end of their names, and whether these take whatever is in the directory.
+/// The kinds of golden vectors: the tests that read them, by the end of their names, and whether
+/// these tests read everything in the directory.
 #[rustfmt::skip]
 const KINDS: &[(&str, &[&str], bool)] = &[
     ("delta", &[".rs", ".erl"], true),
     ("difference", &[".rs", ".erl"], true),
     ("manifest", &[".rs", ".erl"], false),
     ("pack", &[".rs", ".erl"], false),
-    // Nobody but the target writes and reads its own state.
+    // Only the target writes and reads its own state.
     ("state", &[".erl"], true),
     ("wire", &[".rs", ".erl"], false),
     ("words", &[".rs", ".erl"], true),
     ("zstd", &[".rs", ".erl"], false),
 ];
 
-/// Every kind of golden vectors is read on the sides that the table names, and every vector that is not read by listing its
-/// directory is named by a test.
+/// Checks that every kind of golden vectors is read on the sides that the table names. Every vector
+/// that is not read by listing its directory must be named by a test.
 pub(super) fn check(sources: &[Source], findings: &mut Findings) {
     let tests: Vec<(&Source, Vec<Line>)> = sources
         .iter()
@@ -79,7 +80,7 @@ fn reads_golden(line: &Line, kind: &str) -> bool {
             && line.literals.lines().any(|literal| literal == kind)
 }
 
-/// A vector counts as used only when a test of each side reads its directory, and one names it.
+/// A vector counts as used only if a test of each side reads its directory, and one names it.
 #[test]
 fn golden_vectors_must_be_read_and_named() {
     let source = Source::new;

@@ -1,4 +1,4 @@
-//! Which modules of a crate may use which others.
+//! The layers: which modules of a crate may use which others.
 
 use std::collections::BTreeSet;
 
@@ -11,8 +11,8 @@ pub(super) struct Wing {
     pub(super) may_use: &'static [&'static str],
 }
 
-/// The engine, bottom first: a wing uses only those before it. `delta` comes before `plan`, because a plan asks for which OTP release a
-/// module was compiled.
+/// The wings of the engine, bottom first. A wing uses only those before it. `delta` comes before
+/// `plan`, because a plan asks which OTP release a module was compiled for.
 #[rustfmt::skip]
 pub(super) const WINGS: &[Wing] = &[
     Wing { name: "bytes", may_use: &[] },
@@ -28,7 +28,7 @@ pub(super) const WINGS: &[Wing] = &[
     Wing { name: "update", may_use: &["limits", "tree", "store", "delta", "plan", "pack", "transport", "target"] },
 ];
 
-/// The rooms of a wing, bottom first: a room uses only those before it.
+/// The rooms of a wing, bottom first. A room uses only those before it.
 pub(super) const ROOMS: &[(&str, &[&str])] = &[
     (
         "tree",
@@ -54,7 +54,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The command line, bottom first: a file uses those of its own group and of the groups before it.
+/// The files of the command line, bottom first. A file uses those of its own group and of the
+/// groups before it.
 pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
     ("values", &["units", "terms"]),
     (
@@ -86,7 +87,7 @@ pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
     ("the program", &["main"]),
 ];
 
-/// Every use of another module is one that the tables allow.
+/// Checks that the tables allow every use of another module.
 pub(super) fn check(source: &Source, findings: &mut Findings) {
     if !source.path.ends_with(".rs") {
         return;
@@ -100,7 +101,7 @@ pub(super) fn check(source: &Source, findings: &mut Findings) {
     }
 }
 
-/// `store` for `engine/src/store/index.rs`, nothing for `lib.rs`.
+/// Returns `store` for `engine/src/store/index.rs`, and `None` for `lib.rs`.
 pub(super) fn module_of<'a>(source: &'a Source, crate_dir: &str) -> Option<&'a str> {
     let path = source.between(crate_dir, ".rs")?;
     let module = path.split('/').next()?;
@@ -108,7 +109,7 @@ pub(super) fn module_of<'a>(source: &'a Source, crate_dir: &str) -> Option<&'a s
     is_product.then_some(module)
 }
 
-/// `index` for `engine/src/store/index/mod.rs`, nothing for a wing's own file.
+/// Returns `index` for `engine/src/store/index/mod.rs`, and `None` for a wing's own file.
 fn room_of(source: &Source) -> Option<&str> {
     let path = source.between("engine/src/", ".rs")?;
     let room = path.split('/').nth(1)?;
@@ -169,7 +170,8 @@ fn check_cli(source: &Source, module: &str, lines: &[Line], findings: &mut Findi
     }
 }
 
-/// Lists the modules of its own crate that a file uses, by `use` or in passing: the line, the module, and the module in it.
+/// Lists the modules of its own crate that a file uses, in a `use` or within code: the line, the
+/// module, and the module in it.
 fn crate_uses(lines: &[Line]) -> BTreeSet<(usize, String, String)> {
     let uses = used_paths(lines);
     let code = lines.iter().map(|line| (line.number, line.code.as_str()));

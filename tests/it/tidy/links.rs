@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use super::Findings;
 use super::source::Source;
 
-/// Every relative link of a document leads to a file or directory, and its anchor to a heading there.
+/// Checks that every relative link of a document leads to a file or directory, and its anchor to a
+/// heading there.
 pub(super) fn check(sources: &[Source], findings: &mut Findings) {
     for document in sources.iter().filter(|source| is_document(&source.path)) {
         for (number, target) in links(&document.text) {
@@ -78,7 +79,8 @@ fn exists(sources: &[Source], name: &str) -> bool {
     sources.iter().any(is_it)
 }
 
-/// The path that a link leads to from a document; its own where the link has none.
+/// Returns the path that a link leads to from a document. A link without a path leads to the
+/// document itself.
 fn resolve(from: &str, path: &str) -> Option<String> {
     if path.is_empty() {
         return Some(from.to_owned());
@@ -97,7 +99,7 @@ fn resolve(from: &str, path: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// The lines of a document that are no code, with their numbers.
+/// Returns the lines of a document outside code, with their numbers.
 fn prose(text: &str) -> Vec<(usize, &str)> {
     let mut is_code = false;
     let mut lines = Vec::new();
@@ -111,11 +113,11 @@ fn prose(text: &str) -> Vec<(usize, &str)> {
     lines
 }
 
-/// The targets of links and pictures, with the lines where they stand.
+/// Returns the targets of links and pictures, with their lines.
 fn links(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (number, line) in prose(text) {
-        // What stands between backquotes is no link.
+        // Text in backquotes is not a link.
         let outside: String = line.split('`').step_by(2).collect();
         for (_, rest) in outside
             .match_indices("](")
@@ -135,7 +137,7 @@ fn links(text: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The anchors of a document's headings, as GitHub makes them.
+/// Returns the anchors of a document's headings, as GitHub makes them.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (_, line) in prose(text) {

@@ -1,4 +1,4 @@
-//! Paths that exist only on somebody's machine have no place in the repository.
+//! Paths that exist only on one machine do not belong in the repository.
 
 use std::path::Path;
 
@@ -7,9 +7,9 @@ use super::source::Source;
 
 const MACHINE_PATHS: &[&str] = &["/home/", "/root/", "/Users/"];
 
-/// No file but these samples names a home, or the place where this copy stands.
+/// Checks that only the samples here name a home directory or the place of this copy.
 pub(super) fn check(root: &Path, source: &Source, findings: &mut Findings) {
-    // Where this copy stands, and the directory above unless that is one of the system's own.
+    // The place of this copy, and the directory above it, unless that is one of the system's own.
     let mut places: Vec<String> = vec![format!("{}/", root.display())];
     if let Some(parent) = root
         .parent()

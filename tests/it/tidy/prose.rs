@@ -1,4 +1,5 @@
-//! The form of the documents: lines that a terminal shows whole, and sentences that a stranger reads once.
+//! The form of the documents: lines that a terminal shows completely, and sentences that a stranger
+//! understands at once.
 
 use super::Findings;
 use super::source::Source;
@@ -6,13 +7,14 @@ use super::source::Source;
 const MAX_LINE: usize = 100;
 const MAX_WORDS: usize = 25;
 
-/// The first page is short; the others are found from there.
+/// The first page is short. It leads to the others.
 const MAX_README_BYTES: usize = 8_000;
 
-/// Made by programs, from the help and from real output.
+/// Documents that programs make, from the help and from real output.
 const GENERATED: [&str; 2] = ["docs/reference/commands.md", "docs/reference/json-lines.md"];
 
-/// No line of a paragraph is longer than the limit, and no sentence has more words; tables may have long lines.
+/// Checks that no line of a paragraph is longer than the limit, and that no sentence has more
+/// words. Tables may have long lines.
 pub(super) fn check(source: &Source, findings: &mut Findings) {
     let is_document = source.path.starts_with("docs/")
         || matches!(source.path.as_str(), "README.md" | "CONTRIBUTING.md");
@@ -45,7 +47,7 @@ fn is_word(text: &str) -> bool {
     text.contains(char::is_alphanumeric)
 }
 
-/// Paragraphs, items and rows of tables with the lines where they begin; no code and no headings.
+/// Returns paragraphs, items and rows of tables with their first lines, without code and headings.
 fn paragraphs(text: &str) -> Vec<(usize, String)> {
     let mut found: Vec<(usize, String)> = Vec::new();
     let mut is_code = false;
@@ -81,7 +83,7 @@ fn paragraphs(text: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The sentences of a paragraph. Code counts as one word, and the target of a link as none.
+/// Returns the sentences of a paragraph. Code counts as one word, and the target of a link as none.
 fn sentences(paragraph: &str) -> Vec<String> {
     let mut text = String::new();
     for (index, part) in paragraph.split('`').enumerate() {

@@ -1,4 +1,4 @@
-//! The table of docs/reference/release-tools.md, held against the tests of its cells.
+//! The table of docs/reference/release-tools.md, compared with the tests of its cells.
 
 use super::source::Source;
 use super::{Findings, has_word};
@@ -6,7 +6,8 @@ use super::{Findings, has_word};
 const DOCUMENT: &str = "docs/reference/release-tools.md";
 const TESTS: &str = "tests/it/products/";
 
-/// The header of the table names the module of each column, the first cell of a row the test; every cell has that test.
+/// Checks that every cell has its test. The header of the table names the module of each column,
+/// and the first cell of a row names the test.
 pub(super) fn check(sources: &[Source], findings: &mut Findings) {
     let Some(document) = sources.iter().find(|source| source.path == DOCUMENT) else {
         return;
@@ -42,7 +43,7 @@ fn cells(line: &str) -> Vec<String> {
         .collect()
 }
 
-/// What stands between the first two backquotes.
+/// Returns the text between the first two backquotes.
 fn name(cell: &str) -> &str {
     cell.split('`').nth(1).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! A file of the repository, told apart into code, comments and literals.
+//! A file of the repository, split into code, comments and literals.
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +25,7 @@ impl Source {
         }
     }
 
-    /// Returns the path between `prefix` and `suffix`, if that is how it begins and ends.
+    /// Returns the path between `prefix` and `suffix`, if it begins and ends with them.
     pub(super) fn between(&self, prefix: &str, suffix: &str) -> Option<&str> {
         self.path.strip_prefix(prefix)?.strip_suffix(suffix)
     }
@@ -40,7 +40,7 @@ impl Source {
         lines(&self.text, language)
     }
 
-    /// Returns the lines of a Rust file before its tests; none of a file of tests.
+    /// Returns the lines of a Rust file before its tests; none for a file of tests.
     pub(super) fn product_lines(&self) -> Vec<Line> {
         let of_tests = ["_tests.rs", "/tests.rs", "/fuzzing.rs"];
         let is_below_tests = self.path.contains("/src/") && self.path.contains("/tests/");
@@ -55,7 +55,7 @@ impl Source {
     }
 }
 
-/// Reads every text file of the repository but what is built or fetched.
+/// Reads every text file of the repository, except files that are built or fetched.
 pub(super) fn read_repository(root: &Path) -> Vec<Source> {
     let mut sources = Vec::new();
     read_dir(root, "", &mut sources);
@@ -159,7 +159,7 @@ impl Scanner<'_> {
         self.rest = self.rest.find('\n').map_or("", |end| &self.rest[end..]);
     }
 
-    /// Reads up to the closing quote; a backslash takes the next character with it.
+    /// Reads up to the closing quote. A backslash takes the next character with it.
     fn literal(&mut self, quote: char) {
         self.code(quote);
         while let Some(char) = self.take() {
@@ -195,7 +195,7 @@ impl Scanner<'_> {
         self.last().literals.push('\n');
     }
 
-    /// Whether the quote that was just read opens a character and no lifetime.
+    /// Returns whether the quote that was just read opens a character, and not a lifetime.
     fn is_char_literal(&self) -> bool {
         let mut chars = self.rest.chars();
         chars.next() == Some('\\') || chars.next() == Some('\'')
@@ -209,7 +209,7 @@ impl Scanner<'_> {
     }
 }
 
-/// Returns what a Rust file uses: each path of its `use` declarations, groups written out, and its line.
+/// Returns the paths of a Rust file's `use` declarations with their lines. Groups are written out.
 pub(super) fn used_paths(lines: &[Line]) -> Vec<(usize, String)> {
     let mut paths = Vec::new();
     let mut declaration: Option<(usize, String)> = None;

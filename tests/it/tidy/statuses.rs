@@ -1,4 +1,5 @@
-//! The statuses of modules: those that the agent gives, held against the page that explains them and the schema of `--json`.
+//! The statuses of modules that the agent uses, compared with the page that explains them and the
+//! schema of `--json`. the code that `--reload none` left alone.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ const SCHEMA: &str = "docs/reference/json.schema.json";
 /// The command's own: what `--reload none` left alone.
 const OF_THE_COMMAND: &str = "left";
 
-/// The page and the schema have each status, and no other.
+/// Checks that the page and the schema have each status, and no other.
 pub(super) fn check(sources: &[Source], findings: &mut Findings) {
     let find = |path: &str| sources.iter().find(|source| source.path == path);
     let (Some(words), Some(document), Some(schema)) = (find(WORDS), find(DOCUMENT), find(SCHEMA))
@@ -50,7 +51,7 @@ fn of_words(text: &str) -> BTreeSet<String> {
     words.collect()
 }
 
-/// The values of the field `status` whose description says that it is one.
+/// Returns the values of the field `status` whose description says that it is one.
 fn of_schema(text: &str) -> BTreeSet<String> {
     let (_, rest) = text
         .split_once("One of the module statuses.")

@@ -1,4 +1,4 @@
-//! Connections: by which names and ports, and why there are none.
+//! Connections: the names and ports that work, and the reasons why others fail.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -138,7 +138,7 @@ fn each_reason_for_no_connection_is_told_apart() {
             "{error:?}"
         );
 
-        // A port that accepts connections and says nothing.
+        // A port that accepts connections and sends nothing.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = silent.local_addr().unwrap().port();
         let stalled = ErlTarget {
@@ -228,7 +228,7 @@ fn a_fixed_name_is_used_once_and_can_be_taken_over() {
                 lost.expect("the first connection is still up");
                 second.close().await.unwrap();
             }
-            // OTP 23 waits for the first connection to end by itself.
+            // OTP 23 waits until the first connection ends by itself.
             Err(error) => {
                 assert!(matches!(error, ConnectError::NameInUse { .. }), "{error:?}");
                 let release: u32 = node

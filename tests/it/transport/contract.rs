@@ -1,4 +1,5 @@
-//! What every transport promises, tried over each of them: whole messages in order, or the end for good.
+//! The contract of every transport, tested over each of them: whole messages in order, or a final
+//! end.
 
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
@@ -11,14 +12,14 @@ use relsync_tests::node::{Node, NodeOptions};
 use super::{ECHO, block_on, evaluate};
 use crate::agent::session::target;
 
-/// What a test wants of a channel.
+/// A test's settings of a channel.
 #[derive(Default)]
 struct Wishes {
     limiter: Option<RateLimiter>,
     silence: Option<Duration>,
 }
 
-/// A transport, and how it opens a channel to a process that sends every message back.
+/// A transport, and the function that opens a channel to a process which sends every message back.
 struct Way {
     name: &'static str,
     open: for<'a> fn(&'a Node, Wishes) -> LocalBoxFuture<'a, Box<dyn Channel>>,
@@ -182,7 +183,7 @@ fn a_killed_node_is_noticed_at_once() {
 #[test]
 fn a_frozen_node_counts_as_lost_and_a_busy_session_stays_connected() {
     for way in WAYS {
-        // The node drops a connection over which nothing came for 4 to 5 s, and ticks every second.
+        // The node drops a connection that was silent for 4 to 5 s, and ticks every second.
         let mut options = NodeOptions::default();
         options
             .args
@@ -194,7 +195,7 @@ fn a_frozen_node_counts_as_lost_and_a_busy_session_stays_connected() {
                 ..Wishes::default()
             };
             let mut channel = (way.open)(&node, wishes).await;
-            // Nobody receives, nothing is sent: only ticks keep the connection.
+            // Nobody receives and nothing is sent. Only ticks keep the connection.
             tokio::time::sleep(Duration::from_secs(6)).await;
             channel.send(b"still there").await.unwrap();
             assert_eq!(channel.receive().await.unwrap(), b"still there");

@@ -1,4 +1,4 @@
-//! Ends of processes, nodes and connections.
+//! The ends of processes, nodes and connections.
 
 use relsync_engine::transport::erl::{self, Call, Event, SpawnBond};
 
@@ -34,7 +34,7 @@ fn the_end_of_a_process_comes_with_its_reason() {
                     panic!("a message")
                 };
                 assert_eq!((process, reason.as_str()), (pid, wanted), "{text} {bond:?}");
-                // A link made beside the monitor reports too.
+                // A link made in addition to the monitor reports too.
                 if bond == SpawnBond::Monitor && text.contains("link") {
                     assert!(matches!(
                         connection.receive().await,

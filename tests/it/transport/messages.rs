@@ -1,4 +1,4 @@
-//! Messages of the Erlang distribution: too large, foreign.
+//! Unusual messages of the Erlang distribution: too large, foreign.
 
 use relsync_engine::transport::TransportError;
 use relsync_engine::transport::erl::{self, Event, SpawnBond};
@@ -63,7 +63,7 @@ fn a_traced_message_arrives() {
     });
 }
 
-/// Nodes send a message of more than 64 KiB in fragments to a peer that offers to take them.
+/// Nodes send a message of more than 64 KiB in fragments to a peer that offers to accept them.
 #[test]
 fn a_message_of_many_fragments_comes_whole() {
     let node = start();

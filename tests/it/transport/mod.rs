@@ -22,7 +22,7 @@ const EVALUATE: &str = "
         erl_eval:exprs(Expressions, [{'Host', Host}])
     end";
 
-/// Sends every message back until the host says otherwise.
+/// Sends every message back until the host ends it.
 const ECHO: &str = "
     Loop = fun Loop() ->
         receive
@@ -47,7 +47,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
     result
 }
 
-/// Starts a process on the node that evaluates a text, by way of a function that the node keeps for
+/// Starts a process on the node that evaluates a text. It calls a function that the node stores for
 /// it.
 async fn evaluate(node: &Node, connection: &mut Connection, text: &str, bond: SpawnBond) -> Pid {
     node.eval(&format!(
@@ -75,7 +75,7 @@ async fn evaluate(node: &Node, connection: &mut Connection, text: &str, bond: Sp
         call(get, vec![atom("relsync_evaluate")]),
         vec![variable("Text"), variable("Host")],
     );
-    // Bindings as every release takes them: a list of pairs ordered by name.
+    // Bindings in the form that every release accepts: a list of pairs ordered by name.
     let host = erl::tuple(vec![
         erl::atom("Host"),
         connection.local_pid().clone().into(),

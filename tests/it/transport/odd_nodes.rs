@@ -1,4 +1,4 @@
-//! Nodes that are set up in unusual ways, or are not where their names say.
+//! Nodes with an unusual setup, or at another place than their names say.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,7 +19,7 @@ fn with_args(args: &[&str]) -> NodeOptions {
 
 #[test]
 fn a_limit_to_heaps_spares_the_agent() {
-    // 1.6 MB for each process; whoever exceeds it is killed.
+    // The limit is 1.6 MB for each process. A process that exceeds it is killed.
     let rig = Rig::with(with_args(&[
         "+hmax", "200000", "+hmaxk", "true", "+hmaxel", "true",
     ]));
@@ -27,7 +27,7 @@ fn a_limit_to_heaps_spares_the_agent() {
     for n in 0..300 {
         release.file(&format!("files/{n}"), n.to_string().as_bytes());
     }
-    // This one needs more than its share.
+    // This process needs more than its share.
     let hooks = "-module(large).\n-export([presync/0]).\n\
                  presync() -> io:format(\"~b elements~n\", [length(lists:seq(1, 500000))]).\n";
     fs::write(rig.cli.dir().join("large.erl"), hooks).expect("a file");
@@ -54,7 +54,7 @@ fn a_destination_beyond_ascii_is_updated() {
         let option = destination.to_str().expect("a path").to_owned();
         rig.release(1);
         rig.push(&["-p", &option], 0);
-        // As the VM has the name from its command line.
+        // The spelling of the name in the VM's command line.
         rig.node.eval(&format!(
             "[Ebin] = filelib:wildcard({:?} ++ \"/*/lib/sample-1.0/ebin\"), true = code:add_patha(Ebin), \
              {{module, sample}} = code:ensure_loaded(sample)",
@@ -70,7 +70,7 @@ fn a_destination_beyond_ascii_is_updated() {
             .app("other", "1.0", &[("other", "-export([f/0]).\nf() -> 1.")]);
         rig.push(&["-p", &option], 0);
         assert_eq!(rig.node.eval("other:f()"), "1", "{flag}");
-        // What is said of a path is readable again.
+        // Messages show a path in readable form again.
         rig.node
             .eval("file:delete(code:which(sample)), file:delete(code:which(other))");
         let run = rig.run(&["status", "-v", "-p", &option]);
@@ -97,7 +97,8 @@ fn crypto_comes_from_the_otp_of_the_target() {
     }
 }
 
-/// A node whose OTP lacks an application: its root has links to everything else.
+/// Returns options for a node whose OTP lacks an application. Its root has links to everything
+/// else.
 fn root_without(application: &str, root: &Path) -> NodeOptions {
     let output = Command::new("erl")
         .args(["-noinput", "-eval"])
@@ -158,7 +159,7 @@ fn without_crypto_one_line_says_so() {
     rig.node.wait_for("whereis(relsync_session)", "undefined");
 }
 
-/// A node whose name's host is unknown to everybody.
+/// Returns options for a node whose name has an unknown host.
 fn node_of_nowhere() -> NodeOptions {
     NodeOptions {
         name: unique_name("board.invalid"),
@@ -178,7 +179,7 @@ fn a_node_is_reached_at_another_address() {
         rig.push(&["--address", address], 0);
         rig.push(&["status", "--address", address], 0);
     }
-    // With a port EPMD is not asked.
+    // With a port, EPMD is not asked.
     let address = format!("localhost:{port}");
     rig.push(&["status", "--address", &address, "--epmd-port", "1"], 0);
     let run = Run::of(rig.command(&["status"]).env("RELSYNC_ADDRESS", "127.0.0.1"));
@@ -257,7 +258,7 @@ fn the_cookie_is_where_otp_has_it() {
         assert_eq!(run.code, Some(0), "{run:?}");
         fs::remove_file(file).expect("removed");
     }
-    // That of the home directory comes first.
+    // The cookie in the home directory comes first.
     let config = rig.cli.dir().join(".config/erlang/.erlang.cookie");
     fs::write(config, "wrong").expect("a file");
     let home = rig.cli.dir().join(".erlang.cookie");

@@ -1,4 +1,5 @@
-//! Whether a restart finds what it needs: checked before an update moves anything, and of what is installed.
+//! The check that a restart finds everything it needs, before an update changes anything, and for
+//! the installed release.
 
 use std::fs;
 
@@ -6,7 +7,7 @@ use relsync_tests::release::listing;
 use relsync_tests::rig::{Rig, noise};
 use serde_json::Value;
 
-/// A release of two applications, whose boot file finds them as `mix release` has it.
+/// Makes a release of two applications, whose boot file finds them as in `mix release`.
 fn release(rig: &Rig, version: &str) {
     let tree = rig.tree();
     let body = format!("-export([version/0]).\nversion() -> {version:?}.");
@@ -16,7 +17,7 @@ fn release(rig: &Rig, version: &str) {
     tree.bootable(version, &applications, ("RELEASE_LIB", "lib"));
 }
 
-/// What `doctor` says of the next start.
+/// Returns the report of `doctor` about the next start.
 fn check(rig: &Rig, code: i32) -> (bool, String) {
     let run = rig.run(&["doctor", "--json"]);
     assert_eq!(run.code, Some(code), "{run:?}");
@@ -57,7 +58,7 @@ fn a_release_that_would_not_start_is_refused() {
         "{plan}"
     );
 
-    // What is installed is looked at as well.
+    // The installed release is checked too.
     let said = (
         false,
         "releases/1.0/start.boot names lib/extra-1.0/ebin, which is missing".to_owned(),
@@ -67,7 +68,7 @@ fn a_release_that_would_not_start_is_refused() {
     assert_eq!(status["boot"]["faults"][0], said.1, "{status}");
 }
 
-/// A VM does not start with a configuration that is no term, or more than one.
+/// A VM does not start with a configuration that is not a term, or that is more than one.
 #[test]
 fn a_broken_configuration_is_refused() {
     let rig = Rig::new();
@@ -93,7 +94,7 @@ fn a_broken_configuration_is_refused() {
         config(content);
         rig.refused(&["push"], 1, "boot", &["a restart would fail", part]);
     }
-    // A start script fills these in.
+    // A start script fills in these values.
     config("[{sample, [{limit, ${LIMIT}}]}].\n");
     rig.push(&["push"], 0);
     config("%% coding: utf-8\n[{sample, [{limit, \"\u{e4}\"}]}].\n%% The end.\n");
@@ -104,7 +105,8 @@ fn a_broken_configuration_is_refused() {
 const LOOP: &str = "-export([run/0]).\nrun() -> register(tftp_sample, self()), loop().\n\
     loop() -> receive _ -> loop() end.";
 
-/// A release with applications that are Erlang's by their names: one version that the target has, one that nobody has.
+/// A release with applications that have names of Erlang's own: one version that the target has,
+/// and one that it does not have.
 fn release_with_system_libraries(rig: &Rig, with_tftp: bool) {
     let tree = rig.tree();
     tree.app(
@@ -155,7 +157,7 @@ fn system_libraries_that_the_target_lacks_come_along() {
     );
     assert!(!rig.device().join(&crypto).exists());
 
-    // It is relsync's own from then on, and nobody is asked for it again.
+    // From then on it is relsync's own, and nobody is asked about it again.
     let again = rig.push(&["push"], 0);
     assert_eq!(again["outcome"], "up-to-date", "{again}");
     assert!(again["round_trips"].as_u64() <= Some(4), "{again}");
@@ -169,7 +171,8 @@ fn system_libraries_that_the_target_lacks_come_along() {
     assert_eq!(changed["entries"]["removed"], 0, "{changed}");
     assert!(along.exists());
 
-    // What a release no longer has goes, and comes back with a rollback. Its processes go on.
+    // An application that a release no longer has is removed, and a rollback restores it. Its
+    // processes continue.
     rig.node.eval(&format!(
         "code:add_patha({:?}), ok = application:start(tftp), spawn(tftp_sample, run, []).",
         along.join("ebin").display().to_string()
@@ -177,7 +180,7 @@ fn system_libraries_that_the_target_lacks_come_along() {
     rig.node.wait_for("is_pid(whereis(tftp_sample))", "true");
     fs::remove_dir_all(rig.tree().root().join("lib/tftp-99.0")).expect("removed");
     release_with_system_libraries(&rig, false);
-    // The boot file changes: it takes effect when the VM restarts.
+    // The boot file changes. It takes effect when the VM restarts.
     let plan = rig.push(&["plan"], 0);
     assert!(
         !plan["notes"].to_string().contains("would be refused"),
@@ -203,7 +206,7 @@ fn system_libraries_that_are_there_are_not_sent_again() {
     let crypto = format!("lib/crypto-{}", system_version(&rig, "crypto"));
     let large = format!("{crypto}/ebin/large.bin");
     rig.tree().file(&large, &noise(7, 300_000));
-    // They lie in the destination, and relsync did not bring them.
+    // They are in the destination, and relsync did not install them.
     for file in [&large, &format!("{crypto}/ebin/crypto.app")] {
         let device = rig.device().join(file);
         fs::create_dir_all(device.parent().expect("a parent")).expect("a directory");

@@ -1,6 +1,7 @@
-//! Files on the target that are more than a name and bytes: mount points, immutable files, other owners, capabilities.
+//! Unusual files on the target: mount points, immutable files, other owners, capabilities.
 //!
-//! Only root can make them. Elsewhere, and where the file system does not know them, a test says that it was skipped.
+//! Only root can make them. For any other user, and if the file system does not support them, a
+//! test reports that it was skipped.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -21,7 +22,7 @@ fn installed() -> Rig {
     rig
 }
 
-/// Runs a program; says so and returns false if it cannot do that here.
+/// Runs a program. If it does not work here, reports that and returns false.
 fn can(test: &str, program: &str, arguments: &[&str], path: &Path) -> bool {
     let ran = Command::new(program).args(arguments).arg(path).output();
     let done = ran.as_ref().is_ok_and(|output| output.status.success());
@@ -33,7 +34,7 @@ fn can(test: &str, program: &str, arguments: &[&str], path: &Path) -> bool {
     done
 }
 
-/// Takes back what a test did to a path, also when it fails.
+/// Undoes a test's change to a path, also when the test fails.
 struct Undo {
     program: &'static str,
     arguments: &'static [&'static str],
@@ -75,7 +76,7 @@ fn a_file_that_is_a_mount_point_is_refused_by_plan() {
         assert!(message.contains(CONFIG), "{message}");
         assert_eq!(rig.state(), before);
     }
-    // Without that file the rest can be updated, and later sessions work.
+    // Without that file, the rest can be updated, and later sessions work.
     assert_eq!(
         rig.push(&["--exclude", "sys.config"], 0)["outcome"],
         "applied"
@@ -128,7 +129,7 @@ fn an_immutable_file_leaves_the_old_release_whole() {
     let message = run.result()["error"]["message"].to_string();
     assert!(message.contains(CONFIG), "{message}");
     assert_eq!(rig.state(), before);
-    // Nothing is left to be completed.
+    // Nothing remains to be completed.
     let status = rig.push(&["status"], 0);
     assert_eq!(status["current"]["generation"], 1, "{status}");
     drop(free);
@@ -178,7 +179,7 @@ fn owner_and_capabilities_of_a_replaced_file_are_kept() {
         assert!(caps.contains("cap_net_raw"), "{caps}");
     }
 
-    // A bit that only the target has goes, and that is said.
+    // A bit that only the target's file has is removed, and that is reported.
     fs::set_permissions(there("caps"), fs::Permissions::from_mode(0o2755)).expect("permissions");
     put("caps", &program, 0o755);
     let notes = rig.push(&[], 0)["notes"].to_string();

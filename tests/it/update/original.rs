@@ -1,4 +1,5 @@
-//! The examples of relsync 2's README: its command lines and its hooks, word for word but for what is this machine's.
+//! The examples of relsync 2's README. Its command lines and hooks are used word for word, except
+//! for names of this machine.
 
 use std::fs;
 
@@ -6,7 +7,7 @@ use relsync_tests::binary::Run;
 use relsync_tests::node::{NodeOptions, unique_name};
 use relsync_tests::rig::Rig;
 
-/// The hooks as they stand there.
+/// The hooks from that README.
 const HOOKS: &str = r#"-module(relsync_hooks).
 
 -export([presync/0, postsync/0]).
@@ -26,7 +27,8 @@ postsync() ->
     application:start(myapp).
 "#;
 
-/// A node with a short name on a host that this machine does not know, whose cookie is `beagle`.
+/// Returns a node with a short name on a host that this machine does not know. Its cookie is
+/// `beagle`.
 fn beaglebone() -> Rig {
     Rig::with(NodeOptions {
         name: unique_name("beaglebone"),
@@ -35,13 +37,13 @@ fn beaglebone() -> Rig {
     })
 }
 
-/// Version `n` of the release in `./_rel`.
+/// Makes version `n` of the release in `./_rel`.
 fn release(rig: &Rig, n: u32) {
     let body = format!("-export([f/0]).\nf() -> {n}.");
     rig.tree().app("myapp", "1.0", &[("myapp", &body)]);
 }
 
-/// Runs the command as the README has it; where the board is, its resolver would know.
+/// Runs the README's command. The user's resolver would know the board's address.
 fn run(rig: &Rig, hooks: &[&str]) -> Run {
     let node = rig.node.name();
     let device = rig.device();
@@ -69,7 +71,7 @@ fn the_example_of_the_readme_works() {
     ));
     assert_eq!(rig.node.eval("myapp:f()"), "1");
     fs::write(rig.cli.dir().join("relsync_hooks.erl"), HOOKS).expect("a file");
-    // The application does not run at first; from then on the hooks stop and start it.
+    // The application does not run at first. From then on, the hooks stop and start it.
     let ways = [
         ["--hooks", "relsync_hooks.erl"],
         ["--hooks", "relsync_hooks"],

@@ -1,4 +1,4 @@
-//! Modules that were compiled for another release of OTP than the target runs.
+//! Modules that were compiled for another OTP release than the target's.
 
 use std::fs;
 
@@ -6,10 +6,12 @@ use relsync_tests::otp;
 use relsync_tests::release::listing;
 use relsync_tests::rig::Rig;
 
-/// A module that no release older than its compiler's can load: each uses an instruction that came with OTP 26.
+/// A module that no release older than its compiler's can load, because of an instruction that OTP
+/// 26 introduced.
 const BODY: &str = "-export([f/1]).\nf(<<A:8, B:16, Rest/binary>>) -> <<(A + B):32, Rest/binary>>.";
 
-/// A release whose modules have long names, compiled by that OTP; none if it is not here.
+/// Makes a release whose modules have long names, compiled by that OTP. Returns `None` if that OTP
+/// is not available.
 fn compiled_by(rig: &Rig, release: u32) -> Option<()> {
     let tree = rig.tree();
     tree.app(
@@ -45,7 +47,7 @@ fn modules_of_a_later_otp_are_refused_before_they_are_sent() {
             let parts = [said.as_str(), "a_module_of_a_long_name.beam"];
             rig.refused(&["push", "--reload", mode], 1, "other_otp", &parts);
         }
-        // What is not to be loaded may be of any release.
+        // Code that shall not be loaded may be of any release.
         let plan = rig.push(&["plan", "--reload", "none"], 0);
         assert!(!plan["notes"].to_string().contains("refused"), "{plan}");
         rig.push(&["--reload", "none"], 0);
@@ -75,7 +77,7 @@ fn modules_that_are_never_loaded_may_be_of_any_otp() {
     rig.push(&[], 0);
     assert_eq!(listing(&rig.device()), listing(tree.root()));
     rig.load();
-    // Beside one that is loaded it is not named.
+    // If it is beside a module that is loaded, it is not named.
     otp::compile(29, &templates, &[("a_template", BODY)]);
     let ebin = tree.root().join("lib/sample-1.0/ebin");
     otp::compile(27, &ebin, &[("sample", BODY)]);

@@ -1,4 +1,5 @@
-//! What belongs to a release, here and on the target: what is left out, what is no whole release, what is somebody else's.
+//! The files of a release, here and on the target: files that are left out, incomplete releases,
+//! foreign files.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -45,7 +46,7 @@ fn what_running_a_release_leaves_in_it_is_left_out_and_named() {
     assert!(run.out.contains("left out: tmp (left by a run)"), "{run:?}");
     assert_eq!(rig.push(&["--store", store], 0)["outcome"], "up-to-date");
 
-    // What is on the device is its own.
+    // The device's own files stay its own.
     fs::create_dir(rig.device().join("log")).expect("a directory");
     fs::write(rig.device().join("log/erlang.log.1"), "the device's").expect("a file");
     rig.release(2);
@@ -121,11 +122,11 @@ fn a_release_that_lacks_an_application_that_it_boots_is_refused() {
         &["releases/1.0/sample.rel names other 2.0"],
     );
     tree.app("other", "2.0", &[]);
-    // Now it has its applications; that there is no boot script is another matter.
+    // Now it has its applications. The missing boot script is another problem.
     rig.refused(&[], 1, "boot", &["no boot file"]);
 }
 
-/// The command as users run it, who say so if a destination is a new one.
+/// Runs the command as users do. They must say so if a destination is new.
 fn plainly(rig: &Rig, arguments: &[&str]) -> Run {
     Run::of(rig.command(arguments).env_remove("RELSYNC_NEW_DESTINATION"))
 }
@@ -193,7 +194,7 @@ fn a_destination_that_the_vm_runs_nothing_from_is_refused_unless_it_is_to_be_a_n
         assert!(error["hint"].to_string().contains(&factory), "{error}");
     }
 
-    // The right one needs no word.
+    // The right directory needs no confirmation.
     let right = plainly(&rig, &["-p", &factory, "--json"]);
     assert_eq!(right.code, Some(0), "{right:?}");
     let doctor = plainly(&rig, &["doctor", "-p", &factory]);
@@ -210,7 +211,8 @@ fn what_was_only_placed_is_installed_and_does_not_run() {
     let placed = plainly(&rig, &["--new-destination", "--json"]).result();
     assert_eq!(placed["outcome"], "applied", "{placed}");
     assert_eq!(placed["runs"], false, "{placed}");
-    // What was placed once needs no more words, and still does not run.
+    // A destination that was confirmed once needs no more confirmation, even if it still does not
+    // run.
     rig.node
         .eval("code:set_path([D || D <- code:get_path(), string:find(D, \"sample\") =:= nomatch])");
     rig.release(2);
@@ -272,12 +274,12 @@ fn what_relsync_did_not_install_is_not_overwritten() {
     let back = fs::read(rig.device().join("etc/app.conf")).expect("a file");
     assert_eq!(back, b"the operator's");
 
-    // What was there already and is the release's now is ours.
+    // A file that was there before and now belongs to the release is relsync's.
     fs::remove_file(rig.device().join("etc/app.conf")).expect("removed");
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
     tree.file("etc/app.conf", b"another")
         .file("etc/same.conf", b"another");
-    // Ours it stays if it was edited there: that is drift, and is replaced.
+    // It stays relsync's if somebody edits it there. That is drift, and is replaced.
     fs::write(rig.device().join("etc/app.conf"), "edited").expect("a file");
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
     assert_eq!(listing(&rig.device()), listing(tree.root()));
@@ -358,7 +360,7 @@ fn shared_libraries_that_are_asked_for_replace_what_is_there() {
     assert_eq!(fs::read(rig.device().join(nif)).expect("a file"), b"new");
 }
 
-/// The cookie that the device has, and whether the status finds it changed.
+/// Returns the device's cookie, and whether the status reports it as changed.
 fn cookie(rig: &Rig) -> (String, bool) {
     let status = rig.run(&["status", "--checksum"]);
     assert_eq!(status.code, Some(0), "{status:?}");
@@ -375,7 +377,7 @@ fn a_cookie_is_installed_where_there_is_none_and_never_replaced() {
     assert_eq!(rig.push(&[], 0)["outcome"], "applied");
     assert_eq!(cookie(&rig), ("first".to_owned(), false));
 
-    // A clean build makes another one, and nothing else may differ.
+    // A clean build makes another cookie, and nothing else may differ.
     tree.file("releases/COOKIE", b"second");
     let same = rig.push(&[], 0);
     assert_eq!(same["outcome"], "up-to-date", "{same}");
@@ -396,7 +398,7 @@ fn a_cookie_is_installed_where_there_is_none_and_never_replaced() {
     assert_eq!(cookie(&rig), ("first".to_owned(), false));
     assert_eq!(rig.push(&[], 0)["outcome"], "up-to-date");
 
-    // It stays whatever the operator makes of it, and comes back where it is gone.
+    // The cookie stays whatever the operator sets, and is restored if it is missing.
     let here = rig.device().join("releases/COOKIE");
     fs::write(&here, "the operator's").expect("a file");
     for (n, checksum) in [(3, &[][..]), (4, &["--checksum"][..])] {
@@ -427,7 +429,7 @@ fn a_cookie_that_was_there_first_is_the_target_s() {
             tree.file("releases/COOKIE", b"the build's");
             fs::create_dir(rig.device().join("releases")).expect("a directory");
         } else {
-            // Known to nobody: it came after the first push, which had none.
+            // Nobody knows this cookie: it came after the first push, which had none.
             fs::remove_dir_all(rig.device()).expect("removed");
             fs::create_dir(rig.device()).expect("a directory");
             fs::remove_file(tree.root().join("releases/COOKIE")).expect("removed");

@@ -11,18 +11,20 @@ use relsync_tests::release::{Release, listing};
 use relsync_tests::rig::Rig;
 use serde_json::Value;
 
-/// Makes `start.boot` of `start.rel` in the working directory, with the applications below its first argument.
+/// Makes `start.boot` from `start.rel` in the working directory, with the applications below its
+/// first argument.
 const MAKE_BOOT: &str = "[Root] = init:get_plain_arguments(), \
     {ok, _, _} = systools:make_script(\"start\", [{path, [Root ++ \"/lib/*/ebin\"]}, {variables, [{\"RELROOT\", Root}]}, \
     {outdir, \".\"}, silent, no_warn_sasl]), halt().";
 
-/// The versions that a release file names: of the ERTS, and of what every release here has.
+/// Prints the versions for a release file: the ERTS, and the applications that every release here
+/// has.
 const VERSIONS: &str = "io:format(\"~s\", [erlang:system_info(version)]), \
     [begin application:load(A), {ok, V} = application:get_key(A, vsn), io:format(\" ~s\", [V]) end \
     || A <- [kernel, stdlib, crypto]], halt().";
 
-/// Starts what `releases/start_erl.data` names, or the version in the file `start.version`; keeps its arguments for
-/// `again.sh`, which starts the same once more, in the background, if there is a file `again`.
+/// Starts the version in `releases/start_erl.data`, or in the file `start.version`. Keeps its
+/// arguments for `again.sh`, which starts the same in the background if a file `again` exists.
 const START: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 version=$(cut -d' ' -f2 "$here/device/releases/start_erl.data")
@@ -39,19 +41,20 @@ rm "$here/again"
 xargs -0 -a "$here/arguments" "$here/start.sh" </dev/null >"$here/again.log" 2>&1 &
 "#;
 
-/// A node that was booted from release 1, which is in its directory, and installed by relsync.
+/// Returns a node that was booted from release 1 in its directory. relsync has installed the
+/// release.
 fn booted(args: &[&str], env: &[(&str, &str)]) -> Rig {
     booted_from(|cli| make(cli, "1", 1), args, env)
 }
 
-/// The same with a release 1 of one's own.
+/// Does the same with another release 1.
 fn booted_from(make: impl Fn(&Cli), args: &[&str], env: &[(&str, &str)]) -> Rig {
     let rig = started_from(make, args, env);
     rig.push(&[], 0);
     rig
 }
 
-/// The same with a release that came to the target by other means.
+/// Does the same with a release that relsync did not install.
 fn started_from(make: impl Fn(&Cli), args: &[&str], env: &[(&str, &str)]) -> Rig {
     let cli = Cli::new();
     let rig_dir = cli.dir().to_owned();
@@ -75,12 +78,13 @@ fn started_from(make: impl Fn(&Cli), args: &[&str], env: &[(&str, &str)]) -> Rig
     Rig { cli, node }
 }
 
-/// Makes version `version` of the release, whose module says `n`.
+/// Makes version `version` of the release, whose module returns `n`.
 fn make(cli: &Cli, version: &str, n: u32) {
     make_of(cli, version, n, &[("sample", &["sample"])]);
 }
 
-/// Makes version `version` of a release of these applications, of the same version, whose modules say `n`.
+/// Makes version `version` of a release of these applications, with the same version, whose modules
+/// return `n`.
 fn make_of(cli: &Cli, version: &str, n: u32, apps: &[(&str, &[&str])]) {
     let root = cli.dir().join("_rel");
     if root.exists() {
@@ -140,7 +144,7 @@ fn copy(cli: &Cli) {
     assert!(copied.expect("cp runs").success());
 }
 
-/// The paths on the device that do not stand in the release.
+/// Returns the paths on the device that the release does not have.
 fn extra(rig: &Rig) -> Vec<String> {
     let release = listing(rig.tree().root());
     let mut device = listing(&rig.device());
@@ -151,7 +155,7 @@ fn extra(rig: &Rig) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The code path of the node below its directory.
+/// Returns the part of the node's code path below its directory.
 fn path(rig: &Rig) -> String {
     let device = rig.device().display().to_string();
     rig.node.eval(&format!(
@@ -198,8 +202,8 @@ fn what_reload_none_left_out_is_brought_in_by_the_next_push() {
         )
     };
     let rig = booted_from(old, &[], &[]);
-    // A module moves out of an application that goes, whose directory stays for a restart of the VM; another is new, and this
-    // VM, in embedded mode, loads nothing by itself.
+    // A module moves from an application that goes, whose directory stays for a restart of the VM.
+    // Another module is new, and this VM, in embedded mode, loads nothing by itself.
     make_of(
         &rig.cli,
         "2",
@@ -226,7 +230,7 @@ fn what_reload_none_left_out_is_brought_in_by_the_next_push() {
         "{1,1,false}"
     );
 
-    // A module of which nothing comes in the place of what stays is gone.
+    // A module is gone if no other replaces the file that stays.
     make(&rig.cli, "3", 3);
     rig.push(&["--reload", "none"], 0);
     rig.push(&[], 0);
@@ -261,7 +265,7 @@ fn what_the_vm_was_booted_from_stays_until_it_has_restarted() {
         status.out.contains("(lib/sample-1, releases/1)"),
         "{status:?}"
     );
-    // What stays is a base like what is kept: nothing of it is sent when it comes back.
+    // A file that stays is a base like the others, so nothing of it is sent when it returns.
     make(&rig.cli, "1", 1);
     let back = rig.run(&["--json"]);
     assert_eq!(back.code, Some(0), "{back:?}");
@@ -269,14 +273,14 @@ fn what_the_vm_was_booted_from_stays_until_it_has_restarted() {
     let pack_bytes = back.result()["pack_bytes"].as_u64();
     assert!(pack_bytes < Some(600), "{back:?}");
     assert_eq!(extra(&rig), Vec::<String>::new());
-    // A push later the VM is still the same one.
+    // After one more push, the VM is still the same.
     make(&rig.cli, "2", 2);
     rig.push(&[], 0);
     make(&rig.cli, "3", 3);
     rig.push(&[], 0);
     assert!(rig.device().join("releases/1/start.boot").exists());
     assert!(!rig.device().join("releases/2").exists());
-    // It finds what it was booted from when it starts again in its process.
+    // When it restarts in its process, it finds the files that it was booted from.
     rig.node.eval("init:restart()");
     rig.node.come_back(None);
     assert_eq!(
@@ -284,7 +288,7 @@ fn what_the_vm_was_booted_from_stays_until_it_has_restarted() {
             .eval("{sample:f(), application:get_env(sample, n)}"),
         "{1,{ok,1}}"
     );
-    // Started as the release says, the next push deletes it.
+    // If it starts as the release says, the next push deletes them.
     rig.node.restart();
     assert_eq!(
         rig.node
@@ -310,7 +314,7 @@ fn a_rollback_keeps_what_the_vm_was_booted_from_too() {
     make(&rig.cli, "2", 2);
     rig.push(&[], 0);
     let second = listing(&rig.device());
-    // Back to the release that lies there still.
+    // Back to the release that is still there.
     rig.push(&["rollback"], 0);
     assert_eq!(
         (listing(&rig.device()), rig.node.eval("sample:f()")),
@@ -322,7 +326,7 @@ fn a_rollback_keeps_what_the_vm_was_booted_from_too() {
     assert_eq!(status["leftovers"], serde_json::json!([]), "{status}");
     rig.push(&[], 0);
     assert_eq!(listing(&rig.device()), second);
-    // Booted from the second one, the way back leaves that.
+    // After booting the second one, the way back leaves its files.
     rig.node.restart();
     let back = rig.push(&["rollback"], 0);
     assert!(
@@ -384,7 +388,7 @@ fn heart_starts_the_new_release() {
     let pushed = rig.push(&["--reload", "vm"], 0);
     assert!(notes(&pushed).contains("releases/2/start.boot"), "{pushed}");
     rig.node.come_back(Some(&log(&rig)));
-    // What the old release's start script had set does not reach the new one.
+    // Values set by the old release's start script do not reach the new one.
     assert_eq!(
         rig.node.eval("{sample:f(), os:getenv(\"RELEASE_VSN\")}"),
         "{2,false}"
@@ -407,7 +411,7 @@ fn a_command_starts_the_new_release() {
             .eval("{sample:f(), application:get_env(sample, n), os:getenv(\"RELEASE_VSN\")}"),
         "{2,{ok,2},false}"
     );
-    // So does the way back.
+    // The same holds for the way back.
     allow(&rig);
     rig.push(&[&["rollback"], &arguments[..]].concat(), 0);
     rig.node.come_back(Some(&log(&rig)));
@@ -456,7 +460,7 @@ fn a_vm_that_comes_back_with_another_release_is_told() {
     );
     rig.node.come_back(Some(&log(&rig)));
     assert_eq!(rig.node.eval("sample:f()"), "1");
-    // The same push once more has nothing to send, but a VM to restart.
+    // The same push again sends nothing, but restarts the VM.
     fs::remove_file(rig.cli.dir().join("start.version")).expect("removed");
     rig.refused(&["--reload", "vm"], 1, "restart", &["would boot"]);
     allow(&rig);
@@ -467,7 +471,7 @@ fn a_vm_that_comes_back_with_another_release_is_told() {
     assert_eq!(result["outcome"], "up-to-date", "{result}");
 }
 
-/// Release 1 has the module in an application of its own; release 2 has it in the other one.
+/// In release 1, the module is in an application of its own. In release 2, it is in the other one.
 fn moved(cli: &Cli, version: &str) {
     let n = version.parse().expect("a number");
     match version {

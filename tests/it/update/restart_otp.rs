@@ -1,4 +1,4 @@
-//! A release that brings its own ERTS takes the VM from one release of OTP to the next.
+//! A release with its own ERTS takes the VM from one OTP release to the next.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::otp;
 use relsync_tests::rig::Rig;
 
-/// Starts the release that it lies in.
+/// Starts the release that contains it.
 const RUN: &str = r#"#!/bin/sh
 here=$(CDPATH= cd -- "$(dirname "$0")/.." && pwd)
 read -r erts version <"$here/releases/start_erl.data"
@@ -17,7 +17,7 @@ export ROOTDIR="$here" BINDIR="$here/erts-$erts/bin" EMU=beam PROGNAME=erl
 exec "$BINDIR/erlexec" -boot "$here/releases/$version/start" -config "$here/releases/$version/sys.config" -mode embedded "$@"
 "#;
 
-/// Starts what is on the device, and keeps the arguments for `again.sh`.
+/// Starts the release on the device, and keeps the arguments for `again.sh`.
 const START: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 printf '%s\0' "$@" >"$here/arguments"
@@ -29,8 +29,8 @@ here=$(dirname "$0")
 xargs -0 -a "$here/arguments" "$here/device/bin/run" </dev/null >"$here/again.log" 2>&1 &
 "#;
 
-/// Prints the root of OTP, its ERTS, and the versions of the applications that a release needs; makes `start.boot` of what was
-/// assembled of them.
+/// Prints the root of OTP, its ERTS, and the versions of the applications that a release needs.
+/// Makes `start.boot` of them.
 const LIST: &str = "io:format(\"~s\\n~s\", [code:root_dir(), erlang:system_info(version)]), \
     [begin application:load(A), {ok, V} = application:get_key(A, vsn), io:format(\"\\n~s-~s\", [A, V]) end \
     || A <- [kernel, stdlib, crypto]], halt().";
@@ -115,7 +115,8 @@ fn assemble(cli: &Cli, release: u32) {
     erl(&["-eval", MAKE_BOOT, "-extra", &root, &dir]);
 }
 
-/// Copies the ERTS. One that is not the machine's own is started through the dynamic loader and the C library of its root.
+/// Copies the ERTS. If it is not the machine's own, it is started through the dynamic loader and
+/// the C library of its root.
 fn runtime(otp_root: &Path, erts: &str, release: &Path) {
     let from = otp_root.join(format!("erts-{erts}/bin"));
     let bin = release.join(format!("erts-{erts}/bin"));
@@ -186,7 +187,7 @@ fn a_release_with_its_own_erts_takes_the_vm_to_another_otp() {
     let mut before = *first;
     for release in &path[1..] {
         assemble(&rig.cli, *release);
-        // Code of one OTP cannot be loaded into the other.
+        // Neither OTP can load the other's code.
         let said = format!(
             "compiled by OTP {release}'s compiler, which OTP {before} on the target cannot load"
         );
@@ -199,7 +200,8 @@ fn a_release_with_its_own_erts_takes_the_vm_to_another_otp() {
                 .eval("{erlang:system_info(otp_release), element(1, sample:f(<<1, 0, 1>>))}"),
             format!("{{\"{release}\",{release}}}")
         );
-        // What the VM before was booted from went with the first push after it, or goes with the next one.
+        // The files that the previous VM was booted from went with the first push after it, or go
+        // with the next one.
         assert!(rig.device().join(format!("releases/{before}")).exists());
         before = *release;
     }

@@ -1,11 +1,11 @@
-//! What a failed push leaves in the VM: who ran goes on running, and what is said of it is true.
+//! The VM after a failed push: processes that ran keep running, and the report about them is true.
 
 use std::fs;
 
 use relsync_tests::rig::Rig;
 use serde_json::Value;
 
-/// An application whose process waits in a loop that nothing outside its module calls.
+/// Makes an application whose process waits in a loop that nothing outside its module calls.
 fn release(rig: &Rig, n: u32) {
     let body = format!(
         "-export([start/2, stop/1, version/0]).
@@ -63,7 +63,7 @@ fn a_failed_push_kills_nobody_on_its_way_back() {
     assert!(said.contains("sample by <"), "{said}");
     assert!(said.contains("(stuck)"), "{said}");
     assert_eq!(rig.state().0, files, "the files are back");
-    // It lives, and so does its application; the module that nobody runs is back.
+    // The process is alive, and so is its application. The module that no process runs is restored.
     rig.node
         .eval("stuck ! {ping, self()}, receive pong -> ok after 5000 -> error(dead) end.");
     assert_eq!(
@@ -76,7 +76,7 @@ fn a_failed_push_kills_nobody_on_its_way_back() {
         "{2,1}"
     );
 
-    // Nothing calls that up to date; once the process has ended, a reload does the rest.
+    // Nothing calls that up to date. Once the process has ended, a reload does the rest.
     let refused = rig.push(&["reload"], 1);
     assert_eq!(refused["error"]["kind"], "in_use", "{refused}");
     rig.node.eval("application:stop(sample).");
@@ -126,7 +126,7 @@ fn an_application_that_a_failed_push_leaves_stopped_is_named() {
     assert_eq!(rig.node.eval("sample:version()."), "1");
 }
 
-/// An update with `--reload none` that takes the file of a running module away.
+/// An update with `--reload none` that removes the file of a running module.
 #[test]
 fn a_module_whose_file_went_is_unloaded_by_the_next_push() {
     let rig = Rig::new();
@@ -156,7 +156,8 @@ fn a_module_whose_file_went_is_unloaded_by_the_next_push() {
     assert_eq!(rig.push(&["push"], 0)["outcome"], "up-to-date");
 }
 
-/// The release has the file, and somebody removed it from the target: that is no reason to end the module.
+/// The release has the file, and somebody removed it from the target. That is no reason to unload
+/// the module.
 #[test]
 fn a_module_whose_file_was_lost_is_not_unloaded() {
     let rig = Rig::new();

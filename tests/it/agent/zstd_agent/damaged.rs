@@ -1,4 +1,4 @@
-//! What is damaged or grows too large is refused.
+//! Damaged frames, and frames that grow too large, are refused.
 
 use zstd::zstd_safe::CParameter;
 
@@ -41,8 +41,8 @@ fn damaged_frames_are_refused_or_read_as_libzstd_does() {
                 panic!("seed {seed}: libzstd refuses what the agent reads")
             }
             (Answer::Refused(reason), Some(_)) => {
-                // One-shot libzstd reads on after a frame and sets no limit to the window; its
-                // Huffman decoder is lenient about where the last code of a stream ends.
+                // One-shot libzstd reads on after a frame and has no limit for the window. Its
+                // Huffman decoder is lenient about the end of a stream's last code.
                 let stricter = [
                     "bytes follow",
                     "window",
@@ -80,7 +80,7 @@ fn damage(random: &mut Random, frame: &mut Vec<u8>) {
             frame[at..end].fill(value);
         }
         3 => {
-            // Headers are where the lengths are.
+            // The lengths are in headers.
             let at = 4 + random.below(frame.len().saturating_sub(4).min(30));
             if let Some(byte) = frame.get_mut(at) {
                 *byte ^= 1 << random.below(8);

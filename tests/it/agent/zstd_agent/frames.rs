@@ -1,4 +1,4 @@
-//! What is compressed, and how: contents of several natures, frames as several users of libzstd write them.
+//! The inputs: contents of several natures, and frames as several users of libzstd write them.
 
 use std::fs;
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter};
 
-/// A small generator (xorshift64*), so that every case can be repeated from its seed.
+/// A small generator (xorshift64*). Every case can be repeated from its seed.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -26,7 +26,7 @@ impl Random {
         self.below(n) == 0
     }
 
-    /// Any magnitude up to `limit` is as likely as any other.
+    /// Returns a size up to `limit`. Every magnitude is equally likely.
     pub(super) fn size(&mut self, limit: usize) -> usize {
         let log = self.below(usize::try_from(limit.max(2).ilog2()).unwrap() + 1);
         self.below((2 << log).min(limit + 1))
@@ -37,7 +37,7 @@ impl Random {
     }
 }
 
-/// Compiled modules of the installed OTP, one after another.
+/// Returns compiled modules of the installed OTP, one after another.
 pub(super) fn beam_files(size: usize) -> Vec<u8> {
     let output = Command::new("erl")
         .args([
@@ -79,7 +79,7 @@ pub(super) fn words(random: &mut Random, size: usize) -> Vec<u8> {
     text
 }
 
-/// Content of one of several natures, `size` bytes of it.
+/// Returns `size` bytes of content of one of several natures.
 pub(super) fn content(random: &mut Random, beams: &[u8], size: usize) -> Vec<u8> {
     match random.below(7) {
         0 => random.bytes(size),
@@ -87,7 +87,8 @@ pub(super) fn content(random: &mut Random, beams: &[u8], size: usize) -> Vec<u8>
         2 => words(random, size),
         3 => (0..size).map(|_| b"aaaaaaab"[random.below(8)]).collect(),
         4 => {
-            // Runs, noise and repeats in turn: raw, run-length and compressed blocks in one frame.
+            // Runs, noise and repeats alternate. So one frame has raw, run-length and compressed
+            // blocks.
             let mut mixed = Vec::new();
             while mixed.len() < size {
                 let part = random.size(400_000).max(1);
@@ -107,7 +108,7 @@ pub(super) fn content(random: &mut Random, beams: &[u8], size: usize) -> Vec<u8>
     }
 }
 
-/// A few bytes changed, a piece moved: what a new build is to the old one.
+/// Returns the content with a few changed bytes and a moved piece, like a new build.
 pub(super) fn edited(random: &mut Random, old: &[u8]) -> Vec<u8> {
     let mut new = old.to_vec();
     for _ in 0..random.below(20) {
@@ -156,7 +157,8 @@ pub(super) fn compress(
     frame
 }
 
-/// A frame as a stream writes it that does not know its size: no content size, a window by level.
+/// Returns a frame as written by a stream that does not know its size: no content size, and the
+/// level's window.
 pub(super) fn compress_stream(content: &[u8], level: i32) -> Vec<u8> {
     let mut encoder = zstd::Encoder::new(Vec::new(), level).unwrap();
     for part in content.chunks(50_000) {

@@ -1,9 +1,9 @@
-//! The agent's zstd decoder against libzstd: what libzstd writes it reads, what is damaged it
-//! refuses or reads as libzstd does, in bounded time and memory.
+//! The agent's zstd decoder compared with libzstd. It reads everything that libzstd writes. It
+//! refuses damaged frames or reads them as libzstd does, in bounded time and memory.
 //!
 //! One Erlang runtime decodes for all cases of a test (`tests/erl/relsync_lib_zstd_driver.erl`).
-//! `RELSYNC_ZSTD_CASES=N` asks for N random cases per test; `RELSYNC_BLESS=1` rewrites the golden
-//! vectors that the eunit tests read as well.
+//! `RELSYNC_ZSTD_CASES=N` asks for N random cases per test. `RELSYNC_BLESS=1` rewrites the golden
+//! vectors that the eunit tests read too.
 
 #![expect(
     clippy::unwrap_used,
@@ -21,21 +21,21 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 const MIB: usize = 1024 * 1024;
 
-/// What the agent said of one frame.
+/// The agent's answer for one frame.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Content(Vec<u8>),
     Refused(String),
 }
 
-/// Which of the agent's two entry points decodes.
+/// The agent's entry point that decodes.
 #[derive(Clone, Copy, Debug)]
 enum Decoder {
     Erlang,
     Native,
 }
 
-/// A running Erlang node that decodes what it is sent.
+/// A running Erlang node that decodes the frames it receives.
 struct Agent {
     child: Child,
     requests: Option<ChildStdin>,

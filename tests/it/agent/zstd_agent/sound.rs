@@ -1,4 +1,4 @@
-//! What libzstd writes is read.
+//! The agent reads frames that libzstd writes.
 
 use zstd::zstd_safe::CParameter;
 
@@ -38,7 +38,7 @@ fn random_frames_of_libzstd_are_read() {
     for seed in 1..=u64::try_from(case_count(60)).unwrap() {
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let level = i32::try_from(random.below(30)).unwrap() - 7;
-        // The high levels need seconds for megabytes.
+        // High levels take seconds for megabytes.
         let size = random.size(if level > 9 { MIB } else { 8 * MIB });
         let raw = content(&mut random, &beams, size);
         let prefix = if random.one_in(2) {

@@ -1,4 +1,4 @@
-//! Ways to bring new code into a VM.
+//! The ways to load new code into a VM.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,7 +19,8 @@ fn a_node_in_embedded_mode_loads_what_is_new() {
     });
     let tree = rig.tree();
     tree.app("sample", "1.0", &[("sample", &version(1))]);
-    // This node's boot file has kernel and stdlib only: the agent takes crypto from where OTP lies.
+    // This node's boot file has kernel and stdlib only. The agent loads crypto from OTP's own
+    // directory.
     let first = push_all(&rig, &[]);
     assert_eq!(first["modules"][0]["status"], "load", "{first}");
     assert_eq!(rig.node.eval("sample:f()"), "1");
@@ -180,7 +181,7 @@ fn reload_none_changes_files_only() {
     assert_eq!(rig.node.eval("sample:f()"), "1");
     let status = rig.push(&["status"], 0);
     assert_eq!(status["modules"][0]["module"], "sample", "{status}");
-    // The next push that reloads brings the code up to date as well.
+    // The next push that reloads also brings the code up to date.
     tree.file("more", b"more");
     push_all(&rig, &[]);
     assert_eq!(rig.node.eval("sample:f()"), "2");
@@ -234,7 +235,7 @@ fn applications_are_restarted() {
     let make = |n: u32| {
         let app = "-behaviour(application).\n-export([start/2, stop/1]).\n\
                    start(_, _) -> sample_server:start_link().\nstop(_) -> ok.";
-        // The state is of the version that made it: only a restart changes it.
+        // The state belongs to the version that made it. Only a restart changes it.
         let server = format!(
             "-behaviour(gen_server).\n-export([start_link/0, init/1, handle_call/3, handle_cast/2]).\n\
              start_link() -> gen_server:start_link({{local, ?MODULE}}, ?MODULE, [], []).\n\
@@ -276,7 +277,8 @@ fn applications_are_restarted() {
     );
 }
 
-/// The release is there and runs, and relsync has not seen it. Returns where the modules `sample` and `kept` are.
+/// Makes a running release that relsync has not seen. Returns the directory of the modules `sample`
+/// and `kept`.
 fn leave_the_factory(rig: &Rig, sample: &str) -> PathBuf {
     let tree = rig.tree();
     tree.app(
@@ -335,7 +337,7 @@ fn a_writable_path_stands_before_the_destination() {
     assert_eq!(listing(&rig.device()), factory);
 }
 
-/// A module whose process runs its code, and answers with the version that runs.
+/// A module whose process runs its code, and answers with the running version.
 fn serving(n: u32) -> String {
     format!(
         "-export([f/0, start/0, loop/0]).\nf() -> {n}.\nstart() -> register(server, spawn(fun loop/0)).\n\
@@ -343,7 +345,7 @@ fn serving(n: u32) -> String {
     )
 }
 
-/// A module of the release on the read-only file system comes back when what stands before it goes.
+/// A module of the release on the read-only file system returns when the one before it is removed.
 #[test]
 fn what_stands_before_a_read_only_module_goes_softly() {
     const ASK: &str = "server ! {ask, self()}, receive V -> V end.";
@@ -363,13 +365,14 @@ fn what_stands_before_a_read_only_module_goes_softly() {
         assert_eq!(listing(&rig.device()), factory);
     };
 
-    // The process goes over to the code that came last after its next message.
+    // After its next message, the process continues in the newest code.
     let answer = || {
         rig.node.eval(ASK);
         rig.node.eval(ASK)
     };
 
-    // Once with the version of the read-only release, once with another one, whose directory stands first.
+    // Once with the version of the read-only release, and once with another one, whose directory
+    // comes first.
     for vsn in ["1.0", "2.0"] {
         if vsn == "2.0" {
             fs::remove_dir_all(tree.root().join("lib/sample-1.0")).expect("removed");
@@ -392,7 +395,8 @@ fn what_stands_before_a_read_only_module_goes_softly() {
         assert_eq!(answer(), "1");
     }
 
-    // A failing hook puts the code of the read-only release back, although a module of it was last loaded from elsewhere.
+    // A failing hook restores the code of the read-only release, although one of its modules was
+    // last loaded from elsewhere.
     tree.app(
         "sample",
         "2.0",
@@ -405,7 +409,7 @@ fn what_stands_before_a_read_only_module_goes_softly() {
     assert!(!failed.to_string().contains("not brought back"), "{failed}");
     is_factory_code();
 
-    // A new release without the module is no other case.
+    // A new release without the module behaves the same.
     assert_eq!(rig.push(&arguments, 0)["outcome"], "applied");
     rig.node.eval("true = sample:start()");
     assert_eq!(answer(), "4");

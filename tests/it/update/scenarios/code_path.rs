@@ -1,4 +1,4 @@
-//! What is code, and which code counts: the path follows the release, and running code follows the files.
+//! Code and the code path: the path follows the release, and running code follows the files.
 
 use std::fs;
 use std::process::Command;
@@ -15,7 +15,7 @@ fn add_path(node: &Node, rig: &Rig, below: &str) {
     node.eval(&format!("true = code:add_patha({dir:?})"));
 }
 
-/// Brings the tree to the device by other means than relsync.
+/// Copies the tree to the device without relsync.
 fn copy_to_device(rig: &Rig) {
     for entry in fs::read_dir(rig.tree().root()).expect("the tree") {
         let copied = Command::new("cp")
@@ -41,7 +41,7 @@ fn the_first_push_may_be_a_version_bump() {
         rig.push(&[], 0);
         assert_eq!(rig.node.eval("sample:f()"), n.to_string());
     }
-    // The release of other means is there yet.
+    // The release that was copied is still there.
     assert_eq!(rig.push(&["rollback"], 0)["generation"], 1);
     assert_eq!(rig.node.eval("sample:f()"), "2");
     assert_eq!(rig.push(&["rollback"], 0)["generation"], 0);
@@ -79,7 +79,7 @@ fn consolidated_protocols_move_with_the_version() {
     make(1, "0.1.0");
     copy_to_device(&rig);
     add_path(&rig.node, &rig, "lib/sample-0.1.0/ebin");
-    // As `mix release` spells it.
+    // The spelling of `mix release`.
     add_path(&rig.node, &rig, "lib/../releases/0.1.0/consolidated");
     assert_eq!(
         rig.node.eval("{sample:f(), proto:f()}"),
@@ -105,7 +105,8 @@ fn consolidated_protocols_move_with_the_version() {
     runs(2, "0.1.0");
 }
 
-/// Another VM has loaded the files of before, a patch came by hand: the files are right, the code is not.
+/// Another VM has loaded the previous files, or somebody patched code by hand. The files are right,
+/// but the code is not.
 #[test]
 fn code_that_is_not_that_of_the_files_is_reloaded() {
     let rig = Rig::new();
@@ -219,7 +220,7 @@ fn a_version_bump_reaches_a_vm_in_embedded_mode() {
     );
 }
 
-/// Files were placed and the code left alone; `relsync reload` brings it in, with the version and the path.
+/// A push only placed the files. `relsync reload` loads the code, with the version and the path.
 #[test]
 fn reload_brings_in_what_a_push_only_placed() {
     let rig = Rig::new();
@@ -241,7 +242,7 @@ fn reload_brings_in_what_a_push_only_placed() {
     push_nothing(&rig);
 }
 
-/// Two VMs run from one directory: a push to one leaves the other with the code of before.
+/// Two VMs run from one directory. A push to one leaves the other with the previous code.
 #[test]
 fn a_second_node_on_the_directory_is_brought_in_line() {
     let rig = Rig::new();

@@ -60,7 +60,7 @@ fn fill(root: &Path) {
     }
 }
 
-/// Makes of each kind of entry each other kind.
+/// Turns each kind of entry into each other kind.
 fn change_kinds(root: &Path) {
     let kinds = root.join("kinds");
     for file in ["file", "file2", "link", "link2"] {
@@ -146,7 +146,8 @@ fn files_that_relsync_did_not_install_stay() {
     rig.push(&["rollback"], 0);
     assert!(is_there(&rig.device(), "data/schema") && is_there(&rig.device(), "data/my.db"));
 
-    // On first contact they go if that is wished, and only those that are not protected.
+    // On first contact, they are removed if the user wants that, and only those that are not
+    // protected.
     let other = rig.cli.dir().join("other");
     foreign(&other);
     let arguments = ["-p", path(&other), "--delete", "--protect", "log/"];
@@ -188,7 +189,7 @@ fn drift_is_shown_and_repaired() {
     assert_eq!(repaired["generation"], 2, "{repaired}");
     push_nothing(&rig);
 
-    // What neither size nor time tells, only the hash does.
+    // Only the hash shows this change, not size or time.
     let modified = fs::metadata(at("same-size"))
         .and_then(|m| m.modified())
         .expect("a time");
@@ -201,7 +202,8 @@ fn drift_is_shown_and_repaired() {
     let status = rig.push(&["status", "--checksum"], 0);
     assert_eq!(status["drift"]["paths"], serde_json::json!(["same-size"]));
     push_all(&rig, &["--checksum"]);
-    // A file in a directory that became another kind, and one that relsync's is now a directory.
+    // A file in a directory that became another kind, and one of relsync's files that is now a
+    // directory.
     fs::remove_dir_all(at("dir")).expect("removed");
     fs::write(at("dir"), "a file").expect("a file");
     fs::remove_file(at("edited")).expect("removed");

@@ -1,4 +1,5 @@
-//! What happens in the life of a release: every kind of entry, drift, foreign files, ways to reload, hooks, generations.
+//! Events in the life of a release: every kind of entry, drift, foreign files, ways to reload,
+//! hooks, generations.
 
 mod code;
 mod code_path;
@@ -14,7 +15,7 @@ use relsync_tests::release::listing;
 use relsync_tests::rig::Rig;
 use serde_json::Value;
 
-/// Hooks that fail whatever is done: where they are not run, the push succeeds.
+/// Hooks that fail in any case. If they do not run, the push succeeds.
 const POISON: &str =
     "-module(poison).\n-export([presync/0]).\npresync() -> {error, hooks_were_run}.\n";
 
@@ -30,7 +31,7 @@ fn path(path: &Path) -> &str {
     path.to_str().expect("a path of text")
 }
 
-/// Pushes, and sees that the device then holds exactly the tree.
+/// Pushes, and checks that the device then has exactly the tree.
 fn push_all(rig: &Rig, arguments: &[&str]) -> Value {
     let result = rig.push(arguments, 0);
     assert_eq!(result["outcome"], "applied", "{result}");
@@ -38,7 +39,7 @@ fn push_all(rig: &Rig, arguments: &[&str]) -> Value {
     result
 }
 
-/// Pushes again, with hooks that fail when they run, and sees that nothing is done.
+/// Pushes again, with hooks that fail when they run, and checks that nothing is done.
 fn push_nothing(rig: &Rig) {
     fs::write(rig.cli.dir().join("poison.erl"), POISON).expect("a file");
     let before = rig.state();

@@ -1,4 +1,5 @@
-//! Nobody is broken by a soft update: funs of the code before, processes in the way, and the way back with hooks.
+//! A soft update breaks no process: funs of the previous code, processes in the way, and the way
+//! back with hooks.
 
 use std::fs;
 
@@ -60,7 +61,7 @@ fn holders_of_funs_survive_push_rollback_and_push() {
     push_all(&rig, &[]);
     ask(2, 4);
 
-    // The code that the funs are of makes room now; what is lost is said before and after.
+    // The code of the funs is purged now. The loss is reported before and after.
     tree.app("sample", "1.0", &[("holder", &holder(3))]);
     let planned = rig.push(&["plan"], 0);
     assert_eq!(
@@ -118,7 +119,7 @@ fn presync_may_stop_whom_soft_would_refuse_to_kill() {
         &["sample", "looper", "nothing was changed"],
     );
 
-    // Hooks that stop nobody: what presync did is undone by postsync.
+    // Hooks that stop nothing. `postsync` undoes what `presync` did.
     write_hooks(
         &rig,
         "idle",
@@ -158,7 +159,8 @@ fn presync_may_stop_whom_soft_would_refuse_to_kill() {
             format!("{{{n},true}}")
         );
     }
-    // The way back asks as late, too. Who runs the code that it leaves goes on, until that is in the way.
+    // The way back asks just as late. A process that runs the code that it leaves continues, until
+    // it is in the way.
     rig.push(&["rollback", "-H", "idle"], 0);
     assert_eq!(
         rig.node.eval("{sample:f(), is_pid(whereis(looper))}"),
@@ -200,7 +202,8 @@ fn a_rollback_runs_hooks_too() {
     assert_eq!(rig.node.eval("persistent_term:get(sample_format)"), "undo");
     assert_eq!(rig.node.eval("code:is_loaded(migrating)"), "false");
 
-    // A presync that fails refuses the way back; what is installed stays, and the other hooks lead back to it.
+    // If presync fails, the way back is refused. The installed release stays, and the other hooks
+    // lead back to it.
     write_hooks(
         &rig,
         "refusing",
@@ -219,7 +222,7 @@ fn a_rollback_runs_hooks_too() {
     let status = rig.push(&["status"], 0);
     assert_eq!(status["current"]["generation"], 2, "{status}");
 
-    // One that fails afterwards is told; the earlier release is back all the same.
+    // A later failure is reported, and the earlier release is restored anyway.
     write_hooks(&rig, "sick", "-export([health/0]).\nhealth() -> sick.");
     let result = rig.push(&["rollback", "-H", "sick"], 4);
     let notes = result["notes"].to_string();
@@ -230,7 +233,8 @@ fn a_rollback_runs_hooks_too() {
     assert_eq!(result["generation"], 1, "{result}");
     assert_eq!(rig.node.eval("sample:f()"), "1");
 
-    // What is no hook is found out before the target is contacted; source goes where nothing compiles here.
+    // A module that is not a hook is found before the target is contacted. Source is sent if
+    // nothing compiles here.
     write_hooks(&rig, "typo", "-export([pstsync/0]).\npstsync() -> ok.");
     rig.refused(
         &["rollback", "-H", "typo"],
