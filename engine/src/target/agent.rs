@@ -1,10 +1,12 @@
-//! The agent that runs on the target, as it is embedded in the host.
+//! The target's agent, embedded in the host.
 //!
-//! Owns the compiled blobs and the boot expressions (`engine/agent`, made by `make agent` from `erlang/apps/relsync_lib`
-//! and `erlang/apps/relsync_boot`) and knows which of them suits which OTP release. Does not send or load anything.
+//! This module owns the compiled blobs and the boot expressions (`engine/agent`, made by
+//! `make agent` from `erlang/apps/relsync_lib` and `erlang/apps/relsync_boot`). It knows which of
+//! them fits which OTP release. It does not send or load anything.
 //!
-//! No single compilation of the agent loads on every supported release: code of OTP 23's compiler is refused from
-//! OTP 26 on, and code of OTP 27's compiler before that. Hence two variants of the same modules.
+//! No single compilation of the agent loads on every supported release. OTP 26 and newer refuse
+//! code of OTP 23's compiler, and older ones refuse code of OTP 27's compiler. So there are two
+//! variants of the same modules.
 
 use std::sync::LazyLock;
 
@@ -13,15 +15,18 @@ use sha2::{Digest, Sha256};
 /// The oldest OTP release that the agent runs on.
 pub const OLDEST_OTP_RELEASE: u32 = 23;
 
-/// What the target evaluates before any module of ours is there, a line each: [`boot`] and [`fetch`].
+/// The expressions that the target evaluates before it has any of our modules, one per line:
+/// [`boot`] and [`fetch`].
 const EXPRESSIONS: &str = include_str!("../../agent/boot.txt");
 
-/// Erlang expressions that begin a session. They use the variables `Who`, `Versions` and `Hello`.
+/// Returns the Erlang expressions that begin a session. They use the variables `Who`, `Versions`
+/// and `Hello`.
 pub fn boot() -> &'static str {
     EXPRESSIONS.lines().next().unwrap_or_default()
 }
 
-/// Erlang expressions that load the agent. They use the variables `Host`, `Release`, `State` and `Hash`.
+/// Returns the Erlang expressions that load the agent. They use the variables `Host`, `Release`,
+/// `State` and `Hash`.
 pub fn fetch() -> &'static str {
     EXPRESSIONS.lines().nth(1).unwrap_or_default()
 }
@@ -31,18 +36,18 @@ pub fn fetch() -> &'static str {
 pub struct Variant {
     /// The oldest OTP release that loads this variant, as text: `23` or `26`.
     pub name: &'static str,
-    /// The agent's version and the compressed external form of `[{Module, Beam}]`: `relsync_lib_loader`, then the others by
-    /// name.
+    /// The agent's version, followed by the compressed external form of `[{Module, Beam}]`:
+    /// `relsync_lib_loader`, then the others by name.
     pub blob: &'static [u8],
-    /// SHA-256 of the blob, under which a target keeps it.
+    /// The SHA-256 of the blob. A target stores the blob under it.
     pub sha256: [u8; 32],
 }
 
-/// How many bytes of a blob are the agent's version.
+/// The number of a blob's bytes that are the agent's version.
 const VERSION_BYTES: usize = 16;
 
 impl Variant {
-    /// The agent's version, by which a target knows whether it has it loaded.
+    /// Returns the agent's version. By it, a target knows whether it has loaded this agent.
     pub fn version(&self) -> &'static [u8] {
         &self.blob[..VERSION_BYTES]
     }
@@ -63,14 +68,15 @@ fn variant(name: &'static str, blob: &'static [u8]) -> Variant {
     }
 }
 
-/// Both variants, that for the older releases first.
+/// Returns both variants, the one for the older releases first.
 pub fn both() -> &'static [Variant; 2] {
     &VARIANTS
 }
 
-/// The variant that an OTP release loads; `None` for releases too old for the agent.
+/// Returns the variant that an OTP release loads; `None` for releases too old for the agent.
 ///
-/// Releases newer than any that was tested get the newer variant: the loader accepts code of several releases back.
+/// Releases newer than any tested one get the newer variant, because the loader accepts code of
+/// several releases back.
 pub fn variant_for_otp_release(release: u32) -> Option<&'static Variant> {
     let [older, newer] = both();
     match release {

@@ -1,26 +1,26 @@
-//! What the host says first, and what is said of the agent on its way.
+//! The host's first message, and the progress of sending the agent.
 
 use std::time::Duration;
 
 use crate::target::session::SILENCE;
 
-/// The longest name of a session: one byte says how long it is.
+/// The maximum length of a session's name. One byte holds the length.
 const HOLDER_BYTES: usize = 120;
 
-/// What the host says of itself and wants of the target.
+/// The host's identity, and its wishes for the target.
 #[derive(Debug, Clone)]
 pub struct Greeting {
-    /// Who calls, as `user@machine`: shown to whoever finds the target busy.
+    /// The caller, as `user@machine`. Another host sees it when it finds the target busy.
     pub host: String,
     /// The release's root on the target, absolute.
     pub destination: Vec<u8>,
-    /// Where the tree is written if the destination is read-only, absolute.
+    /// The directory that the tree is written to if the destination is read-only, absolute.
     pub writable: Option<Vec<u8>>,
-    /// Whether drift is looked for by hash instead of size, time and mode.
+    /// Whether drift is found by hash instead of size, time and mode.
     pub checksum: bool,
-    /// Whether an update may follow, so that the agent may make its state directory.
+    /// Whether an update may follow. Then the agent may make its state directory.
     pub prepare: bool,
-    /// How long the agent may say nothing.
+    /// The time for which the agent may be silent.
     pub silence: Duration,
 }
 
@@ -37,7 +37,7 @@ impl Greeting {
         }
     }
 
-    /// What this session is called while it holds the target.
+    /// Returns the name of this session while it holds the target.
     pub fn holder(&self) -> &str {
         let mut end = self.host.len().min(HOLDER_BYTES);
         while !self.host.is_char_boundary(end) {
@@ -56,10 +56,10 @@ impl Greeting {
     }
 }
 
-/// The agent on its way to a target that has not cached it.
+/// The progress of sending the agent to a target that does not have it cached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AgentSent {
-    /// Given to the socket, about.
+    /// The approximate number of bytes given to the socket.
     pub sent: u64,
     /// The agent's size.
     pub total: u64,

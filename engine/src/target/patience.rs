@@ -1,45 +1,47 @@
-//! How long, and how often, the host tries.
+//! The host's patience: how long, and how often, it tries.
 //!
-//! Owns every pause, number of attempts and deadline with which a target is reached again, awaited and confirmed. The limits of
-//! one connection are the transport's.
+//! This module owns every pause, number of attempts and deadline for reaching a target again,
+//! waiting for it, and confirming. The transport owns the limits of one connection.
 
 use std::time::Duration;
 
-/// How long, and how often, the host tries.
+/// The times and numbers of the host's attempts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Patience {
-    /// New attempts after the link to a target was lost.
+    /// The number of new attempts after the link to a target was lost.
     pub retries: u32,
-    /// New attempts, at least, after a target was lost that may have been told to apply or confirm: it may be restarting.
+    /// The minimum number of new attempts after a target was lost that may have been told to apply
+    /// or confirm. It may be restarting.
     pub least_retries: u32,
-    /// The pause before the first new attempt; each next one doubles it.
+    /// The pause before the first new attempt. Each next one doubles it.
     pub first_pause: Duration,
     /// The longest pause between two attempts.
     pub longest_pause: Duration,
-    /// How long a good-bye may take.
+    /// The time limit for a good-bye.
     pub goodbye: Duration,
-    /// How long a target is awaited that is busy with what ends soon by itself: a session of this same user, or the target's own
-    /// way back after a probation.
+    /// The time to wait for a target that is busy with work that ends soon by itself. That is a
+    /// session of the same user, or the target's own way back after a probation.
     pub busy: Duration,
     /// The pause between two looks at a busy target.
     pub busy_pause: Duration,
-    /// How long a lost target is awaited that is still at work: its hooks may take their time.
+    /// The time to wait for a lost target that is still at work. Its hooks may take long.
     pub working: Duration,
     /// The pause between two looks at a target that is at work.
     pub working_pause: Duration,
     /// The longest pause between two attempts to confirm.
     pub confirm_pause: Duration,
-    /// How long after the end of a probation the target is asked whether it went back.
+    /// The time after the end of a probation in which the host asks the target whether it went
+    /// back.
     pub after_probation: Duration,
     /// The pause between two such questions.
     pub after_probation_pause: Duration,
     /// The limit of one attempt to confirm once the probation has ended.
     pub last_attempt: Duration,
-    /// How long a VM that restarts is awaited.
+    /// The time to wait for a restarting VM.
     pub restart: Duration,
-    /// How long a target waits before it restarts its VM: no earlier is it worth a question.
+    /// The time that a target waits before it restarts its VM. An earlier question is useless.
     pub restart_begins: Duration,
-    /// The pause between two looks at a VM that restarts.
+    /// The pause between two looks at a restarting VM.
     pub restart_pause: Duration,
 }
 
@@ -77,7 +79,7 @@ impl Patience {
     }
 }
 
-/// The pauses before new attempts; it ends with the attempts.
+/// The pauses before new attempts. The iterator ends with the attempts.
 #[derive(Debug, Clone)]
 pub struct Pauses {
     left: u32,

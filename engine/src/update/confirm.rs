@@ -3,7 +3,7 @@
 use crate::target::session::{Session, SessionError, unexpected};
 use crate::target::wire::{ApplyResult, Reply, Request};
 
-/// Takes the generation that is meant out of probation. The target refuses if another one is installed by now.
+/// Ends the probation of a generation. The target refuses if it has another one installed.
 pub(super) async fn end_probation(
     session: &mut Session,
     generation: u64,

@@ -1,4 +1,4 @@
-//! What stands on the target in the place of new entries.
+//! The entries on the target in the place of new ones.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,8 @@ use crate::plan::conflicts::Unknown;
 use crate::target::session::{Session, unexpected};
 use crate::target::wire::{Reply, Request};
 
-/// Asks the target, from the top down: below what is not there, nothing is asked about.
+/// Asks the target, from the top down. Nothing is asked about paths below an entry that does not
+/// exist.
 pub(super) async fn standing(
     session: &mut Session,
     unknown: &Unknown<'_>,

@@ -1,8 +1,9 @@
-//! Whether the target can be started again after an update.
+//! The check that the target can start again after an update.
 //!
-//! Before it plans, the host asks the target what it has of what the release's boot file names and the release itself does not
-//! bring: directories of its Erlang, and system libraries. With the plan it then knows what a start would miss. The agent looks again,
-//! at every module and at what the running VM was booted from, when everything is staged.
+//! Before it plans, the host asks the target for the parts that the release's boot file names and
+//! the release lacks. These are directories of the target's Erlang, and system libraries. With the
+//! plan, the host then knows what a start would miss. When everything is staged, the agent checks
+//! again, at every module and at the files that the running VM was booted from.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,22 +18,22 @@ use crate::tree::entry::Entry;
 use crate::tree::exclude;
 use crate::tree::manifest::Manifest;
 
-/// How many names are shown.
+/// The number of names shown.
 const SHOWN_NAMES: usize = 6;
 
-/// What the target has of what a release needs.
+/// The target's answer about the needs of a release.
 #[derive(Debug, Clone)]
 pub struct Looked {
-    /// How the release starts, if it says so.
+    /// The start of the release, if the release says how it starts.
     next: Result<Option<NextBoot>, NextBootError>,
-    /// What was asked for.
+    /// The directories that were asked for.
     directories: Vec<String>,
-    /// System libraries of the release that were asked for, as `kernel-9.0`.
+    /// The system libraries of the release that were asked for, such as `kernel-9.0`.
     systems: Vec<String>,
     found: Found,
 }
 
-/// What a start of the release would miss.
+/// The parts that a start of the release would miss.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BootFault {
     /// Directories, modules or a runtime system.
@@ -66,8 +67,8 @@ impl fmt::Display for BootFault {
     }
 }
 
-/// Asks the target for what the release in `tree` needs and does not bring. `systems` are those of its libraries that `tree` leaves out.
-/// Asks nothing if nothing is needed.
+/// Asks the target for the parts that the release in `tree` needs and lacks. `systems` are its
+/// libraries that `tree` leaves out. Asks nothing if nothing is needed.
 pub async fn look(
     session: &mut Session,
     store: &Store,
@@ -103,8 +104,8 @@ pub async fn look(
 }
 
 impl Looked {
-    /// Lists the system libraries that the target lacks, as `kernel-9.0`: its Erlang has not got them, or a boot variable leads
-    /// into the release for them, and they are not there.
+    /// Lists the system libraries that the target lacks, such as `kernel-9.0`. Its Erlang does not
+    /// have them, or a boot variable points into the release for them and they are missing there.
     #[must_use]
     pub fn lacking(&self) -> Vec<String> {
         let indexes = self.found.lacking.iter();
@@ -122,7 +123,8 @@ impl Looked {
             .collect()
     }
 
-    /// Finds what a start would miss once the plan for `new` was carried out. In embedded mode all modules are loaded at boot.
+    /// Finds what a start would miss after the plan for `new`. In embedded mode, all modules are
+    /// loaded at boot.
     pub(super) fn fault(
         &self,
         new: &Manifest,
@@ -172,7 +174,8 @@ impl Looked {
     }
 }
 
-/// The directories that only the target may have. Those of a system library that is left out are asked for with it.
+/// Returns the directories that only the target may have. Those of a system library that is left
+/// out are asked for together with it.
 fn asked(next: &NextBoot, tree: &Manifest, systems: &[String]) -> Vec<String> {
     let of_system = |path: &str| {
         let library = path
@@ -183,7 +186,7 @@ fn asked(next: &NextBoot, tree: &Manifest, systems: &[String]) -> Vec<String> {
     let lacking = next.lacks(tree, false).into_iter();
     let lacking = lacking.filter(|path| !path.ends_with(".beam") && !of_system(path));
     let mut asked: Vec<String> = lacking.chain(next.elsewhere()).collect();
-    // A release that brings no runtime system is started by whichever there is.
+    // A release without a runtime system is started by any available one.
     if !next.brings_erts && !tree.starting_with(b"erts-").is_empty() {
         asked.push(erts(next));
     }
@@ -201,7 +204,7 @@ fn content(store: &Store, entry: &Entry) -> Option<Vec<u8>> {
     content??.read_all(limits::BOOT_SCRIPT_BYTES).ok()
 }
 
-/// The system library that a path of a release lies in, as `kernel-9.0`.
+/// Returns the system library that a path of a release lies in, such as `kernel-9.0`.
 #[must_use]
 pub fn system_library(path: &[u8]) -> Option<&str> {
     let library = path

@@ -1,4 +1,4 @@
-//! Modules that the VM of a target cannot load.
+//! Modules that a target's VM cannot load.
 
 use std::fmt;
 
@@ -10,9 +10,9 @@ use crate::target::wire::{ModuleState, ModuleStatus};
 use crate::tree::entry::Escaped;
 use crate::tree::manifest::Manifest;
 
-/// How many modules are named.
+/// The number of modules named in an error.
 const SHOWN_MODULES: usize = 3;
-/// What the target says of modules whose new file it does not load.
+/// The statuses of modules whose new file the target does not load.
 const LEFT_ALONE: [ModuleState; 5] = [
     ModuleState::Agent,
     ModuleState::Foreign,
@@ -21,7 +21,7 @@ const LEFT_ALONE: [ModuleState; 5] = [
     ModuleState::Shadowed,
 ];
 
-/// Modules of a release that were compiled for a later OTP than the target runs.
+/// Modules of a release that were compiled for a later OTP than the target's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct OtherOtp {
     /// Their paths.
@@ -33,7 +33,7 @@ pub struct OtherOtp {
 }
 
 impl OtherOtp {
-    /// Looks at those new and changed modules of a plan that the VM may load.
+    /// Examines the new and changed modules of a plan that the VM may load.
     pub(super) fn find(
         store: &Store,
         new: &Manifest,
@@ -60,7 +60,8 @@ impl OtherOtp {
     }
 }
 
-/// Whether the VM loads a file, now or when it starts again, as the target says of its module; of what it never loads it says nothing.
+/// Returns whether the VM loads a file, now or when it restarts, by the target's status of its
+/// module. The target reports no status for a file that it never loads.
 pub(super) fn is_loaded(path: &[u8], modules: &[ModuleStatus]) -> bool {
     let name = path.rsplit(|byte| *byte == b'/').next();
     let module = name.and_then(|name| name.strip_suffix(b".beam"));

@@ -1,4 +1,4 @@
-//! The pack on its way to the target, and the order to apply it.
+//! The transfer of the pack to the target, and the order to apply it.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
@@ -10,15 +10,16 @@ use crate::pack::encode::PackSummary;
 use crate::target::session::{Session, SessionError, unexpected};
 use crate::target::wire::{ApplyResult, HooksKind, HooksPoint, Reply, Request, Step, TargetStatus};
 
-/// Bytes of the pack in one message.
+/// The bytes of the pack in one message.
 const DATA_BYTES: usize = 32_000;
 
-/// How many hooks may run one after the other before the target says anything: `presync`, and where it fails `postsync` and
-/// `rollback`.
+/// The number of hooks that may run before the target answers: `presync`, and if it fails,
+/// `postsync` and `rollback`.
 const HOOKS_WITHOUT_A_WORD: u32 = 3;
 
-/// Sends a hooks module, and returns what the target said meanwhile. Nothing is sent after hooks that only the target can compile
-/// until it says that they will do: the host cannot have checked them.
+/// Sends a hooks module, and returns the target's replies meanwhile. If only the target can compile
+/// the hooks, nothing more is sent until the target accepts them. The host cannot have checked
+/// them.
 pub async fn send_hooks(
     session: &mut Session,
     hooks: &Hooks,
@@ -41,30 +42,30 @@ pub async fn send_hooks(
         is_loaded = matches!(&reply, Reply::Step { step: Step::Hooks });
         replies.push(reply);
     }
-    // Where `presync` fails, the others run to undo it before anything is said.
+    // If `presync` fails, the others run to undo it before the target answers.
     let limit = hooks.timeout_ms.map(Duration::from_millis);
     let all = limit.and_then(|limit| limit.checked_mul(HOOKS_WITHOUT_A_WORD));
     session.allow_more_silence(all);
     Ok(replies)
 }
 
-/// Sends under the credit that the target gives, and passes on what it says meanwhile.
+/// A sender that keeps to the credit of the target, and passes on the target's replies meanwhile.
 pub(super) struct Sender<'a> {
     session: &'a mut Session,
     on_event: &'a mut (dyn FnMut(PushEvent<'_>) + Send),
     total: u64,
-    /// The bytes of the pack that were given to the transport, which may keep them waiting.
+    /// The bytes of the pack that the transport has got. It may keep them waiting.
     queued: u64,
-    /// Where in the pack this session began.
+    /// The offset in the pack at which this session began.
     offset: u64,
-    /// What had gone over the socket by then.
+    /// The bytes sent over the socket until then.
     before: u64,
     taken: u64,
     credit: u64,
 }
 
 impl<'a> Sender<'a> {
-    /// Begins to send `total` bytes under the credit that the target gave first.
+    /// Starts to send `total` bytes under the target's first credit.
     pub(super) fn new(
         session: &'a mut Session,
         on_event: &'a mut (dyn FnMut(PushEvent<'_>) + Send),
@@ -148,8 +149,8 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    /// Brings the running code to the installed files. A session that is lost meanwhile has changed no file, and the next push finds
-    /// what is left to do.
+    /// Brings the running code to the installed files. A session that is lost meanwhile has changed
+    /// no file, and the next push does the rest.
     pub(super) async fn reload(
         &mut self,
         status: &TargetStatus,
@@ -169,7 +170,7 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// Handles what has come in, without waiting.
+    /// Handles the replies that have come in, without waiting.
     fn take_waiting_replies(&mut self) -> Result<(), PushError> {
         while let Some(reply) = self.session.receive_checked().now_or_never() {
             self.take(&reply?)?;
@@ -222,7 +223,8 @@ impl<'a> Sender<'a> {
 
     fn report(&mut self) {
         let written = self.session.counters().sent_bytes - self.before;
-        // What has been taken had been sent, whatever frames around it make of the count.
+        // Bytes that the target has taken were certainly sent, although the frames around them blur
+        // the count.
         let sent = (self.offset + written)
             .min(self.queued)
             .max(self.taken.min(self.queued));

@@ -2,7 +2,7 @@
 
 use super::{MAX_REPLY_BYTES, WireError};
 
-/// Bytes of a message that travel in one part.
+/// The bytes of a message in one part.
 pub const MAX_PART_BYTES: usize = 32 * 1024;
 
 /// Cuts a message into the parts that a transport carries one by one.
@@ -18,14 +18,14 @@ pub fn parts(message: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
     })
 }
 
-/// Joins the parts of one message after the other.
+/// A joiner of parts into messages, one message after the other.
 #[derive(Debug, Default)]
 pub struct Assembler {
     pending: Vec<u8>,
 }
 
 impl Assembler {
-    /// Takes a part; returns the message it completes, if it does.
+    /// Takes a part. Returns the message, if the part completes one.
     pub fn add(&mut self, part: &[u8]) -> Result<Option<Vec<u8>>, WireError> {
         let (&flag, bytes) = part.split_first().ok_or(WireError::Empty)?;
         if self.pending.len() + bytes.len() > MAX_REPLY_BYTES {

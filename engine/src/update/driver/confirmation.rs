@@ -1,15 +1,16 @@
-//! The end of a probation: a new connection, which proves that there can be one, and the confirmation over it.
+//! The end of a probation: a new connection, which proves that one is possible, and the
+//! confirmation over it.
 //!
-//! | what happened | what is done | how it ends |
+//! | event | action | end |
 //! |---|---|---|
 //! | no connection, or the target refuses | tries again, until the probation has ended, and a moment beyond | |
 //! | the target is going back | asks again when that is done | it went back |
-//! | a confirmation got no answer | asks again, beyond the probation's end if need be | confirmed, gone back, or not known |
+//! | a confirmation got no answer | asks again, beyond the probation's end if need be | confirmed, gone back, or unknown |
 //! | the probation has ended, and nobody answers | nothing | the target returns by itself |
 //! | a cancellation | stops at once | the target returns by itself when the probation ends |
 //!
-//! The target's timer starts before the host knows of it: once the host's time has run out, the target's has. What the target
-//! itself says afterwards stands, whatever the host's clock says.
+//! The target's timer starts before the host knows of it. So once the host's time has run out, the
+//! target's has too. The target's own answer afterwards counts, whatever the host's clock says.
 
 use std::time::Duration;
 
@@ -22,14 +23,14 @@ use crate::target::wire::{ApplyResult, ErrorKind};
 use crate::target::{OpenError, Patience, Pauses, Target};
 use crate::update::{self, Doing, Stage, Unreached, Update, UpdateError};
 
-/// The generation and the snapshot that a confirmation is about.
+/// The generation and snapshot that a confirmation is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Meant {
     generation: u64,
     snapshot: [u8; 32],
 }
 
-/// A generation that is to be confirmed, and until when.
+/// A generation to be confirmed, and the end of its probation.
 #[derive(Debug, Clone, Copy)]
 struct Probation {
     meant: Meant,
@@ -38,7 +39,7 @@ struct Probation {
 }
 
 impl Probation {
-    /// A probation of `timeout`, of which the target said just now that `left` is left.
+    /// Makes a probation of `timeout`. The target has just reported that `left` remains.
     fn new(meant: Meant, timeout: Duration, left: Duration) -> Self {
         Self {
             meant,
@@ -51,7 +52,7 @@ impl Probation {
         self.ends.saturating_duration_since(Instant::now())
     }
 
-    /// When to try again after an error that came `now`, if at all.
+    /// Returns the time of the next attempt after an error at `now`, if there is one.
     fn next_attempt(
         &self,
         now: Instant,
@@ -78,7 +79,7 @@ impl Probation {
     }
 }
 
-/// Ends a target's probation, whichever generation is installed.
+/// Ends a target's probation, of any installed generation.
 pub async fn confirm(
     target: &mut Target,
     on_event: &mut OnEvent<'_>,
@@ -92,7 +93,7 @@ pub async fn confirm(
 }
 
 impl Driver<'_, '_> {
-    /// Ends the probation from a new connection, if the update is on one.
+    /// Ends the probation over a new connection, if the update is on probation.
     pub(super) async fn confirm_in_time(
         &mut self,
         update: &Update,
@@ -125,7 +126,7 @@ impl Driver<'_, '_> {
 
     async fn until_confirmed(&mut self, probation: Probation) -> Result<(), UpdateError> {
         let generation = probation.meant.generation;
-        // A caller who cancelled before this waits for the end.
+        // A caller who cancelled before this point waits for the end.
         let was_cancelled = self.cancel.is_cancelled();
         self.tell(Event::Stage(Stage::Confirming {
             generation,
@@ -162,7 +163,8 @@ impl Driver<'_, '_> {
             let ended = if Instant::now() < ends {
                 match timeout_at(ends, confirming).await {
                     Ok(ended) => ended,
-                    // With the old release the network may be back: that takes a new connection.
+                    // With the old release, the network may work again. That needs a new
+                    // connection.
                     Err(_) => continue,
                 }
             } else {
@@ -195,7 +197,8 @@ impl Driver<'_, '_> {
         }
     }
 
-    /// Asks whether the target took a confirmation whose answer was lost: only it can tell.
+    /// Asks whether the target received a confirmation whose answer was lost. Only the target
+    /// knows.
     async fn ask_again(&mut self, meant: Meant) -> Result<ApplyResult, UpdateError> {
         let patience = self.target.patience.clone();
         let mut reason = Unreached::NoTime;
@@ -215,8 +218,8 @@ impl Driver<'_, '_> {
         })
     }
 
-    /// Ends a target's probation: that of the generation that is meant, or of whichever is installed. `asked` tells whether a
-    /// confirmation went out that nobody answered.
+    /// Ends a target's probation: that of the given generation, or of any installed one. `asked`
+    /// tells whether a confirmation was sent and not answered.
     async fn confirm(
         &mut self,
         meant: Option<Meant>,

@@ -1,4 +1,4 @@
-//! What happens to a target, as it happens.
+//! The events of a target, as they happen.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,65 +8,66 @@ use crate::target::wire::TargetStatus;
 use crate::tree::manifest::Manifest;
 use crate::update::{PushEvent, UpdateError};
 
-/// What happens to a target.
+/// An event of a target.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// Another stage begins.
     Stage(Stage),
-    /// The agent is on its way to a target that does not have it.
+    /// The agent is being sent to a target that does not have it.
     AgentSent(AgentSent),
-    /// A session is open in which the target is to be changed; this is what the target says of itself.
+    /// A session is open in which the target shall be changed. This is its status.
     Opened(&'a TargetStatus),
-    /// The target lacks some of Erlang's own applications, and gets them.
+    /// The target lacks some of Erlang's own applications. The update adds them.
     TakesAlong(&'a [String]),
-    /// The target has this many of Erlang's own applications, which are not sent.
+    /// The target has this many of Erlang's own applications. They are not sent.
     LeavesOut(usize),
-    /// An attempt begins to bring the target to this release.
+    /// An attempt to bring the target to this release begins.
     Begins {
-        /// The release, with what it takes along.
+        /// The release, with the applications added to it.
         release: &'a Arc<Manifest>,
-        /// What the target says of itself.
+        /// The target's status.
         status: &'a TargetStatus,
     },
-    /// The attempt goes on.
+    /// The attempt continues.
     Push(PushEvent<'a>),
     /// The target refused an update in one form, and gets it in another.
     FallsBack(Fallback),
-    /// The link was lost; the next attempt begins after a pause.
+    /// The link was lost. The next attempt begins after a pause.
     Retries {
-        /// How it was lost.
+        /// The error that ended the link.
         error: UpdateError,
         /// The pause.
         pause: Duration,
     },
-    /// The link was lost while the target applied the update: the target is asked what became of it.
+    /// The link was lost while the target applied the update. The host asks the target for the
+    /// outcome.
     LooksForTarget(UpdateError),
-    /// The VM restarts, and is awaited for this long.
+    /// The VM restarts. The host waits for it this long.
     AwaitsRestart(Duration),
-    /// The update cannot be confirmed yet; it is tried again until the probation ends.
+    /// The update cannot be confirmed yet. The host tries again until the probation ends.
     ConfirmsLater {
-        /// Why not yet.
+        /// The reason.
         error: UpdateError,
-        /// How much of the probation is left.
+        /// The remaining time of the probation.
         left: Duration,
     },
 }
 
-/// What a cancellation would interrupt.
+/// The work that a cancellation would interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Nothing that cannot be left at once: the target is unchanged, or has all it needs.
+    /// Work that can stop at once. The target is unchanged, or has everything it needs.
     Free,
-    /// The order to apply an update is on its way: only the target can tell whether it arrived. A cancellation hangs up, and
-    /// asks the target.
+    /// The order to apply an update is being sent. Only the target knows whether it arrived. A
+    /// cancellation hangs up, and asks the target.
     Ordered,
-    /// The target applies the update. A cancellation takes effect when it answers.
+    /// The target applies the update. A cancellation takes effect when the target answers.
     Applying,
     /// The target runs the update on probation. A cancellation leaves it there.
     Confirming {
         /// The generation on probation.
         generation: u64,
-        /// When the probation ends.
+        /// The end of the probation.
         ends: Instant,
     },
 }
@@ -74,9 +75,10 @@ pub enum Stage {
 /// Another form of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fallback {
-    /// The hooks go as source: the target runs an older OTP than the compiler here.
+    /// The hooks are sent as source, because the target runs an older OTP than the host's compiler.
     HooksAsSource,
-    /// Nothing that the target would have to deflate as the host does: its zlib gives other bytes.
+    /// The update needs no deflating on the target, because the target's zlib gives other bytes
+    /// than the host's.
     WithoutReflating,
     /// Nothing that refers to earlier generations: what the target keeps of them is damaged.
     WithoutKept,

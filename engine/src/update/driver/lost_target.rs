@@ -1,9 +1,9 @@
-//! What became of an update whose target was lost while it may have been told to apply.
+//! The outcome of an update whose target was lost after it may have been told to apply.
 //!
-//! | what happened | what is done | how it ends |
+//! | event | action | end |
 //! |---|---|---|
-//! | the session failed while the target applied | asks it on new connections, and waits while it is still at work | applied, rolled back, unchanged, or not known |
-//! | a cancellation while the order to apply was on its way | the same | the same |
+//! | the session failed while the target applied | asks it on new connections, and waits while it is still at work | applied, rolled back, unchanged, or unknown |
+//! | a cancellation while the order to apply was being sent | the same | the same |
 
 use tokio::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::target::wire::TargetStatus;
 use crate::update::{Aftermath, Doing, Lost, Unreached, UpdateError};
 
 impl Driver<'_, '_> {
-    /// Asks a target that was lost while it applied what became of the update.
+    /// Asks a target that was lost while it applied an update for the outcome.
     pub(super) async fn find_out(
         &mut self,
         lost: &Lost,

@@ -1,4 +1,4 @@
-//! How what was asked of a target ended, as a value.
+//! The end of a request to a target, as a value.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,28 +11,28 @@ use crate::tree::entry::Escaped;
 use crate::tree::manifest::Manifest;
 use crate::update::{Lost, PushError, PushReport};
 
-/// How an update ended, and what is known of the target since.
+/// The end of an update, and the state of the target since.
 #[derive(Debug)]
 pub struct Outcome {
-    /// How it ended.
+    /// The way it ended.
     pub ending: Ending,
-    /// The release, with what it took along.
+    /// The release, with the applications added to it.
     pub release: Arc<Manifest>,
-    /// What the target said of itself when it was last reached before the update.
+    /// The target's last status before the update.
     pub status: Option<TargetStatus>,
-    /// What was planned and sent, and what the target made of it, unless the link was lost.
+    /// The plan, the pack and the target's result, unless the link was lost.
     pub report: Option<PushReport>,
-    /// The generation that is installed, as far as the target said.
+    /// The installed generation, as far as the target reported it.
     pub generation: Option<u64>,
-    /// How much of a probation is left, in milliseconds.
+    /// The remaining time of a probation, in milliseconds.
     pub probation_ms: Option<u64>,
-    /// What a push would be refused for that a dry run may do.
+    /// The error that a real push would end with; for a dry run.
     pub foreseen: Option<UpdateError>,
-    /// The restart of the VM, if one was asked for and came about.
+    /// The restart of the VM, if one was requested and took place.
     pub restarted: Option<Restarted>,
 }
 
-/// How an update ended.
+/// The ways in which an update ends.
 #[derive(Debug)]
 pub enum Ending {
     /// The target ran the release before.
@@ -40,20 +40,20 @@ pub enum Ending {
         /// Whether some of its code takes effect only when the VM restarts.
         needs_restart: bool,
     },
-    /// Nothing was changed, as asked.
+    /// Nothing was changed, as requested.
     DryRun,
     /// The target runs the release, or at least has it installed.
     Applied {
         /// Whether part of it takes effect only when the VM restarts.
         needs_restart: bool,
     },
-    /// The release is installed, but what was to follow did not come about.
+    /// The release is installed, but a later step failed.
     Unsettled(UpdateError),
-    /// The target runs what it ran, after an attempt.
+    /// The target runs the previous release, after an attempt.
     RolledBack(UpdateError),
-    /// The target runs what it ran.
+    /// The target runs the previous release.
     Unchanged(UpdateError),
-    /// Nobody can tell what the target runs, or it is something else altogether.
+    /// It is unknown what the target runs, or it is another release altogether.
     Unknown(UpdateError),
 }
 
@@ -92,16 +92,16 @@ impl Ending {
     }
 }
 
-/// A VM that restarted and runs what is installed.
+/// A VM that restarted and runs the installed release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restarted {
-    /// How long it took.
+    /// The time it took.
     pub took: Duration,
     /// The boot file that it was started with, relative to the destination.
     pub boot: Option<Vec<u8>>,
 }
 
-/// Why what was asked of a target did not come about.
+/// The reasons why a request to a target failed.
 #[derive(Debug, thiserror::Error)]
 pub enum UpdateError {
     /// No session could be opened.
@@ -127,116 +127,118 @@ pub enum UpdateError {
         /// The root of the release that the VM runs.
         release_root: Option<Vec<u8>>,
     },
-    /// The target applied the update and took it back.
+    /// The target applied the update and rolled it back.
     #[error("the target rolled the update back")]
     RolledBack(RemoteError),
-    /// The target applied the update and took its files back, but a part of its code only follows when the VM restarts.
+    /// The target applied the update and restored its files, but a part of its code follows only
+    /// when the VM restarts.
     #[error("the target rolled the update back, but not all of its code")]
     RolledBackInPart(RemoteError),
-    /// The target was lost after it was told to apply, and came back with what it ran before.
+    /// The target was lost after it was told to apply, and returned with the previous release.
     #[error("the target went back to generation {generation} by itself after it was lost")]
     LostAndRolledBack {
         /// The generation that it runs.
         generation: u64,
-        /// How many modules run other code than the installed files hold.
+        /// The number of modules whose code differs from the installed files.
         other_code: u64,
     },
     /// The target was lost after it was told to apply, and never began.
     #[error("the target was lost before it began to apply the update")]
     LostAndUnchanged,
-    /// The target was lost after it was told to apply, and runs neither the old release nor the new one.
+    /// The target was lost after it was told to apply, and runs neither the old release nor the new
+    /// one.
     #[error("the target was lost, and runs generation {generation} of somebody else's")]
     LostAndReplaced {
         /// The generation that it runs.
         generation: u64,
     },
-    /// The target was lost, and cannot be reached again to say what became of it.
+    /// The target was lost, and cannot be reached again to ask for the outcome.
     #[error("lost the target while it {}, and cannot reach it again: {reason}", doing.text())]
     UnknownEnd {
-        /// What it was lost at.
+        /// The target's work when it was lost.
         doing: Doing,
-        /// Why it cannot be reached.
+        /// The reason why it cannot be reached.
         reason: Unreached,
     },
-    /// The VM was to restart, and does not answer.
+    /// The VM was told to restart, and does not answer.
     #[error("the VM did not come back: {reason}")]
     NotBack {
         /// The generation that is installed.
         generation: u64,
-        /// How long it was awaited.
+        /// The time waited for it.
         timeout: Duration,
-        /// Why the last attempt failed.
+        /// The reason why the last attempt failed.
         reason: Unreached,
     },
-    /// The VM restarted, and runs something else than what is installed.
+    /// The VM restarted, and runs something else than the installed release.
     #[error("the VM restarted, but does not run generation {generation}")]
     BackWithAnother {
         /// The generation that is installed.
         generation: u64,
-        /// What it runs.
+        /// The code that it runs.
         runs: OtherRun,
     },
-    /// Another generation than the one that was to be confirmed is installed.
+    /// The target has another generation installed than the one to be confirmed.
     #[error("generation {meant} was not confirmed in time: the target runs {generation}")]
     ProbationOver {
-        /// The generation that was to be confirmed.
+        /// The generation to be confirmed.
         meant: u64,
         /// The generation that it runs.
         generation: u64,
     },
-    /// The generation could not be confirmed before its probation was over.
+    /// The generation could not be confirmed before its probation ended.
     #[error("generation {generation} was not confirmed in time")]
     NotConfirmed {
         /// The generation.
         generation: u64,
-        /// How long its probation was.
+        /// The length of its probation.
         timeout: Duration,
-        /// Why not.
+        /// The reason.
         #[source]
         source: Box<Self>,
     },
-    /// There is nothing that could be confirmed.
+    /// The target has nothing installed that could be confirmed.
     #[error("nothing is installed that could be confirmed")]
     NothingInstalled,
-    /// What was to be gone back to is what the target runs.
+    /// The target already runs the generation to return to.
     #[error("generation {generation} is what the target runs now")]
     RunsAlready {
         /// The generation.
         generation: u64,
     },
-    /// Cancelled; the target is unchanged.
+    /// The caller cancelled. The target is unchanged.
     #[error("cancelled")]
     Cancelled,
-    /// Cancelled while the order to apply was on its way.
+    /// The caller cancelled while the order to apply was being sent.
     #[error("cancelled while the order to apply was on its way")]
     CancelledOrdered(Box<Lost>),
-    /// Cancelled while the VM restarted.
+    /// The caller cancelled while the VM restarted.
     #[error("cancelled while the VM restarted")]
     CancelledRestart {
         /// The generation that is installed.
         generation: u64,
     },
-    /// Cancelled while the update waited to be confirmed.
+    /// The caller cancelled while the update waited for confirmation.
     #[error("cancelled while generation {generation} was on probation")]
     CancelledConfirming {
         /// The generation.
         generation: u64,
-        /// How much of its probation is left.
+        /// The remaining time of its probation.
         left: Duration,
         /// Whether a confirmation may have reached the target.
         asked: bool,
     },
 }
 
-/// What an error leaves on the target.
+/// The state of the target after an error.
 enum Leaves {
     /// The new release is installed.
     Release,
-    /// What it ran before, after an attempt.
+    /// The previous release, after an attempt.
     Before,
-    /// What it ran before.
+    /// The previous release, untouched.
     Untouched,
-    /// Nobody can tell.
+    /// Unknown.
     Unknown,
 }
 
@@ -260,12 +262,12 @@ impl UpdateError {
         }
     }
 
-    /// Whether the link was lost before the target was told to apply.
+    /// Returns whether the link was lost before the target was told to apply.
     pub(super) fn is_lost_link(&self) -> bool {
         matches!(self, Self::Push(PushError::Session(session)) if session.is_lost_link())
     }
 
-    /// Whether waiting may help after a link was lost.
+    /// Returns whether waiting may help after a link was lost.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Open(error) => error.is_passing(),
@@ -274,7 +276,7 @@ impl UpdateError {
         }
     }
 
-    /// Whether the session ended in a way that leaves nobody to say good-bye to.
+    /// Returns whether the session ended in a way that leaves no peer for a good-bye.
     pub(super) fn is_hung_up(&self) -> bool {
         matches!(
             self,
@@ -286,7 +288,7 @@ impl UpdateError {
     }
 }
 
-/// What a target was lost at.
+/// The work during which a target was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doing {
     /// It applied an update.
@@ -306,13 +308,13 @@ impl Doing {
     }
 }
 
-/// Why a target was not reached again.
+/// The reasons why a target was not reached again.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreached {
     /// There was no time for an attempt.
     #[error("there was no time to try")]
     NoTime,
-    /// The VM that was to end still answers.
+    /// The VM that should end still answers.
     #[error("the VM that was to end goes on")]
     SameVm,
     /// The last attempt failed.
@@ -326,7 +328,7 @@ impl From<UpdateError> for Unreached {
     }
 }
 
-/// What a VM runs after a restart instead of what is installed.
+/// The code that a VM runs after a restart instead of the installed release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OtherRun {
     /// It was booted from another release.
@@ -336,8 +338,8 @@ pub enum OtherRun {
         /// The release that `releases/start_erl.data` names.
         named: String,
     },
-    /// Modules whose code is not that of the files.
+    /// Modules whose code differs from their files.
     Modules(Vec<String>),
-    /// Nothing of what is installed.
+    /// Nothing of the installed release.
     Nothing,
 }

@@ -1,4 +1,4 @@
-//! What is asked of a target, as values.
+//! The requests to a target, as values.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,18 +15,20 @@ use crate::update::{Hooks, PushOptions, system_library};
 pub struct Update {
     /// The store that has the release's content.
     pub store: Arc<Store>,
-    /// The release that the target is to run.
+    /// The release that the target shall run.
     pub release: Release,
-    /// What of the destination is left alone because the release leaves it out.
+    /// The rules for paths of the destination that are left alone, because the release leaves them
+    /// out.
     pub left_out: Rules,
-    /// What of the destination is never deleted.
+    /// The rules for paths of the destination that are never deleted.
     pub protected: Rules,
-    /// Whether the destination may be one from which the target's VM runs nothing, and in which nothing was installed.
+    /// Whether the destination may be new: the target's VM runs nothing from it, and nothing was
+    /// installed in it.
     pub new_destination: bool,
-    /// The source of the hooks in `options`: it is sent where the target refuses their object code, because it runs an older OTP
-    /// than the compiler here.
+    /// The source of the hooks in `options`. It is sent if the target refuses their object code,
+    /// because it runs an older OTP than the host's compiler.
     pub hooks_source: Option<Hooks>,
-    /// How the update is made.
+    /// The options of the push.
     pub options: PushOptions,
 }
 
@@ -50,19 +52,19 @@ impl Update {
 pub struct Release {
     /// Its entries.
     pub manifest: Arc<Manifest>,
-    /// The directory that it was taken of, if it may be read again: then those of Erlang's own applications that a target lacks
-    /// are taken along.
+    /// The directory that the release was taken from, if it may be read again. Then Erlang's own
+    /// applications that a target lacks are added.
     pub dir: Option<PathBuf>,
-    /// Erlang's own applications in `dir` that `manifest` leaves out, as `kernel-9.0`.
+    /// Erlang's own applications in `dir` that `manifest` leaves out, such as `kernel-9.0`.
     pub system_libs: Vec<String>,
-    /// Those of them that `manifest` has.
+    /// The ones among them that `manifest` has.
     pub(super) taken_along: Vec<String>,
-    /// What the store notes beside the release where it reads `dir` again.
+    /// The record for the store, if it reads `dir` again.
     pub meta: SnapshotMeta,
 }
 
 impl Release {
-    /// A release whose manifest is all there is to it.
+    /// Makes a release that consists of its manifest alone.
     pub fn new(manifest: Manifest) -> Self {
         Self {
             manifest: Arc::new(manifest),
@@ -73,7 +75,7 @@ impl Release {
         }
     }
 
-    /// A release in a directory: its entries, and what the store left out of them.
+    /// Makes a release in a directory: its entries, and those that the store left out.
     pub fn of_dir(
         dir: PathBuf,
         manifest: Manifest,
@@ -93,10 +95,10 @@ impl Release {
     }
 }
 
-/// One way back of one target.
+/// A way back of one target.
 #[derive(Debug, Clone)]
 pub struct Rollback {
-    /// What the target returns to.
+    /// The generation that the target returns to.
     pub to: RollbackTo,
     /// How code is reloaded.
     pub reload: ReloadMode,
@@ -104,17 +106,17 @@ pub struct Rollback {
     pub hooks: Option<Hooks>,
     /// Its source, as in [`Update::hooks_source`].
     pub hooks_source: Option<Hooks>,
-    /// What starts the VM again, where the VM itself cannot.
+    /// The command that starts the VM again, if the VM itself cannot.
     pub restart_command: Option<String>,
 }
 
-/// What a target returns to.
+/// The generation that a target returns to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RollbackTo {
     /// The generation before the installed one.
     Previous,
-    /// The generation of this number.
+    /// The generation with this number.
     Generation(u64),
-    /// The latest earlier generation of this snapshot.
+    /// The latest earlier generation with this snapshot.
     Snapshot(SnapshotId),
 }

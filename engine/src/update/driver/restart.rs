@@ -1,10 +1,11 @@
-//! A VM that restarts after an update: waits until it is back, and compares what came back with what is installed.
+//! A VM that restarts after an update. The host waits until it is back, and compares its code with
+//! the installed release.
 //!
-//! | what happened | how it ends |
+//! | event | end |
 //! |---|---|
-//! | nobody answers, or the VM that was there goes on, until the time is over | the VM did not come back |
-//! | the new VM was booted from another release than is installed, runs other code than the files, or nothing of them | what it runs |
-//! | another generation is installed | which one |
+//! | nobody answers, or the previous VM still runs, until the time is over | the VM did not come back |
+//! | the new VM was booted from another release than is installed, runs other code than the files, or nothing of them | the code that it runs |
+//! | another generation is installed | that generation |
 
 use std::time::Duration;
 
@@ -14,18 +15,18 @@ use super::{Driver, Event, Outcome, session};
 use crate::target::wire::{ReloadMode, TargetStatus, VmLife};
 use crate::update::{OtherRun, Restarted, Stage, Unreached, Update, UpdateError};
 
-/// What is expected of a VM that restarts.
+/// The expected result of a VM's restart.
 pub(super) struct Restart {
     /// The generation that is installed.
     generation: u64,
-    /// The life that ends.
+    /// The life of the VM that ends.
     before: VmLife,
     timeout: Duration,
     begun: Instant,
 }
 
 impl Restart {
-    /// A restart that begins now, and may take so long.
+    /// Makes a restart that begins now and may take this long.
     pub(super) fn new(generation: u64, before: VmLife, timeout: Duration) -> Self {
         Self {
             generation,
@@ -35,7 +36,7 @@ impl Restart {
         }
     }
 
-    /// Returns what is wrong with what came back.
+    /// Returns the fault of the VM that came back.
     fn fault(&self, status: &TargetStatus) -> Option<UpdateError> {
         let generation = status.current.as_ref().map_or(0, |it| it.generation);
         if generation != self.generation {
@@ -50,7 +51,8 @@ impl Restart {
                 let names = status.modules.iter().map(|module| module.name.clone());
                 OtherRun::Modules(names.collect())
             }
-            // Its boot file and code path lead elsewhere, or were never said: a plain `erl` of the same name.
+            // Its boot file and code path lead elsewhere, or it got none: it is a plain `erl` with
+            // the same name.
             _ if !status.runs => OtherRun::Nothing,
             _ => return None,
         };
@@ -85,7 +87,7 @@ impl Driver<'_, '_> {
         fault.map_or(Ok(()), Err)
     }
 
-    /// Waits for the VM that restarts; also returns what is wrong with what it runs.
+    /// Waits for the VM that restarts. Also returns the fault of its code.
     pub(super) async fn await_return(
         &mut self,
         restart: &Restart,
@@ -122,7 +124,8 @@ impl Driver<'_, '_> {
         }
     }
 
-    /// The status of the VM that came after the one that was there; none while that one answers.
+    /// Returns the status of the VM that replaced the previous one; `None` while the previous one
+    /// answers.
     async fn ask_restarted(
         &mut self,
         restart: &Restart,

@@ -15,14 +15,14 @@ use crate::update::{
     Event, Fallback, PushEvent, Restarted, Rollback, RollbackTo, UpdateError, send_hooks,
 };
 
-/// How a way back ended.
+/// The end of a way back.
 #[derive(Debug)]
 pub struct RollbackReport {
-    /// What the target said of itself before.
+    /// The target's status before it.
     pub status: TargetStatus,
-    /// What the target made of it. An error in it tells that the files are back, and what is not.
+    /// The target's result. An error in it says that the files are restored, and what is not.
     pub result: ApplyResult,
-    /// The restart of the VM, if one was asked for.
+    /// The restart of the VM, if one was requested.
     pub restarted: Option<Restarted>,
 }
 
@@ -40,7 +40,8 @@ pub async fn roll_back(
     let (status, result) = loop {
         let (mut session, status) = driver.open().await?;
         let installed = status.current.as_ref();
-        // An earlier generation may have been the same snapshot: to return to it would only lose those in between.
+        // An earlier generation may have the same snapshot. Returning to it would only lose the
+        // generations in between.
         if let Some(current) = installed
             && rollback.to == RollbackTo::Snapshot(SnapshotId(current.snapshot))
         {
@@ -86,7 +87,7 @@ pub async fn roll_back(
 }
 
 impl Driver<'_, '_> {
-    /// Brings the hooks, and asks for the way back.
+    /// Sends the hooks, and asks for the way back.
     async fn ask_rollback(
         &mut self,
         session: &mut Session,
@@ -120,7 +121,7 @@ impl Driver<'_, '_> {
         match reply {
             Reply::Step { step } => self.tell(Event::Push(PushEvent::Step(step))),
             Reply::Output { text } => self.tell(Event::Push(PushEvent::Output(text))),
-            // Nothing else is asked for, and nothing else matters.
+            // No other event is requested, and no other matters.
             _ => {}
         }
     }
@@ -140,7 +141,8 @@ fn request(rollback: &Rollback) -> Request {
     }
 }
 
-/// What is installed is not kept, and so cannot be gone back to; that alone says too little.
+/// The installed generation is not among the kept ones, so nobody can return to it. The agent's
+/// error alone would say too little.
 fn refused(error: SessionError, to: RollbackTo, status: &TargetStatus) -> UpdateError {
     let is_unknown = matches!(
         &error,
