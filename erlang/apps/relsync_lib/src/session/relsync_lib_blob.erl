@@ -1,18 +1,20 @@
-%% @doc What the loaded agent came from: the SHA-256 of its blob and, until a state directory has them, its bytes.
+%% @doc The origin of the loaded agent: the SHA-256 of its blob and, until a state directory has
+%% them, its bytes.
 %%
-%% Owns where both are: in the environment of an application that is not there, where they can be changed
-%% without a walk over the VM's processes. A session puts the bytes into the state directory of its destination as soon as
-%% there is one, so that what was sent once is not sent again after a restart of the VM.
+%% This module owns the place of both. It is the environment of an application that does not exist.
+%% There they can change without a walk over the VM's processes. A session puts the bytes into the
+%% state directory of its destination as soon as there is one. So bytes that were sent once are not
+%% sent again after a restart of the VM.
 -module(relsync_lib_blob).
 
 -export([hold/2, hash/0, keep/1]).
 
-%% @doc Holds a blob, by its SHA-256, in the place of the one before.
+%% @doc Stores a blob with its SHA-256, and replaces the one before.
 -spec hold(<<_:256>>, binary() | kept) -> ok.
 hold(Hash, Blob) ->
     application:set_env(?MODULE, blob, {Hash, Blob}).
 
-%% @doc The SHA-256 of the blob that the agent came from.
+%% @doc Returns the SHA-256 of the blob that the agent came from.
 -spec hash() -> <<_:256>> | none.
 hash() ->
     case application:get_env(?MODULE, blob) of
@@ -20,7 +22,8 @@ hash() ->
         undefined -> none
     end.
 
-%% @doc Puts the blob, if it is still held, into a state directory, unless that has it.
+%% @doc Puts the blob into a state directory, if it is still here and the directory does not have
+%% it.
 -spec keep(relsync_lib_state:dir()) -> ok | {error, relsync_lib_state:error()}.
 keep(Dir) ->
     case application:get_env(?MODULE, blob) of

@@ -1,20 +1,18 @@
 %% @doc The transaction that takes a destination from one generation to another.
 %%
-%% Owns the order of records and switch. The live tree is moved by
-%% `relsync_lib_switch', old files are kept by `relsync_lib_preserve', records are
-%% written by `relsync_lib_state'. What is found on disk after a crash, and which of
-%% the steps here end it, is `relsync_lib_recover'; where a way back leads is
-%% `relsync_lib_generations'.
+%% This module owns the order of records and switch. `relsync_lib_switch' moves the live tree,
+%% `relsync_lib_preserve' keeps old files, and `relsync_lib_state' writes records.
+%% `relsync_lib_recover' looks at the disk after a crash, and chooses the step here that ends the
+%% transaction. `relsync_lib_generations' knows where a way back leads.
 %%
-%% The steps are apart because between them the caller runs hooks and reloads
-%% code. Forward: `prepare/3', `switch/1', then `commit/1' or `abort/1'. Back to
-%% an earlier generation: `rollback/3', `switch/1', `commit/1'.
+%% The steps are separate because the caller runs hooks and reloads code between them. Forward:
+%% `prepare/3', `switch/1', then `commit/1' or `abort/1'. Back to an earlier generation:
+%% `rollback/3', `switch/1', `commit/1'.
 %%
-%% Invariants: the journal is on the medium before the first live path changes,
-%% and everything a journal refers to is there before the journal. The one
-%% point at which a push counts is the rename of `current'. Directories are
-%% synced before that, not between the hooks: until then the journal answers
-%% for whatever of the switch did not reach the medium.
+%% Invariants: the journal is on the medium before the first live path changes, and everything that
+%% a journal refers to is there before the journal. A push counts from exactly one point on, the
+%% rename of `current'. Directories are synced before that, not between the hooks. Until then, the
+%% journal covers the parts of the switch that did not reach the medium.
 -module(relsync_lib_apply).
 
 -export([
@@ -35,12 +33,13 @@
 -export_type([transaction/0, options/0, report/0, error/0]).
 
 -type options() :: #{
-    %% The timeout of a probation in milliseconds, and how code goes back with the files when it runs out.
+    %% The timeout of a probation in milliseconds, and the way in which code goes back with the
+    %% files when it runs out.
     state := confirmed | {probation, non_neg_integer(), relsync_lib_reload:mode()},
-    %% How many earlier generations stay restorable, and how many bytes of them.
+    %% The number of earlier generations that stay restorable, and the maximum of their bytes.
     keep := non_neg_integer(),
     keep_bytes => non_neg_integer() | infinity,
-    %% What stays besides the new tree until the VM has restarted.
+    %% The entries that stay beside the new tree until the VM has restarted.
     leftovers => [relsync_lib_pins:leftover()],
     now := integer()
 }.
@@ -49,7 +48,7 @@
     journal := relsync_lib_state:journal(),
     manifest := relsync_lib_manifest:manifest() | none,
     installed := relsync_lib_state:installed(),
-    %% What new files could not take over from old ones.
+    %% The attributes that new files could not take over from old ones.
     lost => [relsync_lib_owner:lost()]
 }.
 -type report() :: relsync_lib_switch:report() | [relsync_lib_owner:lost()].
@@ -68,8 +67,8 @@
 
 %% Forward
 
-%% @doc Keeps the old files and writes the journal. The live tree is as it was,
-%% also when this fails.
+%% @doc Keeps the old files and writes the journal. The live tree does not change, even if this
+%% fails.
 -spec prepare(relsync_lib_roots:roots(), relsync_lib_stage:staged(), options()) ->
     {ok, transaction()} | {error, error()}.
 prepare(#{state := Dir} = Roots, Staged, Options) ->
@@ -130,20 +129,20 @@ in_force(#{state := {probation, #{timeout := Timeout, reload := Reload}}} = New)
 in_force(New) ->
     New.
 
-%% The journal goes before what it refers to.
+%% The journal is removed before the files that it refers to.
 forget(Dir, Generation) ->
     case relsync_lib_state:delete_journal(Dir) of
         ok -> relsync_lib_state:drop_generation(Dir, Generation);
         {error, Reason} -> {error, Reason}
     end.
 
-%% @doc The number of the generation that a transaction leads to; 0 is the state
-%% before the first push.
+%% @doc Returns the number of the generation that a transaction leads to. 0 is the state before the
+%% first push.
 -spec generation(transaction()) -> non_neg_integer().
 generation(#{journal := #{new := New}}) -> relsync_lib_generations:number(New).
 
-%% @doc Moves the live tree. After an error the caller aborts a forward
-%% transaction; one that goes back is completed by `relsync_lib_recover'.
+%% @doc Moves the live tree. After an error, the caller aborts a forward transaction.
+%% `relsync_lib_recover' completes one that goes back.
 -spec switch(transaction()) -> {ok, report()} | {error, error()}.
 switch(#{roots := Roots, journal := #{direction := Direction, changes := Changes} = Journal} = Transaction) ->
     Purpose =
@@ -152,15 +151,15 @@ switch(#{roots := Roots, journal := #{direction := Direction, changes := Changes
             backward -> {restore, relsync_lib_generations:number(maps:get(new, Journal))}
         end,
     Switched = relsync_lib_switch:run(Roots, Changes, Purpose),
-    %% What comes next may be a hook, which may unmount what nobody has open.
+    %% A hook may follow, and may unmount a file system that nobody has open.
     relsync_lib_place:release(),
     case Switched of
         {ok, Report} -> {ok, maps:get(lost, Transaction, []) ++ Report};
         {error, Reason} -> {error, {switch, Reason}}
     end.
 
-%% @doc Makes the switch count. An error means that it does not: the caller
-%% aborts. `{ok, Leftovers}' names what could not be tidied up afterwards.
+%% @doc Makes the switch count. An error means that it does not count, and the caller aborts.
+%% `{ok, Leftovers}' lists the steps of the clean-up that failed.
 -spec commit(transaction()) -> {ok, [error()]} | {error, error()}.
 commit(#{roots := Roots, journal := #{direction := backward, changes := Changes} = Journal}) ->
     case tree_synced(relsync_lib_switch:sync(Roots, Changes)) of
@@ -182,14 +181,14 @@ commit(#{roots := Roots, journal := Journal, manifest := Manifest, installed := 
         ok ->
             {ok, tidy(Dir, Journal)};
         {error, Reason} ->
-            %% The rename may have happened though syncing it failed: then it counts.
+            %% The rename may have happened even if syncing it failed. Then it counts.
             case has_counted(Dir, Journal) of
                 true -> {ok, [Reason]};
                 false -> {error, Reason}
             end
     end.
 
-%% What is left to do once `current' names the new generation.
+%% The remaining steps once `current' names the new generation.
 tidy(Dir, Journal) ->
     failures([
         fun() -> wrap(relsync_lib_state:delete_journal(Dir)) end,
@@ -207,7 +206,7 @@ drop_beyond(Dir, #{new := New} = Journal) ->
         ] ++ [fun() -> wrap(relsync_lib_state:drop_displaced(Dir, Kept)) end]
     ).
 
-%% A generation on probation must have somewhere to go back to, and what is kept at all is so whatever its
+%% A generation on probation must have a generation to go back to. That one is kept whatever its
 %% size.
 kept(Dir, Chain, #{new := #{state := {probation, _}}, keep := 0} = Journal) ->
     kept(Dir, Chain, Journal#{keep := 1});
@@ -222,7 +221,7 @@ within([{Newest, Bytes} | Older], Quota) ->
     {_, Kept} = lists:foldl(
         fun
             ({N, Size}, {Left, Acc}) when Size =< Left -> {Left - Size, [N | Acc]};
-            %% The way back leads over each of them in turn: behind a gap nothing can be reached.
+            %% The way back passes each of them in turn, so nothing beyond a gap can be reached.
             (_, {_, Acc}) -> {-1, Acc}
         end,
         {Quota - Bytes, [Newest]},
@@ -230,8 +229,8 @@ within([{Newest, Bytes} | Older], Quota) ->
     ),
     Kept.
 
-%% @doc Undoes a forward transaction; may be called again after an error. What
-%% the undo had to leave or move aside is in the report.
+%% @doc Undoes a forward transaction; may be called again after an error. The report lists the
+%% entries that the undo had to leave or move aside.
 -spec abort(transaction()) -> {ok, report()} | {error, error()}.
 abort(#{roots := #{state := Dir} = Roots, journal := #{direction := forward} = Journal}) ->
     case is_ours(Dir, Journal) of
@@ -239,8 +238,8 @@ abort(#{roots := #{state := Dir} = Roots, journal := #{direction := forward} = J
         {error, Reason} -> {error, Reason}
     end.
 
-%% Two VMs may run from one destination, and a session in the other one has then taken this transaction for
-%% one that crashed, and undone it.
+%% Two VMs may run from one destination. A session in the other one may have mistaken this
+%% transaction for a crashed one, and undone it.
 is_ours(Dir, Journal) ->
     case relsync_lib_state:read_journal(Dir) of
         {ok, Journal} -> ok;
@@ -248,7 +247,7 @@ is_ours(Dir, Journal) ->
         _ -> {error, interfered}
     end.
 
-%% @doc Takes the live tree back to where changes came from, and what is recorded with it.
+%% @doc Takes the live tree back to the state before the changes, together with its records.
 -spec undo(relsync_lib_roots:roots(), #{
     changes := [relsync_lib_change:change()],
     old := relsync_lib_state:current() | none,
@@ -258,7 +257,8 @@ undo(#{state := Dir} = Roots, #{changes := Changes, old := Old}) ->
     Reversed = relsync_lib_change:reverse(Changes),
     try
         state(relsync_lib_state:free_reserve(Dir)),
-        %% Before the tree, so that a crash in the middle is not taken for a finished commit.
+        %% This comes before the tree, so that a crash in the middle does not look like a finished
+        %% commit.
         state(restore_current(Dir, Old)),
         Report = moved(relsync_lib_switch:run(Roots, Reversed, {restore, relsync_lib_generations:number(Old)})),
         synced(relsync_lib_switch:sync(Roots, Reversed)),
@@ -280,11 +280,11 @@ restore_current(Dir, Old) ->
 
 %% Backward
 
-%% @doc Prepares the way back to an earlier generation, whose files are here;
-%% generation 0 is the state before the first push. It is completed even when
-%% it is interrupted.
+%% @doc Prepares the way back to an earlier generation, whose files are here. Generation 0 is the
+%% state before the first push. The way back is completed even if it is interrupted.
 %%
-%% What is pinned and would go stays as a leftover; of the state before the first push nothing can be remembered.
+%% Pinned entries that would be removed stay as leftovers. In the state before the first push, no
+%% leftovers can be recorded.
 -spec rollback(relsync_lib_roots:roots(), non_neg_integer(), #{
     now := integer(), pins => relsync_lib_pins:found()
 }) ->
@@ -306,7 +306,7 @@ rollback(#{state := Dir} = Roots, To, #{now := Now} = Options) ->
             {error, unfinished}
     end.
 
-%% @doc Lists what `rollback/3' would do, without preparing it.
+%% @doc Lists the changes of `rollback/3', without preparing it.
 -spec changes_back(relsync_lib_roots:roots(), non_neg_integer()) ->
     {ok, [relsync_lib_change:change()]} | {error, error()}.
 changes_back(#{state := Dir}, To) ->
@@ -358,13 +358,13 @@ prepare_rollback(#{state := Dir} = Roots, Current, Undos, Hold, Now) ->
     catch
         throw:Reason ->
             _ = relsync_lib_state:free_reserve(Dir),
-            %% It may have its name though syncing that failed; it must not come to life later.
+            %% It may have its name even if syncing that failed. It must not take effect later.
             _ = relsync_lib_state:delete_journal(Dir),
             {error, Reason}
     end.
 
-%% What is kept may have been edited before or since, which its time tells; with the time it was installed with it has
-%% that content, or the medium has lost it.
+%% A kept file may have been edited before or since; its time tells. If it has the time of its
+%% installation, it has that content, or the medium has lost it.
 check_content(Dir, {Path, _, {file, Source, _, Mtime}}, Known) ->
     File = relsync_lib_state:file_name(Dir, Source),
     case {relsync_lib_fs:info(File), Known} of
@@ -378,7 +378,7 @@ check_content(Dir, {Path, _, {file, Source, _, Mtime}}, Known) ->
 check_content(_Dir, _Change, _Known) ->
     ok.
 
-%% The files of a generation by their path, as they were installed.
+%% Returns the files of a generation by their path, as they were installed.
 known_content(_Dir, none) ->
     #{};
 known_content(Dir, #{manifest := Sha256}) ->
@@ -392,7 +392,7 @@ known_content(Dir, #{manifest := Sha256}) ->
             #{}
     end.
 
-%% @doc Goes on with what counted, or must be completed, before it was cut off.
+%% @doc Continues after an interruption: a transaction that counts, or one that must be completed.
 -spec complete(relsync_lib_roots:roots(), relsync_lib_state:journal()) -> {ok, report()} | {error, error()}.
 complete(#{state := Dir}, #{direction := forward} = Journal) ->
     case tidy(Dir, Journal) of
@@ -412,7 +412,7 @@ complete(Roots, #{direction := backward} = Journal) ->
             {error, Reason}
     end.
 
-%% @doc Says whether a forward transaction has got as far as to count.
+%% @doc Says whether a forward transaction has reached the point where it counts.
 -spec has_counted(relsync_lib_state:dir(), relsync_lib_state:journal()) -> boolean().
 has_counted(Dir, #{new := New}) ->
     relsync_lib_generations:number(relsync_lib_generations:current(Dir)) =:= relsync_lib_generations:number(New).
@@ -434,8 +434,8 @@ complete_backward(#{state := Dir}, #{new := New} = Journal) ->
             {error, Reason}
     end.
 
-%% The same snapshot may have been installed again since: the files that come back have the times of the
-%% changes, all others those that the generation that goes knows of.
+%% The same snapshot may have been installed again since. Files that come back have the times in the
+%% changes. All others have the times that the leaving generation recorded.
 restore_times(Dir, #{old := #{manifest := From}, new := #{manifest := To}, changes := Changes}) ->
     Records = {
         relsync_lib_state:read_manifest(Dir, From),
@@ -457,7 +457,7 @@ restore_times(Dir, #{old := #{manifest := From}, new := #{manifest := To}, chang
             ]),
             relsync_lib_state:write_installed(Dir, To, Installed);
         _ ->
-            %% Files whose times are not known are compared by content.
+            %% Files with unknown times are compared by content.
             ok
     end;
 restore_times(_Dir, _Journal) ->
@@ -471,7 +471,7 @@ drop_from(Dir, Generation) ->
 
 %% Probation
 
-%% @doc Takes the current generation out of probation.
+%% @doc Ends the probation of the current generation.
 -spec confirm(relsync_lib_roots:roots()) -> ok | {error, error()}.
 confirm(#{state := Dir}) ->
     case relsync_lib_state:read_current(Dir) of

@@ -1,12 +1,14 @@
-%% @doc Whether a restart finds what it needs.
+%% @doc The check that a restart finds everything it needs.
 %%
-%% A restart takes the boot file that `releases/start_erl.data' leads to, or the one that the running VM was booted from
-%% (`init:restart/0', `heart'). For both this module finds which directories, modules, configuration files and runtime systems they
-%% name that are missing: now, or once an update has been switched to. It looks at the file system, and at the arguments of the
-%% VM, and changes nothing. What a boot file says is read by relsync_lib_release.
+%% A restart uses the boot file that `releases/start_erl.data' leads to, or the one that the running
+%% VM was booted from (`init:restart/0', `heart'). Both name directories, modules, configuration
+%% files and runtime systems. This module finds the ones that are missing, now or after the switch
+%% to an update. It looks at the file system and at the arguments of the VM, and changes nothing.
+%% relsync_lib_release reads boot files.
 %%
-%% `$ROOT' is the destination where that holds the runtime system which is started, or where the running VM has it so; else it is
-%% the running VM's. A start script of the release may decide otherwise, so either place counts where this is not certain.
+%% `$ROOT' is the destination if that contains the runtime system to be started, or if the running
+%% VM uses it as root. Otherwise it is the running VM's root. A start script of the release may
+%% decide otherwise. So if this is uncertain, either place counts.
 -module(relsync_lib_boot).
 
 -export([vm/0, boot_file/0, live/1, after_update/2, faults/2, new_faults/2, check/2, answer/2, status/1, format_fault/1]).
@@ -14,30 +16,30 @@
 -export_type([vm/0, tree/0, fault/0, faults/0]).
 
 -define(MAX_BOOT_BYTES, 4194304).
-%% The largest configuration file whose terms are read: a VM never gives an atom back.
+%% The maximum size of a configuration file whose terms are read. A VM never frees an atom.
 -define(MAX_CONFIG_BYTES, 1048576).
-%% How many names a sentence holds.
+%% The maximum number of names in a sentence.
 -define(NAMES, 6).
 
-%% How this VM was started.
+%% The facts about this VM's start.
 -type vm() :: #{
     root := binary(),
-    %% The Erlang installation that its runtime system is of.
+    %% The Erlang installation of its runtime system.
     otp := binary(),
     erts := binary(),
     embedded := boolean(),
     boot := binary(),
     variables := #{binary() => binary()},
-    %% Configuration files, as given: without the extension, or with it.
+    %% The configuration files, as given: with or without the extension.
     configs := [binary()]
 }.
-%% The destination as it is, or as it will be.
+%% The destination as it is or will be.
 -opaque tree() :: #{
     roots := relsync_lib_roots:roots(),
-    %% Paths that an update changes, and what becomes of them.
+    %% The paths that an update changes, and their new entries.
     overlay := #{relsync_lib_path:path() => relsync_lib_change:file_node()}
 }.
-%% A path is relative where it lies in the destination.
+%% A path is relative if it lies in the destination.
 -type fault() ::
     {missing, Boot :: binary(), [binary()]}
     | {config, binary()}
@@ -45,7 +47,8 @@
     | {boot_gone, binary()}
     | {unreadable, relsync_lib_release:error()}.
 -type faults() :: #{
-    %% What `releases/start_erl.data' leads to, and what the running VM was booted from.
+    %% The faults of the boot file that `releases/start_erl.data' leads to, and of the one that the
+    %% running VM was booted from.
     start := [fault()],
     running := [fault()],
     warnings := [{erts, Named :: binary(), Runs :: binary()}],
@@ -55,7 +58,7 @@
 
 %%% The VM and the tree
 
-%% @doc Tells how this VM was started.
+%% @doc Returns the facts about this VM's start.
 -spec vm() -> vm().
 vm() ->
     Root = hd(argument(root, [code_root()])),
@@ -84,8 +87,9 @@ argument(Name, Default) ->
             Default
     end.
 
-%% @doc The boot file that this VM was started with, as `init' looks for it: of several flags the first counts, and what is not where
-%% its name leads is looked for in the `bin' of the root, where OTP 29 says `$ROOT/NAME' at once. It may be gone since.
+%% @doc Returns the boot file that this VM was started with, found as `init' finds it. The first of
+%% several flags counts. If the file is not where its name leads, it is looked for in the `bin' of
+%% the root. (OTP 29 says `$ROOT/NAME' directly.) It may be gone since.
 -spec boot_file() -> binary().
 boot_file() ->
     Root = hd(argument(root, [code_root()])),
@@ -116,27 +120,28 @@ absolute(Name) ->
 pairs([Name, Value | Rest]) -> (pairs(Rest))#{Name => absolute(Value)};
 pairs(_) -> #{}.
 
-%% @doc The destination as it is.
+%% @doc Returns the present destination.
 -spec live(relsync_lib_roots:roots()) -> tree().
 live(Roots) ->
     #{roots => Roots, overlay => #{}}.
 
-%% @doc The destination as it will be after a switch to what is wanted.
+%% @doc Returns the destination as it will be after a switch to the wanted entries.
 -spec after_update([{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_roots:roots()) -> tree().
 after_update(Wanted, Roots) ->
     #{roots => Roots, overlay => maps:from_list(Wanted)}.
 
-%%% What is missing
+%%% Faults
 
-%% @doc Finds what a restart would miss.
+%% @doc Finds the parts that a restart would miss.
 -spec faults(tree(), vm()) -> faults().
 faults(Tree, VM) ->
     {Start, Warnings, Boots} = start(Tree, VM),
     {Running, Booted} = running(Tree, VM),
     #{start => Start, running => Running, warnings => Warnings, boots => lists:usort(Boots ++ Booted)}.
 
-%% @doc Finds what a restart would miss after an update: all that the boot file of `releases/start_erl.data' names if the update
-%% brings either of them, else what it has now and would lose.
+%% @doc Finds the parts that a restart would miss after an update. If the update changes
+%% `releases/start_erl.data' or its boot file, everything that the boot file names counts. Otherwise
+%% only parts that exist now and would be lost count.
 -spec new_faults([{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_roots:roots()) -> [fault()].
 new_faults(Wanted, Roots) ->
     VM = vm(),
@@ -155,7 +160,7 @@ new_faults(Wanted, Roots) ->
             lists:usort(NewStart ++ without(Running, RunningNow))
     end.
 
-%% A release that never had a boot file is started by other means (`erl -pa').
+%% A release that never had a boot file is started in another way (`erl -pa').
 is_bootless({unreadable, {no_boot_file, _}}) -> true;
 is_bootless(_) -> false.
 
@@ -167,8 +172,8 @@ check(Wanted, Roots) ->
         Faults -> relsync_lib_refusal:refuse(boot, ["a restart would fail after this update: ", sentences(Faults)])
     end.
 
-%% A configuration that an update brings for the next start, and that no VM would start with. Another release of OTP
-%% than this VM's may read it in another way, so nothing is said of it then.
+%% Finds configurations that an update installs for the next start and that no VM would start with.
+%% Another OTP release than this VM's may read them differently, so then nothing is reported.
 bad_configs(Wanted, Roots) ->
     Tree = after_update(Wanted, Roots),
     #{erts := Runs, configs := Given} = vm(),
@@ -187,8 +192,8 @@ bad_configs(Wanted, Roots) ->
         {error, Line, Text} <- [config(Bytes)]
     ].
 
-%% Reads what the application controller reads: one list, and nothing after it. A file with variables in it is made anew
-%% by the start script.
+%% Reads the term that the application controller reads: one list, and nothing after it. A start
+%% script rewrites a file with variables.
 config(Bytes) ->
     Encoding =
         case epp:read_encoding_from_binary(Bytes) of
@@ -239,7 +244,7 @@ start(Tree, #{variables := Given} = VM) ->
     case relsync_lib_release:named(reader(Tree)) of
         {ok, #{erts := Erts}} ->
             Candidates = [start_faults(Root, Tree, Given, VM) || Root <- start_roots(Erts, Tree, VM)],
-            %% The place that has the most is where the start script will look.
+            %% The start script will use the place that has the most.
             {_, Faults, Boots} = hd(lists:keysort(1, Candidates)),
             {Missing, Warnings} = erts(Erts, Tree, VM),
             {Faults ++ [{missing, <<"releases/start_erl.data">>, Missing} || Missing =/= []], Warnings, Boots};
@@ -273,7 +278,7 @@ start_roots(Erts, #{roots := #{read := Read}} = Tree, #{root := Root}) ->
         false -> [Root, Destination]
     end.
 
-%% A release without a runtime system of its own is started by whichever there is.
+%% A release without a runtime system of its own is started by any available one.
 erts(Erts, Tree, #{otp := Otp, erts := Runs}) ->
     Name = <<"erts-", Erts/binary>>,
     Found =
@@ -306,7 +311,7 @@ running(Tree, #{boot := File, variables := Variables, configs := Configs, embedd
 is_config(Path, Tree) ->
     is_there(Path, Tree) orelse is_there(<<Path/binary, ".config">>, Tree).
 
-%% Directories, and modules that no directory has which is searched for them.
+%% Returns missing directories, and modules that none of their searched directories has.
 missing(#{path := Path, loads := Loads}, Tree, Embedded) ->
     Paths = lists:usort([Path | [Searched || {_, Searched, _} <- Loads]]),
     Dirs = lists:usort(lists:append(Paths)),
@@ -317,7 +322,8 @@ missing(#{path := Path, loads := Loads}, Tree, Embedded) ->
         Stage =:= kernel orelse Embedded,
         Modules =/= [],
         Names <- [[map_get(Dir, Known) || Dir <- Searched]],
-        %% An archive, or what no variable leads to, may well have a module; a missing directory is named itself.
+        %% An archive, or a directory behind an unknown variable, may have a module. A missing
+        %% directory is reported itself.
         Names =/= [], not lists:member(unknown, Names), not lists:member(missing, Names),
         Module <- Modules,
         not lists:any(fun(Files) -> is_map_key(<<Module/binary, ".beam">>, Files) end, Names)
@@ -382,7 +388,7 @@ exists(Path) ->
         {ok, _} -> true;
         {error, enotdir} -> relsync_lib_fs:info(Path) =/= {error, enoent};
         {error, enoent} -> false;
-        %% What cannot be examined is not called missing.
+        %% An entry that cannot be examined does not count as missing.
         {error, _} -> true
     end.
 
@@ -423,24 +429,26 @@ list(Dir) ->
         {error, _} -> []
     end.
 
-%%% What the host is told
+%%% Answers to the host
 
-%% @doc Tells what a restart would miss as things are, for a status.
+%% @doc Returns the parts that a restart would miss now, for a status.
 -spec status(relsync_lib_roots:roots()) -> #{boot_faults := [binary()], boot_warnings := [binary()], boots := [binary()]}.
 status(Roots) ->
     #{start := Start, running := Running, warnings := Warnings, boots := Boots} = faults(live(Roots), vm()),
     #{
         boot_faults => [relsync_lib_refusal:text(format_fault(Fault)) || Fault <- lists:usort(Start ++ Running)],
         boot_warnings => [relsync_lib_refusal:text(format_warning(Warning)) || Warning <- Warnings],
-        %% OTP's own boot file is not worth a word.
+        %% OTP's own boot file is not worth reporting.
         boots => [Boot || Boot <- Boots, is_inside(Boot)]
     }.
 
-%% @doc Tells which of the directories and system libraries that a release needs are there. A directory is given relative to the destination, or as a boot script writes it.
+%% @doc Says which of a release's needed directories and system libraries exist. A directory is
+%% given relative to the destination, or as in a boot script.
 -spec answer(#{directories := [binary()], systems := [binary()], own_root => boolean(), _ => _}, relsync_lib_roots:roots()) ->
     #{directories := [map()], lacking := [non_neg_integer()]}.
 answer(#{directories := Dirs, systems := Systems} = Asked, #{state := State} = Roots) ->
-    %% What stays only because the VM was booted from it goes with the next update, unless that brings it.
+    %% An entry that stays only because the VM was booted from it goes with the next update, unless
+    %% that contains it.
     Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(State)),
     Tree = after_update([{Path, absent} || {Path, _} <- Leftovers], Roots),
     VM = vm(),
@@ -493,9 +501,9 @@ application(Name) ->
 
 is_inside(<<First, _/binary>>) -> First =/= $/ andalso First =/= $$.
 
-%%% Words
+%%% Texts
 
-%% At most some of a list, and how many more there are.
+%% Names at most some of a list, and the number of the others.
 some(Names) when length(Names) > ?NAMES ->
     {First, Rest} = lists:split(?NAMES, Names),
     [listed(First), io_lib:format(" and ~b more", [length(Rest)])];
@@ -508,7 +516,7 @@ listed(Names) ->
 sentences(Faults) ->
     lists:join("; ", [format_fault(Fault) || Fault <- Faults]).
 
-%% @doc Gives a sentence for what a restart would miss.
+%% @doc Gives a sentence for a part that a restart would miss.
 -spec format_fault(fault()) -> unicode:chardata().
 format_fault({missing, Boot, [_] = Names}) ->
     [relsync_lib_path:display(Boot), " names ", some(Names), ", which is missing"];

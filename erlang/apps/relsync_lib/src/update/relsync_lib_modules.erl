@@ -1,17 +1,18 @@
-%% @doc The modules among what an update touches, and what is asked of them.
+%% @doc The modules among an update's paths, and the questions about them.
 %%
-%% Owns the way from paths of a release to what relsync_lib_reload works on, and what it says to what the host
-%% is told. Touches neither files nor code.
+%% This module owns the way from paths of a release to the arguments of relsync_lib_reload, and from
+%% its results to the answers for the host. It touches neither files nor code.
 -module(relsync_lib_modules).
 
 -export([changes/3, changes_back/2, source_file/2, is_module/1, limits/2, path_list/1, told/1]).
 -export([boot_changes/2, boot_changes_back/2, installed_manifest/1, outlook/2, stale/1, stale/2]).
 -export_type([told/0]).
 
-%% What the host is told of a module.
+%% The host's view of a module.
 -type told() :: #{name := module(), status := relsync_lib_reload_plan:status() | changed | waiting | missing, detail => binary()}.
 
-%% @doc The modules that an update changes: what becomes of each, its path, and where the new content is.
+%% @doc Returns the modules that an update changes: the action, the path, and the place of the new
+%% content.
 -spec changes(
     [{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_manifest:manifest(), relsync_lib_state:dir()
 ) ->
@@ -22,8 +23,8 @@ changes(Wanted, Base, Dir) ->
      || {Path, New} <- Wanted, is_code(Path), moves_code(New)
     ].
 
-%% @doc The same of changes whose files have moved or are about to: `Where' says where the new content of
-%% each is.
+%% @doc Does the same for changes whose files have moved or are about to. `Where' returns the place
+%% of each new content.
 -spec changes_back(
     [relsync_lib_change:change()],
     fun((relsync_lib_path:path(), relsync_lib_change:file_node()) -> file:name_all() | none)
@@ -51,18 +52,19 @@ moves_code(absent) -> true;
 moves_code({file, _, _, _}) -> true;
 moves_code(_) -> false.
 
-%% @doc Where the content of a node is kept or staged.
+%% @doc Returns the place where the content of a node is kept or staged.
 -spec source_file(relsync_lib_change:file_node(), relsync_lib_state:dir()) -> binary() | none.
 source_file({file, Source, _, _}, Dir) -> relsync_lib_state:file_name(Dir, Source);
 source_file(_, _) -> none.
 
-%% @doc What else changes and tells which code path the new release has: boot files, and where there is an ERTS.
+%% @doc Returns the other changes that decide the new release's code path: boot files, and the
+%% presence of an ERTS.
 -spec boot_changes([{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_state:dir()) ->
     [relsync_lib_upcoming:change()].
 boot_changes(Wanted, Dir) ->
     [{Path, upcoming(New, Dir)} || {Path, New} <- Wanted, tells_path(Path), moves_code(New)].
 
-%% @doc The same of changes whose content is kept or staged.
+%% @doc Does the same for changes whose content is kept or staged.
 -spec boot_changes_back([relsync_lib_change:change()], relsync_lib_state:dir()) -> [relsync_lib_upcoming:change()].
 boot_changes_back(Changes, Dir) ->
     [{Path, upcoming(New, Dir)} || {Path, Old, New} <- Changes, tells_path(Path), New =/= Old, moves_code(New)].
@@ -74,15 +76,16 @@ tells_path(<<"releases/", _/binary>>) -> true;
 tells_path(<<"erts-", _/binary>>) -> true;
 tells_path(Path) -> filename:extension(Path) =:= <<".app">>.
 
-%% @doc Says whether a path is that of a module's object code. Whether the VM ever loads it, its code path tells.
+%% @doc Says whether a path is that of a module's object code. The VM's code path decides whether it
+%% ever loads it.
 -spec is_module(relsync_lib_path:path()) -> boolean().
 is_module(Path) -> filename:extension(Path) =:= <<".beam">>.
 
 %% An archive may hold modules.
 is_code(Path) -> is_module(Path) orelse filename:extension(Path) =:= <<".ez">>.
 
-%% @doc What relsync_lib_reload is told of a destination beside its root: what else changes, and what the new release
-%% is, if that is known.
+%% @doc Returns the facts about a destination for relsync_lib_reload: the other changes, and the
+%% content of the new release, if it is known.
 -spec limits(relsync_lib_roots:roots(), #{
     changes => [relsync_lib_upcoming:change()], manifest => relsync_lib_manifest:manifest() | none
 }) -> relsync_lib_reload_plan:limits().
@@ -114,7 +117,7 @@ by_module(Paths) ->
         Paths
     ).
 
-%% @doc The manifest of what is installed, if that is known.
+%% @doc Returns the installed manifest, if it is known.
 -spec installed_manifest(relsync_lib_state:dir()) -> relsync_lib_manifest:manifest() | none.
 installed_manifest(Dir) ->
     case relsync_lib_contact:installed(Dir) of
@@ -122,12 +125,12 @@ installed_manifest(Dir) ->
         {none, _} -> none
     end.
 
-%% @doc A path as `code' wants it.
+%% @doc Returns a path in the form that `code' needs.
 -spec path_list(binary()) -> string().
 path_list(Path) ->
     relsync_lib_path:native(Path).
 
-%% @doc What became of the modules, as the host is told.
+%% @doc Returns the statuses of modules for the host.
 -spec told(#{
     modules := [{module(), relsync_lib_reload_plan:status()}], details := #{module() => unicode:chardata()}, _ => _
 }) ->
@@ -141,14 +144,14 @@ with_detail(#{name := Module} = Told, Details) ->
         #{} -> Told
     end.
 
-%% @doc Says what reloading would do, of modules that are not here yet.
+%% @doc Says what reloading would do with modules that are not here yet.
 -spec outlook(
     #{modules := [map()], boot_files => [map()], reload => relsync_lib_reload:mode(), _ => _}, relsync_lib_roots:roots()
 ) ->
     relsync_lib_update:result().
 outlook(#{modules := Modules} = Fields, #{write := Root, state := Dir} = Roots) ->
     Boot = [{Path, boot_content(File)} || #{path := Path} = File <- maps:get(boot_files, Fields, [])],
-    %% Directories of the new release are those that something of comes to, and those that stay.
+    %% The directories of the new release are those that get something and those that stay.
     Limits = limits(Roots, #{changes => Boot, manifest => installed_manifest(Dir)}),
     Changes = [
         {maps:get(action, M, added), Path, expected(M)}
@@ -169,7 +172,7 @@ outlook(#{modules := Modules} = Fields, #{write := Root, state := Dir} = Roots) 
 expected(#{md5 := Md5}) -> {md5, Md5};
 expected(_) -> none.
 
-%% A file that is left out goes.
+%% A file without content is removed.
 boot_content(#{content := Content}) ->
     case relsync_lib_upcoming:inflate(Content) of
         {ok, Bytes} -> {bytes, Bytes};
@@ -178,8 +181,9 @@ boot_content(#{content := Content}) ->
 boot_content(_) ->
     absent.
 
-%% @doc Counts the modules that run other code than the installed files hold: those that a reload would bring in, and
-%% those that wait for a restart of the VM. Remembers what it has read.
+%% @doc Counts the modules whose code differs from the installed files. The first count is of those
+%% that a reload would load, the second of those that wait for a restart of the VM. Remembers the
+%% files that it has read.
 -spec stale(relsync_lib_roots:roots()) -> {Reloadable :: non_neg_integer(), Waiting :: non_neg_integer()}.
 stale(#{write := Root, state := Dir} = Roots) ->
     case installed_manifest(Dir) of
@@ -192,7 +196,7 @@ stale(#{write := Root, state := Dir} = Roots) ->
             {Reloadable, Waiting}
     end.
 
-%% @doc Names the modules whose running code is not that of their file.
+%% @doc Names the modules whose running code differs from their file.
 -spec stale(relsync_lib_roots:roots(), pos_integer()) -> [told()].
 stale(#{write := Root, state := Dir} = Roots, Max) ->
     Limits = limits(Roots, #{manifest => installed_manifest(Dir)}),

@@ -1,17 +1,18 @@
-%% @doc Where the VM runs its release from.
+%% @doc The directory that the VM runs its release from.
 %%
-%% Owns the answer to whether the VM runs anything from a destination, and, if it does not, from which
-%% directory it does. Looks at the code path, at what is loaded and at the VM's arguments; changes nothing.
+%% This module answers whether the VM runs anything from a destination, and if not, which directory
+%% it runs from. It looks at the code path, at loaded code and at the VM's arguments. It changes
+%% nothing.
 %%
-%% A VM that runs nothing from a destination is most likely not the one that was meant, or the
-%% destination is not: nothing that is written there shows in what runs.
+%% If a VM runs nothing from a destination, most likely the VM or the destination is not the
+%% intended one. Nothing that is written there would affect the running code.
 -module(relsync_lib_origin).
 
 -export([runs_from/1, release_root/0, release_root/3]).
 
-%% @doc Says whether the VM runs anything from the destination: a directory of its code path, a loaded
-%% module, or what it was booted from lies there. A directory above or below the root of the release that the VM
-%% runs is another place than the release.
+%% @doc Says whether the VM runs anything from the destination. That is so if a directory of its
+%% code path, a loaded module, or a file that it was booted from lies there. A directory above or
+%% below the root of the VM's release is not the release.
 -spec runs_from(relsync_lib_roots:roots()) -> boolean().
 runs_from(#{read := Read} = Roots) ->
     Known = [resolved(relsync_lib_modules:path_list(Root)) || Root <- Read],
@@ -30,7 +31,7 @@ runs_code_from(#{read := Read}) ->
     Written = [filename:absname(relsync_lib_modules:path_list(Root)) || Root <- Read],
     Path = dirs(relsync_lib_code:path()) ++ booted(),
     Loaded = [filename:dirname(File) || {_, File} <- relsync_lib_code:loaded()],
-    %% Nearly always the names agree, and links need not be followed.
+    %% The names almost always agree, and links need not be followed.
     lies_in(lists:usort(Path ++ Loaded), Written) orelse lies_in_really(lists:usort(Path), Written).
 
 lies_in(Dirs, Roots) ->
@@ -51,10 +52,12 @@ lies_in_really(Dirs, Written) ->
 release_root() ->
     release_root(dirs(relsync_lib_code:path()), booted(), argument(root)).
 
-%% @doc The same of a code path, the directories that the VM was booted from, and Erlang's own root.
+%% @doc Does the same for a code path, the directories that the VM was booted from, and Erlang's own
+%% root.
 %%
-%% Erlang's own root is the release's if the VM was booted from a version in it. Else it counts as
-%% little as what lies below it: the release is where most of the other directories lie.
+%% Erlang's own root is the release's if the VM was booted from a version in it. Otherwise the root
+%% and the directories below it do not count: the release is where most of the other directories
+%% lie.
 -spec release_root([file:filename()], [file:filename()], [file:filename()]) -> {ok, file:filename()} | none.
 release_root(Path, Booted, ErlangRoots) ->
     Others = [Dir || Dir <- Path, not lies_in([Dir], ErlangRoots)],
@@ -64,7 +67,7 @@ release_root(Path, Booted, ErlangRoots) ->
         [] -> none
     end.
 
-%% The part of a directory before the last of these names.
+%% Returns the part of a directory before the last of these names.
 root_of(Dir, Names) ->
     {After, Before} = lists:splitwith(
         fun(Part) -> not lists:member(Part, Names) end, lists:reverse(filename:split(Dir))
@@ -80,11 +83,12 @@ most(Roots) ->
     Counted = [{length([R || R <- Roots, R =:= Root]), Root} || Root <- lists:usort(Roots)],
     [element(2, lists:last(lists:sort(Counted)))].
 
-%% Directories that depend on where the VM was started, and archives, are no places of a release.
+%% Drops directories that depend on where the VM was started, and archives. They do not belong to a
+%% release.
 dirs(Path) ->
     [Dir || Dir <- Path, is_list(Dir), filename:pathtype(Dir) =:= absolute].
 
-%% The directories of the boot file and of the configuration that the VM was started with.
+%% Returns the directories of the boot file and of the configuration that the VM was started with.
 booted() ->
     dirs([filename:dirname(File) || Flag <- [boot, config], File <- argument(Flag)]).
 

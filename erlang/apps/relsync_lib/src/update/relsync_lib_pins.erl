@@ -1,45 +1,47 @@
-%% @doc What the running VM was booted from, which stays until that VM has restarted.
+%% @doc Pins: the files that the running VM was booted from. They stay until that VM has restarted.
 %%
-%% `init:restart/0' and a supervisor start again what the VM was started with: its boot file, its configuration, the
-%% directories that both name, its ERTS. Of these, what a new release lacks is *pinned*: the switch leaves it where it is, and
-%% `current' remembers it as a leftover, which is relsync's own though no manifest names it. The first update after the VM was
-%% started from something else deletes it. What a release replaces at its path is not pinned: the new content counts, and where
-%% that is the boot file, the directories that the new one names.
+%% `init:restart/0' and a supervisor start the VM with the same files as before: its boot file, its
+%% configuration, the directories that both name, its ERTS. If a new release lacks one of them, it
+%% is *pinned*. The switch leaves it in place, and `current' records it as a leftover. A leftover is
+%% relsync's own although no manifest names it. The first update after the VM was started from
+%% something else deletes it. A path that a release replaces is not pinned. Its new content counts,
+%% and if it is the boot file, the directories that the new one names.
 %%
-%% Looks at this VM's arguments and at the boot file; changes nothing.
+%% This module looks at this VM's arguments and at the boot file. It changes nothing.
 -module(relsync_lib_pins).
 
 -export([find/1, booted/1, boot/1, version/1, runtime/1, started_from/1, hold/5, hold_back/2, foresee/3, leftovers/1, tops/1, kept_text/1, dropped_text/1]).
 
 -export_type([found/0, pins/0, leftover/0]).
 
-%% The boot file, if it lies in the release, the directories that it names, and what else the VM was started with.
+%% The boot file, if it lies in the release, the directories that it names, and the other files that
+%% the VM was started with.
 -opaque found() :: #{
     boot := relsync_lib_path:path() | none,
     boot_trees := [relsync_lib_path:path()],
     files := [relsync_lib_path:path()],
     trees := [relsync_lib_path:path()],
     runtime := [relsync_lib_path:path()],
-    %% Applications on the command line. They are not pinned: a start script that lists what lies in `lib' would find the old
-    %% version beside the new one.
+    %% The applications on the command line. They are not pinned. Otherwise a start script that
+    %% lists `lib' would find the old version beside the new one.
     paths := [relsync_lib_path:path()]
 }.
-%% Paths of the release: single files, and directories with all that is in them.
+%% Paths of the release: single files, and directories with everything in them.
 -opaque pins() :: #{files := [relsync_lib_path:path()], trees := [relsync_lib_path:path()]}.
-%% A path that an update left because it was pinned, and what stands there.
+%% A path that an update left because it was pinned, and the kind of its entry.
 -type leftover() :: {relsync_lib_path:path(), file | dir | symlink}.
 
 -define(MAX_BOOT_BYTES, 16777216).
-%% Files that start scripts name to a VM in its environment (`mix release', relx).
+%% The files that start scripts name to a VM in its environment (`mix release', relx).
 -define(VARIABLES, [
     "RELEASE_SYS_CONFIG", "RELEASE_VM_ARGS", "RELEASE_REMOTE_VM_ARGS", "RELX_CONFIG_PATH", "VMARGS_PATH", "CONFIG_PATH"
 ]).
-%% How many paths a text names.
+%% The number of paths that a text names.
 -define(SHOWN_PATHS, 3).
 
-%% What is pinned
+%% Pinned files
 
-%% @doc Names the boot file, if it lies in the release.
+%% @doc Returns the boot file, if it lies in the release.
 -spec booted(relsync_lib_roots:roots()) -> relsync_lib_path:path() | none.
 booted(#{read := Read}) ->
     located_boot(boot_file(), [relsync_lib_code_path:root(relsync_lib_path:native(Root)) || Root <- Read]).
@@ -50,7 +52,7 @@ located_boot(File, Roots) ->
         [] -> none
     end.
 
-%% @doc Says what of the destination this VM was booted from.
+%% @doc Returns the files of the destination that this VM was booted from.
 -spec find(relsync_lib_roots:roots()) -> found().
 find(#{read := Read}) ->
     Roots = [relsync_lib_code_path:root(relsync_lib_path:native(Root)) || Root <- Read],
@@ -69,11 +71,11 @@ find(#{read := Read}) ->
         paths => lists:usort(Dirs)
     }.
 
-%% @doc The boot file, if it lies in the release.
+%% @doc Returns the boot file, if it lies in the release.
 -spec boot(found()) -> relsync_lib_path:path() | none.
 boot(#{boot := Boot}) -> Boot.
 
-%% @doc The version of the release that the boot file lies with.
+%% @doc Returns the version of the release that the boot file belongs to.
 -spec version(found()) -> binary() | none.
 version(#{boot := none}) ->
     none;
@@ -83,22 +85,22 @@ version(#{boot := Boot}) ->
         none -> none
     end.
 
-%% @doc The version of the ERTS that runs, if it lies in the release.
+%% @doc Returns the version of the running ERTS, if it lies in the release.
 -spec runtime(found()) -> binary() | none.
 runtime(#{runtime := [<<"erts-", Version/binary>> | _]}) -> Version;
 runtime(_) -> none.
 
-%% @doc What the VM's arguments name in the release.
+%% @doc Returns the paths in the release that the VM's arguments name.
 -spec started_from(found()) -> [relsync_lib_path:path()].
 started_from(#{boot := Boot, files := Files, trees := Trees, runtime := Runtime, paths := Paths}) ->
     [Boot || Boot =/= none] ++ Files ++ (Trees -- Runtime) ++ Paths.
 
 versions(Files) -> [Version || File <- Files, {ok, Version} <- [version_dir(File)]].
 
-%% Directories that hold more than one version of something are nobody's own.
+%% Directories that hold more than one version of something belong to none of them.
 trees(Dirs) -> lists:usort(Dirs) -- [<<>>, <<"bin">>, <<"lib">>, <<"releases">>].
 
-%% What of it an update could take away: what it does not leave at its path.
+%% Returns the paths that an update could remove: those that it does not leave in place.
 pins(#{boot := Boot, boot_trees := BootTrees, files := Files, trees := Trees}, Stays) ->
     Booted =
         case Boot =/= none andalso Stays(Boot) of
@@ -114,7 +116,7 @@ pins(#{boot := Boot, boot_trees := BootTrees, files := Files, trees := Trees}, S
 located(Names, Roots) ->
     [relsync_lib_path:raw(Rel) || Name <- Names, {ok, _, Rel} <- [relsync_lib_code_path:locate(Name, Roots)]].
 
-%% As `init' reads them: of a flag without a value nothing.
+%% Reads arguments as `init' does. A flag without a value gives nothing.
 arguments(Flag) ->
     case init:get_argument(Flag) of
         {ok, Values} -> lists:append(Values);
@@ -144,7 +146,7 @@ root() ->
         [] -> "/"
     end.
 
-%% The directories of the release that a boot script puts on the code path.
+%% Returns the directories of the release that a boot script puts on the code path.
 boot_dirs(none, _) ->
     [];
 boot_dirs(File, Roots) ->
@@ -169,7 +171,8 @@ is_relative(<<"/", _/binary>>) -> false;
 is_relative(<<"$", _/binary>>) -> false;
 is_relative(_) -> true.
 
-%% `releases/VERSION' of a file in it: its start script's environment and its other configuration belong to it.
+%% Returns `releases/VERSION' for a file in it. Its start script's environment and its other
+%% configuration belong to it.
 version_dir(File) ->
     case binary:split(File, <<"/">>, [global]) of
         [<<"releases">>, Version, _ | _] -> {ok, <<"releases/", Version/binary>>};
@@ -186,7 +189,7 @@ application_dir(Dir) ->
             end
     end.
 
-%% Whether the VM may need a path when it starts again, or what lies below it.
+%% Says whether the VM may need a path, or something below it, when it starts again.
 is_pinned(Path, #{files := Files, trees := Trees}) ->
     lists:any(fun(Pin) -> Pin =:= Path orelse is_below(Pin, Path) end, Files ++ Trees) orelse
         lists:any(fun(Tree) -> is_below(Path, Tree) end, Trees).
@@ -198,10 +201,11 @@ is_below(Path, Dir) ->
         _ -> false
     end.
 
-%% What becomes of it
+%% Leftovers
 
-%% @doc Takes out of what an update wants the removal of what is pinned, and adds that of leftovers of before which are pinned no
-%% more. Also gives the leftovers afterwards, and which paths were kept and dropped by this.
+%% @doc Drops the removal of pinned paths from an update's changes, and adds the removal of earlier
+%% leftovers that are no longer pinned. Also returns the leftovers afterwards, and the paths that
+%% were kept and dropped by this.
 -spec hold(
     relsync_lib_wanted:wanted(), relsync_lib_manifest:manifest(), [leftover()], found(), relsync_lib_roots:roots()
 ) ->
@@ -223,7 +227,8 @@ hold(Wanted, Manifest, Before, Found, Roots) ->
         #{leftovers => lists:ukeysort(1, Still ++ Kept), kept => Kept, dropped => Dropped}
     }.
 
-%% @doc The same of the changes of a way back: without those that are held back, and the leftovers that these become.
+%% @doc Does the same for the changes of a way back. Returns them without the ones that are held
+%% back, and the leftovers that these become.
 -spec hold_back([relsync_lib_change:change()], found()) -> {[relsync_lib_change:change()], [leftover()]}.
 hold_back(Changes, Found) ->
     Gone = maps:from_list([{Path, true} || {Path, _, absent} <- Changes]),
@@ -233,7 +238,8 @@ hold_back(Changes, Found) ->
     ),
     {Others, [{Path, element(1, Old)} || {Path, Old, _} <- Held]}.
 
-%% @doc Which of the paths that an update is to take away, and that leave the release with it, will stay.
+%% @doc Returns the paths that will stay, among those that an update removes and that leave the
+%% release with it.
 -spec foresee([relsync_lib_path:path()], [leftover()], relsync_lib_roots:roots()) -> [leftover()].
 foresee(Removed, Leftovers, Roots) ->
     Gone = maps:from_list([{Path, true} || Path <- Removed ++ [Path || {Path, _} <- Leftovers]]),
@@ -246,12 +252,12 @@ kind(Path, #{write := Write}) ->
         _ -> none
     end.
 
-%% @doc The leftovers that belong to a generation.
+%% @doc Returns the leftovers of a generation.
 -spec leftovers(relsync_lib_state:current() | none) -> [leftover()].
 leftovers(#{leftovers := Leftovers}) -> Leftovers;
 leftovers(_) -> [].
 
-%% @doc Of leftovers those that lie in no other one.
+%% @doc Returns the leftovers that lie in no other leftover.
 -spec tops([leftover()]) -> [relsync_lib_path:path()].
 tops(Leftovers) ->
     Dirs = maps:from_list([{Path, true} || {Path, dir} <- Leftovers]),
@@ -261,12 +267,12 @@ tops(Leftovers) ->
         not lists:any(fun(Above) -> is_map_key(Above, Dirs) end, relsync_lib_path:ancestors(Path))
     ].
 
-%% @doc Says what stays until the VM restarts.
+%% @doc Says which files stay until the VM restarts.
 -spec kept_text([leftover()]) -> unicode:chardata().
 kept_text(Leftovers) ->
     ["kept until the VM restarts, because it was booted from there: ", names(Leftovers)].
 
-%% @doc Says what goes because the VM has restarted.
+%% @doc Says which files are deleted because the VM has restarted.
 -spec dropped_text([leftover()]) -> unicode:chardata().
 dropped_text(Leftovers) ->
     ["kept for a restart of the VM until now, and deleted: ", names(Leftovers)].

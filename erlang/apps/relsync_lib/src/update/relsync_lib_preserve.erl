@@ -1,12 +1,12 @@
-%% @doc Keeps what a switch is going to replace or delete.
+%% @doc Keeps the files that a switch is going to replace or delete.
 %%
-%% Owns the content files of `generations/<n>/'. Changes nothing in the live
-%% tree. It turns what the new tree wants of each path into changes that also
-%% say what stands there now and where that content is kept.
+%% This module owns the content files of `generations/<n>/'. It changes nothing in the live tree. It
+%% turns the wanted entries of the new tree into changes that also contain the present entries, and
+%% the places where their content is kept.
 %%
-%% Files are kept by a second link to them, so that nothing is copied and the
-%% inode of a running program stays; they are copied where the file system has
-%% no links or forbids one, if there is the space.
+%% A file is kept by a second link to it. So nothing is copied, and the inode of a running program
+%% stays. If the file system has no links or forbids one, the file is copied, if there is enough
+%% space.
 -module(relsync_lib_preserve).
 
 -export([changes/3, check_mounts/2, sizes/2, format_error/1]).
@@ -31,11 +31,11 @@
     is_space_checked = false :: boolean()
 }).
 
-%% Errors of link(2) that say "not here" rather than "not now".
+%% The errors of link(2) that mean "not here" rather than "not now".
 -define(NO_LINK, [enotsup, eopnotsupp, eperm, exdev, emlink, enosys, eacces]).
 
-%% @doc Gives the changes, with every old file kept and synced under the generation, and what the new files could not take
-%% over from the old ones.
+%% @doc Returns the changes. Every old file is kept and synced under the generation. Also returns
+%% the attributes that the new files could not take over from the old ones.
 -spec changes(
     relsync_lib_roots:roots(),
     non_neg_integer(),
@@ -74,7 +74,8 @@ taken_over({error, Reason}) -> fail(Reason).
 mounted(ok) -> ok;
 mounted({error, Reason}) -> fail(Reason).
 
-%% @doc Refuses changes that put something in the place of a mount point, or remove a file that is one: the kernel allows neither.
+%% @doc Refuses changes that replace a mount point, or remove a file that is one. The kernel allows
+%% neither.
 -spec check_mounts(relsync_lib_roots:roots(), [{relsync_lib_path:path(), Old, New}]) ->
     ok | {error, {mount_point, relsync_lib_path:path()}}
 when
@@ -94,7 +95,7 @@ check_mounts(#{write := Root}, Changes) ->
 needs_its_place(absent, _) -> false;
 needs_its_place(_, {dir, _}) -> false;
 needs_its_place(_, {mode, _}) -> false;
-%% A directory that is a mount point stays, as one that is not empty does.
+%% A directory that is a mount point stays, like one that is not empty.
 needs_its_place({dir, _}, absent) -> false;
 needs_its_place(_, _) -> true.
 
@@ -109,7 +110,7 @@ folder_done({error, Reason}, #keeping{generation = Generation}) -> fail({cannot_
 folder(#keeping{dir = Dir, generation = Generation}) ->
     relsync_lib_state:generation_dir(Dir, Generation).
 
-%% Takes a first look at each path, but for those below a directory that the switch makes.
+%% Takes a first look at each path, except those below a directory that the switch makes.
 looked(Wanted, #keeping{root = Root} = Keeping) ->
     {_, Absent} = lists:mapfoldl(
         fun(Item, Seen) -> examine(Item, Seen, Keeping) end, #{}, [{Path, New, again} || {Path, {dir, _} = New} <- Wanted]
@@ -129,7 +130,7 @@ looked(Wanted, #keeping{root = Root} = Keeping) ->
     ),
     lists:zipwith(fun({Path, New}, Look) -> {Path, New, Look} end, Wanted, Looks).
 
-%% Whatever is not simply there is looked at again.
+%% A path that is not simply there is looked at again.
 first_look(Path, Full) ->
     try relsync_lib_place:is_held(Full) andalso relsync_lib_fs:examine_held(Full) of
         {ok, Info, Facts} -> {live(Path, Full, Info), Facts};
@@ -138,8 +139,8 @@ first_look(Path, Full) ->
         throw:{?MODULE, _} -> again
     end.
 
-%% What stands at a path now. Below what the switch will turn into a directory
-%% there is nothing yet, whatever a link there points to.
+%% Returns the present entry at a path. Below a path that the switch will turn into a directory,
+%% nothing exists yet, whatever a link there points to.
 examine({Path, New, First}, Absent, #keeping{wanted = Wanted} = Keeping) ->
     Parent = relsync_lib_path:parent(Path),
     case {is_map_key(Parent, Absent), Wanted} of
@@ -162,7 +163,7 @@ look(again, Path, #keeping{root = Root, wanted = Wanted}) ->
     case Held of
         {ok, Info, Facts} ->
             {live(Path, Full, Info), Facts};
-        %% Why it cannot be seen, the directories above it tell.
+        %% The directories above it tell why it cannot be seen.
         {error, _} ->
             case relsync_lib_path:check_parents(Root, Path) of
                 ok -> look_at(Path, Full);
@@ -204,7 +205,7 @@ check({Path, Live, {mode, _}}, _Keeping) when Live =:= absent; element(1, Live) 
 check(_Item, _Keeping) ->
     ok.
 
-%% A directory that makes way for a file may hold only what goes as well.
+%% A directory that makes way for a file may only hold entries that are removed too.
 check_cleared(Dir, Top, #keeping{root = Root, wanted = Wanted} = Keeping) ->
     case relsync_lib_fs:list(relsync_lib_path:join(Root, Dir)) of
         {ok, Names} ->
@@ -223,7 +224,7 @@ check_cleared(Dir, Top, #keeping{root = Root, wanted = Wanted} = Keeping) ->
             fail({cannot, examine, Dir, Reason})
     end.
 
-%% Gives each old file a number and, where that can be, a second link of that name.
+%% Gives each old file a number and, if possible, a second link with that name.
 linked(Items, #keeping{generation = Generation, dir = Dir, root = Root}) ->
     {Numbered, _} = lists:mapfoldl(
         fun
@@ -273,8 +274,8 @@ check_space(Seen, #keeping{dir = Dir}) ->
         _ -> ok
     end.
 
-%% Directories that the owner may not write into are opened for the switch and
-%% closed again, which a change of their mode to itself expresses.
+%% Directories that the owner may not write into are opened for the switch and closed again. A
+%% change of their mode to itself expresses that.
 restricted_dirs(Changes, #keeping{root = Root, wanted = Wanted}) ->
     Parents = lists:usort([relsync_lib_path:parent(Path) || {Path, _, _} <- Changes]),
     [
@@ -286,8 +287,8 @@ restricted_dirs(Changes, #keeping{root = Root, wanted = Wanted}) ->
         Mode band 8#300 =/= 8#300
     ].
 
-%% @doc Says how many bytes are kept for each of the generations. Content of several names is one
-%% content, and is counted with the first that has it.
+%% @doc Returns the number of bytes kept for each of the generations. Content with several names is
+%% one content, and is counted with the first generation that has it.
 -spec sizes(relsync_lib_state:dir(), [non_neg_integer()]) -> [{non_neg_integer(), non_neg_integer()}].
 sizes(Dir, Generations) ->
     {Sizes, _} = lists:mapfoldl(

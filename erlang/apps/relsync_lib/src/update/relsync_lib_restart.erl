@@ -1,4 +1,4 @@
-%% @doc How this VM restarts into the release that an update leads to.
+%% @doc The ways in which this VM restarts into an update's release.
 %%
 %% | way       | what is done                                                | starts                                     |
 %% |-----------|-------------------------------------------------------------|--------------------------------------------|
@@ -7,21 +7,23 @@
 %% | `heart'   | `init:reboot/0'; heart runs its command                     | what that command starts                   |
 %% | `init'    | `init:restart/0'                                            | the same boot file in the same emulator    |
 %%
-%% The first of them that is asked for or there is taken; `init' only where it starts the new release. Whether the VM came
-%% back with that release is for the host to find out: nothing of this VM is left to tell.
+%% The first way that the user asks for or that exists is used; `init' only if it starts the new
+%% release. The host finds out whether the VM came back with that release, because nothing of this
+%% VM is left to tell.
 %%
-%% Looks at this VM and starts a process of the system; touches no file of the release.
+%% This module looks at this VM, and starts a process of the system. It touches no file of the
+%% release.
 -module(relsync_lib_restart).
 
 -export([vm/1, outlook/2, update_facts/3, way/3, text/1, restart/2, format_error/1]).
 
 -export_type([facts/0, way/0, error/0]).
 
-%% What is known of the release after the update.
+%% The facts about the release after the update.
 -type facts() :: #{
-    %% Whether what stands at a path now, or something new, will stand there.
+    %% Whether the present entry at a path, or a new one, will be there.
     stays := fun((relsync_lib_path:path()) -> boolean()),
-    %% What its `releases/start_erl.data' names.
+    %% The versions in its `releases/start_erl.data'.
     named := relsync_lib_release:named() | none,
     %% Whether files of an ERTS change.
     runtime_changes := boolean()
@@ -34,18 +36,18 @@
     | no_shell
     | {no_command, file:posix() | atom()}.
 
-%% How long the host has to hear of the result before the VM restarts.
+%% The time that the host has to receive the result before the VM restarts.
 -define(DELAY_MS, 1000).
-%% For how many seconds at most the shell waits for the VM's end.
+%% The maximum number of seconds that the shell waits for the VM's end.
 -define(PATIENCE_S, 600).
 -define(MAX_START_ERL_BYTES, 4096).
-%% What `heart:set_cmd/1' takes.
+%% The maximum length of a command for `heart:set_cmd/1'.
 -define(MAX_HEART_COMMAND, 2046).
-%% Set by the programs that start a VM, for the release they start.
+%% The variables that programs which start a VM set for the release they start.
 -define(START_VARIABLES, ["ROOTDIR", "BINDIR", "EMU", "PROGNAME", "ERTS_VSN", "ERTS_DIR"]).
 -define(RELEASE_PREFIXES, ["RELEASE_", "REL_", "RELX_", "VMARGS_", "CONFIG_"]).
-%% Waits for the end of process $1, for at most $2 seconds; a process that has ended and that nobody has waited for is a
-%% zombie. Then runs $3 and writes what it says to $4.
+%% Waits for the end of process $1, for at most $2 seconds. (A process that has ended and was not
+%% waited for is a zombie.) Then runs $3 and writes its output to $4.
 -define(SCRIPT,
     "trap '' HUP; exec </dev/null >/dev/null 2>&1; ("
     "n=0; while kill -0 \"$1\" 2>/dev/null && [ $n -lt \"$2\" ]; do "
@@ -54,7 +56,8 @@
     "exec /bin/sh -c \"$3\" >\"$4\" 2>&1) &"
 ).
 
-%% @doc Tells one life of this VM from another, what it was booted from, and what would be booted now.
+%% @doc Returns facts that distinguish this life of the VM from another, the files it was booted
+%% from, and those that would be booted now.
 -spec vm(relsync_lib_roots:roots()) -> map().
 vm(Roots) ->
     Boot = relsync_lib_pins:booted(Roots),
@@ -70,8 +73,8 @@ vm(Roots) ->
             end
     }).
 
-%% @doc Says what of the files that an update takes away will stay, and how the VM will restart if it is to; refuses where it
-%% cannot.
+%% @doc Says which of the files that an update removes will stay, and how the VM will restart if
+%% requested. Refuses if it cannot restart.
 -spec outlook(#{files => map(), reload => relsync_lib_reload:mode(), _ => _}, relsync_lib_roots:roots()) -> [binary()].
 outlook(#{files := #{removed := Removed} = Files} = Fields, #{state := Dir} = Roots) ->
     Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
@@ -94,7 +97,8 @@ outlook(_, _) ->
 chosen({ok, Way}) -> Way;
 chosen({error, Reason}) -> relsync_lib_refusal:refuse(restart, format_error(Reason)).
 
-%% @doc What is known of the release that changes lead to: `Nodes' are what will stand at each changed path.
+%% @doc Returns the facts about the release that changes lead to. `Nodes' are the future entries at
+%% the changed paths.
 -spec update_facts(
     [{relsync_lib_path:path(), relsync_lib_change:file_node()}], [relsync_lib_pins:leftover()], relsync_lib_roots:roots()
 ) -> facts().
@@ -130,8 +134,8 @@ named(Read) ->
         _ -> none
     end.
 
-%% @doc Chooses how the VM restarts into the release that `Facts' tell of. `none' as a command: the VM ends, and what
-%% supervises it starts it again.
+%% @doc Chooses the way in which the VM restarts into the release that `Facts' describe. With the
+%% command `none', the VM ends, and its supervisor starts it again.
 -spec way(binary() | undefined, facts(), relsync_lib_roots:roots()) -> {ok, way()} | {error, error()}.
 way(<<"none">>, _, _) ->
     {ok, stop};
@@ -146,7 +150,7 @@ way(undefined, Facts, Roots) ->
         Command -> {ok, {heart, Command}}
     end.
 
-%% What heart will run. Without a command it would end the VM for good.
+%% Returns the command that heart will run. Without a command, heart would end the VM for good.
 heart_command() ->
     case whereis(heart) of
         undefined ->
@@ -183,14 +187,14 @@ text(stop) -> "the VM stops; what supervises it starts it again";
 text({heart, Command}) -> ["the VM ends, and heart starts it again by: ", Command];
 text(init) -> "the VM restarts within its process (init:restart/0)".
 
-%% @doc Restarts the VM a moment later. A VM whose command cannot be run goes on.
+%% @doc Restarts the VM a moment later. If its command cannot be run, the VM continues.
 -spec restart(way(), relsync_lib_roots:roots()) -> ok | {error, {no_command, file:posix() | atom()}}.
 restart(init, _) ->
     later(restart);
 restart(stop, _) ->
     later(stop);
 restart({heart, Command}, Roots) ->
-    %% Heart's own environment is that of the release which it was started with.
+    %% Heart's own environment is that of the release which heart was started with.
     case outdated(Roots) of
         [] ->
             ok;
@@ -212,8 +216,8 @@ later(Function) ->
     {ok, _} = timer:apply_after(?DELAY_MS, init, Function, []),
     ok.
 
-%% Variables that speak of the release which was started, not of the one to be started: a start script would take them for the
-%% user's wish.
+%% Returns the variables that describe the release which was started, not the one to be started. A
+%% start script would mistake them for the user's settings.
 outdated(Roots) ->
     Version = relsync_lib_pins:version(relsync_lib_pins:find(Roots)),
     [Name || Name <- ?START_VARIABLES, os:getenv(Name) =/= false] ++

@@ -1,31 +1,30 @@
-%% @doc Brings the live tree to where a list of changes says it should be.
+%% @doc Brings the live tree to the state that a list of changes describes.
 %%
-%% Owns every operation on the live tree and their order. It does not preserve
-%% anything, write records or decide whether the switch counts
-%% (`relsync_lib_apply').
+%% This module owns every operation on the live tree, and their order. It does not preserve
+%% anything, write records or decide whether the switch counts (`relsync_lib_apply').
 %%
-%% Each step looks at what stands there now and makes it what is wanted. So a
-%% run that was interrupted anywhere is completed by running it again, and
-%% undone by running the reversed changes.
+%% Each step looks at the present entry and makes it the wanted one. So a run that was interrupted
+%% anywhere is completed by running it again, and undone by running the reversed changes.
 %%
-%% Invariants: before each operation the directories above the path are looked
-%% at, and nothing happens through one that is a link; a file that both trees
-%% have is replaced by one rename and is never missing; a directory that is not
-%% empty is never removed. Where a `restore' must put a file in the place of
-%% such a directory, the directory is moved aside into the state directory.
+%% Invariants: before each operation, the directories above the path are looked at, and nothing
+%% happens through one that is a link. A file that both trees have is replaced by one rename and is
+%% never missing. A directory that is not empty is never removed. If a `restore' must put a file in
+%% the place of such a directory, the directory is moved aside into the state directory.
 %%
-%% `run/3' syncs no directory going forward, so that the release is disturbed for as short as can be; `sync/2' does it
-%% before the switch counts. That is safe because the journal, and all that it refers to, is on the medium before the first rename:
-%% after a power failure some renames may be there and others not, in any order, and the next session undoes those that are.
-%% For the same reason many new files are put in place by several processes at once (relsync_lib_parallel): the journal says of each
-%% path what it was, and no state of the tree follows from the order. Directories come before, removals after.
+%% Going forward, `run/3' syncs no directory, so that the release is disturbed as briefly as
+%% possible. `sync/2' syncs them before the switch counts. That is safe, because the journal and
+%% everything it refers to are on the medium before the first rename. After a power failure, some
+%% renames may be there and others not, in any order, and the next session undoes those that are.
+%% For the same reason, several processes at once put many new files in place
+%% (relsync_lib_parallel). The journal has the earlier entry of each path, and no state of the tree
+%% depends on the order. Directories come before that, and removals after it.
 -module(relsync_lib_switch).
 
 -export([run/3, sync/2, format_error/1]).
 
 -export_type([purpose/0, report/0, error/0]).
 
-%% A return names the generation that it leads to.
+%% A restore names the generation that it leads to.
 -type purpose() :: forward | {restore, non_neg_integer()}.
 -type report() :: [
     {not_empty, relsync_lib_path:path()}
@@ -41,14 +40,15 @@
     | {no_content, relsync_lib_path:path()}
     | {cannot, Action :: atom(), relsync_lib_path:path(), file:posix() | badarg}.
 
-%% Only used where the tree spans several file systems.
+%% Only used if the tree spans several file systems.
 -define(IN_TREE_NAME, <<".relsync-switch.tmp">>).
 
 -record(run, {
     root :: binary(),
     dir :: relsync_lib_state:dir(),
     purpose :: purpose(),
-    %% Whether each operation is held to its directory (relsync_lib_place), so that no look at those above is needed.
+    %% Whether each operation is bound to its directory (relsync_lib_place), so that no look at
+    %% those above is needed.
     is_held :: boolean(),
     report = [] :: report()
 }).
@@ -70,7 +70,7 @@ run(#{write := Root, state := Dir}, Changes, Purpose) ->
         throw:{?MODULE, Reason} -> {error, Reason}
     end.
 
-%% Directories whose owner may not write into them are opened for the run.
+%% Directories that their owner may not write into are opened for the run.
 open_dir({Path, Old, New}, Run) ->
     case is_dir_like(Old) orelse is_dir_like(New) of
         true ->
@@ -82,15 +82,15 @@ open_dir({Path, Old, New}, Run) ->
             ok
     end.
 
-%% Somebody else's directory stays as it is: where nothing in it has to change, that is no obstacle, least of all
-%% to an undo.
+%% A foreign directory stays as it is. If nothing in it has to change, that is no obstacle, least of
+%% all to an undo.
 try_to_open(Path, Mode, Run) ->
     case relsync_lib_fs:set_mode(full(Path, Run), Mode) of
         {error, eperm} -> ok;
         Result -> _ = done(chmod, Path, Result, Run), ok
     end.
 
-%% One that has come since is seen when it is in the way.
+%% A directory that has appeared since is noticed when it is in the way.
 is_new_dir({_Path, absent, {dir, _}}, #run{purpose = forward, is_held = true}) -> true;
 is_new_dir(_Change, _Run) -> false.
 
@@ -109,11 +109,11 @@ close_dir(_Change, _Run) ->
 
 %% Removing
 
-%% What is known to be a file goes by one operation.
+%% A path that is known to be a file is removed by one operation.
 remove({Path, {file, _, _, _}, absent} = Change, #run{purpose = forward, is_held = true} = Run) ->
     case relsync_lib_fs:delete_file(full(Path, Run)) of
         ok -> Run;
-        %% A link has come above it: a look would find nothing there.
+        %% A link has appeared above it. A look would find nothing there.
         {error, eloop} -> fail({cannot, delete, Path, eloop});
         {error, _} -> remove_seen(Change, Run)
     end;
@@ -141,7 +141,7 @@ remove_dir(Path, Old, Run) ->
 
 %% Placing
 
-%% What a restore removes last, it removes first if that is what makes room for the rest.
+%% A restore removes some entries first instead of last, if that makes space for the rest.
 place_all(Placing, _Removing, #run{purpose = forward, is_held = true} = Run) ->
     {Simple, Others} = lists:partition(fun is_simple/1, Placing),
     case relsync_lib_parallel:pays(Simple) of
@@ -158,8 +158,8 @@ place_all(Placing, Removing, #run{purpose = Purpose} = Run) ->
             lists:foldl(fun place/2, lists:foldl(fun remove/2, Run, Removing), Placing)
     end.
 
-%% A new file in the place of an old one, or of nothing, takes one operation; what stands there otherwise is looked at.
-%% Once all directories are there, such files may come in any order.
+%% A new file in the place of an old one, or of nothing, takes one operation. Any other entry is
+%% looked at. Once all directories exist, such files may come in any order.
 is_simple({_Path, Old, {file, _, _, _}}) -> Old =:= absent orelse element(1, Old) =:= file orelse element(1, Old) =:= symlink;
 is_simple(_) -> false.
 
@@ -186,7 +186,7 @@ place(Change, #run{purpose = forward, is_held = true, root = Root, dir = Dir} = 
 place(Change, Run) ->
     place_seen(Change, Run).
 
-%% What is known to be new takes one operation, and a look at the mode that it got.
+%% A directory that is known to be new takes one operation, and a look at the mode that it got.
 make_new_dir({Path, _Old, {dir, Mode}} = Change, Run) ->
     case relsync_lib_fs:make_dir(full(Path, Run)) of
         ok ->
@@ -233,7 +233,7 @@ place_node({file, Source, Mode, Mtime}, Path, Live, #run{dir = Dir} = Run) ->
     From = relsync_lib_state:file_name(Dir, Source),
     case {relsync_lib_fs:examine(From), Live} of
         {{ok, {file, KeptMode, _, _} = Kept, #{identity := Identity}}, _} ->
-            %% Two generations rolled back at once: content of one, mode of the other.
+            %% Two generations are rolled back at once: the content of one, the mode of the other.
             _ = [done(chmod, Path, relsync_lib_fs:set_mode(From, Mode), Run) || KeptMode =/= Mode],
             case stands(From, setelement(2, Kept, Mode), Identity, Path, Live, Run) of
                 true ->
@@ -251,7 +251,8 @@ place_node({file, Source, Mode, Mtime}, Path, Live, #run{dir = Dir} = Run) ->
             fail({no_content, Path})
     end.
 
-%% A restore leaves alone what was never replaced: the kept file is a link to it, or a copy of it.
+%% A restore leaves files alone that were never replaced. The kept file is a link to it, or a copy
+%% of it.
 stands(From, Kept, Identity, Path, {file, _, _, _} = Live, #run{purpose = {restore, _}} = Run) ->
     Full = full(Path, Run),
     case relsync_lib_fs:examine(Full) of
@@ -262,8 +263,8 @@ stands(From, Kept, Identity, Path, {file, _, _, _} = Live, #run{purpose = {resto
 stands(_From, _Kept, _Identity, _Path, _Live, _Run) ->
     false.
 
-%% What a restore moves is the only copy: it must not end up in a directory that a power failure takes
-%% away. Going forward, the old content is kept elsewhere.
+%% A restore moves the only copy of a file. It must not end up in a directory that a power failure
+%% removes. Going forward, the old content is kept elsewhere.
 keep_name(Path, #run{purpose = {restore, _}} = Run) ->
     done(sync, Path, relsync_lib_fs:sync_dir(full(relsync_lib_path:parent(Path), Run)), Run);
 keep_name(_Path, #run{purpose = forward} = Run) ->
@@ -275,8 +276,8 @@ place_symlink(Target, Path, #run{dir = Dir} = Run) ->
     Run2 = done(place, Path, relsync_lib_fs:symlink(Target, Temporary), Run1),
     move(Temporary, Path, fun(To) -> relsync_lib_fs:symlink(Target, To) end, Run2).
 
-%% Renames over whatever leaf stands there; `Copy' makes the same thing again
-%% where the path lies on another file system.
+%% Renames over any leaf that is there. `Copy' makes the same entry again if the path lies on
+%% another file system.
 move(From, Path, Copy, Run) ->
     case relsync_lib_fs:rename(From, full(Path, Run)) of
         {error, exdev} -> move_across(Path, Copy, Run);
@@ -319,7 +320,7 @@ displace(Path, Generation, #run{dir = Dir} = Run) ->
     Name = free_name(Folder, Generation, 1),
     To = relsync_lib_path:join(Folder, Name),
     Moved = done(displace, Path, relsync_lib_fs:rename(full(Path, Run), To), Run),
-    %% It is somebody's data: its new names come to the medium before its old one is taken.
+    %% It is somebody's data. Its new names reach the medium before its old one is removed.
     _ = [done(displace, Path, relsync_lib_fs:sync_dir(D), Moved) || D <- [Folder, Dir]],
     note({displaced, Path, Name}, Moved).
 
@@ -332,8 +333,8 @@ free_name(Folder, Generation, Number) ->
 
 %% Syncing
 
-%% @doc Brings what a run did to the medium, and removes what an interrupted run
-%% on a tree of several file systems may have left.
+%% @doc Syncs the work of a run to the medium. Removes the files that an interrupted run on a tree
+%% of several file systems may have left.
 -spec sync(relsync_lib_roots:roots(), [relsync_lib_change:change()]) -> ok | {error, error()}.
 sync(#{write := Root, state := Dir}, Changes) ->
     Run = #run{root = Root, dir = Dir, purpose = forward, is_held = relsync_lib_place:is_held(Root)},
@@ -362,7 +363,7 @@ sync_node(Path, Run) ->
 
 %% Looking
 
-%% What stands at a path, if every directory above it is one.
+%% Returns the entry at a path, if every directory above it is a directory.
 look(<<>>, #run{root = Root}) ->
     %% The root may be reached through a link.
     case relsync_lib_fs:info(Root) of

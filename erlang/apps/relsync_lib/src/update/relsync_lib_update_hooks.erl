@@ -1,13 +1,14 @@
-%% @doc The hooks of one update: loaded, told what they run for, run, and let go of.
+%% @doc The hooks of one update: loaded, informed, run, and released.
 %%
-%% Owns what is known of them between the host's `HOOKS' and the end of the update. The hooks' module and
-%% processes are those of relsync_lib_hooks; when which of them runs is relsync_lib_update's.
+%% This module owns the facts about them between the host's `HOOKS' and the end of the update.
+%% relsync_lib_hooks owns the hooks' module and processes. relsync_lib_update decides when each hook
+%% runs.
 -module(relsync_lib_update_hooks).
 
 -export([load/3, release/2, has/2, run/3, ran/1, with_context/2, context/5]).
 -export_type([hooks/0, context/0]).
 
-%% What `receive' takes at most; also less than `infinity'.
+%% The largest timeout of `receive'. It also limits `infinity'.
 -define(MAX_TIMEOUT_MS, 16#FFFFFFFF).
 
 -type hooks() ::
@@ -15,14 +16,14 @@
     | #{
         loaded := relsync_lib_hooks:hooks(),
         timeout := timeout(),
-        %% Whether `presync' was begun.
+        %% Whether `presync' has begun.
         presync := boolean(),
         %% The applications that ran before that.
         ran := [relsync_lib_apps:app()],
         context := context()
     }.
-%% What hooks are told, as far as it is known: the snapshots that the update leads to and comes from, the
-%% number of the generation it makes, and what changes.
+%% The context of hooks, as far as it is known. It has the snapshots that the update leads to and
+%% comes from, the number of the generation it makes, and the changes.
 -type context() :: #{
     %% Whether the hook leads to a newer release or back to an earlier one.
     point := update | undo,
@@ -33,13 +34,13 @@
     applications := [atom() | binary()]
 }.
 
-%% @doc Loads the hooks that the host sent and, if it says so, runs `presync' at once.
+%% @doc Loads the hooks that the host sent. Runs `presync' at once, if the host says so.
 -spec load(#{content => binary(), form => beam | source, timeout => non_neg_integer(), presync_now => boolean(), undo => boolean(), _ => _}, relsync_lib_roots:roots(), relsync_lib_update:send()) -> hooks().
 load(#{content := Content} = Fields, #{state := Dir}, Send) ->
     Form = maps:get(form, Fields, beam),
     case relsync_lib_hooks:load({Form, Content}, #{}) of
         {ok, Loaded} ->
-            %% The host, which could not compile them, sends the pack only to hooks that will do.
+            %% The host could not compile them. It sends the pack only if the hooks are accepted.
             Form =:= source andalso Send(step, #{step => hooks}),
             Hooks = #{
                 loaded => Loaded,
@@ -72,7 +73,7 @@ early_presync(Hooks, Send) ->
             relsync_lib_refusal:refuse_hooks(Reason)
     end.
 
-%% @doc Lets go of hooks whose update did not come, or failed.
+%% @doc Releases hooks whose update was not applied or failed.
 -spec release(hooks(), relsync_lib_update:send()) -> ok.
 release(none, _) ->
     ok;
@@ -91,11 +92,11 @@ release(#{loaded := Loaded, presync := Presync, context := Context} = Hooks0, Se
     _ = relsync_lib_hooks:unload(Loaded),
     ok.
 
-%% What was to be led somewhere is led back from there.
+%% Returns the opposite direction.
 opposite(update) -> undo;
 opposite(undo) -> update.
 
-%% @doc Says whether there is such a hook: of one that is not, nobody is told that it runs.
+%% @doc Says whether a hook exists. If it does not, the host is not told that it runs.
 -spec has(hooks(), relsync_lib_hooks:point()) -> boolean().
 has(#{loaded := Loaded}, Point) -> relsync_lib_hooks:has(Loaded, Point).
 
@@ -108,17 +109,17 @@ run(#{loaded := Loaded, timeout := Timeout, context := Context}, Point, Send) ->
         {error, Reason} -> {error, Reason}
     end.
 
-%% @doc The applications that ran before an update disturbed anything.
+%% @doc Returns the applications that ran before an update disturbed anything.
 -spec ran(hooks()) -> [relsync_lib_apps:app()].
 ran(#{presync := true, ran := Ran}) -> Ran;
 ran(_) -> relsync_lib_apps:running().
 
-%% @doc Tells hooks what they run for.
+%% @doc Gives hooks their context.
 -spec with_context(hooks(), context()) -> hooks().
 with_context(none, _) -> none;
 with_context(Hooks, Context) -> Hooks#{context := Context}.
 
-%% @doc What hooks are told of an update or a way back.
+%% @doc Returns the context of hooks for an update or a way back.
 -spec context(
     update | undo,
     none | <<_:256>>,
@@ -149,14 +150,14 @@ context(Point, Snapshot, Generation, Paths, Dir) ->
         applications => lists:usort(lists:append([application(Path) || Path <- Paths]))
     }.
 
-%% The application that a path of a release belongs to, if any.
+%% Returns the application that a path of a release belongs to, if any.
 application(Path) ->
     case binary:split(Path, <<"/">>, [global]) of
         [<<"lib">>, Directory, _ | _] -> [atom(hd(binary:split(Directory, <<"-">>)))];
         _ -> []
     end.
 
-%% What is too long for a name stays a binary.
+%% A text that is too long for an atom stays a binary.
 atom(Name) ->
     try
         binary_to_atom(Name, utf8)
