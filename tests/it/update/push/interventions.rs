@@ -147,7 +147,7 @@ fn hooks_that_are_none_are_not_taken_for_ones_that_cannot_be_loaded() {
     let mut rig = Rig::new();
     let (a, b) = rig.versions(A, B);
     applied(rig.push(a.root()));
-    let misspelt = hooks("-export([helath/0]).\nhelath() -> ok.");
+    let misspelt = hooks("-export([health_/0]).\nhealth_() -> ok.");
     let table = [
         (misspelt.kind, misspelt.content, "hooks_exports"),
         (

@@ -1,7 +1,7 @@
 %% @doc Says whether what a hooks module exports are hooks.
 %%
-%% Owns the names of the hooks. A hook that is misspelt is never called, and an update that relies on it would seem
-%% to have gone well: so a module without any hook, or with a function that must be meant to be one, is refused.
+%% Owns the names of the hooks. A misspelt hook is never called, and an update that relies on it would seem to have gone
+%% well. So a module without any hook is refused, and one with a function that is a hook but for its arity, case or underscores.
 %% Other functions may be exported beside hooks. Pure.
 -module(relsync_lib_hooks_exports).
 
@@ -13,10 +13,6 @@
 -type reason() :: {no_hooks, [export()]} | {misspelt, export(), Meant :: relsync_lib_hooks:point()}.
 
 -define(POINTS, [presync, postsync, health, rollback]).
-%% As many letters may be wrong, missing or too many.
--define(MAX_DISTANCE, 2).
-%% The longest name that is compared: no name of a hook is nearly as long.
--define(MAX_COMPARED, 16).
 %% Exports that are named in an error at most.
 -define(MAX_NAMED, 10).
 
@@ -39,35 +35,10 @@ check(All) ->
         _ -> ok
     end.
 
-%% A hook's own name comes here with an arity that no hook has.
-resembles({Point, _}, Point) ->
-    true;
+%% But for its arity, the case of its letters, or underscores it is that hook.
 resembles({Name, _}, Point) ->
-    not lists:member(Name, ?POINTS) andalso is_near(letters(Name), atom_to_list(Point)).
-
-letters(Name) ->
-    [Letter || Letter <- string:lowercase(atom_to_list(Name)), Letter =/= $_].
-
-is_near(Letters, Point) ->
-    length(Letters) =< ?MAX_COMPARED andalso distance(Letters, Point) =< ?MAX_DISTANCE.
-
-%% Levenshtein's distance, row by row.
-distance(From, To) ->
-    First = lists:seq(0, length(To)),
-    lists:last(lists:foldl(fun(Letter, Row) -> row(Letter, To, Row) end, First, From)).
-
-row(Letter, To, [Corner | Above]) ->
-    row(Letter, To, Corner, Above, [Corner + 1]).
-
-row(_Letter, [], _Corner, [], Row) ->
-    lists:reverse(Row);
-row(Letter, [Other | To], Corner, [Up | Above], [Left | _] = Row) ->
-    Replaced =
-        case Letter of
-            Other -> Corner;
-            _ -> Corner + 1
-        end,
-    row(Letter, To, Up, Above, [lists:min([Replaced, Up + 1, Left + 1]) | Row]).
+    Letters = [Letter || Letter <- string:lowercase(atom_to_list(Name)), Letter =/= $_],
+    Letters =:= atom_to_list(Point).
 
 %% @doc Renders a reason of this module.
 -spec format_error(reason()) -> iodata().
