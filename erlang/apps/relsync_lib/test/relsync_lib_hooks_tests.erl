@@ -2,41 +2,39 @@
 
 -include("relsync_lib_assert.hrl").
 
-%% Each test runs twice: compiled, and interpreted as on a target without a compiler.
 hooks_test_() ->
     [
-        {Kind ++ ": " ++ atom_to_list(Name), {timeout, 60, fun() -> Test(Limits) end}}
-     || {Kind, Limits} <- [{"compiled", #{}}, {"interpreted", #{compiler => false}}],
-        Test <- [
-            fun context_is_given_to_the_hook_that_takes_it/1,
-            fun hook_that_is_not_exported_is_skipped/1,
-            fun misspelt_hooks_are_refused/1,
-            fun output_arrives_complete_and_in_order/1,
-            fun every_kind_of_output_is_understood/1,
-            fun input_is_at_its_end/1,
-            fun slow_output_holds_the_hook/1,
-            fun output_that_fails_does_not_hurt/1,
-            fun hooks_that_fail_are_told_apart/1,
-            fun health_decides/1,
-            fun hook_that_hangs_is_killed_with_its_children/1,
-            fun started_processes_live_on_with_the_nodes_leader/1,
-            fun records_and_funs_and_macros_work/1,
-            fun module_is_gone_afterwards/1,
-            fun nothing_of_ours_stays/1
+        {atom_to_list(Name), {timeout, 60, Test}}
+     || Test <- [
+            fun context_is_given_to_the_hook_that_takes_it/0,
+            fun hook_that_is_not_exported_is_skipped/0,
+            fun misspelt_hooks_are_refused/0,
+            fun output_arrives_complete_and_in_order/0,
+            fun every_kind_of_output_is_understood/0,
+            fun input_is_at_its_end/0,
+            fun slow_output_holds_the_hook/0,
+            fun output_that_fails_does_not_hurt/0,
+            fun hooks_that_fail_are_told_apart/0,
+            fun health_decides/0,
+            fun hook_that_hangs_is_killed_with_its_children/0,
+            fun started_processes_live_on_with_the_nodes_leader/0,
+            fun records_and_funs_and_macros_work/0,
+            fun module_is_gone_afterwards/0,
+            fun nothing_of_ours_stays/0
         ],
         {name, Name} <- [erlang:fun_info(Test, name)]
     ].
 
-load(Body, Limits) ->
+load(Body) ->
     Source = unicode:characters_to_binary(["-module(rt_hooks).\n", Body]),
-    {ok, Hooks} = relsync_lib_hooks:load({source, Source}, Limits),
+    {ok, Hooks} = relsync_lib_hooks:load({source, Source}, #{}),
     Hooks.
 
 %% Loads, runs one hook, unloads; answers with the result and what was printed.
-run(Body, Limits, Point) -> run(Body, Limits, Point, 5000).
+run(Body, Point) -> run(Body, Point, 5000).
 
-run(Body, Limits, Point, Timeout) ->
-    Hooks = load(Body, Limits),
+run(Body, Point, Timeout) ->
+    Hooks = load(Body),
     Self = self(),
     Ref = make_ref(),
     Result = relsync_lib_hooks:run(Hooks, Point, #{generation => 7}, Timeout, fun(B) -> Self ! {Ref, B} end),
@@ -54,33 +52,33 @@ text({error, Reason}) -> unicode:characters_to_list(relsync_lib_hooks:format_err
 
 contains(Text, Part) -> string:find(Text, Part) =/= nomatch.
 
-context_is_given_to_the_hook_that_takes_it(Limits) ->
+context_is_given_to_the_hook_that_takes_it() ->
     Body = "-export([presync/0, presync/1, postsync/0]).\npresync() -> none.\npresync(C) -> C.\npostsync() -> none.\n",
-    ?assertEqual({{ok, #{generation => 7}}, <<>>}, run(Body, Limits, presync)),
-    ?assertEqual({{ok, none}, <<>>}, run(Body, Limits, postsync)).
+    ?assertEqual({{ok, #{generation => 7}}, <<>>}, run(Body, presync)),
+    ?assertEqual({{ok, none}, <<>>}, run(Body, postsync)).
 
-hook_that_is_not_exported_is_skipped(Limits) ->
+hook_that_is_not_exported_is_skipped() ->
     Body = "-export([presync/0]).\npresync() -> rollback(1).\nrollback(X) -> X.\n",
-    ?assertEqual({{ok, not_exported}, <<>>}, run(Body, Limits, rollback)).
+    ?assertEqual({{ok, not_exported}, <<>>}, run(Body, rollback)).
 
-misspelt_hooks_are_refused(Limits) ->
+misspelt_hooks_are_refused() ->
     Load = fun(Exports, Body) ->
         Source = ["-module(rt_hooks).\n-export([", Exports, "]).\n", Body],
-        relsync_lib_hooks:load({source, iolist_to_binary(Source)}, Limits)
+        relsync_lib_hooks:load({source, iolist_to_binary(Source)}, #{})
     end,
-    Misspelt = Load("presync/0, pstsync/0", "presync() -> ok.\npstsync() -> ok.\n"),
-    ?assertEqual({error, {exports, {misspelt, {pstsync, 0}, postsync}}}, Misspelt),
-    ?assert(contains(text(Misspelt), "pstsync/0")),
+    Misspelt = Load("presync/0, 'Postsync'/0", "presync() -> ok.\n'Postsync'() -> ok.\n"),
+    ?assertEqual({error, {exports, {misspelt, {'Postsync', 0}, postsync}}}, Misspelt),
+    ?assert(contains(text(Misspelt), "'Postsync'/0")),
     ?assertMatch({error, {exports, {misspelt, {health, 2}, health}}}, Load("health/2", "health(A, B) -> {A, B}.\n")),
     ?assertMatch({error, {exports, {no_hooks, [{f, 0}]}}}, Load("f/0", "f() -> ok.\n")),
     ?assertEqual(false, code:is_loaded(rt_hooks)).
 
-output_arrives_complete_and_in_order(Limits) ->
+output_arrives_complete_and_in_order() ->
     Body = "-export([presync/0]).\npresync() -> lists:foreach(fun(I) -> io:format(\"~b~n\", [I]) end, lists:seq(1, 2000)).\n",
     Expected = iolist_to_binary([[integer_to_list(I), $\n] || I <- lists:seq(1, 2000)]),
-    ?assertEqual({{ok, ok}, Expected}, run(Body, Limits, presync)).
+    ?assertEqual({{ok, ok}, Expected}, run(Body, presync)).
 
-every_kind_of_output_is_understood(Limits) ->
+every_kind_of_output_is_understood() ->
     Cases = [
         {"io:format(\"~ts~n\", [[8364, 228]])", <<"€ä\n"/utf8>>},
         {"io:put_chars(<<228>>)", <<>>},
@@ -100,20 +98,20 @@ every_kind_of_output_is_understood(Limits) ->
     ],
     [
         ?assertEqual(
-            Expected, element(2, run("-export([presync/0]).\npresync() -> catch begin " ++ Expr ++ " end, ok.\n", Limits, presync))
+            Expected, element(2, run("-export([presync/0]).\npresync() -> catch begin " ++ Expr ++ " end, ok.\n", presync))
         )
      || {Expr, Expected} <- Cases
     ].
 
-input_is_at_its_end(Limits) ->
+input_is_at_its_end() ->
     Body =
         "-export([presync/0]).\npresync() -> {io:get_line(\"?\"), io:get_chars(\"?\", 1), io:read(\"?\")}.\n",
-    {{ok, Value}, _} = run(Body, Limits, presync),
+    {{ok, Value}, _} = run(Body, presync),
     ?assertEqual({eof, eof, eof}, Value).
 
 %% The hook gets its answer when the output has been taken, so it cannot run ahead.
-slow_output_holds_the_hook(Limits) ->
-    Hooks = load("-export([presync/0]).\npresync() -> [io:put_chars(\"x\") || _ <- lists:seq(1, 1000000)].\n", Limits),
+slow_output_holds_the_hook() ->
+    Hooks = load("-export([presync/0]).\npresync() -> [io:put_chars(\"x\") || _ <- lists:seq(1, 1000000)].\n"),
     Counter = counters:new(1, []),
     Slow = fun(_) ->
         counters:add(Counter, 1, 1),
@@ -123,13 +121,13 @@ slow_output_holds_the_hook(Limits) ->
     ?assert(counters:get(Counter, 1) =< 35),
     ok = relsync_lib_hooks:unload(Hooks).
 
-output_that_fails_does_not_hurt(Limits) ->
-    Hooks = load("-export([presync/0]).\npresync() -> catch io:put_chars(\"x\"), done.\n", Limits),
+output_that_fails_does_not_hurt() ->
+    Hooks = load("-export([presync/0]).\npresync() -> catch io:put_chars(\"x\"), done.\n"),
     ?assertEqual({ok, done}, relsync_lib_hooks:run(Hooks, presync, #{}, 5000, fun(_) -> error(gone) end)),
     ok = relsync_lib_hooks:unload(Hooks).
 
-hooks_that_fail_are_told_apart(Limits) ->
-    Run = fun(Expr) -> element(1, run("-export([presync/0]).\npresync() -> " ++ Expr ++ ".\n", Limits, presync)) end,
+hooks_that_fail_are_told_apart() ->
+    Run = fun(Expr) -> element(1, run("-export([presync/0]).\npresync() -> " ++ Expr ++ ".\n", presync)) end,
     ?assertMatch({error, {hook_failed, presync, error, oops, _}}, Run("error(oops)")),
     ?assertMatch({error, {hook_failed, presync, throw, oops, _}}, Run("throw(oops)")),
     ?assertMatch({error, {hook_failed, presync, exit, normal, _}}, Run("exit(normal)")),
@@ -141,15 +139,15 @@ hooks_that_fail_are_told_apart(Limits) ->
     ?assertEqual({ok, false}, Run("false")),
     ?assert(contains(text(Run("error(oops)")), "the presync hook failed: error oops")).
 
-health_decides(Limits) ->
-    Run = fun(Expr) -> element(1, run("-export([health/1]).\nhealth(_) -> " ++ Expr ++ ".\n", Limits, health)) end,
+health_decides() ->
+    Run = fun(Expr) -> element(1, run("-export([health/1]).\nhealth(_) -> " ++ Expr ++ ".\n", health)) end,
     ?assertEqual({ok, true}, Run("true")),
     ?assertEqual({ok, ok}, Run("ok")),
     ?assertEqual({error, {unhealthy, false}}, Run("false")),
     ?assertEqual({error, {hook_refused, health, sick}}, Run("{error, sick}")),
     ?assert(contains(text(Run("sick")), "sick instead of true or ok")).
 
-hook_that_hangs_is_killed_with_its_children(Limits) ->
+hook_that_hangs_is_killed_with_its_children() ->
     Body =
         "-export([presync/0]).\npresync() ->\n"
         "    Wait = fun() -> process_flag(trap_exit, true), receive never -> ok end end,\n"
@@ -164,42 +162,42 @@ hook_that_hangs_is_killed_with_its_children(Limits) ->
         end
     end),
     register(rt_bystander, Bystander),
-    ?assertEqual({{error, {hook_timeout, presync, 200}}, <<"waiting">>}, run(Body, Limits, presync, 200)),
+    ?assertEqual({{error, {hook_timeout, presync, 200}}, <<"waiting">>}, run(Body, presync, 200)),
     ?assert(is_process_alive(Bystander)),
     Bystander ! stop,
     ?assertEqual(undefined, whereis(rt_child)).
 
-started_processes_live_on_with_the_nodes_leader(Limits) ->
+started_processes_live_on_with_the_nodes_leader() ->
     Body =
         "-export([presync/0]).\npresync() ->\n"
         "    Linked = spawn_link(fun() -> receive stop -> ok end end),\n"
         "    Alone = spawn(fun() -> receive stop -> ok end end),\n"
         "    {Linked, Alone, group_leader()}.\n",
-    {{ok, {Linked, Alone, Leader}}, _} = run(Body, Limits, presync),
+    {{ok, {Linked, Alone, Leader}}, _} = run(Body, presync),
     ?assertNot(is_process_alive(Leader)),
     User = whereis(user),
     [?assertEqual({group_leader, User}, process_info(P, group_leader)) || P <- [Linked, Alone]],
     [P ! stop || P <- [Linked, Alone]].
 
-records_and_funs_and_macros_work(Limits) ->
+records_and_funs_and_macros_work() ->
     Body =
         "-export([presync/0]).\n-record(r, {a = 1, b}).\n-define(TWO, 2).\n-define(THREE, ?TWO + 1).\n"
         "presync() ->\n    R = #r{b = ?THREE},\n    L = lists:map(fun double/1, [R#r.a, R#r.b]),\n"
         "    try {?MODULE:double(4), L, [X || X <- L, X > 2], ?MODULE_STRING} catch _:_ -> failed end.\n"
         "double(X) when is_integer(X) -> X * 2.\n",
     Exported = "-export([double/1]).\n" ++ Body,
-    ?assertEqual({{ok, {8, [2, 6], [6], "rt_hooks"}}, <<>>}, run(Exported, Limits, presync)).
+    ?assertEqual({{ok, {8, [2, 6], [6], "rt_hooks"}}, <<>>}, run(Exported, presync)).
 
-module_is_gone_afterwards(Limits) ->
-    _ = run("-export([presync/0]).\npresync() -> ok.\n", Limits, presync),
+module_is_gone_afterwards() ->
+    _ = run("-export([presync/0]).\npresync() -> ok.\n", presync),
     ?assertEqual(false, code:is_loaded(rt_hooks)),
     ?assertNot(erlang:check_old_code(rt_hooks)).
 
-nothing_of_ours_stays(Limits) ->
+nothing_of_ours_stays() ->
     Before = erlang:processes(),
-    _ = run("-export([presync/0]).\npresync() -> io:put_chars(\"x\").\n", Limits, presync),
-    _ = run("-export([presync/0]).\npresync() -> receive never -> ok end.\n", Limits, presync, 50),
-    Stuck = load("-export([presync/0]).\npresync() -> io:put_chars(\"x\"), receive never -> ok end.\n", Limits),
+    _ = run("-export([presync/0]).\npresync() -> io:put_chars(\"x\").\n", presync),
+    _ = run("-export([presync/0]).\npresync() -> receive never -> ok end.\n", presync, 50),
+    Stuck = load("-export([presync/0]).\npresync() -> io:put_chars(\"x\"), receive never -> ok end.\n"),
     Self = self(),
     {Session, Monitor} = spawn_monitor(fun() ->
         Run = self(),
@@ -246,8 +244,8 @@ beam_test_() ->
         ?assertEqual(rt_hooks, relsync_lib_hooks:module(Hooks)),
         ?assertEqual({ok, beam}, relsync_lib_hooks:run(Hooks, presync, #{}, 1000, fun(_) -> ok end)),
         ok = relsync_lib_hooks:unload(Hooks),
-        Misspelt = relsync_lib_test_release:beam("-module(rt_hooks).\n-export([presynk/0]).\npresynk() -> beam.\n"),
-        ?assertMatch({error, {exports, {misspelt, {presynk, 0}, presync}}}, relsync_lib_hooks:load({beam, Misspelt}, #{})),
+        Misspelt = relsync_lib_test_release:beam("-module(rt_hooks).\n-export([pre_sync/0]).\npre_sync() -> beam.\n"),
+        ?assertMatch({error, {exports, {misspelt, {pre_sync, 0}, presync}}}, relsync_lib_hooks:load({beam, Misspelt}, #{})),
         ?assertEqual(false, code:is_loaded(rt_hooks)),
         ?assertMatch({error, {temporary, {bad_hooks, _}}}, relsync_lib_hooks:load({beam, <<"no">>}, #{})),
         ?assertEqual({error, {too_large, 3}}, relsync_lib_hooks:load({beam, Beam}, #{max_hooks_bytes => 3}))
@@ -270,13 +268,28 @@ source_problems_are_readable_test() ->
     ],
     [
         begin
-            Error = relsync_lib_hooks:load({source, list_to_binary(Source)}, Limits),
+            Error = relsync_lib_hooks:load({source, list_to_binary(Source)}, #{}),
             ?assertMatch({Source, Text, {error, {source, {hooks_source, [_ | _]}}}}, {Source, Text, Error}),
             ?assertEqual({Text, text(Error), true}, {Text, text(Error), contains(text(Error), Text)})
         end
-     || {Source, Text} <- Cases,
-        Limits <- [#{}, #{compiler => false}]
+     || {Source, Text} <- Cases
     ].
+
+%% Errors in the source are told all the same.
+target_without_a_compiler_says_so_test_() ->
+    {timeout, 60, fun() ->
+        Node = relsync_lib_test_node:start([]),
+        try
+            Load = fun(Source) -> relsync_lib_test_node:call(Node, relsync_lib_hooks, load, [{source, Source}, #{}]) end,
+            true = relsync_lib_test_node:call(Node, code, del_path, [compiler]),
+            Missing = Load(<<"-module(rt_hooks).\n-export([presync/0]).\npresync() -> ok.\n">>),
+            ?assertEqual({error, {source, no_compiler}}, Missing),
+            ?assert(contains(text(Missing), "the target has no compiler; compile them on the host")),
+            ?assertMatch({error, {source, {hooks_source, _}}}, Load(<<"-module(rt_hooks).\npresync( -> ok.\n">>))
+        after
+            relsync_lib_test_node:stop(Node)
+        end
+    end}.
 
 %% A hook restarts an application; what that prints later is the node's output, and does not need us.
 restarted_application_prints_on_test_() ->

@@ -22,13 +22,9 @@
 
 -type source() :: {beam, binary()} | {source, binary()}.
 -type point() :: presync | postsync | health | rollback.
--type hooks() ::
-    {loaded, module(), relsync_lib_temporary:temporary()}
-    | {interpreted, relsync_lib_hooks_source:program()}.
+-opaque hooks() :: {module(), relsync_lib_temporary:temporary()}.
 -type limits() :: #{
     max_hooks_bytes => pos_integer(),
-    %% Do without the target's compiler although there is one.
-    compiler => boolean(),
     _ => _
 }.
 -type reason() ::
@@ -41,7 +37,7 @@
     | {hook_failed, point(), error | exit | throw, term(), list()}
     | {hook_timeout, point(), timeout()}.
 
--define(DEFAULTS, #{max_hooks_bytes => 4 * 1024 * 1024, compiler => true}).
+-define(DEFAULTS, #{max_hooks_bytes => 4 * 1024 * 1024}).
 
 %% How long output that nobody takes may hold up the end of a hook.
 -define(OUTPUT_TIMEOUT_MS, 10000).
@@ -52,7 +48,7 @@ load({_, Bytes} = Source, Limits0) ->
     Limits = maps:merge(?DEFAULTS, Limits0),
     case maps:get(max_hooks_bytes, Limits) of
         Max when byte_size(Bytes) > Max -> {error, {too_large, Max}};
-        _ -> checked(load_source(Source, Limits))
+        _ -> checked(load_source(Source))
     end.
 
 %% A function that is never called must not look like a hook.
@@ -67,28 +63,20 @@ checked({ok, Hooks}) ->
 checked({error, Reason}) ->
     {error, Reason}.
 
-load_source({beam, Beam}, _Limits) ->
+load_source({beam, Beam}) ->
     case relsync_lib_temporary:load(Beam, #{}) of
-        {ok, Module, Temporary} -> {ok, {loaded, Module, Temporary}};
+        {ok, Module, Temporary} -> {ok, {Module, Temporary}};
         {error, Reason} -> {error, {temporary, Reason}}
     end;
-load_source({source, Text}, #{compiler := UseCompiler} = Limits) ->
-    case relsync_lib_hooks_source:parse(Text) of
-        {ok, _Module, Forms} ->
-            case UseCompiler andalso relsync_lib_hooks_source:compile(Forms) of
-                {ok, Beam} -> load_source({beam, Beam}, Limits);
-                {error, {hooks_source, _} = Reason} -> {error, {source, Reason}};
-                _ -> {ok, {interpreted, relsync_lib_hooks_source:interpret(Forms)}}
-            end;
-        {error, Reason} ->
-            {error, {source, Reason}}
+load_source({source, Text}) ->
+    case relsync_lib_hooks_source:compile(Text) of
+        {ok, Beam} -> load_source({beam, Beam});
+        {error, Reason} -> {error, {source, Reason}}
     end.
 
 %% @doc Leaves the code as `load/2' found it.
 -spec unload(hooks()) -> ok | {error, reason()}.
-unload({interpreted, _Program}) ->
-    ok;
-unload({loaded, _Module, Temporary}) ->
+unload({_Module, Temporary}) ->
     case relsync_lib_temporary:unload(Temporary) of
         ok -> ok;
         {error, Reason} -> {error, {temporary, Reason}}
@@ -96,8 +84,7 @@ unload({loaded, _Module, Temporary}) ->
 
 %% @doc Names the hooks module.
 -spec module(hooks()) -> module().
-module({loaded, Module, _}) -> Module;
-module({interpreted, #{module := Module}}) -> Module.
+module({Module, _}) -> Module.
 
 %% @doc Says whether there is such a hook.
 -spec has(hooks(), point()) -> boolean().
@@ -115,19 +102,15 @@ run(Hooks, Point, Context, Timeout, Output) ->
         Call -> judge(Point, run_apart(Call, Timeout, Output), Timeout)
     end.
 
-entry(Hooks, Point, Context) ->
+entry({Module, _} = Hooks, Point, Context) ->
     Exports = exports(Hooks),
     case {lists:member({Point, 1}, Exports), lists:member({Point, 0}, Exports)} of
-        {true, _} -> fun() -> call(Hooks, Point, [Context]) end;
-        {false, true} -> fun() -> call(Hooks, Point, []) end;
+        {true, _} -> fun() -> Module:Point(Context) end;
+        {false, true} -> fun() -> Module:Point() end;
         {false, false} -> none
     end.
 
-exports({loaded, Module, _}) -> Module:module_info(exports);
-exports({interpreted, #{exports := Exports}}) -> Exports.
-
-call({loaded, Module, _}, Point, Args) -> apply(Module, Point, Args);
-call({interpreted, Program}, Point, Args) -> relsync_lib_hooks_source:call(Program, Point, Args).
+exports({Module, _}) -> Module:module_info(exports).
 
 %% The outcome comes as a message and the process ends normally, so that processes linked to it are not
 %% taken along.

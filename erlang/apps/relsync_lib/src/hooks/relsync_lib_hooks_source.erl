@@ -1,21 +1,14 @@
-%%% Turns the source of a hooks module into something that can be called: a beam where the target has the
-%%% compiler, else forms that `erl_eval' interprets.
+%%% Compiles the source of a hooks module where the target has the compiler.
 %%%
 %%% It loads nothing. Supported is what a hooks file needs: functions, records, `-define' without
 %%% arguments, `?MODULE', `?MODULE_STRING' and `?LINE'. Includes, conditional compilation and macros with
 %%% arguments need the host's compiler and are refused by name.
 -module(relsync_lib_hooks_source).
 
--export([parse/1, compile/1, interpret/1, call/3, format_error/1]).
+-export([compile/1, format_error/1]).
 
--export_type([forms/0, program/0, reason/0]).
+-export_type([reason/0]).
 
--type forms() :: [erl_parse:abstract_form()].
--type program() :: #{
-    module := module(),
-    exports := [{atom(), arity()}],
-    functions := #{{atom(), arity()} => [erl_parse:abstract_clause()]}
-}.
 -type problem() :: {Line :: non_neg_integer(), Text :: string()}.
 -type reason() :: {hooks_source, [problem()]} | no_compiler.
 
@@ -23,70 +16,38 @@
 -define(MAX_PROBLEMS, 10).
 -define(MAX_EXPANSION_DEPTH, 32).
 
-%% @doc Scans, expands, parses and lints a source. The forms are without errors.
--spec parse(binary()) -> {ok, module(), forms()} | {error, reason()}.
-parse(Source) ->
+%% @doc Compiles a source, where the application `compiler' is present. Errors in the source are told in any case.
+-spec compile(binary()) -> {ok, binary()} | {error, reason()}.
+compile(Source) ->
     try
-        Forms = parse_all(scan(characters(Source)), #{}, []),
-        Module = module_name(Forms),
-        Program = [{attribute, 1, file, {atom_to_list(Module) ++ ".erl", 1}}] ++ Forms,
-        All = Program ++ [{eof, 1}],
-        lint(All),
-        {ok, Module, All}
+        Forms = parse(Source),
+        try compile(compile, Forms, [binary, return_errors, deterministic]) of
+            {ok, _Module, Beam} -> {ok, Beam};
+            {error, Errors, _Warnings} -> {error, {hooks_source, problems(Errors)}}
+        catch
+            error:undef -> {error, no_compiler}
+        end
     catch
         throw:{?MODULE, Problems} -> {error, {hooks_source, lists:sublist(Problems, ?MAX_PROBLEMS)}}
     end.
 
-%% @doc Compiles forms where the application `compiler' is present.
--spec compile(forms()) -> {ok, binary()} | {error, reason()}.
-compile(Forms) ->
-    Options = [binary, return_errors, deterministic],
-    try compile(compile, Forms, Options) of
-        {ok, _Module, Beam} -> {ok, Beam};
-        {error, Errors, _Warnings} -> {error, {hooks_source, problems(Errors)}}
-    catch
-        error:undef -> {error, no_compiler}
-    end.
+%% Scans, expands, parses and lints; the forms are without errors.
+parse(Source) ->
+    Forms = parse_all(scan(characters(Source)), #{}, []),
+    File = {attribute, 1, file, {atom_to_list(module_name(Forms)) ++ ".erl", 1}},
+    All = [File | Forms] ++ [{eof, 1}],
+    lint(All),
+    All.
 
 %% The module is an argument because it need not exist.
 compile(Compiler, Forms, Options) -> Compiler:noenv_forms(Forms, Options).
-
-%% @doc Prepares forms for interpretation.
--spec interpret(forms()) -> program().
-interpret(Forms) ->
-    [Module | _] = [M || {attribute, _, module, M} <- Forms],
-    Expanded = erl_expand_records:module(Forms, []),
-    Functions = [{{F, A}, localize(Cs, Module)} || {function, _, F, A, Cs} <- Expanded],
-    Exports =
-        case lists:member(export_all, compile_options(Forms)) of
-            true -> [FA || {FA, _} <- Functions];
-            false -> lists:append([E || {attribute, _, export, E} <- Forms])
-        end,
-    #{module => Module, exports => lists:usort(Exports), functions => maps:from_list(Functions)}.
-
-%% @doc Calls a function of an interpreted program.
--spec call(program(), atom(), [term()]) -> term().
-call(#{module := Module, functions := Functions} = Program, Name, Args) ->
-    Key = {Name, length(Args)},
-    case Functions of
-        #{Key := Clauses} ->
-            Locals = {value, fun(F, As) -> call(Program, F, As) end},
-            Anno = erl_anno:new(1),
-            Variables = [{var, Anno, argument(I)} || I <- lists:seq(1, length(Args))],
-            Bindings = maps:from_list([{argument(I), A} || {I, A} <- number(Args)]),
-            Fun = {'fun', Anno, {clauses, Clauses}},
-            {value, Value, _} = erl_eval:expr({call, Anno, Fun, Variables}, bindings(Bindings), Locals),
-            Value;
-        #{} ->
-            erlang:raise(error, undef, [{Module, Name, Args, []}])
-    end.
 
 %% @doc Renders a reason, one line per problem.
 -spec format_error(reason()) -> iodata().
 format_error({hooks_source, Problems}) ->
     lists:join("\n", [io_lib:format("line ~b: ~ts", [Line, Text]) || {Line, Text} <- Problems]);
 format_error(no_compiler) ->
-    "the target has no compiler".
+    "the target has no compiler; compile them on the host, which needs erlc in its PATH, or name a .beam file".
 
 %% Scanning and macros
 
@@ -204,9 +165,6 @@ located(Errors) ->
      || E <- Errors
     ].
 
-compile_options(Forms) ->
-    lists:flatten([Options || {attribute, _, compile, Options} <- Forms]).
-
 text(Mod, What) -> lists:flatten(io_lib:format("~ts", [Mod:format_error(What)])).
 
 line(none) -> 1;
@@ -215,28 +173,3 @@ line(Anno) -> erl_anno:line(erl_anno:new(Anno)).
 
 -spec fail([problem()]) -> no_return().
 fail(Problems) -> throw({?MODULE, Problems}).
-
-%% Interpretation: `erl_eval' knows neither `fun name/arity' nor calls through the module's own name,
-%% because there is no such module.
-
-localize({'fun', Anno, {function, Name, Arity}}, _Module) when is_atom(Name), is_integer(Arity) ->
-    Variables = [{var, Anno, argument(I)} || I <- lists:seq(1, Arity)],
-    {'fun', Anno, {clauses, [{clause, Anno, Variables, [], [{call, Anno, {atom, Anno, Name}, Variables}]}]}};
-localize({'fun', Anno, {function, {atom, _, Module}, {atom, _, Name}, {integer, _, Arity}}}, Module) ->
-    localize({'fun', Anno, {function, Name, Arity}}, Module);
-localize({call, Anno, {remote, _, {atom, _, Module}, Function}, Args}, Module) ->
-    {call, Anno, Function, localize(Args, Module)};
-localize(Form, Module) when is_tuple(Form) ->
-    list_to_tuple(localize(tuple_to_list(Form), Module));
-localize([Head | Tail], Module) ->
-    [localize(Head, Module) | localize(Tail, Module)];
-localize(Form, _Module) ->
-    Form.
-
-%% The atoms made here are bounded by the number of arguments a function can have.
-argument(I) -> list_to_atom("_relsync_" ++ integer_to_list(I)).
-
-number(List) -> lists:zip(lists:seq(1, length(List)), List).
-
-bindings(Map) ->
-    maps:fold(fun erl_eval:add_binding/3, erl_eval:new_bindings(), Map).
