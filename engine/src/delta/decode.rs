@@ -5,7 +5,7 @@ use super::cursor::{Cursor, Malformed};
 use super::frame::{self, Head, Mode, Transform};
 use super::inflate::{self, Deflater, Gzip};
 use super::streams::{KINDS, Kind, Streams};
-use super::zlib::Parameters;
+use super::zlib::Level;
 use super::{DecodeError, Limits, bsdiff};
 use crate::delta::zstd_frame;
 
@@ -153,14 +153,14 @@ pub(super) fn simple_base_streams(transform: Transform, base: &[u8]) -> Result<S
         return Ok(Streams::of_content(base));
     }
     let gzip = Gzip::parse(base)?;
-    let parameters = gzip.likely();
-    Ok(gzip_streams(gzip, parameters))
+    let level = gzip.likely();
+    Ok(gzip_streams(gzip, level))
 }
 
 /// Returns the streams of an inflated gzip file.
-pub(super) fn gzip_streams(gzip: Gzip<'_>, parameters: Parameters) -> Streams {
+pub(super) fn gzip_streams(gzip: Gzip<'_>, level: Level) -> Streams {
     let mut streams = Streams::default();
-    parameters.put(&mut streams[Kind::Recipe]);
+    streams[Kind::Recipe].push(level.byte());
     streams[Kind::Recipe].extend_from_slice(gzip.header);
     streams[Kind::Content] = gzip.content;
     streams
@@ -249,12 +249,9 @@ pub(super) fn join_piece(
         Transform::Plain => Ok((streams[Kind::Content.index()].to_vec(), false)),
         Transform::Inflate => {
             let mut recipe = Cursor::new(streams[Kind::Recipe.index()]);
-            let parameters = Parameters::read(&mut recipe)?;
+            let level = Level::read(&mut recipe)?;
             let content = streams[Kind::Content.index()];
-            Ok((
-                inflate::gzip(recipe.rest(), parameters, content, deflater),
-                true,
-            ))
+            Ok((inflate::gzip(recipe.rest(), level, content, deflater), true))
         }
         Transform::Beam => beam::join(|kind| streams[kind.index()], base, deflater),
     }

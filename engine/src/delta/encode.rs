@@ -187,9 +187,8 @@ impl Prepared {
             return Err(Malformed);
         }
         let gzip = Gzip::parse(piece.new)?;
-        let parameters =
-            inflate::find_parameters(&gzip.content, gzip.deflated, gzip.likely(), Framing::Raw)
-                .ok_or(Malformed)?;
+        let level = inflate::find_level(&gzip.content, gzip.deflated, gzip.likely(), Framing::Raw)
+            .ok_or(Malformed)?;
         let base = piece
             .base
             .and_then(|base| simple_base_streams(Transform::Inflate, base).ok());
@@ -200,13 +199,13 @@ impl Prepared {
                 has_base: base.is_some(),
             },
             base: base.unwrap_or_default(),
-            new: gzip_streams(gzip, parameters),
+            new: gzip_streams(gzip, level),
             deflated: None,
         };
         let mut deflater = Deflater::default();
         deflater.learn(Deflated {
             content: &prepared.new[Kind::Content],
-            parameters,
+            level,
             framing: Framing::Raw,
             deflated,
         });

@@ -27,16 +27,16 @@ pub fn beam(input: &[u8]) {
     round_trip(&[piece(input, Some(input))], 1, true);
 }
 
-/// A gzip file that is taken apart comes back when its parameters are found.
+/// A gzip file that is taken apart comes back when its level are found.
 pub fn gzip(input: &[u8]) {
     let Ok(gzip) = Gzip::parse(input) else {
         return;
     };
     assert!(gzip.content.len() <= inflate::MAX_INFLATED_BYTES);
     let likely = gzip.likely();
-    let found = inflate::find_parameters(&gzip.content, gzip.deflated, likely, Framing::Raw);
-    if let Some(parameters) = found {
-        let again = inflate::gzip(gzip.header, parameters, &gzip.content, &Deflater::default());
+    let found = inflate::find_level(&gzip.content, gzip.deflated, likely, Framing::Raw);
+    if let Some(level) = found {
+        let again = inflate::gzip(gzip.header, level, &gzip.content, &Deflater::default());
         assert_eq!(again, input);
     }
 }

@@ -1,22 +1,21 @@
 //! Undoing and redoing DEFLATE, so that deltas see what was compressed.
 //!
-//! Owns the reading of zlib streams (RFC 1950) and gzip members (RFC 1952) and the search for the parameters of zlib that give
-//! the same bytes again. What GNU gzip made, which is not zlib, mostly has such, the less the longer it is.
+//! Owns the reading of zlib streams (RFC 1950) and gzip members (RFC 1952) and the search for the level of zlib that gives
+//! the same bytes again. Content that GNU gzip compressed often has such a level, the less the longer it is.
 
 use std::borrow::Cow;
 
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::cursor::{Cursor, Malformed};
-use super::zlib::{Framing, Parameters, deflate_to};
+use super::zlib::{Framing, Level, deflate_to};
 
 /// Nothing is inflated to more than this many bytes; what would be stays compressed.
 pub(super) const MAX_INFLATED_BYTES: usize = 8 << 20;
 
 /// DEFLATE never shrinks by more than this.
 const MAX_DEFLATE_RATIO: usize = 1032;
-/// A search for parameters ends after so many bytes were deflated: enough for all of them with what was not made by zlib, and
-/// some levels of the longest content.
+/// A search for a level ends after this many bytes were deflated: enough for some levels of the longest content.
 const MAX_SEARCHED_BYTES: usize = 2 * MAX_INFLATED_BYTES;
 /// Bytes behind the DEFLATE data of a gzip member: checksum and length.
 const GZIP_TRAILER_BYTES: usize = 8;
@@ -31,7 +30,7 @@ pub(super) struct Gzip<'a> {
 }
 
 impl<'a> Gzip<'a> {
-    /// Takes a file apart; refuses what [`gzip`] could not put together again given the parameters.
+    /// Takes a file apart; refuses what [`gzip`] could not put together again at the right level.
     pub(super) fn parse(file: &'a [u8]) -> Result<Self, Malformed> {
         let header_len = gzip_header_len(file)?;
         let (header, rest) = file.split_at_checked(header_len).ok_or(Malformed)?;
@@ -54,25 +53,25 @@ impl<'a> Gzip<'a> {
         })
     }
 
-    /// Returns what the header lets expect.
-    pub(super) fn likely(&self) -> Parameters {
-        Parameters::of_level(match self.header[8] {
-            2 => 9,
-            4 => 1,
-            _ => 6,
-        })
+    /// Returns the level that the header suggests.
+    pub(super) fn likely(&self) -> Level {
+        match self.header[8] {
+            2 => Level::BEST,
+            4 => Level::FASTEST,
+            _ => Level::DEFAULT,
+        }
     }
 }
 
 /// Puts a gzip file together.
 pub(super) fn gzip(
     header: &[u8],
-    parameters: Parameters,
+    level: Level,
     content: &[u8],
     deflater: &Deflater<'_>,
 ) -> Vec<u8> {
     let mut file = header.to_vec();
-    file.extend_from_slice(&deflater.deflate(content, parameters, Framing::Raw));
+    file.extend_from_slice(&deflater.deflate(content, level, Framing::Raw));
     file.extend_from_slice(&gzip_trailer(content));
     file
 }
@@ -145,11 +144,11 @@ pub(super) struct Deflater<'k> {
     known: Vec<Deflated<'k>>,
 }
 
-/// What a content deflates to with certain parameters.
+/// What a content deflates to at a level.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deflated<'k> {
     pub(super) content: &'k [u8],
-    pub(super) parameters: Parameters,
+    pub(super) level: Level,
     pub(super) framing: Framing,
     pub(super) deflated: &'k [u8],
 }
@@ -161,39 +160,34 @@ impl<'k> Deflater<'k> {
     }
 
     /// Deflates in one go.
-    pub(super) fn deflate(
-        &self,
-        content: &[u8],
-        parameters: Parameters,
-        framing: Framing,
-    ) -> Cow<'k, [u8]> {
+    pub(super) fn deflate(&self, content: &[u8], level: Level, framing: Framing) -> Cow<'k, [u8]> {
         let known = self.known.iter().find(|known| {
-            known.parameters == parameters && known.framing == framing && known.content == content
+            known.level == level && known.framing == framing && known.content == content
         });
         known.map_or_else(
-            || Cow::Owned(deflate(content, parameters, framing)),
+            || Cow::Owned(deflate(content, level, framing)),
             |known| Cow::Borrowed(known.deflated),
         )
     }
 }
 
 /// Deflates in one go.
-fn deflate(content: &[u8], parameters: Parameters, framing: Framing) -> Vec<u8> {
+fn deflate(content: &[u8], level: Level, framing: Framing) -> Vec<u8> {
     let mut out = Vec::with_capacity(content.len() / 3 + 64);
-    deflate_to(content, parameters, framing, &mut |part| {
+    deflate_to(content, level, framing, &mut |part| {
         out.extend_from_slice(part);
         true
     });
     out
 }
 
-/// Finds the parameters with which `content` deflates to exactly `deflated`, if that does not take too long.
-pub(super) fn find_parameters(
+/// Finds the level with which `content` deflates to exactly `deflated`, if that does not take too long.
+pub(super) fn find_level(
     content: &[u8],
     deflated: &[u8],
-    likely: Parameters,
+    likely: Level,
     framing: Framing,
-) -> Option<Parameters> {
+) -> Option<Level> {
     let mut searched = 0;
     for candidate in likely.candidates(framing, deflated) {
         if searched > MAX_SEARCHED_BYTES {
@@ -209,15 +203,10 @@ pub(super) fn find_parameters(
 }
 
 /// Says whether `content` deflates to `deflated`, and how much of it had to be read to tell. zlib hands nothing out before it has
-/// looked at 16 Ki matches and literals (at its own memory level), then wrong parameters mostly show at once.
-fn deflates_to(
-    content: &[u8],
-    parameters: Parameters,
-    framing: Framing,
-    deflated: &[u8],
-) -> (bool, usize) {
+/// looked at 16 Ki matches and literals, then a wrong level mostly shows at once.
+fn deflates_to(content: &[u8], level: Level, framing: Framing, deflated: &[u8]) -> (bool, usize) {
     let mut rest = Some(deflated);
-    let read = deflate_to(content, parameters, framing, &mut |part| {
+    let read = deflate_to(content, level, framing, &mut |part| {
         rest = rest.and_then(|rest| rest.strip_prefix(part));
         rest.is_some()
     });
@@ -229,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_are_found_again() {
+    fn levels_are_found_again() {
         let content: Vec<u8> = (0..20_000_u32)
             .flat_map(|n| match n / 2_500 % 3 {
                 0 => ((n * n) >> 5).to_be_bytes(),
@@ -238,44 +227,36 @@ mod tests {
             })
             .collect();
         for framing in [Framing::Raw, Framing::Zlib] {
-            let likely = Parameters::of_level(6);
-            // Trying all of them against all takes long.
-            for parameters in likely.candidates(framing, &[]).step_by(5) {
-                let deflated = deflate(&content, parameters, framing);
+            let likely = Level::DEFAULT;
+            for level in likely.candidates(framing, &[]) {
+                let deflated = deflate(&content, level, framing);
                 assert_eq!(
                     inflate(&deflated, content.len(), framing).as_ref(),
                     Ok(&content)
                 );
-                let found = find_parameters(&content, &deflated, likely, framing);
-                let found = found.expect("parameters that were used");
-                assert_eq!(
-                    deflate(&content, found, framing),
-                    deflated,
-                    "{parameters:?}"
-                );
+                let found = find_level(&content, &deflated, likely, framing);
+                let found = found.expect("the level that was used");
+                assert_eq!(deflate(&content, found, framing), deflated, "{level:?}");
             }
         }
     }
 
     #[test]
     fn a_search_ends() {
-        // zlib reads megabytes of it before it hands something out, and made it with nothing that is tried.
+        // zlib reads megabytes of it before it hands something out, and made it at no level that is tried.
         let content = vec![0; MAX_INFLATED_BYTES];
-        let mut deflated = deflate(&content, Parameters::of_level(6), Framing::Raw);
+        let mut deflated = deflate(&content, Level::DEFAULT, Framing::Raw);
         deflated[2000] ^= 1;
         let mut read = 0;
-        for parameters in Parameters::of_level(6).candidates(Framing::Raw, &deflated) {
-            read += deflates_to(&content, parameters, Framing::Raw, &deflated).1;
-            if read > 4 * MAX_SEARCHED_BYTES {
+        for level in Level::DEFAULT.candidates(Framing::Raw, &deflated) {
+            read += deflates_to(&content, level, Framing::Raw, &deflated).1;
+            if read > 2 * MAX_SEARCHED_BYTES {
                 break;
             }
         }
-        assert!(read > 4 * MAX_SEARCHED_BYTES, "without a limit");
-        let likely = Parameters::of_level(6);
-        assert_eq!(
-            find_parameters(&content, &deflated, likely, Framing::Raw),
-            None
-        );
+        assert!(read > 2 * MAX_SEARCHED_BYTES, "without a limit");
+        let likely = Level::DEFAULT;
+        assert_eq!(find_level(&content, &deflated, likely, Framing::Raw), None);
     }
 
     #[test]
@@ -283,12 +264,7 @@ mod tests {
         let content = b"one line\n".repeat(500);
         let with_name = [0x1f, 0x8b, 8, 8, 1, 2, 3, 4, 0, 3, b'n', 0];
         for header in [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &with_name] {
-            let file = gzip(
-                header,
-                Parameters::of_level(6),
-                &content,
-                &Deflater::default(),
-            );
+            let file = gzip(header, Level::DEFAULT, &content, &Deflater::default());
             let parsed = Gzip::parse(&file).expect("a gzip file");
             assert_eq!((parsed.header, &parsed.content), (header, &content));
         }
@@ -298,7 +274,7 @@ mod tests {
     fn damaged_gzip_files_are_refused() {
         let file = gzip(
             &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3],
-            Parameters::of_level(6),
+            Level::DEFAULT,
             b"content of a file",
             &Deflater::default(),
         );
@@ -322,7 +298,7 @@ mod tests {
 
     #[test]
     fn announced_lengths_are_held_against_the_data() {
-        let deflated = deflate(&[7; 5000], Parameters::of_level(6), Framing::Zlib);
+        let deflated = deflate(&[7; 5000], Level::DEFAULT, Framing::Zlib);
         assert_eq!(
             inflate(&deflated, 5000, Framing::Zlib).map(|content| content.len()),
             Ok(5000)

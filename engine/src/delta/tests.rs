@@ -7,7 +7,7 @@ use super::cursor::put_signed;
 use super::*;
 use crate::delta::zstd_frame::{self, Search};
 use inflate::Deflater;
-use zlib::Parameters;
+use zlib::Level;
 
 /// Returns the BEAM files of a few applications of the installed OTP.
 pub(super) fn installed_beams(applications: &[&str]) -> Vec<Vec<u8>> {
@@ -89,7 +89,7 @@ fn gzipped_modules_are_inflated() {
     for beam in installed_beams(&["runtime_tools", "sasl"]).iter().take(5) {
         let gzipped = inflate::gzip(
             &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3],
-            Parameters::of_level(6),
+            Level::DEFAULT,
             beam,
             &Deflater::default(),
         );
@@ -228,7 +228,7 @@ fn what_a_transform_hides_is_found_without_it() {
         .collect();
     let gzip = inflate::gzip(
         &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3],
-        Parameters::of_level(6),
+        Level::DEFAULT,
         &text,
         &Deflater::default(),
     );
@@ -295,7 +295,7 @@ fn an_explanation_says_which_piece_costs() {
     let gzip = |content: &[u8]| {
         inflate::gzip(
             &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3],
-            Parameters::of_level(6),
+            Level::DEFAULT,
             content,
             &Deflater::default(),
         )
@@ -323,7 +323,7 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
     let gzip = |content: Vec<u8>| {
         inflate::gzip(
             &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3],
-            Parameters::of_level(6),
+            Level::DEFAULT,
             &content,
             &Deflater::default(),
         )
@@ -436,7 +436,7 @@ fn another_zlib_is_noticed() {
     let content = b"a text, and a text again\n".repeat(300);
     let file = inflate::gzip(
         &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3],
-        Parameters::of_level(6),
+        Level::DEFAULT,
         &content,
         &Deflater::default(),
     );

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use crate::delta::cursor::{Cursor, Malformed};
 use crate::delta::inflate::{self, Deflated, Deflater, Gzip, MAX_INFLATED_BYTES};
-use crate::delta::zlib::{Framing, Parameters};
+use crate::delta::zlib::{Framing, Level};
 
 /// A module has a dozen chunks; a file with more than this is something else.
 pub(super) const MAX_CHUNKS: usize = 64;
@@ -25,9 +25,9 @@ pub(super) enum Wrap {
     /// Not at all.
     Plain,
     /// A length and zlib data, as the literal table.
-    Sized(Parameters),
+    Sized(Level),
     /// An external term of the compressed kind, version byte and tag included.
-    CompressedTerm(Parameters),
+    CompressedTerm(Level),
 }
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub(super) struct Chunk<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct GzipWrap {
     pub(super) header: [u8; GZIP_HEADER_BYTES],
-    pub(super) parameters: Parameters,
+    pub(super) level: Level,
 }
 
 #[derive(Debug)]
@@ -56,9 +56,9 @@ pub(crate) struct Container<'a> {
 /// What to do about compression while reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// Inflate, and note the parameters that the headers let expect: for a base, which is never written again.
+    /// Inflate, and note the level that the headers suggest: for a base, which is never written again.
     Base,
-    /// Inflate what comes back bit for bit when deflated again, and note the parameters that do it.
+    /// Inflate what comes back bit for bit when deflated again, and note the level that does it.
     Exact,
     /// Leave everything compressed.
     Compressed,
@@ -98,10 +98,10 @@ impl<'a> Container<'a> {
     /// Teaches a deflater what the chunks' data deflates to; true of what was read as [`Reading::Exact`].
     pub(super) fn teach<'c>(&'c self, deflater: &mut Deflater<'c>) {
         for chunk in &self.chunks {
-            if let Some(parameters) = chunk.wrap.parameters() {
+            if let Some(level) = chunk.wrap.level() {
                 deflater.learn(Deflated {
                     content: &chunk.data,
-                    parameters,
+                    level,
                     framing: Framing::Zlib,
                     deflated: &chunk.stored[chunk.wrap.header_len()..],
                 });
@@ -130,9 +130,7 @@ impl<'a> Container<'a> {
         form[4..8].copy_from_slice(&length);
         Ok(match gzip {
             None => form,
-            Some(GzipWrap { header, parameters }) => {
-                inflate::gzip(&header, parameters, &form, deflater)
-            }
+            Some(GzipWrap { header, level }) => inflate::gzip(&header, level, &form, deflater),
         })
     }
 }
@@ -151,14 +149,12 @@ pub(super) fn unzip(
     }
     let header = gzip.header.try_into().map_err(|_| Malformed)?;
     let likely = gzip.likely();
-    let parameters = match reading {
-        Reading::Exact => {
-            inflate::find_parameters(&gzip.content, gzip.deflated, likely, Framing::Raw)
-                .ok_or(Malformed)?
-        }
+    let level = match reading {
+        Reading::Exact => inflate::find_level(&gzip.content, gzip.deflated, likely, Framing::Raw)
+            .ok_or(Malformed)?,
         _ => likely,
     };
-    Ok(Some((GzipWrap { header, parameters }, gzip)))
+    Ok(Some((GzipWrap { header, level }, gzip)))
 }
 
 impl<'a> Chunk<'a> {
@@ -190,13 +186,11 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// Inflates a chunk; the parameters are those that its header lets expect.
+/// Inflates a chunk; the level is the one that its header suggests.
 fn unwrap(id: ChunkId, stored: &[u8], room: usize) -> Option<(Wrap, Vec<u8>)> {
     let wrap = match (&id, stored) {
-        (b"LitT", [_, _, _, _, deflated @ ..]) => Wrap::Sized(Parameters::likely(deflated)),
-        (_, [131, 80, _, _, _, _, deflated @ ..]) => {
-            Wrap::CompressedTerm(Parameters::likely(deflated))
-        }
+        (b"LitT", [_, _, _, _, deflated @ ..]) => Wrap::Sized(Level::likely(deflated)),
+        (_, [131, 80, _, _, _, _, deflated @ ..]) => Wrap::CompressedTerm(Level::likely(deflated)),
         _ => return None,
     };
     let header_len = wrap.header_len();
@@ -219,16 +213,16 @@ impl Wrap {
         }
     }
 
-    fn parameters(self) -> Option<Parameters> {
+    fn level(self) -> Option<Level> {
         match self {
             Self::Plain => None,
-            Self::Sized(parameters) | Self::CompressedTerm(parameters) => Some(parameters),
+            Self::Sized(level) | Self::CompressedTerm(level) => Some(level),
         }
     }
 
-    /// Returns the wrap with parameters that give exactly `deflated`.
+    /// Returns the wrap with the level that gives exactly `deflated`.
     fn exact(self, data: &[u8], deflated: &[u8]) -> Option<Self> {
-        let find = |likely| inflate::find_parameters(data, deflated, likely, Framing::Zlib);
+        let find = |likely| inflate::find_level(data, deflated, likely, Framing::Zlib);
         Some(match self {
             Self::Plain => Self::Plain,
             Self::Sized(likely) => Self::Sized(find(likely)?),
@@ -242,13 +236,13 @@ impl Wrap {
         data: Vec<u8>,
         deflater: &Deflater<'_>,
     ) -> Result<Vec<u8>, Malformed> {
-        let (mut stored, parameters) = match self {
+        let (mut stored, level) = match self {
             Self::Plain => return Ok(data),
-            Self::Sized(parameters) => (Vec::new(), parameters),
-            Self::CompressedTerm(parameters) => (vec![131, 80], parameters),
+            Self::Sized(level) => (Vec::new(), level),
+            Self::CompressedTerm(level) => (vec![131, 80], level),
         };
         stored.extend_from_slice(&be_len(data.len())?);
-        stored.extend_from_slice(&deflater.deflate(&data, parameters, Framing::Zlib));
+        stored.extend_from_slice(&deflater.deflate(&data, level, Framing::Zlib));
         Ok(stored)
     }
 }
@@ -271,7 +265,7 @@ mod tests {
     #[test]
     fn chunks_are_inflated_within_a_limit() {
         let content = vec![0; 5 << 20];
-        let wrap = Wrap::CompressedTerm(Parameters::of_level(9));
+        let wrap = Wrap::CompressedTerm(Level::BEST);
         let stored = wrap.store(content, &Deflater::default()).expect("a chunk");
         let chunks: Vec<(ChunkId, Vec<u8>)> =
             (b'a'..=b'z').map(|id| ([id; 4], stored.clone())).collect();

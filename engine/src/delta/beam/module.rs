@@ -89,10 +89,10 @@ impl<'a> Module<'a> {
     pub(crate) fn deflater<'m>(&'m self, container: &'m Container<'_>) -> Deflater<'m> {
         let mut deflater = Deflater::default();
         container.teach(&mut deflater);
-        if let Some(GzipWrap { parameters, .. }) = self.gzip {
+        if let Some(GzipWrap { level, .. }) = self.gzip {
             deflater.learn(Deflated {
                 content: &self.form,
-                parameters,
+                level,
                 framing: Framing::Raw,
                 deflated: self.deflated,
             });

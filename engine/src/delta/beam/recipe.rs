@@ -2,7 +2,7 @@
 
 use super::iff::{ChunkId, GZIP_HEADER_BYTES, GzipWrap, MAX_CHUNKS, Wrap};
 use crate::delta::cursor::{Cursor, Malformed};
-use crate::delta::zlib::Parameters;
+use crate::delta::zlib::Level;
 
 const LONG_ATOMS: u8 = 1;
 const VSN_IS_MD5: u8 = 2;
@@ -10,8 +10,6 @@ const FUNS_HAVE_MD5: u8 = 4;
 const GZIPPED: u8 = 8;
 
 const STRUCTURED: u8 = 1;
-/// In place of a level: parameters of zlib follow the mode.
-const PARAMETERS_FOLLOW: u8 = 15;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Recipe {
@@ -42,8 +40,8 @@ impl Recipe {
             | flag(self.funs_have_md5, FUNS_HAVE_MD5)
             | flag(self.gzip.is_some(), GZIPPED);
         let mut out = vec![flags];
-        if let Some(GzipWrap { header, parameters }) = self.gzip {
-            parameters.put(&mut out);
+        if let Some(GzipWrap { header, level }) = self.gzip {
+            out.push(level.byte());
             out.extend_from_slice(&header);
         }
         for ChunkRecipe {
@@ -52,17 +50,13 @@ impl Recipe {
             wrap,
         } in &self.chunks
         {
-            let (wrap, parameters) = match *wrap {
-                Wrap::Plain => (0, None),
-                Wrap::Sized(parameters) => (1, Some(parameters)),
-                Wrap::CompressedTerm(parameters) => (2, Some(parameters)),
+            let (wrap, level) = match *wrap {
+                Wrap::Plain => (0, 0),
+                Wrap::Sized(level) => (1, level.byte()),
+                Wrap::CompressedTerm(level) => (2, level.byte()),
             };
-            let level = parameters.map_or(0, |all| all.level_alone().unwrap_or(PARAMETERS_FOLLOW));
             out.extend_from_slice(id);
             out.push(flag(*structured, STRUCTURED) | wrap << 1 | level << 4);
-            if let Some(all) = parameters.filter(|_| level == PARAMETERS_FOLLOW) {
-                all.put(&mut out);
-            }
         }
         out
     }
@@ -78,7 +72,7 @@ impl Recipe {
             None
         } else {
             Some(GzipWrap {
-                parameters: Parameters::read(&mut cursor)?,
+                level: Level::read(&mut cursor)?,
                 header: cursor.array::<GZIP_HEADER_BYTES>()?,
             })
         };
@@ -88,8 +82,8 @@ impl Recipe {
             let mode = cursor.byte()?;
             let wrap = match mode >> 1 & 7 {
                 0 => Wrap::Plain,
-                1 => Wrap::Sized(parameters(mode >> 4, &mut cursor)?),
-                2 => Wrap::CompressedTerm(parameters(mode >> 4, &mut cursor)?),
+                1 => Wrap::Sized(Level::of(mode >> 4)?),
+                2 => Wrap::CompressedTerm(Level::of(mode >> 4)?),
                 _ => return Err(Malformed),
             };
             if chunks.len() == MAX_CHUNKS || chunks.iter().any(|chunk| chunk.id == id) {
@@ -113,14 +107,5 @@ impl Recipe {
     /// Says whether putting the file together deflates something.
     pub(super) fn deflates(&self) -> bool {
         self.gzip.is_some() || self.chunks.iter().any(|chunk| chunk.wrap != Wrap::Plain)
-    }
-}
-
-/// Returns the parameters of a chunk, given its level.
-fn parameters(level: u8, cursor: &mut Cursor<'_>) -> Result<Parameters, Malformed> {
-    match level {
-        1..=9 => Ok(Parameters::of_level(level)),
-        PARAMETERS_FOLLOW => Parameters::read(cursor),
-        _ => Err(Malformed),
     }
 }

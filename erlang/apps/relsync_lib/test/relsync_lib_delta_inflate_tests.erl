@@ -1,42 +1,27 @@
-%% @doc What zlib is told: read from bytes, and followed.
+%% @doc Deflating at each level, and inflating again.
 -module(relsync_lib_delta_inflate_tests).
 
 -include("relsync_lib_assert.hrl").
 
--import(relsync_lib_delta_inflate, [deflate/3, inflate/3, of_level/1, parameters/1]).
+-import(relsync_lib_delta_inflate, [deflate/3, inflate/3, level/1]).
 
-%% A level alone stands for all that zlib does by itself, for which the bytes are those of zlib's simpler functions.
-level_alone_test() ->
+%% The bytes are those of zlib's simpler functions, so all but the level is as zlib has it by default.
+default_level_test() ->
     Content = content(),
-    {Parameters, <<"rest">>} = parameters(<<6, "rest">>),
-    ?assertEqual(of_level(6), Parameters),
-    ?assertEqual({Parameters, <<>>}, parameters(<<16#86, 16#F8>>)),
-    ?assertEqual(zlib:compress(Content), deflate(Content, Parameters, zlib)),
-    ?assertEqual(zlib:zip(Content), deflate(Content, Parameters, raw)).
+    ?assertEqual(zlib:compress(Content), deflate(Content, 6, zlib)),
+    ?assertEqual(zlib:zip(Content), deflate(Content, 6, raw)).
 
-%% All there are: none is ignored, and what they give is inflated again.
-every_parameter_test() ->
+every_level_test() ->
     Content = content(),
-    Bytes =
-        [<<Level>> || Level <- lists:seq(1, 9)] ++
-            [<<16#89, (16#F0 + Memory)>> || Memory <- lists:seq(1, 7) ++ [9]] ++
-            [<<16#89, (Window bsl 4 + 8)>> || Window <- lists:seq(9, 14)] ++
-            [<<(Strategy bsl 4 + 9)>> || Strategy <- [1, 2, 3]],
-    Deflated = [deflate(Content, element(1, parameters(Sent)), Framing) || Sent <- Bytes, Framing <- [raw, zlib]],
-    Inflated = [
-        inflate(Data, byte_size(Content), Framing)
-     || {Data, Framing} <- lists:zip(Deflated, lists:append([[raw, zlib] || _ <- Bytes]))
-    ],
+    Deflated = [{Framing, deflate(Content, Level, Framing)} || Level <- lists:seq(1, 9), Framing <- [raw, zlib]],
+    Inflated = [inflate(Data, byte_size(Content), Framing) || {Framing, Data} <- Deflated],
     ?assertEqual([Content], lists:usort(Inflated)),
-    %% Some levels find the same; all else is heeded.
+    %% Some levels find the same.
     ?assertEqual(length(Deflated) - 2 * 2, length(lists:usort(Deflated))).
 
 refused_test() ->
-    Refused = [
-        <<>>, <<0>>, <<10>>, <<16#46>>, <<16#76>>, <<16#86>>, <<16#86, 16#F0>>, <<16#86, 16#FA>>, <<16#86, 16#88>>, <<16#86, 8>>
-    ],
-    [?assertEqual(malformed, catch parameters(Sent)) || Sent <- Refused],
-    [?assertEqual(malformed, catch of_level(Level)) || Level <- [0, 10]].
+    [?assertEqual(malformed, catch level(Level)) || Level <- [0, 10, 15, 16#16, 16#86]],
+    ?assertEqual([1, 9], [level(Level) || Level <- [1, 9]]).
 
 %% Repeats at all distances, runs, and bytes that are not alike.
 content() ->

@@ -248,9 +248,10 @@ pieces([{{Transform, _}, Tables} | Pieces], Lengths, New, Room) ->
 
 piece(plain, #{?CONTENT := Content}, _Tables, _Room) ->
     {Content, false};
-piece(inflate, #{?RECIPE := Recipe, ?CONTENT := Content}, _Tables, _Room) ->
-    {Parameters, Header} = relsync_lib_delta_inflate:parameters(Recipe),
-    {relsync_lib_delta_inflate:gzip(Header, Parameters, Content), true};
+piece(inflate, #{?RECIPE := <<Level, Header/binary>>, ?CONTENT := Content}, _Tables, _Room) ->
+    {relsync_lib_delta_inflate:gzip(Header, relsync_lib_delta_inflate:level(Level), Content), true};
+piece(inflate, _, _Tables, _Room) ->
+    throw(malformed);
 piece(beam, Streams, Tables, _Room) ->
     relsync_lib_delta_beam:join(fun(Kind) -> maps:get(Kind, Streams) end, Tables).
 

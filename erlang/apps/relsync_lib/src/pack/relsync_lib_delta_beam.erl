@@ -49,9 +49,6 @@
 -define(FUNCTIONS_HAVE_MD5, 4).
 -define(GZIPPED, 8).
 
-%% In place of a level: parameters of zlib follow the mode of a chunk.
--define(PARAMETERS_FOLLOW, 15).
-
 %% `vsn', a list of one element, an integer of 16 bytes and its sign.
 -define(VSN, <<"vsn", 108, 0, 0, 0, 1, 110, 16, 0>>).
 -define(FUNCTION_ROW_BYTES, 24).
@@ -247,9 +244,9 @@ join(Stream, Base) ->
     {Flags, Gzip, Chunks} = recipe(Stream(?RECIPE)),
     New = new_tables(Flags, Chunks, Stream, Base),
     {Stored, _} = lists:mapfoldl(
-        fun({Id, Structured, Wrap, Parameters}, Other) ->
+        fun({Id, Structured, Wrap, Level}, Other) ->
             {Data, Other1} = chunk(kind(Id), Structured, Wrap, Stream, New, Other),
-            {{Id, store(Wrap, Parameters, Data)}, Other1}
+            {{Id, store(Wrap, Level, Data)}, Other1}
         end,
         Stream(?OTHER),
         Chunks
@@ -257,13 +254,8 @@ join(Stream, Base) ->
     Deflated = Gzip =/= none orelse lists:any(fun({_, _, Wrap, _}) -> Wrap =/= plain end, Chunks),
     {file(insert_md5(Flags, Stored), Gzip), Deflated}.
 
-recipe(<<Flags, Rest/binary>>) when Flags < 16, Flags band ?GZIPPED =/= 0 ->
-    case relsync_lib_delta_inflate:parameters(Rest) of
-        {Parameters, <<Header:?GZIP_HEADER_BYTES/binary, Chunks/binary>>} ->
-            {Flags, {Parameters, Header}, recipe_chunks(Chunks, #{}, [])};
-        _ ->
-            throw(malformed)
-    end;
+recipe(<<Flags, Level, Header:?GZIP_HEADER_BYTES/binary, Chunks/binary>>) when Flags < 16, Flags band ?GZIPPED =/= 0 ->
+    {Flags, {relsync_lib_delta_inflate:level(Level), Header}, recipe_chunks(Chunks, #{}, [])};
 recipe(<<Flags, Rest/binary>>) when Flags < ?GZIPPED ->
     {Flags, none, recipe_chunks(Rest, #{}, [])};
 recipe(_) ->
@@ -281,14 +273,12 @@ recipe_chunks(<<Id:4/binary, Level:4, Code:3, Structured:1, Rest/binary>>, Seen,
             2 -> compressed_term;
             _ -> throw(malformed)
         end,
-    {Parameters, Rest1} = parameters(Wrap, Level, Rest),
-    recipe_chunks(Rest1, Seen#{Id => true}, [{Id, Structured =:= 1, Wrap, Parameters} | Chunks]);
+    recipe_chunks(Rest, Seen#{Id => true}, [{Id, Structured =:= 1, Wrap, level(Wrap, Level)} | Chunks]);
 recipe_chunks(_, _, _) ->
     throw(malformed).
 
-parameters(plain, _, Rest) -> {none, Rest};
-parameters(_, ?PARAMETERS_FOLLOW, Rest) -> relsync_lib_delta_inflate:parameters(Rest);
-parameters(_, Level, Rest) -> {relsync_lib_delta_inflate:of_level(Level), Rest}.
+level(plain, _) -> none;
+level(_, Level) -> relsync_lib_delta_inflate:level(Level).
 
 %% Restores the tables in the order in which they depend on each other.
 new_tables(Flags, Chunks, Stream, Base) ->
@@ -468,8 +458,8 @@ put_rows(Rows) ->
 
 store(plain, _, Data) ->
     Data;
-store(Wrap, Parameters, Data) ->
-    Deflated = relsync_lib_delta_inflate:deflate(Data, Parameters, zlib),
+store(Wrap, Level, Data) ->
+    Deflated = relsync_lib_delta_inflate:deflate(Data, Level, zlib),
     Size = byte_size(Data),
     case Wrap of
         sized -> <<Size:32, Deflated/binary>>;
@@ -484,7 +474,7 @@ file(Stored, Gzip) ->
     Form = <<"FOR1", (byte_size(Chunks) + 4):32, "BEAM", Chunks/binary>>,
     case Gzip of
         none -> Form;
-        {Parameters, Header} -> relsync_lib_delta_inflate:gzip(Header, Parameters, Form)
+        {Level, Header} -> relsync_lib_delta_inflate:gzip(Header, Level, Form)
     end.
 
 %% The attributes without the module's MD5.

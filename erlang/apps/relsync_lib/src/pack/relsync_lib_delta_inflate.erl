@@ -3,28 +3,25 @@
 %% Pure; throws `malformed'. The twin of engine/src/delta/inflate.rs.
 -module(relsync_lib_delta_inflate).
 
--export([inflate/3, deflate/3, gunzip/1, gzip/3, likely_level/1, of_level/1, parameters/1]).
+-export([inflate/3, deflate/3, gunzip/1, gzip/3, likely_level/1, level/1]).
 
--export_type([parameters/0]).
+-export_type([level/0]).
 
 %% Nothing is inflated to more than this many bytes.
 -define(MAX_INFLATED_BYTES, 8388608).
 -define(MAX_DEFLATE_RATIO, 1032).
--define(MEMORY_LEVEL, 8).
 -define(WINDOW_BITS, 15).
 
 %% With zlib's header and checksum, or bare.
 -type framing() :: zlib | raw.
 -type level() :: 1..9.
-%% What zlib is told when it deflates.
--opaque parameters() :: {level(), zlib:zstrategy(), MemoryLevel :: 1..9, WindowBits :: 9..15}.
 
 %% @doc Inflates data that fills `Data' and gives exactly `Size' bytes.
 -spec inflate(binary(), Size :: non_neg_integer(), framing()) -> binary().
 inflate(Data, Size, Framing) when Size =< ?MAX_INFLATED_BYTES, Size div ?MAX_DEFLATE_RATIO =< byte_size(Data) ->
     Z = zlib:open(),
     try
-        ok = zlib:inflateInit(Z, window_bits(Framing, ?WINDOW_BITS), error),
+        ok = zlib:inflateInit(Z, window_bits(Framing), error),
         Inflated = collect(zlib:safeInflate(Z, Data), Z, Size, []),
         ok = zlib:inflateEnd(Z),
         byte_size(Inflated) =:= Size orelse throw(malformed),
@@ -47,44 +44,24 @@ collect({Status, Part}, Z, Room, Parts) when Status =:= continue; Status =:= fin
 collect(_, _, _, _) ->
     throw(malformed).
 
-%% @doc Deflates in one go.
--spec deflate(binary(), parameters(), framing()) -> binary().
-deflate(Data, {Level, Strategy, MemoryLevel, WindowBits}, Framing) ->
+%% @doc Deflates in one go; all but the level is as zlib has it by default.
+-spec deflate(binary(), level(), framing()) -> binary().
+deflate(Data, Level, Framing) ->
     Z = zlib:open(),
     try
-        ok = zlib:deflateInit(Z, Level, deflated, window_bits(Framing, WindowBits), MemoryLevel, Strategy),
+        ok = zlib:deflateInit(Z, Level, deflated, window_bits(Framing), 8, default),
         iolist_to_binary(zlib:deflate(Z, Data, finish))
     after
         zlib:close(Z)
     end.
 
-window_bits(zlib, Bits) -> Bits;
-window_bits(raw, Bits) -> -Bits.
+window_bits(zlib) -> ?WINDOW_BITS;
+window_bits(raw) -> -?WINDOW_BITS.
 
-%% @doc A level, and all else as zlib does it when nobody says otherwise.
--spec of_level(level()) -> parameters().
-of_level(Level) when Level >= 1, Level =< 9 ->
-    {Level, default, ?MEMORY_LEVEL, ?WINDOW_BITS};
-of_level(_) ->
-    throw(malformed).
-
-%% @doc Reads parameters as they are sent.
--spec parameters(binary()) -> {parameters(), Rest :: binary()}.
-parameters(<<0:1, Strategy:3, Level:4, Rest/binary>>) ->
-    {_, _, MemoryLevel, WindowBits} = of_level(Level),
-    {{Level, strategy(Strategy), MemoryLevel, WindowBits}, Rest};
-parameters(<<1:1, Strategy:3, Level:4, WindowBits:4, MemoryLevel:4, Rest/binary>>) when
-    Level >= 1, Level =< 9, MemoryLevel >= 1, MemoryLevel =< 9, WindowBits >= 9
-->
-    {{Level, strategy(Strategy), MemoryLevel, WindowBits}, Rest};
-parameters(_) ->
-    throw(malformed).
-
-strategy(0) -> default;
-strategy(1) -> filtered;
-strategy(2) -> huffman_only;
-strategy(3) -> rle;
-strategy(_) -> throw(malformed).
+%% @doc Checks a level that was sent.
+-spec level(integer()) -> level().
+level(Level) when Level >= 1, Level =< 9 -> Level;
+level(_) -> throw(malformed).
 
 %% @doc Takes a gzip file of one member apart, into header, likely level and content.
 -spec gunzip(binary()) -> {Header :: binary(), level(), binary()}.
@@ -123,12 +100,12 @@ gzip_level(4) -> 1;
 gzip_level(_) -> 6.
 
 %% @doc Puts a gzip file together.
--spec gzip(Header :: binary(), parameters(), binary()) -> binary().
-gzip(Header, Parameters, Content) ->
-    Deflated = deflate(Content, Parameters, raw),
+-spec gzip(Header :: binary(), level(), binary()) -> binary().
+gzip(Header, Level, Content) ->
+    Deflated = deflate(Content, Level, raw),
     <<Header/binary, Deflated/binary, (erlang:crc32(Content)):32/little, (byte_size(Content)):32/little>>.
 
-%% @doc The level that a zlib header lets expect.
+%% @doc The level that a zlib header suggests.
 -spec likely_level(binary()) -> level().
 likely_level(<<_, 0:2, _/bitstring>>) -> 1;
 likely_level(<<_, 1:2, _/bitstring>>) -> 5;
