@@ -182,8 +182,5 @@ fn fallback_text(fallback: Fallback) -> &'static str {
         Fallback::WithoutReflating => {
             "The target's zlib differs from ours; sending an update that does not need it..."
         }
-        Fallback::WithoutKept => {
-            "What the target keeps of earlier generations is damaged; sending an update that does not need it..."
-        }
     }
 }

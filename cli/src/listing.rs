@@ -1,7 +1,6 @@
 //! What a plan changes, entry by entry, in words and as data.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use relsync_engine::pack::encode::{CodedPiece, PackSummary};
 use relsync_engine::plan::conflicts::Conflict;
@@ -37,36 +36,9 @@ pub(crate) struct EntryChange<'a> {
     /// Its index in the new manifest.
     pub(crate) entry: Option<usize>,
     /// What its content is copied from on the target.
-    pub(crate) copied_from: Option<BaseName<'a>>,
+    pub(crate) copied_from: Option<&'a EntryPath>,
     /// What it would overwrite that relsync did not install, and whether it may.
     pub(crate) conflict: Option<Conflict>,
-}
-
-/// What a base is called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BaseName<'a> {
-    path: &'a EntryPath,
-    /// The earlier generation that it is kept of.
-    generation: Option<u64>,
-}
-
-impl<'a> BaseName<'a> {
-    fn new(held: Held<'a>, number: usize) -> Option<Self> {
-        Some(Self {
-            path: &held.base(number)?.path,
-            generation: held.kept_file(number).map(|file| file.generation),
-        })
-    }
-}
-
-impl fmt::Display for BaseName<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.path)?;
-        match self.generation {
-            Some(generation) => write!(f, " of generation {generation}"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Lists the changes of a plan in the order of their paths.
@@ -80,7 +52,7 @@ pub(crate) fn changes<'a>(planned: &'a Planned, new: &'a Manifest) -> Vec<EntryC
             Change::Kept => continue,
         };
         let copied_from = match plan.source {
-            Some(Source::Copy { base }) => BaseName::new(held, base),
+            Some(Source::Copy { base }) => held.base(base).map(|base| &base.path),
             _ => None,
         };
         changes.push(EntryChange {
@@ -207,11 +179,8 @@ impl EntryChange<'_> {
             "action": action,
             "path": self.path.to_string(),
             "bytes": self.bytes,
-            "copied_from": self.copied_from.map(|from| from.path.to_string()),
+            "copied_from": self.copied_from.map(ToString::to_string),
         });
-        if let Some(generation) = self.copied_from.and_then(|from| from.generation) {
-            value["copied_from_generation"] = json!(generation);
-        }
         if let Some(conflict) = self.conflict {
             value["conflict"] = json!(if conflict.is_allowed {
                 "overwritten"
@@ -221,10 +190,7 @@ impl EntryChange<'_> {
         }
         if let Some(coding) = coding {
             value["coding"] = json!(coding.words);
-            value["base"] = json!(coding.base.map(|base| base.path.to_string()));
-            if let Some(generation) = coding.base.and_then(|base| base.generation) {
-                value["base_generation"] = json!(generation);
-            }
+            value["base"] = json!(coding.base.map(ToString::to_string));
             value["coded_bytes"] = json!(coding.coded_bytes);
         }
         value
@@ -237,7 +203,7 @@ pub(crate) struct Coding<'a> {
     /// Transforms and coders.
     pub(crate) words: String,
     /// The first base.
-    pub(crate) base: Option<BaseName<'a>>,
+    pub(crate) base: Option<&'a EntryPath>,
     /// The bytes in the pack.
     pub(crate) coded_bytes: u64,
 }
@@ -252,7 +218,7 @@ pub(crate) fn codings<'a>(pieces: &[CodedPiece], held: Held<'a>) -> BTreeMap<usi
             base: piece
                 .base
                 .filter(|_| piece.how.has_base)
-                .and_then(|number| BaseName::new(held, number)),
+                .and_then(|index| Some(&held.base(index)?.path)),
             coded_bytes: 0,
         });
         coding.coded_bytes += piece.how.bytes;

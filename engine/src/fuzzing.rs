@@ -217,14 +217,13 @@ fn read_pack(pack: &[u8], entries: usize, base_entries: usize) -> Result<(), Pac
         Header::decode(&header.encode(), base_entries).as_ref(),
         Ok(&header)
     );
-    let bases = base_entries + header.kept.len();
     let (mut cursor, mut again) = (Cursor::default(), Cursor::default());
     for _ in 0..header.frames {
         let payload = records.record(limits::PACK_RECORD_BYTES)?;
-        let (head, body) = FrameHead::decode(payload, &mut cursor, entries, bases)?;
+        let (head, body) = FrameHead::decode(payload, &mut cursor, entries, base_entries)?;
         for piece in &head.pieces {
             assert!(piece.entry < entries);
-            assert!(piece.base.is_none_or(|base| base.base < bases));
+            assert!(piece.base.is_none_or(|base| base.base < base_entries));
         }
         assert_eq!(head.encode(&mut again, body), payload);
     }

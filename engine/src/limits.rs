@@ -60,7 +60,5 @@ pub const SKETCH_HASHES: usize = 128;
 pub const BASE_CHUNKS: usize = 65_536;
 /// Held files that are remembered for one chunk.
 pub const BASE_CHUNK_HOLDERS: usize = 4;
-/// Kept generations of which a plan looks at the files, the newest ones.
-pub const KEPT_GENERATIONS: usize = 64;
 /// The size of a boot file that a dry run sends to the target.
 pub const BOOT_FILE_BYTES: u64 = 4 * 1024 * 1024;

@@ -89,7 +89,6 @@ pub(super) fn push_class(error: &PushError) -> Class<'_> {
             hint("`relsync status` tells which release it runs"),
         ),
         PushError::ZlibDiffers => ("zlib_differs", Exit::Failed, None),
-        PushError::KeptChanged => ("kept_changed", Exit::Failed, None),
         PushError::Store(error) => store_class(error),
         PushError::Encode(_) => (
             "store",

@@ -101,7 +101,6 @@ impl Ours {
             manifest: &old,
             drift: &drift,
             inventory: false,
-            kept: &[],
         };
         let plan = Plan::new(
             held,

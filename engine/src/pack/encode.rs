@@ -91,7 +91,7 @@ pub struct Coding {
     pub link_bytes_per_s: Option<u64>,
 }
 
-/// Builds the pack of `plan`, which refers to all kept files of `held`, handing its bytes to `sink` in order.
+/// Builds the pack of `plan`, handing its bytes to `sink` in order.
 pub fn encode_pack(
     plan: &Plan,
     held: Held<'_>,
@@ -109,11 +109,6 @@ pub fn encode_pack(
         content_bytes: plan.totals(new).sent_content_bytes,
         frames: heads.len() as u64,
         deletes: plan.deletes.clone(),
-        kept: held
-            .kept
-            .iter()
-            .map(|file| (file.generation, file.index))
-            .collect(),
         manifest_frame: zstd_frame::compress(held.manifest.encode(), new.encode(), coding.level)?,
     };
     let mut sealer = Sealer::default();

@@ -221,7 +221,6 @@ fn update() -> Vector {
         manifest: &old.manifest,
         drift: &drift,
         inventory: false,
-        kept: &[],
     };
     let rules = Rules {
         contents: &Both(&old, &new),
@@ -278,7 +277,6 @@ fn pieces() -> Vector {
         content_bytes: new.bytes().len() as u64,
         frames: frames.len() as u64,
         deletes: Vec::new(),
-        kept: Vec::new(),
         manifest_frame: zstd_frame::compress(old.manifest.encode(), new.manifest.encode(), 19)
             .expect("a frame"),
     };
@@ -290,7 +288,6 @@ fn pieces() -> Vector {
         manifest: &old.manifest,
         drift: &drift,
         inventory: false,
-        kept: &[],
     };
     for pieces in frames {
         let head = FrameHead { pieces };
@@ -401,7 +398,6 @@ fn what_was_renamed_and_edited_costs_its_edits() {
         manifest: &old.manifest,
         drift: &drift,
         inventory: false,
-        kept: &[],
     };
     let both = Both(&old, &new);
     let rules = Rules {
@@ -445,7 +441,6 @@ fn stored_content_is_sent_as_it_is() {
         manifest: &old.manifest,
         drift: &drift,
         inventory: false,
-        kept: &[],
     };
     let both = Both(&old, &new);
     let rules = Rules {
@@ -493,7 +488,6 @@ fn a_plan_names_the_mount_points_that_it_would_replace() {
         manifest: &old.manifest,
         drift: &drift,
         inventory: false,
-        kept: &[],
     };
     let rules = Rules {
         contents: &Both(&old, &new),

@@ -12,7 +12,7 @@ use crate::limits;
 use crate::tree::id::{ManifestId, SnapshotId};
 
 /// The version of the format written and read here.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 const MAGIC: &[u8; 4] = b"RSPK";
 const HEADER: u8 = 1;
@@ -56,9 +56,6 @@ pub enum PackError {
         /// Its number in the frame.
         index: usize,
     },
-    /// Files of kept generations are not in the order in which they stand.
-    #[error("the kept files are out of order")]
-    Kept,
     /// The deletions name entries the base does not have.
     #[error("a deletion names an entry that is not there")]
     Deletion,
@@ -84,8 +81,6 @@ pub struct Header {
     pub frames: u64,
     /// Entries of the base manifest that go, ascending.
     pub deletes: Vec<usize>,
-    /// Files of kept generations that are bases too: the generation, and the index in its manifest.
-    pub kept: Vec<(u64, usize)>,
     /// The new manifest, compressed with the base manifest as prefix.
     pub manifest_frame: Vec<u8>,
 }
@@ -110,11 +105,6 @@ impl Header {
             out.length(gap);
             out.length(length);
         }
-        out.length(self.kept.len());
-        for (generation, entry) in &self.kept {
-            out.varint(*generation);
-            out.length(*entry);
-        }
         out.blob(&self.manifest_frame);
         out.into_vec()
     }
@@ -137,7 +127,6 @@ impl Header {
         let content_bytes = input.varint()?;
         let frames = input.varint()?;
         let deletes = decode_runs(&mut input, base_entries)?;
-        let kept = decode_kept(&mut input)?;
         let manifest_frame = input.blob(limits::PACK_HEADER_RECORD_BYTES)?.to_vec();
         input.finish()?;
         Ok(Self {
@@ -148,7 +137,6 @@ impl Header {
             content_bytes,
             frames,
             deletes,
-            kept,
             manifest_frame,
         })
     }
@@ -183,26 +171,6 @@ fn decode_runs(input: &mut Reader<'_>, entries: usize) -> Result<Vec<usize>, Pac
     Ok(deletes)
 }
 
-/// The newest generation comes first, and each file once.
-fn is_next_kept(last: (u64, usize), next: (u64, usize)) -> bool {
-    next.0 < last.0 || next.0 == last.0 && next.1 > last.1
-}
-
-fn decode_kept(input: &mut Reader<'_>) -> Result<Vec<(u64, usize)>, PackError> {
-    let mut kept = Vec::new();
-    for _ in 0..input.length(limits::MANIFEST_ENTRIES)? {
-        let file: (u64, usize) = (
-            input.varint_up_to(u32::MAX.into())?,
-            input.length(limits::MANIFEST_ENTRIES)?,
-        );
-        if kept.last().is_some_and(|last| !is_next_kept(*last, file)) {
-            return Err(PackError::Kept);
-        }
-        kept.push(file);
-    }
-    Ok(kept)
-}
-
 /// Content of one file, or of a part of it, in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
@@ -217,7 +185,7 @@ pub struct Piece {
 /// Held content that a piece is coded against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BaseRange {
-    /// The file's number among the bases: its index in the base manifest, or, from the count of that one's entries on, among the kept files.
+    /// The file's index in the base manifest.
     pub base: usize,
     /// Offset and length in bytes, or the whole file.
     pub range: Option<(u64, usize)>,

@@ -212,7 +212,6 @@ mod tests {
             manifest,
             drift,
             inventory,
-            kept: &[],
         }
     }
 

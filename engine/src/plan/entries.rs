@@ -10,8 +10,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::plan::bases::{Bases, Contents};
-use crate::plan::installed::DriftKind;
-use crate::plan::installed::{Held, KeptFile};
+use crate::plan::installed::{DriftKind, Held};
 use crate::tree::entry::{Entry, EntryKind, is_targets_own};
 use crate::tree::id::Sha256;
 use crate::tree::manifest::Manifest;
@@ -37,7 +36,7 @@ pub enum Source {
     Empty,
     /// It is copied from this base.
     Copy {
-        /// Its number among the bases.
+        /// Its index in the base manifest.
         base: usize,
     },
     /// It is the same as this earlier sent entry's.
@@ -49,7 +48,7 @@ pub enum Source {
     There,
     /// It is sent, as a difference to this base if there is one.
     Send {
-        /// Its number among the bases.
+        /// Its index in the base manifest.
         base: Option<usize>,
     },
 }
@@ -132,31 +131,6 @@ impl Plan {
                 *base = None;
             }
         }
-    }
-
-    /// Returns those of the kept files that the plan, made with all of them, refers to, and numbers them anew.
-    #[must_use]
-    pub fn used_of(&mut self, held: Held<'_>) -> Vec<KeptFile> {
-        let installed = held.manifest.len();
-        let sources = self
-            .entries
-            .iter_mut()
-            .filter_map(|entry| entry.source.as_mut());
-        let mut numbers: Vec<&mut usize> = sources
-            .filter_map(|source| match source {
-                Source::Copy { base } | Source::Send { base: Some(base) } => Some(base),
-                _ => None,
-            })
-            .filter(|number| **number >= installed)
-            .collect();
-        let used: BTreeSet<usize> = numbers.iter().map(|number| **number).collect();
-        let renumbered: HashMap<usize, usize> = used.iter().copied().zip(installed..).collect();
-        for number in &mut numbers {
-            **number = renumbered[*number];
-        }
-        used.iter()
-            .filter_map(|number| held.kept_file(*number).cloned())
-            .collect()
     }
 
     /// Returns those of the paths, mount points of the target, in whose place the plan puts something, or that are files that it

@@ -108,10 +108,6 @@ impl Rig {
         {
             current.snapshot = self.old.id().0;
             current.manifest = self.old.sha256().0;
-            status
-                .kept
-                .iter_mut()
-                .for_each(|kept| kept.manifest = self.old.sha256().0.first_chunk().copied());
         }
         let options = PushOptions {
             reload: ReloadMode::Soft,
@@ -127,7 +123,6 @@ impl Rig {
             dry_run: choice & 1 != 0,
             target: "the target".to_owned(),
             reflate: true,
-            use_kept: true,
             restart_command: None,
             link_bytes_per_s: None,
             looked: None,

@@ -33,8 +33,7 @@ use std::sync::Arc;
 
 use crate::pack::encode::{EncodeError, PackSummary};
 use crate::plan::conflicts::Conflict;
-use crate::plan::installed::DriftKind;
-use crate::plan::installed::{Held, KeptFile};
+use crate::plan::installed::{DriftKind, Held};
 use crate::plan::{Plan, Totals, differs_in_own_only};
 use crate::store::{Store, StoreError};
 use crate::target::session::{Session, SessionError};
@@ -91,8 +90,6 @@ pub struct PushOptions {
     /// Whether the target's zlib may be relied on to deflate as ours does, unless the store remembers that it does not; to be
     /// switched off after [`PushError::ZlibDiffers`].
     pub reflate: bool,
-    /// Whether files of kept generations may be bases; to be switched off after [`PushError::KeptChanged`].
-    pub use_kept: bool,
     /// What starts the VM again, where the VM itself cannot.
     pub restart_command: Option<String>,
     /// What the link carries, in bytes per second, if that is known: over a fast one, an update is searched less hard for what the
@@ -118,7 +115,6 @@ impl Default for PushOptions {
             dry_run: false,
             target: String::new(),
             reflate: true,
-            use_kept: true,
             restart_command: None,
             link_bytes_per_s: None,
             looked: None,
@@ -220,8 +216,6 @@ pub struct Planned {
     pub base_snapshot: Option<SnapshotId>,
     /// Entries of it that changed behind relsync's back.
     pub drift: BTreeMap<usize, DriftKind>,
-    /// Files of kept generations that the plan refers to.
-    pub kept: Vec<KeptFile>,
     /// Paths on the target that cannot be updated.
     pub left_out: Vec<Vec<u8>>,
     /// Entries that would overwrite what relsync did not install.
@@ -244,7 +238,6 @@ impl Planned {
             manifest: &self.base,
             drift: &self.drift,
             inventory: self.inventory,
-            kept: &self.kept,
         }
     }
 }
@@ -293,10 +286,6 @@ pub enum PushError {
     /// The target's zlib gives other bytes than ours; without [`PushOptions::reflate`], a new session can do without it.
     #[error("the target's zlib deflates to other bytes than the host's")]
     ZlibDiffers,
-    /// What the target keeps of an earlier generation is not what that generation had; without [`PushOptions::use_kept`], a new session can
-    /// do without it.
-    #[error("the target no longer has what it kept of an earlier generation")]
-    KeptChanged,
     /// The store failed.
     #[error("the object store failed")]
     Store(#[from] StoreError),
@@ -394,9 +383,6 @@ impl From<SessionError> for PushError {
         match error {
             SessionError::Remote(remote) if remote.kind == ErrorKind::ZlibDiffers => {
                 Self::ZlibDiffers
-            }
-            SessionError::Remote(remote) if remote.kind == ErrorKind::KeptChanged => {
-                Self::KeptChanged
             }
             error => Self::Session(error),
         }

@@ -12,8 +12,7 @@ use crate::pack::encode::{ContentSource, EncodeError};
 use crate::plan::bases::Contents;
 use crate::plan::conflicts::Standing;
 use crate::plan::conflicts::{Unknown, conflicts};
-use crate::plan::installed::DriftKind;
-use crate::plan::installed::{Held, KeptFile, kept_files};
+use crate::plan::installed::{DriftKind, Held};
 use crate::plan::{Plan, Rules, Source, Totals};
 use crate::store::Store;
 use crate::target::session::{Session, unexpected};
@@ -65,16 +64,10 @@ pub(super) async fn plan(
         });
         indexed.collect()
     };
-    let kept = if options.use_kept && !inventory {
-        kept(status, store, &base, &drift, leave_alone)?
-    } else {
-        Vec::new()
-    };
     let held = Held {
         manifest: &base,
         drift: &drift,
         inventory,
-        kept: &kept,
     };
     let unknown = Unknown::new(held, new, &left_out);
     let found = standing(session, &unknown).await?;
@@ -97,7 +90,6 @@ pub(super) async fn plan(
     if is_stored(totals.sent_content_bytes, options) {
         plan.forget_bases();
     }
-    let kept = plan.used_of(held);
     let max_delete = match options.max_delete {
         // What is there was not installed, and deleting it was asked for.
         None if inventory => Some(u64::MAX),
@@ -117,7 +109,6 @@ pub(super) async fn plan(
         inventory,
         base_snapshot,
         drift,
-        kept,
         left_out,
         conflicts,
         plan,
@@ -147,30 +138,6 @@ fn same(new: &Manifest, found: &BTreeMap<usize, Standing>) -> BTreeSet<usize> {
         .iter()
         .filter(|(at, standing)| is_same(**at, standing));
     same.map(|(at, _)| *at).collect()
-}
-
-/// Lists what the target keeps of the latest earlier generations, as far back as the store can read their snapshots.
-fn kept(
-    status: &TargetStatus,
-    store: &Store,
-    installed: &Manifest,
-    drift: &BTreeMap<usize, DriftKind>,
-    leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
-) -> Result<Vec<KeptFile>, PushError> {
-    if status.kept.iter().all(|kept| kept.manifest.is_none()) {
-        return Ok(Vec::new());
-    }
-    let snapshots = store.list()?;
-    let newest = status.kept.iter().rev().take(limits::KEPT_GENERATIONS);
-    let earlier = newest.map_while(|kept| {
-        let beginning = kept.manifest?;
-        let mut records = snapshots.iter();
-        let record = records.find(|record| record.manifest.0.starts_with(&beginning))?;
-        // An update can do without what is damaged here.
-        let manifest = store.manifest(&record.id).ok().flatten()?;
-        Some((kept.generation, manifest))
-    });
-    Ok(kept_files(installed, drift, earlier, leave_alone))
 }
 
 impl Contents for Store {
@@ -361,85 +328,4 @@ fn deflate(content: &[u8]) -> Vec<u8> {
         .read_to_end(&mut deflated);
     debug_assert!(read.is_ok(), "reading from memory does not fail");
     deflated
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::path::Path;
-
-    use super::*;
-    use crate::store::{ScanOptions, SnapshotMeta};
-    use crate::target::wire::KeptGeneration;
-
-    /// Takes a snapshot of one file.
-    fn take(dir: &Path, content: &str) -> Manifest {
-        let store = Store::open(&dir.join("store")).expect("a store");
-        let tree = dir.join("tree");
-        fs::create_dir_all(&tree).expect("a directory");
-        fs::write(tree.join("file"), content).expect("a file");
-        let (options, meta) = (ScanOptions::default(), SnapshotMeta::default());
-        let taken = store.take_snapshot(&tree, &options, &meta, &|_| {});
-        taken.expect("a snapshot").1
-    }
-
-    fn keeps(generation: u64, manifest: &Manifest) -> KeptGeneration {
-        KeptGeneration {
-            generation,
-            manifest: manifest.sha256().0.first_chunk().copied(),
-        }
-    }
-
-    fn generations(dir: &Path, installed: &Manifest, kept_here: Vec<KeptGeneration>) -> Vec<u64> {
-        let store = Store::open(&dir.join("store")).expect("a store");
-        let status = TargetStatus {
-            kept: kept_here,
-            ..TargetStatus::default()
-        };
-        let files = kept(&status, &store, installed, &BTreeMap::new(), &|_| false).expect("files");
-        files.iter().map(|file| file.generation).collect()
-    }
-
-    #[test]
-    fn a_target_that_claims_to_keep_much_makes_the_host_read_little() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let [oldest, middle, installed] = ["1", "2", "3"].map(|text| take(dir.path(), text));
-        let claims = |count: usize| {
-            let many = (2..).map(|number| keeps(number, &middle)).take(count);
-            let kept = [keeps(1, &oldest)].into_iter().chain(many).collect();
-            generations(dir.path(), &installed, kept)
-        };
-        let last = limits::KEPT_GENERATIONS;
-        assert_eq!(claims(last - 1), [last as u64, 1]);
-        assert_eq!(claims(last), [last as u64 + 1]);
-    }
-
-    /// A snapshot's id is shown to people and stands in logs.
-    #[test]
-    fn to_know_the_id_of_a_snapshot_is_not_to_keep_it() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let [secret, installed] = ["1", "2"].map(|text| take(dir.path(), text));
-        let claim = |manifest: &[u8; 32]| KeptGeneration {
-            generation: 1,
-            manifest: manifest.first_chunk().copied(),
-        };
-        let by_id = vec![claim(&secret.id().0)];
-        assert!(generations(dir.path(), &installed, by_id).is_empty());
-        let by_manifest = vec![claim(&secret.sha256().0)];
-        assert_eq!(generations(dir.path(), &installed, by_manifest), [1]);
-    }
-
-    #[test]
-    fn damaged_snapshots_of_earlier_generations_are_done_without() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let oldest = take(dir.path(), "1");
-        for segment in fs::read_dir(dir.path().join("store/segments")).expect("segments") {
-            let path = segment.expect("a segment").path();
-            let length = fs::metadata(&path).expect("a segment").len();
-            fs::write(&path, vec![0; usize::try_from(length).expect("a length")]).expect("damage");
-        }
-        let [middle, installed] = ["2", "3"].map(|text| take(dir.path(), text));
-        let kept = vec![keeps(1, &oldest), keeps(2, &middle)];
-        assert_eq!(generations(dir.path(), &installed, kept), [2]);
-    }
 }

@@ -185,7 +185,6 @@ fn pack(manifest: &[u8], deletes: Vec<usize>, frames: &[Vec<u8>]) -> (Vec<u8>, [
         content_bytes: 0,
         frames: frames.len() as u64,
         deletes,
-        kept: Vec::new(),
         manifest_frame: zstd_frame::compress(base.encode(), manifest, 3).expect("compression"),
     };
     let mut sealer = Sealer::default();

@@ -17,8 +17,6 @@ use crate::tree::id::{ChunkId, Sha256};
 pub(super) struct Index<'a> {
     held: Held<'a>,
     by_content: HashMap<Sha256, usize>,
-    /// Kept files only.
-    kept_by_path: HashMap<&'a [u8], Vec<usize>>,
     by_unversioned: HashMap<Vec<u8>, Bucket>,
     by_name: HashMap<&'a [u8], Bucket>,
     by_extension: HashMap<&'a [u8], Bucket>,
@@ -31,14 +29,13 @@ impl<'a> Index<'a> {
         let mut index = Self {
             held,
             by_content: HashMap::new(),
-            kept_by_path: HashMap::new(),
             by_unversioned: HashMap::new(),
             by_name: HashMap::new(),
             by_extension: HashMap::new(),
             by_chunk: None,
         };
-        for at in 0..held.base_count() {
-            let (Some(entry), Some((size, sha256))) = (held.base(at), index.content(at)) else {
+        for (at, entry) in held.manifest.entries().iter().enumerate() {
+            let Some((size, sha256)) = index.content(at) else {
                 continue;
             };
             if is_targets_own(entry.path.as_bytes()) {
@@ -47,9 +44,6 @@ impl<'a> Index<'a> {
             let file = (size, sha256, at);
             index.by_content.entry(sha256).or_insert(at);
             let (path, name) = (entry.path.as_bytes(), entry.path.name());
-            if held.kept_file(at).is_some() {
-                index.kept_by_path.entry(path).or_default().push(at);
-            }
             let unversioned = index.by_unversioned.entry(unversioned(path));
             unversioned.or_default().0.push(file);
             index.by_name.entry(name).or_default().0.push(file);
@@ -87,11 +81,6 @@ impl<'a> Index<'a> {
     pub(super) fn at(&self, path: &[u8]) -> Option<usize> {
         let at = self.held.manifest.index_of(path)?;
         self.content(at).map(|_| at)
-    }
-
-    /// Returns the files that stood at this path in earlier generations, the latest first.
-    pub(super) fn kept_at(&self, path: &[u8]) -> &[usize] {
-        self.kept_by_path.get(path).map_or(&[], Vec::as_slice)
     }
 
     /// Returns the files at the path of `entry` but for version numbers, those nearest in size first.
@@ -142,7 +131,7 @@ impl<'a> Index<'a> {
     fn chunks(&self, contents: &dyn Contents) -> HashMap<ChunkId, Vec<usize>> {
         let mut by_chunk: HashMap<ChunkId, Vec<usize>> = HashMap::new();
         let mut seen = 0;
-        for at in 0..self.held.base_count() {
+        for at in 0..self.held.manifest.len() {
             let Some((size, sha256)) = self.content(at) else {
                 continue;
             };

@@ -7,7 +7,7 @@
 //!
 //! | order | candidate | weighed |
 //! |---|---|---|
-//! | 1 | the file at the same path, and those that stood there in kept generations | first |
+//! | 1 | the file at the same path | first |
 //! | 2 | the same path but for version numbers of directories | if 1 is not alike enough |
 //! | 3 | the same name elsewhere | with 2 |
 //! | 4 | most of the new file's chunks | if none of the above is alike enough |
@@ -29,9 +29,6 @@
 //! | a byte in each, version bump or moved | 192 | 192 |
 //!
 //! With no more than 16 neighbours of an extension, the first of these was 139,215.
-//!
-//! The pack of a release that goes back to what it was (11 modules of OTP 25 from one security revision to the one before, 580 kB) has 8,046 bytes
-//! against what is installed, and 630 where the target keeps the generation before.
 //!
 //! **Invariants.** The same manifests and contents give the same bases. Of each content at most [`limits::SKETCH_BYTES`] are
 //! read, once, and of at most [`limits::BASE_SKETCHES`] contents; of each kind above at most [`limits::BASE_CANDIDATES`] files
@@ -137,10 +134,7 @@ impl<'a> Bases<'a> {
         };
         let path = entry.path.as_bytes();
         let own = self.index.at(path).filter(|at| self.is_usable(*at));
-        let at_path = own
-            .into_iter()
-            .chain(self.index.kept_at(path).iter().copied());
-        let at_path: Vec<usize> = at_path.collect();
+        let at_path = own.into_iter().collect();
         let mut weighed = Vec::new();
         self.weigh(&wanted, at_path, By::Path, &mut weighed);
         let is_enough = |(_, alike): &&(usize, Alike)| alike.is_none_or(|alike| alike >= ENOUGH);

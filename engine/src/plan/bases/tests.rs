@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::plan::installed::DriftKind;
-use crate::plan::installed::KeptFile;
-use crate::plan::{Plan, Rules, Source};
 use crate::store::chunk;
 use crate::tree::entry::{EntryKind, EntryPath, Mode};
 use crate::tree::manifest::Manifest;
@@ -86,7 +84,6 @@ fn chosen(held: Files<'_>, new: Files<'_>, contents: &Counted) -> Vec<Option<Str
         manifest: &base,
         drift: &drift,
         inventory: false,
-        kept: &[],
     };
     let mut bases = Bases::new(held, contents);
     let entries = manifest.entries().iter();
@@ -292,7 +289,6 @@ fn what_the_host_lacks_or_the_target_changed_is_no_base() {
         manifest: &base,
         drift: &drift,
         inventory: false,
-        kept: &[],
     };
     let contents = Counted::of(&[&held, &new]);
     let mut bases = Bases::new(held_files, &contents);
@@ -300,75 +296,6 @@ fn what_the_host_lacks_or_the_target_changed_is_no_base() {
         bases.like(&manifest.entries()[0]),
         base.index_of(b"priv/b.txt")
     );
-}
-
-#[test]
-fn what_stood_at_the_path_before_is_taken_if_it_is_more_alike() {
-    let (first, second) = (text("first", 300), text("second", 300));
-    let half =
-        |one: &[u8], other: &[u8]| [&one[..one.len() / 2], &other[other.len() / 2..]].concat();
-    let mixed = half(&first, &second);
-    let base = manifest(&[("a.txt", second.clone()), ("b.txt", mixed.clone())]);
-    let kept: Vec<KeptFile> =
-        manifest(&[("a.txt", first.clone()), ("b.txt", half(&second, &first))])
-            .entries()
-            .iter()
-            .enumerate()
-            .map(|(index, entry)| KeptFile {
-                generation: 1,
-                index,
-                entry: entry.clone(),
-            })
-            .collect();
-    let drift = BTreeMap::new();
-    let held = Held {
-        manifest: &base,
-        drift: &drift,
-        inventory: false,
-        kept: &kept,
-    };
-    let new = [
-        ("a.txt", edited(&first)),
-        ("b.txt", edited(&mixed)),
-        ("c.txt", first.clone()),
-        ("d.txt", edited(&first)),
-    ];
-    let contents = Counted::of(&[
-        &[("a.txt", second.clone()), ("b.txt", mixed.clone())],
-        &[("a.txt", first.clone()), ("b.txt", half(&second, &first))],
-        &new,
-    ]);
-    let mut bases = Bases::new(held, &contents);
-    let new = manifest(&new);
-    let like: Vec<_> = new
-        .entries()
-        .iter()
-        .map(|entry| bases.like(entry))
-        .collect();
-    assert_eq!(like[..2], [Some(2), Some(1)]);
-    assert_eq!(like[3], Some(2), "found by its kind of name");
-    assert_eq!(bases.with_content(&Sha256::of(&first)), Some(2));
-
-    // The plan names those it uses, and no others.
-    let rules = Rules {
-        contents: &contents,
-        leave_alone: &|_| false,
-        delete_extraneous: false,
-        own_is_there: false,
-    };
-    let mut plan = Plan::new(held, &new, &rules);
-    assert_eq!(plan.used_of(held), kept[..1]);
-    let sources = plan
-        .entries
-        .iter()
-        .map(|entry| entry.source.expect("a file"));
-    let expected = [
-        Source::Send { base: Some(2) },
-        Source::Send { base: Some(1) },
-        Source::Copy { base: 2 },
-        Source::Same { entry: 0 },
-    ];
-    assert_eq!(sources.collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -394,7 +321,6 @@ fn unreadable_content_is_taken_by_its_path() {
         manifest: &base,
         drift: &drift,
         inventory: false,
-        kept: &[],
     };
     let table = [
         ("lib/x-1.1/ebin/m.beam", Some(&b"lib/x-1.0/ebin/m.beam"[..])),

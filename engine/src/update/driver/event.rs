@@ -80,6 +80,4 @@ pub enum Fallback {
     /// The update needs no deflating on the target, because the target's zlib gives other bytes
     /// than the host's.
     WithoutReflating,
-    /// Nothing that refers to earlier generations: what the target keeps of them is damaged.
-    WithoutKept,
 }

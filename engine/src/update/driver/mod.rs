@@ -76,8 +76,6 @@ pub async fn update_target(
     target.greeting.prepare = !update.options.dry_run;
     update.options.target = target.identity();
     update.options.is_overlay = target.greeting.writable.is_some();
-    // What is kept of an overlay lacks what was below it.
-    update.options.use_kept &= !update.options.is_overlay;
     let mut outcome = Outcome {
         ending: Ending::DryRun,
         release: Arc::clone(&update.release.manifest),
@@ -452,10 +450,6 @@ fn fall_back(update: &mut Update, error: &UpdateError, hooks_ran: bool) -> Optio
         PushError::ZlibDiffers if update.options.reflate => {
             update.options.reflate = false;
             Some(Fallback::WithoutReflating)
-        }
-        PushError::KeptChanged if update.options.use_kept => {
-            update.options.use_kept = false;
-            Some(Fallback::WithoutKept)
         }
         _ => None,
     }

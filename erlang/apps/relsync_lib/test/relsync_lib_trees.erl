@@ -200,24 +200,17 @@ entry(Path, {symlink, Target}) ->
 pack(Base, Old, New) ->
     pack(Base, Old, New, #{}).
 
-%% Options: `deletes' (indexes in the base), `resend' (paths sent though held), `kept' (files of kept generations,
-%% with their contents), `based' (by path the number among these that a file is coded against).
+%% Options: `deletes' (indexes in the base), `resend' (paths sent though held).
 pack(Base, Old, New, Options) ->
     Manifest = manifest(New),
     Resend = maps:get(resend, Options, []),
-    Kept = maps:get(kept, Options, []),
-    Earlier = maps:from_list([{crypto:hash(sha256, Content), true} || {_, _, Content} <- Kept]),
-    Held = maps:merge(relsync_lib_manifest:files_by_sha256(Base), Earlier),
+    Held = relsync_lib_manifest:files_by_sha256(Base),
     Sent = sent(relsync_lib_manifest:entries(Manifest), Held, Resend, #{}),
-    Count = relsync_lib_manifest:count(Base),
-    Based = maps:map(
-        fun(_, Number) -> {Count + Number, element(3, lists:nth(Number + 1, Kept))} end, maps:get(based, Options, #{})
-    ),
-    Frames = frames(Sent, Base, Old, New, Based),
+    Frames = frames(Sent, Base, Old, New),
     Deletes = maps:get(deletes, Options, [I || {I, E} <- relsync_lib_manifest:entries(Base), not is_map_key(relsync_lib_manifest:path(E), New)]),
     Runs = [{I, 1} || I <- Deletes],
     Header = [
-        <<1, "RSPK", 2>>,
+        <<1, "RSPK", 3>>,
         relsync_lib_manifest:sha256(Base),
         crypto:hash(blake2s, relsync_lib_manifest:bytes(Manifest)),
         relsync_lib_manifest:sha256(Manifest),
@@ -226,8 +219,6 @@ pack(Base, Old, New, Options) ->
         relsync_lib_varint:encode(length(Frames)),
         relsync_lib_varint:encode(length(Runs)),
         runs(Runs, 0),
-        relsync_lib_varint:encode(length(Kept)),
-        [[relsync_lib_varint:encode(N), relsync_lib_varint:encode(I)] || {N, I, _} <- Kept],
         blob(zstd_raw(relsync_lib_manifest:bytes(Manifest)))
     ],
     Body = iolist_to_binary([record(Header) | [record(Frame) || Frame <- Frames]]),
@@ -245,12 +236,12 @@ sent([_ | Rest], Held, Resend, Seen) ->
     sent(Rest, Held, Resend, Seen).
 
 %% A file of more than a few bytes becomes two pieces, in frames of their own.
-frames(Sent, Base, Old, New, Based) ->
+frames(Sent, Base, Old, New) ->
     {Frames, _} = lists:mapfoldl(
         fun({Index, {file, Path, _, Size, _}}, {LastEntry, LastBase}) ->
             #{Path := {file, _, Content}} = New,
             Step = relsync_lib_varint:encode(Index - LastEntry),
-            case base(Path, Base, Old, Based) of
+            case base(Path, Base, Old) of
                 {BaseIndex, OldContent} when OldContent =/= Content, Size > 0 ->
                     Frame = [
                         <<2, 1, 2#11>>, Step, relsync_lib_varint:encode(relsync_lib_varint:zigzag(BaseIndex - LastBase)),
@@ -275,9 +266,7 @@ frames(Sent, Base, Old, New, Based) ->
     ),
     lists:append(Frames).
 
-base(Path, _Base, _Old, Based) when is_map_key(Path, Based) ->
-    maps:get(Path, Based);
-base(Path, Base, Old, _Based) ->
+base(Path, Base, Old) ->
     case {relsync_lib_manifest:find(Path, Base), Old} of
         {{ok, BaseIndex, {file, _, _, _, _}}, #{Path := {file, _, OldContent}}} -> {BaseIndex, OldContent};
         _ -> none

@@ -53,7 +53,6 @@ impl Rig {
                 dry_run: false,
                 target: "the device".to_owned(),
                 reflate: true,
-                use_kept: true,
                 restart_command: None,
                 link_bytes_per_s: None,
                 looked: None,

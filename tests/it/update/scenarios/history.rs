@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use relsync_tests::release::listing;
-use relsync_tests::rig::{Rig, noise};
+use relsync_tests::rig::Rig;
 use serde_json::Value;
 
 use super::{number, push_all};
@@ -122,77 +122,6 @@ fn what_was_there_before_the_first_push_cannot_be_gone_back_to_from_there() {
     rig.push(&["rollback", "--to", "0"], 0);
     let says = "generation 0 is what the target runs now";
     rig.refused(&["rollback", "--to", "0"], 1, "no_generation", &[says]);
-}
-
-/// What an update took away is on the target still: it costs nothing when it comes back, and is the base of what resembles it.
-#[test]
-fn what_is_kept_of_earlier_generations_is_not_sent_again() {
-    let rig = Rig::new();
-    let (first, second) = (noise(1, 60_000), noise(2, 60_000));
-    let edited = |content: &[u8]| [&content[..30_000], b"edited", &content[30_000..]].concat();
-    rig.release(1);
-    rig.tree().file("priv/data", &first);
-    push_all(&rig, &[]);
-    rig.tree().file("priv/data", &second);
-    let replaced = push_all(&rig, &[]);
-    assert!(number(&replaced["pack_bytes"]) > 60_000, "{replaced}");
-
-    rig.tree().file("priv/data", &edited(&first));
-    rig.tree().file("priv/again", &first);
-    let planned = rig.run(&["plan", "--explain", "--json"]);
-    let entries = planned.objects();
-    let of = |path: &str| entries.iter().find(|entry| entry["path"] == path);
-    let (data, again) = (
-        of("priv/data").expect("an entry"),
-        of("priv/again").expect("an entry"),
-    );
-    assert_eq!(
-        (&data["base"], &data["base_generation"]),
-        (&"priv/data".into(), &1.into()),
-        "{data}"
-    );
-    assert_eq!(
-        (&again["copied_from"], &again["copied_from_generation"]),
-        (&"priv/data".into(), &1.into()),
-        "{again}"
-    );
-    let returned = push_all(&rig, &[]);
-    assert!(number(&returned["pack_bytes"]) < 1_000, "{returned}");
-    rig.push(&["rollback"], 0);
-    assert_eq!(
-        fs::read(rig.device().join("priv/data")).expect("a file"),
-        second
-    );
-}
-
-/// A kept file that is not what it was is noticed before anything is made of it, and the update goes another way in the same command.
-#[test]
-fn damaged_kept_files_are_done_without() {
-    let rig = Rig::new();
-    let (first, second) = (noise(1, 60_000), noise(2, 60_000));
-    rig.release(1);
-    rig.tree().file("priv/data", &first);
-    push_all(&rig, &[]);
-    rig.tree().file("priv/data", &second);
-    push_all(&rig, &[]);
-    let kept = rig.device().join(".relsync/generations/1");
-    let files = fs::read_dir(&kept)
-        .expect("what is kept")
-        .map(|file| file.expect("a file").path());
-    let data: Vec<_> = files
-        .filter(|path| fs::metadata(path).expect("a file").len() == 60_000)
-        .collect();
-    assert_eq!(data.len(), 1, "{data:?}");
-    fs::write(&data[0], noise(3, 60_000)).expect("damage");
-
-    rig.tree().file("priv/data", &first);
-    let run = rig.run(&["--json"]);
-    assert!(number(&run.result()["pack_bytes"]) > 60_000, "{run:?}");
-    assert_eq!(run.code, Some(0), "{run:?}");
-    let objects = run.objects();
-    let plans = objects.iter().filter(|object| object["type"] == "planned");
-    assert_eq!(plans.count(), 2, "{run:?}");
-    assert_eq!(listing(&rig.device()), listing(rig.tree().root()));
 }
 
 /// The status, as soon as the node has noticed that the host of the session before is gone.

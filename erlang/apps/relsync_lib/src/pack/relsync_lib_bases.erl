@@ -1,10 +1,10 @@
-%% @doc What new content is built on: the installed files, and files of kept generations.
+%% @doc What new content is built on: the installed files.
 %%
-%% Owns the numbering of bases (the entries of the base manifest, behind them the kept files), and the check
+%% Owns the numbering of bases (the entries of the base manifest), and the check
 %% that an installed file still looks as it did when it was last checked. Changes nothing. Faults are thrown.
 -module(relsync_lib_bases).
 
--export([new/2, is_known/2, kept_at/3, with_content/2, find/2, read/2, opened/3]).
+-export([new/1, is_known/2, kept_at/3, with_content/2, find/2, read/2, opened/3]).
 
 -export_type([bases/0, base/0, fault/0]).
 
@@ -14,25 +14,20 @@
     installed := relsync_lib_state:installed(),
     %% Entries whose content cannot be trusted.
     lost := #{relsync_lib_manifest:index() => true},
-    earlier := tuple(),
-    earlier_by_content := #{relsync_lib_manifest:sha256() => relsync_lib_kept:file()},
     roots := relsync_lib_roots:roots()
 }.
 %% A part of a base.
--opaque base() :: {origin(), Offset :: non_neg_integer(), Length :: non_neg_integer()}.
--type origin() :: {live, relsync_lib_manifest:index(), relsync_lib_manifest:entry()} | {earlier, relsync_lib_kept:file()}.
+-opaque base() :: {relsync_lib_manifest:index(), relsync_lib_manifest:entry(), Offset :: non_neg_integer(), Length :: non_neg_integer()}.
 -type fault() ::
     {base_changed, relsync_lib_path:path()} | {cannot, read, relsync_lib_path:path(), file:posix() | badarg}.
 
--spec new(relsync_lib_stage:options(), [relsync_lib_kept:file()]) -> bases().
-new(#{roots := Roots, base := Manifest, installed := Installed, drift := Drift}, Earlier) ->
+-spec new(relsync_lib_stage:options()) -> bases().
+new(#{roots := Roots, base := Manifest, installed := Installed, drift := Drift}) ->
     #{
         manifest => Manifest,
         by_content => relsync_lib_manifest:files_by_sha256(Manifest),
         installed => Installed,
         lost => maps:from_list([{Index, true} || Index <- own(Manifest) ++ [I || {I, What} <- Drift, What =/= mode]]),
-        earlier => list_to_tuple(Earlier),
-        earlier_by_content => maps:from_list([{Sha256, File} || #{sha256 := Sha256} = File <- Earlier]),
         roots => Roots
     }.
 
@@ -56,45 +51,31 @@ kept_at(Path, Sha256, #{manifest := Manifest, lost := Lost}) ->
 %% @doc The place of the first base of this content.
 -spec with_content(relsync_lib_manifest:sha256(), bases()) -> {ok, binary()} | none.
 with_content(Sha256, #{manifest := Manifest, by_content := Files, lost := Lost} = Bases) ->
-    case {[I || I <- maps:get(Sha256, Files, []), not is_map_key(I, Lost)], Bases} of
-        {[Index | _], _} ->
+    case [I || I <- maps:get(Sha256, Files, []), not is_map_key(I, Lost)] of
+        [Index | _] ->
             {ok, Entry} = relsync_lib_manifest:entry(Index, Manifest),
-            {ok, live_place(Index, Entry, Bases)};
-        {[], #{earlier_by_content := #{Sha256 := #{place := Place}}}} ->
-            {ok, Place};
-        _ ->
+            {ok, place(Index, Entry, Bases)};
+        [] ->
             none
     end.
 
 %% @doc The part of a base that a piece of a pack names, and its length; `none' if there is no such.
 -spec find({Number :: non_neg_integer(), whole | {non_neg_integer(), pos_integer()}}, bases()) ->
     {base(), non_neg_integer()} | none.
-find({Number, Range}, Bases) ->
-    case {origin(Number, Bases), Range} of
-        {{Origin, Size}, whole} -> {{Origin, 0, Size}, Size};
-        {{Origin, Size}, {Offset, Length}} when Offset + Length =< Size -> {{Origin, Offset, Length}, Length};
+find({Number, Range}, #{manifest := Manifest, lost := Lost}) ->
+    case {relsync_lib_manifest:entry(Number, Manifest), Range} of
+        {{ok, {file, Path, _, _, _}}, _} when is_map_key(Number, Lost) -> throw({base_changed, Path});
+        {{ok, {file, _, _, Size, _} = Entry}, whole} -> {{Number, Entry, 0, Size}, Size};
+        {{ok, {file, _, _, Size, _} = Entry}, {Offset, Length}} when Offset + Length =< Size ->
+            {{Number, Entry, Offset, Length}, Length};
         _ -> none
-    end.
-
-origin(Number, #{manifest := Manifest, lost := Lost, earlier := Earlier}) ->
-    Behind = Number - relsync_lib_manifest:count(Manifest),
-    case relsync_lib_manifest:entry(Number, Manifest) of
-        {ok, {file, Path, _, _, _}} when is_map_key(Number, Lost) ->
-            throw({base_changed, Path});
-        {ok, {file, _, _, Size, _} = Entry} ->
-            {{live, Number, Entry}, Size};
-        _ when Behind >= 0, Behind < tuple_size(Earlier) ->
-            #{size := Size} = File = element(Behind + 1, Earlier),
-            {{earlier, File}, Size};
-        _ ->
-            none
     end.
 
 %% @doc Reads a part of a base.
 -spec read(base(), bases()) -> binary().
-read({Origin, Offset, Length}, Bases) ->
-    {Path, Place} = place(Origin, Bases),
-    case opened(Path, relsync_lib_fs:open_read(Place), fun(H) -> read_exactly(H, Offset, Length) end) of
+read({Index, Entry, Offset, Length}, Bases) ->
+    Path = relsync_lib_manifest:path(Entry),
+    case opened(Path, relsync_lib_fs:open_read(place(Index, Entry, Bases)), fun(H) -> read_exactly(H, Offset, Length) end) of
         {ok, Bytes} when byte_size(Bytes) =:= Length -> Bytes;
         {error, Reason} -> throw({cannot, read, Path, Reason});
         _ -> throw({base_changed, Path})
@@ -103,11 +84,8 @@ read({Origin, Offset, Length}, Bases) ->
 read_exactly(_Handle, _Offset, 0) -> {ok, <<>>};
 read_exactly(Handle, Offset, Length) -> relsync_lib_fs:pread(Handle, Offset, Length).
 
-place({live, Index, Entry}, Bases) -> {relsync_lib_manifest:path(Entry), live_place(Index, Entry, Bases)};
-place({earlier, #{path := Path, place := Place}}, _Bases) -> {Path, Place}.
-
 %% The place of an installed file that still has the size and time it should have.
-live_place(Index, {file, Path, _, Size, _}, #{roots := #{read := Roots}, installed := Installed}) ->
+place(Index, {file, Path, _, Size, _}, #{roots := #{read := Roots}, installed := Installed}) ->
     case relsync_lib_roots:holder(Roots, Path) of
         {ok, Root, {file, _Mode, Size, Mtime}} ->
             case maps:get(Index, Installed, Mtime) of

@@ -11,7 +11,7 @@
 
 -export([new/0, feed/2, drop_partial/1, offset/1, new_manifest/2, deleted/2, format_error/1]).
 
--export_type([reader/0, pack_record/0, header/0, piece/0, kept/0, run/0, error/0]).
+-export_type([reader/0, pack_record/0, header/0, piece/0, run/0, error/0]).
 
 -opaque reader() :: #{
     expect := header | frame | nothing | {failed, header | frame | nothing, error()},
@@ -32,11 +32,8 @@
     content_bytes := non_neg_integer(),
     frames := non_neg_integer(),
     deletes := [run()],
-    kept := [kept()],
     manifest_frame := binary()
 }.
-%% A file of a kept generation: its index in that one's manifest.
--type kept() :: {Generation :: non_neg_integer(), relsync_lib_manifest:index()}.
 -type run() :: {First :: relsync_lib_manifest:index(), Length :: pos_integer()}.
 -type piece() :: {
     Entry :: relsync_lib_manifest:index(),
@@ -63,7 +60,6 @@
     | after_trailer
     | manifest_size
     | run
-    | kept
     | piece_count
     | piece_flags
     | piece_length
@@ -72,12 +68,11 @@
     | trailing_bytes.
 
 -define(HEAD_BYTES, 8).
--define(VERSION, 2).
+-define(VERSION, 3).
 -define(MAX_HEADER_BYTES, 83886080).
 -define(MAX_RECORD_BYTES, 2097152).
 -define(MAX_MANIFEST_BYTES, 67108864).
 -define(MAX_ENTRIES, 1000000).
--define(MAX_GENERATION, 16#FFFFFFFF).
 -define(MAX_PIECES, 65536).
 -define(MAX_FILE_BYTES, (1 bsl 40)).
 -define(TYPE_HEADER, 1).
@@ -211,9 +206,7 @@ parse_header(<<Base:32/binary, Snapshot:32/binary, Manifest:32/binary, Rest/bina
     {Frames, R3} = number(R2),
     {RunCount, R4} = number(R3, ?MAX_ENTRIES, run),
     {Runs, R5} = parse_runs(RunCount, R4, 0, []),
-    {KeptCount, R6} = number(R5, ?MAX_ENTRIES, kept),
-    {Kept, R7} = parse_kept(KeptCount, R6, none, []),
-    {FrameBytes, Frame} = number(R7),
+    {FrameBytes, Frame} = number(R5),
     byte_size(Frame) >= FrameBytes orelse throw(truncated),
     byte_size(Frame) =:= FrameBytes orelse throw(trailing_bytes),
     #{
@@ -224,7 +217,6 @@ parse_header(<<Base:32/binary, Snapshot:32/binary, Manifest:32/binary, Rest/bina
         content_bytes => ContentBytes,
         frames => Frames,
         deletes => Runs,
-        kept => Kept,
         manifest_frame => Frame
     };
 parse_header(_) ->
@@ -239,15 +231,6 @@ parse_runs(Count, Bytes, End, Runs) ->
     First = End + Gap,
     First + Length =< ?MAX_ENTRIES orelse throw(run),
     parse_runs(Count - 1, Rest, First + Length, [{First, Length} | Runs]).
-
-%% The newest generation first, each file once.
-parse_kept(0, Bytes, _Last, Kept) ->
-    {lists:reverse(Kept), Bytes};
-parse_kept(Count, Bytes, Last, Kept) ->
-    {Generation, AfterGeneration} = number(Bytes, ?MAX_GENERATION, kept),
-    {Entry, Rest} = number(AfterGeneration, ?MAX_ENTRIES, kept),
-    Last =:= none orelse {-Generation, Entry} > Last orelse throw(kept),
-    parse_kept(Count - 1, Rest, {-Generation, Entry}, [{Generation, Entry} | Kept]).
 
 parse_pieces(0, Body, Entry, Base, Pieces) ->
     {lists:reverse(Pieces), Entry, Base, Body};
@@ -269,7 +252,7 @@ piece_length(_Flags, Bytes) ->
     {Length, Rest}.
 
 piece_base(Flags, Bytes, Base) when Flags band 2 =:= 2 ->
-    {Step, R1} = number(Bytes, 4 * ?MAX_ENTRIES, piece_base),
+    {Step, R1} = number(Bytes, 2 * ?MAX_ENTRIES, piece_base),
     Index = Base + relsync_lib_varint:unzigzag(Step),
     Index >= 0 orelse throw(piece_base),
     case Flags band 4 of
@@ -367,7 +350,6 @@ record_text(missing_frames) -> "there are fewer frames than the header says";
 record_text(after_trailer) -> "something follows the trailer";
 record_text(manifest_size) -> "the manifest is larger than allowed";
 record_text(run) -> "the deleted entries are out of range";
-record_text(kept) -> "the kept files are out of range";
 record_text(piece_count) -> "the number of pieces or an entry is out of range";
 record_text(piece_flags) -> "a piece has unknown flags";
 record_text(piece_length) -> "the length of a piece is out of range";

@@ -50,7 +50,6 @@
     | {no_source, relsync_lib_path:path()}
     | {frame, content_lengths | relsync_lib_delta:reason()}
     | {cannot, write, relsync_lib_path:path(), file:posix() | badarg}
-    | relsync_lib_kept:error()
     | relsync_lib_case:error()
     | relsync_lib_wanted:error()
     | relsync_lib_pack:error()
@@ -121,8 +120,7 @@ start(#{base := BaseSha256} = Header, #{base := Base} = Options) ->
         New = ok(relsync_lib_pack:new_manifest(Header, Base)),
         Deletes = ok(relsync_lib_pack:deleted(Header, Base)),
         lists:foreach(fun(Entry) -> check_delete(Entry, New) end, Deletes),
-        Earlier = ok(relsync_lib_kept:find(maps:get(kept, Header), maps:get(roots, Options))),
-        Stage = new(Header, Options, New, Deletes, Earlier),
+        Stage = new(Header, Options, New, Deletes),
         Expected = check_space(Stage, Options),
         clear_staging(Stage),
         done(relsync_lib_case:check(maps:get(state, maps:get(roots, Options)), New, Deletes)),
@@ -131,11 +129,11 @@ start(#{base := BaseSha256} = Header, #{base := Base} = Options) ->
         throw:Reason -> {error, Reason}
     end.
 
-new(#{snapshot := Snapshot}, Options, New, Deletes, Earlier) ->
+new(#{snapshot := Snapshot}, Options, New, Deletes) ->
     #{roots := Roots, installed := Installed, now := Now} = Options,
     #stage{
         roots = Roots,
-        bases = relsync_lib_bases:new(Options, Earlier),
+        bases = relsync_lib_bases:new(Options),
         installed = Installed,
         new = New,
         snapshot = Snapshot,
@@ -593,8 +591,6 @@ format_error({base_changed, _} = Reason) ->
     relsync_lib_wanted:format_error(Reason);
 format_error({cannot, examine, _, _} = Reason) ->
     relsync_lib_wanted:format_error(Reason);
-format_error({kept_changed, _, _} = Reason) ->
-    relsync_lib_kept:format_error(Reason);
 format_error({content_mismatch, Path}) ->
     ["the content made for \"", relsync_lib_path:display(Path), "\" is not what the manifest names"];
 format_error({incomplete_file, Path}) ->

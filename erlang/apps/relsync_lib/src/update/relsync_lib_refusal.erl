@@ -57,7 +57,6 @@ error_kind({content_mismatch, _}) -> base_changed;
 error_kind({other_base, _}) -> base_changed;
 error_kind({same_name, _, _}) -> same_name;
 error_kind({frame, zlib_differs}) -> zlib_differs;
-error_kind({kept_changed, _, _}) -> kept_changed;
 error_kind({cannot, _, _, Posix}) -> posix_kind(Posix);
 error_kind(_) -> pack.
 
