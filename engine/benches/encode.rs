@@ -1,7 +1,7 @@
 //! Counts the bytes of deltas and the CPU time it takes to make them, in all and by phase.
 //!
 //! `cargo bench -p relsync-engine --bench encode [-- NAME...]` takes the pairs of the benchmark `delta`; `RELSYNC_LEVEL` sets the
-//! level, `RELSYNC_BYTES_PER_S` the link's rate in bytes per second. Rates are megabytes of new content a second of CPU time; phases are milliseconds of it, those inside another not counted
+//! level. Rates are megabytes of new content a second of CPU time; phases are milliseconds of it, those inside another not counted
 //! there.
 #![expect(clippy::print_stdout, reason = "a table is what this prints")]
 
@@ -134,7 +134,6 @@ fn measure(pair: &Pair) -> Result<()> {
             max_content_bytes: 64 << 20,
             ..Limits::default()
         },
-        link_bytes_per_s: link_rate(),
         ..Options::default()
     };
     let phases = Arc::new(Phases::default());
@@ -180,10 +179,6 @@ fn measure(pair: &Pair) -> Result<()> {
         spent.join(" "),
     );
     Ok(())
-}
-
-fn link_rate() -> Option<u64> {
-    std::env::var("RELSYNC_BYTES_PER_S").ok()?.parse().ok()
 }
 
 fn piece(change: &Change) -> Piece<'_> {

@@ -3,7 +3,7 @@
 //!
 //! `cargo bench -p relsync-engine --bench delta [-- NAME...]` measures the pairs whose names begin with one of the NAMEs, or all:
 //! modules of the installed OTP that are recompiled with small changes, and those of `RELSYNC_PAIRS=DIR`, `DIR/*/{old,new}` (see
-//! `scripts/pairs.sh`). Files that are equal are left out. `RELSYNC_LEVEL` sets the level, `RELSYNC_BYTES_PER_S` the link's rate in bytes per second, `RELSYNC_ALONE` leaves the other tools
+//! `scripts/pairs.sh`). Files that are equal are left out. `RELSYNC_LEVEL` sets the level (9 is the effort `fast`), `RELSYNC_ALONE` leaves the other tools
 //! out, `RELSYNC_RELEASES=25,23` names the OTP releases that decode, `RELSYNC_EXPLAIN` shows how each file was coded.
 //! `benches/README.md` at the top of the repository holds what came out.
 #![expect(clippy::print_stdout, reason = "a table is what this prints")]

@@ -132,13 +132,11 @@ impl Ours {
 
     fn frame(&mut self, number: usize, pieces: &[Piece<'_>]) -> Result<()> {
         let level = std::env::var("RELSYNC_LEVEL").ok();
-        let link_rate = std::env::var("RELSYNC_BYTES_PER_S").ok();
         let options = Options {
             level: match level {
                 Some(level) => level.parse()?,
                 None => delta::BEST_LEVEL,
             },
-            link_bytes_per_s: link_rate.map(|rate| rate.parse()).transpose()?,
             ..Options::default()
         };
         let before = cpu_time();

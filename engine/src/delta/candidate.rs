@@ -2,14 +2,12 @@
 //!
 //! | what | coder | search | when |
 //! |---|---|---|---|
-//! | all kinds | prefix | quick | the link is known |
-//! | kinds that are long, or not taken apart, and mostly as in the base | differences | as hard as pays over what remains | they pay |
+//! | kinds that are long, or not taken apart, and mostly as in the base | differences | thorough | they are shorter than what they code |
 //! | all kinds | prefix | fast | there are no such long kinds, or next to nothing is left |
-//! | all kinds | prefix | thorough | that pays |
-//! | what is not taken apart | differences | thorough | that pays |
+//! | all kinds | prefix | thorough | more than [`LITTLE_BYTES`] are left |
+//! | what is not taken apart | differences | thorough | the same |
 //!
-//! Where nothing is known of the link, or next to no time is needed, the differences pay, and a thorough search of what remains beside
-//! them; one of all does where much is left. [`super::effort`] says what pays over a link of a known rate.
+//! Below [`BEST_LEVEL`] the searches are zstd's own of that level.
 //!
 //! Measured on modules compiled anew by the same compiler: what a thorough search of the prefix takes is nearly all spent on
 //! debug information and code of which all but a thousandth stands in the base. As differences they need no search, and where many
@@ -20,7 +18,6 @@
 
 use super::bsdiff::Differences;
 use super::decode::prefix;
-use super::effort::{Effort, SHORT_BYTES};
 use super::encode::Prepared;
 use super::frame::{self, Head, Mode, Transform};
 use super::streams::{KINDS, Kind, Streams};
@@ -30,6 +27,10 @@ use crate::delta::zstd_frame::{self, Search};
 
 /// Streams shorter than this are searched faster than their differences are found, and not worth these where they are searched.
 const LONG_STREAMS_BYTES: usize = 32 << 10;
+/// Up to this length of bases and content, a thorough search takes no time worth mentioning.
+const SHORT_BYTES: usize = 96 << 10;
+/// Where no more is left, a thorough search does not find enough to be worth its time.
+const LITTLE_BYTES: usize = 4 << 10;
 /// Streams are mostly as in the base if their differences are at most this part of them.
 const MOSTLY: usize = 8;
 /// Differences of so few bytes may owe some of them to their form.
@@ -48,7 +49,6 @@ pub(super) struct Candidate<'p> {
     bases: Vec<&'p Streams>,
     new: Vec<&'p Streams>,
     level: i32,
-    effort: Effort,
 }
 
 impl<'p> Candidate<'p> {
@@ -60,8 +60,6 @@ impl<'p> Candidate<'p> {
         {
             deflate_check.get_or_insert_default().combine(deflated);
         }
-        let searched = |prepared: &Prepared| prepared.base.total_len() + prepared.new.total_len();
-        let searched = prepared.iter().map(searched).sum();
         Self {
             head: Head {
                 leave_compressed: !options.reflate,
@@ -73,37 +71,26 @@ impl<'p> Candidate<'p> {
             bases: prepared.iter().map(|prepared| &prepared.base).collect(),
             new: prepared.iter().map(|prepared| &prepared.new).collect(),
             level: options.level,
-            effort: Effort::of(options, searched),
         }
     }
 
     /// Returns the smallest of the codings that are worth a try; none that is thorough if that cannot be below `limit` bytes.
     pub(super) fn smallest(&self, limit: usize) -> Coded {
         let prefix_only = Choice::default();
-        if self.effort.is_limited() {
-            let quick = self.coded(&prefix_only, Search::Quick);
-            if self.base_len() == 0 {
-                return quick.smaller_of(true, |limit| self.solid(limit));
-            }
-            let searched = self.searched_len();
-            if !self.effort.differences_pay(quick.len(), searched) {
-                return quick;
-            }
-        }
         let aligned = self.aligned();
         let has_content = aligned[Kind::Content.index()].is_some();
         let mut best = if aligned.iter().any(Option::is_some) {
-            let aligned = self.coded_as_pays(&aligned, self.thorough());
+            let aligned = self.coded(&aligned, self.thorough());
             let prefix_may_win = has_content || aligned.len() <= NEXT_TO_NOTHING_BYTES;
             aligned.smaller_of(prefix_may_win, |_| {
-                Some(self.coded_as_pays(&prefix_only, self.fast()))
+                Some(self.coded(&prefix_only, self.fast()))
             })
         } else {
-            self.coded_as_pays(&prefix_only, self.fast())
+            self.coded(&prefix_only, self.fast())
         };
         let has_more = self.fast() != self.thorough() || best.has_differences();
         let may_do = best.len() / THOROUGH_GAIN < limit / (THOROUGH_GAIN - 1);
-        if has_more && may_do && self.effort.thorough_pays(best.len(), self.searched_len()) {
+        if has_more && may_do && best.len() > LITTLE_BYTES {
             best = best.smaller_of(true, |limit| {
                 self.coded_within(&prefix_only, self.thorough(), limit)
             });
@@ -123,8 +110,7 @@ impl<'p> Candidate<'p> {
 
     /// Codes the streams without the base, as zstd does it by itself, in less than `limit` bytes; `None` if that cannot be.
     pub(super) fn solid(&self, limit: usize) -> Option<Coded> {
-        let level = self.effort.level_alone(limit, self.content_len());
-        self.coded_within(&Choice::default(), Search::Level(level), limit)
+        self.coded_within(&Choice::default(), Search::Level(self.level), limit)
     }
 
     /// Stores the streams as they are: no search, and next to nothing to decode.
@@ -185,25 +171,6 @@ impl<'p> Candidate<'p> {
         let base = frame::side_by_side(&self.bases, kind);
         let new = frame::side_by_side(&self.new, kind);
         Differences::between(&base, &new, new.len() / part)
-    }
-
-    /// Codes differences and what remains beside them, searching as hard as `most`, or as pays if the link is known.
-    fn coded_as_pays(&self, differences: &Choice, most: Search) -> Coded {
-        if !self.effort.is_limited() {
-            return self.coded(differences, most);
-        }
-        let (prefix, content) = self.prefix_and_content(differences);
-        let searched = prefix.len() + content.len();
-        let within = |search, limit| {
-            zstd_frame::compress_bare_within(&prefix, &content, search, limit)
-                .map(|compressed| self.with(differences, compressed))
-        };
-        let quick = zstd_frame::compress_bare(&prefix, &content, Search::Quick);
-        let quick = self.with(differences, quick);
-        let fast_pays = self.effort.fast_pays(quick.len(), searched);
-        let fast = quick.smaller_of(fast_pays, |limit| within(Search::Fast, limit));
-        let more_pays = most != Search::Fast && self.effort.thorough_pays(fast.len(), searched);
-        fast.smaller_of(more_pays, |limit| within(most, limit))
     }
 
     fn coded(&self, differences: &Choice, search: Search) -> Coded {

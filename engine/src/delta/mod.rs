@@ -5,7 +5,7 @@
 //!
 //! Invariants: [`decode`] of [`encode`] gives the pieces back, bit for bit, because the encoder runs the decoder's
 //! transforms and takes a simpler one where they differ; a body is at most 64 bytes, and five for each piece, longer than what
-//! zstd makes of the contents together at the same level, or at level 9 where the link is known to be too fast for the best; hostile bodies and bases give errors, within the limits' memory.
+//! zstd makes of the contents together at the same level; hostile bodies and bases give errors, within the limits' memory.
 //!
 //! The agent decodes with the Erlang twin of this code, `relsync_lib_delta`; `store-format.md` specifies the bytes.
 
@@ -14,7 +14,6 @@ mod bsdiff;
 mod candidate;
 mod cursor;
 mod decode;
-mod effort;
 mod encode;
 mod frame;
 #[cfg(any(test, fuzzing))]
@@ -77,13 +76,13 @@ pub struct Options {
     pub level: i32,
     /// Whether the target's zlib may be relied on to deflate as ours does.
     pub reflate: bool,
-    /// What the link carries, in bytes per second, if that is known: at [`BEST_LEVEL`] and above, a search is made only where it takes
-    /// less time than what it spares does on the link.
-    pub link_bytes_per_s: Option<u64>,
 }
 
-/// The level from which on size is all that counts, unless the link is known.
+/// The level of the effort `best`: from it on, size is all that counts.
 pub const BEST_LEVEL: i32 = 19;
+
+/// The level of the effort `fast`: time counts as well as size.
+pub const FAST_LEVEL: i32 = 9;
 
 /// The level at which content is neither transformed nor compressed nor held against a base.
 pub const STORED_LEVEL: i32 = 0;
@@ -94,7 +93,6 @@ impl Default for Options {
             limits: Limits::default(),
             level: BEST_LEVEL,
             reflate: true,
-            link_bytes_per_s: None,
         }
     }
 }
@@ -203,7 +201,5 @@ mod beam_tests;
 mod difference_tests;
 #[cfg(test)]
 mod golden_tests;
-#[cfg(test)]
-mod link_tests;
 #[cfg(test)]
 mod tests;

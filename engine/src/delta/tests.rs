@@ -205,10 +205,7 @@ fn most_overhead(pieces: usize) -> usize {
 
 pub(super) fn assert_not_larger_than_solid(pieces: &[Piece<'_>], options: &Options) {
     let contents: Vec<&[u8]> = pieces.iter().map(|piece| piece.new).collect();
-    let mut solid_bytes = solid(&contents, options.level);
-    if options.link_bytes_per_s.is_some() && options.level >= BEST_LEVEL {
-        solid_bytes = solid_bytes.max(solid(&contents, effort::FAST_LEVEL));
-    }
+    let solid_bytes = solid(&contents, options.level);
     let encoded = encode_with(pieces, options);
     assert!(
         encoded.bytes.len() <= solid_bytes + most_overhead(pieces.len()),
@@ -263,13 +260,7 @@ fn a_base_that_leads_astray_costs_nothing() {
                 new,
                 base: Some(base),
             }];
-            for link_bytes_per_s in [None, Some(u64::MAX)] {
-                let options = Options {
-                    link_bytes_per_s,
-                    ..Options::default()
-                };
-                assert_not_larger_than_solid(&pieces, &options);
-            }
+            assert_not_larger_than_solid(&pieces, &Options::default());
         }
     }
 }
@@ -380,13 +371,12 @@ proptest! {
         repeated in any::<bool>(),
         level in prop::sample::select(vec![3, 9, BEST_LEVEL]),
         reflate in any::<bool>(),
-        link_bytes_per_s in prop::sample::select(vec![None, Some(10_000), Some(300_000), Some(u64::MAX)]),
     ) {
         let mut pieces: Vec<Piece<'_>> = pieces.iter().map(|(new, base)| Piece { new, base: base.as_deref() }).collect();
         if repeated {
             pieces.push(Piece { base: None, ..pieces[0] });
         }
-        assert_not_larger_than_solid(&pieces, &Options { level, reflate, link_bytes_per_s, ..Options::default() });
+        assert_not_larger_than_solid(&pieces, &Options { level, reflate, ..Options::default() });
     }
 }
 

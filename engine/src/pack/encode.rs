@@ -87,8 +87,6 @@ pub struct Coding {
     pub level: i32,
     /// Whether the target's zlib may be relied on to deflate as the host's does.
     pub reflate: bool,
-    /// What the link carries, in bytes per second, if that is known.
-    pub link_bytes_per_s: Option<u64>,
 }
 
 /// Builds the pack of `plan`, handing its bytes to `sink` in order.
@@ -205,7 +203,6 @@ fn encode_body(
     let options = delta::Options {
         level: coding.level,
         reflate: coding.reflate,
-        link_bytes_per_s: coding.link_bytes_per_s,
         ..delta::Options::default()
     };
     let coded = delta::encode_with(&pieces, &options);

@@ -63,7 +63,6 @@ impl Tree {
 const CODING: Coding = Coding {
     level: delta::BEST_LEVEL,
     reflate: true,
-    link_bytes_per_s: None,
 };
 
 fn mode(bits: u32) -> Mode {

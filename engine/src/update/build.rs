@@ -4,16 +4,20 @@ use std::io::Write;
 use std::sync::Arc;
 
 use super::{Planned, PushError, PushOptions};
-use crate::delta::{BEST_LEVEL, STORED_LEVEL};
+use crate::delta::{BEST_LEVEL, FAST_LEVEL, STORED_LEVEL};
 use crate::pack::encode::{Coding, ContentError, ContentSource, PackSummary, encode_pack};
 use crate::store::Store;
 use crate::tree::id::{ChunkId, Sha256};
 use crate::tree::manifest::Manifest;
 
-/// If nothing is known of the link, updates of up to this size are compressed as well as can be; larger ones are sent over links where
+/// If nothing is known of the link, updates of up to this size are compressed as well as can be. Larger ones mostly go over links where
 /// time counts more.
 const BEST_LEVEL_BYTES: u64 = 16 << 20;
-const LARGE_LEVEL: i32 = 9;
+/// Over a link that carries this much, what the best effort saves takes less time than the best effort does: it goes through about 1 MB
+/// of content a second, the fast one through 5.
+const FAST_BYTES_PER_S: u64 = 250_000;
+/// Up to this size the best effort takes no time worth mentioning.
+const SMALL_BYTES: u64 = 256 << 10;
 /// Over a link that carries so much, a target that decodes in Erlang takes longer for what compression spares than the link does: zstd
 /// in Erlang gives 15 to 55 MB a second, a delta of modules 2 to 5.
 const STORED_BYTES_PER_S: u64 = 50_000_000;
@@ -66,17 +70,24 @@ pub(super) fn is_stored(sent_content_bytes: u64, options: &PushOptions) -> bool 
 }
 
 fn coding(planned: &Planned, options: &PushOptions) -> Coding {
-    let is_large = planned.totals.sent_content_bytes > BEST_LEVEL_BYTES;
     Coding {
-        level: if is_stored(planned.totals.sent_content_bytes, options) {
-            STORED_LEVEL
-        } else if is_large && options.link_bytes_per_s.is_none() {
-            LARGE_LEVEL
-        } else {
-            BEST_LEVEL
-        },
+        level: level(planned.totals.sent_content_bytes, options),
         reflate: options.reflate,
-        link_bytes_per_s: options.link_bytes_per_s,
+    }
+}
+
+/// Chooses the effort for so much content from what is known of the link.
+fn level(content_bytes: u64, options: &PushOptions) -> i32 {
+    let is_fast = match options.link_bytes_per_s {
+        None => content_bytes > BEST_LEVEL_BYTES,
+        Some(rate) => rate >= FAST_BYTES_PER_S && content_bytes > SMALL_BYTES,
+    };
+    if is_stored(content_bytes, options) {
+        STORED_LEVEL
+    } else if is_fast {
+        FAST_LEVEL
+    } else {
+        BEST_LEVEL
     }
 }
 
