@@ -4,17 +4,13 @@
 //! the target's cache, or is sent once (store-format.md, "Agent blob").
 
 use std::fmt::Write as _;
-use std::io::Read as _;
 use std::pin::pin;
 use std::time::Duration;
-
-use flate2::Compression;
-use flate2::read::ZlibEncoder;
 
 use crate::target::agent;
 use crate::target::greeting::{AgentSent, Greeting};
 use crate::target::session::{Session, SessionError, unexpected};
-use crate::target::wire::{PROTOCOL, Reply, Request, TargetStatus};
+use crate::target::wire::{self, PROTOCOL, Reply, Request, TargetStatus};
 use crate::transport::erl::{self, Call, Connection, Pid, SpawnBond, Term};
 use crate::transport::{Meter, TransportError};
 
@@ -174,10 +170,7 @@ fn program(variables: &[(&str, String)], expressions: &str) -> Vec<u8> {
         text.push(',');
     }
     text.push_str(expressions);
-    let mut compressed = Vec::new();
-    let read = ZlibEncoder::new(text.as_bytes(), Compression::best()).read_to_end(&mut compressed);
-    debug_assert!(read.is_ok(), "reading from memory does not fail");
-    compressed
+    wire::deflate(text.as_bytes())
 }
 
 /// Bytes as Erlang's text of a binary.

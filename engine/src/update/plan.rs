@@ -16,7 +16,7 @@ use crate::plan::installed::{DriftKind, Held};
 use crate::plan::{Plan, Rules, Source, Totals};
 use crate::store::Store;
 use crate::target::session::{Session, unexpected};
-use crate::target::wire::{ApplyResult, PlannedFiles, ReloadMode, Reply, Request, TargetStatus};
+use crate::target::wire::{self, ApplyResult, PlannedFiles, ReloadMode, Reply, Request, TargetStatus};
 use crate::tree::entry::{Entry, is_targets_own};
 use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::tree::manifest::Manifest;
@@ -313,19 +313,11 @@ fn boot_files(
                 let size = usize::try_from(size).unwrap_or(0);
                 let content =
                     ContentSource::read(store, &sha256, 0, size).map_err(EncodeError::from)?;
-                Some(deflate(&content))
+                Some(wire::deflate(&content))
             }
             None => None,
         };
         files.push((path, content));
     }
     Ok(files)
-}
-
-fn deflate(content: &[u8]) -> Vec<u8> {
-    let mut deflated = Vec::new();
-    let read = flate2::read::ZlibEncoder::new(content, flate2::Compression::best())
-        .read_to_end(&mut deflated);
-    debug_assert!(read.is_ok(), "reading from memory does not fail");
-    deflated
 }

@@ -20,6 +20,8 @@ pub use reply::{
 pub use request::{HooksKind, HooksPoint, PlannedFiles, ReloadMode, Request};
 pub use words::{ErrorKind, HookFailure, ModuleState, Step};
 
+use std::io::Read;
+
 use crate::bytes::ReadError;
 
 /// The version of the protocol spoken here.
@@ -27,6 +29,15 @@ pub const PROTOCOL: u64 = 3;
 
 /// The largest message of an agent: a manifest with everything around it.
 pub const MAX_REPLY_BYTES: usize = 80 << 20;
+
+/// Compresses what a message, or the agent's launch, carries as zlib data.
+pub(crate) fn deflate(content: &[u8]) -> Vec<u8> {
+    let mut deflated = Vec::new();
+    let read = flate2::read::ZlibEncoder::new(content, flate2::Compression::best())
+        .read_to_end(&mut deflated);
+    debug_assert!(read.is_ok(), "reading from memory does not fail");
+    deflated
+}
 
 /// Why bytes of the agent are no message.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
