@@ -49,8 +49,8 @@ fn hooks_come_as_beam_as_source_and_are_compiled_by_the_target() {
 /// Modules that are no hooks, and what is said of them.
 const NO_HOOKS: [(&str, &str); 5] = [
     (
-        "-export([helath/1]).\nhelath(_) -> ok.",
-        "exports helath/1, which is never called: was health/0 or health/1 meant?",
+        "-export([health_/1]).\nhealth_(_) -> ok.",
+        "exports health_/1, which is never called: was health/0 or health/1 meant?",
     ),
     (
         "-export([health/0, 'Pre_Sync'/0]).\nhealth() -> ok.\n'Pre_Sync'() -> ok.",
