@@ -9,8 +9,8 @@
 
 use rayon::prelude::*;
 
-use crate::delta;
 use crate::delta::zstd_frame;
+use crate::delta::{self, BEST_LEVEL};
 use crate::limits;
 use crate::pack::frames::frames;
 use crate::pack::{Cursor, FrameHead, Header, Sealer};
@@ -107,7 +107,8 @@ pub fn encode_pack(
         content_bytes: plan.totals(new).sent_content_bytes,
         frames: heads.len() as u64,
         deletes: plan.deletes.clone(),
-        manifest_frame: zstd_frame::compress(held.manifest.encode(), new.encode(), coding.level)?,
+        // The same at every effort, so that a pack of what cannot be compressed is, too.
+        manifest_frame: zstd_frame::compress(held.manifest.encode(), new.encode(), BEST_LEVEL)?,
     };
     let mut sealer = Sealer::default();
     let mut pack_bytes = 0;

@@ -17,7 +17,7 @@ const BEST_LEVEL_BYTES: u64 = 16 << 20;
 /// of content a second, the fast one through 5.
 const FAST_BYTES_PER_S: u64 = 250_000;
 /// Up to this size the best effort takes no time worth mentioning.
-const SMALL_BYTES: u64 = 256 << 10;
+const SMALL_BYTES: u64 = 96 << 10;
 /// Over a link that carries so much, a target that decodes in Erlang takes longer for what compression spares than the link does: zstd
 /// in Erlang gives 15 to 55 MB a second, a delta of modules 2 to 5.
 const STORED_BYTES_PER_S: u64 = 50_000_000;

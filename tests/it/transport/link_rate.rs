@@ -44,7 +44,7 @@ fn release_of_many_functions(rig: &Rig, version: u32) {
             said % 1000
         )
     };
-    let modules = (0..4).map(|module| {
+    let modules = (0..8).map(|module| {
         let functions: String = (0..200).map(|at| function(module, at)).collect();
         (
             format!("many_{module}"),
