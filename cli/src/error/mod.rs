@@ -178,9 +178,9 @@ pub(crate) enum CliError {
     /// The target was lost after it was told to apply, and never began.
     #[error("the target was lost before it began to apply the update")]
     LostAndUnchanged,
-    /// The target was lost after it was told to apply, and runs something else altogether.
+    /// The target was lost after it was told to apply, and another host has updated it since.
     #[error(
-        "the target was lost while it applied the update, and runs generation {generation} of somebody else's by now"
+        "the target was lost while it applied the update; another host has updated it since, and it runs generation {generation}"
     )]
     LostAndReplaced {
         /// The generation it runs.

@@ -189,6 +189,12 @@ pub fn beam_md5(file: &[u8]) -> Option<[u8; 16]> {
     Some(beam::module_md5(&container))
 }
 
+/// Returns what tells this host's zlib from one that deflates to other bytes.
+#[must_use]
+pub fn zlib_fingerprint() -> [u8; 8] {
+    zlib::fingerprint()
+}
+
 /// Says for which release of OTP a BEAM file was compiled; `None` if it is no such file.
 #[must_use]
 pub fn beam_origin(file: &[u8]) -> Option<BeamOrigin> {

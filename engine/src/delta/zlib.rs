@@ -4,6 +4,7 @@
 //! 32 KiB, default strategy); what was deflated with others stays compressed.
 
 use flate2::{Compress, Compression, FlushCompress, Status};
+use sha2::Digest as _;
 
 use super::cursor::{Cursor, Malformed};
 
@@ -113,6 +114,24 @@ pub(super) fn deflate_to(
     }
 }
 
+/// Returns what tells this zlib from one that deflates to other bytes: the beginning of the SHA-256 of a sample, deflated at the levels that
+/// search least and most. Its twin on the target is `relsync_lib_delta_inflate:fingerprint/0`.
+pub(super) fn fingerprint() -> [u8; 8] {
+    let sample: String = (0..100_u32)
+        .map(|n| format!("lib/app-{}/ebin/module_{}.beam\n", n % 7, n * n))
+        .collect();
+    let mut deflated = Vec::new();
+    for level in [Level::FASTEST, Level::BEST] {
+        deflate_to(sample.as_bytes(), level, Framing::Zlib, &mut |part| {
+            deflated.extend_from_slice(part);
+            true
+        });
+    }
+    let mut beginning = [0; 8];
+    beginning.copy_from_slice(&sha2::Sha256::digest(&deflated)[..8]);
+    beginning
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +167,12 @@ mod tests {
             assert!(tried.contains(&level), "{level:?}");
             assert!(tried.len() <= 4, "{tried:?}");
         }
+    }
+
+    /// The same as `relsync_lib_delta_inflate_tests:fingerprint_test`: it is that of zlib 1.2 and 1.3.
+    #[test]
+    fn the_fingerprint_is_that_of_zlib() {
+        assert_eq!(fingerprint(), [173, 146, 73, 91, 205, 154, 36, 154]);
     }
 
     #[test]

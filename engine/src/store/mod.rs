@@ -321,17 +321,6 @@ impl Store {
         Ok(content.map(|content| content.chunks().collect()))
     }
 
-    /// Tells whether this target, with this version of the runtime system, was seen to deflate to other bytes than the host.
-    pub fn deflates_differently(&self, target: &str, erts: &str) -> Result<bool, StoreError> {
-        Ok(self.index.other_zlib(target)?.as_deref() == Some(erts))
-    }
-
-    /// Remembers that this target, with this version of the runtime system, deflates to other bytes than the host.
-    pub fn remember_other_zlib(&self, target: &str, erts: &str) -> Result<(), StoreError> {
-        self.index
-            .write(|changes| changes.put_other_zlib(target, erts))
-    }
-
     /// Makes a tag point to a snapshot. It no longer points to any other.
     pub fn tag(&self, id: &SnapshotId, tag: &str, now_ns: i64) -> Result<(), StoreError> {
         if !is_valid_name(tag) {

@@ -1,19 +1,17 @@
 //! What became of an update whose session failed after the target was told to apply it.
 //!
-//! The target goes on without its host to one end or the other. What it runs then, and which updates it counts as ended since, tell which.
+//! The target goes on without its host to one end or the other, and records which. What it runs then, and that record, tell the host.
 
-use crate::target::wire::{Current, TargetStatus};
+use crate::target::wire::{Current, LastPack, PackEnd, TargetStatus};
 use crate::tree::id::SnapshotId;
-
-/// The target counts in 32 bits.
-const COUNT_MASK: u64 = 0xFFFF_FFFF;
 
 /// An update whose end is not known.
 #[derive(Debug, Clone)]
 pub struct Lost {
     before: Option<Current>,
-    ended_before: u64,
+    last_before: Option<LastPack>,
     snapshot: SnapshotId,
+    pack: [u8; 32],
 }
 
 /// What a target made of an update whose host it lost.
@@ -25,17 +23,18 @@ pub enum Aftermath {
     RolledBack,
     /// It never switched.
     Unchanged,
-    /// It runs neither the old nor the new generation: somebody else has been there since.
+    /// Another host has been there since: the target runs neither the old nor the new generation, or that host's pack was its last.
     Replaced,
 }
 
 impl Lost {
-    /// Keeps what is needed to tell later: what the target ran `before`, and what it was to get.
-    pub(super) fn new(before: &TargetStatus, snapshot: SnapshotId) -> Self {
+    /// Keeps what is needed to tell later: what the target said `before`, and what it was to get.
+    pub(super) fn new(before: &TargetStatus, snapshot: SnapshotId, pack: [u8; 32]) -> Self {
         Self {
             before: before.current.clone(),
-            ended_before: before.ended,
+            last_before: before.last_pack.clone(),
             snapshot,
+            pack,
         }
     }
 
@@ -53,33 +52,16 @@ impl Lost {
         if (now, snapshot(&after.current)) != (old, snapshot(&self.before)) {
             return Aftermath::Replaced;
         }
-        if self.has_ended(after) {
-            Aftermath::RolledBack
-        } else {
-            Aftermath::Unchanged
+        match after.last_pack.as_ref() {
+            last if last != self.last_before.as_ref() => match last {
+                Some(last) if last.pack != self.pack => Aftermath::Replaced,
+                Some(last) if last.end == PackEnd::Failed => Aftermath::Unchanged,
+                _ => Aftermath::RolledBack,
+            },
+            // Even writing it down failed.
+            _ if after.recovered.is_some() => Aftermath::RolledBack,
+            _ => Aftermath::Unchanged,
         }
-    }
-
-    /// Whether this update may be one of those that have disturbed the target since: others may have been there as well.
-    fn has_ended(&self, after: &TargetStatus) -> bool {
-        let count = after.ended.wrapping_sub(self.ended_before) & COUNT_MASK;
-        if count == 0 {
-            // Where even counting it failed.
-            return after.recovered.is_some();
-        }
-        let is_since = |number: u64| {
-            let back = after.ended.wrapping_sub(number) & COUNT_MASK;
-            back < count
-        };
-        let mut known = 0;
-        let mut is_ours = false;
-        for (number, snapshot) in &after.ended_updates {
-            if is_since(*number) {
-                known += 1;
-                is_ours |= self.snapshot.0.starts_with(snapshot);
-            }
-        }
-        is_ours || known < count
     }
 }
 
@@ -95,87 +77,88 @@ mod tests {
         })
     }
 
+    fn last(pack: u8, end: PackEnd, begun_ms: u64) -> Option<LastPack> {
+        Some(LastPack {
+            pack: [pack; 32],
+            generation: 4,
+            end,
+            begun_ms,
+        })
+    }
+
     #[test]
     fn what_a_target_says_tells_how_it_ended() {
-        let undone = Some("an interrupted switch was undone".to_owned());
+        use Aftermath::{Applied, Replaced, RolledBack, Unchanged};
+        let before = last(9, PackEnd::Applied, 100);
+        let ours = |end| last(5, end, 200);
         #[rustfmt::skip]
         let table = [
-            (current(3, 1), current(4, 2), 8, None, Aftermath::Applied),
-            (None, current(1, 2), 8, None, Aftermath::Applied),
-            // Where even counting it failed.
-            (current(3, 1), current(4, 2), 7, None, Aftermath::Applied),
+            (current(3, 1), current(4, 2), ours(PackEnd::Applied), Applied),
+            (None, current(1, 2), ours(PackEnd::Applied), Applied),
+            // Even writing down what became of it failed.
+            (current(3, 1), current(4, 2), before.clone(), Applied),
+            (current(3, 1), current(4, 2), None, Applied),
             // The same snapshot again, because something had drifted.
-            (current(3, 2), current(4, 2), 8, None, Aftermath::Applied),
-            (current(3, 2), current(3, 2), 8, None, Aftermath::RolledBack),
-            (current(3, 2), current(3, 2), 7, None, Aftermath::Unchanged),
-            (current(3, 1), current(3, 1), 8, None, Aftermath::RolledBack),
-            (current(3, 1), current(3, 1), 7, undone.clone(), Aftermath::RolledBack),
-            (None, None, 8, undone, Aftermath::RolledBack),
-            (None, None, 8, None, Aftermath::RolledBack),
-            (current(3, 1), current(3, 1), 7, None, Aftermath::Unchanged),
-            (None, None, 7, None, Aftermath::Unchanged),
-            (current(3, 1), current(4, 7), 8, None, Aftermath::Replaced),
-            (current(3, 1), current(2, 2), 8, None, Aftermath::Replaced),
-            (current(3, 1), None, 8, None, Aftermath::Replaced),
+            (current(3, 2), current(4, 2), ours(PackEnd::Applied), Applied),
+            (current(3, 2), current(3, 2), ours(PackEnd::RolledBack), RolledBack),
+            (current(3, 1), current(3, 1), ours(PackEnd::RolledBack), RolledBack),
+            (current(3, 1), current(3, 1), ours(PackEnd::Failed), Unchanged),
+            (current(3, 1), current(3, 1), ours(PackEnd::Applied), RolledBack),
+            (current(3, 1), current(3, 1), before.clone(), Unchanged),
+            (None, None, ours(PackEnd::RolledBack), RolledBack),
+            (None, None, before.clone(), Unchanged),
+            // Another host's pack was the last one.
+            (current(3, 1), current(3, 1), last(6, PackEnd::RolledBack, 300), Replaced),
+            (current(3, 1), current(4, 7), last(6, PackEnd::Applied, 300), Replaced),
+            (current(3, 1), current(2, 2), ours(PackEnd::RolledBack), Replaced),
+            (current(3, 1), None, before.clone(), Replaced),
         ];
-        for (before, now, ended, recovered, expected) in table {
+        for (old, now, last_pack, expected) in table {
             let lost = Lost {
-                before: before.clone(),
-                ended_before: 7,
+                before: old.clone(),
+                last_before: before.clone(),
                 snapshot: SnapshotId([2; 32]),
+                pack: [5; 32],
             };
             let after = TargetStatus {
                 current: now,
-                ended,
-                recovered,
+                last_pack,
                 ..TargetStatus::default()
             };
-            assert_eq!(lost.aftermath(&after), expected, "{before:?}: {after:?}");
+            assert_eq!(lost.aftermath(&after), expected, "{old:?}: {after:?}");
         }
     }
 
     #[test]
-    fn updates_of_others_are_told_from_ours() {
-        let (ours, other) = ([2; 8], [9; 8]);
-        let table = [
-            (8, vec![(8, ours)], Aftermath::RolledBack),
-            (8, vec![(8, other)], Aftermath::Unchanged),
-            // The same snapshot, taken back before.
-            (8, vec![(8, other), (7, ours)], Aftermath::Unchanged),
-            (9, vec![(9, other), (8, ours)], Aftermath::RolledBack),
-            (9, vec![(9, other), (8, other)], Aftermath::Unchanged),
-            // One of them led nobody knows where.
-            (9, vec![(9, other)], Aftermath::RolledBack),
-            (1 << 31, vec![(1 << 31, other)], Aftermath::RolledBack),
-            // Counting began anew: the record was lost.
-            (1, vec![(1, other)], Aftermath::RolledBack),
-        ];
-        for (ended, ended_updates, expected) in table {
+    fn attempts_with_one_pack_are_told_apart() {
+        for (begun_ms, expected) in [(100, Aftermath::Unchanged), (200, Aftermath::RolledBack)] {
             let lost = Lost {
                 before: current(3, 1),
-                ended_before: 7,
+                last_before: last(5, PackEnd::RolledBack, 100),
                 snapshot: SnapshotId([2; 32]),
+                pack: [5; 32],
             };
             let after = TargetStatus {
                 current: current(3, 1),
-                ended,
-                ended_updates,
-                ..TargetStatus::default()
-            };
-            assert_eq!(lost.aftermath(&after), expected, "{after:?}");
-        }
-        let lost = Lost {
-            before: None,
-            ended_before: 0xFFFF_FFFF,
-            snapshot: SnapshotId([2; 32]),
-        };
-        for (led_to, expected) in [(ours, Aftermath::RolledBack), (other, Aftermath::Unchanged)] {
-            let after = TargetStatus {
-                ended: 0,
-                ended_updates: vec![(0, led_to)],
+                last_pack: last(5, PackEnd::RolledBack, begun_ms),
                 ..TargetStatus::default()
             };
             assert_eq!(lost.aftermath(&after), expected);
         }
+    }
+
+    #[test]
+    fn an_interrupted_switch_is_a_way_back_though_nothing_was_written_down() {
+        let lost = Lost {
+            before: None,
+            last_before: None,
+            snapshot: SnapshotId([2; 32]),
+            pack: [5; 32],
+        };
+        let after = TargetStatus {
+            recovered: Some("an interrupted switch was undone".to_owned()),
+            ..TargetStatus::default()
+        };
+        assert_eq!(lost.aftermath(&after), Aftermath::RolledBack);
     }
 }

@@ -121,7 +121,6 @@ impl Rig {
             is_overlay: false,
             max_delete: (choice & 8 != 0).then_some(3),
             dry_run: choice & 1 != 0,
-            target: "the target".to_owned(),
             reflate: true,
             restart_command: None,
             link_bytes_per_s: None,

@@ -31,6 +31,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::delta;
 use crate::pack::encode::{EncodeError, PackSummary};
 use crate::plan::conflicts::Conflict;
 use crate::plan::installed::{DriftKind, Held};
@@ -85,10 +86,8 @@ pub struct PushOptions {
     pub max_delete: Option<u64>,
     /// Whether to stop after planning.
     pub dry_run: bool,
-    /// What the store knows the target by: whoever pushes to the same one later says the same.
-    pub target: String,
-    /// Whether the target's zlib may be relied on to deflate as ours does, unless the store remembers that it does not; to be
-    /// switched off after [`PushError::ZlibDiffers`].
+    /// Whether the target's zlib may be relied on to deflate as ours does, if its fingerprint is the same; to be switched off after
+    /// [`PushError::ZlibDiffers`].
     pub reflate: bool,
     /// What starts the VM again, where the VM itself cannot.
     pub restart_command: Option<String>,
@@ -113,7 +112,6 @@ impl Default for PushOptions {
             is_overlay: false,
             max_delete: None,
             dry_run: false,
-            target: String::new(),
             reflate: true,
             restart_command: None,
             link_bytes_per_s: None,
@@ -391,8 +389,7 @@ impl From<SessionError> for PushError {
 
 /// Brings the target of `session`, which said `status` of itself, to the snapshot `new` of `store`.
 ///
-/// `leave_alone` tells which paths of the target are not touched whatever the snapshot says. That the target's zlib differs is
-/// remembered in the store, so that the next push need not find out.
+/// `leave_alone` tells which paths of the target are not touched whatever the snapshot says.
 pub async fn push(
     session: &mut Session,
     status: &TargetStatus,
@@ -403,16 +400,11 @@ pub async fn push(
     on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
 ) -> Result<PushReport, PushError> {
     let leave_alone = &|path: &[u8]| leave_alone.holds(path);
-    let differs = store.deflates_differently(&options.target, &status.erts)?;
     let options = &PushOptions {
-        reflate: options.reflate && !differs,
+        reflate: options.reflate && status.zlib == Some(delta::zlib_fingerprint()),
         ..options.clone()
     };
-    let pushed = bring(session, status, store, new, options, leave_alone, on_event).await;
-    if matches!(pushed, Err(PushError::ZlibDiffers)) {
-        store.remember_other_zlib(&options.target, &status.erts)?;
-    }
-    pushed
+    bring(session, status, store, new, options, leave_alone, on_event).await
 }
 
 /// Brings the code that the target of `session` runs to the files that are installed there: how, and with which hooks, `options` say.
@@ -518,7 +510,7 @@ async fn bring(
     on_event(PushEvent::Packed(&pack));
     let mut sender = Sender::new(session, on_event, pack.pack_bytes, status.credit);
     sender.send_pack(status, options, &pack, &mut spool).await?;
-    let lost = Lost::new(status, new.id());
+    let lost = Lost::new(status, new.id(), pack.id);
     let result = match sender.apply(options, &pack, &lost).await {
         Ok(result) => result,
         Err(SessionError::Remote(remote)) => return Err(SessionError::Remote(remote).into()),

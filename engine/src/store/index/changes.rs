@@ -190,14 +190,6 @@ impl Changes<'_> {
         self.run("DELETE FROM tags WHERE tag = ?1", [tag]).map(drop)
     }
 
-    pub(crate) fn put_other_zlib(&self, target: &str, erts: &str) -> Result<(), StoreError> {
-        self.run(
-            "INSERT OR REPLACE INTO other_zlibs VALUES (?1, ?2)",
-            params![target, erts],
-        )
-        .map(drop)
-    }
-
     pub(crate) fn put_file_cache(&self, root: &[u8], files: &[u8]) -> Result<(), StoreError> {
         self.run(
             "INSERT OR REPLACE INTO file_caches VALUES (?1, ?2)",

@@ -49,6 +49,8 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE file_caches (root BLOB PRIMARY KEY, files BLOB NOT NULL);
 ", "
     CREATE TABLE other_zlibs (target TEXT PRIMARY KEY, erts TEXT NOT NULL) WITHOUT ROWID;
+", "
+    DROP TABLE other_zlibs;
 "];
 
 const SNAPSHOT_COLUMNS: &str =
@@ -338,16 +340,6 @@ impl Index {
             connection
                 .prepare_cached("SELECT files FROM file_caches WHERE root = ?1")?
                 .query_row([root], |row| row.get(0))
-                .optional()
-        })
-    }
-
-    /// Returns with which version of the runtime system a target was seen to deflate to other bytes than the host.
-    pub(crate) fn other_zlib(&self, target: &str) -> Result<Option<String>, StoreError> {
-        self.read(|connection| {
-            connection
-                .prepare_cached("SELECT erts FROM other_zlibs WHERE target = ?1")?
-                .query_row([target], |row| row.get(0))
                 .optional()
         })
     }

@@ -15,7 +15,8 @@ mod words;
 pub use parts::{Assembler, MAX_PART_BYTES, parts};
 pub use reply::{
     ApplyResult, Current, Drift, Found, FoundDirectory, ID_BEGINNING_BYTES, Incoming,
-    KeptGeneration, Leftovers, ModuleStatus, Outcome, RemoteError, Reply, TargetStatus, VmLife,
+    KeptGeneration, LastPack, Leftovers, ModuleStatus, Outcome, PackEnd, RemoteError, Reply,
+    TargetStatus, VmLife,
 };
 pub use request::{HooksKind, HooksPoint, PlannedFiles, ReloadMode, Request};
 pub use words::{ErrorKind, HookFailure, ModuleState, Step};
@@ -25,7 +26,7 @@ use std::io::Read;
 use crate::bytes::ReadError;
 
 /// The version of the protocol spoken here.
-pub const PROTOCOL: u64 = 3;
+pub const PROTOCOL: u64 = 4;
 
 /// The largest message of an agent: a manifest with everything around it.
 pub const MAX_REPLY_BYTES: usize = 80 << 20;

@@ -3,7 +3,8 @@
 use super::WireError;
 use super::fields::{Field, Fields};
 use super::words::{
-    DRIFTS, GENERATION_STATES, MANIFEST_SOURCES, OUTCOMES, STANDINGS, StandingKind, word,
+    DRIFTS, GENERATION_STATES, MANIFEST_SOURCES, OUTCOMES, PACK_OUTCOMES, STANDINGS, StandingKind,
+    word,
 };
 use super::{ErrorKind, HookFailure, ModuleState, Step};
 use crate::plan::conflicts::Standing;
@@ -102,6 +103,9 @@ pub struct FoundDirectory {
 /// So many bytes of an id tell it from the few others that a host or a target knows.
 pub const ID_BEGINNING_BYTES: usize = 8;
 
+/// The length of the fingerprint of how a zlib deflates.
+const ZLIB_FINGERPRINT_BYTES: usize = 8;
+
 /// What a target says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TargetStatus {
@@ -131,10 +135,10 @@ pub struct TargetStatus {
     pub credit: u64,
     /// The generations that can be restored without the host.
     pub kept: Vec<KeptGeneration>,
-    /// How many updates have disturbed it and come to an end.
-    pub ended: u64,
-    /// The last of these updates, by their number and the beginning of the id of the snapshot that each was to lead to.
-    pub ended_updates: Vec<(u64, [u8; ID_BEGINNING_BYTES])>,
+    /// The fingerprint of how its zlib deflates.
+    pub zlib: Option<[u8; ZLIB_FINGERPRINT_BYTES]>,
+    /// What became of the last pack, if there was one.
+    pub last_pack: Option<LastPack>,
     /// What an interrupted switch led to, if one was found.
     pub recovered: Option<String>,
     /// Paths of the destination that are mount points.
@@ -161,6 +165,32 @@ pub struct TargetStatus {
     pub leftovers: Leftovers,
     /// The life that the VM lives.
     pub vm: VmLife,
+}
+
+/// What became of the last pack that a target was to apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastPack {
+    /// The pack's id.
+    pub pack: [u8; 32],
+    /// The generation that it made, or was to make.
+    pub generation: u64,
+    /// What became of it.
+    pub end: PackEnd,
+    /// When it began by the target's clock, in milliseconds since 1970: tells two attempts with one pack apart.
+    pub begun_ms: u64,
+}
+
+/// What became of a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PackEnd {
+    /// It is installed.
+    Applied,
+    /// It was, or was about to be, and is taken back.
+    RolledBack,
+    /// It failed before anything was switched.
+    Failed,
+    /// Something else that a later agent knows of.
+    Other,
 }
 
 /// What updates left although the release lacks it, because the VM was booted from it.
@@ -415,8 +445,8 @@ fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireError> {
             12 => status.credit = field.number()?,
             13 => status.kept.push(decode_kept(field.nested())?),
             14 => status.recovered = Some(field.text()),
-            15 => status.ended = field.number()?,
-            16 => status.ended_updates.push(decode_ended(field.nested())?),
+            43 => status.zlib = Some(field.array()?),
+            42 => status.last_pack = Some(decode_last_pack(field.nested())?),
             37 => status.leftovers = decode_leftovers(field.nested())?,
             38 => status.vm = decode_vm(field.nested())?,
             25 => status.stale = field.number()?,
@@ -535,17 +565,26 @@ fn decode_damage(fields: Fields<'_>) -> Result<(String, String), WireError> {
     Ok((fields.find_text(1)?, fields.find_text(2)?))
 }
 
-fn decode_ended(fields: Fields<'_>) -> Result<(u64, [u8; ID_BEGINNING_BYTES]), WireError> {
-    let mut ended = (0, [0; ID_BEGINNING_BYTES]);
+fn decode_last_pack(fields: Fields<'_>) -> Result<LastPack, WireError> {
+    let mut last = LastPack {
+        pack: [0; 32],
+        generation: 0,
+        end: PackEnd::Other,
+        begun_ms: 0,
+    };
     fields.each(|field| {
         match field.tag {
-            1 => ended.0 = field.number()?,
-            2 => ended.1 = field.array()?,
+            1 => last.pack = field.array()?,
+            2 => last.generation = field.number()?,
+            3 => {
+                last.end = word(PACK_OUTCOMES, field.number()?).unwrap_or(PackEnd::Other);
+            }
+            4 => last.begun_ms = field.number()?,
             _ => {}
         }
         Ok(())
     })?;
-    Ok(ended)
+    Ok(last)
 }
 
 fn decode_kept(fields: Fields<'_>) -> Result<KeptGeneration, WireError> {

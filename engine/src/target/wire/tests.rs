@@ -39,7 +39,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 checksum: false,
                 prepare: false,
             },
-            "hello\ndestination\t/srv/erlang\nhost\tuser@board\nprotocol\t3\n",
+            "hello\ndestination\t/srv/erlang\nhost\tuser@board\nprotocol\t4\n",
         ),
         (
             "host-hello-all",
@@ -50,7 +50,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 checksum: true,
                 prepare: true,
             },
-            "hello\nchecksum\ttrue\ndestination\t/srv/\\xff\\x5c\nhost\t\\xc3\\xbcbung@board\nprepare\ttrue\nprotocol\t3\nwritable\t/rw\n",
+            "hello\nchecksum\ttrue\ndestination\t/srv/\\xff\\x5c\nhost\t\\xc3\\xbcbung@board\nprepare\ttrue\nprotocol\t4\nwritable\t/rw\n",
         ),
         (
             "host-get-manifest",
@@ -290,7 +290,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ]
     };
     let status = || TargetStatus {
-        protocol: 3,
+        protocol: 4,
         otp_release: 25,
         erts: "13.1.5".to_owned(),
         has_zstd: true,
@@ -333,15 +333,20 @@ fn replies() -> Vec<(&'static str, Reply)> {
             KeptGeneration::default(),
         ],
         recovered: Some("undone".to_owned()),
-        ended: 7,
-        ended_updates: vec![(7, [b't'; 8]), (5, [b's'; 8])],
+        last_pack: Some(LastPack {
+            pack: [b'p'; 32],
+            generation: 299,
+            end: PackEnd::RolledBack,
+            begun_ms: 1_700_000_000_000,
+        }),
+        zlib: Some(*b"deflated"),
         ..TargetStatus::default()
     };
     vec![
         (
             "agent-hello-least",
             Reply::Hello(Box::new(TargetStatus {
-                protocol: 3,
+                protocol: 4,
                 otp_release: 23,
                 erts: "11.1".to_owned(),
                 credit: 1,
@@ -351,7 +356,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         (
             "agent-hello-stale",
             Reply::Hello(Box::new(TargetStatus {
-                protocol: 3,
+                protocol: 4,
                 stale: 5,
                 waiting: 300,
                 ..TargetStatus::default()
@@ -382,7 +387,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         (
             "agent-hello-vm",
             Reply::Hello(Box::new(TargetStatus {
-                protocol: 3,
+                protocol: 4,
                 leftovers: Leftovers {
                     count: 300,
                     tops: vec![b"lib/a-1".to_vec(), b"releases/\xff".to_vec()],

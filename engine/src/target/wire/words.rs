@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::{HooksKind, Outcome, ReloadMode};
+use super::{HooksKind, Outcome, PackEnd, ReloadMode};
 use crate::plan::ModuleAction;
 use crate::plan::installed::DriftKind;
 
@@ -107,8 +107,6 @@ words! {
         NotOnProbation = "not_on_probation",
         /// A restart would fail after the update.
         Boot = "boot",
-        /// A kept file that the pack is built on changed.
-        KeptChanged = "kept_changed",
         /// The target's zlib gives other bytes than the host's.
         ZlibDiffers = "zlib_differs",
         /// The agent failed.
@@ -233,6 +231,12 @@ pub(super) const OUTCOMES: &[(&str, Outcome)] = &[
     ("unchanged", Outcome::Unchanged),
 ];
 
+pub(super) const PACK_OUTCOMES: &[(&str, PackEnd)] = &[
+    ("applied", PackEnd::Applied),
+    ("rolled_back", PackEnd::RolledBack),
+    ("failed", PackEnd::Failed),
+];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StandingKind {
     File,
@@ -282,6 +286,7 @@ mod tests {
             ("manifest_source", numbered(MANIFEST_SOURCES)),
             ("standing", numbered(STANDINGS)),
             ("outcome", numbered(OUTCOMES)),
+            ("pack_outcome", numbered(PACK_OUTCOMES)),
             ("step", spelt(Step::KNOWN)),
             ("module_status", spelt(ModuleState::KNOWN)),
             ("error_kind", spelt(ErrorKind::KNOWN)),

@@ -74,7 +74,6 @@ pub async fn update_target(
     on_event: &mut OnEvent<'_>,
 ) -> Outcome {
     target.greeting.prepare = !update.options.dry_run;
-    update.options.target = target.identity();
     update.options.is_overlay = target.greeting.writable.is_some();
     let mut outcome = Outcome {
         ending: Ending::DryRun,

@@ -19,6 +19,10 @@ every_level_test() ->
     %% Some levels find the same.
     ?assertEqual(length(Deflated) - 2 * 2, length(lists:usort(Deflated))).
 
+%% That of zlib 1.2 and 1.3, as the host's.
+fingerprint_test() ->
+    ?assertEqual(<<173, 146, 73, 91, 205, 154, 36, 154>>, relsync_lib_delta_inflate:fingerprint()).
+
 refused_test() ->
     [?assertEqual(malformed, catch level(Level)) || Level <- [0, 10, 15, 16#16, 16#86]],
     ?assertEqual([1, 9], [level(Level) || Level <- [1, 9]]).

@@ -133,7 +133,7 @@ once(#{action := Action} = Case, Result, Hooks) ->
     started_again(Result, Hooks).
 
 half_written(#{device := Device}) ->
-    filelib:wildcard("{current,journal,reserve,ended}.tmp", binary_to_list(<<Device/binary, "/.relsync">>)).
+    filelib:wildcard("{current,journal,reserve,last_pack}.tmp", binary_to_list(<<Device/binary, "/.relsync">>)).
 
 for_good(Case, Result, _Hooks) ->
     case Result of

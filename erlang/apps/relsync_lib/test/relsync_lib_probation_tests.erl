@@ -198,29 +198,6 @@ unreadable_test_() ->
         delete(Roots)
     end}.
 
-%% What a damaged `current' said of the probation the timer knows.
-damaged_test_() ->
-    {timeout, 60, fun() ->
-        #{state := Dir} = Roots = on_probation(500),
-        ok = relsync_lib_probation:start(Roots),
-        ok = prim_file:write_file(relsync_lib_state:file_name(Dir, <<"current">>), <<"rubbish">>),
-        wait_until(fun() -> not is_pid(whereis(relsync_lib_probation)) end),
-        {1, confirmed} = installed(Roots),
-        delete(Roots)
-    end}.
-
-%% A session that comes before its end leaves it on probation.
-damaged_before_its_end_test_() ->
-    {timeout, 60, fun() ->
-        #{write := Root, state := Dir} = Roots = on_probation(60000),
-        ok = relsync_lib_probation:start(Roots),
-        ok = prim_file:write_file(relsync_lib_state:file_name(Dir, <<"current">>), <<"rubbish">>),
-        {ok, Session, #{generation := 2}} = relsync_lib_test_host:hello(Root),
-        ok = relsync_lib_test_host:bye(Session),
-        {2, {probation, _}} = installed(Roots),
-        delete(Roots)
-    end}.
-
 %% No time that a host asks for is too long for a timer.
 longest_test_() ->
     {timeout, 60, fun() ->

@@ -40,83 +40,50 @@ holds(N, #{write := Root}) ->
     Expected = relsync_lib_trees:read(Root),
     ok.
 
-rollback(Roots, To) ->
-    {ok, Transaction} = relsync_lib_apply:rollback(Roots, To, #{now => 0}),
-    {ok, []} = relsync_lib_apply:switch(Transaction),
-    {ok, []} = relsync_lib_apply:commit(Transaction),
-    ok.
-
 break(#{state := Dir}, Name) ->
     ok = prim_file:write_file(relsync_lib_state:file_name(Dir, Name), <<"rubbish">>).
 
-restore(Roots) ->
-    relsync_lib_recover:restore(Roots, fun() -> false end).
-
-%% The newest kept generation knows which one came after it: nothing is lost.
+%% Nobody guesses what was installed: no way back is shown, the tree is scanned, and the next number is above all.
 damaged_test_() ->
-    {timeout, 60, fun() ->
-        with_three(fun(#{state := Dir} = Roots) ->
-            {ok, Current} = relsync_lib_state:read_current(Dir),
-            nothing = restore(Roots),
-            break(Roots, <<"current">>),
-            {ok, nothing} = relsync_lib_recover:recover(Roots),
-            {restored, #{lost := {damaged, _, _}, from := 2, current := Current, is_state_known := true}} = restore(Roots),
-            {ok, Current} = relsync_lib_state:read_current(Dir),
-            nothing = restore(Roots),
-            [2, 1] = [N || #{generation := N} <- relsync_lib_generations:history(Roots)],
-            ok = next(Roots, 3, 4, ?CONFIRMED),
-            4 = relsync_lib_push:current(Roots),
-            holds(4, Roots),
-            break(Roots, <<"current">>),
-            {restored, _} = restore(Roots),
-            ok = rollback(Roots, 2),
-            holds(2, Roots)
-        end)
-    end}.
+    [
+        {Name, {timeout, 60, fun() ->
+            with_three(fun(#{state := Dir} = Roots) ->
+                Break(Roots),
+                {ok, nothing} = relsync_lib_recover:recover(Roots),
+                {none, [{What, Repair}]} = relsync_lib_contact:installed(Dir),
+                {_, _} = binary:match(What, <<"current">>),
+                {_, _} = binary:match(Repair, <<"the tree is scanned">>),
+                [] = relsync_lib_generations:history(Roots),
+                {error, Reason} = relsync_lib_apply:rollback(Roots, 1, #{now => 0}),
+                true = is_binary(unicode:characters_to_binary(relsync_lib_apply:format_error(Reason))),
+                Next = relsync_lib_generations:next(Dir),
+                4 = Next,
+                Scanned = relsync_lib_push:first_contact(Roots),
+                {ok, _} = relsync_lib_push:run(pack(maps:get(base, Scanned), 3, 4), Scanned, commit),
+                Next = relsync_lib_push:current(Roots),
+                holds(4, Roots),
+                [none] = relsync_lib_generations:history(Roots)
+            end)
+        end}}
+     || {Name, Break} <- [
+            {"damaged", fun(Roots) -> break(Roots, <<"current">>) end},
+            {"missing", fun(#{state := Dir}) -> ok = relsync_lib_state:delete_current(Dir) end},
+            {"damaged, and so is the newest undo record", fun(Roots) ->
+                break(Roots, <<"current">>),
+                break(Roots, <<"generations/2/undo">>)
+            end}
+        ]
+    ].
 
-%% A record that is gone may never have been: the tree has to be that of the generation.
-deleted_test_() ->
+%% A first push that was cut off has left no record, and none is missed.
+never_installed_test_() ->
     {timeout, 60, fun() ->
-        with_three(fun(#{state := Dir, write := Root} = Roots) ->
-            {ok, Current} = relsync_lib_state:read_current(Dir),
+        with_three(fun(#{state := Dir}) ->
             ok = relsync_lib_state:delete_current(Dir),
-            {restored, #{lost := none, current := Current}} = restore(Roots),
-            ok = relsync_lib_state:delete_current(Dir),
-            ok = prim_file:write_file(filename:join(Root, "f"), <<"edited">>),
-            nothing = restore(Roots),
-            none = relsync_lib_state:read_current(Dir),
-            %% Whatever comes is above what is kept.
-            3 = relsync_lib_generations:next(Dir)
-        end)
-    end}.
-
-%% A way back to the time before the first push that was cut off before what was kept went.
-nothing_installed_test_() ->
-    {timeout, 60, fun() ->
-        with_three(fun(#{state := Dir, write := Root} = Roots) ->
-            ok = next(Roots, 3, 4, #{state => confirmed, keep => 9}),
-            ok = relsync_lib_state:delete_current(Dir),
-            _ = [ok = relsync_lib_fs:delete_file(filename:join(Root, Name)) || Name <- maps:keys(tree(4))],
-            [_ | _] = relsync_lib_state:generations(Dir),
-            nothing = restore(Roots),
-            none = relsync_lib_state:read_current(Dir)
-        end)
-    end}.
-
-%% Cut off before its journal, a push has left the record of a generation that never came.
-never_switched_test_() ->
-    {timeout, 60, fun() ->
-        with_three(fun(#{state := Dir} = Roots) ->
-            {ok, Current} = relsync_lib_state:read_current(Dir),
-            #{base := Base} = Options = relsync_lib_push:installed(Roots),
-            {ok, Staged} = relsync_lib_push:stage(pack(Base, 3, 4), 1000, Options),
-            {ok, _} = relsync_lib_apply:prepare(Roots, Staged, ?CONFIRMED#{now => 0}),
-            ok = relsync_lib_state:delete_journal(Dir),
-            [1, 2, 3] = relsync_lib_state:generations(Dir),
-            break(Roots, <<"current">>),
-            {ok, nothing} = relsync_lib_recover:recover(Roots),
-            {restored, #{from := 3, current := Current}} = restore(Roots),
-            holds(3, Roots)
+            [ok = relsync_lib_fs:delete_tree(relsync_lib_state:generation_dir(Dir, N)) || N <- [1, 2]],
+            {none, []} = relsync_lib_contact:installed(Dir),
+            ok = relsync_lib_fs:make_dir(relsync_lib_state:generation_dir(Dir, 0)),
+            {none, []} = relsync_lib_contact:installed(Dir)
         end)
     end}.
 
@@ -138,102 +105,45 @@ cut_off_test_() ->
         end)
     end}.
 
-%% What nobody knows counts as confirmed, and that is said; a timer that runs knows better.
-probation_test_() ->
-    {timeout, 60, fun() ->
-        with_three(fun(#{state := Dir} = Roots) ->
-            ok = next(Roots, 3, 4, #{state => {probation, 60000, none}, keep => 2}),
-            break(Roots, <<"current">>),
-            {restored, #{current := #{state := {probation, _}}, is_state_known := true}} =
-                relsync_lib_recover:restore(Roots, fun() -> true end),
-            {ok, #{generation := 4, state := {probation, _}}} = relsync_lib_state:read_current(Dir),
-            break(Roots, <<"current">>),
-            {restored, #{current := #{state := confirmed}, is_state_known := false}} = restore(Roots),
-            {ok, #{generation := 4, state := confirmed}} = relsync_lib_state:read_current(Dir)
-        end)
-    end}.
-
-%% With the newest record damaged too nobody knows: no way back is shown, and the next number is above all.
-unknown_test_() ->
-    {timeout, 60, fun() ->
-        with_three(fun(#{state := Dir} = Roots) ->
-            break(Roots, <<"current">>),
-            break(Roots, <<"generations/2/undo">>),
-            nothing = restore(Roots),
-            [] = relsync_lib_generations:history(Roots),
-            {error, {nothing_known, _} = Reason} = relsync_lib_apply:rollback(Roots, 1, #{now => 0}),
-            true = is_binary(unicode:characters_to_binary(relsync_lib_apply:format_error(Reason))),
-            4 = relsync_lib_generations:next(Dir),
-            Scanned = relsync_lib_push:first_contact(Roots),
-            {ok, _} = relsync_lib_push:run(pack(maps:get(base, Scanned), 3, 4), Scanned, commit),
-            4 = relsync_lib_push:current(Roots),
-            holds(4, Roots),
-            [none] = relsync_lib_generations:history(Roots)
-        end)
-    end}.
-
-%% The record of an earlier generation in the newest one's place, whole as it is, is not taken for it.
-misplaced_test_() ->
-    {timeout, 60, fun() ->
-        with_three(fun(#{state := Dir} = Roots) ->
-            break(Roots, <<"current">>),
-            {ok, Earlier} = relsync_lib_state:read_undo(Dir, 1),
-            ok = relsync_lib_state:write_undo(Dir, 2, Earlier),
-            nothing = restore(Roots),
-            {damaged, _, _} = relsync_lib_state:read_current(Dir),
-            holds(3, Roots)
-        end)
-    end}.
-
-%% A record that cannot be written stays damaged; nothing else happens.
-unwritable_test_() ->
-    {timeout, 60, fun() ->
-        with_three(fun(#{state := Dir} = Roots) ->
-            break(Roots, <<"current">>),
-            relsync_lib_fault:arm(#{at => 1, action => {error_from, erofs}}),
-            nothing = restore(Roots),
-            relsync_lib_fault:disarm(),
-            {damaged, _, _} = relsync_lib_state:read_current(Dir)
-        end)
-    end}.
-
-%% The session that makes the record again tells of it, and then all is well.
+%% The session tells of it, and refuses a way back for that reason.
 told_test_() ->
     {timeout, 60, fun() ->
         with_three(fun(#{write := Root} = Roots) ->
             break(Roots, <<"current">>),
-            {ok, First, #{generation := 3, damage := [What]}} = relsync_lib_test_host:hello(Root),
-            ok = relsync_lib_test_host:bye(First),
+            {ok, Session, #{damage := [What]} = Status} = relsync_lib_test_host:hello(Root),
+            ok = relsync_lib_test_host:bye(Session),
+            false = is_map_key(generation, Status),
             {_, _} = binary:match(What, <<"current">>),
-            {ok, Second, #{generation := 3, damage := []}} = relsync_lib_test_host:hello(Root),
-            ok = relsync_lib_test_host:bye(Second),
-            break(Roots, <<"current">>),
-            {ok, #{generation := 2}} = relsync_lib_test_host:rollback(Root, 2),
-            holds(2, Roots),
-            %% Where it is not known, a way back is refused for that reason.
-            break(Roots, <<"current">>),
-            break(Roots, <<"generations/1/undo">>),
             {error, #{kind := <<"no_generation">>, message := Message}} = relsync_lib_test_host:rollback(Root, 1),
             {_, _} = binary:match(Message, <<"not known">>)
         end)
     end}.
 
-%% Who asks later what became of an update can tell it from others.
-ended_test_() ->
+%% A host that lost its link learns later what became of its pack.
+last_pack_test_() ->
     {timeout, 60, fun() ->
         with_three(fun(#{state := Dir, write := Root} = Roots) ->
-            {0, []} = relsync_lib_state:ended(Dir),
+            none = relsync_lib_state:last_pack(Dir),
             #{base := Base} = Options = relsync_lib_push:installed(Roots),
-            {ok, #{snapshot := Snapshot} = Staged} = relsync_lib_push:stage(pack(Base, 3, 4), 1000, Options),
+            Lost = #{pack => <<1:256>>, generation => 4, outcome => failed, begun => 1},
+            ok = relsync_lib_state:write_last_pack(Dir, Lost),
+            %% Nothing was switched.
+            ok = greet(Root),
+            {ok, Lost} = relsync_lib_state:last_pack(Dir),
+            {ok, Staged} = relsync_lib_push:stage(pack(Base, 3, 4), 1000, Options),
             {ok, Transaction} = relsync_lib_apply:prepare(Roots, Staged, ?CONFIRMED#{now => 0}),
             {ok, _} = relsync_lib_apply:switch(Transaction),
-            {ok, Session, #{generation := 3}} = relsync_lib_test_host:hello(Root),
-            ok = relsync_lib_test_host:bye(Session),
+            ok = greet(Root),
             holds(3, Roots),
-            {1, [{1, Snapshot}]} = relsync_lib_state:ended(Dir),
+            {ok, #{pack := <<1:256>>, outcome := rolled_back}} = relsync_lib_state:last_pack(Dir),
             %% The test's packs send no content.
             Same = relsync_lib_trees:pack(maps:get(base, relsync_lib_push:installed(Roots)), tree(3), tree(3)),
-            {ok, _} = relsync_lib_test_host:push(Root, Same, []),
-            {2, [{2, _}, {1, Snapshot}]} = relsync_lib_state:ended(Dir)
+            {ok, #{outcome := unchanged, generation := N}} = relsync_lib_test_host:push(Root, Same, []),
+            {ok, #{pack := Pack, generation := N, outcome := applied}} = relsync_lib_state:last_pack(Dir),
+            Pack = crypto:hash(blake2s, Same)
         end)
     end}.
+
+greet(Root) ->
+    {ok, Session, _} = relsync_lib_test_host:hello(Root),
+    relsync_lib_test_host:bye(Session).

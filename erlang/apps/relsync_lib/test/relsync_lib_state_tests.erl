@@ -32,16 +32,17 @@ records_test() ->
         none = relsync_lib_state:read_current(Dir),
         Manifest = relsync_lib_trees:manifest(#{<<"a">> => {file, 8#644, <<"x">>}}),
         Sha256 = relsync_lib_manifest:sha256(Manifest),
-        {0, []} = relsync_lib_state:ended(Dir),
-        [ok = relsync_lib_state:count_ended(Dir, Snapshot) || Snapshot <- [<<1:256>>, unknown, <<2:256>>]],
-        {3, [{3, <<2:256>>}, {1, <<1:256>>}]} = relsync_lib_state:ended(Dir),
-        [ok = relsync_lib_state:count_ended(Dir, <<3:256>>) || _ <- lists:seq(1, relsync_lib_record:max_ended())],
-        {5, Last} = relsync_lib_state:ended(Dir),
-        {2, {5, <<3:256>>}, {4, <<3:256>>}} = {length(Last), hd(Last), lists:last(Last)},
-        %% Once they were counted only.
-        {ok, Counted} = relsync_lib_record:encode(ended, #{count => 5}),
-        ok = prim_file:write_file(relsync_lib_state:file_name(Dir, <<"ended">>), Counted),
-        {5, []} = relsync_lib_state:ended(Dir),
+        none = relsync_lib_state:last_pack(Dir),
+        ok = relsync_lib_state:settle_last_pack(Dir),
+        Last = #{pack => <<7:256>>, generation => 4, outcome => failed, begun => 5},
+        ok = relsync_lib_state:write_last_pack(Dir, Last),
+        {ok, Last} = relsync_lib_state:last_pack(Dir),
+        ok = relsync_lib_state:settle_last_pack(Dir),
+        {ok, #{outcome := rolled_back}} = relsync_lib_state:last_pack(Dir),
+        ok = relsync_lib_state:write_current(Dir, current(4)),
+        ok = relsync_lib_state:settle_last_pack(Dir),
+        {ok, #{outcome := applied}} = relsync_lib_state:last_pack(Dir),
+        ok = relsync_lib_state:delete_current(Dir),
         none = relsync_lib_state:read_manifest(Dir, Sha256),
         ok = relsync_lib_state:write_manifest(Dir, Manifest),
         {ok, Manifest} = relsync_lib_state:read_manifest(Dir, Sha256),
@@ -253,10 +254,9 @@ golden(Suffix, #{current := Current, installed := Installed, journal := Journal,
                 {"installed", installed_name(manifest())},
                 {"journal", <<"journal">>},
                 {"undo", <<"generations/1/undo">>}
-            ] ++ [{"ended", <<"ended">>} || is_map_key(ended, Records)]
+            ] ++ [{"last_pack", <<"last_pack">>} || is_map_key(last_pack, Records)]
         ],
-        #{count := Count, last := Last} = maps:get(ended, Records, #{count => 0, last => []}),
-        true = {Count, Last} =:= relsync_lib_state:ended(Dir),
+        true = [Last || {ok, Last} <- [relsync_lib_state:last_pack(Dir)]] =:= [Last || #{last_pack := Last} <- [Records]],
         true = {ok, Current} =:= relsync_lib_state:read_current(Dir),
         true = {ok, Installed} =:= relsync_lib_state:read_installed(Dir, manifest()),
         true = {ok, Journal} =:= relsync_lib_state:read_journal(Dir),
@@ -278,7 +278,7 @@ golden_1() -> records(#{deadline => 5000, timeout => 0, reload => soft}, infinit
 golden_2() ->
     Probation = #{deadline => 1700000060000, timeout => 60000, reload => apps},
     (records(Probation, 1 bsl 40, {probation, Probation}))#{
-        ended => #{count => 300, last => [{300, <<1:256>>}, {298, <<2:256>>}]}
+        last_pack => #{pack => <<1:256>>, generation => 300, outcome => rolled_back, begun => 1700000000000}
     }.
 
 records(Probation, Quota, State) ->

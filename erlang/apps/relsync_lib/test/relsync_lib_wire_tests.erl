@@ -47,15 +47,15 @@ golden(File, Bytes) ->
 messages() ->
     [
         {"agent-hello-least", hello_reply, #{
-            protocol => 3, otp_release => 23, erts => <<"11.1">>, has_zstd => false, drift => [], credit => 1
+            protocol => 4, otp_release => 23, erts => <<"11.1">>, has_zstd => false, drift => [], credit => 1
         }},
-        {"agent-hello-stale", hello_reply, #{protocol => 3, stale => 5, waiting => 300}},
+        {"agent-hello-stale", hello_reply, #{protocol => 4, stale => 5, waiting => 300}},
         {"agent-hello-all", hello_reply, status()},
         {"agent-hello-mounts", hello_reply, #{mounts => [<<"releases/1/sys.config">>, <<255>>]}},
         {"agent-hello-runs", hello_reply, #{runs => true}},
         {"agent-hello-elsewhere", hello_reply, #{runs => false, release_root => <<"/opt/", 255>>}},
         {"agent-hello-vm", hello_reply, #{
-            protocol => 3,
+            protocol => 4,
             leftovers => #{count => 300, tops => [<<"lib/a-1">>, <<"releases/", 255>>]},
             vm => #{creation => 1700000000, os_pid => 4711, boot => <<"releases/1/start.boot">>, named => <<"2">>}
         }},
@@ -115,7 +115,7 @@ messages() ->
 
 status() ->
     #{
-        protocol => 3,
+        protocol => 4,
         otp_release => 25,
         erts => <<"13.1.5">>,
         has_zstd => true,
@@ -136,8 +136,8 @@ status() ->
         credit => 262144,
         kept => [#{generation => 299, manifest => <<"manifest">>}, #{generation => 0}],
         recovered => <<"undone">>,
-        ended => 7,
-        ended_updates => [#{number => 7, snapshot => <<"tttttttt">>}, #{number => 5, snapshot => <<"ssssssss">>}]
+        zlib => <<"deflated">>,
+        last_pack => #{pack => binary:copy(<<"p">>, 32), generation => 299, outcome => rolled_back, begun => 1700000000000}
     }.
 
 modules() ->

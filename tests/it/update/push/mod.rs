@@ -51,7 +51,6 @@ impl Rig {
                 is_overlay: false,
                 max_delete: None,
                 dry_run: false,
-                target: "the device".to_owned(),
                 reflate: true,
                 restart_command: None,
                 link_bytes_per_s: None,

@@ -25,13 +25,12 @@ number(#{generation := Generation}) -> Generation.
 next(Dir) ->
     case relsync_lib_state:read_current(Dir) of
         {ok, #{last_generation := Last}} -> Last + 1;
-        none -> beyond(relsync_lib_state:generations(Dir), 1);
-        %% What was current came after the newest that it kept.
-        {damaged, _, _} -> beyond(relsync_lib_state:generations(Dir), 2)
+        _ -> beyond(relsync_lib_state:generations(Dir))
     end.
 
-beyond([], _Distance) -> 1;
-beyond(Kept, Distance) -> lists:last(Kept) + Distance.
+%% What was current, if anything was, came after the newest that it kept.
+beyond([]) -> 1;
+beyond(Kept) -> lists:last(Kept) + 2.
 
 %% @doc The undo records that lead back from a generation, the newest first.
 -spec chain(relsync_lib_state:dir(), relsync_lib_state:current() | none) -> [relsync_lib_state:undo()].

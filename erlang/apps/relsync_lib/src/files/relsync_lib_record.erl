@@ -8,10 +8,10 @@
 %% wire, paths stay in the destination.
 -module(relsync_lib_record).
 
--export([encode/2, decode/2, max_bytes/0, max_generation/0, max_ended/0]).
--export_type([current/0, state/0, probation/0, journal/0, undo/0, installed/0, ended/0, code/0, kind/0, error/0]).
+-export([encode/2, decode/2, max_bytes/0, max_generation/0]).
+-export_type([current/0, state/0, probation/0, journal/0, undo/0, installed/0, last_pack/0, code/0, kind/0, error/0]).
 
--type kind() :: current | installed | journal | undo | ended | code.
+-type kind() :: current | installed | journal | undo | last_pack | code.
 -type current() :: #{
     generation := pos_integer(),
     last_generation := pos_integer(),
@@ -47,14 +47,21 @@
     to := current() | none,
     changes := [relsync_lib_change:change()]
 }.
-%% How many updates have disturbed the destination and come to an end, whatever it was: who lost sight of one
-%% can tell by it whether that one did. The last of them by their number and the snapshot that they led to, the newest first.
--type ended() :: #{count := non_neg_integer(), last => [{pos_integer(), Snapshot :: <<_:256>>}]}.
+%% What became of the last pack that was to be applied. A host that lost its link asks for it.
+-type last_pack() :: #{
+    pack := <<_:256>>,
+    %% The generation that it made, or was to make.
+    generation := pos_integer(),
+    %% `failed': it failed before the switch, or the VM ended before it.
+    outcome := applied | rolled_back | failed,
+    %% When it began, in milliseconds since 1970: tells two attempts with one pack apart.
+    begun := non_neg_integer()
+}.
 %% The MD5 of the code in files, which holds as long as each is the same, in ascending order of name.
 -type code() :: [{File :: binary(), {
     {Size :: non_neg_integer(), Mtime :: integer(), Ctime :: integer(), Inode :: non_neg_integer()}, MD5 :: <<_:128>>
 }}].
--type record() :: code() | current() | installed() | journal() | undo() | ended().
+-type record() :: code() | current() | installed() | journal() | undo() | last_pack().
 -type error() :: not_a_record | {version, byte()} | truncated | checksum | content.
 
 -define(MAGIC, "RSST").
@@ -68,7 +75,6 @@
 -define(MAX_SECONDS, 253402300799).
 -define(MAX_TIMEOUT_MS, 16#FFFFFFFF).
 -define(MAX_ENTRIES, 1000000).
--define(MAX_ENDED, 2).
 -define(MAX_MTIME, 16#7FFFFFFFFFFFFFFF).
 
 -define(IS_WITHIN(N, Low, High), (is_integer(N) andalso N >= Low andalso N =< High)).
@@ -80,10 +86,6 @@ max_bytes() -> ?MAX_PAYLOAD_BYTES + ?AROUND_BYTES.
 %% @doc The last number that a generation can have.
 -spec max_generation() -> pos_integer().
 max_generation() -> ?MAX_GENERATION.
-
-%% @doc How many ended updates are remembered.
--spec max_ended() -> pos_integer().
-max_ended() -> ?MAX_ENDED.
 
 %% @doc Builds the bytes of a record.
 -spec encode(kind(), record()) -> {ok, iodata()} | {error, efbig}.
@@ -101,8 +103,8 @@ number(current) -> 1;
 number(installed) -> 2;
 number(journal) -> 3;
 number(undo) -> 4;
-number(ended) -> 5;
-number(code) -> 6.
+number(code) -> 6;
+number(last_pack) -> 7.
 
 payload(installed, Installed) -> lists:sort(maps:to_list(Installed));
 payload(_, Term) -> Term.
@@ -168,7 +170,7 @@ upgrade_current(Current) ->
 check(current, Term) -> checked(is_current(Term), Term);
 check(journal, Term) -> checked(is_journal(Term), Term);
 check(undo, Term) -> checked(is_undo(Term), Term);
-check(ended, Term) -> checked(is_ended(Term), Term);
+check(last_pack, Term) -> checked(is_last_pack(Term), Term);
 check(code, Term) -> checked(is_code(Term), Term);
 check(installed, Term) -> check_installed(Term).
 
@@ -239,15 +241,11 @@ is_journal(
 is_journal(_) ->
     false.
 
-is_ended(#{count := Count, last := Last}) when is_list(Last), length(Last) =< ?MAX_ENDED ->
-    ?IS_WITHIN(Count, 0, ?MAX_NUMBER) andalso lists:all(fun is_ended_update/1, Last);
-is_ended(#{count := Count} = Ended) ->
-    map_size(Ended) =:= 1 andalso ?IS_WITHIN(Count, 0, ?MAX_NUMBER);
-is_ended(_) ->
+is_last_pack(#{pack := <<_:32/binary>>, generation := Generation, outcome := Outcome, begun := Begun} = Last) ->
+    map_size(Last) =:= 4 andalso ?IS_WITHIN(Generation, 1, ?MAX_GENERATION) andalso
+        lists:member(Outcome, [applied, rolled_back, failed]) andalso ?IS_WITHIN(Begun, 0, ?MAX_NUMBER);
+is_last_pack(_) ->
     false.
-
-is_ended_update({Number, <<_:32/binary>>}) -> ?IS_WITHIN(Number, 0, ?MAX_NUMBER);
-is_ended_update(_) -> false.
 
 is_code([{File, {{Size, Mtime, Ctime, Inode}, <<_:16/binary>>}} | Rest]) when
     is_binary(File),

@@ -24,7 +24,7 @@
 -define(DIRS, [
     <<"manifests">>, <<"installed">>, <<"generations">>, <<"incoming">>, <<"staging">>, <<"agent">>, <<"displaced">>
 ]).
--define(FILES, [<<"current">>, <<"ended">>, <<"code">>, <<"journal">>, <<"reserve">>]).
+-define(FILES, [<<"current">>, <<"ended">>, <<"last_pack">>, <<"code">>, <<"journal">>, <<"reserve">>]).
 -define(WRITABLE_BY_OTHERS, 8#022).
 
 %% @doc The roots of a destination that is written where it is read.

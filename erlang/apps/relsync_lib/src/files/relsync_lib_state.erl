@@ -35,8 +35,9 @@
     free_reserve/1,
     read_code/1,
     write_code/2,
-    ended/1,
-    count_ended/2,
+    last_pack/1,
+    write_last_pack/2,
+    settle_last_pack/1,
     read_agent/2,
     write_agent/2,
     clean/2,
@@ -69,7 +70,7 @@
     <<"manifests">>, <<"installed">>, <<"generations">>, <<"incoming">>, <<"staging">>, <<"agent">>
 ]).
 -define(LEFTOVERS, [
-    <<"current.tmp">>, <<"journal.tmp">>, <<"ended.tmp">>, <<"code.tmp">>, <<"reserve.tmp">>, <<"reserve">>
+    <<"current.tmp">>, <<"journal.tmp">>, <<"last_pack.tmp">>, <<"ended">>, <<"ended.tmp">>, <<"code.tmp">>, <<"reserve.tmp">>, <<"reserve">>
 ]).
 
 %% Directories
@@ -286,24 +287,28 @@ write_reserve(Dir) ->
 free_reserve(Dir) ->
     explain(delete, <<"reserve">>, relsync_lib_fs:delete_tree(file_name(Dir, <<"reserve">>))).
 
-%% Ended updates
+%% The last pack
 
-%% @doc How many updates have disturbed the destination and come to an end, and the last of them: their
-%% numbers and the snapshots that they led to.
--spec ended(dir()) -> {non_neg_integer(), [{non_neg_integer(), <<_:256>>}]}.
-ended(Dir) ->
-    case read_record(Dir, <<"ended">>, ended) of
-        {ok, #{count := Count} = Ended} -> {Count, maps:get(last, Ended, [])};
-        _ -> {0, []}
+%% @doc What became of the last pack, as far as it is known.
+-spec last_pack(dir()) -> {ok, relsync_lib_record:last_pack()} | none.
+last_pack(Dir) ->
+    case read_record(Dir, <<"last_pack">>, last_pack) of
+        {ok, Last} -> {ok, Last};
+        _ -> none
     end.
 
-%% @doc Counts one more, and remembers where it led, if that is known.
--spec count_ended(dir(), <<_:256>> | unknown) -> ok | {error, error()}.
-count_ended(Dir, Snapshot) ->
-    {Before, Last} = ended(Dir),
-    Count = (Before + 1) band 16#FFFFFFFF,
-    Known = [{Count, Snapshot} || Snapshot =/= unknown] ++ Last,
-    write_record(Dir, <<"ended">>, ended, #{count => Count, last => lists:sublist(Known, relsync_lib_record:max_ended())}).
+-spec write_last_pack(dir(), relsync_lib_record:last_pack()) -> ok | {error, error()}.
+write_last_pack(Dir, Last) ->
+    write_record(Dir, <<"last_pack">>, last_pack, Last).
+
+%% @doc Puts right what became of the last pack after its transaction was interrupted and ended by somebody else.
+-spec settle_last_pack(dir()) -> ok | {error, error()}.
+settle_last_pack(Dir) ->
+    case {last_pack(Dir), read_current(Dir)} of
+        {{ok, #{generation := N} = Last}, {ok, #{generation := N}}} -> write_last_pack(Dir, Last#{outcome := applied});
+        {{ok, Last}, _} -> write_last_pack(Dir, Last#{outcome := rolled_back});
+        {none, _} -> ok
+    end.
 
 %% The code in files
 

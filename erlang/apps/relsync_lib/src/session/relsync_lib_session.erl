@@ -19,7 +19,7 @@
 
 -export([run/2]).
 
--define(PROTOCOL, 3).
+-define(PROTOCOL, 4).
 %% How many bytes of a pack the host may have under way: this much waits in the mailbox at most.
 -define(CREDIT_BYTES, 262144).
 %% Credit is given back in pieces of at least this size.
@@ -90,7 +90,7 @@ greet(Send, Hello) ->
             keep_blob(State, maps:get(prepare, Fields, false)),
             relsync_lib_probation:resume(Roots),
             {Status, Base} = relsync_lib_status:look(Roots, maps:get(checksum, State)),
-            Told = relsync_lib_status:with_recovered(Status, Recovered),
+            Told = maps:merge(Status, Recovered),
             Send(hello_reply, Told#{protocol => ?PROTOCOL, credit => ?CREDIT_BYTES}),
             loop(State#{base := Base, recovered => Recovered, greeted => Status}, []);
         {ok, _} ->
@@ -248,7 +248,7 @@ handle(status, Fields, #{roots := Roots, send := Send} = State) ->
             #{greeted := Greeted, checksum := Verify} -> Greeted;
             #{} -> element(1, relsync_lib_status:look(Roots, Verify))
         end,
-    Told = relsync_lib_status:with_recovered(Status, maps:get(recovered, State)),
+    Told = maps:merge(Status, maps:get(recovered, State)),
     Full = maps:merge(Told, relsync_lib_status:details(Roots)),
     Send(status_reply, Full#{protocol => ?PROTOCOL, credit => ?CREDIT_BYTES}),
     State;
@@ -347,7 +347,7 @@ apply_pack(Fields, #{pack_id := PackId, receiver := Receiver} = Receiving, State
     #{roots := #{state := Dir} = Roots, send := Send, hooks := Hooks, base := Base} = State,
     Stage = relsync_lib_receiver:result(Receiver),
     stop_receiving(Receiving),
-    Result = relsync_lib_update:update(Fields#{found => maps:get(found, State)}, Stage, Base, Roots, Hooks, Send),
+    Result = relsync_lib_update:update(Fields#{pack_id => PackId, found => maps:get(found, State)}, Stage, Base, Roots, Hooks, Send),
     _ = relsync_lib_incoming:delete(Dir, PackId),
     %% Nothing refers to what this removes: manifests of dropped generations, earlier agents.
     _ = relsync_lib_state:clean(Dir, #{agents => [relsync_lib_blob:hash()]}),

@@ -17,6 +17,7 @@
     | manifest_source
     | standing
     | outcome
+    | pack_outcome
     | step
     | module_status
     | error_kind
@@ -29,7 +30,7 @@
 kinds() ->
     [
         reload_mode, hooks_form, module_action, generation_state, drift, manifest_source, standing, outcome,
-        step, module_status, error_kind, hook_failure
+        pack_outcome, step, module_status, error_kind, hook_failure
     ].
 
 %% @doc The words of a kind, and what stands for each.
@@ -42,6 +43,7 @@ words(drift) -> numbered([missing, changed, mode]);
 words(manifest_source) -> numbered([installed, inventory]);
 words(standing) -> numbered([file, directory, symlink, other]);
 words(outcome) -> numbered([applied, rolled_back, unchanged]);
+words(pack_outcome) -> numbered([applied, rolled_back, failed]);
 words(step) ->
     spelt([hooks, presync, switch, reload, postsync, health, commit, undo, rollback]);
 words(module_status) ->
@@ -53,7 +55,7 @@ words(error_kind) ->
     spelt([
         protocol, path, busy, state, conflict, space, read_only, io, pack, base_changed, hooks, hooks_exports,
         same_name, mount_point, in_use, bad_beam, other_otp, restart, on_load, reload, damaged, no_generation,
-        not_on_probation, boot, kept_changed, zlib_differs, internal
+        not_on_probation, boot, zlib_differs, internal
     ]);
 words(hook_failure) ->
     spelt([refused, unhealthy, timeout]).

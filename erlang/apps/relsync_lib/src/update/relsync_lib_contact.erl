@@ -10,49 +10,24 @@
 %% What is damaged, and what is done about it.
 -type damages() :: [{binary(), binary()}].
 -type damage() :: #{what := binary(), repair := binary()}.
--type recovered() :: #{recovered => binary(), damage => [damage()]}.
+-type recovered() :: #{recovered => binary()}.
 
-%% @doc Ends a transaction that an earlier session left, files and code, and makes the record of what is
-%% installed again where that can be done; says what came of both.
+%% @doc Ends a transaction that an earlier session left, files and code, and says what came of it.
 -spec recover(relsync_lib_roots:roots()) -> recovered().
-recover(#{state := Dir} = Roots) ->
-    Recovered = end_interrupted(Roots),
-    %% A timer of this VM ends with the confirmation.
-    Unconfirmed = fun() -> relsync_lib_probation:has_timer(Dir) end,
-    case relsync_lib_recover:restore(Roots, Unconfirmed) of
-        nothing -> Recovered;
-        {restored, Restored} -> Recovered#{damage => [damage_fields(restored(Restored))]}
-    end.
-
-restored(#{lost := Lost, from := From, current := #{generation := Generation}, is_state_known := IsStateKnown}) ->
-    What =
-        case Lost of
-            none -> "the state file \"current\" is missing";
-            Damage -> relsync_lib_state:format_error(Damage)
-        end,
-    Made = io_lib:format("made again from the record of generation ~b: generation ~b is installed", [From, Generation]),
-    Doubt = ["; whether it was confirmed is not known, it counts as confirmed" || not IsStateKnown],
-    {relsync_lib_refusal:text(What), relsync_lib_refusal:text([Made | Doubt])}.
-
-%% @doc A damage as the fields that tell the host of it.
--spec damage_fields({binary(), binary()}) -> damage().
-damage_fields({What, Repair}) -> #{what => What, repair => Repair}.
-
-end_interrupted(#{state := Dir} = Roots) ->
+recover(Roots) ->
     Changes = relsync_lib_recover:pending(Roots),
-    Led = relsync_lib_recover:destined(Dir),
     case relsync_lib_recover:recover(Roots) of
         {ok, nothing} -> #{};
-        {ok, undone, Report} -> recovered("an interrupted switch was undone", Led, Report, Changes, Roots);
-        {ok, completed, Report} -> recovered("an interrupted switch was completed", Led, Report, Changes, Roots);
+        {ok, undone, Report} -> recovered("an interrupted switch was undone", Report, Changes, Roots);
+        {ok, completed, Report} -> recovered("an interrupted switch was completed", Report, Changes, Roots);
         {ok, {lost, Damage}, _} -> #{recovered => relsync_lib_refusal:text(relsync_lib_state:format_error(Damage))};
         {error, Reason} ->
             Text = relsync_lib_apply:format_error(Reason),
             relsync_lib_refusal:refuse(damaged, relsync_lib_refusal:unfinished(Text))
     end.
 
-recovered(What, Led, Report, Changes, #{state := Dir} = Roots) ->
-    _ = relsync_lib_state:count_ended(Dir, Led),
+recovered(What, Report, Changes, #{state := Dir} = Roots) ->
+    _ = relsync_lib_state:settle_last_pack(Dir),
     Notes = [relsync_lib_refusal:report_text(Line) || Line <- Report] ++ follow(Changes, Roots),
     #{recovered => relsync_lib_refusal:text(lists:join("; ", [What | Notes]))}.
 
@@ -74,6 +49,10 @@ follow(Changes, #{write := Root, state := Dir} = Roots) ->
         end,
     [["the running code could not follow: ", relsync_lib_reload:format_error(Failed)] || Failed =/= none].
 
+%% @doc A damage as the fields that tell the host of it.
+-spec damage_fields({binary(), binary()}) -> damage().
+damage_fields({What, Repair}) -> #{what => What, repair => Repair}.
+
 %% @doc Reads what is installed; what is damaged is named and counts as absent.
 -spec installed(relsync_lib_state:dir()) ->
     {ok, relsync_lib_state:current(), relsync_lib_manifest:manifest(), relsync_lib_state:installed(), damages()}
@@ -91,15 +70,15 @@ installed(Dir) ->
                     {none, [named(Damage, <<"the tree is scanned">>)]}
             end;
         none ->
-            {none, []};
+            %% A first push that was cut off has left no more than generation 0.
+            Missing = <<"the state file \"current\" is missing">>,
+            {none, [{Missing, repair(Kept)} || Kept <- [relsync_lib_state:generations(Dir)], Kept =/= [], Kept =/= [0]]};
         Damage ->
-            Repair =
-                case relsync_lib_state:generations(Dir) of
-                    [] -> <<"the tree is scanned">>;
-                    [_ | _] -> <<"the tree is scanned, and there is no way back to what is kept">>
-                end,
-            {none, [named(Damage, Repair)]}
+            {none, [named(Damage, repair(relsync_lib_state:generations(Dir)))]}
     end.
+
+repair([]) -> <<"the tree is scanned">>;
+repair([_ | _]) -> <<"the tree is scanned, and there is no way back to what is kept">>.
 
 %% Without its times every file is compared by content.
 installed_times(Dir, Sha256) ->

@@ -20,7 +20,7 @@
 %% | any       | cancelled, or replaced    | gone, or waiting                                     |
 -module(relsync_lib_probation).
 
--export([start/1, resume/1, cancel/1, has_timer/1, left/2]).
+-export([start/1, resume/1, cancel/1, left/2]).
 
 %% How long to wait before trying again what failed.
 -define(RETRY_FAILED_MS, 60000).
@@ -56,8 +56,7 @@ resume(#{state := Dir} = Roots) ->
         false -> start(Roots)
     end.
 
-%% @doc Says whether this VM waits for the confirmation of what is installed in a destination.
--spec has_timer(relsync_lib_state:dir()) -> boolean().
+%% Says whether this VM waits for the confirmation of what is installed in a destination.
 has_timer(Dir) ->
     whereis(?MODULE) =/= undefined andalso request({has, Dir}).
 

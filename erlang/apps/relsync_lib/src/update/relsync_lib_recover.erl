@@ -26,31 +26,10 @@
 %%                                         |                  | without one drop it and say so
 %% '''
 %%
-%% `restore/2', behind it: no journal, and `current' is damaged or gone. The newest undo record at N names the
-%% generation that came after N.
-%%
-%% ```
-%% live paths that the record tells of     | current was damaged | current is gone
-%% ----------------------------------------|---------------------|----------------------------------------
-%% one is as only the new nodes are, or    | the one after N     | the one after N if the tree is exactly
-%%   none is as only the old ones are      |                     |   that generation; else there is none
-%% all others                              | N                   | there is none
-%% '''
-%%
 %% Each is repeated from its start when it is interrupted itself.
 -module(relsync_lib_recover).
 
--export([recover/1, pending/1, destined/1, restore/2]).
-
--export_type([restored/0]).
-
-%% What was made again: why, from which generation's record, and whether its state is known.
--type restored() :: #{
-    lost := none | relsync_lib_state:damage(),
-    from := non_neg_integer(),
-    current := relsync_lib_state:current(),
-    is_state_known := boolean()
-}.
+-export([recover/1, pending/1]).
 
 %% @doc Brings a destination in which a transaction was interrupted to the old
 %% or the new generation; does nothing where none was. Called at every first
@@ -90,14 +69,6 @@ pending(#{state := Dir} = Roots) ->
                 {_, Changes} -> Changes;
                 none -> []
             end
-    end.
-
-%% @doc The snapshot that an interrupted transaction was to lead to, as far as a journal tells.
--spec destined(relsync_lib_state:dir()) -> <<_:256>> | unknown.
-destined(Dir) ->
-    case relsync_lib_state:read_journal(Dir) of
-        {ok, #{new := #{snapshot := Snapshot}}} -> Snapshot;
-        _ -> unknown
     end.
 
 undone({ok, Report}) -> {ok, undone, Report};
@@ -202,68 +173,3 @@ undo_at(N, {ok, #{to := To} = Undo}) ->
     end;
 undo_at(_, _) ->
     none.
-
-%% The record of what is installed
-
-%% @doc Makes `current' again where it is damaged or gone and the newest kept generation knows what it said.
-%% Whether a generation was confirmed nobody knows then, unless somebody knows it to be `Unconfirmed': it counts
-%% as confirmed.
--spec restore(relsync_lib_roots:roots(), Unconfirmed :: fun(() -> boolean())) -> nothing | {restored, restored()}.
-restore(#{state := Dir} = Roots, Unconfirmed) ->
-    Read = relsync_lib_state:read_current(Dir),
-    case is_tuple(Read) andalso element(1, Read) =:= ok of
-        true -> nothing;
-        false -> restore(Roots, Unconfirmed, Read, newest(Dir))
-    end.
-
-restore(#{state := Dir} = Roots, Unconfirmed, Lost, #{to := To} = Undo) ->
-    case installed(Lost, Undo, Roots) of
-        none ->
-            nothing;
-        #{state := State} = Found ->
-            Keeps = State =/= confirmed andalso Unconfirmed(),
-            Current =
-                case Keeps of
-                    true -> Found;
-                    false -> Found#{state := confirmed}
-                end,
-            %% Where it cannot be written, what is damaged stays damaged.
-            case relsync_lib_state:write_current(Dir, Current) of
-                ok ->
-                    {restored, #{
-                        lost => Lost,
-                        from => relsync_lib_generations:number(To),
-                        current => Current,
-                        is_state_known => Keeps orelse State =:= confirmed
-                    }};
-                {error, _} ->
-                    nothing
-            end
-    end;
-restore(_, _, _, none) ->
-    nothing.
-
-%% A push that was cut off before its journal has left an undo record of what never came.
-installed({damaged, _, _}, #{from := From, to := To} = Undo, Roots) ->
-    case is_behind(Undo, Roots) of
-        true -> From;
-        false -> To
-    end;
-installed(none, #{from := From} = Undo, Roots) ->
-    case is_behind(Undo, Roots) andalso is_exactly(From, Roots) of
-        true -> From;
-        false -> none
-    end.
-
-is_behind(#{changes := Changes}, #{write := Root}) ->
-    lists:any(fun(Change) -> is_reached(Change, Root) end, Changes) orelse
-        not lists:any(fun(Change) -> is_reached(reversed(Change), Root) end, Changes).
-
-reversed(Change) -> hd(relsync_lib_change:reverse([Change])).
-
-%% A way back to the state before the first push leaves no `current', and may have been cut off before what was kept went.
-is_exactly(#{manifest := Sha256}, #{read := Read, state := Dir}) ->
-    case {relsync_lib_state:read_manifest(Dir, Sha256), relsync_lib_state:read_installed(Dir, Sha256)} of
-        {{ok, Manifest}, {ok, Installed}} -> relsync_lib_inventory:drift(Read, Manifest, Installed, false) =:= [];
-        _ -> false
-    end.

@@ -39,7 +39,6 @@
     | no_generation
     | not_on_probation
     | boot
-    | kept_changed
     | zlib_differs
     | internal.
 -type error() :: #{kind := kind(), message := binary(), hook => refused | unhealthy | timeout}.

@@ -4,7 +4,7 @@
 %% relsync_lib_modules remembers of modules that it has read.
 -module(relsync_lib_status).
 
--export([look/2, details/1, with_recovered/2, scan/1, stage_options/3]).
+-export([look/2, details/1, scan/1, stage_options/3]).
 
 -export_type([status/0]).
 
@@ -18,21 +18,19 @@
 %% @doc Looks at a destination and at the VM. Gives what the host is greeted with, and what the target holds.
 -spec look(relsync_lib_roots:roots(), Checksum :: boolean()) -> {status(), none | relsync_lib_update:base()}.
 look(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
-    {Ended, Last} = relsync_lib_state:ended(Dir),
     Status = #{
         otp_release => list_to_integer(erlang:system_info(otp_release)),
         erts => list_to_binary(erlang:system_info(version)),
         has_zstd => relsync_lib_zstd:is_native(),
+        zlib => relsync_lib_delta_inflate:fingerprint(),
         embedded => relsync_lib_code:is_embedded(),
         writable => relsync_lib_fs:is_writable(Write),
         mounts => relsync_lib_fs:mount_points(Write),
         kept => [kept_fields(To) || To <- lists:reverse(relsync_lib_generations:history(Roots))],
-        ended => Ended,
-        ended_updates => [#{number => Number, snapshot => beginning(Snapshot)} || {Number, Snapshot} <- Last],
         free_bytes => free_bytes(Roots),
         vm => relsync_lib_restart:vm(Roots)
     },
-    Known = maps:filter(fun(_, Value) -> Value =/= unknown end, maps:merge(Status, origin(Roots))),
+    Known = maps:filter(fun(_, Value) -> Value =/= unknown end, maps:merge(maps:merge(Status, last_pack(Dir)), origin(Roots))),
     {Held, Base, Damage} =
         case relsync_lib_contact:installed(Dir) of
             {ok, Current, Manifest, Installed, Damages} ->
@@ -67,10 +65,7 @@ origin(Roots) ->
         none -> #{}
     end.
 
-%% @doc Adds what the session has put right before it looked.
--spec with_recovered(status(), map()) -> status().
-with_recovered(#{damage := Damage} = Status, Recovered) ->
-    (maps:merge(Status, Recovered))#{damage := maps:get(damage, Recovered, []) ++ Damage}.
+last_pack(Dir) -> maps:from_list([{last_pack, Last} || {ok, Last} <- [relsync_lib_state:last_pack(Dir)]]).
 
 %% @doc What is looked at only for those who ask for the status.
 -spec details(relsync_lib_roots:roots()) -> map().

@@ -45,6 +45,7 @@
 -type send() :: fun((atom(), map()) -> ok).
 %% What is asked for; what is absent has its default.
 -type request() :: #{
+    pack_id => relsync_lib_incoming:pack_id(),
     reload => relsync_lib_reload:mode(),
     restart_command => binary(),
     keep => non_neg_integer(),
@@ -114,7 +115,14 @@
     relsync_lib_update_hooks:hooks(),
     send()
 ) -> result().
-update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send) ->
+update(#{pack_id := PackId} = Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send) ->
+    Last = #{
+        pack => PackId,
+        generation => relsync_lib_generations:next(Dir),
+        outcome => failed,
+        begun => erlang:system_time(millisecond)
+    },
+    _ = relsync_lib_state:write_last_pack(Dir, Last),
     Staged =
         #{wanted := Wanted, manifest := Manifest, snapshot := Snapshot, summary := #{left := Left}} =
         case relsync_lib_stage:finish(Stage) of
@@ -150,8 +158,8 @@ update(Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send)
         relsync_lib_otp_apps:notes(Running),
     Disturbs = Held =/= [] orelse acts(Update),
     Result = run(Update#update{disturbs = Disturbs, notes = Notes, restart = Restart}, Mode, Prepare),
-    %% Who does not hear of the result can ask for it.
-    _ = relsync_lib_state:count_ended(Dir, Snapshot),
+    %% A host that does not hear of the result can ask for it.
+    _ = relsync_lib_state:write_last_pack(Dir, last_pack(Result, Last)),
     probation(Result, State, Roots).
 
 pin_notes(#{kept := Kept, dropped := Dropped}) ->
@@ -164,6 +172,9 @@ refuse_conflicts(#{manifest := New, summary := #{replaced := Replaced}}, Base, R
         [] -> ok;
         Paths -> relsync_lib_refusal:refuse(conflict, relsync_lib_foreign:format_error(Paths))
     end.
+
+last_pack(#{outcome := rolled_back}, Last) -> Last#{outcome := rolled_back};
+last_pack(#{generation := Generation}, Last) -> Last#{outcome := applied, generation := Generation}.
 
 probation_state(#{confirm_timeout := Timeout}, Mode) -> {probation, min(Timeout, ?MAX_TIMEOUT_MS), Mode};
 probation_state(_, _) -> confirmed.
