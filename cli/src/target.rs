@@ -225,7 +225,6 @@ mod tests {
         };
         let target = resolve(&args, true, Some(Rate(1000))).expect("a target");
         assert_eq!(target.greeting.destination, b"/opt/app");
-        assert_eq!(target.identity(), "app@board /opt/app");
         assert_eq!(target.greeting.writable.as_deref(), Some(&b"/"[..]));
         assert!(target.greeting.checksum);
         assert_eq!(

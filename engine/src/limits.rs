@@ -37,12 +37,6 @@ pub const PACK_HEADER_RECORD_BYTES: usize = 80 * MIB;
 pub const BOOT_SCRIPT_BYTES: usize = 4 * MIB;
 /// Directories of a boot script's code path, and times that it loads modules: each of the latter has the path of its moment.
 pub const BOOT_SCRIPT_ITEMS: usize = 8192;
-/// Bytes of one wire message.
-pub const MESSAGE_BYTES: usize = MIB;
-/// Bytes of the wire message that carries a manifest.
-pub const MANIFEST_MESSAGE_BYTES: usize = 80 * MIB;
-/// Bytes of one part of a wire message.
-pub const MESSAGE_PART_BYTES: usize = 32 * KIB;
 
 /// Held files that are weighed as bases of a new one for one reason: alike in path, or in name, or with the same chunks.
 pub const BASE_CANDIDATES: usize = 16;

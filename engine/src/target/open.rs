@@ -91,12 +91,6 @@ impl Target {
         }
     }
 
-    /// Returns the name by which the store knows this target, as long as it keeps its node name and its destination.
-    pub fn identity(&self) -> String {
-        let destination = String::from_utf8_lossy(&self.greeting.destination);
-        format!("{} {destination}", self.address.node())
-    }
-
     /// Returns what went over the wire in the sessions that have ended.
     pub fn traffic(&self) -> Counters {
         self.traffic
