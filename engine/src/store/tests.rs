@@ -1,4 +1,4 @@
-//! Taking snapshots, finding them, and several processes at once.
+//! Tests of taking snapshots, finding them, and several processes at once.
 
 mod damaged_store;
 
@@ -9,7 +9,7 @@ use super::*;
 use crate::tree::entry::Entry;
 use crate::tree::exclude::{Action, Rules};
 
-/// Long after any file of a test was written.
+/// A time long after any file of a test was written.
 const LATER_NS: i64 = 4_000_000_000_000_000_000;
 
 fn meta(now_ns: i64) -> SnapshotMeta {
@@ -19,7 +19,7 @@ fn meta(now_ns: i64) -> SnapshotMeta {
     }
 }
 
-/// Bytes that do not compress.
+/// Returns incompressible bytes.
 fn noise(length: usize, seed: &str) -> Vec<u8> {
     let mut bytes = vec![0; length];
     blake3::Hasher::new()
@@ -34,7 +34,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// A release with small, equal, empty and large files, and an empty store.
+    /// Makes a release with small, equal, empty and large files, and an empty store.
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let fixture = Self { dir };
@@ -257,12 +257,12 @@ fn specs() {
     }
     assert_eq!(store.get("v1").expect("v1").tags, ["stable"]);
 
-    // A tree that is as it was before is the latest again.
+    // A tree that returns to an earlier state is the latest snapshot again.
     fixture.write("bin/start", b"#!/bin/sh\n");
     assert_eq!(take(&store, &fixture.root(), LATER_NS + 2).0.id, first.id);
     assert_eq!(id("latest").expect("latest"), first.id);
 
-    // The same tree under another name, again and after another one.
+    // The same tree gets another name, again and after another tree.
     for (name, now_ns) in [("v1.1", LATER_NS + 3), ("v1.2", LATER_NS + 4)] {
         let renamed = SnapshotMeta {
             name: Some(name.into()),
@@ -281,7 +281,7 @@ fn specs() {
     }
     assert!(id("v1").is_err(), "it has another name now");
 
-    // Of two of one name the one that was found last, whichever was first.
+    // Of two snapshots with one name, the one that was seen last is found, whichever was first.
     for (content, now_ns) in [("third\n", LATER_NS + 5), ("#!/bin/sh\n", LATER_NS + 6)] {
         fixture.write("bin/start", content.as_bytes());
         let same_name = SnapshotMeta {
@@ -320,7 +320,7 @@ fn specs() {
 fn ambiguous_prefixes_are_refused() {
     let fixture = Fixture::new();
     let store = fixture.store();
-    // Real snapshots whose ids start alike would have to be searched for, so these two are made up.
+    // Real snapshots whose ids start alike would be hard to find, so these two are made up.
     let manifest = Manifest::empty();
     let ids = [[0xab; 32], {
         let mut id = [0xab; 32];
@@ -389,7 +389,7 @@ fn excluded_shared_libraries_are_hashed_and_not_stored() {
         assert_eq!(manifest.get(b"lib/a/priv/nif.so"), None);
         assert!(!store.has_content(&hash).expect("has"));
     }
-    // Once it is wanted, the hash in the cache does not stand for a stored content.
+    // Once a file is wanted, its hash in the cache does not count as stored content.
     let options = ScanOptions {
         rules: Rules::keep_all(),
         ..ScanOptions::default()
@@ -454,7 +454,7 @@ fn bad_meta_is_refused() {
 const CHILD_DIR: &str = "RELSYNC_TEST_CHILD_DIR";
 const SNAPSHOTS_PER_WRITER: i64 = 12;
 
-/// Takes snapshots of a tree that changes each time; partly the same as another writer's.
+/// Takes snapshots of a tree that changes each time. Parts of it equal another writer's tree.
 fn write_many(fixture_dir: &Path, writer: &str) {
     let root = fixture_dir.join(format!("release-{writer}"));
     fs::create_dir_all(&root).expect("mkdir");

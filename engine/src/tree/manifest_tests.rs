@@ -301,7 +301,8 @@ fn entries_that_break_the_rules_are_refused() {
 
 #[test]
 fn a_prefix_bomb_is_refused() {
-    // Directories nested 2,040 deep, then 100,000 entries of a few bytes that each stand for a path of 4 kB.
+    // Directories are nested 2,040 deep. Then come 100,000 entries of a few bytes, each with a path
+    // of 4 kB.
     const DEPTH: usize = 2_040;
     const LEAVES: usize = 100_000;
     let mut writer = Writer::new();

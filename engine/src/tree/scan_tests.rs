@@ -118,7 +118,7 @@ fn unreadable_directories_are_named() {
     let dir = tree();
     let locked = dir.path().join("empty");
     fs::set_permissions(&locked, Permissions::from_mode(0o000)).expect("chmod");
-    // Root reads everything; then there is nothing to refuse.
+    // Root can read everything, so nothing is refused.
     if fs::read_dir(&locked).is_err() {
         assert!(problems(dir.path())[0].starts_with("`empty` cannot be read"));
     } else {
@@ -204,7 +204,7 @@ fn racy_stats() {
         (at(S, S), 2 * S, true),
         (at(S, S), 3 * S, true),
         (at(S, S), 3 * S + 1, false),
-        // From the future.
+        // This time lies in the future.
         (at(9 * S + 1, S + 1), 5 * S, true),
         (at(i64::MAX, i64::MAX), i64::MAX, true),
     ];
@@ -323,7 +323,7 @@ fn a_file_that_became_a_fifo_is_not_waited_for() {
     assert_eq!(attempts, 0);
 }
 
-/// What a scan reads at a moment: nothing if a directory changed under it.
+/// Returns the content that a scan reads at a moment; `None` if a directory changed meanwhile.
 fn contents(root: &Path) -> Option<Vec<(String, Vec<u8>)>> {
     let walk = walk(root, &Rules::default()).ok()?;
     let files = walk.found.iter().filter_map(|found| match found.kind {
@@ -350,7 +350,7 @@ fn a_directory_that_turns_into_a_link_and_back_leads_nowhere() {
     fs::rename(tree().keep(), &release).expect("rename");
     let (lib, link) = (release.join("lib"), dir.path().join("link"));
     symlink(outside(dir.path()), &link).expect("symlink");
-    // Both end by the clock, so that a failure of one does not leave the other running.
+    // The clock ends both, so that a failure of one does not leave the other running.
     let begun = Instant::now();
     let is_on = || begun.elapsed() < Duration::from_secs(1);
     let (mut disturbed, mut whole) = (0, 0);

@@ -1,4 +1,4 @@
-//! An index that is gone, damaged or of another version; segments that are.
+//! Tests with an index that is missing, damaged or of another version, and with damaged segments.
 
 use super::*;
 
@@ -66,7 +66,7 @@ fn a_deleted_index_is_made_again() {
     fs::remove_file(fixture.root().join("lib/c")).expect("remove");
     fixture.assert_readable(&store, &manifest);
     assert!(fixture.store().rebuilt().is_none());
-    // Numbers go on where they were.
+    // Sequence numbers continue from the last one.
     let seq = after.0.last().expect("some").seq;
     fixture.write("lib/d", b"new");
     assert!(take(&store, &fixture.root(), LATER_NS + 4).0.seq > seq);
@@ -130,7 +130,8 @@ fn a_newer_store_is_refused() {
     );
 }
 
-/// Cuts the segment where a crash may have: the rebuilt store holds a prefix of the snapshots, each whole.
+/// Cuts the segment where a crash may cut it. The rebuilt store has a prefix of the snapshots, and
+/// each is whole.
 #[test]
 fn a_truncated_segment_costs_only_what_came_last() {
     let fixture = Fixture::new();

@@ -1,19 +1,21 @@
-%% @doc What the target evaluates when it has not loaded the agent that the host wants.
+%% @doc The expressions that the target evaluates if it has not loaded the agent that the host
+%% wants.
 %%
-%% The build turns the body of fetch/4 into text, like that of relsync_boot:boot/3, whose process evaluates it. It fetches
-%% the agent's blob, from the cache in the state directory or from the host, and has relsync_lib_loader, which comes first in
-%% it, load the modules; but not in the place of another version whose probation runs. A release may be without
-%% `crypto', which the agent needs: that of its OTP is loaded then.
+%% The build turns the body of fetch/4 into text, like that of relsync_boot:boot/3, whose process
+%% evaluates it. It gets the agent's blob from the cache in the state directory or from the host.
+%% relsync_lib_loader, which comes first in the blob, loads the modules. It does not replace another
+%% version whose probation runs. A release may lack `crypto', which the agent needs. Then that of
+%% its OTP is loaded.
 -module(relsync_fetch).
 -export([fetch/4]).
 
-%% Release: that of this OTP. State: the state directory. Hash: SHA-256 of the blob.
+%% Release: the release of this OTP. State: the state directory. Hash: the SHA-256 of the blob.
 fetch(Host, Release, State, Hash) ->
     Refuse = fun(Field, Text) ->
         Host ! {relsync, <<0, 16#80, Field, (byte_size(Text)), Text/binary>>},
         exit(normal)
     end,
-    %% An embedded system loads nothing when it is called, and may not have the directory on its path.
+    %% An embedded system loads nothing when it is called, and its path may lack the directory.
     Load = fun
         Load([]) ->
             Refuse(3, <<"crypto">>);
@@ -49,7 +51,7 @@ fetch(Host, Release, State, Hash) ->
     end,
     <<Number:256>> = Hash,
     File = filename:join([State, "agent", io_lib:format("~64.16.0b", [Number])]),
-    %% Neither a pipe nor a device is read, and nothing without an end.
+    %% No pipe or device is read, and nothing without an end.
     Cached =
         case file:read_link_info(File) of
             {ok, Info} when element(3, Info) =:= regular, element(2, Info) < 1 bsl 20 ->

@@ -1,25 +1,25 @@
-%% @doc Every decoder of the agent, given damaged golden vectors and bytes that are nothing.
+%% @doc Tests of every decoder of the agent with damaged golden vectors and arbitrary bytes.
 %%
-%% Whatever it gets, a decoder answers with a value or with `{error, _}' that can be put into words, within a bounded heap, a
-%% bounded number of reductions, and without holding on to much more than it may make. What it accepts it writes alike, where it
-%% writes at all.
+%% For any input, a decoder returns a value, or an `{error, _}' that can be put into words. It keeps
+%% to a bounded heap and a bounded number of reductions, and does not hold on to much more than it
+%% may make. If it accepts an input and can write it, it writes the same bytes.
 %%
-%% RELSYNC_ANY_BYTES=N in the environment makes it N inputs for each decoder instead of some; RELSYNC_ANY_BYTES_SEED=N repeats what
-%% a failure names: each input follows from the seed, the decoder and its own number.
+%% With RELSYNC_ANY_BYTES=N in the environment, each decoder gets N inputs. RELSYNC_ANY_BYTES_SEED=N
+%% repeats a failure: each input follows from the seed, the decoder and its own number.
 -module(relsync_lib_any_bytes_tests).
 
 -compile({parse_transform, eunit_autoexport}).
 
 -define(RUNS, 150).
-%% Words: 64 MiB.
+%% In words: 64 MiB.
 -define(MAX_HEAP, 8388608).
-%% What the longest inputs take is a tenth of it.
+%% The longest inputs take a tenth of it.
 -define(MAX_REDUCTIONS, 50000000).
-%% Those that are garbage already count too.
+%% Binaries that are already garbage count too.
 -define(MAX_BINARIES, 134217728).
 -define(MAX_MILLISECONDS, 60000).
 -define(LIMITS, #{max_content_bytes => 1048576, max_memory_bytes => 8388608}).
-%% `beam_lib' makes atoms of what it reads, and there are a million of them at most.
+%% `beam_lib' makes atoms of its input, and there can be a million atoms.
 -define(MAX_BEAM_RUNS, 20000).
 
 any_bytes_test_() ->
@@ -41,7 +41,7 @@ environment(Name, Default) ->
         Text -> list_to_integer(Text)
     end.
 
-%% The limits are real: what breaks them is found.
+%% The limits work: a decoder that breaks them is found.
 limits_test_() ->
     [
         fun() -> What = failure(watch(Decode, <<>>)) end
@@ -59,27 +59,28 @@ failure({failed, What}) -> What.
 spin(0) -> ok;
 spin(N) -> spin(N - 1).
 
-%% What is damaged has been sound: of another version, all frames would be refused before anything is read.
+%% The damaged frames were valid before. With another version, all frames would be refused before
+%% anything is read.
 sound_frames_test_() ->
     [
         {Target, fun() -> true = lists:member(accepted, [Decode(Sample) || Sample <- corpus(Target)]) end}
      || {Target, Decode} <- [{"frame_body", fun frame_body/1}, {"frame_streams", fun frame_streams/1}]
     ].
 
-%% A move of two bytes may not take the room of a hundred.
+%% A move of two bytes may not take the space of a hundred.
 many_moves_test() ->
     Moves = <<0, 0, (binary:copy(<<1, 0>>, 4000000))/binary>>,
     Difference = <<0, 0, 0, 0, (relsync_lib_varint:encode(byte_size(Moves)))/binary, Moves/binary>>,
     ok = watch(fun(Bytes) -> malformed = (catch relsync_lib_delta_difference:apply(<<>>, Bytes, 0)) end, Difference).
 
-%% A module that inflates to more than any may have is refused before it does.
+%% A module that would inflate to more than is allowed is refused before it does.
 gzipped_bomb_test_() ->
     {timeout, 60, fun() ->
         Bomb = zlib:gzip(binary:copy(<<0>>, 65 * 1024 * 1024)),
         ok = watch(fun(Bytes) -> {error, {too_large, _}} = relsync_lib_beam:md5(Bytes) end, Bomb)
     end}.
 
-%% The chunks of a module share what they may inflate to; the others stay as they are.
+%% The chunks of a module share the limit of inflated bytes. Chunks beyond it stay as they are.
 chunks_bomb_test() ->
     Stored = <<131, 80, (5 bsl 20):32, (zlib:compress(<<0:(5 bsl 23)>>))/binary>>,
     Size = byte_size(Stored),
@@ -90,7 +91,7 @@ chunks_bomb_test() ->
     5242880 = byte_size(Inflated),
     [Size] = lists:usort([byte_size(Data) || {_, _, _, Data} <- Others]).
 
-%% What `beam_lib' answers with a crash is no beam.
+%% Bytes that make `beam_lib' crash are not a beam.
 hardly_a_beam_test() ->
     Atoms = <<16#FFFFFFFF:32, 16#10, 255>>,
     Chunk = <<"AtU8", (byte_size(Atoms)):32, Atoms/binary, 0:16>>,
@@ -133,7 +134,7 @@ watch(Decode, Input) ->
         {failed, "it does not end"}
     end.
 
-%% A sample with some damage; now and then nothing of a sample.
+%% Returns a sample with some damage, or sometimes bytes without any sample.
 input(Samples) ->
     case rand:uniform(20) of
         1 -> random_bytes(rand:uniform(200) - 1);
@@ -167,7 +168,7 @@ damaged(_, Before, <<>>, _) ->
 skip(Size, Bytes) when Size >= byte_size(Bytes) -> <<>>;
 skip(Size, Bytes) -> binary:part(Bytes, Size, byte_size(Bytes) - Size).
 
-%% Numbers on the edge, in the codings there are.
+%% Returns numbers at the limits, in all codings.
 number() ->
     Value = lists:nth(rand:uniform(10), [0, 1, 127, 128, 65535, 1 bsl 20, (1 bsl 31) - 1, (1 bsl 32) - 1, 1 bsl 56, (1 bsl 64) - 1]),
     case rand:uniform(4) of
@@ -180,7 +181,7 @@ number() ->
 %% OTP 23 has no rand:bytes/1.
 random_bytes(Size) -> <<<<(rand:uniform(256) - 1)>> || _ <- lists:seq(1, Size)>>.
 
-%%% The decoders: name, most inputs, samples, what is done with an input
+%%% The decoders: name, maximum number of inputs, samples, and the function that handles an input
 
 decoders(Root) ->
     Any = 1 bsl 60,
@@ -309,7 +310,7 @@ old_manifest() ->
     {ok, Manifest} = relsync_lib_manifest:decode(hd(golden("pack", "update.old.manifest"))),
     Manifest.
 
-%% The checksums of the records are right, whatever these say.
+%% The checksums of the records are right, whatever their content.
 pack_records(Bytes) ->
     pack(iolist_to_binary([relsync_lib_trees:record(Payload) || Payload <- take_parts(Bytes)])).
 
@@ -377,7 +378,8 @@ take_bases(N, Bytes, Bases) ->
 none_if_empty(<<>>) -> none;
 none_if_empty(Base) -> Base.
 
-%% Bases, then the head of a body's only group, then its streams as they are: what is damaged is not the zstd frame around them.
+%% Bases, then the head of a body's only group, then its uncompressed streams. So the damage is not
+%% in the zstd frame around them.
 frame_streams(<<Count, Bytes/binary>>) ->
     {Bases, Plain} = take_bases(min(Count, 4), Bytes, []),
     case split_head(Plain) of
@@ -410,7 +412,7 @@ skip_runs(Left, Bytes) ->
     true = Run > 0,
     skip_runs(Left - Run, Rest).
 
-%% A zstd frame of blocks that are not compressed (RFC 8878, 3.1.1); the window is of 1 MiB.
+%% Returns a zstd frame of uncompressed blocks (RFC 8878, 3.1.1), with a window of 1 MiB.
 stored(Content) -> <<16#28, 16#B5, 16#2F, 16#FD, 0, 80, (blocks(Content))/binary>>.
 
 blocks(<<Block:65536/binary, Rest/binary>>) when Rest =/= <<>> ->
@@ -446,7 +448,7 @@ state(Root, Bytes) ->
 state_answer({ok, _}) -> ok;
 state_answer({damaged, _, _} = Damage) -> text(relsync_lib_state:format_error(Damage)).
 
-%% The checksum is right, whatever the term says; the first byte is the record's kind.
+%% The checksum is right, whatever the term. The first byte is the record's kind.
 state_terms(Root, <<Kind, Payload/binary>>) ->
     Record = <<"RSST", (rand:uniform(2)), (Kind band 3 + 1), (byte_size(Payload)):32, Payload/binary>>,
     state(Root, <<Record/binary, (crypto:hash(sha256, Record))/binary>>);
@@ -460,7 +462,7 @@ text(Text) -> true = is_binary(unicode:characters_to_binary(Text)).
 golden(Kind, Names) ->
     [read(File) || File <- filelib:wildcard(filename:join([relsync_lib_trees:golden_dir(""), Kind, Names]))].
 
-%% What fuzzing the Rust side has found worth keeping.
+%% Returns inputs that fuzzing the Rust side has found.
 corpus(Target) ->
     Folder = filename:join([relsync_lib_trees:golden_dir(""), "../../../fuzz/corpus", Target]),
     Files = filelib:wildcard(filename:join(Folder, "*")),
@@ -485,7 +487,7 @@ state_payloads() ->
      || <<"RSST", _Version, Kind, Size:32, Payload:Size/binary, _/binary>> <- golden("state", "*.bin")
     ].
 
-%% As in fuzz/corpus: a length of two bytes, and as many bytes or what there is of them.
+%% As in fuzz/corpus: a length of two bytes, followed by that many bytes, or as many as there are.
 joined(Parts) -> iolist_to_binary([[<<(byte_size(Part)):16>>, Part] || Part <- Parts]).
 
 take_parts(<<Size:16, Part:Size/binary, Rest/binary>>) -> [Part | take_parts(Rest)];

@@ -8,7 +8,8 @@
 
 -define(APP, rv_app).
 
-%% A VM of its own: some of what an application's environment consists of comes from its command line.
+%% These tests need a VM of their own, because an application's environment depends on the command
+%% line too.
 versions_test_() ->
     [
         {atom_to_list(Name), {timeout, 60, fun() -> with_node(Test) end}}
@@ -90,7 +91,7 @@ version_follows_and_what_was_set_stays(#{call := Call} = Case) ->
         [
             {added, by_hand},
             {argument, by_hand},
-            %% The configuration names it, whatever the default.
+            %% The configuration sets it, whatever the default.
             {as_default, 1},
             {configured, 1},
             {default, 2},
@@ -130,14 +131,15 @@ application_that_waits_for_a_restart_is_named(#{call := Call} = Case) ->
     ?assertMatch({match, _}, re:run(lists:join("\n", relsync_lib_reload:notes(Result)), "version 1 of rv_app until the VM restarts")),
     ?assertEqual({"1", Before}, {version(Call), values(Call)}).
 
-%% The release would not start with it, which the boot file does not tell.
+%% The release would not start with it, but the boot file does not tell.
 half_a_description_changes_nothing(#{release := Release, call := Call}) ->
     Before = values(Call),
     write(Release, "lib/rv_app-1/ebin/rv_app.app", "{application, rv_app, [{vsn, \"2\"}, {env, [{default, 3}, half]}]}."),
     ?assertEqual({[], []}, Call(relsync_lib_app_versions, follow, [#{?APP => env(1)}, [], []])),
     ?assertEqual({"1", Before}, {version(Call), values(Call)}).
 
-%% A reader asks all the time while the description changes there and back. It takes a while to enter so many values.
+%% A reader asks all the time while the description changes there and back. Entering so many values
+%% takes a while.
 nobody_misses_a_value(#{release := Release, call := Call}) ->
     {?MODULE, Beam, File} = code:get_object_code(?MODULE),
     {module, ?MODULE} = Call(code, load_binary, [?MODULE, File, Beam]),

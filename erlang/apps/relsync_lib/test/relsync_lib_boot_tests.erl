@@ -1,11 +1,13 @@
-%% @doc Whether a restart finds what it needs, on trees on disk and as they will be.
+%% @doc Tests of the check that a restart finds everything it needs, on present and future trees on
+%% disk.
 -module(relsync_lib_boot_tests).
 
 -compile({parse_transform, eunit_autoexport}).
 
 -define(ERTS, <<"99.1">>).
 
-%% A release that is its own `$ROOT', a VM that runs from elsewhere: complete, then with one thing taken away.
+%% A release that is its own `$ROOT', and a VM that runs from elsewhere. First it is complete, then
+%% one part is removed.
 start_test_() ->
     [
         {Name,
@@ -34,14 +36,15 @@ start_test_() ->
         ]
     ].
 
-%% In interactive mode only the kernel's modules are loaded by the boot script.
+%% In interactive mode, the boot script loads only the kernel's modules.
 interactive_test_() ->
     with_release(fun(Root) ->
         delete(Root, "lib/sample-1.0/ebin/sample.beam"),
         #{start := []} = relsync_lib_boot:faults(live(Root), (vm(Root))#{embedded := false})
     end).
 
-%% Without a runtime system of its own a release takes the VM's libraries, and another version is worth a word only.
+%% Without a runtime system of its own, a release uses the VM's libraries. Another version causes
+%% only a warning.
 other_root_test_() ->
     with_release(fun(Root) ->
         Otp = filename:join(filename:dirname(Root), <<"otp">>),
@@ -55,7 +58,7 @@ other_root_test_() ->
         #{start := [{missing, _, [Gone]}]} = relsync_lib_boot:faults(live(Root), VM)
     end).
 
-%% What the running VM was booted with.
+%% The files that the running VM was booted with.
 running_test_() ->
     with_release(fun(Root) ->
         VM = (vm(Root))#{boot := join(Root, "releases/1.0/start.boot"), root := Root, configs := [join(Root, "releases/1.0/sys")]},
@@ -66,7 +69,7 @@ running_test_() ->
         #{running := [{boot_gone, <<"releases/1.0/start.boot">>}]} = relsync_lib_boot:faults(live(Root), VM)
     end).
 
-%% An update is judged by the tree that it leads to: staged content, what it deletes, what stays.
+%% An update is judged by the tree that it leads to: staged content, deletions, and files that stay.
 update_test_() ->
     with_release(fun(Root) ->
         Roots = #{state := Dir} = relsync_lib_roots:new(Root),
@@ -79,7 +82,7 @@ update_test_() ->
         [{missing, _, [<<"lib/sample-1.0/ebin">>]}] = After([{<<"lib/sample-1.0/ebin">>, absent}]),
         [{missing, _, [<<"lib/sample-1.0/ebin/sample.beam">>]}] = After([{<<"lib/sample-1.0/ebin/sample.beam">>, absent}]),
         [] = After([{<<"lib/sample-1.0/ebin/sample.beam">>, {mode, 8#600}}]),
-        %% Version 2.0 comes: its boot file is staged.
+        %% Version 2.0 arrives: its boot file is staged.
         ok = filelib:ensure_dir(filename:join([Dir, "staging", "x"])),
         {ok, _} = file:copy(Boot, filename:join([Dir, "staging", "0"])),
         ok = file:write_file(filename:join([Dir, "staging", "1"]), <<?ERTS/binary, " 2.0">>),
@@ -94,7 +97,7 @@ update_test_() ->
             After([{<<"lib/sample-1.0/ebin">>, absent} | New])
     end).
 
-%% What was missing before is not the fault of an update that brings neither boot file nor data.
+%% An update that changes neither boot file nor data is not blamed for earlier faults.
 not_our_fault_test_() ->
     with_release(fun(Root) ->
         Roots = relsync_lib_roots:new(Root),
@@ -103,7 +106,7 @@ not_our_fault_test_() ->
         [{missing, _, _}] = relsync_lib_boot:new_faults([{<<"releases/1.0/start.boot">>, {mode, 8#644}}], Roots)
     end).
 
-%% A destination may be reached through a link, and the VM know it by its real name.
+%% A destination may be reached through a link, and the VM may know it by its real name.
 linked_destination_test_() ->
     with_release(fun(Root) ->
         Link = <<Root/binary, "-link">>,
@@ -113,11 +116,11 @@ linked_destination_test_() ->
         ok = file:delete(Link)
     end).
 
-%% This very VM can be started again.
+%% This VM itself can be started again.
 own_boot_test() ->
     #{running := []} = relsync_lib_boot:faults(live(<<"/nowhere">>), relsync_lib_boot:vm()).
 
-%% Of several boot files on the command line the first is the one that the VM was started with, here one with `sasl'.
+%% The VM uses the first of several boot files on the command line, here one with `sasl'.
 boot_file_test_() ->
     [
         {Name, {timeout, 60, fun() -> boot_file_is(Args, Expected) end}}
@@ -137,7 +140,7 @@ boot_file_is(Args, Expected) ->
         HasSasl = lists:keymember(sasl, 1, Call(application, which_applications, [])),
         Expected = {filename:basename(File), HasSasl},
         #{boot := File} = Call(relsync_lib_boot, vm, []),
-        %% For the pins it is the same one.
+        %% The pins use the same one.
         Base = filename:basename(File),
         Roots = relsync_lib_roots:new(filename:dirname(File)),
         Base = Call(relsync_lib_pins, booted, [Roots])
@@ -184,7 +187,7 @@ vm(Root) ->
         configs => []
     }.
 
-%% Erlang's own applications stand in the release as links: they count as directories.
+%% Erlang's own applications are links in the release. They count as directories.
 with_release(Test) ->
     {timeout, 60, fun() ->
         Top = relsync_lib_trees:new_root("boot"),

@@ -1,13 +1,14 @@
-%% @doc A VM is killed before and after each operation on files, and started again on what is there.
+%% @doc A VM is killed before and after each operation on files, and another one starts on the
+%% remains.
 %%
-%% Whatever the moment, the destination is the old release or the new one: records, tree and running code.
-%% `RELSYNC_CRASH=full' takes every operation, else a few of each case are taken.
+%% The destination always has the old release or the new one: records, tree and running code.
+%% `RELSYNC_CRASH=full' tests every operation, otherwise a few of each case.
 -module(relsync_lib_crash_SUITE).
 
 -export([all/0, suite/0]).
 -export([push/1, first_push/1, rollback/1, recover_push/1, recover_commit/1, recover_rollback/1]).
 
-%% Every how manieth operation is taken.
+%% The distance between tested operations.
 -define(STRIDE, 89).
 -define(KILLED, 137).
 
@@ -32,7 +33,7 @@ matrix(Name) ->
     relsync_lib_crash_case:delete(Case),
     true = Tried >= 2.
 
-%% A recovery is of few operations: those at its start are always among them.
+%% A recovery has few operations. Those at its start are always tested.
 operations(Name) ->
     case {os:getenv("RELSYNC_CRASH"), lists:prefix("recover", atom_to_list(Name))} of
         {"full", _} -> lists:seq(1, 10000);
@@ -54,7 +55,7 @@ points([{At, Action} = Point | Points], #{device := Device} = Case, Node, Count,
             points(Points, Case, Next, Count, Tried + 1)
     end.
 
-%% What a VM finds that starts after the kill.
+%% Returns the state that a VM finds when it starts after the kill.
 survivor(#{device := Device, name := Name} = Case, Node, Point) ->
     Booted = relsync_lib_test_node:call(Node, relsync_lib_crash_node, boot, [Device]),
     #{recovered := Recovered, drift := 0, damage := []} =
@@ -63,7 +64,7 @@ survivor(#{device := Device, name := Name} = Case, Node, Point) ->
     Generation = maps:get(generation, Status, none),
     Which = relsync_lib_crash_case:check(Case, {Generation, Running}),
     Which =:= old orelse Which =:= new orelse error({Name, Point, Which, {booted, Booted}, {recovered, Recovered}}),
-    %% A second session finds nothing more to do, a second start loads the same.
+    %% A second session finds nothing more to do, and a second start loads the same code.
     #{recovered := none} = relsync_lib_test_node:call(Node, relsync_lib_crash_node, greet, [Device]),
     Running = relsync_lib_test_node:call(Node, relsync_lib_crash_node, boot, [Device]),
     Which.

@@ -1,21 +1,22 @@
-%% @doc A small release, its successor, and what can be cut off between them: for the crash tests.
+%% @doc A small release, its successor, and the actions between them that the crash tests interrupt.
 %%
-%% The trees hold all that a switch can meet: changed, added, removed and moved modules, an application
-%% that changes its version, files of nobody in directories that go, kinds that change both ways, links,
-%% modes, empty directories and files, and a version's configuration that the VM was started with, which the
-%% new tree lacks and which stays. `releases/boot' names the directories that a starting VM loads from.
+%% The trees have everything that a switch can meet. Modules change, appear, disappear and move. An
+%% application changes its version. Removed directories hold foreign files. Kinds change both ways.
+%% There are links, modes, empty directories and empty files. The VM was started with a version's
+%% configuration, which the new tree lacks and which stays. `releases/boot' names the directories
+%% that a starting VM loads from.
 -module(relsync_lib_crash_case).
 
 -export([names/0, make/1, reset/1, delete/1, run/1, check/2, tree/1, modules/0, hooks/0]).
 
 -define(HOOK_POINTS, ["presync", "postsync", "health", "rollback"]).
 
-%% @doc What is cut off: a push onto an installed release, the first push onto a tree of somebody else's,
-%% the way back, and the recovery of each when it was cut off before.
+%% @doc Returns the actions to interrupt. They are a push over an installed release, the first push
+%% over a foreign tree, the way back, and the recovery of each after an interruption.
 names() ->
     [push, first_push, rollback, recover_push, recover_commit, recover_rollback].
 
-%% @doc Makes a case: a template of the destination, and what is old and new there.
+%% @doc Makes a case: a template of the destination, and its old and new state.
 make(Name) ->
     Top = relsync_lib_trees:new_root("crash"),
     Device = <<Top/binary, "/device">>,
@@ -56,7 +57,7 @@ prepare(recover_commit, Case) ->
 prepare(recover_rollback, Case) ->
     recovery(prepare(rollback, Case), {live, 4}).
 
-%% Cuts off what the case does after so many changes of the live tree, or of `current'.
+%% Interrupts the action after this many changes of the live tree, or of `current'.
 recovery(#{device := Device, action := Action} = Case, {Where, Count}) ->
     Counter = counters:new(1, []),
     relsync_lib_fault:arm(#{
@@ -91,7 +92,7 @@ run_inside({rollback, To}, Device) ->
     {ok, _} = relsync_lib_apply:switch(Transaction),
     relsync_lib_apply:commit(Transaction).
 
-%% @doc Puts the destination back to what it was before.
+%% @doc Restores the destination's previous state.
 reset(#{device := Device, template := Template}) ->
     ok = relsync_lib_fs:delete_tree(Device),
     [] = os:cmd("cp -a '" ++ binary_to_list(Template) ++ "' '" ++ binary_to_list(Device) ++ "'"),
@@ -100,12 +101,12 @@ reset(#{device := Device, template := Template}) ->
 delete(#{top := Top}) ->
     relsync_lib_trees:remove(Top).
 
-%% @doc Does what the case is about, through a session with the agent in this VM.
+%% @doc Runs the action of the case through a session with the agent in this VM.
 run(#{device := Device} = Case) ->
     started_from(Device),
     act(Case).
 
-%% As a start script tells its VM.
+%% A start script passes this to its VM.
 started_from(Device) ->
     os:putenv("RELEASE_SYS_CONFIG", binary_to_list(<<Device/binary, "/releases/1.0/sys">>)).
 
@@ -122,7 +123,8 @@ act(#{action := recover, device := Device}) ->
             {error, Error}
     end.
 
-%% @doc Says which of the two a destination is, by its record, its tree and the answers of its modules.
+%% @doc Says which of the two states a destination has, by its record, its tree and the answers of
+%% its modules.
 check(#{old := Old, new := New, device := Device}, {Generation, Answers}) ->
     Found = {Generation, tree(Device), Answers},
     case Found of
@@ -131,7 +133,7 @@ check(#{old := Old, new := New, device := Device}, {Generation, Answers}) ->
         _ -> {neither, differences(Found, Old, New)}
     end.
 
-%% @doc The tree of a destination, and what `current' tells of leftovers, as if it stood there.
+%% @doc Returns the tree of a destination, with the leftovers in `current' as if they were in it.
 tree(Device) ->
     #{state := Dir} = relsync_lib_roots:new(Device),
     Tree = relsync_lib_trees:read(Device),
@@ -190,7 +192,7 @@ old_tree() ->
         <<"empty">> => {dir, 8#755}
     }.
 
-%% What the VM was started with.
+%% The files that the VM was started with.
 version_1() ->
     #{
         <<"releases/1.0">> => {dir, 8#755},
@@ -227,7 +229,7 @@ common() ->
         <<"releases">> => {dir, 8#755}
     }.
 
-%% What somebody else keeps in the destination.
+%% The foreign files in the destination.
 unmanaged() ->
     #{
         <<"log">> => {dir, 8#755},
@@ -238,7 +240,7 @@ unmanaged() ->
 
 old_tree_there() -> maps:merge(old_tree(), unmanaged()).
 
-%% A directory that holds something of somebody else's stays, and what is pinned.
+%% A directory with foreign files stays, and so do pinned files.
 new_tree_there() ->
     Stays = (version_1())#{
         <<"lib/moved-1.0">> => {dir, 8#755}, <<"leftovers">> => {leftovers, lists:sort(maps:keys(version_1()))}
@@ -253,7 +255,7 @@ pack(Base) ->
 module(Name, Answer) ->
     {file, 8#644, compiled({Name, Answer}, io_lib:format("-module(~s).~n-export([v/0]).~nv() -> ~p.~n", [Name, Answer]))}.
 
-%% @doc Hooks that note in the file of `RELSYNC_CRASH_HOOKS' when they run.
+%% @doc Returns hooks that write to the file `RELSYNC_CRASH_HOOKS' when they run.
 hooks() ->
     Functions = [
         io_lib:format(

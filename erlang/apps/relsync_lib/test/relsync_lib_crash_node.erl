@@ -1,10 +1,11 @@
-%% @doc What the crash tests call in the VM that is killed, and in the one that starts after it.
+%% @doc The functions that the crash tests call in the VM that is killed, and in the one that starts
+%% after it.
 -module(relsync_lib_crash_node).
 
 -export([boot/1, run/2, greet/1, answers/0, use_recorded_coding/0]).
 
-%% @doc Loads code as a VM does that starts on this destination: from the directories which the release's
-%% boot file names. What was loaded of another destination is forgotten.
+%% @doc Loads code as a VM that starts on this destination does, from the directories in the
+%% release's boot file. Code of another destination is removed.
 boot(Device) ->
     use_recorded_coding(),
     ok = filelib:ensure_dir(Device),
@@ -20,14 +21,14 @@ boot(Device) ->
     _ = [code:add_pathz(filename:join(Root, Dir)) || Dir <- Named],
     answers().
 
-%% @doc Frame bodies come in the coding of relsync_lib_trees, whose packs need no host.
+%% @doc Uses the coding of relsync_lib_trees for frame bodies. Its packs need no host.
 use_recorded_coding() ->
     Source = "-module(relsync_lib_delta).\n-export([decode/3]).\ndecode(B, S, L) -> relsync_lib_trees:decode(B, S, L).\n",
     _ = code:purge(relsync_lib_delta),
     {module, relsync_lib_delta} = code:load_binary(relsync_lib_delta, "recorded", relsync_lib_test_release:beam(Source)),
     ok.
 
-%% @doc Does what a case is about, with a fault.
+%% @doc Runs the action of a case, with a fault.
 run(Case, Fault) ->
     relsync_lib_fault:arm(Fault),
     Result = relsync_lib_crash_case:run(Case),
@@ -35,13 +36,13 @@ run(Case, Fault) ->
     relsync_lib_fault:disarm(),
     {Result, Count}.
 
-%% @doc A session that does nothing but greet.
+%% @doc Runs a session that only greets.
 greet(Device) ->
     {ok, Session, Status} = relsync_lib_test_host:hello(Device),
     ok = relsync_lib_test_host:bye(Session),
     Status.
 
-%% @doc What the release's modules answer.
+%% @doc Returns the answers of the release's modules.
 answers() ->
     [{Module, answer(Module)} || Module <- relsync_lib_crash_case:modules()].
 

@@ -1,4 +1,5 @@
-%% @doc The figures of the crash tests: said, and added to the file of `RELSYNC_CRASH_REPORT' if there is one.
+%% @doc The figures of the crash tests. They are printed, and added to the file
+%% `RELSYNC_CRASH_REPORT' if there is one.
 -module(relsync_lib_crash_report).
 
 -export([row/4, counted/2]).
@@ -15,7 +16,8 @@ row(Name, Old, New, Other) ->
             ok = file:write_file(File, unicode:characters_to_binary(Row), [append])
     end.
 
-%% @doc Runs a scenario that counts in its process's dictionary what it finds (`old', `new'); where it fails, that counts as anything else.
+%% @doc Runs a scenario that counts its results in its process's dictionary (`old', `new'). A
+%% failure counts as anything else.
 counted(Name, Fun) ->
     _ = [put({?MODULE, Which}, 0) || Which <- [old, new]],
     Count = fun(Which) -> put({?MODULE, Which}, 1 + get({?MODULE, Which})) end,

@@ -1,17 +1,18 @@
-%% @doc The transform of BEAM files on the modules of the OTP release that runs the tests: a sample of them, or all
-%% with RELSYNC_BEAMS=all.
+%% @doc Tests of the transform of BEAM files. The inputs are modules of the OTP release that runs
+%% the tests: a sample of them, or all with RELSYNC_BEAMS=all.
 -module(relsync_lib_delta_beams_tests).
 
 -include("relsync_lib_assert.hrl").
 
 -define(SAMPLE_STEP, 19).
 -define(LIMITS, #{max_content_bytes => 1048576, max_memory_bytes => 8388608}).
-%% What decoding may take in a process of its own, in words: 96 MiB of heap on a 64-bit machine.
+%% The maximum heap of decoding in a process of its own, in words: 96 MiB on a 64-bit machine.
 -define(MAX_HEAP_WORDS, 12582912).
-%% How much more work eight times the input may be; what is quadratic takes 64 times as much.
+%% The maximum growth of work for eight times the input. Quadratic work would grow by 64 times.
 -define(MOST_WORK, 20).
 
-%% A module split against its own tables and joined again is the module: checksums, order and compression included.
+%% A module is split against its own tables and joined again. The result is the same module, with
+%% checksums, order and compression.
 every_module_is_put_together_again_test_() ->
     {timeout, 1200, fun() ->
         Files = installed(),
@@ -30,7 +31,8 @@ joined_is_same(Beam) ->
 join(Streams, #{tables := Tables}) ->
     relsync_lib_delta_beam:join(fun(Kind) -> maps:get(Kind, Streams, <<>>) end, Tables).
 
-%% No instruction, term or table of any compiler is unknown: an unknown one would be carried as it is.
+%% No instruction, term or table of any compiler is unknown. An unknown one would be carried
+%% unchanged.
 no_chunk_degrades_test_() ->
     {timeout, 1200, fun() ->
         [?assertEqual({File, []}, {File, opaque(read(File))}) || File <- installed()]
@@ -38,11 +40,12 @@ no_chunk_degrades_test_() ->
 
 opaque(Beam) ->
     #{0 := <<_Flags, Chunks/binary>>} = relsync_lib_delta_beam:split(relsync_lib_delta_beam:read(Beam, inflated)),
-    %% These have no structure that would be used; Attr has if there is a checksum in it.
+    %% These chunks have no structure that is used; Attr has one if it contains a checksum.
     Plain = [<<"Type">>, <<"StrT">>, <<"CInf">>, <<"Attr">>, <<"Meta">>],
     [Id || <<Id:4/binary, _:7, 0:1>> <= Chunks, not lists:member(Id, Plain)].
 
-%% The compiler's own table says how many operands each instruction has: only the right number leads to the label behind.
+%% The compiler's own table gives the number of operands of each instruction. Only the right number
+%% leads to the label after it.
 every_instruction_is_known_test_() ->
     {timeout, 60, fun() ->
         Known = instructions(1, []),
@@ -57,13 +60,13 @@ instructions(Opcode, Known) ->
         error:_ -> Known
     end.
 
-%% Integer operands are at home everywhere; behind them stands label 7.
+%% Integer operands are valid everywhere. Label 7 follows them.
 labels_behind(Opcode, Arity) ->
     Operands = binary:copy(<<16#11>>, Arity),
     #{label_count := Count} = relsync_lib_delta_code:symbols(<<Opcode, Operands/binary, 1, 16#70>>),
     Count.
 
-%% Whatever is done to a module, as base or as stream, it is joined or refused, within bounds.
+%% A damaged module, as base or as stream, is joined or refused, within bounds.
 damaged_modules_test_() ->
     {timeout, 600, fun() ->
         rand:seed(exsss, {4, 5, 6}),
@@ -85,7 +88,8 @@ damaged(Beam) ->
      || {Kind, Stream} <- maps:to_list(Streams), Stream =/= <<>>, _ <- lists:seq(1, 3)
     ].
 
-%% Streams that say much in few bytes: empty entries, rows of nothing, code that is one list, terms that nest.
+%% These streams say much in few bytes: empty entries, empty rows, code that is one list, terms that
+%% nest.
 streams_that_swell_are_refused_test_() ->
     {timeout, 120, fun() ->
         Bytes = 4 bsl 20,
@@ -110,7 +114,8 @@ streams_that_swell_are_refused_test_() ->
 empty() ->
     #{tables => relsync_lib_delta_tables:empty()}.
 
-%% The content of golden bodies, damaged behind the compression, which hides such damage from most other tests.
+%% The content of golden bodies is damaged inside the compression, which hides such damage from most
+%% other tests.
 damaged_content_test_() ->
     {timeout, 300, fun() ->
         rand:seed(exsss, {7, 8, 9}),
@@ -131,7 +136,7 @@ damaged_content(Name) ->
      || _ <- lists:seq(1, 150)
     ].
 
-%% The golden base that is no module is coded as differences, for which there is no prefix.
+%% The golden base that is not a module is coded as differences, so it needs no prefix.
 prefix(Base) ->
     try relsync_lib_delta_beam:split(relsync_lib_delta_beam:read(Base, inflated)) of
         Streams -> iolist_to_binary([Stream || {_Kind, Stream} <- lists:sort(maps:to_list(Streams))])
@@ -142,7 +147,7 @@ prefix(Base) ->
 decode(Head, Content, Bases) ->
     relsync_lib_delta:decode(<<Head/binary, (stored(Content))/binary>>, Bases, ?LIMITS).
 
-%% A zstd frame of blocks that are not compressed (RFC 8878, section 3.1.1.2), with a window for them.
+%% Returns a zstd frame of uncompressed blocks (RFC 8878, section 3.1.1.2), with a window for them.
 stored(Content) ->
     <<16#28, 16#B5, 16#2F, 16#FD, 0, (13 bsl 3), (blocks(Content))/binary>>.
 
@@ -151,7 +156,7 @@ blocks(<<Block:131072/binary, Rest/binary>>) when Rest =/= <<>> ->
 blocks(Block) ->
     <<((byte_size(Block) bsl 3) bor 1):24/little, Block/binary>>.
 
-%% Eight times the input is about eight times the work, whatever part of a body it is.
+%% Eight times the input means about eight times the work, for every part of a body.
 work_is_linear_test_() ->
     {timeout, 300, fun() ->
         [
@@ -177,12 +182,12 @@ work_is_linear_test_() ->
 joined(Id, Kind) ->
     fun(Stream) -> join(#{0 => <<0, Id/binary, 1>>, Kind => Stream}, empty()) end.
 
-%% Steps that each copy a byte of the base and go back to it.
+%% Makes steps that each copy a byte of the base and go back to it.
 differences(N) ->
     Control = binary:copy(<<1, 0, 1>>, N),
     {N, <<(relsync_lib_varint:encode(byte_size(Control)))/binary, Control/binary, 0, 0, 0, 0>>}.
 
-%% One step that copies a base of distances, of which every other one is moved.
+%% Makes one step that copies a base of distances, of which every other one is moved.
 moved(N) ->
     Base = << <<(I rem 3000 + 200):32/little>> || I <- lists:seq(1, N) >>,
     Control = <<(relsync_lib_varint:encode(byte_size(Base)))/binary, 0, 0>>,
@@ -190,7 +195,8 @@ moved(N) ->
     Moves = <<0, (relsync_lib_varint:encode(N div 256))/binary, Parts/binary>>,
     {Base, <<(byte_size(Control)), Control/binary, 0, 0, 0, (relsync_lib_varint:encode(byte_size(Moves)))/binary, Moves/binary>>}.
 
-%% What the runtime counts: calls and collections, nothing that depends on what else the machine does.
+%% Returns the work that the runtime counts: calls and collections. It does not depend on the
+%% machine's load.
 work(Decode, Input) ->
     {_, Ref} = spawn_monitor(fun() ->
         {reductions, Before} = process_info(self(), reductions),
@@ -202,7 +208,7 @@ work(Decode, Input) ->
         {'DOWN', Ref, process, _, {work, Reductions}} -> Reductions
     end.
 
-%% Runs a decoder in a process that dies if it takes too much.
+%% Runs a decoder in a process that dies if it uses too much.
 within_bounds(Decode) ->
     Limit = #{size => ?MAX_HEAP_WORDS, kill => true, error_logger => false},
     {_, Ref} = spawn_opt(fun() -> exit({done, decoded(Decode)}) end, [monitor, {max_heap_size, Limit}]),
@@ -227,7 +233,7 @@ flip(Bytes) ->
         3 -> <<Before/binary, After/binary>>
     end.
 
-%% The modules of this release that are examined.
+%% Returns the modules of this release that are tested.
 installed() ->
     All = lists:sort(filelib:wildcard(filename:join([code:lib_dir(), "*", "ebin", "*.beam"]))),
     case os:getenv("RELSYNC_BEAMS") of

@@ -1,6 +1,8 @@
-%% @doc Differences of all sorts that the Rust side made (`tests/data/golden/difference'): what comes of each is the same here.
+%% @doc Tests with differences of all sorts that the Rust side made
+%% (`tests/data/golden/difference'). The results are the same here.
 %%
-%% RELSYNC_DIFFERENCES_FILE names a file of others, as engine/src/delta/difference_tests.rs writes it.
+%% RELSYNC_DIFFERENCES_FILE names a file with others, as engine/src/delta/difference_tests.rs writes
+%% it.
 -module(relsync_lib_delta_difference_tests).
 
 -include("relsync_lib_assert.hrl").

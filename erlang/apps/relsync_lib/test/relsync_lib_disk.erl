@@ -1,11 +1,11 @@
-%% @doc A model of a disk that keeps only what was synced, for tests.
+%% @doc A model of a disk that keeps only synced data, for tests.
 %%
-%% It is fed the operations that were done and knows, at any moment, every tree that a power failure may
-%% leave. What POSIX promises is kept, and no more: a file's content, mode and time are on the medium after
-%% `fsync' of the file, names in a directory after `fsync' of the directory. Before that each may have
-%% reached it or not, in any order, but that a name never returns to what it was before something later
-%% that is on the medium, and that a rename is there as a whole or not at all. A file whose content was
-%% not synced may hold all of it, a part, or nothing.
+%% It receives the operations that were done. At any moment, it knows every tree that a power
+%% failure may leave. It keeps exactly what POSIX promises. A file's content, mode and time are on
+%% the medium after `fsync' of the file, and names in a directory after `fsync' of the directory.
+%% Before that, each may have reached it or not, in any order, with two exceptions. A name never
+%% returns to an earlier state if something later is on the medium, and a rename is there completely
+%% or not at all. A file whose content was not synced may hold all of it, a part, or nothing.
 -module(relsync_lib_disk).
 
 -include_lib("kernel/include/file.hrl").
@@ -18,11 +18,11 @@
 -type inode() :: term().
 -type body() :: dir | {file, binary()} | {symlink, binary()}.
 -type thing() :: #{body := body(), mode := integer(), mtime := integer()}.
-%% A change of names that waits: what stands at each key afterwards.
+%% A waiting change of names: the entry at each key afterwards.
 -type naming() :: [{key(), inode() | none}].
 -opaque disk() :: #{
     root := binary(),
-    %% What a program sees, and what is on the medium.
+    %% The state that a program sees, and the state on the medium.
     seen := #{key() => inode()},
     kept := #{key() => inode()},
     seen_nodes := #{inode() => thing()},
@@ -32,10 +32,10 @@
     handles := #{term() => inode()},
     next := pos_integer()
 }.
-%% In ascending order of path; the same inode twice is a hard link.
+%% In ascending order of path. An inode that occurs twice is a hard link.
 -type tree() :: [{Path :: binary(), inode(), thing()}].
 
-%% @doc Takes a directory as it is, all of it on the medium.
+%% @doc Takes a directory as it is, with everything on the medium.
 -spec load(binary()) -> disk().
 load(Root) ->
     {Names, Nodes} = load_dir(Root, root, {#{}, #{root => describe(Root)}}),
@@ -84,7 +84,7 @@ describe(Path) ->
 
 %% Operations
 
-%% @doc Takes note of an operation of relsync_lib_fs and its result.
+%% @doc Records an operation of relsync_lib_fs and its result.
 -spec done(atom(), [term()], term(), disk()) -> disk().
 done(_Name, _Args, {error, _}, Disk) ->
     Disk;
@@ -114,7 +114,7 @@ done(make_dir, [Path], ok, Disk) ->
     name([{key(Path, Disk), Inode}], Made);
 done(symlink, [Target, Path], ok, Disk) ->
     {Inode, Made} = new_node({symlink, Target}, 8#777, Disk),
-    %% A link's target goes to the medium with its name.
+    %% A link's target reaches the medium with its name.
     #{seen_nodes := Nodes, kept_nodes := Kept} = Made,
     name([{key(Path, Disk), Inode}], Made#{kept_nodes := Kept#{Inode => maps:get(Inode, Nodes)}});
 done(link, [From, To], ok, Disk) ->
@@ -185,7 +185,7 @@ keep_names(Dir, #{waiting := Waiting, kept := Kept} = Disk) ->
 
 numbered(List) -> lists:zip(lists:seq(1, length(List)), List).
 
-%% With a change of a name every earlier one of the same name.
+%% A change of a name includes every earlier change of the same name.
 closure(Chosen, Waiting) ->
     {_, Numbers} = lists:foldr(
         fun({N, Naming}, {Keys, Numbers}) ->
@@ -202,9 +202,9 @@ closure(Chosen, Waiting) ->
 
 %% Power failures
 
-%% @doc Gives trees that a power failure at this moment may leave: everything and nothing of what waits, every
-%% beginning of it, each change alone, all but each, and so many random choices; of unsynced files all, a
-%% part or nothing.
+%% @doc Returns trees that a power failure at this moment may leave. These are all waiting changes
+%% and none, every beginning of them, each change alone, all but each, and this many random choices.
+%% Unsynced files have all of their content, a part or nothing.
 -spec trees(disk(), non_neg_integer()) -> [tree()].
 trees(#{waiting := Waiting} = Disk, Randoms) ->
     All = lists:seq(1, length(Waiting)),
@@ -220,7 +220,7 @@ trees(#{waiting := Waiting} = Disk, Randoms) ->
     ),
     lists:usort([tree(Choice, Disk) || Choice <- Choices]).
 
-%% What cannot be there without a change is left out with it.
+%% Changes that cannot be there without this one are left out with it.
 without(Left, Waiting) ->
     [N || {N, _} <- numbered(Waiting), not lists:member(Left, closure([N], Waiting))].
 

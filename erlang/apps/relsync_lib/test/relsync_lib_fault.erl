@@ -1,16 +1,16 @@
-%% @doc Faults for tests: fails, kills or records at the k-th change of the file system.
+%% @doc Faults for tests. They fail, kill or record at the k-th change of the file system.
 %%
-%% `relsync_lib_fs' compiled with `RELSYNC_FAULTS' hands each operation to `run/3'.
-%% Within a test the plan is set with `arm/1'; in a node of its own the environment variable `RELSYNC_FAULTS' sets it: `halt_before:17',
-%% `halt_after:17' or, for an error from there on, `enospc:17'.
+%% `relsync_lib_fs', compiled with `RELSYNC_FAULTS', passes each operation to `run/3'. Within a
+%% test, `arm/1' sets the plan. In a node of its own, the environment variable `RELSYNC_FAULTS' sets
+%% it: `halt_before:17', `halt_after:17' or, for an error from there on, `enospc:17'.
 -module(relsync_lib_fault).
 
 -export([run/3, arm/1, disarm/0, count/0, log/0]).
 
-%% Options of `arm/1': `at' is the number of the operation, from 1; `{first, Before}' does something else right before it,
-%% past every look at what it is about; `log' records;
-%% `rule' decides by operation, whatever its number, `skip' being a lie that it is done;
-%% `watch' sees each operation that is really done, with its result.
+%% The options of `arm/1'. `at' is the number of the operation, from 1. `{first, Before}' does
+%% something else right before it, after every look at its subject. `log' records. `rule' decides by
+%% operation, whatever its number; `skip' pretends that it is done. `watch' sees each operation that
+%% is really done, with its result.
 -type plan() :: #{
     at => pos_integer(),
     action =>
@@ -43,18 +43,18 @@ arm(Plan) ->
             ok
     end.
 
-%% @doc Stops; gives nothing back of what was recorded.
+%% @doc Stops. Records are dropped.
 -spec disarm() -> ok.
 disarm() ->
     persistent_term:put(?KEY, none).
 
-%% @doc How many operations there were since `arm/1'.
+%% @doc Returns the number of operations since `arm/1'.
 -spec count() -> non_neg_integer().
 count() ->
     #{counter := Counter} = persistent_term:get(?KEY),
     counters:get(Counter, 1).
 
-%% @doc Takes what was recorded: `{Name, Args}' in order.
+%% @doc Takes the records: `{Name, Args}' in order.
 -spec log() -> [{atom(), [term()]}].
 log() ->
     case ets:info(?LOG, size) of
@@ -143,7 +143,7 @@ act({first, _Before}, false, Fun) ->
 act({error_from, Reason}, _, _Fun) ->
     {error, Reason}.
 
-%% As the kernel's memory killer does it: nothing of this VM gets to run any more.
+%% Kills like the kernel's memory killer. Nothing more of this VM runs.
 -spec kill() -> no_return().
 kill() ->
     _ = os:cmd("kill -KILL " ++ os:getpid()),

@@ -1,4 +1,5 @@
-%% @doc What stands in the way of an update: what the host is told of it, and what stops the switch.
+%% @doc Tests of foreign files in the way of an update: the report to the host, and the refusal of
+%% the switch.
 -module(relsync_lib_foreign_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -34,7 +35,7 @@ told(Root) ->
         #{index := 4, kind := symlink, content := <<"dir">>}
     ] = find(Root, Wishes),
     Sha256 = crypto:hash(sha256, <<"theirs">>),
-    %% What an earlier update left is ours.
+    %% Entries that an earlier update left are relsync's.
     ok = relsync_lib_trees:write(Root, #{<<"left">> => {file, 8#644, <<"x">>}}),
     [] = find(Root, [#{path => <<"left">>}]),
     false = is_map_key(content, OtherSize).
@@ -53,7 +54,7 @@ in_conflict(Root) ->
     [<<"link">>] = conflicts(Root, Others, Base, #{<<"dir/file">> => true}),
     [] = conflicts(Root, Others, manifest(Others), #{}),
     [<<"link">>] = conflicts(Root, [{dir, <<"link">>, 8#755}], Base, #{}),
-    %% It went in the meantime.
+    %% It disappeared in the meantime.
     [] = conflicts(Root, [file(<<"gone">>, <<"ours">>)], Base, #{}).
 
 conflicts(Root, Entries, Base, Named) ->

@@ -1,4 +1,4 @@
-%% @doc What is remembered of object code, and when it is read again.
+%% @doc Tests of remembering object code, and of reading it again.
 -module(relsync_lib_known_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -21,7 +21,7 @@ known_test_() ->
         ]
     ].
 
-%% What was read so far belongs to the process.
+%% The files read so far belong to the process.
 alone(Test) ->
     Release = relsync_lib_test_release:new(),
     try
@@ -43,10 +43,11 @@ md5_of(Beam) ->
 
 md5(File, Known) -> relsync_lib_known:md5(kn_a, File, Known, ?LIMITS).
 
-%% A file is remembered once it is older than the granularity of the clock: nothing but time makes it so.
+%% A file is remembered once it is older than the granularity of the clock. Only time makes it
+%% older.
 settle() -> timer:sleep(3100).
 
-%% Not by its content: a record that is wrong is believed.
+%% The content does not count: a wrong record is believed.
 a_settled_file_is_read_once(Release) ->
     Beam = beam(module(kn_a, 1)),
     File = write(Release, ?REL, Beam),
@@ -61,7 +62,7 @@ a_settled_file_is_read_once(Release) ->
 a_file_that_has_just_come_is_not_remembered(Release) ->
     Beam = beam(module(kn_a, 1)),
     File = write(Release, ?REL, Beam),
-    %% Its modification time says nothing of that.
+    %% The modification time does not tell.
     ok = file:change_time(File, {{2001, 1, 1}, {0, 0, 0}}),
     MD5 = md5_of(Beam),
     {ok, MD5} = md5(File, #{}),
@@ -109,7 +110,7 @@ the_record_is_kept_in_the_state(_Release) ->
     #{state := Dir} = Roots = relsync_lib_roots:new(Root),
     Known = #{"/d/a.beam" => {{1, 2, 3, 4}, <<5:128>>}},
     Empty = #{},
-    %% Where nothing is installed nothing is written.
+    %% If nothing is installed, nothing is written.
     ok = relsync_lib_known:write(Dir, Known),
     Empty = relsync_lib_known:read(Dir),
     First = relsync_lib_push:first_contact(Roots),

@@ -1,5 +1,5 @@
-%% @doc Links where files and directories were expected, before and between the steps of a push: nothing outside the
-%% destination is read as if it were in it, written or deleted.
+%% @doc Tests of links in the place of files and directories, before and between the steps of a
+%% push. Nothing outside the destination is read as if it were in it, written or deleted.
 -module(relsync_lib_links_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -15,7 +15,8 @@ tree(Content) ->
 
 outside() -> maps:put(<<"lib/own">>, {file, 8#600, <<"nobody else's">>}, tree(<<"outside">>)).
 
-%% Runs with a destination on the first tree, and a directory outside whose files have the same names.
+%% Runs with a destination on the first tree, and an outside directory whose files have the same
+%% names.
 with_release(Fun) ->
     Top = relsync_lib_trees:new_root("links"),
     Root = <<Top/binary, "/dest">>,
@@ -34,7 +35,7 @@ with_release(Fun) ->
         relsync_lib_trees:remove(Top)
     end.
 
-%% The files in the destination that are files outside: hard links of them.
+%% Returns the files in the destination that are hard links of files outside.
 links_to(Outside, Root) ->
     Find = "find " ++ binary_to_list(Root) ++ " -type f -samefile ",
     [
@@ -44,7 +45,8 @@ links_to(Outside, Root) ->
         Found =/= []
     ].
 
-%% Moves what stands there away and puts a link to its counterpart in its place; gives what moves it back.
+%% Moves an entry away and puts a link to its counterpart in its place. Returns a function that
+%% moves it back.
 swap(Root, Outside, Path) ->
     Full = relsync_lib_path:join(Root, Path),
     Away = <<Root/binary, "-away">>,
@@ -63,7 +65,7 @@ staged(Roots, New) ->
 
 options() -> #{state => confirmed, keep => 2, now => 0}.
 
-%% Found by the session that begins: neither counts for what it points to.
+%% The session that begins finds them. Neither counts as its target.
 inventory_test_() ->
     [{binary_to_list(Path), fun() -> with_release(fun(Roots, Outside) -> seen(Roots, Outside, Path) end) end} || Path <- paths()].
 
@@ -78,7 +80,7 @@ seen(#{write := Root, read := Read} = Roots, Outside, Path) ->
 
 is_below(Path, Top) -> Path =:= Top orelse string:prefix(Path, <<Top/binary, "/">>) =/= nomatch.
 
-%% Swapped in between staging and what keeps the old files.
+%% They are swapped in between staging and the step that keeps the old files.
 preserve_test_() ->
     [{binary_to_list(Path), fun() -> with_release(fun(Roots, Outside) -> kept(Roots, Outside, Path) end) end} || Path <- paths()].
 
@@ -89,13 +91,13 @@ kept(#{write := Root} = Roots, Outside, Path) ->
         {error, _} ->
             ok;
         {ok, Transaction} ->
-            %% A link that took a file's place is replaced like anything else there.
+            %% A link in a file's place is replaced like any other entry.
             <<"lib/a">> = Path,
             {ok, _} = relsync_lib_apply:switch(Transaction),
             {ok, _} = relsync_lib_apply:commit(Transaction)
     end.
 
-%% Swapped in before the way back, and before a journal is found.
+%% They are swapped in before the way back, and before a journal is found.
 rollback_test_() ->
     [{binary_to_list(Path), fun() -> with_release(fun(Roots, Outside) -> back(Roots, Outside, Path) end) end} || Path <- paths()].
 
@@ -115,14 +117,14 @@ back(#{write := Root} = Roots, Outside, Path) ->
             Undo()
     end.
 
-%% While the link is there, the journal stays; once it is gone, the way back is completed.
+%% While the link is there, the journal stays. Once it is gone, the way back is completed.
 recovered(#{write := Root} = Roots, Undo) ->
     {error, _} = relsync_lib_recover:recover(Roots),
     Undo(),
     {ok, completed, _} = relsync_lib_recover:recover(Roots),
     true = relsync_lib_trees:read(Root) =:= tree(<<"one">>).
 
-%% What is written under a name that is known beforehand.
+%% These files have names that are known beforehand.
 temporary_test() ->
     with_release(fun(#{state := Dir, write := Root} = Roots, Outside) ->
         Target = relsync_lib_path:join(Outside, <<"lib/own">>),
@@ -138,7 +140,7 @@ temporary_test() ->
         true = relsync_lib_trees:read(Root) =:= New
     end).
 
-%% A pack begins anew where a link stands, and does not go on through one.
+%% If a link is in its place, a pack starts again, and does not continue through the link.
 incoming_test() ->
     with_release(fun(#{state := Dir}, Outside) ->
         Target = relsync_lib_path:join(Outside, <<"lib/own">>),
@@ -155,7 +157,7 @@ incoming_test() ->
         {error, eloop} = relsync_lib_fs:open_read(Pack)
     end).
 
-%% A tree that is deleted while somebody swaps its directories for links.
+%% Somebody swaps a tree's directories for links while it is deleted.
 deleted_test() ->
     with_release(fun(#{state := Dir}, Outside) ->
         Staging = relsync_lib_state:staging_dir(Dir),

@@ -1,8 +1,8 @@
-%% @doc The power fails after any operation on files, and whatever was not synced may be gone.
+%% @doc The power fails after any operation on files, and everything unsynced may be gone.
 %%
-%% After recovery the destination is the old release or the new one, and from the moment on at which the
-%% new one counts it is the new one. That each sync is needed is shown by leaving it out.
-%% `RELSYNC_CRASH=full' takes every operation, else some of each case are taken.
+%% After recovery, the destination has the old release or the new one. From the moment when the new
+%% one counts, it is the new one. Leaving out each sync shows that it is needed.
+%% `RELSYNC_CRASH=full' tests every operation, otherwise some of each case.
 -module(relsync_lib_lost_writes_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -30,7 +30,7 @@ none_is_broken(Name) ->
     relsync_lib_crash_report:row(Title, Old, New, length(Broken)),
     Broken =:= [] orelse error({Name, lists:sublist(Broken, 3)}).
 
-%% Without any of these syncs some failure breaks the device: the check above can fail.
+%% Without any one of these syncs, some failure breaks the device. So the check above can fail.
 needed_sync_test_() ->
     [
         {lists:flatten(io_lib:format("~s of ~s", [Sync, What])), {timeout, 600, fun() -> is_needed(Name, Sync, What) end}}
@@ -42,7 +42,7 @@ needed_syncs("full") ->
         [
             {push, sync_file, "/.relsync/staging/"},
             {push, sync_file, "/.relsync/current.tmp"},
-            %% A later push would be known by its undo record.
+            %% The undo record of a later push would tell.
             {first_push, sync_dir, "/.relsync"},
             {rollback, sync_dir, "/.relsync"},
             {push, sync_dir, "/lib/keep-1.0/ebin"},
@@ -70,7 +70,7 @@ is_needed(Name, Sync, What) ->
         (_, _) ->
             run
     end,
-    %% From the end, where most of the switch is.
+    %% Starts from the end, where most of the switch is.
     Broken = is_any_broken(lists:reverse(moments(Case, #{rule => Rule})), Case),
     relsync_lib_crash_case:delete(Case),
     Broken orelse error({not_needed, Name, Sync, What}).
@@ -83,7 +83,8 @@ is_any_broken([Moment | Moments], Case) ->
         #{broken := [_ | _]} -> true
     end.
 
-%% Runs the case once; gives the disk after each operation, and whether the new release counts by then.
+%% Runs the case once. Returns the disk after each operation, and whether the new release counts
+%% then.
 moments(#{device := Device} = Case, Fault) ->
     _ = rand:seed(exsss, {1, 2, 3}),
     ok = relsync_lib_crash_node:use_recorded_coding(),

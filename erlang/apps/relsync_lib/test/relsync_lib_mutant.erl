@@ -1,12 +1,12 @@
 %% @doc Switches a safety mechanism of the agent off for a while, to show that the tests notice.
 %%
-%% The module is compiled again from its own debug information with one thing changed, and loaded in place
-%% of the real one until the test ends.
+%% The module is compiled again from its own debug information with one change. It replaces the real
+%% one until the test ends.
 -module(relsync_lib_mutant).
 
 -export([without_check/3, with_function/3]).
 
-%% @doc Leaves out `Condition orelse throw({Tag, ...})' wherever it stands in the module.
+%% @doc Removes every `Condition orelse throw({Tag, ...})' from the module.
 without_check(Module, Tag, Test) ->
     with_forms(Module, fun(Forms) -> leave_out(Tag, Forms) end, Test).
 
@@ -19,7 +19,7 @@ leave_out(Tag, Forms) when is_list(Forms) ->
 leave_out(_Tag, Other) ->
     Other.
 
-%% @doc Puts a function, given as its source, in the place of the one of that name and arity.
+%% @doc Replaces the function with that name and arity by one that is given as source.
 with_function(Module, Source, Test) ->
     {ok, Tokens, _} = erl_scan:string(Source),
     {ok, {function, _, Name, Arity, _} = Mutant} = erl_parse:parse_form(Tokens),
@@ -38,7 +38,7 @@ with_forms(Module, Change, Test) ->
     File = code:which(Module),
     {ok, {Module, [{abstract_code, {raw_abstract_v1, Forms}}]}} = beam_lib:chunks(File, [abstract_code]),
     Changed = Change(Forms),
-    %% A mutant that is none would show nothing.
+    %% A mutant without a change would show nothing.
     Changed =/= Forms orelse error({nothing_changed, Module}),
     {ok, Module, Beam} = compile:forms(Changed, [binary, debug_info]),
     try

@@ -1,7 +1,7 @@
-%% @doc Files that are more than a name and bytes: mount points, other owners, capabilities, several names, holes; and a path that
-%% cannot be replaced.
+%% @doc Tests of unusual files: mount points, other owners, capabilities, several names, holes, and
+%% a path that cannot be replaced.
 %%
-%% What only root can make is left out for others, which is said.
+%% Other users skip the tests that need root, and report that.
 -module(relsync_lib_odd_files_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -63,7 +63,7 @@ switched(Roots, Old, New) ->
 
 under(Root, Path) -> relsync_lib_path:join(Root, Path).
 
-%% An error that stays with one path, whatever is tried there: the way back does not touch it.
+%% An error that stays with one path, whatever is tried there. The way back does not touch the path.
 stuck_path_test_() ->
     Links = fun(_, _) -> run end,
     NoLinks = fun(link, _) -> {error, enotsup}; (_, _) -> run end,
@@ -101,7 +101,7 @@ prepared_with(Rule, Roots) ->
     relsync_lib_fault:disarm(),
     Prepared.
 
-%% One file that cannot have a second name is copied, the others are still linked.
+%% One file that cannot have a second name is copied. The others are still linked.
 one_file_without_links_test() ->
     with_installed(old(), fun(Root, Roots) ->
         Full = under(Root, <<"lib/a">>),
@@ -116,7 +116,8 @@ identity(Path) ->
     {ok, Identity, _} = relsync_lib_fs:identity(Path),
     Identity.
 
-%% Another mode alone: a backup that is a hard link keeps the old one, and so does what is kept.
+%% Only the mode changes. A backup that is a hard link keeps the old mode, and so does the kept
+%% file.
 mode_is_given_to_a_copy_test() ->
     with_installed(old(), fun(Root, Roots) ->
         Backup = under(Root, <<"backup">>),
@@ -158,7 +159,7 @@ holes(Sizes) ->
      || {Kind, Size} <- Sizes
     ]),
     Zeros = lists:sum([Size || {zeros, Size} <- Sizes]),
-    %% However it is cut.
+    %% However the content is cut.
     [
         begin
             Path = under(Root, integer_to_binary(Piece)),
@@ -206,7 +207,7 @@ owner_test() ->
             A = under(Root, <<"lib/a">>),
             C = under(Root, <<"lib/c">>),
             [] = os:cmd("chown 65534:65533 '" ++ binary_to_list(A) ++ "' '" ++ binary_to_list(C) ++ "'"),
-            %% The kernel takes the setuid bit away when the owner changes.
+            %% The kernel removes the setuid bit when the owner changes.
             New = (new())#{<<"lib/c">> := {file, 8#4755, <<"new c">>}},
             [] = switched(Roots, old(), New),
             true = New =:= relsync_lib_trees:read(Root),
@@ -222,7 +223,7 @@ special_bits_are_named_test() ->
         true = is_binary(unicode:characters_to_binary(relsync_lib_refusal:report_text(Lost)))
     end).
 
-%% Who may not give files away says so.
+%% A user who may not change a file's owner gets a report.
 owner_that_cannot_be_kept_test() ->
     as_root("owner_that_cannot_be_kept_test", fun() ->
         with_installed(old(), fun(Root, Roots) ->
@@ -268,7 +269,7 @@ mounted_file_test() ->
         {ok, nothing} = relsync_lib_recover:recover(Roots)
     end).
 
-%% A directory that is another file system is updated, and stays when it should go.
+%% A directory that is another file system is updated, and stays when it should be removed.
 mounted_directory_test() ->
     Old = (old())#{<<"lib/v">> => {dir, 8#755}},
     with_mount("mounted_directory_test", Old, <<"lib/v">>, fun(_, To) -> "mount -t tmpfs -o mode=755 none " ++ To end, fun(Roots) ->

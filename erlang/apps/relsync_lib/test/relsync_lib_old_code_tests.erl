@@ -1,4 +1,4 @@
-%%% What becomes of funs and processes of the code that a reload replaces.
+%%% Tests of the funs and processes of code that a reload replaces.
 -module(relsync_lib_old_code_tests).
 
 -include("relsync_lib_assert.hrl").
@@ -56,7 +56,8 @@ forget(Module) ->
     code:delete(Module),
     code:purge(Module).
 
-%% A module with all that holds on to code: a fun, one with a variable, a loop that never leaves its code.
+%% A module with everything that holds on to code: a fun, one with a variable, a loop that never
+%% leaves its code.
 source(Name, Version) -> source(Name, Version, "").
 
 source(Name, Version, Attributes) ->
@@ -87,7 +88,7 @@ push_version(Release, Version) ->
     ?assertEqual({Version, Version}, {oc_a:v(), oc_b:v()}),
     Result.
 
-%% The VM's own truth, on which going back relies.
+%% The way back relies on this behaviour of the VM.
 fun_of_purged_code_lives_again_with_the_same_code(_Release) ->
     Load = fun(V) -> {module, oc_c} = code:load_binary(oc_c, "oc_c.beam", beam(source(oc_c, V))) end,
     Load(1),
@@ -125,7 +126,7 @@ funs_survive_there_back_and_there_again(Release) ->
         Funs
     end,
     {Plain, _} = Keep(1),
-    %% In a mailbox, unread.
+    %% It is in a mailbox, unread.
     Late ! {waiting, Plain},
     Check = fun(Versions) ->
         [
@@ -179,7 +180,7 @@ funs_of_the_version_before_last_end_and_are_told(Release) ->
     ?assertError({badfun, _}, First(x)),
     ?assertEqual({2, x}, Second(x)).
 
-%% Processes that call funs without a pause, while modules go back and forth.
+%% Processes call funs without a pause, while modules go back and forth.
 callers_of_funs_notice_nothing(Release) ->
     ?assertEqual(0, failures(Release, 10, #{})).
 
@@ -230,10 +231,10 @@ undo_keeps_funs_and_who_runs_the_new_code(Release) ->
     ?assertMatch({ok, [{oc_a, 1, [{Old, _}]}]}, relsync_lib_reload_undo:undo(Undo)),
     ?assertEqual({1, 1}, {oc_a:v(), oc_b:v()}),
     ?assertEqual({{1, x}, {2, x, y}}, {Plain(x), NewFun(x)}),
-    %% It runs what is old code now, and that is not purged.
+    %% It runs code that is now old code, and that code is not purged.
     New ! {call, NewFun, self()},
     ?assertEqual({2, 1, y}, receive Said -> Said after 5000 -> silent end),
-    %% Both places are taken by what somebody holds: nothing can come in softly, nobody is hurt.
+    %% Processes hold both versions. Nothing can be loaded softly, and no process is hurt.
     ?assertMatch(
         {error, {in_use, [{oc_b, 1, [{New, _}]}]}},
         push(Release, [stage(Release, ?B, beam(source(oc_b, 3)))], soft)
@@ -255,7 +256,7 @@ soft_undo_kills_nobody(Release) ->
     ?assert(is_process_alive(Old)),
     ?assertEqual({2, 1}, {oc_a:v(), oc_b:v()}),
     ?assertEqual({1, x}, Plain(x)),
-    %% As long as it is there, and once it has left.
+    %% While it is there, and once it has left.
     ?assertMatch({error, {not_restored, [{oc_a, {staying, _}}]}}, relsync_lib_reload_undo:undo_rest(Undo)),
     end_it(Old),
     ?assertEqual({ok, []}, relsync_lib_reload_undo:undo_rest(Undo)),
@@ -282,7 +283,7 @@ soft_undo_keeps_a_new_module_that_a_process_lives_in(Release) ->
     ?assertEqual({ok, []}, relsync_lib_reload_undo:undo_rest(Undo)),
     ?assertNot(erlang:module_loaded(oc_new)).
 
-%% In interactive mode somebody calls a module that did not run when the update began.
+%% In interactive mode, somebody calls a module that did not run when the update began.
 undo_finds_what_was_loaded_since(Release) ->
     forget(oc_b),
     Changes = [stage(Release, ?B, beam(source(oc_b, 2)))],
@@ -293,7 +294,7 @@ undo_finds_what_was_loaded_since(Release) ->
     ?assertEqual({ok, []}, relsync_lib_reload_undo:undo(Undo)),
     ?assertEqual(1, oc_b:v()).
 
-%% What a way back without anybody to ask does.
+%% A way back that runs without a host does this.
 spared_users_keep_their_module(#{root := Root} = Release) ->
     Pid = spawn(oc_a, loop, []),
     push_version(Release, 2),
@@ -388,7 +389,7 @@ who_is_started_meanwhile_stands_still_too(_Release) ->
      || _ <- lists:seq(1, 20)
     ],
     [exit(Pid, kill) || Pid <- Starters],
-    %% On a machine that does more than it can, one that runs may not be heard of in time.
+    %% On an overloaded machine, a running process may not be noticed in time.
     ?assert(length([N || 0 = N <- Counted]) >= 15).
 
 wait_for_more(Now, Before) ->

@@ -1,4 +1,5 @@
-%% @doc Work on many files by several processes: it is as if one had done it, also when it is cut off.
+%% @doc Tests of work on many files by several processes. The result is the same as from one
+%% process, also after an interruption.
 -module(relsync_lib_parallel_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -22,7 +23,7 @@ workers_test() ->
     [] = [Pid || Pid <- All, is_process_alive(Pid)],
     {messages, []} = process_info(self(), messages).
 
-%% What fails in one of them fails in the caller, after which nothing goes on.
+%% A failure in one of them becomes the caller's failure, and nothing continues after that.
 failure_test_() ->
     [
         {atom_to_list(Class), fun() ->
@@ -42,7 +43,7 @@ failure_test_() ->
      || Class <- [error, exit, throw]
     ].
 
-%% Each of them is held to the directories of the caller.
+%% Each of them is bound to the directories of the caller.
 held_test() ->
     Root = relsync_lib_trees:new_root("parallel"),
     relsync_lib_place:start([Root]),
@@ -96,7 +97,7 @@ push_test_() ->
         end)
     end}.
 
-%% As the host sends small files: many in a frame.
+%% The host sends small files like this: many in a frame.
 one_frame_test_() ->
     {timeout, 300, fun() ->
         Root = relsync_lib_trees:new_root("frame"),
@@ -131,7 +132,7 @@ kind(File) ->
     {ok, {file, Mode, Size, _}} = relsync_lib_fs:info(File),
     {ok, {file, Mode, Size}}.
 
-%% In each of its phases: while files are staged, while old ones are kept, while new ones are put in place.
+%% In each of its phases: staging files, keeping old ones, putting new ones in place.
 cut_off_test_() ->
     {timeout, 600, fun() ->
         with_pushed(fun(Root, Roots) ->
@@ -169,7 +170,7 @@ cut_off(Root, Roots, Operation, Number) ->
 counts(rename, [From, _], rename) -> filename:extension(From) =/= <<".tmp">>;
 counts(Name, _, Operation) -> Name =:= Operation.
 
-%% A directory that is swapped for a link in the middle leads nobody outside.
+%% A directory that is swapped for a link in the middle leads no process outside.
 swapped_test_() ->
     {timeout, 300, fun() ->
         with_pushed(fun(Root, Roots) ->
@@ -203,11 +204,12 @@ swapped_test_() ->
         end)
     end}.
 
-%% What it costs
+%% Costs
 
-%% Calls on files, in all processes; each is handed from one scheduler to another and back.
+%% Returns the calls on files in all processes. Each is passed from one scheduler to another and
+%% back.
 file_calls(Fun) ->
-    %% The calls that reach the system, not those around them.
+    %% Only the calls that reach the system count, not those around them.
     Natives = [{prim_file, Name, Arity} || {Name, Arity} <- prim_file:module_info(functions), is_native(Name)],
     [_ | _] = Natives,
     _ = [1 = erlang:trace_pattern(MFA, true, [local, call_count]) || MFA <- Natives],
@@ -218,7 +220,7 @@ file_calls(Fun) ->
 
 is_native(Name) -> lists:suffix("_nif", atom_to_list(Name)).
 
-%% The release is disturbed for one operation an entry, and a few for each directory.
+%% The release is disturbed for one operation per entry, and a few per directory.
 switch_cost_test_() ->
     {timeout, 300, fun() ->
         with_pushed(fun(Root, Roots) ->
@@ -235,7 +237,7 @@ switch_cost_test_() ->
         end)
     end}.
 
-%% A directory that is known to be new is made, looked at, and looked at again in the end.
+%% A directory that is known to be new is made, looked at, and looked at again at the end.
 new_directories_cost_test_() ->
     {timeout, 300, fun() ->
         Root = relsync_lib_trees:new_root("dirs"),
@@ -252,7 +254,8 @@ new_directories_cost_test_() ->
         relsync_lib_trees:remove(Root)
     end}.
 
-%% What is installed is compared by one look at each entry, and its manifest is decoded once in a session.
+%% The installed tree is compared by one look at each entry, and its manifest is decoded once per
+%% session.
 status_cost_test_() ->
     {timeout, 300, fun() ->
         with_pushed(fun(_Root, #{state := Dir} = Roots) ->

@@ -1,11 +1,11 @@
-%% @doc Operations on files when a link has taken the place of the directory that was meant.
+%% @doc Tests of operations on files when a link has replaced the intended directory.
 -module(relsync_lib_place_tests).
 
 -compile({parse_transform, eunit_autoexport}).
 
 -define(DESCRIPTORS, <<"/proc/self/fd">>).
 
-%% A root with `dir/f' and `dir/empty', whose counterpart outside holds the same names.
+%% A root with `dir/f' and `dir/empty'. Its counterpart outside has the same names.
 with_root(Fun) ->
     Top = relsync_lib_trees:new_root("place"),
     Root = <<Top/binary, "/root">>,
@@ -32,7 +32,7 @@ swap(Root, Outside) ->
 
 state(Outside) -> {relsync_lib_trees:read(Outside), relsync_lib_trees:times(Outside)}.
 
-%% Each with whether it changes anything where the link is followed.
+%% Each has a flag that says whether it changes anything if the link is followed.
 operations() ->
     F = fun(Root) -> under(Root, <<"dir/f">>) end,
     New = fun(Root) -> under(Root, <<"dir/new">>) end,
@@ -74,7 +74,8 @@ refused(Operation, Root, Outside) ->
     {error, eloop} = Operation(Root),
     true = Before =:= state(Outside).
 
-%% What is refused above works where nothing was swapped, and is followed where the kernel does not tell.
+%% The operations refused above work if nothing was swapped. The link is followed if the kernel does
+%% not tell.
 allowed_test_() ->
     [
         {lists:flatten(io_lib:format("~s, ~s", [Name, Descriptors])), fun() ->
@@ -100,7 +101,7 @@ followed_without_descriptors_test_() ->
      || {Name, Changes, Operation} <- operations()
     ].
 
-%% The attributes of what a link leads to stay, in the last place as well.
+%% The attributes of a link's target stay, also in the last place.
 last_link_test() ->
     with_root(fun(Root, Outside) ->
         relsync_lib_place:start([Root]),
@@ -133,7 +134,7 @@ linked_root_test() ->
         true = Before =:= state(Outside)
     end).
 
-%% A writable root in the read-only one, by a link of the operator's.
+%% A writable root in the read-only one, through a link of the operator's.
 root_in_root_test() ->
     with_root(fun(Root, Outside) ->
         Inner = under(Root, <<"inner">>),
@@ -163,7 +164,7 @@ names_test_() ->
      || Name <- Names
     ].
 
-%% What is replaced while it is opened was there.
+%% A file that is replaced while it is opened was there.
 replaced_test() ->
     with_root(fun(Root, _) ->
         relsync_lib_place:start([Root]),
@@ -190,7 +191,8 @@ opened(File) ->
     {ok, Handle} = relsync_lib_place:open(File, [read, raw]),
     relsync_lib_fs:close(Handle).
 
-%% Neither a pipe in a directory's place nor an operation that fails keeps a descriptor or the caller.
+%% A pipe in a directory's place costs neither a descriptor nor the caller, and neither does a
+%% failing operation.
 descriptors_test() ->
     with_root(fun(Root, _) ->
         relsync_lib_place:start([Root]),
@@ -203,7 +205,8 @@ descriptors_test() ->
         true = Before =:= open_here(Root)
     end).
 
-%% Work in one directory opens it once, work in many keeps only the last few open, and what has moved is opened anew.
+%% Work in one directory opens it once. Work in many keeps only the last few open. A moved directory
+%% is opened again.
 few_directories_stay_open_test() ->
     with_root(fun(Root, _) ->
         relsync_lib_place:start([Root]),

@@ -1,7 +1,8 @@
-%% @doc Somebody who may write to the destination swaps its directories for links while relsync works: nothing outside
-%% is ever written or deleted.
+%% @doc Somebody who may write to the destination swaps its directories for links while relsync
+%% works. Nothing outside is ever written or deleted.
 %%
-%% Before each operation on files that has passed every look, and by a process that swaps all the time or once.
+%% The swap comes before each operation on files that has passed every look, or from a process that
+%% swaps all the time or once.
 -module(relsync_lib_race_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -21,7 +22,7 @@ old() -> maps:merge(tree(<<"one">>), #{<<"lib/gone">> => {dir, 8#755}, <<"lib/go
 
 new() -> maps:merge(tree(<<"two">>), #{<<"lib/n">> => {dir, 8#755}, <<"lib/n/f">> => {file, 8#600, <<"new">>}, <<"lib/l">> => {symlink, <<"a">>}}).
 
-%% A destination before a push or a return, kept to be copied, and what is done to it.
+%% Makes a destination before a push or a return, kept for copying, and the action on it.
 make(Action) ->
     Top = relsync_lib_trees:new_root("race"),
     Root = <<Top/binary, "/dest">>,
@@ -49,7 +50,7 @@ remove(#{top := Top}) ->
     erase(relsync_lib_place),
     relsync_lib_trees:remove(Top).
 
-%% With what was found out about the destination before.
+%% Uses the facts that were found about the destination before.
 act(#{action := push, pack := Pack}, Options) ->
     relsync_lib_push:run(Pack, Options, commit);
 act(#{action := rollback, roots := Roots}, _) ->
@@ -58,12 +59,12 @@ act(#{action := rollback, roots := Roots}, _) ->
         {error, Reason} -> {error, Reason}
     end.
 
-%% A return that failed is for the next session to complete.
+%% The next session completes a return that failed.
 completed({ok, _}, Back) -> relsync_lib_apply:commit(Back);
 completed({error, Reason}, _Back) -> {error, Reason}.
 
-%% Each operation, with each directory that it names something in. What is done to an open file of relsync's own, as `write' and
-%% `finish' do it, goes by no name.
+%% Returns each operation, with each directory that it names something in. Operations on an open
+%% file of relsync's own, such as `write' and `finish', use no name.
 moments(#{root := Root, roots := Roots} = Case) ->
     ok = fresh(Case),
     Options = relsync_lib_push:installed(Roots),
@@ -88,7 +89,7 @@ every_moment(Action) ->
     [] = [Moment || Moment <- Moments, swapped(Moment, Case, held) =/= unharmed],
     remove(Case).
 
-%% Where the kernel does not tell which directory was opened, the same finds harm.
+%% If the kernel does not tell which directory was opened, the same operations find harm.
 not_held_test_() ->
     {timeout, 900, fun() ->
         Case = make(push),
@@ -96,7 +97,7 @@ not_held_test_() ->
         remove(Case)
     end}.
 
-%% The directory goes outside as it is, so each name in it is a name outside.
+%% The directory goes outside as it is. So each name in it is a name outside.
 swapped({Number, Dir}, #{root := Root, roots := #{read := Read} = Roots} = Case, Held) ->
     ok = fresh(Case),
     Away = away(Case),
@@ -114,7 +115,7 @@ swapped({Number, Dir}, #{root := Root, roots := #{read := Read} = Roots} = Case,
     case {erase(before) =:= state(Away), Held} of
         {true, held} ->
             ok = relsync_lib_fs:delete_tree(Dir),
-            %% Which may be a directory that was new, and has been away from the way back.
+            %% This may be a directory that was new, and is missing on the way back.
             ok = prim_file:rename(Away, Dir),
             relsync_lib_place:start(Read),
             {ok, _, _} = recovered(relsync_lib_recover:recover(Roots)),
@@ -131,7 +132,7 @@ recovered(Other) -> Other.
 
 state(Dir) -> {relsync_lib_trees:read(Dir), relsync_lib_trees:times(Dir)}.
 
-%% Somebody with his own copy of everything outside.
+%% The attacker has a copy of everything outside.
 attack_test_() ->
     [
         {lists:flatten(io_lib:format("~s, ~s, ~s", [Action, Path, Manner])), {timeout, 900, fun() -> attack(Action, Path, Manner) end}}
@@ -168,7 +169,7 @@ attack(Action, Path, Manner) ->
     ],
     remove(Case).
 
-%% There and back; what relsync made at the place meanwhile may be in the way of either.
+%% Swaps there and back. An entry that relsync made there meanwhile may be in the way of either.
 swap(Dir, Counterpart, Top) ->
     Link = <<Top/binary, "/link">>,
     Away = <<Top/binary, "/away">>,
@@ -198,7 +199,7 @@ keep_swapping(always, Took, {There, Back} = Swap) ->
     after 0 -> keep_swapping(always, Took, Swap)
     end.
 
-%% No timer is as fine as that.
+%% No timer is this precise.
 wait_until(Time) ->
     case erlang:monotonic_time(microsecond) < Time of
         true -> wait_until(Time);

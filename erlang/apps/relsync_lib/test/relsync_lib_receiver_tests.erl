@@ -1,4 +1,5 @@
-%% @doc Packs that arrive in a file that grows, in several visits, damaged or written by somebody else.
+%% @doc Tests of packs that arrive in a growing file: in several visits, damaged, or written by
+%% somebody else.
 -module(relsync_lib_receiver_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -24,7 +25,7 @@ with_dir(Fun) ->
         end
     end}.
 
-%% Cut anywhere, with rubbish where the power failed.
+%% The file is cut anywhere, with rubbish at the place where the power failed.
 resume_test_() ->
     with_dir(fun(Root) ->
         Pack = pack(),
@@ -47,7 +48,7 @@ resume(Root, Pack, Cut, Rubbish) ->
     ok = relsync_lib_receiver:close(Complete),
     {ok, Pack} = relsync_lib_fs:read_file(file(Root), 1000000).
 
-%% Nothing may follow a trailer that was received whole.
+%% Nothing may follow a trailer that was received completely.
 rubbish(Cut, Pack, _Rubbish) when Cut =:= byte_size(Pack) -> <<>>;
 rubbish(_Cut, _Pack, Rubbish) -> Rubbish.
 
@@ -60,7 +61,7 @@ file(Root) ->
     {ok, [Name]} = relsync_lib_fs:list(<<Root/binary, "/incoming">>),
     <<Root/binary, "/incoming/", Name/binary>>.
 
-%% Somebody else writes, in pieces of any size; looking in between, and for nothing, does no harm.
+%% Somebody else writes, in pieces of any size. Looking in between, and in vain, does no harm.
 growing_test_() ->
     with_dir(fun(Root) ->
         Pack = pack(),
@@ -93,7 +94,7 @@ grow(Other, Pack, Step, Receiver) ->
     true = relsync_lib_receiver:result(Once) =:= relsync_lib_receiver:result(Twice),
     grow(Other, Rest, Step, Twice).
 
-%% Whatever byte is wrong, no record is taken that is not the pack's.
+%% No record is taken that is not the pack's, whichever byte is wrong.
 verified_only_test_() ->
     with_dir(fun(Root) ->
         Pack = pack(),
@@ -109,7 +110,8 @@ verified_only_test_() ->
         ]
     end).
 
-%% What a receiver takes of a file, in a visit that found it whole, and while it grew.
+%% Returns the records that a receiver takes from a file, in a visit that found it complete, and
+%% while it grew.
 taken(Root, Bytes) ->
     Self = self(),
     Take = fun(Record, Count) ->
@@ -132,7 +134,7 @@ flush() ->
     after 0 -> []
     end.
 
-%% What is wrong behind good records is told as soon as they are taken.
+%% A fault after good records is reported as soon as they are taken.
 damage_is_told_test_() ->
     with_dir(fun(Root) ->
         Pack = pack(),

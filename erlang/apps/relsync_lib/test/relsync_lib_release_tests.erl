@@ -1,11 +1,11 @@
-%% @doc Releases as OTP's own tools write them, and files that are nothing of the kind.
+%% @doc Tests with releases as OTP's own tools write them, and with invalid files.
 -module(relsync_lib_release_tests).
 
 -compile({parse_transform, eunit_autoexport}).
 
 -define(ROOT, <<"/srv/app">>).
 
-%% What `systools:make_script/2' makes of a release is read back.
+%% The output of `systools:make_script/2' for a release is read back.
 systools_test() ->
     Files = made([{kernel, none}, {stdlib, none}, {sample, "1.0"}], [{"ROOT2", "rel"}]),
     Variables = #{<<"ROOT">> => <<"/usr/lib/erlang">>, <<"ROOT2">> => ?ROOT},
@@ -25,12 +25,12 @@ systools_test() ->
     true = lists:member(<<"application_controller">>, Early),
     {application, [Sample], [<<"sample">>]} = lists:last(Loads).
 
-%% Without a variable's value its directories stay as they are written.
+%% Without a variable's value, its directories stay as they are written.
 unknown_variable_test() ->
     Files = made([{kernel, none}, {stdlib, none}, {sample, "1.0"}], [{"ROOT2", "rel"}]),
     {ok, #{path := [_, _, <<"$ROOT2/lib/sample-1.0/ebin">>]}} = relsync_lib_release:read(reader(Files), [?ROOT], #{}).
 
-%% The variables may follow from the ERTS version: a release with its own is its own `$ROOT'.
+%% The variables may follow from the ERTS version. A release with its own ERTS is its own `$ROOT'.
 variables_by_erts_test() ->
     Files = made([{kernel, none}, {stdlib, none}, {sample, "1.0"}], []),
     Variables = fun(<<"13.1.5">>) -> #{<<"ROOT">> => ?ROOT} end,
@@ -56,7 +56,7 @@ directories_test_() ->
             {"$RELEASE_LIB/../releases/1.0/consolidated", <<"releases/1.0/consolidated">>},
             {"$RELEASE_LIB/a-1/ebin", <<"lib/a-1/ebin">>},
             {"$OTHER/../a/ebin", <<"$OTHER/../a/ebin">>},
-            %% The value leads nowhere that is known here.
+            %% The value leads to an unknown place.
             {"$REL/a/ebin", <<"$REL/a/ebin">>},
             {"/srv/app/./lib//x/ebin", <<"lib/x/ebin">>},
             {"/real/app/lib/x/ebin", <<"lib/x/ebin">>},
@@ -68,7 +68,7 @@ directories_test_() ->
         ]
     ].
 
-%% A later path counts for what is loaded after it; modules of the kernel are loaded in any mode.
+%% A later path counts for modules loaded after it. Modules of the kernel are loaded in any mode.
 loads_test() ->
     {ok, #{path := [<<"/c">>], loads := Loads, applications := Applications}} = boot(
         [
@@ -88,7 +88,7 @@ loads_test() ->
     [{kernel, [<<"/a">>], [<<"error_handler">>]}, {application, [<<"/b">>], [<<"x">>, <<"y">>]}] = Loads,
     [{<<"kernel">>, <<"8">>}, {<<"x">>, <<"1">>}] = Applications.
 
-%% No atom is made of what a file says.
+%% No atom is made from a file's content.
 atoms_test() ->
     Name = list_to_binary(io_lib:format("never_seen_~b", [erlang:unique_integer([positive])])),
     Atom = <<119, (byte_size(Name)), Name/binary>>,
@@ -118,7 +118,7 @@ text_test_() ->
         ]
     ].
 
-%% The time for a text is that of its length; each string counts.
+%% The time for a text is proportional to its length; each string counts.
 many_strings_test() ->
     Text = iolist_to_binary(["[", lists:duplicate(200000, "\"a\""), "]."]),
     {ok, [{string, All}]} = relsync_lib_plain_term:text(Text),
@@ -138,7 +138,7 @@ many_loads_test_() ->
         fun() -> {error, not_a_boot_file} = Script(1, 8193) end
     ].
 
-%% Text that is no UTF-8 is read as older releases wrote it.
+%% Text that is not UTF-8 is read as older releases wrote it.
 latin1_text_test() ->
     {ok, {string, <<"gr", 16#FC/utf8>>}} = relsync_lib_plain_term:text(<<"\"gr", 16#FC, "\".">>).
 
@@ -166,7 +166,7 @@ no_boot_file_test() ->
     {error, {no_boot_file, <<"1.0">>} = Reason} = relsync_lib_release:read(reader(Files), [?ROOT], #{}),
     text(relsync_lib_release:format_error(Reason)).
 
-%% Older tools name the boot file after the release.
+%% Older tools give the boot file the release's name.
 boot_file_of_the_releases_name_test() ->
     Files = made([{kernel, none}, {stdlib, none}, {sample, "1.0"}], []),
     {Boot, Others} = maps:take(<<"releases/1.0/start.boot">>, Files),
@@ -176,7 +176,7 @@ boot_file_of_the_releases_name_test() ->
     },
     {ok, #{boot := <<"releases/1.0/other.boot">>}} = relsync_lib_release:read(reader(Named), [?ROOT], #{}).
 
-%% Without a `.rel' file the boot script tells the applications.
+%% Without a `.rel' file, the boot script names the applications.
 no_rel_test() ->
     Files = made([{kernel, none}, {stdlib, none}, {sample, "1.0"}], []),
     #{applications := Listed} = ok(relsync_lib_release:read(reader(Files), [?ROOT], #{})),
@@ -210,7 +210,7 @@ not_a_boot_file_test_() ->
         ]
     ].
 
-%% Commands of any shape are passed over.
+%% Commands of any other shape are skipped.
 odd_commands_test() ->
     Odd = [x, {path}, {path, x}, {path, [1, {a}, <<"b">>]}, {primLoad, x}, {primLoad, ["a", 1]}, {apply, x}, {apply, {a, load, [x]}}, [1, 2]],
     {ok, #{path := [], loads := [{kernel, [], []}], applications := []}} = boot(Odd, #{}).
@@ -236,7 +236,7 @@ reader(Files) ->
 otp_dir(Application) ->
     <<"/usr/lib/erlang/lib/", (list_to_binary(filename:basename(code:lib_dir(Application))))/binary, "/ebin">>.
 
-%% A release of one application besides OTP's, as files by path.
+%% Makes a release of one application besides OTP's, as files by path.
 made(Applications, Variables) ->
     Root = relsync_lib_trees:new_root("release"),
     try

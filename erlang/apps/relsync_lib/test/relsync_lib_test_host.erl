@@ -1,6 +1,8 @@
-%% @doc The host's side of a session, for tests: speaks the wire protocol with the agent in this VM.
+%% @doc The host's side of a session, for tests. It speaks the wire protocol with the agent in this
+%% VM.
 %%
-%% The agent runs in a process of its own, as on a target, under the name that is the session's lock.
+%% The agent runs in a process of its own, as on a target, under the name that is the session's
+%% lock.
 -module(relsync_lib_test_host).
 
 -export([hello/1, push/3, push/4, rollback/2, request/3, await/1, bye/1]).
@@ -9,7 +11,7 @@
 -define(DATA_BYTES, 700).
 -define(BLOB, <<"the agent's blob">>).
 
-%% @doc Begins a session. Gives what the target says of itself, or the error's kind and message.
+%% @doc Starts a session. Returns the target's status, or the error's kind and message.
 hello(Destination) ->
     Host = self(),
     {Agent, Monitor} = spawn_monitor(fun() ->
@@ -34,11 +36,12 @@ ended(#{monitor := Monitor}, Error) ->
     after ?TIMEOUT -> error(agent_stays)
     end.
 
-%% @doc A push from a greeting to the end of the session. Gives the fields of the result, or those of the error.
+%% @doc Runs a push from a greeting to the end of the session. Returns the fields of the result, or
+%% those of the error.
 push(Destination, Pack, Hooks) ->
     push(Destination, Pack, Hooks, #{}).
 
-%% @doc The same with other fields in `HOOKS' and `APPLY' than usual.
+%% @doc Does the same with other fields in `HOOKS' and `APPLY' than usual.
 push(Destination, Pack, Hooks, More) ->
     case hello(Destination) of
         {ok, Session, Status} ->
@@ -94,7 +97,7 @@ request(#{agent := Agent}, Type, Fields) ->
     _ = [Agent ! {relsync, Part} || Part <- relsync_lib_wire:parts(encode(Type, Fields))],
     ok.
 
-%% @doc Ends a session and waits until the agent is gone.
+%% @doc Ends a session and waits until the agent has ended.
 bye(#{monitor := Monitor} = Session) ->
     request(Session, 16#0F, []),
     receive

@@ -1,7 +1,7 @@
-%%% Starts a second VM as an OS process and calls functions in it: for tests that need another code mode,
-%%% a node's real output, or a VM that may be damaged. Works on every OTP from 23 on, without `peer' and
-%%% without distribution: terms travel over the node's standard input and output, whose other lines are
-%%% kept as what the node printed.
+%%% Starts a second VM as an OS process and calls functions in it. Some tests need another code
+%%% mode, a node's real output, or a VM that may be damaged. It works on every OTP from 23 on,
+%%% without `peer' and without distribution. Terms travel over the node's standard input and output.
+%%% All other lines are kept as the node's output.
 -module(relsync_lib_test_node).
 
 -export([start/1, call/4, output/1, stop/1, forget/1]).
@@ -9,10 +9,10 @@
 
 -define(MARK, "@@relsync@@").
 
-%% @doc Starts `erl' with extra arguments; it has the agent's modules and this one.
+%% @doc Starts `erl' with extra arguments. The node has the agent's modules and this one.
 start(Args) ->
-    %% Loaded by name: a node in embedded mode finds nothing by itself, and the agent is not on the path
-    %% of a target.
+    %% They are loaded by name. A node in embedded mode finds nothing by itself, and the agent is
+    %% not on the path of a target.
     Ebin = filename:dirname(filename:absname(code:which(relsync_lib_reload))),
     Agent = [filename:rootname(F) || F <- filelib:wildcard(filename:join(Ebin, "relsync_*.beam"))],
     Tests = [filename:rootname(filename:absname(code:which(M))) || M <- [?MODULE, relsync_lib_test_calls]],
@@ -35,7 +35,7 @@ start(Args) ->
     {ok, _} = await(Node, ready, 60000),
     Node.
 
-%% @doc Applies a function in the node; an exception there is one here.
+%% @doc Applies a function in the node. An exception there becomes one here.
 call(#{inbox := Inbox} = Node, M, F, A) ->
     Id = erlang:unique_integer([positive]),
     File = filename:join(Inbox, integer_to_list(Id)),
@@ -46,7 +46,7 @@ call(#{inbox := Inbox} = Node, M, F, A) ->
         {ok, {raised, Class, Reason, Stack}} -> erlang:raise(Class, {in_node, Reason, Stack}, [])
     end.
 
-%% @doc Takes the lines that the node has printed and that have arrived.
+%% @doc Takes the lines of the node's output that have arrived.
 output(#{port := Port}) ->
     lists:reverse(take(Port, [])).
 
@@ -68,7 +68,7 @@ stop(#{port := Port, inbox := Inbox} = Node) ->
     _ = take(Port, []),
     forget(Node).
 
-%% @doc Clears up after a node that has ended.
+%% @doc Cleans up after a node that has ended.
 forget(#{inbox := Inbox}) ->
     _ = [file:delete(F) || F <- filelib:wildcard(filename:join(Inbox, "*"))],
     ok = file:del_dir(Inbox).
@@ -125,7 +125,7 @@ serve(Inbox) ->
             serve(Inbox)
     end.
 
-%% Where there is no /proc, a node outlives a test run that was killed.
+%% Without /proc, a node outlives a test run that was killed.
 is_orphan() ->
     Parent = filename:join("/proc", os:getenv("RELSYNC_TEST_PARENT")),
     filelib:is_dir("/proc/self") andalso not filelib:is_dir(Parent).

@@ -3,7 +3,7 @@
 
 -export([new/0, delete/1, module/2, beam/1, write/3, stage/3, switch/2, remove/2, ebin/2]).
 
-%% @doc A new directory with a `live' and a `staged' tree.
+%% @doc Makes a new directory with a `live' and a `staged' tree.
 new() ->
     Name = "relsync-release-" ++ os:getpid() ++ "-" ++ integer_to_list(erlang:unique_integer([positive])),
     Dir = filename:join("/tmp", Name),
@@ -15,7 +15,8 @@ delete(#{dir := Dir}) ->
     os:cmd("rm -rf '" ++ Dir ++ "'"),
     ok.
 
-%% @doc The source of a module whose `v/0' returns `Version', with the usual ways to hold on to code.
+%% @doc Returns the source of a module whose `v/0' returns `Version', with the usual ways to hold on
+%% to code.
 module(Name, Version) ->
     io_lib:format(
         "-module(~s).\n"
@@ -44,7 +45,7 @@ forms(Tokens, Forms) ->
 %% @doc Writes into the live tree.
 write(#{root := Root}, Rel, Bytes) -> put_file(Root, Rel, Bytes).
 
-%% @doc Writes into the staged tree; the answer is a change for `relsync_lib_reload:plan/4'.
+%% @doc Writes into the staged tree. Returns a change for `relsync_lib_reload:plan/4'.
 stage(#{staged := Staged, root := Root}, Rel, Bytes) ->
     File = put_file(Staged, Rel, Bytes),
     Kind =
@@ -54,10 +55,10 @@ stage(#{staged := Staged, root := Root}, Rel, Bytes) ->
         end,
     {Kind, unicode:characters_to_binary(Rel), File}.
 
-%% @doc A change that removes.
+%% @doc Returns a change that removes a file.
 remove(_Release, Rel) -> {removed, unicode:characters_to_binary(Rel), none}.
 
-%% @doc Carries changes into the live tree as the switch does, and returns how to go back.
+%% @doc Applies changes to the live tree as the switch does. Returns the changes that undo them.
 switch(#{root := Root}, Changes) ->
     Back = [{Rel, file:read_file(filename:join(Root, Rel))} || {_, Rel, _} <- Changes],
     lists:foreach(fun(Change) -> apply_change(Root, Change) end, Changes),
@@ -85,5 +86,5 @@ put_file(Dir, Rel, Bytes) ->
     ok = file:write_file(File, Bytes),
     File.
 
-%% @doc An `ebin' directory of the live tree.
+%% @doc Returns an `ebin' directory of the live tree.
 ebin(#{root := Root}, App) -> filename:join([Root, "lib", App, "ebin"]).

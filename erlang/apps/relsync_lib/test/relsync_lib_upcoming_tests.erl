@@ -1,4 +1,4 @@
-%% @doc The tree after a switch, told from the tree of now and what changes.
+%% @doc Tests of the tree after a switch, computed from the present tree and the changes.
 -module(relsync_lib_upcoming_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -65,7 +65,7 @@ names_come_and_go(Release) ->
     Held = relsync_lib_upcoming:held_dirs([<<"lib/a-1/ebin/a.beam">>, <<"lib/a-1/priv/x">>]).
 
 boot(Path) ->
-    %% What lies elsewhere is of no account.
+    %% Directories elsewhere do not matter.
     Dirs = ["$OTHER/lib/x-1/ebin", "/usr/lib/y-1/ebin" | ["$ROOT/" ++ Dir || Dir <- Path]],
     term_to_binary({script, {"sample", "1"}, [{path, Dirs}]}).
 
@@ -95,7 +95,8 @@ the_path_is_that_of_the_release_that_will_boot(#{root := Root} = Release) ->
             relsync_lib_upcoming:new([Root], Next)
         ).
 
-%% The next start would not have it, though the directory stays: it hides what the new release has.
+%% The next start would not have it, although the directory stays, because it hides the new
+%% release's files.
 what_another_release_left_leaves_the_path(#{root := Root} = Release) ->
     Dirs = ["lib/x-1/ebin", "lib/sasl-1/ebin", "plugins/p-1/ebin", "lib/a-1/ebin"],
     [write(Release, filename:join(Dir, "m.beam"), "") || Dir <- Dirs],
@@ -116,7 +117,7 @@ what_another_release_left_leaves_the_path(#{root := Root} = Release) ->
     end,
     #{leave := ["lib/x-1/ebin"], last := []} = Plan(["lib/a-1/ebin"], []),
     #{leave := [], last := []} = Plan(["lib/a-1/ebin", "lib/x-1/ebin"], []),
-    %% Without a boot file nobody knows.
+    %% Without a boot file, nobody knows.
     #{leave := [], last := []} = Plan(["lib/a-1/ebin"], [{<<"releases/start_erl.data">>, absent}]).
 
 without_a_boot_file_nothing_is_known(Release) ->
@@ -125,7 +126,7 @@ without_a_boot_file_nothing_is_known(Release) ->
     unknown = relsync_lib_upcoming:booted(new(Release, [])),
     unknown = relsync_lib_upcoming:booted(new(Release, [{<<"releases/1/start.boot">>, {bytes, <<"no term">>}}])).
 
-%% The limit holds for what comes out, too.
+%% The limit applies to the output too.
 inflate_test() ->
     Inflate = fun relsync_lib_upcoming:inflate/1,
     {ok, <<"a boot file">>} = Inflate(zlib:compress(<<"a boot file">>)),
