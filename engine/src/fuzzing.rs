@@ -1,10 +1,11 @@
-//! What is asked of every decoder, whatever bytes it gets: the entry functions of the fuzzing targets.
+//! The entry functions of the fuzz targets: the promises that every decoder keeps for any bytes.
 //!
-//! Compiled for tests and for fuzzing only. A target takes any bytes and panics if a decoder breaks its promise; an error is a
-//! fine answer. `fuzz/fuzz_targets` hands each of them to libFuzzer, the tests here replay the corpora of `fuzz/corpus`. Targets of
-//! private modules stand beside what they exercise.
+//! This module is compiled for tests and for fuzzing only. A target takes any bytes and panics if a
+//! decoder breaks its promise; returning an error is fine. `fuzz/fuzz_targets` passes each target
+//! to libFuzzer. The tests here replay the corpora of `fuzz/corpus`. Targets of private modules are
+//! next to the code that they exercise.
 //!
-//! Inputs of several parts are written as [`take_part`] reads them.
+//! Inputs with several parts have the form that [`take_part`] reads.
 
 use std::path::Component;
 
@@ -26,10 +27,11 @@ pub use crate::transport::erl::fuzzing::{
 };
 pub use crate::update::fuzzing::{hostile_target, inventory};
 
-/// A fuzzing target.
+/// A fuzz target.
 pub type Target = fn(&[u8]);
 
-/// Every target and its name, which is that of its file in `fuzz/fuzz_targets` and of its corpus in `fuzz/corpus`.
+/// All targets with their names. A name is also that of the target's file in `fuzz/fuzz_targets`
+/// and of its corpus in `fuzz/corpus`.
 pub const TARGETS: &[(&str, Target)] = &[
     ("beam", beam),
     ("bytes", bytes),
@@ -60,7 +62,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("wire_reply", wire_reply),
 ];
 
-/// Takes a length of two bytes and as many bytes, or what there is of them, off the front of an input.
+/// Takes a length of two bytes off the front of an input, and then that many bytes, or as many as
+/// there are.
 pub fn take_part<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (head, rest) = input.split_first_chunk::<2>()?;
     let length = usize::from(u16::from_be_bytes(*head)).min(rest.len());
@@ -75,7 +78,7 @@ pub(crate) fn split(mut input: &[u8]) -> (&[u8], &[u8]) {
     (first, input)
 }
 
-/// Reads fields as the first part says; what was read writes the same bytes.
+/// Reads fields as the first part says. Writing the values gives the same bytes.
 pub fn bytes(input: &[u8]) {
     let (fields, data) = split(input);
     let mut reader = Reader::new(data);
@@ -107,7 +110,7 @@ pub fn bytes(input: &[u8]) {
     assert_eq!(reader.is_empty(), reader.finish().is_ok());
 }
 
-/// Paths, links' targets, modes and ids: what is accepted is safe to join and to print.
+/// Takes paths, link targets, modes and ids. Accepted ones are safe to join and to print.
 pub fn entry(input: &[u8]) {
     if let Ok(path) = EntryPath::new(input) {
         assert_eq!(path.as_bytes(), input);
@@ -144,7 +147,7 @@ fn assert_inside(path: &EntryPath) {
     assert!(below.starts_with(root) && below != root);
 }
 
-/// A manifest that is accepted is the canonical form of its entries.
+/// Decodes a manifest. An accepted one is the canonical form of its entries.
 pub fn manifest(input: &[u8]) {
     if let Ok(manifest) = Manifest::decode(input) {
         assert_canonical(&manifest, input);
@@ -177,7 +180,7 @@ fn assert_parent(manifest: &Manifest, entry: &Entry) {
     }
 }
 
-/// A manifest as a frame with another one as prefix.
+/// Decodes a manifest from a frame with another manifest as prefix.
 pub fn manifest_delta(input: &[u8]) {
     let (base, frame) = split(input);
     let base = Manifest::decode(base).unwrap_or_else(|_| Manifest::empty());
@@ -191,12 +194,13 @@ pub fn manifest_delta(input: &[u8]) {
     assert_eq!(back.expect("what was just compressed"), frame);
 }
 
-/// A pack as it stands.
+/// Reads a pack from the input.
 pub fn pack(input: &[u8]) {
     let _ = read_pack(input, 8, 8);
 }
 
-/// A pack whose records are the input's parts: their checksums are right, what they say need not be.
+/// Reads a pack whose records are the input's parts. Their checksums are right, but their content
+/// may be invalid.
 pub fn pack_records(mut input: &[u8]) {
     let mut sealer = Sealer::default();
     let mut pack = Vec::new();
@@ -230,12 +234,13 @@ fn read_pack(pack: &[u8], entries: usize, base_entries: usize) -> Result<(), Pac
     records.finish()
 }
 
-/// A message of the agent.
+/// Decodes a message of the agent.
 pub fn wire_reply(input: &[u8]) {
     let _ = Reply::decode(input);
 }
 
-/// Messages in parts: what is joined is what the parts held, and a message comes back from its parts.
+/// Joins messages from parts. The result is the content of the parts, and a message split into
+/// parts comes back.
 pub fn wire_parts(mut input: &[u8]) {
     let mut whole = Assembler::default();
     for part in parts(input) {
@@ -258,7 +263,7 @@ pub fn wire_parts(mut input: &[u8]) {
     }
 }
 
-/// Patterns, a line each in the first part, held against the path in the rest.
+/// Matches patterns, one per line in the first part, against the path in the rest.
 pub fn exclude(input: &[u8]) {
     let (patterns, path) = split(input);
     let mut rules = Rules::default();
@@ -290,7 +295,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
     }
 
-    /// The most inputs that the repository holds for one target.
+    /// The maximum number of inputs that the repository holds for one target.
     const MAX_INPUTS: usize = 20;
 
     #[test]

@@ -1,9 +1,12 @@
-//! Says whether what a hooks module exports are hooks.
+//! The check that the exports of a hooks module are hooks.
 //!
-//! Owns the names of the hooks, on the host. A misspelt hook is never called, and an update that relies on it would seem to have gone well.
-//! So a module without any hook is refused, and one with a function that is a hook but for its arity, case or underscores. Other functions
-//! may be exported beside hooks. Pure. Its twin on the target is `relsync_lib_hooks_exports`, in rule and wording: hooks of which only the target knows what
-//! they export are checked there.
+//! This module owns the names of the hooks on the host. A misspelt hook would never be called, and
+//! an update that relies on it would seem to succeed. So a module without any hook is refused. So
+//! is a module with a function that differs from a hook only in arity, case or underscores. Other
+//! functions may be exported beside hooks.
+//!
+//! This module is pure. Its twin on the target is `relsync_lib_hooks_exports`, with the same rules
+//! and texts. The twin checks hooks whose exports only the target knows.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,12 +14,12 @@ use std::fmt;
 use crate::delta;
 
 const POINTS: [&str; 4] = ["presync", "postsync", "health", "rollback"];
-/// No hook has more arguments.
+/// The maximum number of arguments of a hook.
 const MAX_HOOK_ARITY: u32 = 1;
-/// Exports that are named in an error at most.
+/// The maximum number of exports that an error names.
 const MAX_NAMED: usize = 10;
 
-/// Words that are no atoms unless they are quoted.
+/// The words that are atoms only if they are quoted.
 #[rustfmt::skip]
 const RESERVED: &[&str] = &[
     "after", "and", "andalso", "band", "begin", "bnot", "bor", "bsl", "bsr", "bxor", "case", "catch", "cond", "div", "else", "end", "fun",
@@ -26,9 +29,9 @@ const RESERVED: &[&str] = &[
 /// An exported function.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Export {
-    /// Its name.
+    /// The function's name.
     pub name: String,
-    /// Its arguments.
+    /// The number of its arguments.
     pub arity: u32,
 }
 
@@ -49,25 +52,25 @@ impl fmt::Display for Export {
     }
 }
 
-/// Why the exports of a module are no hooks.
+/// The reasons why the exports of a module are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HooksExportsError {
-    /// There is none.
+    /// No export is a hook.
     #[error(
         "the hooks module exports {}; hooks are presync, postsync, health and rollback, each with no argument or one",
         named(.exports)
     )]
     NoHooks {
-        /// What there is instead.
+        /// The functions that are exported instead.
         exports: Vec<Export>,
     },
-    /// A hook has an arity that none has.
+    /// A function has a hook's name, but an arity that no hook has.
     #[error("the hooks module exports {export}, which is never called: {} takes no argument or one", .export.name)]
     Arity {
         /// The function.
         export: Export,
     },
-    /// A function resembles a hook that is not there.
+    /// A function's name resembles that of a hook that is missing.
     #[error(
         "the hooks module exports {export}, which is never called: was {meant}/0 or {meant}/1 meant?"
     )]
@@ -79,7 +82,8 @@ pub enum HooksExportsError {
     },
 }
 
-/// Checks what a compiled module exports. One that cannot be read here passes: the target has the last word.
+/// Checks the exports of a compiled module. A module that cannot be read here passes, because the
+/// target checks it too.
 pub fn check_module(beam: &[u8]) -> Result<(), HooksExportsError> {
     match delta::module_exports(beam) {
         Some(exports) => check(
@@ -102,7 +106,7 @@ fn check(all: impl IntoIterator<Item = Export>) -> Result<(), HooksExportsError>
         .map(|export| export.name.as_str())
         .filter(|name| POINTS.contains(name))
         .collect();
-    // Beside the hook that it resembles it is something else.
+    // If the hook is exported too, a function with a similar name is something else.
     let missing = POINTS.into_iter().filter(|point| !hooks.contains(point));
     let missing: Vec<&str> = missing.collect();
     for export in &exports {
@@ -123,7 +127,7 @@ fn check(all: impl IntoIterator<Item = Export>) -> Result<(), HooksExportsError>
     Ok(())
 }
 
-/// Says whether a name is that of a hook but for the case of its letters and underscores.
+/// Returns whether a name equals that of a hook, apart from case and underscores.
 fn resembles(name: &str, point: &str) -> bool {
     name.to_lowercase().replace('_', "") == point
 }

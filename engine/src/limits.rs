@@ -1,58 +1,63 @@
-//! The limits of `store-format.md`, section *Conventions*: what a file or a peer may claim at most.
+//! The limits of `store-format.md`, section *Conventions*: the most that a file or a peer may
+//! claim.
 //!
-//! Every length is held against one of these before anything is allocated for it. The last ones are the host's own: they bound what
-//! it spends on choosing bases.
+//! Every length is checked against one of these before anything is allocated for it. The last ones
+//! are the host's own. They bound the work that it spends on choosing bases.
 
 /// One kibibyte.
 pub const KIB: usize = 1024;
 /// One mebibyte.
 pub const MIB: usize = 1024 * KIB;
 
-/// Entries in a manifest.
+/// The number of entries in a manifest.
 pub const MANIFEST_ENTRIES: usize = 1_000_000;
-/// Bytes of a manifest.
+/// The size of a manifest in bytes.
 pub const MANIFEST_BYTES: usize = 64 * MIB;
-/// Bytes of all paths of a manifest together, written out. Front-coding would let a manifest within
-/// [`MANIFEST_BYTES`] claim 4 GB of paths; real paths of a million entries need about half of this.
+/// The size of all paths of a manifest together, written out. With front-coding, a manifest within
+/// [`MANIFEST_BYTES`] could claim 4 GB of paths. Real paths of a million entries need about half of
+/// this limit.
 pub const MANIFEST_PATHS_BYTES: usize = 128 * MIB;
-/// Bytes of an entry's path.
+/// The size of an entry's path in bytes.
 pub const PATH_BYTES: usize = 4096;
-/// Bytes of one component of an entry's path.
+/// The size of one component of an entry's path in bytes.
 pub const COMPONENT_BYTES: usize = 255;
-/// Bytes of a symlink's target.
+/// The size of a symlink's target in bytes.
 pub const SYMLINK_TARGET_BYTES: usize = 4096;
-/// Bytes of one file.
+/// The size of one file in bytes.
 pub const FILE_BYTES: u64 = 1 << 40;
-/// New content in a frame.
+/// The size of the new content in a frame.
 pub const FRAME_CONTENT_BYTES: usize = MIB;
-/// Pieces in one frame of a pack.
+/// The number of pieces in one frame of a pack.
 pub const FRAME_PIECES: usize = 65_536;
-/// Base and new content of a frame together.
+/// The size of a frame's base and new content together.
 pub const FRAME_MEMORY_BYTES: usize = 8 * MIB;
-/// Bytes of a frame or trailer record of a pack.
+/// The size of a frame or trailer record of a pack.
 pub const PACK_RECORD_BYTES: usize = 2 * MIB;
-/// Bytes of the header record of a pack.
+/// The size of the header record of a pack.
 pub const PACK_HEADER_RECORD_BYTES: usize = 80 * MIB;
-/// Bytes of a boot script.
+/// The size of a boot script in bytes.
 pub const BOOT_SCRIPT_BYTES: usize = 4 * MIB;
-/// Directories of a boot script's code path, and times that it loads modules: each of the latter has the path of its moment.
+/// The number of directories in a boot script's code path, and of its commands that load modules.
+/// Each of these commands has the path of its moment.
 pub const BOOT_SCRIPT_ITEMS: usize = 8192;
 
-/// Held files that are weighed as bases of a new one for one reason: alike in path, or in name, or with the same chunks.
+/// The number of held files that are weighed as bases for one reason: similar path, same name, or
+/// shared chunks.
 pub const BASE_CANDIDATES: usize = 16;
-/// Held files of the same extension that are weighed as bases of a new one.
+/// The number of held files with the same extension that are weighed as bases.
 pub const BASE_NEIGHBOURS: usize = 256;
-/// Contents of which a plan reads the beginning in order to choose bases; of what comes later, only the paths are looked at.
+/// The number of contents whose beginning a plan reads in order to choose bases. For later ones,
+/// only the paths count.
 pub const BASE_SKETCHES: usize = 4096;
-/// Bytes that are read of a content in order to weigh it as a base.
+/// The number of bytes read from a content to weigh it as a base.
 pub const SKETCH_BYTES: usize = 16 * KIB;
-/// Bytes that are looked at of what these are inflated to.
+/// The number of bytes used of their inflated form.
 pub const SKETCH_INFLATED_BYTES: usize = 64 * KIB;
-/// Features that are kept of a content.
+/// The number of features kept of a content.
 pub const SKETCH_HASHES: usize = 128;
-/// Chunks of held files that are remembered in order to find those that a new file shares.
+/// The number of chunks of held files that are remembered to find shared ones.
 pub const BASE_CHUNKS: usize = 65_536;
-/// Held files that are remembered for one chunk.
+/// The number of held files that are remembered for one chunk.
 pub const BASE_CHUNK_HOLDERS: usize = 4;
 /// The size of a boot file that a dry run sends to the target.
 pub const BOOT_FILE_BYTES: u64 = 4 * 1024 * 1024;

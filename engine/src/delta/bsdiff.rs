@@ -1,8 +1,9 @@
-//! Byte-wise differences, for content that keeps its shape while numbers in it change: native executables, and the streams of
-//! modules that were compiled anew.
+//! Byte-wise differences, for content that keeps its shape while numbers in it change. Examples are
+//! native executables, and the streams of modules that were compiled again.
 //!
-//! Writes what to add to the base's bytes where these match approximately (see [`super::steps`]), most of which is zero and left out.
-//! The result is for zstd to compress.
+//! Where the base matches approximately (see [`super::steps`]), this module writes the values to
+//! add to the base's bytes. Most of them are zero and are left out. zstd then compresses the
+//! result.
 //!
 //! Source: Colin Percival, "Naïve differences of executable code", 2003 (bsdiff).
 
@@ -11,11 +12,12 @@ use super::pointers::{Match, Moves};
 use super::steps::{Step, Steps, common_len};
 use crate::delta::zstd_frame::{self, Search};
 
-/// Fewer differing bytes than this are not worth a look for pointers.
+/// The number of differing bytes below which it is not worth looking for pointers.
 const MANY_VALUES: usize = 256;
-/// A base of this many bytes may be a part of a file.
+/// The size of a base that may be a part of a file.
 const PART_BYTES: usize = 4 << 20;
-/// How far beyond a base pointers may reach; the first is for bases that are whole files.
+/// The distances beyond a base that pointers may reach. The first is for bases that are whole
+/// files.
 const REACHES: [usize; 3] = [0, 4 << 20, 16 << 20];
 
 /// The differences between two contents.
@@ -29,7 +31,8 @@ pub(super) struct Differences {
 }
 
 impl Differences {
-    /// Finds the differences of `new` from `base`; `None` as soon as they are more than `limit` bytes before compression.
+    /// Finds the differences of `new` from `base`. Returns `None` as soon as they exceed `limit`
+    /// bytes before compression.
     pub(super) fn between(base: &[u8], new: &[u8], limit: usize) -> Option<Self> {
         let mut writer = Writer::default();
         let mut steps = Vec::new();
@@ -57,7 +60,8 @@ impl Differences {
             .min_by_key(Self::compressed_len)
     }
 
-    /// Returns the differences that are left where the base's pointers are moved; `None` if none has.
+    /// Returns the remaining differences after moving the base's pointers; `None` if no pointer
+    /// moved.
     fn moved(base: &[u8], new: &[u8], steps: &[Step], reach: usize) -> Option<Self> {
         let matches = steps.iter().map(|step| step.matched(base));
         let moves = Moves::learn(base, new, matches, reach);
@@ -72,19 +76,19 @@ impl Differences {
         Some(writer.differences)
     }
 
-    /// Estimates their length in bytes, compressed.
+    /// Estimates the compressed size in bytes.
     fn compressed_len(&self) -> usize {
         let mut bytes = Vec::with_capacity(self.len());
         self.put(&mut bytes);
         zstd_frame::compress_bare(b"", &bytes, Search::Fast).len()
     }
 
-    /// Returns their length in bytes, before compression.
+    /// Returns the size in bytes, before compression.
     fn len(&self) -> usize {
         self.sections().iter().map(|section| section.len()).sum()
     }
 
-    /// Appends them.
+    /// Appends the differences.
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         for section in self.sections() {
             put_len(out, section.len());
@@ -104,7 +108,7 @@ impl Differences {
     }
 }
 
-/// Makes `len` bytes from the base and the differences in front of `cursor`.
+/// Makes `len` bytes from the base and the differences at `cursor`.
 pub(super) fn apply(
     base: &[u8],
     cursor: &mut Cursor<'_>,
@@ -147,7 +151,7 @@ pub(super) fn apply(
     if all_used { Ok(out) } else { Err(Malformed) }
 }
 
-/// Equal bytes, then differing ones.
+/// A run of equal bytes, followed by differing ones.
 struct Run {
     equal: Option<u64>,
     differing: u64,
@@ -176,7 +180,7 @@ impl Run {
         self.equal.is_none()
     }
 
-    /// Returns what to add to the next byte.
+    /// Returns the value to add to the next byte.
     fn difference(
         &mut self,
         gaps: &mut Cursor<'_>,
@@ -199,7 +203,7 @@ impl Run {
     }
 }
 
-/// Writes differences, counting how many bytes had none, and then had some.
+/// A writer of differences. It counts the equal bytes, and then the differing ones.
 #[derive(Default)]
 struct Writer {
     differences: Differences,
@@ -208,7 +212,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes a step whose match stands for these bytes.
+    /// Writes a step. `base` holds the bytes of its match.
     fn push(&mut self, mut base: &[u8], new: &[u8], step: &Step) {
         let to = &mut self.differences;
         put_len(&mut to.control, step.copied);

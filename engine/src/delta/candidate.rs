@@ -1,20 +1,26 @@
-//! Coding the streams of a group: which coder makes them smallest, and how much time that is worth.
+//! The coding of a group's streams: which coder makes them smallest, and how much time that is
+//! worth.
 //!
 //! | what | coder | search | when |
 //! |---|---|---|---|
 //! | kinds that are long, or not taken apart, and mostly as in the base | differences | thorough | they are shorter than what they code |
 //! | all kinds | prefix | fast | there are no such long kinds, or next to nothing is left |
 //! | all kinds | prefix | thorough | more than [`LITTLE_BYTES`] are left |
-//! | what is not taken apart | differences | thorough | the same |
+//! | content that is not taken apart | differences | thorough | the same |
 //!
-//! Below [`BEST_LEVEL`] the searches are zstd's own of that level.
+//! Below [`BEST_LEVEL`], the searches are zstd's own of that level.
 //!
-//! Measured on modules compiled anew by the same compiler: what a thorough search of the prefix takes is nearly all spent on
-//! debug information and code of which all but a thousandth stands in the base. As differences they need no search, and where many
-//! modules changed they are shorter, too: 1,039 bytes for 1,552 where a path in each of 31 modules changed, 2,013 for 2,217 where a
-//! record did. In a single module each kind so coded costs 10 to 20 bytes more (130 for 98 where a line changed), and
-//! between compilers differences lose by half (426 kB for 281 kB). Where the modules themselves changed (a security revision of OTP), a
-//! thorough search spares a fifth: 13.2 kB for 16.2 kB, in four times the time.
+//! Measured on modules compiled again by the same compiler: a thorough search of the prefix spends
+//! nearly all its time on debug information and code. All but a thousandth of these are in the
+//! base. As differences, they need no search.
+//!
+//! If many modules changed, differences are shorter too. For a changed path in each of 31 modules
+//! they took 1,039 bytes instead of 1,552, and for a changed record 2,013 instead of 2,217. In a
+//! single module, each kind coded this way costs 10 to 20 bytes more (130 instead of 98 for a
+//! changed line). Between compilers, differences are worse by half (426 kB instead of 281 kB).
+//!
+//! If the modules themselves changed (a security revision of OTP), a thorough search saves a fifth:
+//! 13.2 kB instead of 16.2 kB, in four times the time.
 
 use super::bsdiff::Differences;
 use super::decode::prefix;
@@ -25,22 +31,25 @@ use super::{BEST_LEVEL, Coder, Encoded, Options, PieceExplanation};
 use crate::delta::cursor::len_u64;
 use crate::delta::zstd_frame::{self, Search};
 
-/// Streams shorter than this are searched faster than their differences are found, and not worth these where they are searched.
+/// The length above which differences of streams are faster to find than a search. Shorter streams
+/// are coded with the prefix.
 const LONG_STREAMS_BYTES: usize = 32 << 10;
-/// Up to this length of bases and content, a thorough search takes no time worth mentioning.
+/// The length of bases and content up to which a thorough search takes hardly any time.
 const SHORT_BYTES: usize = 96 << 10;
-/// Where no more is left, a thorough search does not find enough to be worth its time.
+/// The size of a result up to which a thorough search is not worth its time.
 const LITTLE_BYTES: usize = 4 << 10;
-/// Streams are mostly as in the base if their differences are at most this part of them.
+/// The divisor that defines "mostly as in the base": the differences are at most this part of the
+/// streams.
 const MOSTLY: usize = 8;
-/// Differences of so few bytes may owe some of them to their form.
+/// The size of differences up to which their form may cost more than it saves.
 const NEXT_TO_NOTHING_BYTES: usize = 512;
-/// A thorough search makes what a fast one found shorter by at most this part.
+/// The divisor of the gain that a thorough search can bring over a fast one, at most.
 const THOROUGH_GAIN: usize = 3;
-/// Streams shorter than this are not worth a byte-wise difference, however thorough the search.
+/// The length of streams below which a byte-wise difference is never worth it.
 const MIN_DIFFERENCE_BYTES: usize = 64;
 
-/// For each kind the differences that code it; none if the base's streams are part of the prefix.
+/// The differences that code each kind; `None` for a kind whose base streams are part of the
+/// prefix.
 type Choice = [Option<Differences>; KINDS];
 
 /// The pieces of a group, each transformed in one way.
@@ -74,7 +83,8 @@ impl<'p> Candidate<'p> {
         }
     }
 
-    /// Returns the smallest of the codings that are worth a try; none that is thorough if that cannot be below `limit` bytes.
+    /// Returns the smallest of the codings that are worth trying. A thorough coding is left out if
+    /// it cannot be below `limit` bytes.
     pub(super) fn smallest(&self, limit: usize) -> Coded {
         let prefix_only = Choice::default();
         let aligned = self.aligned();
@@ -103,24 +113,25 @@ impl<'p> Candidate<'p> {
         best
     }
 
-    /// Estimates how long the coded streams are: a few times too much at worst.
+    /// Estimates the length of the coded streams. The estimate is at worst a few times too large.
     pub(super) fn estimate(&self) -> usize {
         self.compressed(&Choice::default(), Search::Quick).len()
     }
 
-    /// Codes the streams without the base, as zstd does it by itself, in less than `limit` bytes; `None` if that cannot be.
+    /// Codes the streams without the base, as plain zstd does, in less than `limit` bytes. Returns
+    /// `None` if that is impossible.
     pub(super) fn solid(&self, limit: usize) -> Option<Coded> {
         self.coded_within(&Choice::default(), Search::Level(self.level), limit)
     }
 
-    /// Stores the streams as they are: no search, and next to nothing to decode.
+    /// Stores the streams unchanged. There is no search, and decoding is very cheap.
     pub(super) fn stored(&self) -> Coded {
         let choice = Choice::default();
         let (_, content) = self.prefix_and_content(&choice);
         self.with(&choice, zstd_frame::stored(0, &content))
     }
 
-    /// Estimates what [`Candidate::solid`] gives.
+    /// Estimates the result of [`Candidate::solid`].
     pub(super) fn estimate_solid(&self) -> usize {
         self.compressed(&Choice::default(), Search::Level(1)).len()
     }
@@ -153,7 +164,7 @@ impl<'p> Candidate<'p> {
         })
     }
 
-    /// Returns the differences of what is not taken apart.
+    /// Returns the differences of the content that is not taken apart.
     fn content_differences(&self) -> Option<Choice> {
         let differences = self.differences(Kind::Content, MIN_DIFFERENCE_BYTES, 1)?;
         let mut choice = Choice::default();
@@ -161,7 +172,8 @@ impl<'p> Candidate<'p> {
         Some(choice)
     }
 
-    /// Returns the differences of a kind if there are streams of at least `min_bytes` of which they are at most the given part.
+    /// Returns the differences of a kind, if its streams have at least `min_bytes` and the
+    /// differences are at most the given part of them.
     fn differences(&self, kind: Kind, min_bytes: usize, part: usize) -> Option<Differences> {
         let len = |streams: &[&Streams]| streams.iter().map(|s| s[kind].len()).sum::<usize>();
         if len(&self.bases).min(len(&self.new)) < min_bytes {
@@ -224,19 +236,19 @@ impl<'p> Candidate<'p> {
     }
 }
 
-/// A group, coded.
+/// A coded group.
 pub(super) struct Coded {
     head: Head,
     compressed: Vec<u8>,
 }
 
 impl Coded {
-    /// Returns its length in bytes, but for the few that stand in front of the compressed streams.
+    /// Returns the length in bytes, without the few bytes before the compressed streams.
     pub(super) fn len(&self) -> usize {
         self.compressed.len()
     }
 
-    /// Returns the other coding, made on condition and given a limit, if it is smaller than this one.
+    /// Makes the other coding if `condition` holds, with a limit. Returns the smaller of the two.
     pub(super) fn smaller_of(
         self,
         condition: bool,
@@ -247,7 +259,7 @@ impl Coded {
         other.filter(|other| other.len() < limit).unwrap_or(self)
     }
 
-    /// Says whether this is what zstd makes of the contents by itself.
+    /// Returns whether this is the contents compressed by plain zstd.
     pub(super) fn is_solid(&self) -> bool {
         let modes = &mut self.head.modes.iter();
         modes.all(|mode| mode.transform == Transform::Plain && !mode.has_base)
@@ -257,19 +269,21 @@ impl Coded {
         self.head.differences.contains(&true)
     }
 
-    /// Returns how each piece is coded.
+    /// Returns the mode of each piece.
     pub(super) fn modes(&self) -> &[Mode] {
         &self.head.modes
     }
 
-    /// Appends the group to the body; `weights` say about what each piece costs beside the others.
+    /// Appends the group to the body. `weights` give the approximate cost of each piece beside the
+    /// others.
     pub(super) fn append(
         mut self,
         weights: &[usize],
         another_follows: bool,
         encoded: &mut Encoded,
     ) {
-        // What stands in front of the first group is the first group's, so that the parts add up to the body.
+        // The bytes before the first group count as the first group's, so that the parts add up to
+        // the body.
         let start = if encoded.explain.is_empty() {
             0
         } else {

@@ -1,16 +1,17 @@
-//! Reading and writing of the numbers that delta streams are made of.
+//! Reading and writing of the numbers in delta streams.
 //!
-//! Owns the variable-length integers (LEB128, least significant group first), zigzag mapping of signed differences,
-//! and a bounds-checked reader. Reading never panics and never allocates.
+//! This module owns the variable-length integers (LEB128, least significant group first), the
+//! zigzag mapping of signed differences, and a bounds-checked reader. Reading never panics and
+//! never allocates.
 
-/// Says that bytes ended too early or hold a number out of range.
+/// The error for bytes that end too early or hold a number out of range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// Longest encoding of a variable-length integer, in bytes.
+/// The longest encoding of a variable-length integer, in bytes.
 const MAX_VARINT_BYTES: u32 = 8;
 
-/// Reads forward through a byte slice.
+/// A reader that moves forward through a byte slice.
 #[derive(Debug, Clone)]
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
@@ -31,7 +32,7 @@ impl<'a> Cursor<'a> {
         self.at >= self.bytes.len()
     }
 
-    /// Returns what has not been read.
+    /// Returns the bytes that have not been read.
     pub(super) fn rest(&self) -> &'a [u8] {
         &self.bytes[self.at..]
     }
@@ -77,7 +78,7 @@ impl<'a> Cursor<'a> {
             let byte = self.byte()?;
             value |= u64::from(byte & 0x7f) << (7 * group);
             if byte == 0 && group > 0 {
-                // Only the shortest form is one.
+                // Only the shortest form is valid.
                 return Err(Malformed);
             }
             if byte < 0x80 {
@@ -125,17 +126,17 @@ pub(super) fn zigzag(value: i64) -> u64 {
     (value << 1).cast_unsigned() ^ (value >> 63).cast_unsigned()
 }
 
-/// Inverts [`zigzag`].
+/// The inverse of [`zigzag`].
 pub(super) fn unzigzag(value: u64) -> i64 {
     (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
 }
 
-/// Widens a length; no supported platform has addresses wider than 64 bits.
+/// Widens a length. No supported platform has addresses wider than 64 bits.
 pub(super) fn len_u64(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
 }
 
-/// Widens a length for signed arithmetic; slices are never longer than `isize::MAX`.
+/// Widens a length for signed arithmetic. Slices are never longer than `isize::MAX`.
 pub(super) fn len_i64(len: usize) -> i64 {
     i64::try_from(len).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Decoding frame bodies: what the agent does, in Rust.
+//! The decoder of frame bodies. The agent does the same in Erlang.
 
 use super::beam::{self, Container, Module, Reading, Role, Tables};
 use super::cursor::{Cursor, Malformed};
@@ -11,7 +11,7 @@ use crate::delta::zstd_frame;
 
 /// Decodes the body of a frame into the contents of its pieces.
 ///
-/// `bases` holds the base content of each piece, the same that was given to the encoder.
+/// `bases` holds the base content of each piece. It must be the content that the encoder got.
 pub fn decode(
     body: &[u8],
     bases: &[Option<&[u8]>],
@@ -90,7 +90,7 @@ fn with_bases<T>(
     then(&tables, &streams.iter().collect::<Vec<_>>())
 }
 
-/// Returns what the frame of a group was compressed with.
+/// Returns the prefix that a group's frame was compressed with.
 #[cfg(any(test, fuzzing))]
 pub(super) fn prefix_of(head: &Head, bases: &[Option<&[u8]>]) -> Result<Vec<u8>, DecodeError> {
     with_bases(head, bases, |_, streams| {
@@ -98,7 +98,7 @@ pub(super) fn prefix_of(head: &Head, bases: &[Option<&[u8]>]) -> Result<Vec<u8>,
     })
 }
 
-/// Puts the base streams of all kinds side by side, but for those that differences are taken from.
+/// Joins the base streams of all kinds, except for kinds that are coded as differences.
 pub(super) fn prefix(bases: &[&Streams], differences: &[bool; KINDS]) -> Vec<u8> {
     let mut prefix = Vec::with_capacity(bases.iter().map(|base| base.total_len()).sum());
     for kind in Kind::ALL {
@@ -166,7 +166,7 @@ pub(super) fn gzip_streams(gzip: Gzip<'_>, level: Level) -> Streams {
     streams
 }
 
-/// Decompressed content, and where the streams stand in it.
+/// The decompressed content, and the places of the streams in it.
 struct SplitContent<'c> {
     kinds: Vec<std::borrow::Cow<'c, [u8]>>,
     lengths: Vec<[usize; KINDS]>,
@@ -238,7 +238,7 @@ impl<'c> SplitContent<'c> {
     }
 }
 
-/// Puts a piece together; says whether something was deflated for it.
+/// Joins the streams of a piece. Also returns whether something was deflated for it.
 pub(super) fn join_piece(
     transform: Transform,
     streams: &[&[u8]; KINDS],

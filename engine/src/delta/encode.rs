@@ -1,4 +1,5 @@
-//! Encoding frame bodies: which transform and which coder makes each frame smallest.
+//! The encoder of frame bodies. It chooses the transform and the coder that make each frame
+//! smallest.
 
 use std::iter::Peekable;
 
@@ -12,13 +13,15 @@ use super::streams::{KINDS, Kind, Streams};
 use super::zlib::Framing;
 use super::{Encoded, Limits, Options, Piece, STORED_LEVEL};
 
-/// A quick estimate of the plain coding with the base is at most this many times what a thorough search makes of it.
+/// The largest factor by which a quick estimate of the plain coding with the base exceeds the
+/// result of a thorough search.
 const ESTIMATE_SLACK: usize = 3;
-/// The same, without the base, of zstd's lowest level and its highest: generous, because on it rests the promise that nothing gets
-/// larger than without relsync.
+/// The same factor without the base, from zstd's lowest level to its highest. It is generous,
+/// because of a promise that rests on it: relsync sends no more bytes than plain zstd would make.
 const SOLID_SLACK: usize = 16;
 
-/// Encodes pieces into the body of one frame for a decoder with the usual limits, the smallest of all candidates.
+/// Encodes pieces into the body of one frame, for a decoder with the usual limits. Takes the
+/// smallest of all candidates.
 #[must_use]
 pub fn encode(pieces: &[Piece<'_>], level: i32) -> Encoded {
     encode_with(
@@ -30,10 +33,11 @@ pub fn encode(pieces: &[Piece<'_>], level: i32) -> Encoded {
     )
 }
 
-/// Encodes pieces into the body of one frame, the smallest of all candidates.
+/// Encodes pieces into the body of one frame. Takes the smallest of all candidates.
 #[must_use]
 pub fn encode_with(pieces: &[Piece<'_>], options: &Options) -> Encoded {
-    // Taken apart as they are needed: together the pieces of a frame may be far more than a decoder, or this host, can hold.
+    // Pieces are taken apart only when they are needed. Together, the pieces of a frame may be far
+    // more than a decoder, or this host, can hold.
     let prepare = |piece| match options.level {
         STORED_LEVEL => Prepared::solid(piece),
         _ => Prepared::fitting(piece, options),
@@ -57,7 +61,7 @@ pub fn encode_with(pieces: &[Piece<'_>], options: &Options) -> Encoded {
     encoded
 }
 
-/// Takes the pieces that a decoder can hold at once; one at least, while there are any.
+/// Takes the pieces that a decoder can hold at once; at least one, while there are any.
 fn next_group(
     prepared: &mut Peekable<impl Iterator<Item = Prepared>>,
     limits: Limits,
@@ -73,12 +77,12 @@ fn next_group(
     group
 }
 
-/// Returns what a decoder holds for a group of pieces.
+/// Returns the bytes that a decoder holds for a group of pieces.
 fn decoded_bytes(group: &[Prepared]) -> usize {
     group.iter().map(Prepared::decoded_bytes).sum()
 }
 
-/// Estimates what each piece costs beside the others of its group.
+/// Estimates the cost of each piece beside the others of its group.
 fn weights(pieces: &[Piece<'_>], prepared: &[Prepared], modes: &[Mode]) -> Vec<usize> {
     if let [_] = pieces {
         return vec![1];
@@ -94,7 +98,8 @@ fn weights(pieces: &[Piece<'_>], prepared: &[Prepared], modes: &[Mode]) -> Vec<u
     pieces.iter().zip(prepared).zip(modes).map(weight).collect()
 }
 
-/// Codes a group of pieces in the smallest way; returns also about what zstd makes of it by itself, in bytes.
+/// Codes a group of pieces in the smallest way. Also returns the approximate size that plain zstd
+/// would give, in bytes.
 fn smallest(pieces: &[Piece<'_>], prepared: &[Prepared], options: &Options) -> (Coded, usize) {
     if options.level == STORED_LEVEL {
         let stored = Candidate::new(prepared, options).stored();
@@ -129,12 +134,12 @@ pub(super) struct Prepared {
     pub(super) mode: Mode,
     pub(super) base: Streams,
     pub(super) new: Streams,
-    /// CRC-32 and length of the content if something will be deflated for it.
+    /// The CRC-32 and length of the content, if something will be deflated for it.
     pub(super) deflated: Option<crc32fast::Hasher>,
 }
 
 impl Prepared {
-    /// Applies the furthest-reaching transform whose result a decoder may hold.
+    /// Applies the most effective transform whose result fits in a decoder's memory.
     fn fitting(piece: &Piece<'_>, options: &Options) -> Self {
         let fits = |prepared: &Self| prepared.decoded_bytes() <= options.limits.max_memory_bytes;
         let _span = tracing::trace_span!("transform").entered();
@@ -150,12 +155,13 @@ impl Prepared {
         }
     }
 
-    /// Returns what a decoder holds for this piece: its streams, and room for their lengths.
+    /// Returns the bytes that a decoder holds for this piece: its streams, and room for their
+    /// lengths.
     fn decoded_bytes(&self) -> usize {
         self.base.total_len() + self.new.total_len() + KINDS * 8
     }
 
-    /// Applies the furthest-reaching transform that comes back bit for bit.
+    /// Applies the most effective transform that gives the piece back bit for bit.
     fn transformed(piece: &Piece<'_>, options: &Options) -> Self {
         Self::beam(piece, options)
             .or_else(|_| Self::inflated(piece, options))
@@ -174,7 +180,7 @@ impl Prepared {
         }
     }
 
-    /// Neither applies a transform nor uses the base.
+    /// Prepares the piece without any transform or base.
     fn solid(piece: &Piece<'_>) -> Self {
         Self::plain(&Piece {
             base: None,
@@ -258,7 +264,8 @@ impl Prepared {
         })
     }
 
-    /// Accepts the transform if the decoder gives the piece back; returns what it says of deflated content.
+    /// Accepts the transform if the decoder gives the piece back. Returns the check of deflated
+    /// content.
     fn verify(
         &self,
         piece: &Piece<'_>,

@@ -1,21 +1,21 @@
-//! The bytes of a frame body: which transform each piece went through, and how the streams were coded.
+//! The bytes of a frame body: the transform of each piece, and the coding of the streams.
 //!
-//! The layout is specified in `store-format.md`, "Frame body (delta)".
+//! `store-format.md`, "Frame body (delta)", specifies the layout.
 
 use super::cursor::{Cursor, Malformed, len_i64, put_len, put_signed, put_varint};
 use super::streams::{KINDS, Kind, Streams};
 
-/// Version of the coding, the first byte of every frame body.
+/// The version of the coding: the first byte of every frame body.
 pub(super) const VERSION: u8 = 2;
 
 const LEAVE_COMPRESSED: u8 = 1;
 const HAS_DEFLATE_CHECK: u8 = 2;
 const GROUP_FOLLOWS: u8 = 4;
 
-/// What was done to a piece before its streams were coded.
+/// The transform of a piece before its streams are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transform {
-    /// Nothing: the content is one stream.
+    /// No transform: the content is one stream.
     Plain,
     /// A gzip file was inflated.
     Inflate,
@@ -24,7 +24,7 @@ pub enum Transform {
 }
 
 impl Transform {
-    /// Says whether pieces so transformed have a stream of this kind.
+    /// Returns whether pieces with this transform have a stream of this kind.
     pub(super) fn has(self, kind: Kind) -> bool {
         match self {
             Self::Plain => kind == Kind::Content,
@@ -34,11 +34,11 @@ impl Transform {
     }
 }
 
-/// How a piece is coded.
+/// The coding of a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mode {
     pub(super) transform: Transform,
-    /// Whether the base, transformed alike, is part of the prefix.
+    /// Whether the base, with the same transform, is part of the prefix.
     pub(super) has_base: bool,
 }
 
@@ -70,18 +70,18 @@ impl Mode {
     }
 }
 
-/// All that stands in front of the compressed streams of a group.
+/// The head of a group: everything before its compressed streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Head {
     /// Whether chunks and files were left compressed.
     pub(super) leave_compressed: bool,
-    /// For each piece.
+    /// The mode of each piece.
     pub(super) modes: Vec<Mode>,
-    /// CRC-32 of all pieces that something was deflated for.
+    /// The CRC-32 of all pieces for which something was deflated.
     pub(super) deflate_check: Option<u32>,
     /// The kinds whose streams are coded as byte-wise differences.
     pub(super) differences: [bool; KINDS],
-    /// Length of the compressed streams; `None` if they are the last of the body.
+    /// The length of the compressed streams; `None` if they are the last of the body.
     pub(super) compressed_len: Option<usize>,
 }
 
@@ -117,7 +117,7 @@ impl Head {
         }
     }
 
-    /// Reads what stands before the compressed streams of a group of at most `max_pieces`.
+    /// Reads the head of a group that has at most `max_pieces`.
     pub(super) fn take(cursor: &mut Cursor<'_>, max_pieces: usize) -> Result<Self, Malformed> {
         let flags = cursor.byte()?;
         if flags & !(LEAVE_COMPRESSED | HAS_DEFLATE_CHECK | GROUP_FOLLOWS) != 0 {
@@ -171,7 +171,7 @@ pub(super) fn put_lengths(out: &mut Vec<u8>, modes: &[Mode], bases: &[&Streams],
     }
 }
 
-/// Reads the lengths of all streams: for each piece one per kind.
+/// Reads the lengths of all streams: for each piece, one per kind.
 pub(super) fn take_lengths(
     cursor: &mut Cursor<'_>,
     modes: &[Mode],
@@ -191,7 +191,7 @@ pub(super) fn take_lengths(
     Ok(lengths)
 }
 
-/// Puts the streams of one kind of all pieces side by side.
+/// Joins the streams of one kind of all pieces.
 pub(super) fn side_by_side(streams: &[&Streams], kind: Kind) -> Vec<u8> {
     let mut out = Vec::with_capacity(streams.iter().map(|streams| streams[kind].len()).sum());
     for streams in streams {

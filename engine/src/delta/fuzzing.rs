@@ -1,4 +1,5 @@
-//! Fuzzing targets of the delta's decoders. A compressed stream hides what stands in it from a fuzzer: `frame_streams` has it plain.
+//! Fuzz targets of the delta's decoders. A compressed stream hides its content from a fuzzer, so
+//! `frame_streams` takes the content uncompressed.
 
 use super::bsdiff::Differences;
 use super::cursor::Cursor;
@@ -11,23 +12,24 @@ use super::{
 use crate::delta::zstd_frame;
 use crate::fuzzing::{split, take_part};
 
-/// Small, so that a run is quick; the limits' worth is the same.
+/// The limits of these targets. They are small, so that a run is quick; they work like the real
+/// ones.
 const LIMITS: Limits = Limits {
     max_content_bytes: 256 << 10,
     max_memory_bytes: 1 << 20,
 };
 
-/// Most bases of an input.
+/// The maximum number of bases in an input.
 const BASES: u8 = 4;
 
-/// A module's file, as one that is built on and as one that is sent.
+/// Encodes and decodes the input as a module, with itself as the base.
 pub fn beam(input: &[u8]) {
     let _ = beam_md5(input);
     let _ = beam_origin(input);
     round_trip(&[piece(input, Some(input))], 1, true);
 }
 
-/// A gzip file that is taken apart comes back when its level are found.
+/// Takes a gzip file apart. If its level is found, the same file comes back.
 pub fn gzip(input: &[u8]) {
     let Ok(gzip) = Gzip::parse(input) else {
         return;
@@ -41,7 +43,7 @@ pub fn gzip(input: &[u8]) {
     }
 }
 
-/// Differences: those in the rest of the input, and those between its two parts.
+/// Applies the rest of the input as differences, and makes the differences between its two parts.
 pub fn difference(input: &[u8]) {
     let (base, rest) = split(input);
     if let Some((length, differences)) = rest.split_first_chunk() {
@@ -59,13 +61,13 @@ pub fn difference(input: &[u8]) {
     assert!(cursor.is_empty());
 }
 
-/// The bases and the body of a frame.
+/// Decodes a frame body with its bases.
 pub fn frame_body(input: &[u8]) {
     let (bases, body) = bases_and_rest(input);
     decode_within_limits(body, &bases);
 }
 
-/// The bases and the body of a frame, of one group, whose streams are not compressed.
+/// Decodes a frame body of one group, with its bases. The group's streams are not compressed.
 pub fn frame_streams(input: &[u8]) {
     let (bases, body) = bases_and_rest(input);
     let mut cursor = Cursor::new(body);
@@ -75,12 +77,12 @@ pub fn frame_streams(input: &[u8]) {
     head.compressed_len = None;
     let mut coded = vec![frame::VERSION];
     head.put(&mut coded);
-    // The longest prefix there can be: the window spans it.
+    // The longest possible prefix: the window spans it.
     coded.extend(zstd_frame::stored(LIMITS.max_memory_bytes, cursor.rest()));
     decode_within_limits(&coded, &bases[..head.modes.len()]);
 }
 
-/// Makes an input of [`frame_streams`] of a body that can be decoded; of several groups the first.
+/// Makes an input for [`frame_streams`] from a valid body. Of several groups, it uses the first.
 #[must_use]
 pub fn plain_frame(bases: &[Option<&[u8]>], body: &[u8]) -> Option<Vec<u8>> {
     let mut cursor = Cursor::new(body.get(1..)?);
@@ -99,12 +101,12 @@ pub fn plain_frame(bases: &[Option<&[u8]>], body: &[u8]) -> Option<Vec<u8>> {
     Some(input)
 }
 
-/// Appends bases as the targets read them.
+/// Appends bases in the form that the targets read.
 fn put_bases(input: &mut Vec<u8>, bases: &[Option<&[u8]>]) -> Option<()> {
     let count = u8::try_from(bases.len()).ok()?;
     input.push((count <= BASES).then_some(count)?);
     for base in bases {
-        // The empty one stands for none.
+        // An empty base stands for no base.
         let base = base.unwrap_or_default();
         input.extend(u16::try_from(base.len()).ok()?.to_be_bytes());
         input.extend_from_slice(base);
@@ -132,14 +134,16 @@ fn decode_within_limits(body: &[u8], bases: &[Option<&[u8]>]) {
     }
 }
 
-/// What is encoded is decoded: level and options, a base, two new contents, of which one has the base.
+/// Encodes and decodes two new contents, of which one has the base. The input also gives the level
+/// and the options.
 pub fn delta_round_trip(input: &[u8]) {
     let Some((options, input)) = input.split_first() else {
         return;
     };
     let (base, rest) = split(input);
     let (first, second) = split(rest);
-    // The deep search of the highest levels is a thousand times slower and differs in nothing that matters here.
+    // The deep search of the highest levels takes a thousand times longer, and does not matter
+    // here.
     let level = i32::from(options >> 1 & 3) + 1;
     let pieces = [piece(first, Some(base)), piece(second, None)];
     round_trip(&pieces, level, options & 1 == 0);

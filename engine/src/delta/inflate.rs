@@ -1,7 +1,8 @@
-//! Undoing and redoing DEFLATE, so that deltas see what was compressed.
+//! Inflating and deflating again, so that deltas see the uncompressed content.
 //!
-//! Owns the reading of zlib streams (RFC 1950) and gzip members (RFC 1952) and the search for the level of zlib that gives
-//! the same bytes again. Content that GNU gzip compressed often has such a level, the less the longer it is.
+//! This module owns the reading of zlib streams (RFC 1950) and gzip members (RFC 1952). It also
+//! owns the search for the zlib level that gives the same bytes again. Content that GNU gzip
+//! compressed often has such a level; the longer it is, the less often.
 
 use std::borrow::Cow;
 
@@ -10,27 +11,28 @@ use flate2::{Decompress, FlushDecompress, Status};
 use super::cursor::{Cursor, Malformed};
 use super::zlib::{Framing, Level, deflate_to};
 
-/// Nothing is inflated to more than this many bytes; what would be stays compressed.
+/// The maximum size to which data is inflated. Larger content stays compressed.
 pub(super) const MAX_INFLATED_BYTES: usize = 8 << 20;
 
-/// DEFLATE never shrinks by more than this.
+/// The largest ratio by which DEFLATE can shrink data.
 const MAX_DEFLATE_RATIO: usize = 1032;
-/// A search for a level ends after this many bytes were deflated: enough for some levels of the longest content.
+/// The number of deflated bytes after which a search for a level ends. It is enough for some levels
+/// of the longest content.
 const MAX_SEARCHED_BYTES: usize = 2 * MAX_INFLATED_BYTES;
-/// Bytes behind the DEFLATE data of a gzip member: checksum and length.
+/// The bytes after the DEFLATE data of a gzip member: checksum and length.
 const GZIP_TRAILER_BYTES: usize = 8;
 
-/// A gzip file of one member, taken apart.
+/// A gzip file with one member, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Gzip<'a> {
-    /// All up to the DEFLATE data.
+    /// The bytes before the DEFLATE data.
     pub(super) header: &'a [u8],
     pub(super) deflated: &'a [u8],
     pub(super) content: Vec<u8>,
 }
 
 impl<'a> Gzip<'a> {
-    /// Takes a file apart; refuses what [`gzip`] could not put together again at the right level.
+    /// Takes a file apart. Refuses a file that [`gzip`] could not restore even at the right level.
     pub(super) fn parse(file: &'a [u8]) -> Result<Self, Malformed> {
         let header_len = gzip_header_len(file)?;
         let (header, rest) = file.split_at_checked(header_len).ok_or(Malformed)?;
@@ -63,7 +65,7 @@ impl<'a> Gzip<'a> {
     }
 }
 
-/// Puts a gzip file together.
+/// Makes a gzip file.
 pub(super) fn gzip(
     header: &[u8],
     level: Level,
@@ -115,13 +117,13 @@ pub(super) fn gzip_header_len(file: &[u8]) -> Result<usize, Malformed> {
     Ok(cursor.position())
 }
 
-/// Inflates data that fills `data` and gives exactly `length` bytes.
+/// Inflates data that gives exactly `length` bytes and has no bytes left over.
 pub(super) fn inflate(data: &[u8], length: usize, framing: Framing) -> Result<Vec<u8>, Malformed> {
     if length > MAX_INFLATED_BYTES || length / MAX_DEFLATE_RATIO > data.len() {
         return Err(Malformed);
     }
     let mut inflater = Decompress::new(framing == Framing::Zlib);
-    // One byte more shows when there is more than announced.
+    // One more byte shows when there is more than announced.
     let mut content = Vec::with_capacity(length + 1);
     match inflater.decompress_vec(data, &mut content, FlushDecompress::Finish) {
         Ok(Status::StreamEnd) if content.len() == length && consumed_all(&inflater, data) => {
@@ -135,16 +137,16 @@ fn consumed_all(inflater: &Decompress, data: &[u8]) -> bool {
     usize::try_from(inflater.total_in()) == Ok(data.len())
 }
 
-/// Deflates what it does not know the result of.
+/// A deflater that remembers known results.
 ///
-/// Deflating takes longer than all else that putting a module together takes; whoever has just seen what a content deflates to
-/// need not do it again.
+/// Deflating takes longer than everything else in restoring a module. A caller that has just seen
+/// the deflated form of a content need not deflate it again.
 #[derive(Debug, Default)]
 pub(super) struct Deflater<'k> {
     known: Vec<Deflated<'k>>,
 }
 
-/// What a content deflates to at a level.
+/// The deflated form of a content at a level.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deflated<'k> {
     pub(super) content: &'k [u8],
@@ -154,12 +156,12 @@ pub(super) struct Deflated<'k> {
 }
 
 impl<'k> Deflater<'k> {
-    /// Tells what a content deflates to; it must be true.
+    /// Adds the deflated form of a content. It must be true.
     pub(super) fn learn(&mut self, known: Deflated<'k>) {
         self.known.push(known);
     }
 
-    /// Deflates in one go.
+    /// Deflates in one go, or returns a known result.
     pub(super) fn deflate(&self, content: &[u8], level: Level, framing: Framing) -> Cow<'k, [u8]> {
         let known = self.known.iter().find(|known| {
             known.level == level && known.framing == framing && known.content == content
@@ -181,7 +183,8 @@ fn deflate(content: &[u8], level: Level, framing: Framing) -> Vec<u8> {
     out
 }
 
-/// Finds the level with which `content` deflates to exactly `deflated`, if that does not take too long.
+/// Finds the level at which `content` deflates to exactly `deflated`, if that does not take too
+/// long.
 pub(super) fn find_level(
     content: &[u8],
     deflated: &[u8],
@@ -202,8 +205,9 @@ pub(super) fn find_level(
     None
 }
 
-/// Says whether `content` deflates to `deflated`, and how much of it had to be read to tell. zlib hands nothing out before it has
-/// looked at 16 Ki matches and literals, then a wrong level mostly shows at once.
+/// Returns whether `content` deflates to `deflated`, and how many of its bytes had to be read to
+/// know. zlib gives no output before it has seen 16 Ki matches and literals. After that, a wrong
+/// level usually shows at once.
 fn deflates_to(content: &[u8], level: Level, framing: Framing, deflated: &[u8]) -> (bool, usize) {
     let mut rest = Some(deflated);
     let read = deflate_to(content, level, framing, &mut |part| {
@@ -243,7 +247,8 @@ mod tests {
 
     #[test]
     fn a_search_ends() {
-        // zlib reads megabytes of it before it hands something out, and made it at no level that is tried.
+        // zlib reads megabytes of this before its first output, and no level that is tried has made
+        // it.
         let content = vec![0; MAX_INFLATED_BYTES];
         let mut deflated = deflate(&content, Level::DEFAULT, Framing::Raw);
         deflated[2000] ^= 1;

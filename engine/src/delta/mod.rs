@@ -1,13 +1,19 @@
-//! Deltas: the body of a frame, made from new contents and the base contents that the target holds.
+//! Deltas: the body of a frame, made from new contents and from base contents that the target has.
 //!
-//! Owns the transforms (*inflate*, *beam*), the coders behind them (zstd with the base as prefix, byte-wise differences)
-//! and the choice between them. Pure: bytes in, bytes out. Does not choose bases, cut frames or check hashes.
+//! This wing owns the transforms (*inflate*, *beam*), the coders that follow them (zstd with the
+//! base as prefix, byte-wise differences), and the choice between them. It is pure: bytes in, bytes
+//! out. It does not choose bases, cut frames or check hashes.
 //!
-//! Invariants: [`decode`] of [`encode`] gives the pieces back, bit for bit, because the encoder runs the decoder's
-//! transforms and takes a simpler one where they differ; a body is at most 64 bytes, and five for each piece, longer than what
-//! zstd makes of the contents together at the same level; hostile bodies and bases give errors, within the limits' memory.
+//! Invariants:
 //!
-//! The agent decodes with the Erlang twin of this code, `relsync_lib_delta`; `store-format.md` specifies the bytes.
+//! - [`decode()`] of [`encode()`] gives the pieces back bit for bit. The encoder runs the decoder's
+//!   transforms, and takes a simpler transform if the result differs.
+//! - A body is at most 64 bytes, plus five for each piece, longer than the contents compressed
+//!   together by zstd at the same level.
+//! - Hostile bodies and bases give errors, within the limits' memory.
+//!
+//! The agent decodes with the Erlang twin of this code, `relsync_lib_delta`. `store-format.md`
+//! specifies the bytes.
 
 mod beam;
 mod bsdiff;
@@ -34,27 +40,28 @@ use std::fmt;
 
 use cursor::Malformed;
 
-/// A new content and what it is based on.
+/// A new content and its base.
 #[derive(Debug, Clone, Copy)]
 pub struct Piece<'a> {
-    /// The content the target is to get.
+    /// The content that the target shall get.
     pub new: &'a [u8],
-    /// Content that the target has and will hand to the decoder.
+    /// Content that the target has. It gives it to the decoder.
     pub base: Option<&'a [u8]>,
 }
 
-/// Returns the names and arities of the functions that a compiled module exports, unless it cannot be read.
+/// Returns the names and arities of the functions that a compiled module exports; returns `None` if
+/// the module cannot be read.
 #[must_use]
 pub fn module_exports(file: &[u8]) -> Option<Vec<(String, u32)>> {
     beam::exports(file)
 }
 
-/// What a decoder may be asked to hold.
+/// The limits of a decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of all contents together.
+    /// The bytes of all contents together.
     pub max_content_bytes: usize,
-    /// Bytes of all streams that are decoded at once, those of the bases included.
+    /// The bytes of all streams that are decoded at once, those of the bases included.
     pub max_memory_bytes: usize,
 }
 
@@ -67,24 +74,25 @@ impl Default for Limits {
     }
 }
 
-/// How to encode.
+/// The options of the encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// What the decoder is allowed.
+    /// The decoder's limits.
     pub limits: Limits,
-    /// zstd's level, 1 to 22, or [`STORED_LEVEL`]; from [`BEST_LEVEL`] on the whole prefix is searched, in depth where much is left to say.
+    /// zstd's level, 1 to 22, or [`STORED_LEVEL`]. From [`BEST_LEVEL`] on, the whole prefix is
+    /// searched, and searched thoroughly if much is left to code.
     pub level: i32,
-    /// Whether the target's zlib may be relied on to deflate as ours does.
+    /// Whether the target's zlib is known to deflate as ours does.
     pub reflate: bool,
 }
 
-/// The level of the effort `best`: from it on, size is all that counts.
+/// The level of the effort `best`. From it on, only size counts.
 pub const BEST_LEVEL: i32 = 19;
 
-/// The level of the effort `fast`: time counts as well as size.
+/// The level of the effort `fast`, at which time counts as well as size.
 pub const FAST_LEVEL: i32 = 9;
 
-/// The level at which content is neither transformed nor compressed nor held against a base.
+/// The level at which content is not transformed, not compressed, and not compared with a base.
 pub const STORED_LEVEL: i32 = 0;
 
 impl Default for Options {
@@ -97,27 +105,27 @@ impl Default for Options {
     }
 }
 
-/// The body of a frame, and how it came about.
+/// The body of a frame, and a report on its coding.
 #[derive(Debug, Clone)]
 pub struct Encoded {
     /// The body.
     pub bytes: Vec<u8>,
-    /// For each piece how it was coded.
+    /// The coding of each piece.
     pub explain: Vec<PieceExplanation>,
-    /// About what zstd makes of the contents by itself, in bytes.
+    /// The approximate size that plain zstd would give, in bytes.
     pub plain_bytes: u64,
 }
 
-/// How a piece was coded.
+/// The coding of a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PieceExplanation {
-    /// What was done before coding.
+    /// The transform before the coding.
     pub transform: Transform,
-    /// How the content was coded.
+    /// The coder of its streams.
     pub coder: Coder,
-    /// Whether the base was of use.
+    /// Whether the base was used.
     pub has_base: bool,
-    /// About which part of the body is this piece's, in bytes; the parts add up to the body.
+    /// The piece's approximate share of the body, in bytes. The shares add up to the body.
     pub bytes: u64,
 }
 
@@ -136,7 +144,7 @@ impl fmt::Display for PieceExplanation {
     }
 }
 
-/// How streams are coded.
+/// The coder of streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coder {
     /// zstd with the base's streams as prefix.
@@ -145,10 +153,10 @@ pub enum Coder {
     Differences,
 }
 
-/// Why a body cannot be decoded.
+/// The reasons why a body cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// The body is of a version this decoder does not know.
+    /// The body has a version that this decoder does not know.
     #[error("frame body has version {version}")]
     Version {
         /// The version found.
@@ -160,16 +168,16 @@ pub enum DecodeError {
     /// The streams exceed the limits.
     #[error("frame body decodes to more than is allowed")]
     TooLarge,
-    /// The body, or a base, is not what the encoder saw.
+    /// The body, or a base, differs from the encoder's.
     #[error("frame body or base is malformed")]
     Malformed,
     /// Deflating gave other bytes than the encoder's zlib.
     #[error("this zlib deflates to other bytes than the encoder's")]
     ZlibDiffers,
-    /// The residual cannot be decompressed.
+    /// The compressed streams cannot be decompressed.
     #[error("frame body cannot be decompressed")]
     Zstd {
-        /// What the decompressor said.
+        /// The decompressor's error.
         #[source]
         source: crate::delta::zstd_frame::DecompressError,
     },
@@ -181,7 +189,8 @@ impl From<Malformed> for DecodeError {
     }
 }
 
-/// Returns the MD5 of a BEAM file's essential chunks: what `Module:module_info(md5)` answers once it is loaded.
+/// Returns the MD5 of a BEAM file's essential chunks. The loaded module answers it to
+/// `Module:module_info(md5)`.
 #[must_use]
 pub fn beam_md5(file: &[u8]) -> Option<[u8; 16]> {
     let module = beam::Module::unpack(file, beam::Reading::Base).ok()?;
@@ -189,13 +198,15 @@ pub fn beam_md5(file: &[u8]) -> Option<[u8; 16]> {
     Some(beam::module_md5(&container))
 }
 
-/// Returns what tells this host's zlib from one that deflates to other bytes.
+/// Returns a fingerprint of this host's zlib. A zlib that deflates to other bytes has another
+/// fingerprint.
 #[must_use]
 pub fn zlib_fingerprint() -> [u8; 8] {
     zlib::fingerprint()
 }
 
-/// Says for which release of OTP a BEAM file was compiled; `None` if it is no such file.
+/// Returns the OTP release that a BEAM file was compiled for; `None` if the bytes are not a BEAM
+/// file.
 #[must_use]
 pub fn beam_origin(file: &[u8]) -> Option<BeamOrigin> {
     beam::origin(file)

@@ -1,12 +1,19 @@
-//! Pointers: what in native executables refers to other places of the file, and changes as these move.
+//! Pointers: words in native executables that refer to other places of the file, and that change
+//! when these places move.
 //!
-//! When a function grows, all that stands behind it moves, and with it the operands of calls, jumps and loads across that place,
-//! relocations, unwind tables. Executables are not taken apart: a word that looks like a pointer is one, and [`Moves`] says how far what
-//! it points to has moved. A wrong guess costs a difference, as the lack of one did.
+//! When a function grows, everything after it moves. With it change the operands of calls, jumps
+//! and loads across that place, relocations and unwind tables. This module does not take
+//! executables apart. A word that looks like a pointer counts as one, and [`Moves`] says how far
+//! its target has moved. A wrong guess costs one difference, as the missing pointer did.
 //!
-//! Three forms are known, all little-endian: distances of 32 bits from the pointer's own place (x86-64, and the tables of all
-//! machines), addresses of 64 bits from the beginning of the file, and branches of arm64, which are distances of 26 bits in words.
-//! Branches are looked for only where there are many, and then nothing but whole words is looked at, as all stands at these.
+//! Three forms are known, all little-endian:
+//!
+//! - distances of 32 bits from the pointer's own place (x86-64, and the tables of all machines);
+//! - addresses of 64 bits from the start of the file;
+//! - branches of arm64, which are distances of 26 bits in words.
+//!
+//! Branches are looked for only in content that has many of them. Then only whole words are looked
+//! at, because all pointers lie at word boundaries.
 //!
 //! Source: the idea is that of Courgette (Stephen Adams, 2009), without its disassembler.
 
@@ -16,73 +23,79 @@ use std::ops::Range;
 
 use super::cursor::{Cursor, Malformed, len_i64, put_len, put_signed, put_varint};
 
-/// What addresses lie in: above the numbers that are everywhere, and below the size of the largest executables.
+/// The range of addresses: above the numbers that occur everywhere, and below the size of the
+/// largest executables.
 const ADDRESSES: Range<u64> = 1 << 16..1 << 24;
-/// Small numbers are no distances.
+/// The range of numbers that are too small to be distances.
 const NEAR: Range<i32> = -128..128;
-/// No distance reaches further beyond what there is of the base.
+/// The maximum distance that a pointer may reach beyond the available part of the base.
 const MAX_REACH: usize = 1 << 24;
-/// What is written above these bits of the reach says where words begin.
+/// The number of bits of the reach. The bits above them say where words begin.
 const REACH_BITS: u32 = 25;
-/// How far something may have moved.
+/// The range of distances that a target may have moved.
 const SHIFTS: Range<i32> = -(1 << 24)..1 << 24;
-/// What stands within 2^10 bytes moves together.
+/// The logarithm of a bucket's size. Everything within 2^10 bytes moves together.
 const BUCKET_LOG: u32 = 10;
-/// There are no more buckets than this: a frame's memory and twice the reach have fewer.
+/// The maximum number of buckets. A frame's memory and twice the reach have fewer.
 const BUCKETS: u32 = 1 << 16;
-/// In executables of arm64 one of so many words at least is a call into the same file; by chance it is one of thousands.
+/// The number of words per call. In executables of arm64, at least one of this many words is a call
+/// into the same file. By chance, it is one of thousands.
 const WORDS_A_CALL: usize = 200;
-/// Fewer calls may be there by chance.
+/// The minimum number of calls. Fewer may be there by chance.
 const MIN_CALLS: usize = 16;
-/// The instructions B and BL of arm64, but for the bit that tells them apart, and their operand.
+/// The bits that the arm64 instructions B and BL have in common, and their operand.
 const BRANCH: i32 = 0x1400_0000;
 const BRANCH_MASK: i32 = 0x7c00_0000;
 const BRANCH_OPERAND: i32 = 0x03ff_ffff;
-/// The last byte of a BL, but for what its operand has there.
+/// The last byte of a BL, without the bits of its operand.
 const CALL_HIGH: u8 = 0x94;
 const BRANCH_HIGH: u8 = 3;
-/// The bytes of a word.
+/// The size of a word in bytes.
 const WORD: usize = 4;
-/// That a bucket moved otherwise than the one before is worth an entry if it makes so many more pointers right.
+/// The minimum gain of an entry. A bucket that moved differently from the one before gets an entry
+/// if that makes this many more pointers right.
 const MIN_GAIN: u32 = 4;
 
-/// How far the targets of pointers have moved.
+/// The distances that the targets of pointers have moved.
 #[derive(Debug)]
 pub(super) struct Moves {
     pattern: Pattern,
-    /// Of distances and branches.
+    /// The moves of the targets of distances and branches.
     distances: Shifts,
     addresses: Shifts,
 }
 
-/// What looks like a pointer.
+/// The pattern of words that look like pointers.
 #[derive(Debug)]
 struct Pattern {
-    /// How far beyond either end of the base, which may be a part of a file, distances may point, in bytes.
+    /// The distance in bytes that pointers may reach beyond either end of the base. The base may be
+    /// a part of a file.
     reach: usize,
-    /// All that distances may point to, as offsets in the base.
+    /// The possible targets of distances, as offsets in the base.
     targets: Range<i64>,
-    /// Where words begin if branches are looked for: what is left of their offsets in the base, divided by 4.
+    /// The place where words begin (their offset in the base, modulo 4), if branches are looked
+    /// for.
     words_at: Option<usize>,
 }
 
-/// First buckets of parts that moved alike, ascending, and how far, in bytes. What stands in front of the first has not moved.
+/// The first buckets of parts that moved alike, ascending, and the distance in bytes. Buckets
+/// before the first entry have not moved.
 #[derive(Debug, Default)]
 struct Shifts(Vec<(u32, i32)>);
 
-/// A part of the new content that is like one of the base.
+/// A part of the new content that resembles a part of the base.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Match<'b> {
     /// The bytes of the base.
     pub(super) base: &'b [u8],
-    /// Where they stand in the base.
+    /// The offset of these bytes in the base.
     pub(super) base_at: usize,
-    /// Where they stand in the new content.
+    /// The offset of these bytes in the new content.
     pub(super) new_at: usize,
 }
 
 impl Match<'_> {
-    /// Returns how far the match itself has moved.
+    /// Returns the distance that the match itself has moved.
     fn moved(&self) -> i64 {
         len_i64(self.new_at) - len_i64(self.base_at)
     }
@@ -90,9 +103,9 @@ impl Match<'_> {
 
 /// A word that looks like a pointer.
 struct Pointer {
-    /// Where it stands in the match.
+    /// The offset in the match.
     at: usize,
-    /// The bucket of what it points to.
+    /// The bucket of the target.
     target: u32,
     form: Form,
 }
@@ -105,7 +118,8 @@ enum Form {
 }
 
 impl Form {
-    /// Returns how far what a pointer points to, or its distance, has changed; `None` if it is another instruction now.
+    /// Returns the change of a pointer's target, or of its distance; `None` if it is now another
+    /// instruction.
     fn change(self, from: i32, to: i32) -> Option<i64> {
         match self {
             Self::Address | Self::Distance => Some(i64::from(to) - i64::from(from)),
@@ -114,7 +128,7 @@ impl Form {
         }
     }
 
-    /// Returns the pointer whose target, or distance, is greater by `change`.
+    /// Returns the pointer with its target, or its distance, increased by `change`.
     fn changed(self, word: i32, change: i64) -> [u8; WORD] {
         let changed = match self {
             Self::Address | Self::Distance => i64::from(word) + change,
@@ -137,7 +151,7 @@ impl Moves {
         }
     }
 
-    /// Learns from the matches of `new` how far the targets of their pointers have moved.
+    /// Learns the moves of pointers' targets from the matches of `new`.
     pub(super) fn learn<'b>(
         base: &[u8],
         new: &[u8],
@@ -189,7 +203,8 @@ impl Moves {
         bytes
     }
 
-    /// Appends the moves: the reach and where words begin, those of distances, counted, and those of addresses.
+    /// Appends the moves: the reach and where words begin, then the moves of distances with their
+    /// count, then those of addresses.
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         let Pattern {
             reach, words_at, ..
@@ -206,7 +221,7 @@ impl Moves {
         }
     }
 
-    /// Reads moves to the end of `bytes`; there are none in no bytes.
+    /// Reads moves to the end of `bytes`. No bytes mean no moves.
     pub(super) fn take(bytes: &[u8], base: &[u8]) -> Result<Self, Malformed> {
         let mut cursor = Cursor::new(bytes);
         if cursor.is_empty() {
@@ -258,7 +273,7 @@ impl Shifts {
     }
 }
 
-/// How often the pointers into a bucket say that it has moved so far.
+/// The number of pointers into each bucket that agree on a move.
 #[derive(Default)]
 struct Votes(BTreeMap<u32, HashMap<i32, u32>>);
 
@@ -276,7 +291,8 @@ impl Votes {
         let mut shifts = Shifts::default();
         let mut last = 0;
         for (bucket, votes) in &self.0 {
-            // The same for the same content: of two with as many votes, the smaller shift.
+            // The same content gives the same result: of two shifts with as many votes, the smaller
+            // wins.
             let most = votes
                 .iter()
                 .max_by_key(|(shift, count)| (**count, -**shift));
@@ -300,7 +316,7 @@ impl Pattern {
         }
     }
 
-    /// Adds branches if the base has as many calls into itself as code of arm64 has.
+    /// Adds branches if the base has as many calls into itself as arm64 code has.
     fn with_branches(self, base: &[u8]) -> Self {
         let itself = Self::new(base, 0);
         let all = Match {
@@ -323,7 +339,8 @@ impl Pattern {
         }
     }
 
-    /// Returns what looks like a pointer in the bytes of a match, from left to right and without overlaps.
+    /// Returns the words of a match that look like pointers, from left to right and without
+    /// overlaps.
     fn pointers<'p>(&'p self, of: Match<'p>) -> impl Iterator<Item = Pointer> + 'p {
         let (mut next, step) = match self.words_at {
             Some(at) => ((at + WORD - of.base_at % WORD) % WORD, WORD),
@@ -369,7 +386,8 @@ impl Pattern {
         pointer(self.target(of, at, i64::from(distance))?, Form::Distance)
     }
 
-    /// Returns what a branch points to, counted from the first of all targets; `None` if it is none.
+    /// Returns the target of a branch, counted from the first possible target; `None` if the word
+    /// is not a branch.
     fn target_of_branch(&self, of: Match<'_>, at: usize) -> Option<u64> {
         let word = word(of.base, at);
         if word & BRANCH_MASK != BRANCH {
@@ -385,7 +403,7 @@ impl Pattern {
     }
 }
 
-/// Returns how far from its own place a branch points, in bytes.
+/// Returns the distance that a branch points to from its own place, in bytes.
 fn branch_distance(word: i32) -> i64 {
     // The operand's sign is its highest bit.
     i64::from(word << 6 >> 6) * 4
@@ -395,7 +413,7 @@ fn bucket(target: u64) -> u32 {
     u32::try_from(target >> BUCKET_LOG).unwrap_or(u32::MAX)
 }
 
-/// Returns the 32 bits at an offset; zero behind the end.
+/// Returns the 32 bits at an offset; zero past the end.
 fn word(bytes: &[u8], at: usize) -> i32 {
     bytes[at..]
         .first_chunk()

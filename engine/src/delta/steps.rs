@@ -1,24 +1,26 @@
-//! Approximate matches of new content in a base: exact ones, extended as long as most bytes agree.
+//! Approximate matches of new content in a base: exact matches, extended as long as most bytes
+//! agree.
 //!
-//! Exact matches are looked for where the last one would go on, and else in a hash table of the base's strings: linear in time,
-//! and as good in what it finds as a suffix array that takes ten times as long.
+//! Exact matches are looked for where the last one would continue, and otherwise in a hash table of
+//! the base's strings. That takes linear time. Its results are as good as those of a suffix array
+//! that takes ten times as long.
 //!
 //! Source: Colin Percival, "Naïve differences of executable code", 2003 (bsdiff).
 
 use super::pointers::Match;
 
-/// How many more bytes than the match that goes on anyway a match must have to be worth a seek.
+/// The number of bytes by which a match must be longer than the continued one to be worth a seek.
 const MIN_GAIN: usize = 8;
-/// While the last match goes on for this many bytes, no other is looked for.
+/// The number of bytes for which the last match must continue so that no other match is looked for.
 const GOES_ON: usize = 32;
 
-/// A match, and the new bytes behind it.
+/// A match, and the new bytes after it.
 pub(super) struct Step {
     pub(super) base_at: usize,
     pub(super) new_at: usize,
     pub(super) copied: usize,
     pub(super) inserted: usize,
-    /// Where the next match starts in the base.
+    /// The offset of the next match in the base.
     pub(super) next_base_at: usize,
 }
 
@@ -37,9 +39,9 @@ impl Step {
 pub(super) struct Steps<'b> {
     index: Index<'b>,
     new: &'b [u8],
-    /// Where the last match began, in the new content and in the base.
+    /// The start of the last match, in the new content and in the base.
     last: (usize, usize),
-    /// What is before this in the new content belongs to that match or to none.
+    /// The end of the part of the new content that belongs to that match or to none.
     scan: usize,
 }
 
@@ -94,9 +96,11 @@ impl Iterator for Steps<'_> {
     }
 }
 
-/// Returns where in `new` the next match begins that is worth a seek, and where in the base; the end of `new` if there is none.
+/// Finds the next match that is worth a seek. Returns its offset in `new` and in the base, or the
+/// end of `new` if there is none.
 ///
-/// `last` says where the last match began, in `new` and in the base; what is before `scan` belongs to it or to none.
+/// `last` is the start of the last match, in `new` and in the base. The bytes before `scan` belong
+/// to that match or to none.
 fn next_match(
     index: &mut Index<'_>,
     new: &[u8],
@@ -105,7 +109,8 @@ fn next_match(
 ) -> (usize, usize) {
     let base = index.base;
     let goes_on = |at: usize| base.get(last.1 + at - last.0) == Some(&new[at]);
-    // How many of the bytes from `scan` to `scored` agree with the base if the last match goes on.
+    // The number of bytes from `scan` to `scored` that agree with the base if the last match
+    // continues.
     let (mut agreeing, mut scored) = (0, scan);
     while scan < new.len() {
         let rest = base.get(last.1 + scan - last.0..).unwrap_or_default();
@@ -134,7 +139,8 @@ fn next_match(
     (new.len(), 0)
 }
 
-/// Returns how far a match extends to the right as long as more than half of its bytes agree.
+/// Returns the length by which a match extends to the right while more than half of its bytes
+/// agree.
 fn extend_forward(base: &[u8], new: &[u8]) -> usize {
     best_extension(base.iter().zip(new))
 }
@@ -155,7 +161,7 @@ fn best_extension<'b>(pairs: impl Iterator<Item = (&'b u8, &'b u8)>) -> usize {
     best
 }
 
-/// Where the last match started and where the next one was found.
+/// The start of the last match, and the place where the next one was found.
 struct Gap {
     last_base: usize,
     last_new: usize,
@@ -163,7 +169,7 @@ struct Gap {
     scan: usize,
 }
 
-/// Shortens two extensions that overlap, at the place where the most bytes agree.
+/// Shortens two extensions that overlap. It cuts at the place where most bytes agree.
 fn resolve_overlap(
     base: &[u8],
     new: &[u8],
@@ -188,21 +194,22 @@ fn resolve_overlap(
     (left + split, backward - split)
 }
 
-/// Strings of this many bytes are found by their hash.
+/// The length of strings that are found by their hash.
 const KEY_BYTES: usize = 8;
-/// In a base of more than this many bytes, only strings at every fourth place are in the table.
+/// The size of a base above which only strings at every fourth place are in the table.
 const DENSE_BYTES: usize = 256 << 10;
 const SPARSE_STRIDE: usize = 4;
-/// Of the strings with one hash, so many on either side of where the last match would go on are compared.
+/// The number of strings with one hash that are compared on either side of where the last match
+/// would continue.
 const NEIGHBOURS: usize = 32;
 
-/// Finds strings in the base; the table is made when it is first needed.
+/// An index of strings in the base. The table is made when it is first needed.
 struct Index<'b> {
     base: &'b [u8],
     stride: usize,
-    /// For each hash where its places begin; at the end their number. Empty at first.
+    /// For each hash, the start of its places; at the end, the number of places. Empty at first.
     starts: Vec<u32>,
-    /// Where strings are, in strides, by their hash and then ascending.
+    /// The places of strings, in strides, ordered by hash and then ascending.
     places: Vec<u32>,
 }
 
@@ -228,7 +235,7 @@ impl<'b> Index<'b> {
         let hashes = count.next_power_of_two();
         let hash_at = |place: u32| hash(&self.base[index(place) * self.stride..], hashes);
         let all = 0..u32::try_from(count).unwrap_or(0);
-        // Counts, then ends, which become beginnings as places are put in from behind.
+        // Counts first, then ends. The ends become starts as places are inserted from the back.
         let mut starts = vec![0_u32; hashes + 1];
         for hash in all.clone().filter_map(hash_at) {
             starts[hash] += 1;
@@ -249,7 +256,7 @@ impl<'b> Index<'b> {
         self.places = places;
     }
 
-    /// Returns a match that was found, or a longer one that begins at one of the next strings.
+    /// Returns the match that was found, or a longer one that starts at one of the next strings.
     fn longer_match(
         &mut self,
         new: &[u8],
@@ -269,8 +276,8 @@ impl<'b> Index<'b> {
         best
     }
 
-    /// Returns position and length of the longest match found of the start of `text`, near `expected` if there are many; its
-    /// length is zero if there is none.
+    /// Returns position and length of the longest match for the start of `text`. If there are many,
+    /// it looks near `expected`. The length is zero if there is no match.
     fn longest_match(&mut self, text: &[u8], expected: usize) -> (usize, usize) {
         if self.starts.is_empty() {
             self.fill();
@@ -285,7 +292,7 @@ impl<'b> Index<'b> {
         let near = behind.saturating_sub(NEIGHBOURS)..alike.len().min(behind + NEIGHBOURS);
         for place in &alike[near] {
             let at = index(*place) * self.stride;
-            // What differs behind the longest match found is no longer one.
+            // A place that differs after the length of the longest match cannot be longer.
             if self.base.get(at + longest.1) != text.get(longest.1) {
                 continue;
             }
@@ -298,19 +305,20 @@ impl<'b> Index<'b> {
     }
 }
 
-/// Frames are far below 4 GiB.
+/// Converts a number to an index. Frames are far below 4 GiB.
 fn index(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// Returns the hash of the first [`KEY_BYTES`] bytes, less than `limit`, a power of two.
+/// Returns the hash of the first [`KEY_BYTES`] bytes. It is less than `limit`, which is a power of
+/// two.
 fn hash(text: &[u8], limit: usize) -> Option<usize> {
     let key = u64::from_le_bytes(*text.first_chunk::<KEY_BYTES>()?);
     let mixed = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     usize::try_from(mixed).ok().map(|mixed| mixed & (limit - 1))
 }
 
-/// Returns how many bytes two texts begin with in common.
+/// Returns the number of bytes that two texts have in common at their start.
 pub(super) fn common_len(one: &[u8], other: &[u8]) -> usize {
     let words = one
         .as_chunks::<KEY_BYTES>()

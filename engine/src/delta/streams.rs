@@ -1,14 +1,14 @@
-//! The kinds of streams a piece is split into, and a set of one stream per kind.
+//! The kinds of streams that a piece is split into, and a set with one stream per kind.
 
 use crate::delta::zstd_frame::{self, Search};
 
-/// Differences that span more than this are weighed by compressing them.
+/// The length of differences above which their cost is measured by compressing them.
 const MUCH_BYTES: usize = 4 << 10;
 
-/// What a stream holds. Streams of one kind of all pieces stand side by side in a frame body, in this order.
+/// The kind of a stream. A frame body has the streams of all pieces kind by kind, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// How to put the piece together: compression, chunks and their order.
+    /// The recipe of the piece: compression, chunks and their order.
     Recipe,
     Atoms,
     Imports,
@@ -31,7 +31,7 @@ pub(super) enum Kind {
     Content,
 }
 
-/// Number of kinds.
+/// The number of kinds.
 pub(super) const KINDS: usize = 18;
 
 impl Kind {
@@ -67,7 +67,7 @@ impl Kind {
 pub(super) struct Streams([Vec<u8>; KINDS]);
 
 impl Streams {
-    /// Returns streams of which only the content is not empty.
+    /// Returns streams that have content only; all others are empty.
     pub(super) fn of_content(content: &[u8]) -> Self {
         let mut streams = Self::default();
         streams[Kind::Content] = content.to_vec();
@@ -79,8 +79,8 @@ impl Streams {
         self.0.iter().map(Vec::len).sum()
     }
 
-    /// Estimates what is not in the base, in bytes, compressed where that is much: from what lies between the first and the last
-    /// difference of each stream.
+    /// Estimates the bytes that are not in the base: those between the first and the last
+    /// difference of each stream. If there are many, their compressed size counts.
     pub(super) fn novelty(&self, base: &Self) -> usize {
         let between = |(new, base): (&Vec<u8>, &Vec<u8>)| {
             let same = new

@@ -1,19 +1,20 @@
 //! Deflating as zlib does it at a given level.
 //!
-//! Owns the levels, how they are sent, and their order of likelihood. All other parameters are zlib's defaults (memory level 8, window of
-//! 32 KiB, default strategy); what was deflated with others stays compressed.
+//! This module owns the levels, their form on the wire, and their order of likelihood. All other
+//! parameters are zlib's defaults (memory level 8, window of 32 KiB, default strategy). Data that
+//! was deflated with other parameters stays compressed.
 
 use flate2::{Compress, Compression, FlushCompress, Status};
 use sha2::Digest as _;
 
 use super::cursor::{Cursor, Malformed};
 
-/// How many bytes are handed out at once.
+/// The size of the parts that zlib's output is passed on in.
 const PART_BYTES: usize = 1 << 10;
 /// All levels, the most common ones first.
 const COMMON_FIRST: [u8; 9] = [6, 9, 1, 5, 4, 3, 2, 7, 8];
 
-/// How DEFLATE data is framed.
+/// The framing of DEFLATE data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
     /// Bare, as inside a gzip member.
@@ -29,12 +30,12 @@ pub(super) struct Level(u8);
 impl Level {
     /// zlib's default level.
     pub(super) const DEFAULT: Self = Self(6);
-    /// The level that is fastest.
+    /// The fastest level.
     pub(super) const FASTEST: Self = Self(1);
     /// The level that searches longest.
     pub(super) const BEST: Self = Self(9);
 
-    /// Checks a level that was sent.
+    /// Checks a level that was received.
     pub(super) fn of(level: u8) -> Result<Self, Malformed> {
         if (1..=9).contains(&level) {
             Ok(Self(level))
@@ -53,7 +54,7 @@ impl Level {
         }
     }
 
-    /// Returns what zlib's header says about the level (FLEVEL).
+    /// Returns the level's bits in zlib's header (FLEVEL).
     fn header_flags(self) -> u8 {
         match self.0 {
             0 | 1 => 0,
@@ -79,19 +80,19 @@ impl Level {
             .filter(move |level| flags.is_none_or(|flags| level.header_flags() == flags))
     }
 
-    /// Returns the level as it is sent.
+    /// Returns the level in its form on the wire.
     pub(super) fn byte(self) -> u8 {
         self.0
     }
 
-    /// Reads a level that stands in a byte of its own.
+    /// Reads a level that has a byte of its own.
     pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
         Self::of(cursor.byte()?)
     }
 }
 
-/// Deflates `content` in one go and hands the result to `take`, part by part, until it ends or `take` returns false. Returns how many
-/// bytes of `content` zlib has read.
+/// Deflates `content` in one go. It passes the output to `take`, part by part, until it ends or
+/// `take` returns false. Returns the number of bytes of `content` that zlib has read.
 pub(super) fn deflate_to(
     content: &[u8],
     level: Level,
@@ -104,7 +105,7 @@ pub(super) fn deflate_to(
     loop {
         let (read, written) = (zlib.total_in(), zlib.total_out());
         let status = zlib.compress(rest, &mut part, FlushCompress::Finish);
-        // Both are at most what zlib was given.
+        // Both are at most the lengths that zlib got.
         let passed = |before: u64, now: u64| usize::try_from(now - before).unwrap_or(usize::MAX);
         rest = &rest[passed(read, zlib.total_in())..];
         let goes_on = take(&part[..passed(written, zlib.total_out())]);
@@ -114,8 +115,9 @@ pub(super) fn deflate_to(
     }
 }
 
-/// Returns what tells this zlib from one that deflates to other bytes: the beginning of the SHA-256 of a sample, deflated at the levels that
-/// search least and most. Its twin on the target is `relsync_lib_delta_inflate:fingerprint/0`.
+/// Returns the fingerprint of this zlib, which differs from that of a zlib with other output. It is
+/// the beginning of a SHA-256 over a sample, deflated at the levels that search least and most. Its
+/// twin on the target is `relsync_lib_delta_inflate:fingerprint/0`.
 pub(super) fn fingerprint() -> [u8; 8] {
     let sample: String = (0..100_u32)
         .map(|n| format!("lib/app-{}/ebin/module_{}.beam\n", n % 7, n * n))
@@ -169,7 +171,8 @@ mod tests {
         }
     }
 
-    /// The same as `relsync_lib_delta_inflate_tests:fingerprint_test`: it is that of zlib 1.2 and 1.3.
+    /// The same value as in `relsync_lib_delta_inflate_tests:fingerprint_test`. zlib 1.2 and 1.3
+    /// have it.
     #[test]
     fn the_fingerprint_is_that_of_zlib() {
         assert_eq!(fingerprint(), [173, 146, 73, 91, 205, 154, 36, 154]);

@@ -1,52 +1,57 @@
-//! Zstd frames whose history begins with a prefix that the decoder has already (`zstd --patch-from`).
+//! Zstd frames whose history begins with a prefix that the decoder already has
+//! (`zstd --patch-from`).
 //!
-//! Owns the parameters: the window spans prefix and content, so that all of the prefix can be referred to. Frames carry no checksum
-//! (what they hold is covered by a SHA-256) and no dictionary id; a *bare* frame does not say either how long its content is, for
-//! readers that learn it elsewhere.
+//! This module owns the parameters. The window spans prefix and content, so all of the prefix can
+//! be referred to. Frames have no checksum, because a SHA-256 covers their content, and no
+//! dictionary id. A *bare* frame also lacks the length of its content, for readers that get it from
+//! elsewhere.
 
 use zstd::zstd_safe::{
     CCtx, CParameter, DCtx, DParameter, Strategy, compress_bound, get_error_name,
 };
 
-/// What every decoder must accept (RFC 8878 recommends 8 MiB; all of ours take the prefix as part of the window).
+/// The window that every decoder must accept. RFC 8878 recommends 8 MiB; all of our decoders take
+/// the prefix as part of the window.
 const MAX_WINDOW_LOG: u32 = 27;
 /// The smallest window that a frame can ask for.
 const MIN_WINDOW_LOG: u32 = 10;
-/// Beyond this, zstd's own tables do not reach all of the prefix.
+/// The length beyond which zstd's own tables do not reach all of the prefix.
 const LONG_BYTES: usize = 8 << 20;
-/// The level that the two thorough searches start from.
+/// The level that the fast and the deep search start from.
 const DEEP_LEVEL: i32 = 19;
 /// The level of a quick search.
 const QUICK_LEVEL: i32 = 3;
-/// No hash table of the compressor has more than 2^23 entries.
+/// The maximum size of the compressor's tables: 2^23 entries.
 const MAX_TABLE_LOG: u32 = 23;
-/// 2^5 candidates are compared for each match; with more, nothing gets smaller, but all gets slower.
+/// The number of candidates for each match: 2^5. With more, the result is not smaller, but
+/// everything is slower.
 const SEARCH_LOG: u32 = 5;
-/// A match of this length is taken without looking further.
+/// The length of a match that is taken without searching further.
 const TARGET_LENGTH: u32 = 256;
-/// Greatest block of a frame whose window is no smaller.
+/// The largest block of a frame. It is smaller if the window is smaller.
 const BLOCK_BYTES: usize = 128 << 10;
 
-/// How hard matches are looked for.
+/// The effort of the search for matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Search {
-    /// Finds long matches anywhere and short ones nearby, in a hundredth of the time that [`Search::Deep`] takes.
+    /// Finds long matches anywhere and short ones nearby, in a hundredth of the time of
+    /// [`Search::Deep`].
     Quick,
-    /// Finds nearly every match and takes them as they come: as good as [`Search::Deep`] where little is left to say, in a tenth of
-    /// the time.
+    /// Finds nearly every match, and takes matches as they come. It is as good as [`Search::Deep`]
+    /// if little is left to code, in a tenth of the time.
     Fast,
-    /// Finds matches anywhere in the prefix and weighs which to take.
+    /// Finds matches anywhere in the prefix, and weighs which ones to take.
     Deep,
-    /// What zstd does at this level.
+    /// Does the same as zstd at this level.
     Level(i32),
 }
 
-/// Why content could not be compressed.
+/// The reason why content could not be compressed.
 #[derive(Debug, thiserror::Error)]
 #[error("zstd: {0}")]
 pub struct CompressError(String);
 
-/// Why a frame could not be decompressed.
+/// The reason why a frame could not be decompressed.
 #[derive(Debug, thiserror::Error)]
 #[error("zstd: {0}")]
 pub struct DecompressError(String);
@@ -61,14 +66,15 @@ pub fn compress(prefix: &[u8], content: &[u8], level: i32) -> Result<Vec<u8>, Co
 
 /// Compresses `content` into one bare frame that refers to `prefix`.
 ///
-/// Should the compressor fail, the frame holds the content as it is.
+/// If the compressor fails, the frame holds the content uncompressed.
 #[must_use]
 pub fn compress_bare(prefix: &[u8], content: &[u8], search: Search) -> Vec<u8> {
     compress_bare_within(prefix, content, search, compress_bound(content.len()))
         .unwrap_or_else(|| stored(prefix.len(), content))
 }
 
-/// Compresses `content` into one bare frame of less than `limit` bytes; `None` as soon as it is clear that there is no such.
+/// Compresses `content` into one bare frame of less than `limit` bytes. Returns `None` as soon as
+/// it is clear that this is impossible.
 #[must_use]
 pub fn compress_bare_within(
     prefix: &[u8],
@@ -120,7 +126,8 @@ fn compressor<'p>(
             CParameter::MinMatch(4),
             CParameter::TargetLength(TARGET_LENGTH),
         ]),
-        // The tables of the highest levels are made for content much larger than ours; these cover the prefix completely.
+        // The tables of the highest levels are made for content much larger than ours. These cover
+        // the prefix completely.
         Search::Deep => parameters.extend([
             CParameter::Strategy(Strategy::ZSTD_btultra2),
             CParameter::ChainLog((window_log + 1).min(MAX_TABLE_LOG)),
@@ -150,7 +157,7 @@ fn refused(code: usize) -> CompressError {
 pub(crate) fn stored(prefix_len: usize, content: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0];
     let window_log = window_log(prefix_len + content.len());
-    // An exponent in the upper bits, counted from a window of 1 KiB.
+    // The exponent is in the upper bits. It counts from a window of 1 KiB.
     frame.push(u8::try_from(window_log - MIN_WINDOW_LOG).unwrap_or(0) << 3);
     let block_bytes = BLOCK_BYTES.min(1 << window_log);
     let blocks = content.len().div_ceil(block_bytes).max(1);
@@ -174,8 +181,8 @@ pub fn decompress(prefix: &[u8], frame: &[u8], limit: usize) -> Result<Vec<u8>, 
     decompress_bare(prefix, frame, declared)
 }
 
-/// Decompresses one frame that refers to `prefix`, whether it says how long its content is or not; fails if that is longer than
-/// `limit` bytes.
+/// Decompresses one frame that refers to `prefix`, with or without a content length in the frame.
+/// Fails if the content is longer than `limit` bytes.
 pub fn decompress_bare(
     prefix: &[u8],
     frame: &[u8],
@@ -194,7 +201,7 @@ pub fn decompress_bare(
     Ok(content)
 }
 
-/// The smallest window log that spans `bytes`.
+/// Returns the smallest window log that spans `bytes`.
 fn window_log(bytes: usize) -> u32 {
     let needed = usize::BITS - bytes.saturating_sub(1).leading_zeros();
     needed.clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG)

@@ -1,11 +1,11 @@
-//! Builds the pack of a plan.
+//! The encoder of packs. It builds the pack of a plan.
 //!
-//! Owns the order of work: frames are planned (`frames`), read and coded in parallel batches, and written in order, so that memory
-//! stays at a few frames per core whatever the size of the update. The content comes from a [`ContentSource`], the bytes go to the
-//! caller's sink.
+//! This module owns the order of work. Frames are planned (`frames`), read and coded in parallel
+//! batches, and written in order. So memory stays at a few frames per core, whatever the size of
+//! the update. The content comes from a [`ContentSource`], and the bytes go to the caller's sink.
 //!
-//! **Invariant.** The same plan, content and [`Coding`] give the same bytes, so that a pack that was interrupted can be built again and
-//! continued where it stopped.
+//! **Invariant.** The same plan, content and [`Coding`] give the same bytes. So an interrupted pack
+//! can be built again and continued where it stopped.
 
 use rayon::prelude::*;
 
@@ -20,27 +20,27 @@ use crate::tree::entry::Entry;
 use crate::tree::id::{ChunkId, Sha256};
 use crate::tree::manifest::Manifest;
 
-/// Where the content of files comes from.
+/// The source of files' content.
 pub trait ContentSource: Sync {
     /// Reads exactly `length` bytes at `offset` of the content with this hash.
     fn read(&self, sha256: &Sha256, offset: u64, length: usize) -> Result<Vec<u8>, ContentError>;
 
-    /// Returns the chunks of a content in order, with their lengths; empty if they are not known.
+    /// Returns the chunks of a content in order, with their lengths; empty if they are unknown.
     fn chunks(&self, sha256: &Sha256) -> Vec<(ChunkId, u64)>;
 }
 
-/// Why content cannot be read.
+/// The reason why content cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read content {sha256}")]
 pub struct ContentError {
     /// The content's hash.
     pub sha256: Sha256,
-    /// What went wrong.
+    /// The cause.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Why a pack cannot be built.
+/// The reasons why a pack cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
     /// Content could not be read.
@@ -54,20 +54,20 @@ pub enum EncodeError {
     Sink(#[source] std::io::Error),
 }
 
-/// What was built.
+/// A summary of the pack that was built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackSummary {
     /// The pack's id.
     pub id: [u8; 32],
-    /// Its size in bytes.
+    /// The pack's size in bytes.
     pub pack_bytes: u64,
-    /// About what zstd makes of the content by itself, in bytes.
+    /// The approximate size that plain zstd would give, in bytes.
     pub plain_bytes: u64,
-    /// How each piece was coded, in order.
+    /// The coding of each piece, in order.
     pub pieces: Vec<CodedPiece>,
 }
 
-/// How one piece was coded.
+/// The coding of one piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodedPiece {
     /// The file's index in the new manifest.
@@ -76,20 +76,20 @@ pub struct CodedPiece {
     pub base: Option<usize>,
     /// Transform and coder.
     pub how: delta::PieceExplanation,
-    /// Its size in bytes.
+    /// The piece's size in bytes.
     pub content_bytes: u64,
 }
 
-/// How the frames of a pack are coded.
+/// The coding of a pack's frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Coding {
     /// zstd's level.
     pub level: i32,
-    /// Whether the target's zlib may be relied on to deflate as the host's does.
+    /// Whether the target's zlib is known to deflate as the host's does.
     pub reflate: bool,
 }
 
-/// Builds the pack of `plan`, handing its bytes to `sink` in order.
+/// Builds the pack of `plan`. It passes the bytes to `sink` in order.
 pub fn encode_pack(
     plan: &Plan,
     held: Held<'_>,
@@ -107,7 +107,8 @@ pub fn encode_pack(
         content_bytes: plan.totals(new).sent_content_bytes,
         frames: heads.len() as u64,
         deletes: plan.deletes.clone(),
-        // The same at every effort, so that a pack of what cannot be compressed is, too.
+        // The level is the same at every effort. So two packs of incompressible content are the
+        // same, too.
         manifest_frame: zstd_frame::compress(held.manifest.encode(), new.encode(), BEST_LEVEL)?,
     };
     let mut sealer = Sealer::default();
@@ -145,7 +146,7 @@ pub fn encode_pack(
     })
 }
 
-/// Follows where in its file each piece begins.
+/// The offset of each piece in its file.
 #[derive(Default)]
 struct Offsets {
     entry: usize,

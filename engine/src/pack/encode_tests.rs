@@ -1,5 +1,6 @@
-//! Packs that both sides read (`tests/data/golden/pack`): one as a push makes it, and one made by hand that uses what a push
-//! of small files does not. Beside each pack stand the manifests, the held content, the content of its pieces and a listing.
+//! Packs that both sides read (`tests/data/golden/pack`). A push could have made the first one. The
+//! second is made by hand, and uses forms that a push of small files does not use. Beside each pack
+//! are the manifests, the held content, the content of its pieces and a listing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -12,7 +13,7 @@ use crate::plan::Rules;
 use crate::plan::bases::Contents;
 use crate::tree::entry::{Entry, EntryKind, EntryPath, Mode};
 
-/// A tree in memory: contents by path; directories are added as the paths need them.
+/// A tree in memory, with contents by path. Directories are added as the paths need them.
 struct Tree {
     manifest: Manifest,
     contents: HashMap<Sha256, Vec<u8>>,
@@ -197,7 +198,8 @@ struct Vector {
 
 const VERSE: &[u8] = b"Nothing beside remains. Round the decay\nOf that colossal wreck, boundless and bare\nThe lone and level sands stretch far away.\n";
 
-/// A version bump with a changed file, a moved one, an empty one, a new one, one that occurs twice, and deletions.
+/// A version bump: a changed file, a moved one, an empty one, a new one, one that occurs twice, and
+/// deletions.
 fn update() -> Vector {
     let changed = [VERSE, b"And on the pedestal, these words appear:\n"].concat();
     let old = Tree::new(&[
@@ -248,7 +250,8 @@ fn update() -> Vector {
     }
 }
 
-/// Three frames: pieces of one file in two of them, ranges of bases, a base before the one used last.
+/// Three frames: pieces of one file in two of them, ranges of bases, and a base before the one used
+/// last.
 fn pieces() -> Vector {
     let turned: Vec<u8> = VERSE.iter().rev().copied().collect();
     let old = Tree::new(&[("a", VERSE), ("b", b"short"), ("c", &turned)]);
@@ -304,7 +307,8 @@ fn pieces() -> Vector {
     }
 }
 
-/// The stored packs are read, and say what those that are made today say. How well they are compressed may change.
+/// The stored packs can be read, and have the same content as packs made today. Their compression
+/// may differ.
 #[test]
 fn golden_packs_are_read() {
     let mut listed = BTreeSet::new();
@@ -349,7 +353,8 @@ fn golden_packs_are_read() {
     assert_eq!(stored, listed);
 }
 
-/// What a plan leaves to the target is not in the pack: it holds one copy of new content, and the changed file.
+/// The pack does not contain what the target derives from the plan. It has one copy of new content,
+/// and the changed file.
 #[test]
 fn only_what_is_missing_is_sent() {
     let Vector { old, new, pack, .. } = update();
@@ -373,7 +378,8 @@ fn only_what_is_missing_is_sent() {
     );
 }
 
-/// A file that got another name, directory and some edits is sent as a difference to what it was.
+/// A file with another name, another directory and some edits is sent as a difference from the old
+/// one.
 #[test]
 fn what_was_renamed_and_edited_costs_its_edits() {
     let text = |name: &str| -> Vec<u8> {
@@ -426,7 +432,7 @@ fn what_was_renamed_and_edited_costs_its_edits() {
     assert!(pack.len() < 1000, "{} bytes", pack.len());
 }
 
-/// What is sent over a very fast link is neither compressed nor held against a base.
+/// Over a very fast link, content is sent without compression and without a base.
 #[test]
 fn stored_content_is_sent_as_it_is() {
     let beam = &VERSE.repeat(20);

@@ -1,17 +1,19 @@
 //! The bytes of one update (store-format.md, "Pack").
 //!
-//! Owns the pack's records, header, pieces and trailer, both ways: [`Header::encode`], [`FrameHead::encode`] and [`Sealer`] write what
-//! [`RecordReader`], [`Header::decode`] and [`FrameHead::decode`] read. Does not know what a frame's body says (`delta`), nor where
-//! content comes from (`encode`). Pure.
+//! This module owns the pack's records, header, pieces and trailer, both ways. [`Header::encode`],
+//! [`FrameHead::encode`] and [`Sealer`] write them; [`RecordReader`], [`Header::decode`] and
+//! [`FrameHead::decode`] read them. It does not know the meaning of a frame's body (`delta`), nor
+//! the source of content (`encode`). It is pure.
 //!
-//! **Invariants.** What is read is untrusted: lengths are held against `limits` first, the CRC of a record is checked before
-//! the record is looked at, and every index is held against the number of entries it may name.
+//! **Invariants.** All input is untrusted. Lengths are checked against `limits` first. A record's
+//! CRC is checked before the record is used. Every index is checked against the number of entries
+//! that it may name.
 
 use crate::bytes::{ReadError, Reader, Writer};
 use crate::limits;
 use crate::tree::id::{ManifestId, SnapshotId};
 
-/// The version of the format written and read here.
+/// The version of the format that this module writes and reads.
 pub const VERSION: u8 = 3;
 
 const MAGIC: &[u8; 4] = b"RSPK";
@@ -24,47 +26,47 @@ const WHOLE_FILE: u8 = 1;
 const HAS_BASE: u8 = 2;
 const BASE_RANGE: u8 = 4;
 
-/// Why bytes are no pack.
+/// The reasons why bytes are not a valid pack.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PackError {
     /// A field is malformed.
     #[error("malformed pack")]
     Field(#[from] ReadError),
-    /// A record's bytes are not those that were written.
+    /// A record does not match its checksum.
     #[error("the record at byte {offset} is damaged")]
     Crc {
-        /// Where it begins.
+        /// The offset of the record.
         offset: usize,
     },
-    /// It does not begin as a pack does.
+    /// The bytes do not begin as a pack does.
     #[error("not a pack")]
     NotAPack,
-    /// It is of another version.
+    /// The pack has another version.
     #[error("a pack of version {0}; this relsync reads version {VERSION}")]
     Version(u8),
-    /// A record of another type was due.
+    /// A record of another type was expected.
     #[error("a record of type {found} where type {expected} was due")]
     RecordType {
-        /// What was due.
+        /// The expected type.
         expected: u8,
-        /// What is there.
+        /// The type found.
         found: u8,
     },
-    /// A piece names an entry that is not there, or has flags or a size it cannot have.
+    /// A piece names an entry that does not exist, or has flags or a size that are not allowed.
     #[error("piece {index} of a frame is malformed")]
     Piece {
         /// Its number in the frame.
         index: usize,
     },
-    /// The deletions name entries the base does not have.
+    /// The deletions name entries that the base does not have.
     #[error("a deletion names an entry that is not there")]
     Deletion,
-    /// The pack's hash is not that of its bytes.
+    /// The pack's hash does not match its bytes.
     #[error("the pack is damaged")]
     Trailer,
 }
 
-/// What a pack says before its frames.
+/// The header of a pack, before its frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// The manifest that pieces, sources and deletions refer to.
@@ -73,13 +75,13 @@ pub struct Header {
     pub snapshot: SnapshotId,
     /// SHA-256 of the new manifest.
     pub manifest: ManifestId,
-    /// Size of the new manifest in bytes.
+    /// The size of the new manifest in bytes.
     pub manifest_bytes: u64,
-    /// Size of all files that have pieces, in bytes.
+    /// The size of all files that have pieces, in bytes.
     pub content_bytes: u64,
-    /// How many frames follow.
+    /// The number of frames that follow.
     pub frames: u64,
-    /// Entries of the base manifest that go, ascending.
+    /// The entries of the base manifest that are deleted, ascending.
     pub deletes: Vec<usize>,
     /// The new manifest, compressed with the base manifest as prefix.
     pub manifest_frame: Vec<u8>,
@@ -109,7 +111,8 @@ impl Header {
         out.into_vec()
     }
 
-    /// Parses the payload of the header record; `base_entries` is the number of entries that deletions may name.
+    /// Parses the payload of the header record. `base_entries` is the number of entries that
+    /// deletions may name.
     pub fn decode(payload: &[u8], base_entries: usize) -> Result<Self, PackError> {
         let mut input = Reader::new(payload);
         expect_type(&mut input, HEADER)?;
@@ -142,7 +145,7 @@ impl Header {
     }
 }
 
-/// Ascending indexes as (gap, length) runs.
+/// Returns ascending indexes as runs of (gap, length).
 fn runs(indexes: &[usize]) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     let mut end = 0;
@@ -171,14 +174,14 @@ fn decode_runs(input: &mut Reader<'_>, entries: usize) -> Result<Vec<usize>, Pac
     Ok(deletes)
 }
 
-/// Content of one file, or of a part of it, in a frame.
+/// The content of one file, or of a part of it, in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
     /// The file's index in the new manifest.
     pub entry: usize,
-    /// The piece's length in bytes, or the whole file.
+    /// The piece's length in bytes; `None` for the whole file.
     pub length: Option<usize>,
-    /// What the piece is coded against.
+    /// The content that the piece is coded against.
     pub base: Option<BaseRange>,
 }
 
@@ -187,18 +190,18 @@ pub struct Piece {
 pub struct BaseRange {
     /// The file's index in the base manifest.
     pub base: usize,
-    /// Offset and length in bytes, or the whole file.
+    /// Offset and length in bytes; `None` for the whole file.
     pub range: Option<(u64, usize)>,
 }
 
-/// Where the numbering of a frame's pieces begins: what the frames before it used last.
+/// The start of the numbering in a frame: the entry and base that the frames before it used last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cursor {
     entry: usize,
     base: usize,
 }
 
-/// The pieces of a frame; its body follows them.
+/// The pieces of a frame. Its body follows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameHead {
     /// The pieces in order.
@@ -206,7 +209,7 @@ pub struct FrameHead {
 }
 
 impl FrameHead {
-    /// Returns the payload of a frame record, and moves the cursor behind the frame.
+    /// Returns the payload of a frame record, and moves the cursor past the frame.
     #[must_use]
     pub fn encode(&self, cursor: &mut Cursor, body: &[u8]) -> Vec<u8> {
         let mut out = Writer::with_capacity(body.len() + 8 * self.pieces.len() + 8);
@@ -242,7 +245,8 @@ impl FrameHead {
         out.into_vec()
     }
 
-    /// Parses the payload of a frame record into pieces and body, and moves the cursor behind the frame.
+    /// Parses the payload of a frame record into pieces and body, and moves the cursor past the
+    /// frame.
     pub fn decode<'a>(
         payload: &'a [u8],
         cursor: &mut Cursor,
@@ -309,7 +313,7 @@ fn expect_type(input: &mut Reader<'_>, expected: u8) -> Result<(), PackError> {
     }
 }
 
-/// Turns payloads into records and ends the pack with its trailer.
+/// A writer of records. It makes records of payloads, and ends the pack with its trailer.
 #[derive(Debug, Default)]
 pub struct Sealer {
     sha256: sha2::Sha256,
@@ -317,12 +321,12 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Returns the record that carries `payload`; records are made in the order in which they stand.
+    /// Returns the record that carries `payload`. Records must be made in their order in the pack.
     #[must_use]
     pub fn record(&mut self, payload: &[u8]) -> Vec<u8> {
         use sha2::Digest;
         let mut out = Writer::with_capacity(RECORD_HEAD_BYTES + payload.len());
-        // Every payload made here is far below 4 GiB: the header's limit is the largest.
+        // Every payload made here is far below 4 GiB; the header's limit is the largest.
         out.u32(u32::try_from(payload.len()).unwrap_or(u32::MAX));
         out.u32(crc32fast::hash(payload));
         out.bytes(payload);
@@ -342,7 +346,7 @@ impl Sealer {
     }
 }
 
-/// Takes a pack apart, record by record.
+/// A reader that takes a pack apart, record by record.
 #[derive(Debug)]
 pub struct RecordReader<'a> {
     input: Reader<'a>,
@@ -350,7 +354,7 @@ pub struct RecordReader<'a> {
 }
 
 impl<'a> RecordReader<'a> {
-    /// Begins at the start of `pack`.
+    /// Starts at the first byte of `pack`.
     #[must_use]
     pub fn new(pack: &'a [u8]) -> Self {
         Self {

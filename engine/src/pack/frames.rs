@@ -1,10 +1,12 @@
-//! How the files to be sent are cut into frames.
+//! The division of the files to be sent into frames.
 //!
-//! Owns the borders of pieces and frames and the range of a large base that a piece is coded against. Pure: the result is the
-//! heads of the frames; `encode` reads the content and makes the bodies.
+//! This module owns the borders of pieces and frames, and the range of a large base that a piece is
+//! coded against. It is pure: the result is the heads of the frames. `encode` reads the content and
+//! makes the bodies.
 //!
-//! **Invariants.** A frame holds at most [`limits::FRAME_CONTENT_BYTES`] of new content, and with its bases at most
-//! [`limits::FRAME_MEMORY_BYTES`]. Pieces ascend by entry, those of one file without gaps.
+//! **Invariants.** A frame holds at most [`limits::FRAME_CONTENT_BYTES`] of new content, and
+//! together with its bases at most [`limits::FRAME_MEMORY_BYTES`]. Pieces ascend by entry, and the
+//! pieces of one file have no gaps between them.
 
 use std::collections::HashMap;
 
@@ -16,16 +18,19 @@ use crate::tree::entry::Entry;
 use crate::tree::id::{ChunkId, Sha256};
 use crate::tree::manifest::Manifest;
 
-/// So much of a base is used: all of a smaller one, of a larger one the part that corresponds to the piece and what is around it.
+/// The maximum size of a base that is used. Of a larger base, the window around the matching part
+/// is used.
 const BASE_BYTES: u64 = 4 * MIB as u64;
 
-/// So many shared chunks on either side of a piece's middle say which part of a large base corresponds to it.
+/// The number of shared chunks, on either side of a piece's middle, that decide which part of a
+/// large base matches it.
 const ANCHORS: usize = 8;
 
-/// Returns the chunks of held or new content, in order, with their lengths in bytes; empty if they are not known.
+/// A function that returns the chunks of held or new content, in order, with their lengths in
+/// bytes; empty if they are unknown.
 pub type ChunksOf<'a> = &'a dyn Fn(&Sha256) -> Vec<(ChunkId, u64)>;
 
-/// Cuts what `plan` sends of `new` into frames.
+/// Divides the content that `plan` sends of `new` into frames.
 #[must_use]
 pub fn frames(
     plan: &Plan,
@@ -90,7 +95,7 @@ fn cut_file(
     }
 }
 
-/// A length that is below [`limits::FRAME_MEMORY_BYTES`] by construction.
+/// Converts a length that is below [`limits::FRAME_MEMORY_BYTES`] by construction.
 fn in_memory(length: u64) -> usize {
     usize::try_from(length).unwrap_or(limits::FRAME_MEMORY_BYTES)
 }
@@ -133,10 +138,11 @@ impl Builder {
     }
 }
 
-/// Which part of a large base corresponds to a part of the new content, by the chunks they share.
+/// The correspondence between parts of the new content and of a large base, found by the chunks
+/// that they share.
 struct Alignment {
-    /// (offset in the new content, offset in the base) of the chunks that are in either just once, ascending by the first. Zeros and
-    /// the like are everywhere and say nothing.
+    /// The offsets in the new content and in the base of chunks that occur once in each. They
+    /// ascend by the first. Chunks that occur more often, such as zeros, say nothing about places.
     anchors: Vec<(u64, u64)>,
     base_size: u64,
 }
@@ -162,7 +168,8 @@ impl Alignment {
         (start, length_in_base)
     }
 
-    /// Returns where in the base the median of the nearest anchors sees an offset of the new content.
+    /// Returns the place in the base that corresponds to an offset of the new content. It is the
+    /// median of the places that the nearest anchors give.
     fn corresponding(&self, offset: u64) -> u64 {
         let behind = self.anchors.partition_point(|(new, _)| *new < offset);
         let near = behind.saturating_sub(ANCHORS)..self.anchors.len().min(behind + ANCHORS);
@@ -218,7 +225,8 @@ mod tests {
         bytes
     }
 
-    /// Executables have zeros between their sections, and hardly a chunk of their code outlives a change of addresses.
+    /// Executables have zeros between their sections, and a change of addresses alters nearly every
+    /// chunk of their code.
     #[test]
     fn pieces_of_a_large_file_get_the_part_of_the_base_that_they_come_from() {
         const PIECE: usize = limits::FRAME_CONTENT_BYTES;

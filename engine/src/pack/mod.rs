@@ -1,7 +1,8 @@
 //! The bytes of one update.
 //!
-//! Owns a pack's format, the division of a plan's content into frames, and the encoding of these frames. It reads no
-//! store: content comes from a [`ContentSource`](encode::ContentSource).
+//! This wing owns a pack's format, the division of a plan's content into frames, and the encoding
+//! of these frames. It reads no store: content comes from a
+//! [`ContentSource`](encode::ContentSource).
 
 pub mod encode;
 mod format;

@@ -1,10 +1,12 @@
-//! Which entries of a new release would overwrite what is not relsync's.
+//! Conflicts: entries of a new release that would overwrite files which relsync did not install.
 //!
-//! Owns the question and the answer, as data: at which paths somebody's files may stand, and what it means if they do. Pure; `push`
-//! asks the target in between.
+//! This module owns the question and the answer, as data: the paths where foreign files may be, and
+//! the meaning of such a file. It is pure; the update asks the target in between.
 //!
-//! What is installed is ours, whatever became of it since. On first contact nothing is: what a release consists of is taken over then,
-//! anything else is not. The same content, and a directory where one is wanted, is no conflict.
+//! Everything that relsync installed is its own, even if it changed since. On first contact,
+//! relsync has installed nothing. Then it takes over the entries that belong to a release, and no
+//! others. The same content is not a conflict, and neither is a directory where the release has
+//! one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,32 +14,32 @@ use crate::plan::installed::Held;
 use crate::tree::entry::{Entry, EntryKind, is_targets_own};
 use crate::tree::manifest::Manifest;
 
-/// What stands at a path.
+/// The entry that a target has at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// A file; its SHA-256 if it has the size that was asked about.
+    /// A file. Its SHA-256 is present if it has the size that the host asked about.
     File(Option<[u8; 32]>),
     /// A directory.
     Dir,
-    /// A symlink, and what it holds.
+    /// A symlink, and its target.
     Symlink(Vec<u8>),
-    /// Anything else.
+    /// An entry of any other kind.
     Other,
 }
 
-/// At most this many bytes of paths are asked about at once.
+/// The maximum bytes of paths in one question to the target.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// An entry of the new release in whose place something else stands that is not relsync's.
+/// An entry of the new release that would replace something else which relsync did not install.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conflict {
-    /// Its index in the new manifest.
+    /// The entry's index in the new manifest.
     pub entry: usize,
-    /// Whether it may be overwritten.
+    /// Whether overwriting is allowed.
     pub is_allowed: bool,
 }
 
-/// The new entries at whose paths something may stand that the manifest of what is held does not tell of.
+/// The new entries at whose paths the target may have something that its manifest does not list.
 #[derive(Debug)]
 pub struct Unknown<'a> {
     new: &'a Manifest,
@@ -46,7 +48,7 @@ pub struct Unknown<'a> {
 }
 
 impl<'a> Unknown<'a> {
-    /// Lists them; `left_out` are the paths that a scan could not tell of.
+    /// Lists these entries. `left_out` holds the paths that a scan left out.
     #[must_use]
     pub fn new(held: Held<'_>, new: &'a Manifest, left_out: &[Vec<u8>]) -> Self {
         let is_known = |path: &[u8]| held.manifest.index_of(path).is_some();
@@ -58,7 +60,7 @@ impl<'a> Unknown<'a> {
             first: Vec::new(),
         };
         if held.inventory {
-            // A scan saw everything else.
+            // The scan saw everything else.
             let seen: HashSet<&[u8]> = left_out.iter().map(Vec::as_slice).collect();
             let left_out = unknown.filter(|(_, entry)| seen.contains(entry.path.as_bytes()));
             all.first = left_out.map(|(index, _)| index).collect();
@@ -66,7 +68,7 @@ impl<'a> Unknown<'a> {
         }
         for (index, entry) in unknown {
             match entry.path.parent() {
-                // Where there is no directory, nothing is below it.
+                // If a directory does not exist, nothing is below it.
                 Some(parent) if !is_known(parent) => {
                     all.below.entry(parent).or_default().push(index);
                 }
@@ -76,13 +78,13 @@ impl<'a> Unknown<'a> {
         all
     }
 
-    /// Returns the first to be asked about: nothing is below one that is not there.
+    /// Returns the entries to ask about first. Nothing lies below a path that does not exist.
     #[must_use]
     pub fn first(&self) -> Vec<Vec<usize>> {
         self.batches(self.first.iter().copied())
     }
 
-    /// Returns those to be asked about once it is known what stands where they lie.
+    /// Returns the entries to ask about next, once the entries at their parents' paths are known.
     #[must_use]
     pub fn next(&self, found: &[(usize, Standing)]) -> Vec<Vec<usize>> {
         let dirs = found
@@ -95,7 +97,7 @@ impl<'a> Unknown<'a> {
         self.batches(below.flatten().copied())
     }
 
-    /// Returns what the target is asked of an entry.
+    /// Returns the question to the target about an entry: its path, and its size if it is a file.
     #[must_use]
     pub fn wish(&self, index: usize) -> (Vec<u8>, Option<u64>) {
         let entry = &self.new.entries()[index];
@@ -121,8 +123,8 @@ impl<'a> Unknown<'a> {
     }
 }
 
-/// Lists what is in conflict; `found` is what the target says of unknown paths, `takes_over` whether a scan's entries outside of
-/// what a release consists of count as ours too.
+/// Lists the conflicts. `found` is the target's answer about unknown paths. `takes_over` says
+/// whether scanned entries outside a release's own directories count as relsync's too.
 #[must_use]
 pub fn conflicts(
     held: Held<'_>,
@@ -153,13 +155,13 @@ pub fn conflicts(
         .collect()
 }
 
-/// Whether an entry lies where only a release puts something.
+/// Returns whether only a release has entries at this path.
 fn is_of_release(path: &[u8]) -> bool {
     let first = path.split(|byte| *byte == b'/').next().unwrap_or(path);
     matches!(first, b"bin" | b"lib" | b"releases") || first.starts_with(b"erts-")
 }
 
-/// Whether two entries differ in nothing but permissions.
+/// Returns whether two entries differ in permissions at most.
 fn is_alike(there: &Entry, entry: &Entry) -> bool {
     match (&there.kind, &entry.kind) {
         (EntryKind::Dir { .. }, EntryKind::Dir { .. }) => true,
@@ -243,7 +245,7 @@ mod tests {
         let found = [(0, Standing::File(None)), (6, Standing::Dir)];
         assert_eq!(names(unknown.next(&found)), ["lib/b/c", "lib/b/e"]);
         assert_eq!(names(unknown.next(&[(7, Standing::Dir)])), ["lib/b/c/d"]);
-        // A scan has seen what is there, but for what it names.
+        // A scan saw everything except the paths it lists.
         let left_out = [b"etc".to_vec(), b"other".to_vec()];
         let unknown = Unknown::new(held(&base, &none, true), &new, &left_out);
         assert_eq!(names(unknown.first()), ["etc"]);

@@ -1,11 +1,12 @@
-//! What has to happen on a target so that its tree becomes a snapshot.
+//! The changes that turn a target's tree into a snapshot.
 //!
-//! Owns the comparison of two manifests and the choice of each file's source. Pure: the result is data, for `pack` to encode and
-//! for people to read; it knows nothing of how anything travels, and of contents what `bases` measures.
+//! This module owns the comparison of two manifests, and the choice of each file's source. It is
+//! pure: the result is data, for `pack` to encode and for people to read. It does not know how
+//! anything travels. Of contents, it knows only the measurements of `bases`.
 //!
-//! **Invariants.** The sources are those that the target derives by itself from the same two manifests (store-format.md, "What is
-//! not in the frames"); only [`Source::Send`] costs bytes. Nothing is deleted that the base does not hold, that is excluded,
-//! or that is protected.
+//! **Invariants.** The target derives the same sources from the same two manifests
+//! (store-format.md, "What is not in the frames"). Only [`Source::Send`] costs bytes. An entry is
+//! never deleted if the base does not have it, if it is excluded, or if it is protected.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -15,94 +16,97 @@ use crate::tree::entry::{Entry, EntryKind, is_targets_own};
 use crate::tree::id::Sha256;
 use crate::tree::manifest::Manifest;
 
-/// What the plan asks of its surroundings.
+/// The facts and rules that a plan depends on.
 pub struct Rules<'a> {
-    /// What the host has of contents: whether they can serve as bases, and how alike they are.
+    /// The host's contents. They say which contents can be bases, and how similar they are.
     pub contents: &'a dyn Contents,
-    /// Whether a path is left alone whatever the snapshot says: excluded from it, or protected.
+    /// Whether a path is left alone whatever the snapshot says, because it is excluded or
+    /// protected.
     pub leave_alone: &'a dyn Fn(&[u8]) -> bool,
     /// Whether files that relsync did not install are deleted too.
     pub delete_extraneous: bool,
-    /// Whether the target has the file that is its own ([`is_targets_own`]) although its manifest does not say so.
+    /// Whether the target has its own file ([`is_targets_own`]) although its manifest does not list
+    /// it.
     pub own_is_there: bool,
 }
 
-/// Where the content of a file comes from.
+/// The source of a file's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// It is there, at this path.
+    /// The content is already at this path.
     Keep,
-    /// It is empty.
+    /// The file is empty.
     Empty,
-    /// It is copied from this base.
+    /// The content is copied from this base.
     Copy {
         /// Its index in the base manifest.
         base: usize,
     },
-    /// It is the same as this earlier sent entry's.
+    /// The content is the same as that of an entry sent earlier.
     Same {
-        /// Index in the new manifest.
+        /// The entry's index in the new manifest.
         entry: usize,
     },
-    /// It stands at this path although no manifest names it.
+    /// The content is already at this path, although no manifest lists it.
     There,
-    /// It is sent, as a difference to this base if there is one.
+    /// The content is sent, as a difference from this base if there is one.
     Send {
         /// Its index in the base manifest.
         base: Option<usize>,
     },
 }
 
-/// How an entry of the new snapshot relates to what the target holds.
+/// The relation of an entry of the new snapshot to the target's tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing stands at its path.
+    /// The target has nothing at its path.
     Added,
-    /// Something else stands there, or its permissions differ.
+    /// The target has something else at its path, or its permissions differ.
     Changed,
-    /// It is there already.
+    /// The target has it already.
     Kept,
 }
 
-/// What happens to one entry of the new snapshot.
+/// The plan for one entry of the new snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlannedEntry {
-    /// How it relates to what is there.
+    /// The entry's relation to the target's tree.
     pub change: Change,
-    /// Where a file's content comes from; none for directories and links.
+    /// The source of a file's content; `None` for directories and links.
     pub source: Option<Source>,
 }
 
-/// What brings a target to a snapshot.
+/// A plan that brings a target to a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// One for each entry of the new manifest, in its order.
+    /// The plan of each entry of the new manifest, in its order.
     pub entries: Vec<PlannedEntry>,
-    /// Entries of the base that go, by ascending index.
+    /// The entries of the base that are deleted, by ascending index.
     pub deletes: Vec<usize>,
-    /// Entries of the base that the new snapshot lacks and that stay, because they are protected or not relsync's.
+    /// The entries of the base that the new snapshot lacks and that stay. They are protected, or
+    /// relsync did not install them.
     pub left_alone: Vec<usize>,
 }
 
 /// The figures of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
-    /// Entries that are new.
+    /// The number of entries that are new.
     pub added: u64,
-    /// Entries that differ.
+    /// The number of entries that differ.
     pub changed: u64,
-    /// Entries that go.
+    /// The number of entries that are deleted.
     pub removed: u64,
-    /// Entries that stay as they are.
+    /// The number of entries that stay as they are.
     pub kept: u64,
-    /// Size of all files that are added or changed.
+    /// The size of all files that are added or changed, in bytes.
     pub content_bytes: u64,
-    /// Size of the files that are sent.
+    /// The size of the files that are sent, in bytes.
     pub sent_content_bytes: u64,
 }
 
 impl Plan {
-    /// Compares `new` with what the target holds.
+    /// Compares `new` with the target's tree.
     #[must_use]
     pub fn new(held: Held<'_>, new: &Manifest, rules: &Rules<'_>) -> Self {
         let mut bases = Bases::new(held, rules.contents);
@@ -124,7 +128,7 @@ impl Plan {
         }
     }
 
-    /// Sends what is sent without a base.
+    /// Removes the bases from all content that is sent.
     pub fn forget_bases(&mut self) {
         for entry in &mut self.entries {
             if let Some(Source::Send { base }) = &mut entry.source {
@@ -133,8 +137,8 @@ impl Plan {
         }
     }
 
-    /// Returns those of the paths, mount points of the target, in whose place the plan puts something, or that are files that it
-    /// removes. A directory that is one stays, with other content.
+    /// Returns the mount points of the target that the plan would replace, or remove as files. A
+    /// directory that is a mount point stays, with other content.
     #[must_use]
     pub fn needs_place_of(
         &self,
@@ -159,11 +163,12 @@ impl Plan {
             .collect()
     }
 
-    /// Sends nothing for those of the new entries that stand on the target already, by their index, though relsync did not install them.
+    /// Stops sending the new entries that the target already has, given by index, although relsync
+    /// did not install them.
     pub fn find_there(&mut self, there: &BTreeSet<usize>) {
         let is_there = |at: usize| there.contains(&at);
         let sources = || self.entries.iter().map(|entry| entry.source);
-        // What another entry is made of has to be sent for that one.
+        // An entry whose content another entry needs must be sent for that one.
         let needed: HashSet<usize> = sources()
             .enumerate()
             .filter_map(|(at, source)| match source {
@@ -182,7 +187,7 @@ impl Plan {
         }
     }
 
-    /// Whether the target needs nothing.
+    /// Returns whether the target needs no change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.deletes.is_empty() && self.entries.iter().all(|e| e.change == Change::Kept)
@@ -236,7 +241,7 @@ fn plan_entry(
         EntryKind::File { size, sha256, .. } => {
             let same_content = old.and_then(Entry::content) == Some((*size, *sha256));
             Some(if *size == 0 {
-                // The target makes an empty file anew unless the very file is there.
+                // The target creates an empty file anew, unless exactly this file is there.
                 if same_content && content_is_there(drift) {
                     Source::Keep
                 } else {
@@ -265,7 +270,7 @@ fn plan_entry(
     PlannedEntry { change, source }
 }
 
-/// Whether the manifest of what a target holds says that it has the file that is its own.
+/// Returns whether the target's manifest says that it has its own file.
 fn has_own(held: Held<'_>) -> bool {
     let mut entries = held.manifest.entries().iter().enumerate();
     entries.any(|(at, entry)| {
@@ -273,7 +278,7 @@ fn has_own(held: Held<'_>) -> bool {
     })
 }
 
-/// Whether a release would change nothing but the file that is the target's own.
+/// Returns whether a release would change nothing but the target's own file.
 #[must_use]
 pub fn differs_in_own_only(base: &Manifest, new: &Manifest) -> bool {
     let others = |manifest: &Manifest| -> Vec<Entry> {
@@ -284,7 +289,7 @@ pub fn differs_in_own_only(base: &Manifest, new: &Manifest) -> bool {
     base.len() == new.len() && others(base) == others(new)
 }
 
-/// Whether an entry with this drift still has the content that the manifest says.
+/// Returns whether an entry with this drift still has the content that the manifest says.
 fn content_is_there(drift: Option<DriftKind>) -> bool {
     matches!(drift, None | Some(DriftKind::Mode))
 }
@@ -293,7 +298,7 @@ fn plan_deletes(held: Held<'_>, new: &Manifest, rules: &Rules<'_>) -> (Vec<usize
     let mut deletes = Vec::new();
     let mut left_alone = Vec::new();
     let ours = !held.inventory || rules.delete_extraneous;
-    // A directory that an entry left alone lives in stays with it, and is not worth a mention.
+    // If an entry is left alone, its directory stays with it and is not reported.
     let mut needed: HashSet<&[u8]> = HashSet::new();
     for (index, entry) in held.manifest.entries().iter().enumerate().rev() {
         let path = entry.path.as_bytes();
@@ -317,17 +322,18 @@ fn plan_deletes(held: Held<'_>, new: &Manifest, rules: &Rules<'_>) -> (Vec<usize
     (deletes, left_alone)
 }
 
-/// A changed file that says what the release boots: its path, and the size and hash of its new content, if it stays.
+/// A changed file that decides what the release boots: its path, and the size and hash of its new
+/// content, if it stays.
 pub type BootChange = (Vec<u8>, Option<(u64, Sha256)>);
 
-/// What happens to a module's file.
+/// The change of a module's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModuleAction {
     /// The file is new.
     Added,
     /// The file changes.
     Changed,
-    /// The file goes.
+    /// The file is deleted.
     Removed,
 }
 
@@ -336,15 +342,15 @@ pub enum ModuleAction {
 pub struct ModuleChange {
     /// The file's path.
     pub path: Vec<u8>,
-    /// What happens to it.
+    /// The change.
     pub action: ModuleAction,
-    /// The new content.
+    /// The hash of the new content.
     pub sha256: Option<Sha256>,
 }
 
 impl Plan {
-    /// Lists the files of code that the plan changes, compiled modules and archives of them, whatever their directory is called:
-    /// only the target's VM knows from where it loads.
+    /// Lists the files of code that the plan changes: compiled modules and archives of them. Their
+    /// directory does not matter, because only the target's VM knows where it loads code from.
     #[must_use]
     pub fn module_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<ModuleChange> {
         let mut changes = Vec::new();
@@ -398,7 +404,8 @@ impl Plan {
         causes.collect()
     }
 
-    /// Lists the files that say what the new release boots, as far as the plan changes them: their paths, and their new content.
+    /// Lists the files that decide what the new release boots, as far as the plan changes them.
+    /// Gives their paths and their new content.
     #[must_use]
     pub fn boot_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<BootChange> {
         let planned = self.entries.iter().zip(new.entries());
@@ -424,13 +431,13 @@ fn is_shared_library(path: &[u8]) -> bool {
     path.ends_with(b".so") || path.windows(4).any(|window| window == b".so.")
 }
 
-/// Whether an entry is a file that may hold code.
+/// Returns whether an entry is a file that may hold code.
 fn is_code(entry: &Entry) -> bool {
     let name = entry.path.name();
     name.ends_with(b".beam") || name.ends_with(b".ez")
 }
 
-/// Whether an entry is a file that says which version is booted, and what that consists of.
+/// Returns whether an entry is a file that says which version boots and what belongs to it.
 fn tells_boot(entry: &Entry) -> bool {
     let path = entry.path.as_bytes();
     let Some(below) = path.strip_prefix(b"releases/".as_slice()) else {

@@ -1,25 +1,26 @@
-//! What a target holds: the files of what is installed. They are the bases of an update, numbered as the entries of their manifest. Pure.
+//! The files that a target has installed. They are the bases of an update, and the entries of their
+//! manifest number them. This module is pure.
 
 use std::collections::BTreeMap;
 
 use crate::tree::entry::Entry;
 use crate::tree::manifest::Manifest;
 
-/// What a target holds, as far as the host knows.
+/// The target's tree, as far as the host knows it.
 #[derive(Debug, Clone, Copy)]
 pub struct Held<'a> {
     /// The manifest that the target and the host agree on.
     pub manifest: &'a Manifest,
-    /// Entries of it that changed behind relsync's back, by index.
+    /// The entries of the manifest that somebody else changed, by index.
     pub drift: &'a BTreeMap<usize, DriftKind>,
-    /// Whether the manifest comes of a scan, so that its entries may be anybody's.
+    /// Whether the manifest comes from a scan. Then anybody may have made its entries.
     pub inventory: bool,
 }
 
-/// How an entry differs from what was installed.
+/// The difference between an entry and its installed form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DriftKind {
-    /// It is gone.
+    /// The entry is gone.
     Missing,
     /// Its content or kind changed.
     Changed,
@@ -28,7 +29,7 @@ pub enum DriftKind {
 }
 
 impl<'a> Held<'a> {
-    /// Returns the base of an index; `None` if there are fewer.
+    /// Returns a base by its index; `None` if there is no such base.
     #[must_use]
     pub fn base(&self, index: usize) -> Option<&'a Entry> {
         self.manifest.entries().get(index)

@@ -1,7 +1,8 @@
-//! What must happen on a target, as data.
+//! The plan of an update: the changes that a target needs, as data.
 //!
-//! Owns the comparison of a snapshot with what is installed ([`Plan`]), the choice of bases, the conflicts with what
-//! relsync did not install, and what the next start of the release needs. Pure: it asks no target and reads no store.
+//! This wing owns the comparison of a snapshot with the installed tree ([`Plan`]), and the choice
+//! of bases. It also owns the conflicts with files that relsync did not install, and the needs of
+//! the release's next start. It is pure: it asks no target and reads no store.
 
 pub mod bases;
 pub mod boot_script;

@@ -1,10 +1,11 @@
-//! The code chunk: its instructions with every index expressed in the base's numbering.
+//! The code chunk: its instructions, with every index in the base's numbering.
 //!
-//! One walk serves all purposes: it reads instructions, hands each operand that is an index to a [`Renumber`], and
-//! writes the instruction again with the index that comes back. Its output has the same syntax as its input, so the
-//! same walk collects labels, writes the stream and inverts it.
+//! One walk serves all purposes. It reads instructions, passes each operand that is an index to a
+//! [`Renumber`], and writes the instruction again with the new index. Its output has the same
+//! syntax as its input. So the same walk collects labels, writes the stream and inverts it.
 //!
-//! Source: "The Code chunk" in The BEAM Book and `genop.tab` of the compiler for the operands' meaning.
+//! Source: "The Code chunk" in The BEAM Book, and the compiler's `genop.tab` for the operands'
+//! meaning.
 
 use super::compact_term::{
     self as term, ALLOCATION_LIST, FLOAT_REGISTER, LIST, LITERAL, MAX_INDEX, TAG_ATOM,
@@ -14,12 +15,12 @@ use super::module::push_entry;
 use super::opcode::{self, Unsigned};
 use crate::delta::cursor::{Cursor, Malformed, put_signed, put_varint};
 
-/// Bytes of the chunk before the first instruction, its own length field included.
+/// The bytes of the chunk before the first instruction, including the length field.
 const HEADER_BYTES: usize = 20;
-/// What the length field says: the four numbers that follow it.
+/// The value of the length field: the size of the four numbers that follow it.
 const HEADER_LENGTH: u32 = 16;
 
-/// What an operand that is an index refers to.
+/// The table or place that an index operand refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Index {
     Atom,
@@ -33,11 +34,11 @@ pub(super) enum Index {
     Type,
 }
 
-/// Replaces the indexes of a walk.
+/// A renumbering of the indexes of a walk.
 pub(super) trait Renumber {
-    /// Sees the number of the instruction whose operands follow.
+    /// Receives the number of the instruction whose operands follow.
     fn instruction(&mut self, opcode: u8) -> Result<(), Malformed>;
-    /// Returns the index to write for the one read; what it returns is below 2^55.
+    /// Returns the index to write for the one read. The result is below 2^55.
     fn index(&mut self, kind: Index, value: u64) -> Result<u64, Malformed>;
 }
 
@@ -80,7 +81,8 @@ impl Header {
         }
     }
 
-    /// Starts a stream: the counts as differences from what the instructions imply.
+    /// Starts a stream. The counts are written as differences from the counts that the instructions
+    /// imply.
     pub(super) fn put(self, symbols: &Symbols, out: &mut Vec<u8>) {
         put_varint(out, u64::from(self.version));
         put_varint(out, u64::from(self.max_opcode));
@@ -88,7 +90,7 @@ impl Header {
         put_signed(out, i64::from(self.functions) - symbols.function_count());
     }
 
-    /// Reads the start of a stream; the counts are still differences.
+    /// Reads the start of a stream. The counts are still differences.
     pub(super) fn take(cursor: &mut Cursor<'_>) -> Result<(Self, [i64; 2]), Malformed> {
         let header = Self {
             version: cursor.varint_u32()?,
@@ -99,7 +101,7 @@ impl Header {
         Ok((header, [cursor.signed()?, cursor.signed()?]))
     }
 
-    /// Adds the differences to what the instructions imply.
+    /// Adds the differences to the counts that the instructions imply.
     pub(super) fn with_counts(
         self,
         differences: [i64; 2],
@@ -240,7 +242,7 @@ fn simple(
 pub(super) struct Symbols {
     /// Name (an atom index) and arity of each function.
     pub(super) names: Vec<(u32, u32)>,
-    /// Label right behind each `func_info`, where calls go.
+    /// The label after each `func_info`. Calls go to it.
     pub(super) entries: Vec<Option<u32>>,
     /// One more than the highest label defined.
     pub(super) label_count: i64,
@@ -249,14 +251,14 @@ pub(super) struct Symbols {
 }
 
 impl Symbols {
-    /// Collects the symbols of instructions as they stand in the chunk.
+    /// Collects the symbols of instructions in the chunk's own numbering.
     pub(super) fn collect(instructions: &[u8]) -> Result<Self, Malformed> {
         Self::collect_with(instructions, &mut Ok, &mut |_, label| Ok(label))
     }
 
     /// Collects the symbols of instructions whose atoms and label definitions are renumbered.
     ///
-    /// `label` gets the label defined last and what defines the next one.
+    /// `label` gets the label that was defined last, and the operand that defines the next one.
     pub(super) fn collect_with(
         instructions: &[u8],
         atom: &mut dyn FnMut(u64) -> Result<u64, Malformed>,
@@ -330,7 +332,7 @@ impl Renumber for Collector<'_> {
     }
 }
 
-/// Narrows an index, refusing what no table can hold.
+/// Narrows an index. Refuses one that no table can hold.
 pub(super) fn index_u32(value: u64) -> Result<u32, Malformed> {
     if value < MAX_INDEX {
         u32::try_from(value).map_err(|_| Malformed)

@@ -1,7 +1,8 @@
 //! Compact terms: the encoding of instruction operands in BEAM files.
 //!
-//! Source: "BEAM Loader, Compact Term Encoding" in The BEAM Book, and `beam_asm:encode/2` of the compiler. Reads one
-//! operand without descending into composite ones; the caller does that, within its own depth.
+//! Source: "BEAM Loader, Compact Term Encoding" in The BEAM Book, and the compiler's
+//! `beam_asm:encode/2`. This module reads one operand and does not descend into composite ones. The
+//! caller does that, within its own depth.
 
 use crate::delta::cursor::{Cursor, Malformed, low_byte};
 
@@ -17,23 +18,25 @@ pub(super) const ALLOCATION_LIST: u8 = 0x37;
 pub(super) const LITERAL: u8 = 0x47;
 pub(super) const TYPED_REGISTER: u8 = 0x57;
 
-/// Upper bits of an operand whose number is preceded by its length.
+/// The upper bits of an operand whose number is preceded by its length.
 const LONGEST: u8 = 0xf8;
 
-/// Values of operands that are renumbered must stay below this bound; larger ones are copied or refused.
+/// The bound of operands that are renumbered. Larger ones are copied or refused.
 pub(super) const MAX_INDEX: u64 = 1 << 32;
 
 /// A simple operand: a tag and a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Term {
     pub(super) tag: u8,
-    /// The number; `None` where it is negative, too large, or not in its shortest form. Such a term can be copied only.
+    /// The number. It is `None` if it is negative, too large, or not in its shortest form; such a
+    /// term can only be copied.
     pub(super) value: Option<u64>,
 }
 
 /// Reads a simple operand.
 ///
-/// A length inside is read by calling this again, but never twice: the length of a length is refused.
+/// A length inside the operand is read by a second call. There is never a third: the length of a
+/// length is refused.
 pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Term, Malformed> {
     let first = cursor.byte()?;
     let tag = first & 7;
@@ -93,7 +96,7 @@ pub(super) fn put(out: &mut Vec<u8>, tag: u8, value: u64) {
     } else {
         let bytes = value.to_be_bytes();
         let mut skipped = bytes.iter().take_while(|byte| **byte == 0).count();
-        // The number is read as signed: a leading bit costs one more byte.
+        // The number is read as signed, so a leading bit costs one more byte.
         if bytes[skipped] >= 0x80 {
             skipped -= 1;
         }

@@ -1,8 +1,10 @@
-//! External terms that carry source positions (debug info, documentation): positions as differences.
+//! External terms that contain source positions (debug info, documentation), with positions as
+//! differences.
 //!
-//! Erlang's abstract code, and Elixir's metadata, hold positions as the second element of a tuple that starts with an
-//! atom: `{call, Line, …}`, `{call, {Line, Column}, …}`, `{line, Line}`. A line inserted above changes them all; their
-//! differences stay. The walk keeps its own stack, so that no depth of nesting can exhaust the thread's.
+//! Erlang's abstract code and Elixir's metadata have a position as the second element of a tuple
+//! that starts with an atom: `{call, Line, …}`, `{call, {Line, Column}, …}`, `{line, Line}`. A new
+//! line above changes all positions, but their differences stay the same. The walk keeps its own
+//! stack, so deep nesting cannot exhaust the thread's stack.
 //!
 //! Source: "External Term Format" of the ERTS documentation.
 
@@ -17,12 +19,13 @@ const LIST: u8 = 108;
 const MAP: u8 = 116;
 const EXPORT: u8 = 113;
 
-/// Stands for a line. No term starts with this byte, nor with the next one.
+/// The byte that stands for a line. No term starts with this byte, nor with the next one.
 const LINE: u8 = 254;
-/// Stands for a tuple of line and column.
+/// The byte that stands for a tuple of line and column.
 const LINE_AND_COLUMN: u8 = 253;
 
-/// Greater numbers are no lines: they are written as differences too, but nothing is relative to them.
+/// The bound of line numbers. Larger numbers are written as differences too, but later differences
+/// do not start from them.
 const MAX_LINE: i64 = 1_000_000;
 
 /// Writes the stream of a chunk: one term, with or without its version byte.
@@ -30,12 +33,13 @@ pub(super) fn to_stream(chunk: &[u8]) -> Result<Vec<u8>, Malformed> {
     walk(chunk, put_position)
 }
 
-/// Inverts [`to_stream`].
+/// Restores a chunk from its stream: the inverse of [`to_stream`].
 pub(super) fn from_stream(stream: &[u8]) -> Result<Vec<u8>, Malformed> {
     walk(stream, take_position)
 }
 
-/// Replaces what stands at the place of a position, if it is one; says whether it did.
+/// A function that replaces the term at a position's place, if it is a position. It returns whether
+/// it did.
 type Position = fn(&mut Cursor<'_>, &mut i64, &mut Vec<u8>) -> Result<bool, Malformed>;
 
 fn walk(input: &[u8], position: Position) -> Result<Vec<u8>, Malformed> {
@@ -45,7 +49,7 @@ fn walk(input: &[u8], position: Position) -> Result<Vec<u8>, Malformed> {
         out.push(cursor.byte()?);
     }
     let mut line = 0;
-    // For each open term how many of its elements are to come.
+    // For each open term, the number of elements still to come.
     let mut open = vec![1_u64];
     while let Some(remaining) = open.last_mut() {
         let Some(rest) = remaining.checked_sub(1) else {
@@ -74,7 +78,7 @@ fn walk(input: &[u8], position: Position) -> Result<Vec<u8>, Malformed> {
     }
 }
 
-/// How many terms follow as elements of one.
+/// The number of terms that follow as elements of one term.
 enum Elements {
     Tuple(u64),
     Other(u64),
@@ -167,7 +171,7 @@ fn advance(line: &mut i64, next: i64) {
     }
 }
 
-/// Reads an integer in its shortest form; leaves the cursor where it was if there is none.
+/// Reads an integer in its shortest form. If there is none, the cursor does not move.
 fn integer(cursor: &mut Cursor<'_>) -> Option<i64> {
     let mut ahead = cursor.clone();
     let value = match ahead.byte().ok()? {
@@ -249,7 +253,7 @@ mod tests {
         ] {
             assert_eq!(to_stream(bytes), Err(Malformed), "{bytes:?}");
         }
-        // A line beyond what an integer of 32 bits holds.
+        // A line that does not fit in an integer of 32 bits.
         assert_eq!(
             from_stream(&[104, 2, 119, 0, 254, 0xfe, 0xff, 0xff, 0xff, 0x7f]),
             Err(Malformed)

@@ -1,7 +1,8 @@
-//! What a module says about its own checksum, and how to leave that out.
+//! A module's own checksum, and how to leave it out.
 //!
-//! The compiler puts the MD5 of the essential chunks into the `vsn` attribute, as an integer, and the upper part of it
-//! into each row of the fun table. Source: `beam_lib:md5/1`, `beam_asm` and `v3_kernel` of OTP.
+//! The compiler puts the MD5 of the essential chunks into the `vsn` attribute, as an integer. It
+//! puts the upper part of it into each row of the fun table. Source: OTP's `beam_lib:md5/1`,
+//! `beam_asm` and `v3_kernel`.
 
 use md5::{Digest, Md5};
 
@@ -18,10 +19,11 @@ const ESSENTIAL: [&ChunkId; 11] = [
 const FUN_ROW_BYTES: usize = 24;
 const FUN_CHECKSUM_AT: usize = 20;
 
-/// `vsn`, a list of one element, an integer of 16 bytes and its sign.
+/// The bytes before the MD5: `vsn`, a list of one element, an integer of 16 bytes, its sign.
 const VSN: &[u8] = &[b'v', b's', b'n', 108, 0, 0, 0, 1, 110, 16, 0];
 
-/// Computes a module's MD5 from its chunks as they are stored; the checksums in the fun table count as zero.
+/// Computes a module's MD5 from its chunks as they are stored. The checksums in the fun table count
+/// as zero.
 pub(super) fn module_md5<'c>(chunk: impl Fn(ChunkId) -> Option<&'c [u8]>) -> ModuleMd5 {
     let mut hasher = Md5::new();
     for id in ESSENTIAL {
@@ -41,12 +43,13 @@ pub(super) fn module_md5<'c>(chunk: impl Fn(ChunkId) -> Option<&'c [u8]>) -> Mod
     hasher.finalize().into()
 }
 
-/// Returns the checksum that the rows of the fun table carry: the upper 27 bits.
+/// Returns the checksum in the rows of the fun table: the upper 27 bits of the MD5.
 pub(super) fn fun_checksum(md5: &ModuleMd5) -> u32 {
     u32::from_be_bytes([md5[0], md5[1], md5[2], md5[3]]) >> 5
 }
 
-/// Returns where the MD5 stands in an attributes chunk, or stood if it was cut out.
+/// Returns the offset of the MD5 in an attributes chunk, or the offset it had before it was cut
+/// out.
 pub(super) fn vsn_position(attributes: &[u8]) -> Option<usize> {
     attributes
         .windows(VSN.len())
@@ -63,7 +66,7 @@ pub(super) fn cut_vsn(attributes: &[u8]) -> Option<(Vec<u8>, ModuleMd5)> {
     Some(([&attributes[..at], &attributes[at + 16..]].concat(), md5))
 }
 
-/// Inverts [`cut_vsn`].
+/// Puts the MD5 back: the inverse of [`cut_vsn`].
 pub(super) fn insert_vsn(cut: &[u8], md5: &ModuleMd5) -> Option<Vec<u8>> {
     let at = vsn_position(cut)?;
     let mut little_endian = *md5;
@@ -71,7 +74,8 @@ pub(super) fn insert_vsn(cut: &[u8], md5: &ModuleMd5) -> Option<Vec<u8>> {
     Some([&cut[..at], &little_endian, &cut[at..]].concat())
 }
 
-/// Sets the checksum of each row of a fun table; `None` if that does not consist of rows.
+/// Sets the checksum of each row of a fun table; returns `None` if the table does not consist of
+/// rows.
 pub(super) fn set_fun_checksums(table: &mut [u8], md5: &ModuleMd5) -> Option<()> {
     let checksum = fun_checksum(md5).to_be_bytes();
     let mut rows = table.get_mut(4..)?.chunks_exact_mut(FUN_ROW_BYTES);

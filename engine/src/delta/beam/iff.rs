@@ -1,7 +1,9 @@
-//! The container of a BEAM file: chunks in an IFF form, each possibly compressed, the whole possibly gzip'ed.
+//! The container of a BEAM file: chunks in an IFF form. Each chunk, and the whole file, may be
+//! compressed.
 //!
-//! Reading is strict: what the reader accepts, [`Container::write`] gives back bit for bit.
-//! Source: the documentation of `beam_lib` and "The BEAM file format" in The BEAM Book.
+//! Reading is strict: for every file that the reader accepts, [`Container::write`] gives the same
+//! bytes again. Source: the documentation of `beam_lib`, and "The BEAM file format" in The BEAM
+//! Book.
 
 use std::borrow::Cow;
 
@@ -9,24 +11,25 @@ use crate::delta::cursor::{Cursor, Malformed};
 use crate::delta::inflate::{self, Deflated, Deflater, Gzip, MAX_INFLATED_BYTES};
 use crate::delta::zlib::{Framing, Level};
 
-/// A module has a dozen chunks; a file with more than this is something else.
+/// The maximum number of chunks. A module has a dozen chunks; a file with more than this is not a
+/// module.
 pub(super) const MAX_CHUNKS: usize = 64;
-/// Header of what `beam_lib:strip/1` writes: no name, no time.
+/// The size of the header that `beam_lib:strip/1` writes: no name, no time.
 pub(super) const GZIP_HEADER_BYTES: usize = 10;
 
-/// What a file begins with.
+/// The first bytes of a module.
 const FORM: &[u8; 4] = b"FOR1";
 
 pub(super) type ChunkId = [u8; 4];
 
-/// How a chunk's data is compressed.
+/// The compression of a chunk's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wrap {
-    /// Not at all.
+    /// No compression.
     Plain,
-    /// A length and zlib data, as the literal table.
+    /// A length and zlib data, as in the literal table.
     Sized(Level),
-    /// An external term of the compressed kind, version byte and tag included.
+    /// A compressed external term, version byte and tag included.
     CompressedTerm(Level),
 }
 
@@ -34,9 +37,9 @@ pub(super) enum Wrap {
 pub(super) struct Chunk<'a> {
     pub(super) id: ChunkId,
     pub(super) wrap: Wrap,
-    /// The data as it stands in the file.
+    /// The data as stored in the file.
     pub(super) stored: &'a [u8],
-    /// The data, inflated.
+    /// The data after inflating.
     pub(super) data: Cow<'a, [u8]>,
 }
 
@@ -53,19 +56,20 @@ pub(crate) struct Container<'a> {
     pub(super) chunks: Vec<Chunk<'a>>,
 }
 
-/// What to do about compression while reading.
+/// The treatment of compressed data while reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// Inflate, and note the level that the headers suggest: for a base, which is never written again.
+    /// Inflate, and note the level that the headers suggest. This is for a base, which is never
+    /// written again.
     Base,
-    /// Inflate what comes back bit for bit when deflated again, and note the level that does it.
+    /// Inflate data that deflates to the same bytes again, and note the level that does it.
     Exact,
     /// Leave everything compressed.
     Compressed,
 }
 
 impl<'a> Container<'a> {
-    /// Reads a file that is not gzip'ed.
+    /// Reads a file that is not gzipped.
     pub(super) fn read(file: &'a [u8], reading: Reading) -> Result<Self, Malformed> {
         let mut cursor = Cursor::new(file);
         if cursor.array()? != *FORM
@@ -90,12 +94,13 @@ impl<'a> Container<'a> {
         Ok(Self { gzip: None, chunks })
     }
 
-    /// Returns a chunk's data, inflated.
+    /// Returns a chunk's data after inflating.
     pub(super) fn data(&self, id: ChunkId) -> Option<&[u8]> {
         self.chunk(id).map(|chunk| &*chunk.data)
     }
 
-    /// Teaches a deflater what the chunks' data deflates to; true of what was read as [`Reading::Exact`].
+    /// Tells a deflater the deflated form of the chunks' data. That is valid if the container was
+    /// read as [`Reading::Exact`].
     pub(super) fn teach<'c>(&'c self, deflater: &mut Deflater<'c>) {
         for chunk in &self.chunks {
             if let Some(level) = chunk.wrap.level() {
@@ -113,7 +118,7 @@ impl<'a> Container<'a> {
         self.chunks.iter().find(|chunk| chunk.id == id)
     }
 
-    /// Puts the file together from chunks as they are stored.
+    /// Writes a file from chunks in their stored form.
     pub(super) fn write(
         gzip: Option<GzipWrap>,
         chunks: &[(ChunkId, Vec<u8>)],
@@ -135,7 +140,8 @@ impl<'a> Container<'a> {
     }
 }
 
-/// Unwraps a gzip'ed file, as `beam_lib:strip/1` writes it; `None` if the file is not gzip'ed.
+/// Unwraps a gzipped file, as `beam_lib:strip/1` writes it; returns `None` if the file is not
+/// gzipped.
 pub(super) fn unzip(
     file: &[u8],
     reading: Reading,
@@ -158,7 +164,7 @@ pub(super) fn unzip(
 }
 
 impl<'a> Chunk<'a> {
-    /// Reads a chunk; inflated it must fit into what is left of `room`.
+    /// Reads a chunk. Its inflated data must fit in the remaining `room`.
     fn read(id: ChunkId, stored: &'a [u8], reading: Reading, room: &mut usize) -> Self {
         if reading != Reading::Compressed
             && let Some((wrap, data)) = unwrap(id, stored, *room)
@@ -186,7 +192,7 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// Inflates a chunk; the level is the one that its header suggests.
+/// Inflates a chunk. The level is the one that its header suggests.
 fn unwrap(id: ChunkId, stored: &[u8], room: usize) -> Option<(Wrap, Vec<u8>)> {
     let wrap = match (&id, stored) {
         (b"LitT", [_, _, _, _, deflated @ ..]) => Wrap::Sized(Level::likely(deflated)),
@@ -204,7 +210,7 @@ fn unwrap(id: ChunkId, stored: &[u8], room: usize) -> Option<(Wrap, Vec<u8>)> {
 }
 
 impl Wrap {
-    /// Bytes in front of the zlib data.
+    /// Returns the number of bytes before the zlib data.
     fn header_len(self) -> usize {
         match self {
             Self::Plain => 0,
@@ -230,7 +236,7 @@ impl Wrap {
         })
     }
 
-    /// Returns data as it is stored in the file.
+    /// Returns data in the form in which the file stores it.
     pub(super) fn store(
         self,
         data: Vec<u8>,
@@ -247,7 +253,7 @@ impl Wrap {
     }
 }
 
-/// Chunks are padded to a multiple of four.
+/// Returns the padding of a chunk to a multiple of four bytes.
 fn padding_len(length: usize) -> usize {
     length.wrapping_neg() & 3
 }

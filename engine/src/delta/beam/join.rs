@@ -1,4 +1,4 @@
-//! Putting a module together from its streams.
+//! Joining: making a module from its streams.
 
 use super::code::{self, Header, Symbols};
 use super::compact_term::{self as term, TAG_UNSIGNED};
@@ -14,9 +14,9 @@ use crate::delta::cursor::{Cursor, Malformed, unzigzag};
 use crate::delta::inflate::Deflater;
 use crate::delta::streams::Kind;
 
-/// Puts a module together, given the tables of its base.
+/// Makes a module from its streams, given the tables of its base.
 ///
-/// `stream` returns the stream of a kind. Says in the result whether something was deflated.
+/// `stream` returns the stream of a kind. The result also says whether something was deflated.
 pub(crate) fn join<'s>(
     stream: impl Fn(Kind) -> &'s [u8],
     base: &Tables<'_>,
@@ -47,9 +47,9 @@ struct Joiner<'r, 's> {
     new: Tables<'s>,
     matchings: Matchings,
     labels: RowLabels,
-    /// Rows of the fun table whose labels are still codes.
+    /// The rows of the fun table. Their labels are still codes.
     funs: Vec<(FunRow, u64)>,
-    /// The code's header and instructions as streamed.
+    /// The code's header and its instructions as streamed.
     code: Option<(Header, &'s [u8])>,
 }
 
@@ -123,7 +123,7 @@ impl<'r, 's> Joiner<'r, 's> {
             Kind::Code => self.code(),
             Kind::Exports | Kind::Locals => self.functions(stream),
             Kind::Funs => self.funs(),
-            // The MD5 follows when all else is there.
+            // The MD5 is inserted last, when everything else is complete.
             Kind::Attributes => Ok(stream.to_vec()),
             Kind::Lines => lines::from_stream(stream, self.new.symbols.line_count),
             Kind::DebugInfo | Kind::Documentation | Kind::Checker => {
@@ -202,7 +202,7 @@ impl<'r, 's> Joiner<'r, 's> {
         rows(&funs)
     }
 
-    /// Completes the chunks that carry the module's MD5.
+    /// Completes the chunks that contain the module's MD5.
     fn insert_md5(&self, stored: &mut [(ChunkId, Vec<u8>)]) -> Result<(), Malformed> {
         if !self.recipe.vsn_is_md5 && !self.recipe.funs_have_md5 {
             return Ok(());
@@ -252,7 +252,7 @@ fn imports(stream: &[u8], atoms: &Matching) -> Result<Vec<[u32; 3]>, Malformed> 
     Ok(imports)
 }
 
-/// Reads the rows of the fun table with their labels' codes.
+/// Reads the rows of the fun table with the codes of their labels.
 fn funs(
     stream: &[u8],
     atoms: &Matching,

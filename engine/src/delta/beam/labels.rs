@@ -1,8 +1,9 @@
-//! The numbering of labels, lines and everything else in code streams.
+//! The numbering of labels, lines and all other indexes in code streams.
 //!
-//! Calls name the function they go to; jumps within a function are relative to the label defined last, so that a
-//! function that moved, or grew, keeps the bytes of its other parts. [`ToStream`] and [`FromStream`] are each other's
-//! inverse, as long as both see the same instructions in the same order.
+//! A call names the function it goes to. A jump within a function is relative to the label that was
+//! defined last. So a function that moved or grew keeps the bytes of its other parts. [`ToStream`]
+//! and [`FromStream`] are each other's inverse, as long as both see the same instructions in the
+//! same order.
 
 use std::collections::HashMap;
 
@@ -12,7 +13,7 @@ use super::opcode;
 use super::tables::Matching;
 use crate::delta::cursor::{Malformed, unzigzag, zigzag};
 
-/// How the tables of a new module match those of its base.
+/// The matchings between the tables of a new module and those of its base.
 #[derive(Debug, Default)]
 pub(super) struct Matchings {
     pub(super) atoms: Matching,
@@ -24,7 +25,7 @@ pub(super) struct Matchings {
 }
 
 impl Matchings {
-    /// Matches all tables, of which the new module's functions may still be unknown.
+    /// Matches all tables. The new module's functions may still be unknown.
     pub(super) fn new(base: &Tables<'_>, new: &Tables<'_>) -> Self {
         Self {
             atoms: Matching::new(base.atoms(), new.atoms()),
@@ -40,14 +41,14 @@ impl Matchings {
     }
 }
 
-// Codes of labels in code streams: none, the one before the current function's `func_info`, and from here on even
-// numbers for functions and odd ones for distances.
+// The codes of labels in code streams: no label, the label before the current function's
+// `func_info`, and then even numbers for functions and odd ones for distances.
 const NO_LABEL: u64 = 0;
 const FUNCTION_CLAUSE: u64 = 1;
 const FIRST_FUNCTION: u64 = 2;
 const FIRST_DISTANCE: u64 = 3;
 
-/// What has been walked over.
+/// The state after the instructions walked so far.
 #[derive(Debug, Default)]
 struct Place {
     last_label: i64,
@@ -64,7 +65,7 @@ impl Place {
     }
 }
 
-/// Writes code in the base's numbering.
+/// A renumbering that writes code in the base's numbering.
 pub(super) struct ToStream<'m> {
     matchings: &'m Matchings,
     functions: HashMap<i64, u64>,
@@ -99,7 +100,7 @@ impl<'m> ToStream<'m> {
     }
 }
 
-/// Codes a line index: most are one more than the greatest before.
+/// Codes a line index. Most are one more than the largest before.
 fn line_code(line: i64, max: i64) -> i64 {
     if line == 0 {
         0
@@ -110,7 +111,7 @@ fn line_code(line: i64, max: i64) -> i64 {
     }
 }
 
-/// Inverts [`line_code`].
+/// Restores a line index: the inverse of [`line_code`].
 fn line_from_code(code: i64, max: i64) -> i64 {
     if code == 0 {
         0
@@ -147,7 +148,7 @@ impl Renumber for ToStream<'_> {
     }
 }
 
-/// Restores the module's own numbering.
+/// A renumbering that restores the module's own numbering.
 pub(super) struct FromStream<'m> {
     matchings: &'m Matchings,
     labels: HashMap<u64, u64>,
@@ -177,7 +178,7 @@ impl<'m> FromStream<'m> {
     }
 }
 
-/// Returns the label that a label definition's code stands for, given the one before.
+/// Returns the label that a label definition's code stands for, given the label before.
 pub(super) fn defined_label(last: i64, code: u64) -> Result<u64, Malformed> {
     number(last + 1 + unzigzag(code))
 }
@@ -241,9 +242,10 @@ fn labels_by_function(
     Ok(labels)
 }
 
-/// Codes the labels of the export, local and fun tables.
+/// The codes for labels in the export, local and fun tables.
 ///
-/// A row's label nearly always is the entry of the function that the row names; then nothing of it is left.
+/// A row's label is nearly always the entry of the function that the row names. Its code is then
+/// zero.
 pub(super) struct RowLabels {
     by_name: HashMap<(u32, u32), u32>,
     functions: HashMap<i64, u64>,

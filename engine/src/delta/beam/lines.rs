@@ -1,6 +1,6 @@
-//! The line chunk: line numbers as differences from their predecessors.
+//! The line chunk, with line numbers as differences from the line before.
 //!
-//! Source: "The Line chunk" in The BEAM Book and `beam_asm:build_line_table/2` of the compiler.
+//! Source: "The Line chunk" in The BEAM Book, and the compiler's `beam_asm:build_line_table/2`.
 
 use super::compact_term::{self as term, MAX_INDEX, TAG_ATOM, TAG_INTEGER, Term};
 use crate::delta::cursor::{Cursor, Malformed, put_signed, put_varint, zigzag};
@@ -36,7 +36,7 @@ pub(super) fn to_stream(chunk: &[u8], instructions: i64) -> Result<Vec<u8>, Malf
     let mut remaining = header.lines;
     while remaining > 0 {
         match term::read(&mut cursor)? {
-            // From here on lines are of this file.
+            // The lines after this belong to this file.
             Term {
                 tag: TAG_ATOM,
                 value: Some(file),
@@ -60,7 +60,7 @@ pub(super) fn to_stream(chunk: &[u8], instructions: i64) -> Result<Vec<u8>, Malf
     Ok(out)
 }
 
-/// Inverts [`to_stream`].
+/// Restores a chunk from its stream: the inverse of [`to_stream`].
 pub(super) fn from_stream(stream: &[u8], instructions: i64) -> Result<Vec<u8>, Malformed> {
     let mut cursor = Cursor::new(stream);
     let version = cursor.varint_u32()?;

@@ -1,13 +1,15 @@
 //! The structural transform of BEAM files.
 //!
-//! [`split`] takes a module apart into streams that hardly differ from those of its base, [`join`] puts it together
-//! again, given the same base. Owns the order in which parts depend on each other: names first (atoms), then tables of
-//! names (imports, funs), then code, whose labels the remaining tables refer to, at last the checksums over all.
-//! Neither writes nor compresses. A chunk that is not understood is carried as it is; [`Malformed`] says that the file
-//! as a whole is not a BEAM file that can be put together again.
+//! [`split()`] takes a module apart into streams that hardly differ from those of its base.
+//! [`join()`] makes the module from the streams again, given the same base. This module owns the
+//! order in which parts depend on each other. Names (atoms) come first, then tables of names
+//! (imports, funs), then code. The remaining tables refer to the code's labels, and the checksums
+//! over everything come last. Neither function writes files or compresses. A chunk that is not
+//! understood is carried unchanged. [`Malformed`] means that the file as a whole is not a BEAM file
+//! that can be restored.
 //!
-//! Invariant: joining what a file was split into gives that file or an error or another file, and never panics; the
-//! encoder compares.
+//! Invariant: joining a file's streams gives that file, another file or an error, and never panics.
+//! The encoder compares the result.
 //!
 //! [`Malformed`]: crate::delta::cursor::Malformed
 
@@ -38,7 +40,8 @@ pub(super) fn module_md5(container: &Container<'_>) -> [u8; 16] {
     digest::module_md5(|id| container.chunk(id).map(|chunk| chunk.stored))
 }
 
-/// Returns the names and arities of the functions that a module exports, unless it cannot be read.
+/// Returns the names and arities of the functions that a module exports; returns `None` if the
+/// module cannot be read.
 pub(super) fn exports(file: &[u8]) -> Option<Vec<(String, u32)>> {
     let module = Module::unpack(file, Reading::Base).ok()?;
     let container = module.container().ok()?;
@@ -50,13 +53,13 @@ pub(super) fn exports(file: &[u8]) -> Option<Vec<(String, u32)>> {
     exports.collect()
 }
 
-/// Returns how many operands an instruction has.
+/// Returns the number of operands of an instruction.
 #[cfg(test)]
 pub(super) fn instruction_operands(opcode: u8) -> Option<u8> {
     opcode::operands(opcode)
 }
 
-/// Returns the chunks that a recipe carries as they are.
+/// Returns the chunks that a recipe carries unchanged.
 #[cfg(test)]
 pub(super) fn opaque_chunks(
     recipe: &[u8],

@@ -10,7 +10,7 @@ use crate::delta::inflate::{Deflated, Deflater};
 use crate::delta::streams::Kind;
 use crate::delta::zlib::Framing;
 
-/// The chunks that the transform knows, with the kind of stream each becomes.
+/// The chunks that the transform knows, and the kind of stream that each becomes.
 pub(super) const CHUNK_KINDS: [(&ChunkId, Kind); 15] = [
     (b"AtU8", Kind::Atoms),
     (b"ImpT", Kind::Imports),
@@ -29,11 +29,12 @@ pub(super) const CHUNK_KINDS: [(&ChunkId, Kind); 15] = [
     (b"ExCk", Kind::Checker),
 ];
 
-/// No table has more entries, nor code more functions; a module of more is not taken apart. A stream of a few bytes could
-/// otherwise make a decoder hold many times the streams' limit in empty entries.
+/// The maximum number of entries of a table, and of functions in the code. A module with more is
+/// not taken apart. Otherwise a stream of a few bytes could make a decoder hold empty entries of
+/// many times the streams' limit.
 pub(super) const MAX_TABLE_ENTRIES: usize = 1 << 17;
 
-/// Appends an entry to a table that has room for it.
+/// Appends an entry to a table, if the table has room for it.
 pub(super) fn push_entry<T>(table: &mut Vec<T>, entry: T) -> Result<(), Malformed> {
     if table.len() >= MAX_TABLE_ENTRIES {
         return Err(Malformed);
@@ -55,13 +56,13 @@ pub(super) type FunctionRow = [u32; 3];
 /// A row of the fun table: name, arity, label, index, free variables, checksum.
 pub(super) type FunRow = [u32; 6];
 
-/// A BEAM file, unpacked.
+/// An unpacked BEAM file.
 #[derive(Debug)]
 pub(crate) struct Module<'a> {
     gzip: Option<GzipWrap>,
     /// The file without its gzip wrapper.
     form: Cow<'a, [u8]>,
-    /// What is in the wrapper.
+    /// The deflated data in the gzip wrapper.
     deflated: &'a [u8],
     reading: Reading,
 }
@@ -85,7 +86,8 @@ impl<'a> Module<'a> {
         })
     }
 
-    /// Returns a deflater that knows what is deflated in this module, which was read as [`Reading::Exact`].
+    /// Returns a deflater that knows the deflated data of this module. The module was read as
+    /// [`Reading::Exact`].
     pub(crate) fn deflater<'m>(&'m self, container: &'m Container<'_>) -> Deflater<'m> {
         let mut deflater = Deflater::default();
         container.teach(&mut deflater);
@@ -110,7 +112,8 @@ impl<'a> Module<'a> {
     }
 }
 
-/// A module's tables. A table that cannot be read, or is absent, is empty, and its chunk is carried as it is.
+/// A module's tables. A table that is absent or cannot be read is empty, and its chunk is carried
+/// unchanged.
 #[derive(Debug, Default)]
 pub(crate) struct Tables<'a> {
     pub(super) atoms: Option<Vec<&'a [u8]>>,
@@ -145,7 +148,7 @@ impl<'a> Tables<'a> {
             tables.long_atoms = long;
         }
         if let Some(chunk) = container.chunk(*b"LitT") {
-            // Not compressed, the table starts with a zero in the place of its inflated length.
+            // If the table is not compressed, it starts with a zero instead of its inflated length.
             let data = match chunk.wrap {
                 Wrap::Plain => chunk.data.strip_prefix(&[0; 4]),
                 _ => Some(&*chunk.data),
@@ -167,7 +170,7 @@ impl<'a> Tables<'a> {
         self.atoms.as_deref().unwrap_or_default()
     }
 
-    /// Returns an atom's text; empty for no atom.
+    /// Returns an atom's text; empty if there is no such atom.
     fn atom(&self, index: u32) -> &'a [u8] {
         let index = usize::try_from(index).unwrap_or(usize::MAX);
         index
@@ -176,7 +179,7 @@ impl<'a> Tables<'a> {
             .unwrap_or_default()
     }
 
-    /// Returns what identifies each import: module, function, arity.
+    /// Returns the key of each import: module, function, arity.
     pub(super) fn import_keys(&self) -> Vec<(&'a [u8], &'a [u8], u32)> {
         let imports = self.imports.as_deref().unwrap_or_default();
         imports
@@ -185,7 +188,8 @@ impl<'a> Tables<'a> {
             .collect()
     }
 
-    /// Returns what identifies each exported function, name and arity, if both tables that say so can be read.
+    /// Returns the key of each exported function, name and arity, if both tables with these facts
+    /// can be read.
     pub(super) fn export_keys(&self) -> Option<Vec<(&'a [u8], u32)>> {
         self.atoms.as_ref()?;
         let exports = self.exports.as_deref()?.iter();
@@ -196,7 +200,7 @@ impl<'a> Tables<'a> {
         )
     }
 
-    /// Returns what identifies each fun: function and arity.
+    /// Returns the key of each fun: function and arity.
     pub(super) fn fun_keys(&self) -> Vec<(&'a [u8], u32)> {
         let funs = self.funs.as_deref().unwrap_or_default();
         funs.iter()
@@ -204,7 +208,7 @@ impl<'a> Tables<'a> {
             .collect()
     }
 
-    /// Returns what identifies each function: name and arity.
+    /// Returns the key of each function: name and arity.
     pub(super) fn symbol_keys(&self) -> Vec<(&'a [u8], u32)> {
         self.symbols
             .names
@@ -268,16 +272,18 @@ fn literals(data: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
     }
 }
 
-/// Bits of a type that say that eight, eight and one more bytes follow: lower bound, upper bound, unit.
+/// The bits of a type that announce more bytes: eight for the lower bound, eight for the upper
+/// bound, one for the unit.
 ///
-/// They moved between versions of the table; the variant that consumes it exactly is the right one.
+/// The bits moved between versions of the table. The right variant is the one that consumes the
+/// table exactly.
 const TYPE_VARIANTS: [[u16; 3]; 4] = [
     [0x2000, 0x4000, 0x8000],
     [0x1000, 0x2000, 0x4000],
     [0x0800, 0x1000, 0x2000],
     [0, 0, 0],
 ];
-/// Up to this version each type has both bounds.
+/// The last version in which each type has both bounds.
 const FIXED_TYPES_VERSION: u32 = 1;
 const FIXED_TYPE_BYTES: usize = 18;
 

@@ -1,16 +1,17 @@
-//! Operand counts of BEAM instructions and the meaning of their operands.
+//! The operand counts of BEAM instructions, and the meaning of their operands.
 //!
-//! The table is the generic instruction set of the compiler (`genop.tab`), which only ever grows: numbers are never
-//! reused, so that one table serves OTP 23 to 29. A number beyond the table makes a code chunk opaque, not wrong.
+//! The table is the compiler's generic instruction set (`genop.tab`). It only ever grows, and
+//! numbers are never reused, so one table serves OTP 23 to 29. A number beyond the table makes a
+//! code chunk opaque, not wrong.
 
-/// Highest instruction number known (OTP 29).
+/// The highest known instruction number (OTP 29).
 pub(super) const MAX_OPCODE: u8 = 191;
 
 pub(super) const LABEL: u8 = 1;
 pub(super) const FUNC_INFO: u8 = 2;
 pub(super) const LINE: u8 = 153;
 
-/// Number of operands of each instruction, from instruction 1.
+/// The number of operands of each instruction, from instruction 1.
 #[rustfmt::skip]
 const OPERANDS: [u8; MAX_OPCODE as usize] = [
     1, 3, 0, 2, 3, 2, 2, 3, 2, 4, 5, 2, 3, 2, 3, 2, 1, 1, 0, 0, 0, 0, 2, 1, 1, 2, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4,
@@ -21,7 +22,7 @@ const OPERANDS: [u8; MAX_OPCODE as usize] = [
     5, 3, 2, 4, 6, 2, 4, 3, 6, 3, 5,
 ];
 
-/// What an operand of the *unsigned* kind refers to, where that depends on the instruction.
+/// The meaning of an *unsigned* operand, which depends on the instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unsigned {
     /// A plain number: an arity, a size, a register count.
@@ -38,13 +39,13 @@ pub(super) enum Unsigned {
     Fun,
 }
 
-/// Returns how many operands an instruction has.
+/// Returns the number of operands of an instruction.
 pub(super) fn operands(opcode: u8) -> Option<u8> {
     let index = usize::from(opcode).checked_sub(1)?;
     OPERANDS.get(index).copied()
 }
 
-/// Returns what the unsigned operand at `position` of an instruction refers to.
+/// Returns the meaning of the unsigned operand at `position` of an instruction.
 pub(super) fn unsigned(opcode: u8, position: u8) -> Unsigned {
     match (opcode, position) {
         (LABEL, 0) => Unsigned::LabelDefinition,

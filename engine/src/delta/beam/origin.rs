@@ -1,8 +1,8 @@
-//! Which release of OTP a module was compiled for.
+//! The OTP release that a module was compiled for.
 //!
-//! Two things tell: the version of the compiler, which stands in the module, and its newest instruction, which a VM must know. The
-//! second one alone decides whether a VM can load the module: a compiler that has no use for its newest instructions makes modules that
-//! earlier releases load.
+//! Two facts tell it: the version of the compiler, which is in the module, and the module's newest
+//! instruction. The instruction alone decides whether a VM can load the module. A compiler that
+//! does not use its newest instructions makes modules that earlier releases can load.
 
 use super::iff::{self, Container, Reading};
 use crate::delta::cursor::Cursor;
@@ -21,16 +21,17 @@ const LAST_OPCODES: [(u64, u32); 7] = [
 /// The first release whose atom tables have a negative count.
 const LONG_ATOMS_OTP: u64 = 28;
 
-/// Where a module comes from, and who can load it.
+/// The origin of a module, and the releases that can load it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BeamOrigin {
-    /// The release whose compiler made it, as far as that is known; else the first one that could have.
+    /// The release whose compiler made it. If that is unknown, the first release that could have
+    /// made it.
     pub compiled_by: u64,
-    /// The first release whose VM knows all that is in it.
+    /// The first release whose VM can load it.
     pub needs: u64,
 }
 
-/// Says of which release a BEAM file is; `None` if it is no such file.
+/// Returns the origin of a BEAM file; `None` if the bytes are not a BEAM file.
 pub(in crate::delta) fn origin(file: &[u8]) -> Option<BeamOrigin> {
     let unzipped = iff::unzip(file, Reading::Base).ok()?;
     let form = unzipped.as_ref().map_or(file, |(_, gzip)| &gzip.content);
@@ -52,7 +53,7 @@ pub(in crate::delta) fn origin(file: &[u8]) -> Option<BeamOrigin> {
     })
 }
 
-/// The first release that has the newest instruction of a code chunk.
+/// Returns the first release that has the newest instruction of a code chunk.
 fn opcode_release(code: &[u8]) -> Option<u64> {
     let mut header = Cursor::new(code.get(8..)?);
     let last = u32::from_be_bytes(header.array().ok()?);
@@ -63,9 +64,9 @@ fn opcode_release(code: &[u8]) -> Option<u64> {
     ))
 }
 
-/// The release of the compiler whose version stands in the compile information.
+/// Returns the release of the compiler whose version is in the compile information.
 fn compiler_release(info: &[u8]) -> Option<u64> {
-    // The atom `version`, and behind it a string, in the external term format.
+    // The atom `version`, followed by a string, in the external term format.
     const KEY: &[u8] = b"\x07version\x6b";
     let at = info.windows(KEY.len()).position(|window| window == KEY)?;
     let mut cursor = Cursor::new(&info[at + KEY.len()..]);
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
     use crate::delta::inflate::Deflater;
 
-    /// A module of a certain newest instruction, compiler and kind of atom table.
+    /// A module with a given newest instruction, compiler and kind of atom table.
     fn module(opcode: u32, compiler: Option<&str>, has_long_atoms: bool) -> Vec<u8> {
         let mut code = [0; 8].to_vec();
         code.extend_from_slice(&opcode.to_be_bytes());

@@ -1,4 +1,5 @@
-//! How a BEAM file is put together: its wrapper, its chunks in their order, and which values are recomputed.
+//! The recipe of a BEAM file: its wrapper, its chunks in order, and the values that the decoder
+//! computes.
 
 use super::iff::{ChunkId, GZIP_HEADER_BYTES, GzipWrap, MAX_CHUNKS, Wrap};
 use crate::delta::cursor::{Cursor, Malformed};
@@ -26,7 +27,7 @@ pub(super) struct Recipe {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ChunkRecipe {
     pub(super) id: ChunkId,
-    /// Whether the stream is the transformed chunk, or else its data as it is.
+    /// Whether the stream is the transformed chunk. Otherwise it is the chunk's data unchanged.
     pub(super) structured: bool,
     pub(super) wrap: Wrap,
 }
@@ -61,7 +62,7 @@ impl Recipe {
         out
     }
 
-    /// Inverts [`Recipe::to_stream`].
+    /// Reads a recipe: the inverse of [`Recipe::to_stream`].
     pub(super) fn from_stream(stream: &[u8]) -> Result<Self, Malformed> {
         let mut cursor = Cursor::new(stream);
         let flags = cursor.byte()?;
@@ -104,7 +105,7 @@ impl Recipe {
         })
     }
 
-    /// Says whether putting the file together deflates something.
+    /// Returns whether restoring the file deflates something.
     pub(super) fn deflates(&self) -> bool {
         self.gzip.is_some() || self.chunks.iter().any(|chunk| chunk.wrap != Wrap::Plain)
     }

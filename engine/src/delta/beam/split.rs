@@ -11,16 +11,17 @@ use super::recipe::{ChunkRecipe, Recipe};
 use crate::delta::cursor::{Malformed, put_len, put_signed, put_varint};
 use crate::delta::streams::{Kind, Streams};
 
-/// Which side of a delta a module is on.
+/// The side of a delta that a module is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Its checksums are left out without a look whether they are right: nobody puts it together again.
+    /// The module is the base. Its checksums are left out without checking whether they are right,
+    /// because nobody restores it.
     Base,
-    /// Its checksums are left out if they follow from the rest.
+    /// The module is new. Its checksums are left out if they follow from the rest.
     New,
 }
 
-/// Splits a module, in the numbering of `base`.
+/// Splits a module into streams, in the numbering of `base`.
 pub(crate) fn split(
     container: &Container<'_>,
     tables: &Tables<'_>,
@@ -60,7 +61,8 @@ pub(crate) fn split(
     Ok(splitter.streams)
 }
 
-/// Returns the attributes without the MD5 if it is the module's, or if that does not matter.
+/// Returns the attributes without the MD5, if it is the module's own MD5 or if that does not
+/// matter.
 fn cut_vsn(container: &Container<'_>, md5: Option<&digest::ModuleMd5>) -> Option<Vec<u8>> {
     let (cut, vsn) = digest::cut_vsn(container.data(*b"Attr")?)?;
     md5.is_none_or(|md5| *md5 == vsn).then_some(cut)
@@ -82,7 +84,7 @@ struct Splitter<'t> {
 }
 
 impl Splitter<'_> {
-    /// Writes a chunk's stream; says whether it is the transformed chunk.
+    /// Writes a chunk's stream. Returns whether the stream is the transformed chunk.
     fn chunk(&mut self, chunk: &Chunk<'_>) -> bool {
         let kind = kind_of(chunk.id);
         if kind == Kind::Other {
@@ -118,7 +120,7 @@ impl Splitter<'_> {
             Kind::Funs => tables.funs.as_deref().and_then(|rows| self.funs(rows).ok()),
             Kind::Attributes => self.vsn.clone(),
             Kind::Lines => lines::to_stream(&chunk.data, tables.symbols.line_count).ok(),
-            // A compressed term's data starts behind the version byte; either is one term.
+            // A compressed term's data starts after the version byte. Either way it is one term.
             Kind::DebugInfo | Kind::Documentation | Kind::Checker
                 if !matches!(chunk.wrap, Wrap::Sized(_)) =>
             {

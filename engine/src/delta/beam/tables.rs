@@ -1,8 +1,8 @@
-//! Matching of a module's tables with those of its base.
+//! The matching between a module's tables and those of its base.
 //!
-//! Every index into a table of the new module (atoms, imports, funs, literals, types, functions) is expressed in the
-//! base's numbering, so that code that did not change keeps its bytes though a table got an entry more. Both sides
-//! derive the same matching from the two tables; nothing of it is sent.
+//! Every index into a table of the new module (atoms, imports, funs, literals, types, functions) is
+//! expressed in the base's numbering. So unchanged code keeps its bytes even if a table got one
+//! more entry. Both sides derive the same matching from the two tables; none of it is sent.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,10 +10,11 @@ use std::hash::Hash;
 use super::code::index_u32;
 use crate::delta::cursor::{Malformed, len_u64};
 
-/// Renumbers the entries of a new table as those of its base.
+/// A renumbering of the entries of a new table as those of its base.
 ///
-/// Entries found in the base get the base's index, the others one past its end; so does, shifted, any number that is
-/// no index of the new table. The mapping is therefore one to one on all numbers.
+/// An entry that is in the base gets the base's index. Any other entry gets an index past the
+/// base's end. A number that is not an index of the new table is shifted past all of these. So the
+/// mapping is one to one on all numbers.
 #[derive(Debug, Default)]
 pub(super) struct Matching {
     to_base: Vec<u32>,
@@ -21,8 +22,9 @@ pub(super) struct Matching {
 }
 
 impl Matching {
-    /// Matches equal entries, the n-th occurrence with the n-th; then an unmatched entry with the base's unmatched one
-    /// that follows the match of its predecessor, supposing that it was modified in place.
+    /// Matches equal entries, the n-th occurrence with the n-th. After that, it matches an
+    /// unmatched entry with the unmatched base entry that follows its predecessor's match. It
+    /// assumes that the entry was modified in place.
     pub(super) fn new<K: Hash + Eq>(base: &[K], new: &[K]) -> Self {
         let mut matched = match_equal(base, new);
         match_in_place(&mut matched, base.len());
@@ -61,7 +63,7 @@ impl Matching {
         }
     }
 
-    /// Inverts [`Matching::to_base`].
+    /// Returns the number in the new numbering: the inverse of [`Matching::to_base`].
     pub(super) fn to_new(&self, base: u64) -> Result<u64, Malformed> {
         match usize::try_from(base)
             .ok()
@@ -72,14 +74,14 @@ impl Matching {
         }
     }
 
-    /// Like [`Matching::to_base`] for indexes that count from 1 and where 0 means none.
+    /// Like [`Matching::to_base`], for indexes that count from 1. Zero means no entry.
     pub(super) fn to_base_from_one(&self, index: u64) -> Result<u64, Malformed> {
         index
             .checked_sub(1)
             .map_or(Ok(0), |index| Ok(self.to_base(index)? + 1))
     }
 
-    /// Inverts [`Matching::to_base_from_one`].
+    /// The inverse of [`Matching::to_base_from_one`].
     pub(super) fn to_new_from_one(&self, base: u64) -> Result<u64, Malformed> {
         base.checked_sub(1)
             .map_or(Ok(0), |base| Ok(self.to_new(base)? + 1))
@@ -87,7 +89,8 @@ impl Matching {
 }
 
 fn match_equal<K: Hash + Eq>(base: &[K], new: &[K]) -> Vec<Option<usize>> {
-    // Chains of equal entries: the first unused one of each value, and for every entry the next equal one.
+    // The chains of equal entries: the first unused one of each value, and the next equal one of
+    // each entry.
     let mut first: HashMap<&K, usize> = HashMap::with_capacity(base.len());
     let mut following: Vec<Option<usize>> = vec![None; base.len()];
     for (index, entry) in base.iter().enumerate().rev() {

@@ -1,7 +1,7 @@
-//! The held files by what they can be found by.
+//! The index of the held files: by content, path, name, extension and chunks.
 //!
-//! Owns the lookups; what a file found so is worth, the chooser measures. Every lookup gives few files, in an order that depends on
-//! nothing but the manifest and the chunks.
+//! This module owns the lookups; the chooser measures what a file is worth. Every lookup returns
+//! few files. Their order depends on nothing but the manifest and the chunks.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -13,14 +13,14 @@ use crate::plan::installed::Held;
 use crate::tree::entry::{Entry, is_targets_own};
 use crate::tree::id::{ChunkId, Sha256};
 
-/// The held files that may serve as bases: those that have content and still are as installed.
+/// The held files that may be bases: those that have content and are still as installed.
 pub(super) struct Index<'a> {
     held: Held<'a>,
     by_content: HashMap<Sha256, usize>,
     by_unversioned: HashMap<Vec<u8>, Bucket>,
     by_name: HashMap<&'a [u8], Bucket>,
     by_extension: HashMap<&'a [u8], Bucket>,
-    /// Made when a new file has more than one chunk.
+    /// The index by chunk. It is made when a new file has more than one chunk.
     by_chunk: Option<HashMap<ChunkId, Vec<usize>>>,
 }
 
@@ -60,12 +60,12 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// Returns how many contents are held.
+    /// Returns the number of held contents.
     pub(super) fn contents(&self) -> usize {
         self.by_content.len()
     }
 
-    /// Returns size and hash of a held file; `None` for what cannot serve.
+    /// Returns the size and hash of a held file; `None` if it cannot be a base.
     pub(super) fn content(&self, at: usize) -> Option<(u64, Sha256)> {
         let is_there = matches!(self.held.drift.get(&at), None | Some(DriftKind::Mode));
         let content = self.held.base(at)?.content();
@@ -83,25 +83,26 @@ impl<'a> Index<'a> {
         self.content(at).map(|_| at)
     }
 
-    /// Returns the files at the path of `entry` but for version numbers, those nearest in size first.
+    /// Returns the files with the path of `entry` apart from version numbers, those nearest in size
+    /// first.
     pub(super) fn unversioned(&self, entry: &Entry, size: u64) -> Vec<usize> {
         let key = unversioned(entry.path.as_bytes());
         nearest(self.by_unversioned.get(&key), size, limits::BASE_CANDIDATES)
     }
 
-    /// Returns the files of the name of `entry`, those nearest in size first.
+    /// Returns the files with the name of `entry`, those nearest in size first.
     pub(super) fn named(&self, entry: &Entry, size: u64) -> Vec<usize> {
         let key = entry.path.name();
         nearest(self.by_name.get(key), size, limits::BASE_CANDIDATES)
     }
 
-    /// Returns the files whose names end as that of `entry`, those nearest in size first.
+    /// Returns the files with the extension of `entry`, those nearest in size first.
     pub(super) fn with_extension(&self, entry: &Entry, size: u64) -> Vec<usize> {
         let key = extension(entry.path.name());
         nearest(self.by_extension.get(key), size, limits::BASE_NEIGHBOURS)
     }
 
-    /// Returns the files that have some of these chunks, those with most bytes of them first.
+    /// Returns the files that have some of these chunks, those with most of their bytes first.
     pub(super) fn with_chunks(
         &mut self,
         chunks: &BTreeMap<ChunkId, u64>,
@@ -127,7 +128,8 @@ impl<'a> Index<'a> {
         found.into_iter().map(|(at, _)| at).collect()
     }
 
-    /// Which files have which chunk. A file of one chunk shares it with none but those that hold all of it.
+    /// Returns the holders of each chunk. A file with one chunk shares it only with files that hold
+    /// all of it.
     fn chunks(&self, contents: &dyn Contents) -> HashMap<ChunkId, Vec<usize>> {
         let mut by_chunk: HashMap<ChunkId, Vec<usize>> = HashMap::new();
         let mut seen = 0;
@@ -154,12 +156,12 @@ impl<'a> Index<'a> {
     }
 }
 
-/// Files that are found by the same key: size, content, index.
+/// The files with the same key: size, content, index.
 #[derive(Default)]
 struct Bucket(Vec<(u64, Sha256, usize)>);
 
 impl Bucket {
-    /// Sorts by size and leaves the first of those with the same content.
+    /// Sorts by size, and keeps the first of the files with the same content.
     fn sort(&mut self) {
         self.0
             .sort_unstable_by_key(|(size, sha256, at)| (*size, sha256.0, *at));
@@ -191,7 +193,7 @@ fn nearest(bucket: Option<&Bucket>, size: u64, limit: usize) -> Vec<usize> {
     found
 }
 
-/// What stands behind the last dot of a name; nothing if there is none but at its beginning.
+/// Returns the part of a name after its last dot; empty if it has no dot except at the start.
 fn extension(name: &[u8]) -> &[u8] {
     match name.iter().rposition(|byte| *byte == b'.') {
         Some(dot) if dot > 0 => &name[dot + 1..],
@@ -199,8 +201,8 @@ fn extension(name: &[u8]) -> &[u8] {
     }
 }
 
-/// A path without the version numbers of its directories: `lib/app-1.2.3/ebin/m.beam` is `lib/app/ebin/m.beam`,
-/// `releases/1.2.3/sys.config` is `releases//sys.config`.
+/// Returns a path without the version numbers of its directories: `lib/app-1.2.3/ebin/m.beam`
+/// becomes `lib/app/ebin/m.beam`, and `releases/1.2.3/sys.config` becomes `releases//sys.config`.
 fn unversioned(path: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
     if let Some((_name, directories)) = parts.split_last_mut() {

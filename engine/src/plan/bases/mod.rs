@@ -1,9 +1,11 @@
-//! Which held file is most like a new one.
+//! The choice of the held file that is most similar to a new one.
 //!
-//! Owns the choice of the base that a delta refers to. Pure: content comes from a [`Contents`], a bounded part of it.
+//! This module owns the choice of the base that a delta refers to. It is pure: content comes from a
+//! [`Contents`], and only a bounded part of it.
 //!
-//! Candidates are found by what they are called and which chunks they have, and are measured: how much do their beginnings
-//! resemble the new one's ([`sketch`]), or how much of the new file stands in them by whole chunks.
+//! Candidates are found by their names and by their chunks, and are then measured. The measure is
+//! the resemblance of their beginning to the new file's (`sketch`), or the share of the new file's
+//! whole chunks that they have.
 //!
 //! | order | candidate | weighed |
 //! |---|---|---|
@@ -13,12 +15,14 @@
 //! | 4 | most of the new file's chunks | if none of the above is alike enough |
 //! | 5 | the same extension, those nearest in size | with 4 |
 //!
-//! Of those weighed the most alike is taken, and the order decides among equals. Where nothing is alike, the first of 1 and 2 is
-//! taken all the same: a sketch sees but a beginning, and a base of no use costs no bytes, because the encoder does
-//! without. What cannot be measured, because the limits are reached or content cannot be read, is taken by the order, but 4
-//! and 5 never.
+//! The most similar candidate is taken; the order decides among equals. If none is similar, the
+//! first of 1 and 2 is still taken, because a sketch sees only the beginning. A useless base costs
+//! no bytes, because the encoder does without it. Some candidates cannot be measured, because a
+//! limit is reached or their content cannot be read. They are taken by the order, except those of 4
+//! and 5.
 //!
-//! Measured on six modules of OTP's stdlib, 520 to 630 kB, where all 93 are held, in bytes of bodies:
+//! Measured on six modules of OTP's stdlib, 520 to 630 kB, with all 93 modules held. The figures
+//! are bytes of frame bodies:
 //!
 //! | change | base chosen by path and name alone | as here |
 //! |---|---|---|
@@ -28,12 +32,13 @@
 //! | OTP 27 to 29, moved | 43,820 | 43,820 |
 //! | a byte in each, version bump or moved | 192 | 192 |
 //!
-//! With no more than 16 neighbours of an extension, the first of these was 139,215.
+//! With at most 16 neighbours of an extension, the first figure on the right was 139,215.
 //!
-//! **Invariants.** The same manifests and contents give the same bases. Of each content at most [`limits::SKETCH_BYTES`] are
-//! read, once, and of at most [`limits::BASE_SKETCHES`] contents; of each kind above at most [`limits::BASE_CANDIDATES`] files
-//! are weighed, of the last [`limits::BASE_NEIGHBOURS`]. Only files whose content the host has can serve, because the delta is
-//! computed here.
+//! **Invariants.** The same manifests and contents give the same bases. At most
+//! [`limits::SKETCH_BYTES`] of each content are read, once, and at most [`limits::BASE_SKETCHES`]
+//! contents. At most [`limits::BASE_CANDIDATES`] files of each kind above are weighed, and
+//! [`limits::BASE_NEIGHBOURS`] of the last kind. Only files whose content the host has can be
+//! bases, because the host computes the delta.
 
 mod index;
 mod sketch;
@@ -48,30 +53,31 @@ use crate::plan::installed::Held;
 use crate::tree::entry::Entry;
 use crate::tree::id::{ChunkId, Sha256};
 
-/// If so many thousandths are alike, what is further down the order is not looked at.
+/// The resemblance, in thousandths, that ends the search. Candidates further down the order are
+/// then not looked at.
 const ENOUGH: u64 = 500;
 
-/// Fewer thousandths than this are alike by chance where windows are compared. Modules share more of their atoms by chance: whether a
-/// base is of use the encoder finds out.
+/// The resemblance, in thousandths, below which windows agree by chance. Modules share more of
+/// their atoms by chance; the encoder finds out whether such a base is useful.
 const CHANCE: u64 = 50;
 
-/// What the host has of contents.
+/// The contents that the host has.
 pub trait Contents {
-    /// Says whether it has this one.
+    /// Returns whether the host has this content.
     fn has(&self, sha256: &Sha256) -> bool;
 
-    /// Reads the first bytes of a content, at most `limit`; `None` if they cannot be read.
+    /// Reads the first bytes of a content, at most `limit`; returns `None` if they cannot be read.
     fn beginning(&self, sha256: &Sha256, limit: usize) -> Option<Vec<u8>>;
 
-    /// Returns the chunks of a content in order, with their lengths; empty if they are not known.
+    /// Returns the chunks of a content in order, with their lengths; empty if they are unknown.
     fn chunks(&self, sha256: &Sha256) -> Vec<(ChunkId, u64)>;
 }
 
-/// Chooses bases among the files that a target holds.
+/// A chooser of bases among the files of a target.
 pub struct Bases<'a> {
     index: Index<'a>,
     contents: &'a dyn Contents,
-    /// None for what could not be read.
+    /// The sketches made so far; `None` for a content that could not be read.
     sketches: HashMap<Sha256, Option<Sketch>>,
 }
 
@@ -83,28 +89,29 @@ impl std::fmt::Debug for Bases<'_> {
     }
 }
 
-/// A new file.
+/// The new file that needs a base.
 struct Wanted {
     sha256: Sha256,
     size: u64,
-    /// The chunks of a file that has more than one, and how many bytes of it each makes up.
+    /// The file's chunks and the number of its bytes that each makes up, if it has more than one
+    /// chunk.
     chunks: BTreeMap<ChunkId, u64>,
 }
 
-/// What a candidate was found by.
+/// The way in which a candidate was found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
     Path,
     Chunks,
-    /// If it had many of the chunks, it would have been found by them.
+    /// Found by its extension. A file that shares many chunks is found by these instead.
     Extension,
 }
 
-/// How many thousandths of a candidate are alike; none if that cannot be measured.
+/// The thousandths of a candidate that are alike; `None` if that cannot be measured.
 type Alike = Option<u64>;
 
 impl<'a> Bases<'a> {
-    /// Indexes what a target holds.
+    /// Indexes the files of a target.
     #[must_use]
     pub fn new(held: Held<'a>, contents: &'a dyn Contents) -> Self {
         Self {
@@ -158,7 +165,8 @@ impl<'a> Bases<'a> {
         best(&weighed).or_else(by_path)
     }
 
-    /// Measures candidates that have not been. Those that cannot be measured count only if the path speaks for them.
+    /// Measures candidates that have not been measured. A candidate that cannot be measured counts
+    /// only if it was found by its path.
     fn weigh(
         &mut self,
         wanted: &Wanted,
@@ -199,7 +207,8 @@ impl<'a> Bases<'a> {
         several
     }
 
-    /// Measures how much of the beginning of a held file is as in the new one, or how much of the new one's chunks it has.
+    /// Measures the resemblance of two beginnings, or the share of the new file's chunks that the
+    /// held file has.
     fn alike(&mut self, wanted: &Wanted, at: usize, by: By) -> Alike {
         let (size, sha256) = self.index.content(at)?;
         self.sketch(&sha256);
@@ -214,7 +223,8 @@ impl<'a> Bases<'a> {
         by_sketch.max(self.chunks_alike(wanted, size, &sha256))
     }
 
-    /// Returns how many thousandths of a new file of several chunks stand in a held one; none if it is none of them.
+    /// Returns the thousandths of a new file with several chunks that a held file has. Returns
+    /// `None` if there are none.
     fn chunks_alike(&self, wanted: &Wanted, size: u64, sha256: &Sha256) -> Alike {
         if wanted.chunks.is_empty() || size <= limits::SKETCH_BYTES as u64 {
             return None;
@@ -225,7 +235,7 @@ impl<'a> Bases<'a> {
         u64::try_from(thousandths).ok().filter(|alike| *alike > 0)
     }
 
-    /// Sketches a content if that has not been done and the limit allows it.
+    /// Makes the sketch of a content, unless it exists or the limit is reached.
     fn sketch(&mut self, sha256: &Sha256) {
         if self.sketches.len() < limits::BASE_SKETCHES && !self.sketches.contains_key(sha256) {
             let beginning = self.contents.beginning(sha256, limits::SKETCH_BYTES);
@@ -235,7 +245,7 @@ impl<'a> Bases<'a> {
     }
 }
 
-/// Returns the first of the most alike, else the first that could not be measured.
+/// Returns the first of the most similar candidates, or else the first that could not be measured.
 fn best(weighed: &[(usize, Alike)]) -> Option<usize> {
     let most = weighed.iter().filter_map(|(_, alike)| *alike).max();
     let wanted = most.filter(|most| *most >= CHANCE);

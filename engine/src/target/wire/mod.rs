@@ -1,7 +1,7 @@
 //! The session's messages, host to agent and back (store-format.md, "Wire").
 //!
 //! Owns the bytes of every message: [`Request::encode`] builds what the host sends, [`Reply::decode`] parses what the agent
-//! answers, [`parts`] and [`Assembler`] cut messages for a transport and join them again. Pure; does not send or interpret anything.
+//! answers, [`parts()`] and [`Assembler`] cut messages for a transport and join them again. Pure; does not send or interpret anything.
 //!
 //! **Invariants.** A reply is untrusted bytes: every length is checked before anything is allocated, an unknown tag is skipped,
 //! an unknown message or number is an error, never a panic.
