@@ -1,15 +1,15 @@
-%% @doc Every operation on files fails in turn, once, for good, or for want of space.
+%% @doc Every operation on files fails in turn: once, forever, or for lack of space.
 %%
-%% A push that fails leaves the old release, tree and code, and says which path failed and why; hooks that
-%% had stopped something start it again. A way back that fails for good is completed by the next session.
-%% `RELSYNC_CRASH=full' takes every operation, else some of each case are taken.
+%% A push that fails leaves the old release, tree and code, and reports which path failed and why.
+%% Hooks that had stopped something start it again. The next session completes a way back that fails
+%% forever. `RELSYNC_CRASH=full' tests every operation, otherwise some of each case.
 -module(relsync_lib_disk_errors_tests).
 
 -compile({parse_transform, eunit_autoexport}).
 
 -define(STRIDE, 41).
 -define(ERRORS, [enospc, eio, erofs, eacces]).
-%% What takes a block of the medium.
+%% The operations that take a block of the medium.
 -define(GROWING, [create, open_append, write, make_dir, link, symlink]).
 
 once_test_() ->
@@ -30,7 +30,7 @@ no_space_test_() ->
      || Name <- [push, first_push, rollback]
     ].
 
-%% Without the reserve there is a moment at which a full medium leaves no way back.
+%% Without the reserve, there is a moment at which a full medium leaves no way back.
 reserve_is_needed_test_() ->
     {timeout, 600, fun() ->
         NoReserve = "write_reserve(_Dir) -> ok.",
@@ -54,7 +54,8 @@ title(Name, Error, How, Fun) ->
     Title = lists:flatten(io_lib:format("~s, ~s ~s", [Name, Error, How])),
     {Title, {timeout, 1200, fun() -> Fun(Title) end}}.
 
-%% From that operation on the medium is full: what grows needs what was freed after that.
+%% The medium is full from that operation on. Growing operations need space that was freed after
+%% that.
 no_space(At) ->
     Counters = counters:new(2, []),
     #{
@@ -125,7 +126,7 @@ once(#{action := Action} = Case, Result, Hooks) ->
         {{ok, #{outcome := applied}}, new, _} -> ok;
         {{ok, #{outcome := rolled_back, error := Error}}, old, _} -> explained(Error);
         {{error, Error}, old, _} -> explained(Error);
-        %% Said, and left to the next session.
+        %% The failure is reported, and left to the next session.
         {{error, #{kind := <<"damaged">>} = Error}, _, {rollback, _}} -> explained(Error), recovered(Case);
         {_, Which, _} -> error({not_as_said, Which})
     end,
@@ -148,7 +149,7 @@ recovered(#{device := Device} = Case) ->
     Which = which(Case),
     lists:member(Which, [old, new]) orelse error(Which).
 
-%% By record, tree and running code.
+%% Checks by record, tree and running code.
 which(#{device := Device} = Case) ->
     Generation =
         case relsync_lib_state:read_current(<<Device/binary, "/.relsync">>) of
@@ -162,7 +163,7 @@ explained(#{message := Message}) ->
     Causes = [list_to_binary(file:format_error(Error)) || Error <- ?ERRORS],
     true = binary:match(Message, Causes) =/= nomatch.
 
-%% Whatever `presync' stopped runs again.
+%% Everything that `presync' stopped runs again.
 started_again({ok, #{outcome := applied}}, Hooks) ->
     true = lists:member(Hooks, [<<>>, <<"presync postsync health ">>]);
 started_again(_, Hooks) ->

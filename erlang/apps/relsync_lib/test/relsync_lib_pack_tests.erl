@@ -1,4 +1,4 @@
-%% @doc Packs: cut anywhere, damaged anywhere, and made by somebody hostile.
+%% @doc Tests of packs: cut anywhere, damaged anywhere, and made by a hostile host.
 -module(relsync_lib_pack_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -57,7 +57,7 @@ header_test() ->
     {error, {manifest_size, _, _}} =
         relsync_lib_pack:new_manifest(Header#{manifest_bytes := 1000}, Base).
 
-%% Wherever it is cut, the reader goes on at the last whole record.
+%% Wherever the pack is cut, the reader continues at the last whole record.
 resume_test_() ->
     Pack = pack(),
     {ok, Expected, _} = read_all(Pack, byte_size(Pack)),
@@ -74,7 +74,7 @@ resume(Pack, Cut, Expected) ->
     {ok, Second, _} = read_all(Rest, 50, Standing, [First]),
     Expected = Second.
 
-%% Every bit counts: a pack with one turned never comes to its trailer.
+%% Every bit counts. A pack with one flipped bit never reaches its trailer.
 flipped_test_() ->
     Pack = pack(),
     {timeout, 60, fun() ->
@@ -178,13 +178,13 @@ far_base_test() ->
     {ok, [{header, _}, {frame, Pieces, <<>>}], _} = relsync_lib_pack:feed(<<Header/binary, Frame/binary>>, relsync_lib_pack:new()),
     [{0, whole, {Last, whole}}, {1, whole, {0, whole}}] = Pieces.
 
-%% A long record is not allocated for before its bytes are there.
+%% A long record is not allocated before its bytes are there.
 claimed_length_test() ->
     {ok, [], _} = relsync_lib_pack:feed(<<83886080:32, 0:32, 1>>, relsync_lib_pack:new()),
     true = erlang:memory(binary) < 80000000.
 
-%% Packs that the Rust side made (`tests/data/golden/pack'): read in steps of any size, they say what the listing says, and
-%% their bodies decode to the pieces.
+%% Packs that the Rust side made (`tests/data/golden/pack'). Read in steps of any size, they match
+%% their listing, and their bodies decode to the pieces.
 golden_test_() ->
     Dir = relsync_lib_trees:golden_dir("pack"),
     Files = filelib:wildcard(filename:join(Dir, "*.pack")),
@@ -233,7 +233,7 @@ word(Number) -> integer_to_list(Number).
 
 hex(Bytes) -> [io_lib:format("~2.16.0b", [Byte]) || <<Byte>> <= Bytes].
 
-%% The contents of the files, one behind the other in the order of the entries, by index.
+%% Returns the contents of the files by index. They follow each other in the order of the entries.
 golden_held(Entries, Contents) ->
     {Held, <<>>} = lists:foldl(
         fun

@@ -1,12 +1,14 @@
-%% @doc The generations of a destination: the one that is installed, and the way back to those that are kept.
+%% @doc The generations of a destination: the installed one, and the way back to the ones that are
+%% kept.
 %%
-%% Owns the chain of undo records, which leads from the current generation to earlier ones, and the number of
-%% the next generation. Changes nothing: generations are made, gone back to and dropped by `relsync_lib_apply'.
+%% This module owns the chain of undo records, which leads from the current generation to earlier
+%% ones, and the number of the next generation. It changes nothing: `relsync_lib_apply' makes
+%% generations, goes back to them and drops them.
 -module(relsync_lib_generations).
 
 -export([current/1, number/1, next/1, chain/2, numbers/1, way_back/2, changes/1, history/1, manifest/2]).
 
-%% @doc The current generation; what cannot be read stands for nothing.
+%% @doc Returns the current generation. A record that cannot be read counts as missing.
 -spec current(relsync_lib_state:dir()) -> relsync_lib_state:current() | none.
 current(Dir) ->
     case relsync_lib_state:read_current(Dir) of
@@ -14,13 +16,13 @@ current(Dir) ->
         _ -> none
     end.
 
-%% @doc The number of a generation; 0 is the state before the first push.
+%% @doc Returns the number of a generation. 0 is the state before the first push.
 -spec number(relsync_lib_state:current() | none) -> non_neg_integer().
 number(none) -> 0;
 number(#{generation := Generation}) -> Generation.
 
-%% @doc The number of the next generation: above the current one and all that were undone since, and, where
-%% nobody knows which is current, above all that are kept.
+%% @doc Returns the number of the next generation. It is above the current one and all that were
+%% undone since. If the current one is unknown, it is above all that are kept.
 -spec next(relsync_lib_state:dir()) -> pos_integer().
 next(Dir) ->
     case relsync_lib_state:read_current(Dir) of
@@ -28,11 +30,11 @@ next(Dir) ->
         _ -> beyond(relsync_lib_state:generations(Dir))
     end.
 
-%% What was current, if anything was, came after the newest that it kept.
+%% The unknown current generation, if there was one, came after the newest that it kept.
 beyond([]) -> 1;
 beyond(Kept) -> lists:last(Kept) + 2.
 
-%% @doc The undo records that lead back from a generation, the newest first.
+%% @doc Returns the undo records that lead back from a generation, the newest first.
 -spec chain(relsync_lib_state:dir(), relsync_lib_state:current() | none) -> [relsync_lib_state:undo()].
 chain(Dir, Current) -> chain(Dir, Current, fun relsync_lib_state:read_undo/2).
 
@@ -49,12 +51,12 @@ links(Generation, [#{from := #{generation := Generation}, to := To} = Undo | Res
 links(Generation, [_ | Rest]) ->
     links(Generation, Rest).
 
-%% @doc The numbers of the generations that a chain leads to, the newest first.
+%% @doc Returns the numbers of the generations that a chain leads to, the newest first.
 -spec numbers([relsync_lib_state:undo()]) -> [non_neg_integer()].
 numbers(Chain) ->
     [number(To) || #{to := To} <- Chain].
 
-%% @doc The beginning of a chain that ends at a generation, if it leads there.
+%% @doc Returns the part of a chain that ends at a generation, if the chain leads there.
 -spec way_back(non_neg_integer(), [relsync_lib_state:undo()]) -> none | [relsync_lib_state:undo()].
 way_back(_To, []) ->
     none;
@@ -69,12 +71,13 @@ way_back(To, [#{to := Target} = Undo | Rest]) ->
             end
     end.
 
-%% @doc What a way back changes in all.
+%% @doc Returns all changes of a way back.
 -spec changes([relsync_lib_state:undo()]) -> [relsync_lib_change:change()].
 changes([#{changes := First} | Rest]) ->
     lists:foldl(fun(#{changes := Later}, Sum) -> relsync_lib_change:compose(Sum, Later) end, First, Rest).
 
-%% @doc The manifest of a generation that can be gone back to; none of generation 0, or where it cannot be read.
+%% @doc Returns the manifest of a generation that can be restored; none for generation 0, or if it
+%% cannot be read.
 -spec manifest(relsync_lib_roots:roots(), non_neg_integer()) -> relsync_lib_manifest:manifest() | none.
 manifest(#{state := Dir} = Roots, Generation) ->
     case [Sha256 || #{generation := N, manifest := Sha256} <- history(Roots), N =:= Generation] of
@@ -87,7 +90,7 @@ manifest(#{state := Dir} = Roots, Generation) ->
             none
     end.
 
-%% @doc Lists the generations that can be gone back to, the newest first; `none' is the state before the
+%% @doc Lists the generations that can be restored, the newest first. `none' is the state before the
 %% first push.
 -spec history(relsync_lib_roots:roots()) -> [relsync_lib_state:current() | none].
 history(#{state := Dir}) ->

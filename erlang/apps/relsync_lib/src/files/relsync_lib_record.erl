@@ -1,11 +1,12 @@
-%% @doc State records: the bytes of what a destination remembers, and what of it makes sense.
+%% @doc State records: the bytes of a destination's records, and the checks of their content.
 %%
-%% Owns the coding and the checks of every record under `.relsync', in all versions that were ever written
-%% (store-format.md, "Target state"). Reads and writes no file: that is `relsync_lib_state'. Pure.
+%% This module owns the coding and the checks of every record under `.relsync', in all versions that
+%% were ever written (store-format.md, "Target state"). It reads and writes no file:
+%% `relsync_lib_state' does. It is pure.
 %%
-%% Invariants: bytes of anybody are decoded or refused, never a crash; a record of an earlier version comes
-%% out as one of today's; what is decoded is within the bounds that its users rely on: numbers fit the
-%% wire, paths stay in the destination.
+%% Invariants: any bytes are decoded or refused, never a crash. A record of an earlier version is
+%% returned in today's form. A decoded record is within the bounds that its users rely on: numbers
+%% fit the wire, and paths stay in the destination.
 -module(relsync_lib_record).
 
 -export([encode/2, decode/2, max_bytes/0, max_generation/0]).
@@ -20,16 +21,16 @@
     state := state(),
     %% Seconds since 1970.
     applied_at := non_neg_integer(),
-    %% In ascending order of path; absent where there is none.
+    %% In ascending order of path; absent if there are none.
     leftovers => [relsync_lib_pins:leftover()]
 }.
 -type state() :: confirmed | {probation, probation()}.
 -type probation() :: #{
     %% Milliseconds since 1970.
     deadline := non_neg_integer(),
-    %% Milliseconds that it lasts from the commit on.
+    %% The milliseconds that it lasts from the commit on.
     timeout := non_neg_integer(),
-    %% How code follows the files when it runs out.
+    %% The reload mode for the rollback when the probation runs out.
     reload := soft | hard | none | apps | vm
 }.
 -type installed() :: #{relsync_lib_manifest:index() => Mtime :: integer()}.
@@ -38,7 +39,7 @@
     changes := [relsync_lib_change:change()],
     old := current() | none,
     new := current() | none,
-    %% How many earlier generations stay, and how many bytes of them.
+    %% The number of earlier generations to keep, and of their bytes.
     keep := non_neg_integer(),
     keep_bytes := non_neg_integer() | infinity
 }.
@@ -47,17 +48,18 @@
     to := current() | none,
     changes := [relsync_lib_change:change()]
 }.
-%% What became of the last pack that was to be applied. A host that lost its link asks for it.
+%% The outcome of the last pack that was to be applied. A host that lost its link asks for it.
 -type last_pack() :: #{
     pack := <<_:256>>,
-    %% The generation that it made, or was to make.
+    %% The generation that it made or was to make.
     generation := pos_integer(),
     %% `failed': it failed before the switch, or the VM ended before it.
     outcome := applied | rolled_back | failed,
-    %% When it began, in milliseconds since 1970: tells two attempts with one pack apart.
+    %% The time it began, in milliseconds since 1970. It tells two attempts with one pack apart.
     begun := non_neg_integer()
 }.
-%% The MD5 of the code in files, which holds as long as each is the same, in ascending order of name.
+%% The MD5s of the code in files, in ascending order of name. Each is valid as long as its file
+%% stays the same.
 -type code() :: [{File :: binary(), {
     {Size :: non_neg_integer(), Mtime :: integer(), Ctime :: integer(), Inode :: non_neg_integer()}, MD5 :: <<_:128>>
 }}].
@@ -67,7 +69,7 @@
 -define(MAGIC, "RSST").
 -define(VERSION, 2).
 -define(MAX_PAYLOAD_BYTES, 83886080).
-%% Magic, version, kind and length in front of the payload, the checksum behind it.
+%% The bytes around the payload: magic, version, kind and length before it, the checksum after it.
 -define(AROUND_BYTES, 42).
 -define(MAX_GENERATION, 16#FFFFFFFF).
 -define(MAX_NUMBER, 16#FFFFFFFFFFFFFFFF).
@@ -79,11 +81,11 @@
 
 -define(IS_WITHIN(N, Low, High), (is_integer(N) andalso N >= Low andalso N =< High)).
 
-%% @doc The largest record.
+%% @doc Returns the maximum size of a record.
 -spec max_bytes() -> pos_integer().
 max_bytes() -> ?MAX_PAYLOAD_BYTES + ?AROUND_BYTES.
 
-%% @doc The last number that a generation can have.
+%% @doc Returns the largest possible number of a generation.
 -spec max_generation() -> pos_integer().
 max_generation() -> ?MAX_GENERATION.
 
@@ -131,7 +133,7 @@ decode(_Kind, <<?MAGIC, Version, _/binary>>) when Version < 1; Version > ?VERSIO
 decode(_Kind, _Bytes) ->
     {error, not_a_record}.
 
-%% A compressed term (tag 80) could be far larger than the record that holds it.
+%% A compressed term (tag 80) could be far larger than its record.
 decode_payload(_Kind, _Version, <<131, 80, _/binary>>) ->
     {error, content};
 decode_payload(Kind, Version, Payload) ->
@@ -141,8 +143,8 @@ decode_payload(Kind, Version, Payload) ->
         error:badarg -> {error, content}
     end.
 
-%% Version 1 knew neither when a probation ends nor a limit to the bytes that are kept. Its probations have
-%% run out: the next session confirms them, or they are rolled back behind it.
+%% Version 1 had neither the end of a probation nor a limit to the kept bytes. Its probations have
+%% run out: the next session confirms them, or they are rolled back after it.
 upgrade(Kind, 1, #{} = Term) ->
     case Kind of
         current -> upgrade_current(Term);

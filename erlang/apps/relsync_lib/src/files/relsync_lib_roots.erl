@@ -1,11 +1,12 @@
 %% @doc The directories of one destination.
 %%
-%% Usually one directory holds everything. Where the release is on a read-only
-%% file system and a separate writable path stands before it, `read' lists both,
-%% the writable one first; the tree is written to `write' alone, complete.
+%% Usually one directory holds everything. If the release is on a read-only file system and a
+%% separate writable path comes before it, `read' lists both, the writable one first. The complete
+%% tree is written to `write' alone.
 %%
-%% A destination may be reached through links: the operator named it. Below it nothing is: `check/1' tells
-%% whether the state directory and what has a fixed place in it are what they should be, before any of it is read.
+%% A destination may be reached through links, because the operator named it. Below it, no links are
+%% followed. `check/1' tells whether the state directory and the entries with a fixed place in it
+%% are of the right kind, before any of them is read.
 -module(relsync_lib_roots).
 
 -export([new/1, new/2, check/1, holder/2, format_error/1]).
@@ -27,7 +28,7 @@
 -define(FILES, [<<"current">>, <<"ended">>, <<"last_pack">>, <<"code">>, <<"journal">>, <<"reserve">>]).
 -define(WRITABLE_BY_OTHERS, 8#022).
 
-%% @doc The roots of a destination that is written where it is read.
+%% @doc Returns the roots of a destination that is written and read at the same place.
 -spec new(binary()) -> roots().
 new(Destination) ->
     #{
@@ -36,13 +37,14 @@ new(Destination) ->
         state => <<Destination/binary, "/", ?STATE_DIR>>
     }.
 
-%% @doc The roots of a read-only destination with its writable path.
+%% @doc Returns the roots of a read-only destination with its writable path.
 -spec new(binary(), binary()) -> roots().
 new(Destination, Writable) ->
     (new(Writable))#{read => [Writable, Destination]}.
 
-%% @doc Accepts a state directory that is one, or is absent: no link, nobody else's, not open to more than the
-%% destination is, and with nothing but directories and files where it has them.
+%% @doc Accepts a state directory that is absent, or that meets these conditions. It is not a link,
+%% belongs to nobody else, and is not more open than the destination. Its directories and files have
+%% the right kinds.
 -spec check(roots()) -> ok | {error, error()}.
 check(#{write := Write, state := Dir}) ->
     case check_kind(Dir, directory) of
@@ -60,7 +62,8 @@ check_kind(Path, Expected) ->
         {{error, Reason}, _} -> {error, {cannot_examine, Path, Reason}}
     end.
 
-%% Who could write to the destination could as well have made the state directory; whom nobody can name is let be.
+%% Anyone who can write to the destination could have created the state directory, so its owner is
+%% accepted. An unknown owner is accepted too.
 check_access(Write, Dir) ->
     case {relsync_lib_fs:directory(Write), relsync_lib_fs:directory(Dir), relsync_lib_fs:own_user()} of
         {{ok, #{mode := Around}}, {ok, #{mode := Mode}}, _} when
@@ -105,8 +108,8 @@ first_error([Check | Rest]) ->
         {error, Reason} -> {error, Reason}
     end.
 
-%% @doc Finds the first root that holds a path, and what stands there. A path
-%% below something that is no directory is not held.
+%% @doc Finds the first root that has a path, and the entry there. A path below an entry that is not
+%% a directory does not exist.
 -spec holder([binary()], relsync_lib_path:path()) ->
     {ok, Root :: binary(), relsync_lib_fs:info()} | {error, file:posix() | badarg}.
 holder([], _Path) ->
@@ -121,7 +124,7 @@ holder([Root | Rest], Path) ->
     case Held of
         {ok, Info, _Facts} -> {ok, Root, Info};
         {error, enoent} -> holder(Rest, Path);
-        %% A directory may be searched that may not be read.
+        %% A directory that may not be read may still be searched.
         {error, _} -> holder_by_looks(Root, Rest, Path)
     end.
 

@@ -1,13 +1,13 @@
-%% @doc The state directory of a destination: what relsync remembers there.
+%% @doc The state directory of a destination: relsync's records there.
 %%
-%% Owns the names and files of everything under `.relsync' but packs being
-%% received (`relsync_lib_incoming'); the records' bytes are those of `relsync_lib_record'.
-%% It does not decide what a generation is or when one ends (`relsync_lib_apply').
+%% This module owns the names and files of everything under `.relsync', except packs that are being
+%% received (`relsync_lib_incoming'). `relsync_lib_record' owns the bytes of records.
+%% `relsync_lib_apply' decides what a generation is and when it ends.
 %%
-%% Every record is replaced by writing `<name>.tmp', syncing it, renaming it and
-%% syncing the directory: a crash leaves the old record or the new one. What is
-%% truncated, changed or of another version is reported as `{damaged, _}' and
-%% stands for nothing; it never crashes a reader.
+%% Every record is replaced by writing `<name>.tmp', syncing it, renaming it and syncing the
+%% directory. So a crash leaves the old record or the new one. A record that is truncated, changed
+%% or of another version is reported as `{damaged, _}' and counts as missing. It never crashes a
+%% reader.
 -module(relsync_lib_state).
 
 -export([
@@ -64,7 +64,8 @@
 -define(MAX_AGENT_BYTES, 16777216).
 -define(DECODED, relsync_lib_state_decoded).
 -define(ENDS, relsync_lib_state_ends).
-%% Directories and links that an undo makes again take a block each; what it moves takes nothing.
+%% The size of the reserve. Directories and links that an undo makes again take a block each;
+%% entries that it moves take nothing.
 -define(RESERVE_BYTES, 65536).
 -define(DIRS, [
     <<"manifests">>, <<"installed">>, <<"generations">>, <<"incoming">>, <<"staging">>, <<"agent">>
@@ -75,9 +76,9 @@
 
 %% Directories
 
-%% @doc Makes the state directory and those in it. A link or a file in the place
-%% of one of them is refused: nothing is written through it. The state directory's
-%% own name is on the medium then; the others get there with the first record.
+%% @doc Makes the state directory and the directories in it. A link or a file in the place of one of
+%% them is refused, and nothing is written through it. Afterwards the state directory's own name is
+%% on the medium. The other names get there with the first record.
 -spec prepare_dirs(dir()) -> ok | {error, error()}.
 prepare_dirs(Dir) ->
     each(fun(Name) -> make_real_dir(Dir, Name) end, [<<>> | ?DIRS]).
@@ -102,15 +103,15 @@ make_private_dir(Path, Name) ->
 sync_name(Dir, <<>>) -> relsync_lib_fs:sync_dir(filename:dirname(Dir));
 sync_name(_Path, _Name) -> ok.
 
-%% @doc Gives the place of a file whose name is relative to the state directory.
+%% @doc Returns the path of a file whose name is relative to the state directory.
 -spec file_name(dir(), binary()) -> binary().
 file_name(Dir, Name) -> relsync_lib_path:join(Dir, Name).
 
 -spec staging_dir(dir()) -> binary().
 staging_dir(Dir) -> file_name(Dir, <<"staging">>).
 
-%% @doc Where a return to generation N puts directories that stand in its way and are not empty, as `N.1',
-%% `N.2' and so on.
+%% @doc Returns the directory for obstacles. A return to generation N moves directories that are in
+%% its way and not empty to it, as `N.1', `N.2' and so on.
 -spec displaced_dir(dir()) -> binary().
 displaced_dir(Dir) -> file_name(Dir, <<"displaced">>).
 
@@ -127,7 +128,7 @@ write_current(Dir, Current) ->
 -spec delete_current(dir()) -> ok | {error, error()}.
 delete_current(Dir) -> delete_record(Dir, <<"current">>).
 
-%% Manifests and what was installed of them
+%% Manifests and the installed times of their files
 
 -spec read_manifest(dir(), relsync_lib_manifest:sha256()) -> {ok, relsync_lib_manifest:manifest()} | none | damage().
 read_manifest(Dir, Sha256) ->
@@ -235,12 +236,12 @@ generation_dir_name(Generation) -> <<"generations/", (integer_to_binary(Generati
 -spec generation_dir(dir(), non_neg_integer()) -> binary().
 generation_dir(Dir, Generation) -> file_name(Dir, generation_dir_name(Generation)).
 
-%% @doc Lists the generations of which something is kept, in ascending order.
+%% @doc Lists the numbers of the generations that are kept at least in part, in ascending order.
 -spec generations(dir()) -> [non_neg_integer()].
 generations(Dir) ->
     lists:sort([Number || Name <- names(Dir, <<"generations">>), Number <- number(Name)]).
 
-%% Only what generation_dir_name/1 writes: `01' and `+1' are names of somebody else.
+%% Accepts only names that generation_dir_name/1 writes. `01' and `+1' are foreign names.
 number(<<Digit, _/binary>> = Name) when Digit >= $1, Digit =< $9; Name =:= <<"0">> ->
     try binary_to_integer(Name) of
         Number -> [Number || Number =< relsync_lib_record:max_generation()]
@@ -255,7 +256,8 @@ drop_generation(Dir, Generation) ->
     Name = generation_dir_name(Generation),
     explain(delete, Name, relsync_lib_fs:delete_tree(file_name(Dir, Name))).
 
-%% @doc Removes what was moved aside on the way back to generations that are not kept any more.
+%% @doc Removes directories that were moved aside on the way back to generations that are no longer
+%% kept.
 -spec drop_displaced(dir(), [non_neg_integer()]) -> ok | {error, error()}.
 drop_displaced(Dir, Kept) ->
     delete_names(Dir, [
@@ -266,7 +268,7 @@ drop_displaced(Dir, Kept) ->
         not lists:member(Number, Kept)
     ]).
 
-%% @doc Brings the names of the generations to the medium.
+%% @doc Syncs the names of the generations to the medium.
 -spec sync_generations(dir()) -> ok | {error, error()}.
 sync_generations(Dir) ->
     Name = <<"generations">>,
@@ -277,10 +279,10 @@ sync_generations(Dir) ->
 clear_staging(Dir) ->
     explain(delete, <<"staging">>, relsync_lib_fs:delete_tree(staging_dir(Dir))).
 
-%% @doc Takes some room, so that on a medium that fills up there is some to undo a switch with.
+%% @doc Reserves some space. On a medium that fills up, it is needed to undo a switch.
 -spec write_reserve(dir()) -> ok | {error, error()}.
 write_reserve(Dir) ->
-    %% Not zeros: file systems that compress would keep nothing free.
+    %% Not zeros: file systems that compress would reserve nothing.
     replace(Dir, <<"reserve">>, crypto:strong_rand_bytes(?RESERVE_BYTES)).
 
 -spec free_reserve(dir()) -> ok | {error, error()}.
@@ -289,7 +291,7 @@ free_reserve(Dir) ->
 
 %% The last pack
 
-%% @doc What became of the last pack, as far as it is known.
+%% @doc Returns the outcome of the last pack, as far as it is known.
 -spec last_pack(dir()) -> {ok, relsync_lib_record:last_pack()} | none.
 last_pack(Dir) ->
     case read_record(Dir, <<"last_pack">>, last_pack) of
@@ -301,7 +303,8 @@ last_pack(Dir) ->
 write_last_pack(Dir, Last) ->
     write_record(Dir, <<"last_pack">>, last_pack, Last).
 
-%% @doc Puts right what became of the last pack after its transaction was interrupted and ended by somebody else.
+%% @doc Corrects the outcome of the last pack after its transaction was interrupted and ended by
+%% another process.
 -spec settle_last_pack(dir()) -> ok | {error, error()}.
 settle_last_pack(Dir) ->
     case {last_pack(Dir), read_current(Dir)} of
@@ -312,7 +315,7 @@ settle_last_pack(Dir) ->
 
 %% The code in files
 
-%% @doc Reads what files of object code held when they were last read.
+%% @doc Reads the MD5s of files of object code when they were last read.
 -spec read_code(dir()) -> {ok, code()} | none | damage().
 read_code(Dir) ->
     read_record(Dir, <<"code">>, code).
@@ -338,7 +341,7 @@ read_agent(Dir, Sha256) ->
             {damaged, Name, Reason}
     end.
 
-%% @doc Keeps an agent blob under its SHA-256.
+%% @doc Stores an agent blob under its SHA-256.
 -spec write_agent(dir(), binary()) -> ok | {error, error()}.
 write_agent(Dir, Bytes) ->
     replace(Dir, agent_name(crypto:hash(sha256, Bytes)), Bytes).
@@ -347,10 +350,9 @@ agent_name(Sha256) -> <<"agent/", (hex(Sha256))/binary>>.
 
 %% Leftovers
 
-%% @doc Removes what nothing refers to: half-written records, staged files,
-%% manifests of no kept generation, agent blobs and packs that are not named.
-%% `staging', `manifests', `incoming' and `agents' name what stays besides. Not to be called
-%% while a journal exists.
+%% @doc Removes everything that nothing refers to: half-written records, staged files, manifests of
+%% generations that are not kept, agent blobs and packs that are not named. `staging', `manifests',
+%% `incoming' and `agents' name what else stays. Must not be called while a journal exists.
 -spec clean(dir(), #{
     staging => boolean(),
     manifests => [relsync_lib_manifest:sha256()],
@@ -436,7 +438,7 @@ replace(Dir, Name, Bytes) ->
     _ = Written =:= ok orelse relsync_lib_fs:delete_tree(Temporary),
     explain(write, Name, Written).
 
-%% A directory in a record's place is no record.
+%% A directory in a record's place is not a record.
 take_place(Temporary, Path) ->
     case {relsync_lib_fs:rename(Temporary, Path), relsync_lib_fs:info(Path)} of
         {{error, _}, {ok, {dir, _}}} ->

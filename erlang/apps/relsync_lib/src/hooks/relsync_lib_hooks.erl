@@ -7,13 +7,15 @@
 %%% | `health'   | after `postsync'                      | `true' or `ok'; anything else is sick    |
 %%% | `rollback' | after an update was rolled back       | ignored, unless `{error, Reason}'        |
 %%%
-%%% No error are `{error, {not_started, _}}' of `presync', which stops an application that does not run, and
-%%% `{error, {already_started, _}}' of `postsync', which starts one that runs.
+%%% Two values do not count as errors. `presync' may return `{error, {not_started, _}}', after
+%%% stopping an application that does not run. `postsync' may return
+%%% `{error, {already_started, _}}', after starting one that runs.
 %%%
-%%% A hook runs in a process of its own, with a group leader that passes on what it prints. Invariants:
-%%% `run/5' returns after all output of the hook has been passed on; when it has returned, no process of
-%%% ours is left, and processes that the hook started live on with the node's own group leader; `unload/1'
-%%% leaves the code as `load/2' found it. It calls `code' through `relsync_lib_temporary' only.
+%%% A hook runs in a process of its own, with a group leader that passes on its output. Invariants:
+%%% `run/5' returns after all output of the hook has been passed on. When it has returned, none of
+%%% our processes is left. Processes that the hook started continue with the node's own group
+%%% leader. `unload/1' leaves the code as `load/2' found it. This module uses the code server only
+%%% through `relsync_lib_temporary'.
 -module(relsync_lib_hooks).
 
 -export([load/2, unload/1, module/1, has/2, run/5, format_error/1]).
@@ -39,7 +41,7 @@
 
 -define(DEFAULTS, #{max_hooks_bytes => 4 * 1024 * 1024}).
 
-%% How long output that nobody takes may hold up the end of a hook.
+%% The time for which output that nobody takes may delay the end of a hook.
 -define(OUTPUT_TIMEOUT_MS, 10000).
 
 %% @doc Loads hooks from a beam or from source.
@@ -74,7 +76,7 @@ load_source({source, Text}) ->
         {error, Reason} -> {error, {source, Reason}}
     end.
 
-%% @doc Leaves the code as `load/2' found it.
+%% @doc Restores the code that `load/2' found.
 -spec unload(hooks()) -> ok | {error, reason()}.
 unload({_Module, Temporary}) ->
     case relsync_lib_temporary:unload(Temporary) of
@@ -82,18 +84,18 @@ unload({_Module, Temporary}) ->
         {error, Reason} -> {error, {temporary, Reason}}
     end.
 
-%% @doc Names the hooks module.
+%% @doc Returns the name of the hooks module.
 -spec module(hooks()) -> module().
 module({Module, _}) -> Module.
 
-%% @doc Says whether there is such a hook.
+%% @doc Says whether the module has this hook.
 -spec has(hooks(), point()) -> boolean().
 has(Hooks, Point) ->
     Exports = exports(Hooks),
     lists:member({Point, 1}, Exports) orelse lists:member({Point, 0}, Exports).
 
-%% @doc Runs a hook: with `Context' if the function takes an argument, else without. `Output' gets what it
-%% prints, as UTF-8, in order. The timeout includes the time that `Output' takes.
+%% @doc Runs a hook: with `Context' if the function takes an argument, otherwise without. `Output'
+%% gets the hook's output, as UTF-8, in order. The timeout includes the time of `Output'.
 -spec run(hooks(), point(), map(), timeout(), relsync_lib_hooks_io:output()) ->
     {ok, not_exported | term()} | {error, reason()}.
 run(Hooks, Point, Context, Timeout, Output) ->
@@ -112,8 +114,8 @@ entry({Module, _} = Hooks, Point, Context) ->
 
 exports({Module, _}) -> Module:module_info(exports).
 
-%% The outcome comes as a message and the process ends normally, so that processes linked to it are not
-%% taken along.
+%% The result comes as a message, and the process ends normally. So processes linked to it do not
+%% end with it.
 run_apart(Call, Timeout, Output) ->
     Leader = relsync_lib_hooks_io:start(Output),
     Owner = self(),
@@ -143,7 +145,7 @@ attempt(Call) ->
         Class:Reason:Stack -> {raised, Class, Reason, Stack}
     end.
 
-%% The result is sent before the process ends, but other signals may have ended it.
+%% The result is sent before the process ends, but another signal may have ended the process first.
 ended(Ref, Reason) ->
     receive
         {Ref, Result} -> Result
@@ -168,7 +170,7 @@ flush(Ref) ->
 
 judge(Point, timeout, Timeout) -> {error, {hook_timeout, Point, Timeout}};
 judge(Point, {raised, Class, Reason, Stack}, _) -> {error, {hook_failed, Point, Class, Reason, Stack}};
-%% The last call of a hook is often one of these, and what it asks for is so already.
+%% One of these is often the last call of a hook. The wanted state is already there.
 judge(presync, {returned, {error, {not_started, _}} = Value}, _) -> {ok, Value};
 judge(postsync, {returned, {error, {already_started, _}} = Value}, _) -> {ok, Value};
 judge(Point, {returned, {error, Reason}}, _) -> {error, {hook_refused, Point, Reason}};

@@ -1,8 +1,9 @@
-%% @doc Says whether what a hooks module exports are hooks.
+%% @doc The check that the exports of a hooks module are hooks.
 %%
-%% Owns the names of the hooks. A misspelt hook is never called, and an update that relies on it would seem to have gone
-%% well. So a module without any hook is refused, and one with a function that is a hook but for its arity, case or underscores.
-%% Other functions may be exported beside hooks. Pure.
+%% This module owns the names of the hooks. A misspelt hook would never be called, and an update
+%% that relies on it would seem to succeed. So a module without any hook is refused. So is a module
+%% with a function that differs from a hook only in arity, case or underscores. Other functions may
+%% be exported beside hooks. This module is pure.
 -module(relsync_lib_hooks_exports).
 
 -export([check/1, format_error/1]).
@@ -13,7 +14,7 @@
 -type reason() :: {no_hooks, [export()]} | {misspelt, export(), Meant :: relsync_lib_hooks:point()}.
 
 -define(POINTS, [presync, postsync, health, rollback]).
-%% Exports that are named in an error at most.
+%% The maximum number of exports that an error names.
 -define(MAX_NAMED, 10).
 
 %% @doc Checks the exports of a hooks module.
@@ -25,7 +26,7 @@ check(All) ->
         {Export, Point}
      || Export <- Exports,
         Point <- ?POINTS,
-        %% Beside the hook that it resembles it is something else.
+        %% If the hook is exported too, a function with a similar name is something else.
         not lists:member(Point, Hooks),
         resembles(Export, Point)
     ],
@@ -35,7 +36,7 @@ check(All) ->
         _ -> ok
     end.
 
-%% But for its arity, the case of its letters, or underscores it is that hook.
+%% Says whether a name equals that of a hook, apart from case and underscores.
 resembles({Name, _}, Point) ->
     Letters = [Letter || Letter <- string:lowercase(atom_to_list(Name)), Letter =/= $_],
     Letters =:= atom_to_list(Point).

@@ -1,8 +1,8 @@
-%%% Compiles the source of a hooks module where the target has the compiler.
+%%% Compiles the source of a hooks module, if the target has the compiler.
 %%%
-%%% It loads nothing. Supported is what a hooks file needs: functions, records, `-define' without
-%%% arguments, `?MODULE', `?MODULE_STRING' and `?LINE'. Includes, conditional compilation and macros with
-%%% arguments need the host's compiler and are refused by name.
+%%% It loads nothing. It supports everything that a hooks file needs: functions, records, `-define'
+%%% without arguments, `?MODULE', `?MODULE_STRING' and `?LINE'. Includes, conditional compilation
+%%% and macros with arguments need the host's compiler. They are refused with their name.
 -module(relsync_lib_hooks_source).
 
 -export([compile/1, format_error/1]).
@@ -12,11 +12,12 @@
 -type problem() :: {Line :: non_neg_integer(), Text :: string()}.
 -type reason() :: {hooks_source, [problem()]} | no_compiler.
 
-%% Problems told; a file with more of them has other troubles.
+%% The maximum number of reported problems. A file with more of them is wrong in other ways.
 -define(MAX_PROBLEMS, 10).
 -define(MAX_EXPANSION_DEPTH, 32).
 
-%% @doc Compiles a source, where the application `compiler' is present. Errors in the source are told in any case.
+%% @doc Compiles a source, if the application `compiler' is present. Errors in the source are
+%% reported in any case.
 -spec compile(binary()) -> {ok, binary()} | {error, reason()}.
 compile(Source) ->
     try
@@ -31,7 +32,7 @@ compile(Source) ->
         throw:{?MODULE, Problems} -> {error, {hooks_source, lists:sublist(Problems, ?MAX_PROBLEMS)}}
     end.
 
-%% Scans, expands, parses and lints; the forms are without errors.
+%% Scans, expands, parses and lints. The resulting forms have no errors.
 parse(Source) ->
     Forms = parse_all(scan(characters(Source)), #{}, []),
     File = {attribute, 1, file, {atom_to_list(module_name(Forms)) ++ ".erl", 1}},
@@ -39,7 +40,7 @@ parse(Source) ->
     lint(All),
     All.
 
-%% The module is an argument because it need not exist.
+%% The compiler module is an argument because it may not exist.
 compile(Compiler, Forms, Options) -> Compiler:noenv_forms(Forms, Options).
 
 %% @doc Renders a reason, one line per problem.
@@ -76,7 +77,7 @@ parse_all(Tokens, Macros, Forms) ->
             parse_all(Rest, Macros, parse_form(expand(Form, Macros, ?MAX_EXPANSION_DEPTH), Forms))
     end.
 
-%% Macros of the module's name are known once `-module' has been read.
+%% The macros of the module's name are known once `-module' has been read.
 parse_form(Tokens, Forms) ->
     Named = [name_token(T, Forms) || T <- Tokens],
     case erl_parse:parse_form(Named) of
@@ -155,7 +156,7 @@ lint(Forms) ->
 problems(Errors) ->
     [{line(Where), text(Mod, What)} || {_File, Es} <- Errors, {Where, Mod, What} <- located(Es)].
 
-%% The compiler leaves the place out where it knows none.
+%% The compiler leaves out an unknown place.
 located(Errors) ->
     [
         case E of

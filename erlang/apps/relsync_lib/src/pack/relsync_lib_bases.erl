@@ -1,7 +1,8 @@
-%% @doc What new content is built on: the installed files.
+%% @doc The bases of new content: the installed files.
 %%
-%% Owns the numbering of bases (the entries of the base manifest), and the check
-%% that an installed file still looks as it did when it was last checked. Changes nothing. Faults are thrown.
+%% This module owns the numbering of bases (the entries of the base manifest). It also owns the
+%% check that an installed file still looks as when it was last checked. It changes nothing. Faults
+%% are thrown.
 -module(relsync_lib_bases).
 
 -export([new/1, is_known/2, kept_at/3, with_content/2, find/2, read/2, opened/3]).
@@ -12,7 +13,7 @@
     manifest := relsync_lib_manifest:manifest(),
     by_content := #{relsync_lib_manifest:sha256() => [relsync_lib_manifest:index()]},
     installed := relsync_lib_state:installed(),
-    %% Entries whose content cannot be trusted.
+    %% The entries whose content cannot be trusted.
     lost := #{relsync_lib_manifest:index() => true},
     roots := relsync_lib_roots:roots()
 }.
@@ -31,7 +32,7 @@ new(#{roots := Roots, base := Manifest, installed := Installed, drift := Drift})
         roots => Roots
     }.
 
-%% What the manifest says of the target's own file need not be so.
+%% The manifest's facts about the target's own file may be wrong.
 own(Manifest) ->
     [Index || {ok, Index, _} <- [relsync_lib_manifest:find(relsync_lib_path:targets_own(), Manifest)]].
 
@@ -40,7 +41,7 @@ own(Manifest) ->
 is_known(Path, #{manifest := Manifest}) ->
     relsync_lib_manifest:find(Path, Manifest) =/= none.
 
-%% @doc The installed file of a path, if it has this content.
+%% @doc Returns the installed file at a path, if it has this content.
 -spec kept_at(relsync_lib_path:path(), relsync_lib_manifest:sha256(), bases()) -> {ok, relsync_lib_manifest:index()} | none.
 kept_at(Path, Sha256, #{manifest := Manifest, lost := Lost}) ->
     case relsync_lib_manifest:find(Path, Manifest) of
@@ -48,7 +49,7 @@ kept_at(Path, Sha256, #{manifest := Manifest, lost := Lost}) ->
         _ -> none
     end.
 
-%% @doc The place of the first base of this content.
+%% @doc Returns the place of the first base with this content.
 -spec with_content(relsync_lib_manifest:sha256(), bases()) -> {ok, binary()} | none.
 with_content(Sha256, #{manifest := Manifest, by_content := Files, lost := Lost} = Bases) ->
     case [I || I <- maps:get(Sha256, Files, []), not is_map_key(I, Lost)] of
@@ -59,7 +60,8 @@ with_content(Sha256, #{manifest := Manifest, by_content := Files, lost := Lost} 
             none
     end.
 
-%% @doc The part of a base that a piece of a pack names, and its length; `none' if there is no such.
+%% @doc Returns the part of a base that a piece of a pack names, and its length; `none' if it does
+%% not exist.
 -spec find({Number :: non_neg_integer(), whole | {non_neg_integer(), pos_integer()}}, bases()) ->
     {base(), non_neg_integer()} | none.
 find({Number, Range}, #{manifest := Manifest, lost := Lost}) ->
@@ -84,7 +86,7 @@ read({Index, Entry, Offset, Length}, Bases) ->
 read_exactly(_Handle, _Offset, 0) -> {ok, <<>>};
 read_exactly(Handle, Offset, Length) -> relsync_lib_fs:pread(Handle, Offset, Length).
 
-%% The place of an installed file that still has the size and time it should have.
+%% Returns the place of an installed file that still has its expected size and time.
 place(Index, {file, Path, _, Size, _}, #{roots := #{read := Roots}, installed := Installed}) ->
     case relsync_lib_roots:holder(Roots, Path) of
         {ok, Root, {file, _Mode, Size, Mtime}} ->
@@ -98,7 +100,7 @@ place(Index, {file, Path, _, Size, _}, #{roots := #{read := Roots}, installed :=
             throw({base_changed, Path})
     end.
 
-%% @doc Applies a function to a file that was opened to be read, and closes it.
+%% @doc Applies a function to a file that was opened for reading, and closes it.
 -spec opened(relsync_lib_path:path(), {ok, relsync_lib_fs:handle()} | {error, file:posix() | badarg}, fun((relsync_lib_fs:handle()) -> Result)) ->
     Result.
 opened(_Path, {ok, Handle}, Fun) ->

@@ -1,10 +1,11 @@
-%% @doc Decodes the bodies of frames: new contents from base contents and what was sent.
+%% @doc The decoder of frame bodies. It makes new contents from base contents and the sent bytes.
 %%
-%% Owns the layout of a body and the order of decoding: a group at a time, the streams of the bases
-%% first, then what zstd makes of the body with those as its prefix, then the pieces. Pure: bytes in,
-%% bytes out; the steps that make most garbage have a process of their own. What a body claims is held against the limits first, no atom is made of what it says, and
-%% whatever it holds gives `{error, _}' at worst. `store-format.md', "Frame body (delta)", specifies the
-%% bytes; engine/src/delta writes them.
+%% This module owns the layout of a body and the order of decoding. It decodes one group at a time:
+%% first the streams of the bases, then the body, which zstd decompresses with these streams as
+%% prefix, then the pieces. It is pure: bytes in, bytes out. The steps that make most garbage run in
+%% a process of their own. A body's claims are checked against the limits first, no atom is made
+%% from it, and its bytes cause at worst `{error, _}'. `store-format.md', "Frame body (delta)",
+%% specifies the bytes. engine/src/delta writes them.
 -module(relsync_lib_delta).
 
 -export([decode/3, format_error/1]).
@@ -14,7 +15,7 @@
 -type limits() :: #{max_content_bytes := pos_integer(), max_memory_bytes := pos_integer()}.
 -type reason() ::
     malformed
-    %% The body is of a version that is not known here.
+    %% The body has an unknown version.
     | {version, byte()}
     | too_large
     | base_missing
@@ -74,7 +75,7 @@ groups(Bytes, Bases, Room, Limits, Contents) ->
     Size =< Room orelse throw({?MODULE, too_large}),
     groups(Rest, OtherBases, Room - Size, Limits, [Group | Contents]).
 
-%% What stands in front of a group's compressed streams, these, and what follows.
+%% Reads the head of a group, its compressed streams, and the bytes that follow.
 head(<<Flags, Bytes/binary>>, MaxPieces) when Flags < 8 ->
     {Check, R1} =
         case Bytes of
@@ -142,15 +143,16 @@ group(#head{modes = Modes, differences = Differences} = Head, Compressed, Bases,
     check(Head#head.check, Joined),
     [Piece || {Piece, _Deflated} <- Joined].
 
-%% The streams and the tables of a base, if there is room for its streams; and the room that is left.
+%% Returns the streams and the tables of a base, if there is room for its streams, and the room that
+%% is left.
 base_within(Room, Mode, Base, Reading) ->
     {Streams, _Tables} = Parsed = apart(fun() -> base(Mode, Base, Reading) end),
     Left = Room - lists:sum([byte_size(Stream) || Stream <- maps:values(Streams)]),
     Left >= 0 orelse throw({?MODULE, too_large}),
     {Parsed, Left}.
 
-%% In a process of its own, so that its garbage is never copied and goes with it: less memory, and less time.
-%% It does not outlive its caller.
+%% Runs a function in a process of its own. The process's garbage is never copied, and is freed with
+%% it: less memory, and less time. The process does not outlive its caller.
 apart(Fun) ->
     Caller = self(),
     Work = fun() ->
@@ -188,12 +190,12 @@ side_by_side(Kind, Streams) ->
 is_difference(Kind, Differences) ->
     Differences band (1 bsl Kind) =/= 0.
 
-%% Whether pieces so transformed have a stream of a kind.
+%% Says whether pieces with a transform have a stream of a kind.
 has(plain, Kind) -> Kind =:= ?CONTENT;
 has(inflate, Kind) -> Kind =:= ?RECIPE orelse Kind =:= ?CONTENT;
 has(beam, Kind) -> Kind =/= ?CONTENT.
 
-%% For each kind the lengths of the pieces' streams.
+%% Reads the lengths of the pieces' streams, kind by kind.
 lengths(Kinds, Kinds, _Modes, _Streams, Rest, Lengths) ->
     {Lengths, Rest};
 lengths(Kinds, Kind, Modes, Streams, Bytes, Lengths) ->
@@ -214,7 +216,7 @@ lengths(Kinds, Kind, Modes, Streams, Bytes, Lengths) ->
     ),
     lengths(Kinds, Kind + 1, Modes, Streams, Rest, Lengths#{Kind => OfKind}).
 
-%% All pieces' streams of each kind.
+%% Returns all pieces' streams of each kind.
 -spec new_streams(0..?KINDS, map(), [streams()], non_neg_integer(), binary(), non_neg_integer(), streams()) -> streams().
 new_streams(?KINDS, _, _, _, <<>>, _, New) ->
     New;
@@ -255,7 +257,7 @@ piece(inflate, _, _Tables, _Room) ->
 piece(beam, Streams, Tables, _Room) ->
     relsync_lib_delta_beam:join(fun(Kind) -> maps:get(Kind, Streams) end, Tables).
 
-%% Deflating must have given what it gave at the host.
+%% Checks that deflating gave the same bytes as at the host.
 check(none, _Joined) ->
     ok;
 check(Check, Joined) ->

@@ -1,31 +1,32 @@
-%% @doc The structural transform of BEAM files: a base is split into streams, a new module is joined
-%% from its own.
+%% @doc The structural transform of BEAM files. It splits a base into streams, and joins a new
+%% module from its own streams.
 %%
-%% Pure; throws `malformed'. Makes no atoms and decodes no terms: what a stream says is copied or
-%% compared. The twin of engine/src/delta/beam; `store-format.md' specifies the streams.
+%% This module is pure, and throws `malformed'. It makes no atoms and decodes no terms: a stream's
+%% content is copied or compared. It is the twin of engine/src/delta/beam. `store-format.md'
+%% specifies the streams.
 -module(relsync_lib_delta_beam).
 
 -export([read/2, split/1, join/2]).
 
 -export_type([module_file/0, wrap/0]).
 
-%% How a chunk's data is compressed.
+%% The compression of a chunk's data.
 -type wrap() :: plain | sized | compressed_term.
 -type gzip() :: none | {Level :: byte(), Header :: binary()}.
 -type module_file() :: #{
     gzip := gzip(),
-    %% In the order of the file; data inflated.
+    %% The chunks in the order of the file, with inflated data.
     chunks := [{Id :: <<_:32>>, wrap(), Level :: byte(), Data :: binary()}],
     tables := relsync_lib_delta_tables:tables()
 }.
 
 -define(MAX_CHUNKS, 64).
-%% All chunks of a module together.
+%% The limit for all chunks of a module together.
 -define(MAX_INFLATED_BYTES, 8388608).
 -define(GZIP_HEADER_BYTES, 10).
 -define(MAX_INDEX, 16#100000000).
 
-%% Kinds of streams.
+%% The kinds of streams.
 -define(RECIPE, 0).
 -define(ATOMS, 1).
 -define(IMPORTS, 2).
@@ -49,7 +50,7 @@
 -define(FUNCTIONS_HAVE_MD5, 4).
 -define(GZIPPED, 8).
 
-%% `vsn', a list of one element, an integer of 16 bytes and its sign.
+%% The bytes before the MD5: `vsn', a list of one element, an integer of 16 bytes, its sign.
 -define(VSN, <<"vsn", 108, 0, 0, 0, 1, 110, 16, 0>>).
 -define(FUNCTION_ROW_BYTES, 24).
 
@@ -70,7 +71,7 @@ kind(<<"Docs">>) -> ?DOCUMENTATION;
 kind(<<"ExCk">>) -> ?CHECKER;
 kind(_) -> ?OTHER.
 
-%% @doc Reads a BEAM file; `compressed' leaves everything compressed.
+%% @doc Reads a BEAM file. `compressed' leaves everything compressed.
 -spec read(binary(), inflated | compressed) -> module_file().
 read(<<16#1F, 16#8B, _/binary>> = File, inflated) ->
     {Header, Level, Form} = relsync_lib_delta_inflate:gunzip(File),
@@ -87,7 +88,7 @@ form(<<"FOR1", Size:32, "BEAM", Rest/binary>>, Gzip, Reading) when Size =:= byte
 form(_, _, _) ->
     throw(malformed).
 
-%% What they inflate to must fit into the room; a chunk that does not stays as it is.
+%% The inflated data must fit in the room. A chunk that does not fit stays compressed.
 chunks(<<>>, _Reading, _Room, Chunks) ->
     lists:reverse(Chunks);
 chunks(_, _Reading, _Room, Chunks) when length(Chunks) >= ?MAX_CHUNKS ->
@@ -225,7 +226,8 @@ put_row([Name, Arity, Label], #{by_name := ByName, functions := Functions}) ->
         end,
     [relsync_lib_varint:encode(Name), relsync_lib_varint:encode(Arity), relsync_lib_varint:encode(Code)].
 
-%% How rows of tables and the code name labels. `Numbers': of the functions, in the base's numbering.
+%% Makes the names of labels in rows of tables and in the code. `Numbers' are those of the
+%% functions, in the base's numbering.
 row_labels(Tables, Numbers) ->
     Entries = [{Number, F} || {Number, {_, _, Entry} = F} <- lists:zip(Numbers, symbols(Tables)), Entry =/= none],
     #{
@@ -236,7 +238,7 @@ row_labels(Tables, Numbers) ->
 
 symbols(#{symbols := #{functions := Functions}}) -> Functions.
 
-%% @doc Puts a module together from its streams and the tables of its base. Says whether something was
+%% @doc Makes a module from its streams and the tables of its base. Says whether something was
 %% deflated for it. The result is at most a few times as long as the streams.
 -spec join(fun((non_neg_integer()) -> binary()), relsync_lib_delta_tables:tables()) ->
     {binary(), Deflated :: boolean()}.
@@ -315,7 +317,7 @@ new_tables(Flags, Chunks, Stream, Base) ->
         base => Base,
         atom => Atom,
         labels => row_labels(Tables, Numbers),
-        %% Rows whose labels are still codes.
+        %% The rows whose labels are still codes.
         functions => Functions,
         code => {Head, Instructions}
     }.
@@ -404,7 +406,7 @@ restored(?FUNCTIONS, _, _, #{functions := Functions, labels := Labels}) ->
         [Name, Arity, label({Name, Arity}, Code, Labels), Index, Free, Checksum]
      || {[Name, Arity, _, Index, Free, Checksum], Code} <- Functions
     ]);
-%% The MD5 follows when all else is there.
+%% The MD5 is inserted last, when everything else is complete.
 restored(?ATTRIBUTES, _, Stream, _) ->
     Stream;
 restored(?LINES, _, Stream, #{tables := #{symbols := #{line_count := Count}}}) ->
@@ -477,7 +479,7 @@ file(Stored, Gzip) ->
         {Level, Header} -> relsync_lib_delta_inflate:gzip(Header, Level, Form)
     end.
 
-%% The attributes without the module's MD5.
+%% Returns the attributes without the module's MD5.
 cut_vsn(Attributes) ->
     case binary:match(Attributes, ?VSN) of
         {Start, Length} ->
@@ -490,7 +492,7 @@ cut_vsn(Attributes) ->
             none
     end.
 
-%% Completes the chunks that carry the module's MD5.
+%% Completes the chunks that contain the module's MD5.
 insert_md5(Flags, Stored) when Flags band (?VSN_IS_MD5 bor ?FUNCTIONS_HAVE_MD5) =:= 0 ->
     Stored;
 insert_md5(Flags, Stored) ->
@@ -516,7 +518,7 @@ with_md5(<<"FunT">>, Table, Flags, <<Checksum:27, _/bitstring>>) when Flags band
 with_md5(_, Data, _, _) ->
     Data.
 
-%% The MD5 of the essential chunks; the checksums in the fun table count as zero.
+%% Returns the MD5 of the essential chunks. The checksums in the fun table count as zero.
 module_md5(Stored) ->
     Ids = [
         <<"Atom">>, <<"AtU8">>, <<"Code">>, <<"StrT">>, <<"ImpT">>, <<"ExpT">>, <<"FunT">>, <<"LitT">>, <<"Meta">>,

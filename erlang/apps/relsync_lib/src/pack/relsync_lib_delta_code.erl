@@ -1,19 +1,20 @@
-%% @doc The code chunk of a BEAM file: its instructions with every index expressed in the base's
-%% numbering, and back.
+%% @doc The code chunk of a BEAM file: its instructions with every index in the base's numbering,
+%% and back.
 %%
-%% Two walks over the same syntax: one collects what the code defines, the other writes the instructions
-%% again with other indexes. Most operands are registers and small numbers in one byte: these are skipped, and
-%% whatever stands between two indexes that change is copied at once. The output has the same syntax as the
-%% input. Pure; throws `malformed'. The twin of engine/src/delta/beam/code.rs and labels.rs.
+%% There are two walks over the same syntax. One collects the symbols that the code defines. The
+%% other writes the instructions again with other indexes. Most operands are registers and small
+%% numbers in one byte. These are skipped, and everything between two changed indexes is copied at
+%% once. The output has the same syntax as the input. This module is pure, and throws `malformed'.
+%% It is the twin of engine/src/delta/beam/code.rs and labels.rs.
 -module(relsync_lib_delta_code).
 
 -export([symbols/1, stream_symbols/2, to_stream/2, from_stream/2]).
 
 -export_type([symbols/0, restoring/0]).
 
-%% What the code of a module defines: for each function, in the order of the code, its name (an atom
-%% index), its arity, and the label calls go to; one more than the highest label; the number of
-%% `line' instructions.
+%% The symbols of a module's code. There is an entry for each function, in the order of the code:
+%% its name (an atom index), its arity, and the label that calls go to. There are also one more than
+%% the highest label, and the number of `line' instructions.
 -type symbols() :: #{
     functions := [{Name :: non_neg_integer(), arity(), Entry :: none | non_neg_integer()}],
     label_count := non_neg_integer(),
@@ -25,7 +26,8 @@
 %% A number of bytes to be copied, or an index: its size, what it counts, its tag and its number.
 -type part() :: pos_integer() | {pos_integer(), kind(), 0..6, non_neg_integer()}.
 -type renumber() :: fun((non_neg_integer()) -> non_neg_integer()).
-%% How indexes of the base's numbering become the new module's; labels by the base's functions.
+%% The functions that turn indexes of the base's numbering into the new module's. Labels are found
+%% by the base's functions.
 -type restoring() :: #{
     atom := renumber(),
     import := renumber(),
@@ -57,14 +59,14 @@
 -define(LITERAL, 16#47).
 -define(TYPED_REGISTER, 16#57).
 
-%% Indexes stay below this.
+%% The bound of indexes.
 -define(MAX_INDEX, 16#100000000).
 
-%% Tags of operands that refer to nothing: integers and registers.
+%% The tags of operands that refer to nothing: integers and registers.
 -define(IS_COPIED(Tag), (Tag =:= 1 orelse Tag =:= 3 orelse Tag =:= 4 orelse Tag =:= 6)).
 
 -record(collect, {
-    %% What makes atoms and label definitions those of the module.
+    %% The functions that turn atoms and label definitions into the module's own.
     atom :: renumber(),
     label :: fun((non_neg_integer(), non_neg_integer()) -> non_neg_integer()),
     last_label = 0 :: non_neg_integer(),
@@ -72,7 +74,7 @@
     function_count = 0 :: non_neg_integer(),
     label_count = 1 :: non_neg_integer()
 }).
-%% What indexes of labels and lines are relative to.
+%% The values that indexes of labels and lines are relative to.
 -record(place, {
     last_label = 0 :: non_neg_integer(),
     function_clause = 0 :: non_neg_integer(),
@@ -80,7 +82,7 @@
 }).
 -type direction() :: {to_stream, Functions :: #{non_neg_integer() => non_neg_integer()}} | {from_stream, restoring()}.
 
-%% @doc Collects the symbols of instructions as they stand in a chunk.
+%% @doc Collects the symbols of instructions in a chunk.
 -spec symbols(binary()) -> symbols().
 symbols(Instructions) ->
     collect(Instructions, #collect{atom = fun(Atom) -> Atom end, label = fun(_Last, Label) -> Label end}).
@@ -90,7 +92,7 @@ symbols(Instructions) ->
 stream_symbols(Instructions, Atom) ->
     collect(Instructions, #collect{atom = Atom, label = fun defined_label/2}).
 
-%% @doc Writes the instructions of a base: all but labels and lines keeps its number.
+%% @doc Writes the instructions of a base. All numbers except labels and lines stay the same.
 -spec to_stream(binary(), symbols()) -> binary().
 to_stream(Instructions, #{functions := Functions}) ->
     Numbered = lists:zip(lists:seq(0, length(Functions) - 1), Functions),
@@ -106,7 +108,8 @@ collect(Instructions, Collect) ->
     {#collect{functions = Functions, label_count = LabelCount}, LineCount} = collect(Instructions, 0, 0, 0, Collect),
     #{functions => lists:reverse(Functions), label_count => LabelCount, line_count => LineCount}.
 
-%% `Previous' is the instruction before, while operands are skipped it is theirs.
+%% `Previous' is the previous instruction. While operands are skipped, it is the instruction that
+%% they belong to.
 collect(<<>>, _Left, _Previous, Lines, Collect) ->
     {Collect, Lines};
 collect(<<?LABEL, Rest/binary>>, _Left, Previous, Lines, Collect) ->
@@ -122,7 +125,7 @@ collect(<<Opcode, Rest/binary>>, _Left, _Previous, Lines, Collect) when Opcode >
 collect(_, _, _, _, _) ->
     throw(malformed).
 
-%% Binary patterns come first, so that the runtime goes on with one match for all instructions.
+%% Binary patterns come first, so that the runtime uses one match context for all instructions.
 skip(<<_:4, 0:1, Tag:3, Rest/binary>>, Left, Opcode, Lines, Collect) when Left > 0, Tag =/= ?TAG_EXTENDED ->
     skip(Rest, Left - 1, Opcode, Lines, Collect);
 skip(Rest, 0, Opcode, Lines, Collect) ->
@@ -165,7 +168,7 @@ defined(_, _, Collect) ->
 enter(?FUNC_INFO, Label, [{Name, Arity, _} | Functions]) -> [{Name, Arity, Label} | Functions];
 enter(_, _, Functions) -> Functions.
 
-%% Goes through the indexes in the operands of an instruction, in order.
+%% Visits the indexes in the operands of an instruction, in order.
 -spec fold(fun((index(), Acc) -> Acc), Acc, non_neg_integer(), opcode(), binary()) -> {binary(), Acc}.
 fold(_, Acc, 0, _Opcode, Rest) ->
     {Rest, Acc};
@@ -178,8 +181,8 @@ fold(Fun, Acc, Left, Opcode, Bytes) ->
     Acc1 = lists:foldl(Fun, Acc, [{Kind, Number} || {_, Kind, _, Number} <- Parts]),
     fold(Fun, Acc1, Left - 1, Opcode, Rest).
 
-%% Reads an operand that is not a list: its sizes, and what of it is an index. `Left' counts the instruction's
-%% operands from this one on.
+%% Reads an operand that is not a list. Returns its parts: bytes to copy, and indexes. `Left' counts
+%% the instruction's operands from this one on.
 -spec parts(binary(), opcode(), pos_integer()) -> {binary(), [part()]}.
 parts(<<?FLOAT_REGISTER, Rest/binary>> = Bytes, _, _) ->
     {_, Rest1} = relsync_lib_delta_compact:read_unsigned(Rest),
@@ -205,7 +208,7 @@ skip_unsigned(Count, Rest) ->
     {_, Rest1} = relsync_lib_delta_compact:read_unsigned(Rest),
     skip_unsigned(Count - 1, Rest1).
 
-%% An operand that is neither a list nor extended.
+%% Reads an operand that is neither a list nor extended.
 -spec simple(binary(), opcode(), pos_integer()) -> {binary(), part()}.
 simple(Bytes, Opcode, Left) ->
     {Tag, Number, Rest} = relsync_lib_delta_compact:read(Bytes),
@@ -216,7 +219,7 @@ simple(Bytes, Opcode, Left) ->
         _ -> throw(malformed)
     end.
 
-%% What an operand refers to.
+%% Returns the kind of an operand's reference.
 kind(?TAG_ATOM, _, _) -> atom;
 kind(?TAG_LABEL, _, _) -> label;
 kind(?TAG_UNSIGNED, none, _) -> number;
@@ -242,7 +245,8 @@ unsigned(Opcode, 2) when Opcode =:= 124; Opcode =:= 125; Opcode =:= 152 -> impor
 unsigned(Opcode, 0) when Opcode =:= 103; Opcode =:= 171; Opcode =:= 178 -> function;
 unsigned(_, _) -> number.
 
-%% Rewrites `All' from its place `At' on, where `Bytes' starts; what stands from `From' to there is still to be copied.
+%% Rewrites `All' from its place `At', where `Bytes' starts. The bytes from `From' to there are
+%% still to be copied.
 -spec rewrite(binary(), non_neg_integer(), byte(), non_neg_integer(), non_neg_integer(), #place{}, binary(), binary(), direction()) ->
     binary().
 rewrite(<<>>, _Left, _Opcode, At, From, _Place, Out, All, _Direction) ->
@@ -298,7 +302,7 @@ elements(Bytes, Left, At, From, Place, Out, All, Direction) ->
     {At1, From1, _, Out1} = replace(Parts, At, From, Place, Out, All, Direction),
     elements(Rest, Left - 1, At1, From1, Place, Out1, All, Direction).
 
-%% Goes on behind parts of an operand, of which indexes are replaced.
+%% Continues after parts of an operand whose indexes are replaced.
 replace([], At, From, Place, Out, _All, _Direction) ->
     {At, From, Place, Out};
 replace([{Size, Kind, Tag, Number} | Parts], At, From, Place, Out, All, Direction) ->
@@ -347,7 +351,7 @@ to_stream(line, Line, #place{max_line = Max} = Place, _) ->
 to_stream(_, Index, Place, _) ->
     {Index, Place}.
 
-%% Codes of labels: none, the one before the current function's func_info, and from here on even
+%% The codes of labels: no label, the label before the current function's func_info, and then even
 %% numbers for functions and odd ones for distances.
 label_code(0, _, _) ->
     0;

@@ -1,17 +1,19 @@
-%% @doc Compact terms, the operands of a BEAM file's instructions: a tag and a number in as few bytes as it takes.
+%% @doc Compact terms, the operands of a BEAM file's instructions: a tag and a number in as few
+%% bytes as possible.
 %%
-%% Pure; throws `malformed'. The twin of engine/src/delta/beam/compact_term.rs.
+%% This module is pure, and throws `malformed'. It is the twin of
+%% engine/src/delta/beam/compact_term.rs.
 -module(relsync_lib_delta_compact).
 
 -export([read/1, read_unsigned/1, put/2, append/3]).
 
 -define(TAG_UNSIGNED, 0).
 -define(TAG_EXTENDED, 7).
-%% Greater numbers are copied, not renumbered.
+%% Larger numbers are copied, not renumbered.
 -define(MAX_NUMBER, (1 bsl 55)).
 
-%% @doc Reads a compact term. Its number is `none' where it is negative, too large, or not in its
-%% shortest form: such a term can be copied only.
+%% @doc Reads a compact term. Its number is `none' if it is negative, too large, or not in its
+%% shortest form. Such a term can only be copied.
 -spec read(binary()) -> {Tag :: 0..6, non_neg_integer() | none, binary()}.
 read(<<_:5, ?TAG_EXTENDED:3, _/binary>>) ->
     throw(malformed);
@@ -42,7 +44,8 @@ read(<<Length:3, 1:1, 1:1, Tag:3, Bytes/binary>>) ->
 read(_) ->
     throw(malformed).
 
-%% A number is read as signed: its first bit is 0, and its first byte only if the next one begins with 1.
+%% A number is read as signed. Its first bit is 0, and its first byte is 0 only if the next one
+%% begins with 1.
 shortest(Number, Size) when
     Size =< 7, Number >= 16#800, Number bsr (8 * Size - 1) =:= 0, Size =:= 2 orelse Number bsr (8 * Size - 9) > 0
 ->
@@ -60,7 +63,7 @@ read_unsigned(Bytes) ->
         _ -> throw(malformed)
     end.
 
-%% @doc Gives a compact term in its shortest form.
+%% @doc Returns a compact term in its shortest form.
 -spec put(Tag :: 0..6, non_neg_integer()) -> binary().
 put(Tag, Number) ->
     append(<<>>, Tag, Number).

@@ -1,11 +1,12 @@
-%% @doc Byte-wise differences: a base's bytes, added to, and new bytes in between.
+%% @doc Byte-wise differences: a base's bytes with values added to them, and new bytes in between.
 %%
-%% Pure; throws `malformed'. The twin of engine/src/delta/bsdiff.rs.
+%% This module is pure, and throws `malformed'. It is the twin of engine/src/delta/bsdiff.rs.
 -module(relsync_lib_delta_difference).
 
 -export([apply/3]).
 
-%% @doc Makes `Length' bytes from the base and the sections in front of `Bytes'; gives what follows them.
+%% @doc Makes `Length' bytes from the base and the sections at the start of `Bytes'. Returns the
+%% bytes that follow the sections.
 -spec apply(Base :: binary(), Bytes :: binary(), Length :: non_neg_integer()) -> {binary(), binary()}.
 apply(Base, Bytes, Length) ->
     {Control, R1} = section(Bytes),
@@ -25,7 +26,8 @@ section(Bytes) ->
             throw(malformed)
     end.
 
-%% Each step: bytes of the base to copy, their pointers moved and differences added; new bytes; where to go on in the base.
+%% Each step has bytes of the base to copy, with moved pointers and added differences, then new
+%% bytes, and the next place in the base.
 control(<<>>, _Moved, _At, {end_of_gaps, 0, _}, <<>>, <<>>, 0, Out) ->
     Out;
 control(<<>>, _, _, _, _, _, _, _) ->
@@ -43,7 +45,8 @@ control(Control, {Base, Moves} = Moved, At, Gaps, Values, Extra, Room, Out) ->
     Next >= 0 orelse throw(malformed),
     control(R3, Moved, Next, Gaps1, Values1, Extra1, Room - Copied - Inserted, <<Out1/binary, New/binary>>).
 
-%% Gaps: equal bytes before the next run of differing ones, that run's length, what follows.
+%% Reads the next gap: equal bytes before the next run of differing ones, that run's length, and the
+%% rest.
 next_gap(<<>>) ->
     {end_of_gaps, 0, <<>>};
 next_gap(Gaps) ->

@@ -1,13 +1,13 @@
-%% @doc Undoing and redoing DEFLATE, within bounds.
+%% @doc Inflating and deflating again, within bounds.
 %%
-%% Pure; throws `malformed'. The twin of engine/src/delta/inflate.rs.
+%% This module is pure, and throws `malformed'. It is the twin of engine/src/delta/inflate.rs.
 -module(relsync_lib_delta_inflate).
 
 -export([inflate/3, deflate/3, gunzip/1, gzip/3, likely_level/1, level/1, fingerprint/0]).
 
 -export_type([level/0]).
 
-%% Nothing is inflated to more than this many bytes.
+%% The maximum size to which data is inflated.
 -define(MAX_INFLATED_BYTES, 8388608).
 -define(MAX_DEFLATE_RATIO, 1032).
 -define(WINDOW_BITS, 15).
@@ -16,7 +16,7 @@
 -type framing() :: zlib | raw.
 -type level() :: 1..9.
 
-%% @doc Inflates data that fills `Data' and gives exactly `Size' bytes.
+%% @doc Inflates all of `Data', which must give exactly `Size' bytes.
 -spec inflate(binary(), Size :: non_neg_integer(), framing()) -> binary().
 inflate(Data, Size, Framing) when Size =< ?MAX_INFLATED_BYTES, Size div ?MAX_DEFLATE_RATIO =< byte_size(Data) ->
     Z = zlib:open(),
@@ -44,7 +44,7 @@ collect({Status, Part}, Z, Room, Parts) when Status =:= continue; Status =:= fin
 collect(_, _, _, _) ->
     throw(malformed).
 
-%% @doc Deflates in one go; all but the level is as zlib has it by default.
+%% @doc Deflates in one go. All parameters except the level are zlib's defaults.
 -spec deflate(binary(), level(), framing()) -> binary().
 deflate(Data, Level, Framing) ->
     Z = zlib:open(),
@@ -58,12 +58,12 @@ deflate(Data, Level, Framing) ->
 window_bits(zlib) -> ?WINDOW_BITS;
 window_bits(raw) -> -?WINDOW_BITS.
 
-%% @doc Checks a level that was sent.
+%% @doc Checks a level that was received.
 -spec level(integer()) -> level().
 level(Level) when Level >= 1, Level =< 9 -> Level;
 level(_) -> throw(malformed).
 
-%% @doc Takes a gzip file of one member apart, into header, likely level and content.
+%% @doc Takes a gzip file with one member apart, into header, likely level and content.
 -spec gunzip(binary()) -> {Header :: binary(), level(), binary()}.
 gunzip(<<16#1F, 16#8B, 8, Flags, _:4/binary, Extra, _, Rest/binary>> = File) when Flags < 32 ->
     Deflated = skip_checksum(Flags, skip_text(Flags band 16, skip_text(Flags band 8, skip_extra(Flags band 4, Rest)))),
@@ -99,21 +99,22 @@ gzip_level(2) -> 9;
 gzip_level(4) -> 1;
 gzip_level(_) -> 6.
 
-%% @doc Puts a gzip file together.
+%% @doc Makes a gzip file.
 -spec gzip(Header :: binary(), level(), binary()) -> binary().
 gzip(Header, Level, Content) ->
     Deflated = deflate(Content, Level, raw),
     <<Header/binary, Deflated/binary, (erlang:crc32(Content)):32/little, (byte_size(Content)):32/little>>.
 
-%% @doc The level that a zlib header suggests.
+%% @doc Returns the level that a zlib header suggests.
 -spec likely_level(binary()) -> level().
 likely_level(<<_, 0:2, _/bitstring>>) -> 1;
 likely_level(<<_, 1:2, _/bitstring>>) -> 5;
 likely_level(<<_, 3:2, _/bitstring>>) -> 9;
 likely_level(_) -> 6.
 
-%% @doc What tells this zlib from one that deflates to other bytes: the beginning of the SHA-256 of a sample, deflated at
-%% the levels that search least and most. Takes less than a millisecond.
+%% @doc Returns the fingerprint of this zlib, which differs from that of a zlib with other output.
+%% It is the beginning of a SHA-256 over a sample, deflated at the levels that search least and
+%% most. It takes less than a millisecond.
 -spec fingerprint() -> <<_:64>>.
 fingerprint() ->
     Sample = iolist_to_binary([

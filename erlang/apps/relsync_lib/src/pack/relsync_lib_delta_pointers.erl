@@ -1,26 +1,28 @@
-%% @doc Pointers in native executables, which change as what they point to moves.
+%% @doc Pointers in native executables, which change when their targets move.
 %%
-%% Pure; throws `malformed'. The twin of engine/src/delta/pointers.rs.
+%% This module is pure, and throws `malformed'. It is the twin of engine/src/delta/pointers.rs.
 -module(relsync_lib_delta_pointers).
 
 -export([moves/2, moved/4]).
 
 -export_type([moves/0]).
 
-%% The first and the last place, and one, that distances may point to, as offsets in the base; what distances point to, and what addresses;
-%% where words begin if branches of arm64 are looked for, else -1: what is left of their offsets, divided by 4.
+%% The first place that distances may point to, and one past the last, as offsets in the base. Then
+%% the moves of the targets of distances, and of addresses. Last, the place where words begin (their
+%% offset modulo 4) if branches of arm64 are looked for, or else -1.
 -opaque moves() :: none | {integer(), non_neg_integer(), shifts(), shifts(), -1..3}.
 
-%% First buckets of parts that moved alike, ascending, and how far: a tuple of {Bucket, Shift}.
+%% The first buckets of parts that moved alike, ascending, and the distance: a tuple of {Bucket,
+%% Shift}.
 -type shifts() :: tuple().
 
 -define(MAX_REACH, (1 bsl 24)).
-%% What stands above these bits of the reach says where words begin.
+%% The number of bits of the reach. The bits above them say where words begin.
 -define(REACH_BITS, 25).
 -define(BUCKET_LOG, 10).
 -define(BUCKETS, (1 bsl 16)).
 
-%% @doc Reads moves from a section; there are none in no bytes.
+%% @doc Reads moves from a section. No bytes mean no moves.
 -spec moves(Section :: binary(), BaseSize :: non_neg_integer()) -> moves().
 moves(<<>>, _BaseSize) ->
     none;
@@ -53,7 +55,8 @@ shifts(Left, Bytes, Last, Shifts) ->
 less(all) -> all;
 less(Left) -> Left - 1.
 
-%% @doc Gives the bytes of a match, which stand at `BaseAt' of the base and at `NewAt' of the new content, with their pointers moved.
+%% @doc Returns the bytes of a match with their pointers moved. They are at `BaseAt' of the base and
+%% at `NewAt' of the new content.
 -spec moved(moves(), Bytes :: binary(), BaseAt :: non_neg_integer(), NewAt :: non_neg_integer()) -> binary().
 moved(none, Bytes, _BaseAt, _NewAt) ->
     Bytes;
@@ -68,8 +71,8 @@ moved({_, _, _, _, WordsAt} = Moves, Bytes, BaseAt, NewAt) ->
             Bytes
     end.
 
-%% `Kept' bytes from `From' of the match are not in `Out' yet; `Place' is the offset in the base of those
-%% that are left, and the match has moved by `Moved'.
+%% `Kept' bytes from `From' of the match are not in `Out' yet. `Place' is the offset in the base of
+%% the remaining bytes, and the match has moved by `Moved'.
 walk(<<Address:64/little, Rest/binary>>, Place, Moved, Moves, Bytes, From, Kept, Out) when
     Address >= 1 bsl 16, Address < 1 bsl 24
 ->
@@ -99,7 +102,7 @@ walk(<<_:8, Rest/binary>>, Place, Moved, Moves, Bytes, From, Kept, Out) ->
 walk(<<>>, _Place, _Targets, _Change, Bytes, From, Kept, Out) ->
     <<Out/binary, (binary:part(Bytes, From, Kept))/binary>>.
 
-%% The same where branches are looked for: whole words only.
+%% Does the same if branches are looked for, with whole words only.
 words(<<Address:32/little, 0:32, Rest/binary>>, Place, Moved, Moves, Bytes, From, Kept, Out) when
     Address >= 1 bsl 16, Address < 1 bsl 24
 ->
@@ -151,11 +154,11 @@ words(<<_:32, Rest/binary>>, Place, Moved, Moves, Bytes, From, Kept, Out) ->
 words(Rest, _Place, _Moved, _Moves, Bytes, From, Kept, Out) ->
     <<Out/binary, (binary:part(Bytes, From, Kept + byte_size(Rest)))/binary>>.
 
-%% How far the last part that begins in front of a target has moved.
+%% Returns the distance that the last part before a target has moved.
 shift(Target, Shifts) ->
     shift(Target bsr ?BUCKET_LOG, Shifts, 0, tuple_size(Shifts)).
 
-%% The part is the one numbered `Low', or one behind it up to `High'.
+%% The part is the one numbered `Low', or a later one up to `High'.
 shift(_Bucket, _Shifts, 0, 0) ->
     0;
 shift(_Bucket, Shifts, Part, Part) ->

@@ -1,7 +1,7 @@
-%% @doc A BEAM module's tables and their matching with those of another version.
+%% @doc A BEAM module's tables, and their matching with those of another version.
 %%
-%% Both sides derive the same matching from the two tables; nothing of it is sent. Pure; throws
-%% `malformed'. The twin of engine/src/delta/beam/module.rs and tables.rs.
+%% Both sides derive the same matching from the two tables; none of it is sent. This module is pure,
+%% and throws `malformed'. It is the twin of engine/src/delta/beam/module.rs and tables.rs.
 -module(relsync_lib_delta_tables).
 
 -export([read/1, empty/0, room/1, atoms/1, rows/2, entries/1, types/1, match/2, match_functions/2]).
@@ -11,7 +11,7 @@
 
 -type chunks() :: #{<<_:32>> => {relsync_lib_delta_beam:wrap(), binary()}}.
 -type row() :: [non_neg_integer()].
-%% A table that cannot be read, or is absent, is `none', and its chunk is carried as it is.
+%% A table that is absent or cannot be read is `none', and its chunk is carried unchanged.
 -type tables() :: #{
     atoms := none | [binary()],
     long_atoms := boolean(),
@@ -24,15 +24,17 @@
     code := none | {Head :: [non_neg_integer()], Instructions :: binary()},
     symbols := relsync_lib_delta_code:symbols()
 }.
-%% To the new index of each index in the base's numbering; how many those are; how many entries are new.
+%% The new index of each index in the base's numbering, the number of these, and the number of new
+%% entries.
 -type matching() :: {#{non_neg_integer() => non_neg_integer()}, non_neg_integer(), non_neg_integer()}.
 
-%% No table has more entries, nor code more functions; a module of more is not taken apart. A stream of a few
-%% bytes could otherwise make many times the streams' limit of empty entries.
+%% The maximum number of entries of a table, and of functions in the code. A module with more is not
+%% taken apart. Otherwise a stream of a few bytes could make empty entries of many times the
+%% streams' limit.
 -define(MAX_ENTRIES, 131072).
 -define(FIXED_TYPE_BYTES, 18).
 
-%% @doc The tables of nothing.
+%% @doc Returns empty tables.
 -spec empty() -> tables().
 empty() ->
     #{
@@ -48,7 +50,7 @@ empty() ->
         symbols => #{functions => [], label_count => 0, line_count => 0}
     }.
 
-%% @doc Throws if a table of so many entries has no room for another one.
+%% @doc Throws if a table with this many entries has no room for another one.
 -spec room(non_neg_integer()) -> ok.
 room(Count) when Count < ?MAX_ENTRIES -> ok;
 room(_) -> throw(malformed).
@@ -84,7 +86,7 @@ try_read(Id, Chunks, Default, Read) ->
             Default
     end.
 
-%% @doc Splits an atom table; says whether lengths are compact terms.
+%% @doc Splits an atom table. Says whether lengths are compact terms.
 -spec atoms(binary()) -> {boolean(), [binary()]}.
 atoms(<<Count:32/signed, Atoms/binary>>) when Count < 0 ->
     {true, items(-Count, Atoms, fun relsync_lib_delta_compact:read_unsigned/1, [])};
@@ -124,7 +126,7 @@ try_items(Count, Bytes) ->
         throw:malformed -> none
     end.
 
-%% @doc Splits streamed entries, each behind its length.
+%% @doc Splits streamed entries, each with its length before it.
 -spec entries(binary()) -> [binary()].
 entries(Stream) -> entries(Stream, 0, []).
 
@@ -153,10 +155,10 @@ code(<<16:32, Version:32, MaxOpcode:32, Labels:32, Functions:32, Instructions/bi
 code(_) ->
     throw(malformed).
 
-%% @doc Splits a type table into its entries; gives none if it cannot.
+%% @doc Splits a type table into its entries; returns none if it cannot.
 %%
-%% Bits of an entry say that eight, eight and one more bytes follow. They moved between versions of the
-%% table; the variant that consumes it exactly is the right one.
+%% The bits of an entry announce more bytes: eight, eight and one. They moved between versions of
+%% the table. The right variant is the one that consumes the table exactly.
 -spec types(binary()) -> [binary()].
 types(<<_Version:32, Count:32, _/binary>>) when Count > ?MAX_ENTRIES ->
     [];
@@ -191,19 +193,19 @@ variable_types(_, _, _, _) ->
 more(Flags, Bit, Bytes) when Flags band Bit =/= 0 -> Bytes;
 more(_, _, _) -> 0.
 
-%% @doc What identifies each import: module, function, arity.
+%% @doc Returns the key of each import: module, function, arity.
 -spec import_keys(tables()) -> [term()].
 import_keys(#{imports := Imports} = Tables) ->
     Atom = atom_text(Tables),
     [{Atom(Module), Atom(Function), Arity} || [Module, Function, Arity] <- list(Imports)].
 
-%% @doc What identifies each fun: function and arity.
+%% @doc Returns the key of each fun: function and arity.
 -spec function_keys(tables()) -> [term()].
 function_keys(#{functions := Functions} = Tables) ->
     Atom = atom_text(Tables),
     [{Atom(Name), Arity} || [Name, Arity | _] <- list(Functions)].
 
-%% @doc What identifies each function: name and arity.
+%% @doc Returns the key of each function: name and arity.
 -spec symbol_keys(tables()) -> [term()].
 symbol_keys(#{symbols := #{functions := Functions}} = Tables) ->
     Atom = atom_text(Tables),
@@ -225,7 +227,7 @@ match(Base, New) ->
     {ToBase, Next} = to_base(Base, New),
     {maps:from_list(lists:zip(ToBase, lists:seq(0, length(ToBase) - 1))), Next, length(ToBase)}.
 
-%% @doc Gives for each new entry its number in the base's numbering.
+%% @doc Returns the number of each new entry in the base's numbering.
 -spec match_functions(Base :: [term()], New :: [term()]) -> [non_neg_integer()].
 match_functions(Base, New) ->
     {ToBase, _} = to_base(Base, New),
@@ -234,7 +236,7 @@ match_functions(Base, New) ->
 to_base(Base, New) ->
     Count = length(Base),
     Numbered = lists:zip(lists:seq(0, Count - 1), Base),
-    %% For each entry where it stands, the first place first.
+    %% The places of each entry, the first place first.
     Places = lists:foldl(
         fun({Index, Entry}, Acc) ->
             case Acc of
@@ -255,8 +257,8 @@ match_equal(Entry, Places) ->
         _ -> {none, Places}
     end.
 
-%% An unmatched entry is supposed to be what stood in the base behind the match of its predecessor, if
-%% nothing else matches that; else it is numbered past the base's end.
+%% An unmatched entry is assumed to be the base's entry that follows the match of its predecessor,
+%% unless something else matches that. Otherwise it gets a number past the base's end.
 number([], _Following, _Count, _Used, Next, Numbers) ->
     {lists:reverse(Numbers), Next};
 number([none | Matched], Following, Count, Used, Next, Numbers) when
@@ -268,7 +270,7 @@ number([none | Matched], Following, Count, Used, Next, Numbers) ->
 number([Index | Matched], _Following, Count, Used, Next, Numbers) ->
     number(Matched, Index + 1, Count, Used, Next, [Index | Numbers]).
 
-%% @doc Gives the new index of a number in the base's numbering.
+%% @doc Returns the new index of a number in the base's numbering.
 -spec to_new(non_neg_integer(), matching()) -> non_neg_integer().
 to_new(Number, {ToNew, Next, _}) when Number < Next ->
     case ToNew of
@@ -278,7 +280,7 @@ to_new(Number, {ToNew, Next, _}) when Number < Next ->
 to_new(Number, {_, Next, Count}) ->
     Number - Next + Count.
 
-%% @doc Like `to_new/2' for indexes that count from 1, where 0 means none.
+%% @doc Like `to_new/2', for indexes that count from 1. Zero means no entry.
 -spec to_new_from_one(non_neg_integer(), matching()) -> non_neg_integer().
 to_new_from_one(0, _) -> 0;
 to_new_from_one(Number, Matching) -> to_new(Number - 1, Matching) + 1.

@@ -1,9 +1,9 @@
-%% @doc Chunks of a BEAM file that carry source positions: positions as differences.
+%% @doc The chunks of a BEAM file that contain source positions, with positions as differences.
 %%
-%% External terms (debug info, documentation) hold positions as the second element of a tuple that
-%% starts with an atom; the line table is nothing but positions. Terms are copied, never decoded: no
-%% atom is made, and the walk keeps its own stack. Pure; throws `malformed'. The twin of
-%% engine/src/delta/beam/debug_info.rs and lines.rs.
+%% External terms (debug info, documentation) have a position as the second element of a tuple that
+%% starts with an atom. The line table consists of positions only. Terms are copied, never decoded.
+%% No atom is made, and the walk keeps its own stack. This module is pure, and throws `malformed'.
+%% It is the twin of engine/src/delta/beam/debug_info.rs and lines.rs.
 -module(relsync_lib_delta_term).
 
 -export([to_stream/1, from_stream/1, lines_to_stream/2, lines_from_stream/2]).
@@ -27,7 +27,7 @@
 -define(SMALL_ATOM, 119).
 -define(LATIN1_ATOM, 100).
 -define(SMALL_LATIN1_ATOM, 115).
-%% Stand for a line, and for a tuple of line and column.
+%% The bytes that stand for a line, and for a tuple of line and column.
 -define(LINE_POSITION, 254).
 -define(COLUMN_POSITION, 253).
 -define(MAX_LINE, 1000000).
@@ -49,9 +49,10 @@ from_stream(Stream) -> positions(Stream, from_stream).
 positions(<<?VERSION, Term/binary>> = All, Direction) -> terms(Term, 1, [], 0, 1, 0, <<>>, All, Direction);
 positions(All, Direction) -> terms(All, 1, [], 0, 0, 0, <<>>, All, Direction).
 
-%% Rewrites `All' from its place `At' on, where `Bytes' starts; what stands from `From' to there is still to be copied.
-%% `Left': how many elements are to come of the innermost open term; `Open': how many of each of the others.
-%% Binary patterns come first, so that the runtime goes on with one match for the whole term.
+%% Rewrites `All' from its place `At', where `Bytes' starts. The bytes from `From' to there are
+%% still to be copied. `Left' is the number of elements still to come in the innermost open term,
+%% and `Open' has that number for each of the others. Binary patterns come first, so that the
+%% runtime uses one match context for the whole term.
 -spec terms(
     binary(), non_neg_integer(), [non_neg_integer()], integer(), non_neg_integer(), non_neg_integer(), binary(), binary(), direction()
 ) -> binary().
@@ -89,11 +90,12 @@ terms(Bytes, Left, Open, Line, At, From, Out, All, Direction) ->
         _ -> throw(malformed)
     end.
 
-%% A term that is the last element of another needs no way back to it: abstract code nests lists that deep.
+%% If a term is the last element of another, there is no need to return to it. Abstract code nests
+%% lists that deep.
 opened(1, Open) -> Open;
 opened(Left, Open) -> [Left - 1 | Open].
 
-%% In front of the first element of a tuple. Behind an atom there may be a position.
+%% The place before the first element of a tuple. After an atom, there may be a position.
 tuple(<<?SMALL_ATOM, Size, _:Size/binary, Rest/binary>>, Count, Open, Line, At, From, Out, All, Direction) when Count > 1 ->
     position(Rest, Count - 1, Open, Line, At + 2 + Size, From, Out, All, Direction);
 tuple(<<?SMALL_LATIN1_ATOM, Size, _:Size/binary, Rest/binary>>, Count, Open, Line, At, From, Out, All, Direction) when
@@ -107,7 +109,7 @@ tuple(<<Tag, Size:16, _:Size/binary, Rest/binary>>, Count, Open, Line, At, From,
 tuple(Bytes, Count, Open, Line, At, From, Out, All, Direction) ->
     terms(Bytes, Count, Open, Line, At, From, Out, All, Direction).
 
-%% Replaces what stands at the place of a position, if it is one.
+%% Replaces the term at a position's place, if it is a position.
 position(<<?SMALL_TUPLE, 2, ?SMALL_INTEGER, Next, ?SMALL_INTEGER, Column, Rest/binary>>, Left, Open, Line, At, From, Out, All, to_stream) ->
     Out1 = put_column(Next - Line, Column, copy(From, At, Out, All)),
     terms(Rest, Left - 1, Open, Next, At + 6, At + 6, Out1, All, to_stream);
@@ -173,7 +175,7 @@ pair(Bytes) ->
             none
     end.
 
-%% An integer in its shortest form.
+%% Reads an integer in its shortest form.
 read_integer(<<?SMALL_INTEGER, Integer, Rest/binary>>) -> {Integer, Rest};
 read_integer(<<?INTEGER, Integer:32/signed, Rest/binary>>) when Integer < 0; Integer > 255 -> {Integer, Rest};
 read_integer(_) -> none.
@@ -182,7 +184,7 @@ integer(Integer) when Integer >= 0, Integer < 256 -> <<?SMALL_INTEGER, Integer>>
 integer(Integer) when Integer >= -16#80000000, Integer < 16#80000000 -> <<?INTEGER, Integer:32>>;
 integer(_) -> throw(malformed).
 
-%% The size of a term that has no elements.
+%% Returns the size of a term without elements.
 leaf_size(<<?SMALL_INTEGER, _/binary>>) -> 2;
 leaf_size(<<?SMALL_ATOM, Length, _/binary>>) -> Length + 2;
 leaf_size(<<?NIL, _/binary>>) -> 1;

@@ -1,9 +1,10 @@
-%% @doc The files of packs that arrive: `incoming/<pack id>' in the state directory.
+%% @doc The files of arriving packs: `incoming/<pack id>' in the state directory.
 %%
-%% Owns their names and how a session appends to them; they outlive links, sessions and reboots. A pack's id is only
-%% a name here. relsync_lib_receiver reads such a file, whoever writes it, and says up to where it is good: an
-%% appender begins there, and whatever follows is cut off. So a crash in the middle of a write, or a torn write after
-%% a power failure, costs one record.
+%% This module owns their names and the way a session appends to them. They outlive links, sessions
+%% and reboots. A pack's id is only a name here. relsync_lib_receiver reads such a file, whoever
+%% writes it, and says how much of it is good. An appender begins there and cuts off everything
+%% after it. So a crash in the middle of a write, or a torn write after a power failure, costs one
+%% record.
 -module(relsync_lib_incoming).
 
 -export([list/1, open_append/3, append/2, close/1, open_read/2, delete/2, format_error/1]).
@@ -14,8 +15,8 @@
 -opaque appender() :: #{handle := relsync_lib_fs:handle(), pack_id := pack_id()}.
 -type error() :: {cannot, open | read | write, pack_id(), file:posix() | badarg}.
 
-%% @doc Lists the packs of which something is here, with the sizes of their files: relsync_lib_receiver tells how much
-%% of it is good.
+%% @doc Lists the packs that are here in part, with the sizes of their files. relsync_lib_receiver
+%% tells how much of each is good.
 -spec list(relsync_lib_state:dir()) -> [{pack_id(), non_neg_integer()}].
 list(Dir) ->
     Folder = relsync_lib_state:file_name(Dir, <<"incoming">>),
@@ -40,7 +41,8 @@ pack_id(Name) when byte_size(Name) =:= 64 ->
 pack_id(_) ->
     none.
 
-%% @doc Opens a pack's file for appending at `Offset' and cuts off what follows; makes the file where there is none.
+%% @doc Opens a pack's file for appending at `Offset', and cuts off everything after it. Creates the
+%% file if it does not exist.
 -spec open_append(relsync_lib_state:dir(), pack_id(), non_neg_integer()) -> {ok, appender()} | {error, error()}.
 open_append(Dir, PackId, Offset) ->
     Path = path(Dir, PackId),
@@ -50,7 +52,7 @@ open_append(Dir, PackId, Offset) ->
         {error, Reason} -> {error, {cannot, open, PackId, Reason}}
     end.
 
-%% What stands there and is no file is nothing that was received.
+%% An entry that is not a file was not received.
 make_way(Path) ->
     case relsync_lib_fs:info(Path) of
         {ok, {file, _, _, _}} -> ok;
@@ -69,7 +71,7 @@ append(#{handle := Handle, pack_id := PackId}, Bytes) ->
 -spec close(appender()) -> ok.
 close(#{handle := Handle}) -> relsync_lib_fs:close(Handle).
 
-%% @doc Opens a pack's file for reading; the handle is closed by relsync_lib_fs.
+%% @doc Opens a pack's file for reading. relsync_lib_fs closes the handle.
 -spec open_read(relsync_lib_state:dir(), pack_id()) -> {ok, relsync_lib_fs:handle()} | none | {error, error()}.
 open_read(Dir, PackId) ->
     Path = path(Dir, PackId),

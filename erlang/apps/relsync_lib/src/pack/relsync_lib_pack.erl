@@ -1,12 +1,12 @@
 %% @doc The records of a pack, read as their bytes arrive.
 %%
-%% Owns the framing that `store-format.md' describes under "Pack": lengths,
-%% checksums, the order of records, the counts the header announces, and the
-%% hash in the trailer. What a piece means (`relsync_lib_stage') and how a body is
-%% coded (`relsync_lib_delta') is not its business. Pure: bytes in, records out.
+%% This module owns the framing that `store-format.md' describes under "Pack": lengths, checksums,
+%% the order of records, the counts in the header, and the hash in the trailer. `relsync_lib_stage'
+%% owns the meaning of a piece, and `relsync_lib_delta' the coding of a body. This module is pure:
+%% bytes in, records out.
 %%
-%% Bytes may come from anybody: the reader never holds more than one record and
-%% the piece of input it was given, and no record is longer than its limit.
+%% Bytes may come from anybody. The reader never holds more than one record and the given piece of
+%% input, and no record is longer than its limit.
 -module(relsync_lib_pack).
 
 -export([new/0, feed/2, drop_partial/1, offset/1, new_manifest/2, deleted/2, format_error/1]).
@@ -79,7 +79,7 @@
 -define(TYPE_FRAME, 2).
 -define(TYPE_TRAILER, 3).
 
-%% @doc A reader that stands before the first byte of a pack.
+%% @doc Returns a reader before the first byte of a pack.
 -spec new() -> reader().
 new() ->
     #{
@@ -94,20 +94,20 @@ new() ->
         base => 0
     }.
 
-%% @doc The end of the last whole record: where an interrupted pack goes on.
+%% @doc Returns the end of the last whole record. An interrupted pack continues there.
 -spec offset(reader()) -> non_neg_integer().
 offset(#{offset := Offset}) -> Offset.
 
-%% @doc Forgets the bytes of a record that is not complete, and a failure: the
-%% reader stands at `offset/1' again, and the bytes from there may come anew.
+%% @doc Drops the bytes of an incomplete record, and a failure. The reader is at `offset/1' again,
+%% and the bytes from there may come again.
 -spec drop_partial(reader()) -> reader().
 drop_partial(#{expect := {failed, Expect, _Error}} = Reader) ->
     drop_partial(Reader#{expect := Expect});
 drop_partial(Reader) ->
     Reader#{buffer := [], buffered := 0, needed := ?HEAD_BYTES}.
 
-%% @doc Takes more bytes and gives the records they complete. When good records
-%% stand before a bad one, they are given first, and the next call gives the error.
+%% @doc Takes more bytes and returns the records that they complete. If good records come before a
+%% bad one, they are returned first, and the next call returns the error.
 -spec feed(binary(), reader()) -> {ok, [pack_record()], reader()} | {error, error()}.
 feed(_Bytes, #{expect := {failed, _Expect, Error}}) ->
     {error, Error};
@@ -154,7 +154,7 @@ take_records(<<Length:32, Crc:32, Payload:Length/binary, Rest/binary>>, Reader, 
 take_records(<<>>, Reader, Records) ->
     {ok, lists:reverse(Records), Reader#{buffer := [], buffered := 0, needed := ?HEAD_BYTES}};
 take_records(Rest, Reader, Records) ->
-    %% A copy, so that a short rest does not keep a large input alive.
+    %% This is a copy, so that a short rest does not keep a large input alive.
     Held = [binary:copy(Rest)],
     {ok, lists:reverse(Records), Reader#{
         buffer := Held, buffered := byte_size(Rest), needed := bytes_needed(Rest)
@@ -280,9 +280,9 @@ number(Bytes, Max, Fault) ->
     Number =< Max orelse throw(Fault),
     {Number, Rest}.
 
-%% What the header says
+%% The content of the header
 
-%% @doc Decodes the manifest that a header carries, against the base's.
+%% @doc Decodes the manifest in a header, with the base's as prefix.
 -spec new_manifest(header(), relsync_lib_manifest:manifest()) ->
     {ok, relsync_lib_manifest:manifest()} | {error, error()}.
 new_manifest(Header, Base) ->
@@ -307,7 +307,7 @@ decode_manifest(Bytes, Sha256) ->
             {error, manifest_checksum}
     end.
 
-%% @doc Lists the base's entries that a header wants deleted.
+%% @doc Lists the base's entries that a header deletes.
 -spec deleted(header(), relsync_lib_manifest:manifest()) ->
     {ok, [relsync_lib_manifest:entry()]} | {error, error()}.
 deleted(#{deletes := Runs}, Base) ->

@@ -1,12 +1,13 @@
-%% @doc Reads a pack while its file grows, and hands on its records.
+%% @doc Reads a pack while its file grows, and passes on its records.
 %%
-%% Owns the way from the bytes of a file in `incoming/' (relsync_lib_incoming) to records that are whole and whose
-%% checksums are right: no other byte is handed on. Who writes the file is not its business: a session appends what
-%% the host sends, another program may as well, and this is the one way in. It is told to look for more, by whoever
-%% appends or by a timer; that nothing more is there is no error. It writes nothing.
+%% This module owns the way from the bytes of a file in `incoming/' (relsync_lib_incoming) to whole
+%% records with right checksums. It passes on no other bytes. It does not matter who writes the
+%% file. A session appends the bytes from the host, but another program may write too, and this is
+%% the only way in. A caller that appends, or a timer, tells it to look for more. It is no error if
+%% there is nothing more. It writes nothing.
 %%
-%% A receiver is opened again after a crash or a lost link: it then reads the file from its beginning and stands
-%% behind the last record that is good, which is where the writer has to go on.
+%% A receiver is opened again after a crash or a lost link. It then reads the file from the start,
+%% and stops after the last good record. The writer must continue there.
 -module(relsync_lib_receiver).
 
 -export([open/4, read/1, close/1, offset/1, is_complete/1, result/1, verified/2, format_error/1]).
@@ -20,19 +21,20 @@
     acc := Acc,
     reader := relsync_lib_pack:reader(),
     handle := none | relsync_lib_fs:handle(),
-    %% How much of the file was read, a record's beginning included.
+    %% The number of bytes that were read from the file, including the start of an incomplete
+    %% record.
     position := non_neg_integer(),
     complete := boolean()
 }.
 -type receiver() :: receiver(term()).
-%% What is done with a record. Its reasons are handed on.
+%% The function that handles a record. Its reasons are passed on.
 -type take(Acc) :: fun((relsync_lib_pack:pack_record(), Acc) -> {ok, Acc} | {error, Reason :: term()}).
 -type error(Reason) :: {file, relsync_lib_incoming:error()} | {pack, relsync_lib_pack:error()} | {refused, Reason}.
 
 -define(READ_BYTES, 262144).
 
-%% @doc Opens a pack, which need not be there yet, and takes the good records that are. What follows them is to be
-%% written anew from `offset/1' on.
+%% @doc Opens a pack, which need not exist yet, and takes its good records. The writer must write
+%% everything after `offset/1' again.
 -spec open(relsync_lib_state:dir(), relsync_lib_incoming:pack_id(), take(Acc), Acc) ->
     {ok, receiver(Acc)} | {error, error(term())}.
 open(Dir, PackId, Take, Acc) ->
@@ -59,7 +61,7 @@ behind_last_record(#{reader := Reader} = Receiver) ->
         reader := relsync_lib_pack:drop_partial(Reader), handle := none, position := relsync_lib_pack:offset(Reader)
     }.
 
-%% @doc Takes what has come since, as far as records are complete. After an error the receiver is closed.
+%% @doc Takes the complete records that have come since. After an error, the receiver is closed.
 -spec read(receiver(Acc)) -> {ok, receiver(Acc)} | {error, error(term())}.
 read(Receiver) ->
     case read_on(Receiver) of
@@ -82,7 +84,7 @@ read_on(#{handle := Handle, position := Position, pack_id := PackId} = Receiver)
                 {error, Reason, Last} -> {error, Reason, Last}
             end;
         eof ->
-            %% What is wrong behind the last good record shows only now.
+            %% A fault after the last good record shows only now.
             feed(<<>>, Receiver);
         {error, Reason} ->
             {error, {file, {cannot, read, PackId, Reason}}, Receiver}
@@ -106,19 +108,19 @@ take([Record | Records], #{take := Take, acc := Acc} = Receiver) ->
 close(#{handle := none}) -> ok;
 close(#{handle := Handle}) -> relsync_lib_fs:close(Handle).
 
-%% @doc The end of the last record that was taken.
+%% @doc Returns the end of the last record that was taken.
 -spec offset(receiver()) -> non_neg_integer().
 offset(#{reader := Reader}) -> relsync_lib_pack:offset(Reader).
 
-%% @doc Says whether the pack is here to its end, and its checksum is right.
+%% @doc Says whether the pack is complete and its checksum is right.
 -spec is_complete(receiver()) -> boolean().
 is_complete(#{complete := Complete}) -> Complete.
 
-%% @doc What was made of the records.
+%% @doc Returns the result of handling the records.
 -spec result(receiver(Acc)) -> Acc.
 result(#{acc := Acc}) -> Acc.
 
-%% @doc Says how many bytes of a pack are here and good.
+%% @doc Returns the number of bytes of a pack that are here and good.
 -spec verified(relsync_lib_state:dir(), relsync_lib_incoming:pack_id()) -> non_neg_integer().
 verified(Dir, PackId) ->
     case open(Dir, PackId, fun(_, none) -> {ok, none} end, none) of
@@ -126,7 +128,8 @@ verified(Dir, PackId) ->
         {error, _} -> 0
     end.
 
-%% @doc Gives a sentence for a reason of this module, but for those of whoever takes the records.
+%% @doc Gives a sentence for a reason of this module, except for reasons of the function that takes
+%% the records.
 -spec format_error({file, relsync_lib_incoming:error()} | {pack, relsync_lib_pack:error()}) -> unicode:chardata().
 format_error({file, Reason}) -> relsync_lib_incoming:format_error(Reason);
 format_error({pack, Reason}) -> relsync_lib_pack:format_error(Reason).

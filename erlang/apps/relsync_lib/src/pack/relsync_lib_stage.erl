@@ -1,14 +1,13 @@
 %% @doc Makes the new files of a pack, complete and verified, beside the live tree.
 %%
-%% Owns the staging directory and the decision where each new file's content
-%% comes from; changes nothing in the live tree. Frames come in as
-%% `relsync_lib_pack' gives them; `finish/1' says what the switch has to do.
+%% This module owns the staging directory, and decides the source of each new file's content. It
+%% changes nothing in the live tree. Frames come from `relsync_lib_pack'. `finish/1' returns the
+%% changes for the switch.
 %%
-%% Memory: one frame's bases and content (the frame memory), the two manifests,
-%% and a hash state.
+%% Memory: one frame's bases and content (the frame memory), the two manifests, and a hash state.
 %%
-%% Crash: staging starts anew from the pack's first record, which
-%% `relsync_lib_incoming' still has; what lies in `staging' is removed first.
+%% Crash: staging starts again from the pack's first record, which `relsync_lib_incoming' still has.
+%% The content of `staging' is removed first.
 -module(relsync_lib_stage).
 
 -export([take/3, start/2, frame/3, finish/1, manifest/1, format_error/1]).
@@ -21,10 +20,10 @@
     installed := relsync_lib_state:installed(),
     drift := [relsync_lib_inventory:drift()],
     now := integer(),
-    %% How frame bodies are coded; `relsync_lib_delta:decode/3' unless given.
+    %% The decoder of frame bodies; `relsync_lib_delta:decode/3' if it is missing.
     decode => decode(),
     free_bytes => non_neg_integer() | unknown,
-    %% What of the pack is still to be written beside the staged files.
+    %% The number of bytes of the pack that are still to be written beside the staged files.
     pack_bytes => non_neg_integer()
 }.
 -type decode() :: fun(
@@ -74,16 +73,16 @@
     decode :: decode(),
     deletes :: [relsync_lib_manifest:entry()],
     mtime :: integer(),
-    %% The first entry of the new manifest whose source is not settled.
+    %% The first entry of the new manifest whose source is not decided.
     next = 0 :: relsync_lib_manifest:index(),
     open = none :: none | #open_file{},
     kept = #{} :: #{relsync_lib_manifest:index() => relsync_lib_manifest:index()},
     staged = #{} :: #{relsync_lib_manifest:index() => true},
     sent = #{} :: #{relsync_lib_manifest:sha256() => relsync_lib_manifest:index()},
-    %% Files that are complete and still open, the last one first: they are synced together.
+    %% The files that are complete and still open, the last one first. They are synced together.
     unsynced = [] :: [{relsync_lib_fs:handle(), relsync_lib_manifest:index()}],
     unsynced_count = 0 :: non_neg_integer(),
-    %% How many files are to be staged: whether all are synced at once is decided by it.
+    %% The number of files to be staged. It decides whether all are synced at once.
     expected = 0 :: non_neg_integer(),
     %% The mode that new files get here.
     made = unknown :: unknown | 0..8#6777,
@@ -98,11 +97,13 @@
 -define(BLOCK_BYTES, 4096).
 -define(RESERVE_BYTES, 1048576).
 -define(BYTES_PER_ENTRY, 512).
-%% Any later write then shows in a file's time, even one in the same second.
+%% After this time, any later write shows in a file's time, even one in the same second.
 -define(AGE_SECONDS, 2).
-%% What a file system has written for the first of several files it need not write again for the others.
+%% The number of files to sync together. The writes that a file system makes for the first one need
+%% not be repeated for the others.
 -define(SYNC_TOGETHER, 128).
-%% From this many on, all files of the file system are synced at once, if the target can do that.
+%% The number of files from which all files of the file system are synced at once, if the target can
+%% do that.
 -define(SYNC_ALL, 512).
 
 %% @doc Takes the next record of a pack.
@@ -111,8 +112,8 @@ take({header, Header}, none, Options) -> start(Header, Options);
 take({frame, Pieces, Body}, Stage, _) -> frame(Pieces, Body, Stage);
 take(trailer, Stage, _) -> {ok, Stage}.
 
-%% @doc Starts staging for a pack's header: the new manifest is decoded, the
-%% space is checked, and what an earlier attempt left is removed.
+%% @doc Starts staging for a pack's header. The new manifest is decoded, the space is checked, and
+%% the files of an earlier attempt are removed.
 -spec start(relsync_lib_pack:header(), options()) -> {ok, stage()} | {error, error()}.
 start(#{base := BaseSha256} = Header, #{base := Base} = Options) ->
     try
@@ -171,7 +172,7 @@ clear_staging(#stage{roots = #{state := Dir}}) ->
     wrote(<<"staging">>, relsync_lib_fs:delete_tree(Staging)),
     done(relsync_lib_state:prepare_dirs(Dir)).
 
-%% @doc The manifest that the pack leads to.
+%% @doc Returns the manifest that the pack leads to.
 -spec manifest(stage()) -> relsync_lib_manifest:manifest().
 manifest(#stage{new = New}) -> New.
 
@@ -228,7 +229,8 @@ with_content([{Index, Length, _} | Pieces], [Content | Contents]) when byte_size
 with_content(_Pieces, _Contents) ->
     throw({frame, content_lengths}).
 
-%% Many small files are written by several processes. That needs the mode that new files get, and files that nobody has to sync.
+%% Several processes write many small files. That needs the mode of new files, and files that need
+%% no sync of their own.
 write_all([{Index, Content} | Rest], #stage{made = unknown} = Stage) ->
     write_all(Rest, write_piece(Index, Content, Stage));
 write_all(Pieces, #stage{expected = Expected, open = none} = Stage) when Expected >= ?SYNC_ALL ->
@@ -262,7 +264,7 @@ file_entry(Index, #stage{new = New}) ->
     {ok, Entry} = relsync_lib_manifest:entry(Index, New),
     Entry.
 
-%% Called in any of several processes.
+%% Several processes call this function.
 write_file({Index, {file, Path, Mode, _, Sha256}, File, Content}, Made, Mtime) ->
     crypto:hash(sha256, Content) =:= Sha256 orelse throw({content_mismatch, Path}),
     case relsync_lib_fs:create(File) of
@@ -380,7 +382,7 @@ staged_file(Index, #stage{roots = #{state := Dir}}) ->
 
 %% Files without pieces
 
-%% Settles the sources of the entries before `End', none of which has pieces.
+%% Decides the sources of the entries before `End', none of which has pieces.
 settle(End, #stage{next = End} = Stage) ->
     Stage;
 settle(End, #stage{next = Index, new = New} = Stage) ->
@@ -396,7 +398,7 @@ settle_entry(Index, {file, Path, _, _, _} = Entry, #stage{roots = #{read := Read
 settle_entry(_Index, _Entry, Stage) ->
     Stage.
 
-%% Whatever the target's own file holds, the tree that is written has it too.
+%% The written tree gets the target's own file, whatever its content.
 copy_own(Index, Path, From, Stage) ->
     case relsync_lib_inventory:hash_file(From) of
         {ok, Sha256, _Size} -> copy_content(From, Index, Path, Sha256, Stage);
@@ -417,7 +419,7 @@ settle_other(Index, {file, Path, _Mode, Size, Sha256}, Stage) ->
             end
     end.
 
-%% A file stays where it is if the tree to be written has it already.
+%% A file stays in its place if the tree to be written has it already.
 base_of_kept(Index, #stage{new = New, bases = Bases, roots = Roots}) ->
     {ok, {file, Path, _, _, Sha256}} = relsync_lib_manifest:entry(Index, New),
     case relsync_lib_bases:kept_at(Path, Sha256, Bases) of
@@ -438,7 +440,7 @@ is_written_tree(Path, #{write := Write}) ->
         _ -> false
     end.
 
-%% Copies are made, not links: a program that writes into one must not change the other.
+%% Files are copied, not linked. A program that writes into one must not change the other.
 copy_content(From, Index, Path, Sha256, Stage) ->
     File = open_staged(Index, Stage),
     Result =
@@ -467,8 +469,8 @@ copy_rest(Source, #open_file{handle = Handle, hash = Hash} = File) ->
 
 %% The end
 
-%% @doc Settles what is left once the trailer was seen, brings everything staged
-%% to the medium and says what the switch has to do.
+%% @doc Finishes staging after the trailer, syncs everything staged to the medium, and returns the
+%% changes for the switch.
 -spec finish(stage()) -> {ok, staged()} | {error, error()}.
 finish(#stage{open = #open_file{path = Path}}) ->
     {error, {incomplete_file, Path}};
@@ -479,7 +481,7 @@ finish(#stage{new = New} = Stage) ->
         {Found, Summary} = wanted(Complete),
         {Wanted, Copied} = lists:mapfoldl(fun copy_for_mode/2, Complete, Found),
         sync_staged(Copied, Wanted),
-        %% A hook may unmount what nobody has open.
+        %% A hook may unmount a file system that nobody has open.
         relsync_lib_place:release(),
         {ok, describe(Copied, Wanted, Summary)}
     catch
@@ -491,7 +493,8 @@ finish(#stage{new = New} = Stage) ->
 wanted(#stage{new = New, roots = #{write := Root}, deletes = Deletes} = Stage) ->
     ok(relsync_lib_wanted:changes(Root, New, sources(Stage), Deletes)).
 
-%% Another mode is given to a copy: the file itself may have other names, in a backup or a kept generation, which keep theirs.
+%% A copy gets the other mode. The file itself may have other names, in a backup or a kept
+%% generation, and their mode must stay.
 copy_for_mode({Path, {mode, Mode}} = Wanted, #stage{new = New} = Stage) ->
     case relsync_lib_manifest:find(Path, New) of
         {ok, Index, {file, _, _, _, Sha256}} -> copy_for_mode(Index, Path, Mode, Sha256, Stage);
@@ -521,7 +524,7 @@ copy_sent(Index, #stage{new = New, sent = Sent} = Stage) ->
         #{} -> copy_content(found_there(Path, Stage), Index, Path, Sha256, Stage)
     end.
 
-%% What nobody installed may stand at its path already.
+%% A file that relsync did not install may already be at its path.
 found_there(Path, #stage{bases = Bases, roots = #{write := Root}}) ->
     IsKnown = relsync_lib_bases:is_known(Path, Bases),
     case relsync_lib_roots:holder([Root], Path) of
@@ -534,7 +537,8 @@ sync_staged(#stage{roots = #{state := Dir}, expected = Expected} = Stage, Wanted
     _ = [sync_all(Stage, Wanted) || Expected >= ?SYNC_ALL],
     wrote(<<"staging">>, relsync_lib_fs:sync_dir(relsync_lib_state:staging_dir(Dir))).
 
-%% Where they cannot be synced at once, or that fails, one by one: that tells which it is.
+%% Syncs files one by one, if they cannot be synced at once or that fails. Then it is clear which
+%% one is at fault.
 sync_all(#stage{roots = #{state := Dir}}, Wanted) ->
     case relsync_lib_fs:sync_file_system(relsync_lib_state:staging_dir(Dir)) of
         ok ->

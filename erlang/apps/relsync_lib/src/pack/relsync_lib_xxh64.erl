@@ -17,7 +17,7 @@
 -define(P4, 16#85EBCA77, 16#C2B2AE63).
 -define(P5, 16#27D4EB2F, 16#165667C5).
 
-%% The four lanes' start values: P1 + P2, P2, 0 and -P1.
+%% The start values of the four lanes: P1 + P2, P2, 0 and -P1.
 -define(LANE1, 16#60EA27EE, 16#ADC0B5D6).
 -define(LANE4, 16#61C8864E, 16#7A143579).
 
@@ -40,7 +40,7 @@ hash(Data) ->
     Merged = lists:foldl(fun merge/2, Sum, [{H1, L1}, {H2, L2}, {H3, L3}, {H4, L4}]),
     finish(Merged, Tail, byte_size(Data)).
 
-%% The four accumulators over all whole stripes of 32 bytes.
+%% Computes the four accumulators over all whole stripes of 32 bytes.
 lanes(
     <<X1:32/little, Y1:32/little, X2:32/little, Y2:32/little, X3:32/little, Y3:32/little,
         X4:32/little, Y4:32/little, Rest/binary>>,
@@ -95,7 +95,7 @@ round(High, Low, LaneHigh, LaneLow) ->
     {High2, Low2} = rotl(High1, Low1, 31),
     mul(High2, Low2, ?P1).
 
-%% The lower 64 bits of a product: the low halves' product in two parts of at most
+%% Returns the lower 64 bits of a product. It sums the low halves' product in two parts of at most
 %% 48 bits, and the crossed products, of which only the lower 32 bits count.
 mul(High, Low, ByHigh, ByLow) ->
     Low0 = Low * (ByLow band 16#FFFF),

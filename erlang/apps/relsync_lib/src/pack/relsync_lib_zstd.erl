@@ -27,7 +27,7 @@
 -export_type([reason/0]).
 
 -define(MAGIC, 16#FD2FB528).
-%% The upper 24 bits; the low byte is 16#50 to 16#5F.
+%% The upper 24 bits. The low byte is 16#50 to 16#5F.
 -define(SKIPPABLE_MAGIC, 16#184D2A).
 -define(DICTIONARY_MAGIC, 16#EC30A437).
 
@@ -58,7 +58,7 @@
 
 -record(frame, {
     content_size :: undefined | non_neg_integer(),
-    %% Refused when the output passes it: the declared size, else the caller's.
+    %% The maximum size of the output: the declared size, or else the caller's limit.
     output_max :: non_neg_integer(),
     block_max :: non_neg_integer(),
     window_log_max :: pos_integer(),
@@ -74,7 +74,7 @@
     match_length = none :: none | relsync_lib_zstd_entropy:fse()
 }).
 
-%% What stays the same during one block's sequences.
+%% The values that stay the same during one block's sequences.
 -record(block, {
     literal_length :: tuple(),
     offset :: tuple(),
@@ -83,7 +83,7 @@
     literals_size :: non_neg_integer(),
     prefix :: binary(),
     output_max :: non_neg_integer(),
-    %% To name the limit that was passed.
+    %% Needed to name the limit that was exceeded.
     output_start :: non_neg_integer(),
     frame :: #frame{}
 }).
@@ -107,13 +107,11 @@ decode(Frame, Prefix, MaxSize) when is_binary(Frame), is_binary(Prefix), MaxSize
         throw:{?MODULE, Reason} -> {error, Reason}
     end.
 
-%% @doc Does what {@link decode/3} does, by the `zstd' module of OTP 28 and newer
-%% where there is one.
+%% @doc Does what {@link decode/3} does, with the `zstd' module of OTP 28 and newer, if it exists.
 %%
-%% All calls to that module are made by `apply/3' on a module name that is a
-%% value, so that neither the compiler, xref nor dialyzer of an older OTP misses
-%% it. A prefix that begins like a trained dictionary would be taken for one by
-%% libzstd and is therefore decoded here.
+%% All calls to that module are made by `apply/3' on a module name that is a value. So neither the
+%% compiler, xref nor dialyzer of an older OTP reports it missing. libzstd would mistake a prefix
+%% that begins like a trained dictionary for one. Such a prefix is therefore decoded here.
 -spec decompress(Frame :: binary(), Prefix :: binary(), MaxSize :: non_neg_integer()) ->
     {ok, binary()} | {error, reason()}.
 decompress(Frame, <<?DICTIONARY_MAGIC:32/little, _/binary>> = Prefix, MaxSize) ->
@@ -346,7 +344,7 @@ sequence_code(3, _, _, none) ->
 sequence_code(1, _, <<>>, _) ->
     corrupt(sequences_header_truncated).
 
-%% Runs all sequences of a block, then appends the literals that are left over.
+%% Runs all sequences of a block, and then appends the remaining literals.
 sequence_section(Count, Bytes, Literals, Output, Repeats, Codes, Frame) ->
     #codes{
         literal_length = {LengthLog, Lengths},
@@ -457,8 +455,8 @@ offset(2, _, {A, B, C}) -> {C, {C, A, B}};
 offset(3, _, {A, B, _}) when A > 1 -> {A - 1, {A - 1, A, B}};
 offset(_, _, _) -> corrupt(offset_zero).
 
-%% Appends a sequence's literals and its match. The usual case, a match that lies
-%% wholly in what is already written, is one append.
+%% Appends a sequence's literals and its match. In the usual case, the match lies wholly in the
+%% existing output, and one append is enough.
 execute(Output, OutputSize, LiteralsPos, LiteralsSize, MatchSize, Distance, Block) ->
     Source = OutputSize + LiteralsSize - Distance,
     #block{
@@ -491,7 +489,7 @@ append_match(Output, OutputSize, MatchSize, Distance, _) when Distance =< Output
         true ->
             <<Output/binary, (binary_part(Output, Source, MatchSize))/binary>>;
         false ->
-            %% The match reads what it writes: a pattern that repeats.
+            %% The match reads its own output: a pattern that repeats.
             Pattern = binary_part(Output, Source, Distance),
             Repeated = binary:copy(Pattern, MatchSize div Distance + 1),
             <<Output/binary, (binary_part(Repeated, 0, MatchSize))/binary>>
@@ -517,14 +515,14 @@ append_match(Output, OutputSize, MatchSize, Distance, Prefix) ->
 %% ---------------------------------------------------------------------------
 %% Sequence codes (RFC 8878, 3.1.1.3.2.1)
 
-%% The largest accuracy log and the largest symbol of a kind of code.
+%% Returns the largest accuracy log and the largest symbol of a kind of code.
 code_limits(literal_length) -> {9, ?MAX_LITERAL_LENGTH_CODE};
 code_limits(offset) -> {8, ?MAX_OFFSET_CODE};
 code_limits(match_length) -> {9, ?MAX_MATCH_LENGTH_CODE}.
 
 symbol_fun(Kind) -> fun(Symbol) -> symbol(Kind, Symbol) end.
 
-%% The number of extra bits of a symbol, and the value they are added to.
+%% Returns the number of extra bits of a symbol, and the value they are added to.
 symbol(offset, Symbol) ->
     {Symbol, 1 bsl Symbol};
 symbol(literal_length, Symbol) when Symbol < 16 ->
@@ -570,13 +568,13 @@ predefined(offset) ->
 %% ---------------------------------------------------------------------------
 %% OTP's own decoder
 
-%% @doc Says whether OTP's own decoder is there.
+%% @doc Says whether OTP's own decoder exists.
 -spec is_native() -> boolean().
 is_native() ->
     native_module() =/= none.
 
 native_module() ->
-    %% Not a literal in the calls below: see decompress/3.
+    %% The name is not a literal in the calls below; see decompress/3.
     Module = list_to_atom("zstd"),
     case code:ensure_loaded(Module) of
         {module, Module} ->

@@ -1,13 +1,13 @@
-%% @doc The entropy-coded parts of a zstd block: FSE tables, Huffman tables and
-%% the literals section (RFC 8878, 3.1.1.3.1 and chapter 4).
+%% @doc The entropy-coded parts of a zstd block: FSE tables, Huffman tables and the literals section
+%% (RFC 8878, 3.1.1.3.1 and chapter 4).
 %%
-%% Used by {@link relsync_lib_zstd} only. Input that breaks a rule of the format makes
-%% these functions throw `{relsync_lib_zstd, {corrupt, Detail}}', which
-%% {@link relsync_lib_zstd:decode/3} returns as an error.
+%% Only {@link relsync_lib_zstd} uses this module. If the input breaks a rule of the format, these
+%% functions throw `{relsync_lib_zstd, {corrupt, Detail}}', which {@link relsync_lib_zstd:decode/3}
+%% returns as an error.
 %%
-%% zstd writes its bit streams backwards. They are turned round first (by way of
-%% one large integer, at most 128 KiB, which costs less than any loop over
-%% bytes), after which ordinary bit syntax reads them from the front.
+%% zstd writes its bit streams backwards. They are reversed first, by way of one large integer of at
+%% most 128 KiB, which is faster than any loop over bytes. After that, ordinary bit syntax reads
+%% them from the front.
 -module(relsync_lib_zstd_entropy).
 
 -export([literals/3, read_fse/4, fse/3, reversed_bits/1]).
@@ -17,8 +17,8 @@
 %% state; the bits read are added to NextEntry, an index into the same tuple.
 -type fse() :: {Log :: non_neg_integer(), Entries :: tuple()}.
 
-%% The longest code's bits and two tables by the next MaxBits bits of the stream:
-%% one of single symbols, one of as many symbols (one or two) as are complete.
+%% The longest code's bits, and two tables by the next MaxBits bits of the stream. One table has
+%% single symbols, the other as many symbols (one or two) as are complete.
 -type huffman() :: {MaxBits :: pos_integer(), Singles :: tuple(), Doubles :: tuple()}.
 
 -type symbol_fun() :: fun((non_neg_integer()) -> {non_neg_integer(), non_neg_integer()}).
@@ -29,16 +29,16 @@
 -define(WEIGHTS_MAX, 255).
 %% The longest description of an FSE table: 53 symbols of at most 10 bits.
 -define(FSE_DESCRIPTION_MAX, 128).
-%% Shorter streams do without the wide loop, so that the other one, all that
-%% 32-bit runtimes use, is at work everywhere.
+%% The minimum size for the wide loop. Shorter streams use the other loop, which is all that 32-bit
+%% runtimes use, so that it is used everywhere.
 -define(WIDE_COUNT_MIN, 64).
-%% Zero bits behind a Huffman stream, so that its last codes can be looked up by
-%% MaxBits bits like all others.
+%% The zero bits after a Huffman stream. With them, its last codes can be looked up by MaxBits bits
+%% like all others.
 -define(PADDING, 16).
 
-%% Table entries of the Huffman decoder, small enough for the 28-bit integers of
-%% 32-bit runtimes: the symbols, then the bits they take in the output (8 or 16),
-%% then the bits they take in the stream.
+%% A table entry of the Huffman decoder, small enough for the 28-bit integers of 32-bit runtimes. It
+%% has the symbols, then the bits they take in the output (8 or 16), then the bits they take in the
+%% stream.
 -define(ENTRY(Symbols, OutputBits, Bits),
     ((Symbols) bsl 9) bor ((OutputBits) bsl 4) bor (Bits)
 ).
@@ -132,9 +132,9 @@ huffman_stream(Stream, {MaxBits, _, _} = Huffman, Count) ->
             corrupt(literal_bits_without_end_mark)
     end.
 
-%% The fast loop, for runtimes whose small integers have 59 bits: three lookups,
-%% up to six symbols, per append. The lower Available bits of Window are the next
-%% ones of the stream; what stands above them is stale and masked out by users.
+%% The fast loop, for runtimes whose small integers have 59 bits. It makes three lookups, up to six
+%% symbols, per append. The lower Available bits of Window are the next ones of the stream. The bits
+%% above them are stale, and users mask them out.
 symbols_wide(Rest, Window, Available, Need, Huffman, Count, Output) when
     Available >= Need, Count >= 6
 ->
@@ -167,8 +167,8 @@ symbols_wide(<<Next:24, Rest/binary>>, Window, Available, Need, Huffman, Count, 
 symbols_wide(Rest, Window, Available, _, Huffman, Count, Output) ->
     symbols(Rest, Window band ((1 bsl Available) - 1), Available, Huffman, Count, Output).
 
-%% The loop for short streams, for the end of long ones, and for all of them on
-%% 32-bit runtimes: Window has no stale bits and never more than 26 here.
+%% The loop for short streams, for the end of long ones, and for all streams on 32-bit runtimes.
+%% Window has no stale bits and never more than 26 here.
 symbols(Rest, Window, Available, {MaxBits, _, Doubles} = Huffman, Count, Output) when
     Available >= MaxBits, Count > 1
 ->
@@ -218,7 +218,7 @@ read_huffman(<<Size, Rest/binary>>) ->
 read_huffman(<<>>) ->
     corrupt(huffman_tree_truncated).
 
-%% Two states take turns until one of them would need more bits than there are.
+%% Two states alternate until one of them would need more bits than there are.
 weights(Bits, {Log, Entries}) ->
     case Bits of
         <<State1:Log, State2:Log, Rest/bitstring>> ->
@@ -263,7 +263,7 @@ huffman_table(Weights) ->
     Size = tuple_size(Singles),
     {MaxBits, Singles, list_to_tuple(doubles(Size, Size - 1, MaxBits, Singles, []))}.
 
-%% The entries for all indexes below Index, in order, before those in Acc.
+%% Adds the entries for all indexes below Index, in order, before those in Acc.
 doubles(0, _, _, _, Acc) ->
     Acc;
 doubles(Index, Mask, MaxBits, Singles, Acc) ->
@@ -298,9 +298,9 @@ read_fse(Bytes, LogMax, SymbolMax, SymbolFun) ->
         _ -> corrupt(fse_table_truncated)
     end.
 
-%% Remaining is one more than the probability still to be given away, Room the
-%% number of symbols that may still come. Bits past the end read as zeros, which
-%% give each symbol a probability of "less than one", and so come to an end.
+%% Remaining is one more than the probability that is still to be assigned. Room is the number of
+%% symbols that may still come. Bits past the end read as zeros. They give each symbol a probability
+%% of "less than one", and so the loop ends.
 probabilities(_, Used, 1, _, Acc) ->
     {lists:reverse(Acc), Used};
 probabilities(_, _, _, Room, _) when Room =< 0 ->
@@ -332,7 +332,7 @@ probabilities(Number, Used, Remaining, Room, Acc) ->
             probabilities(Number2, Used + Width, Remaining2, Room - 1, [Probability | Acc])
     end.
 
-%% How many more symbols have no probability: 2 bits at a time, 3 means go on.
+%% Counts the following symbols without probability, 2 bits at a time; 3 means that more follow.
 zeros(_, Zeros, _, Room) when Zeros > Room ->
     corrupt(fse_table_has_too_many_symbols);
 zeros(Number, Zeros, Width, Room) ->
@@ -355,7 +355,7 @@ fse(Log, Probabilities, SymbolFun) ->
     Counters = list_to_tuple([abs(P) || P <- Probabilities]),
     {Log, list_to_tuple(entries(Cells, Counters, Log, Size, SymbolFun))}.
 
-%% Deals the symbols out over the cells below High, Step cells apart.
+%% Distributes the symbols over the cells below High, Step cells apart.
 spread([], _, _, _, _) ->
     [];
 spread(Symbols, Cell, Step, Mask, High) when Cell >= High ->
@@ -376,8 +376,7 @@ entries([{_, Symbol} | Cells], Counters, Log, Size, SymbolFun) ->
 %% ---------------------------------------------------------------------------
 %% Bits
 
-%% @doc The bits of a backward stream in the order in which they are read, without
-%% the mark at its end.
+%% @doc Returns the bits of a backward stream in reading order, without the mark at its end.
 -spec reversed_bits(binary()) -> bitstring().
 reversed_bits(Bytes) ->
     Size = byte_size(Bytes),
