@@ -1,6 +1,7 @@
-//! What became of an update whose session failed after the target was told to apply it.
+//! The end of an update whose session failed after the host told the target to apply it.
 //!
-//! The target goes on without its host to one end or the other, and records which. What it runs then, and that record, tell the host.
+//! The target goes on without its host to one end or the other, and records which. Its status in a
+//! new session tells the host: the release that it runs, and that record.
 
 use crate::target::wire::{Current, LastPack, PackEnd, TargetStatus};
 use crate::tree::id::SnapshotId;
@@ -14,21 +15,23 @@ pub struct Lost {
     pack: [u8; 32],
 }
 
-/// What a target made of an update whose host it lost.
+/// The end to which a target brought an update whose host it lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aftermath {
-    /// It runs the new generation.
+    /// The target runs the new generation.
     Applied,
-    /// It began to switch, or had switched, and is back.
+    /// The target began to switch, or had switched, and is back.
     RolledBack,
-    /// It never switched.
+    /// The target never switched.
     Unchanged,
-    /// Another host has been there since: the target runs neither the old nor the new generation, or that host's pack was its last.
+    /// Another host has been there since. The target runs neither the old nor the new generation,
+    /// or that host's pack was its last.
     Replaced,
 }
 
 impl Lost {
-    /// Keeps what is needed to tell later: what the target said `before`, and what it was to get.
+    /// Keeps what is needed to tell the end later: what the target said `before`, and what it was
+    /// to get.
     pub(super) fn new(before: &TargetStatus, snapshot: SnapshotId, pack: [u8; 32]) -> Self {
         Self {
             before: before.current.clone(),
@@ -38,7 +41,7 @@ impl Lost {
         }
     }
 
-    /// Tells from what the target says in a new session how it ended.
+    /// Tells how the update ended, from what the target says in a new session.
     #[must_use]
     pub fn aftermath(&self, after: &TargetStatus) -> Aftermath {
         let generation =
@@ -58,7 +61,7 @@ impl Lost {
                 Some(last) if last.end == PackEnd::Failed => Aftermath::Unchanged,
                 _ => Aftermath::RolledBack,
             },
-            // Even writing it down failed.
+            // The target could not even write down the end.
             _ if after.recovered.is_some() => Aftermath::RolledBack,
             _ => Aftermath::Unchanged,
         }
@@ -95,10 +98,10 @@ mod tests {
         let table = [
             (current(3, 1), current(4, 2), ours(PackEnd::Applied), Applied),
             (None, current(1, 2), ours(PackEnd::Applied), Applied),
-            // Even writing down what became of it failed.
+            // The target could not even write down the end.
             (current(3, 1), current(4, 2), before.clone(), Applied),
             (current(3, 1), current(4, 2), None, Applied),
-            // The same snapshot again, because something had drifted.
+            // The host pushed the same snapshot again, because something had drifted.
             (current(3, 2), current(4, 2), ours(PackEnd::Applied), Applied),
             (current(3, 2), current(3, 2), ours(PackEnd::RolledBack), RolledBack),
             (current(3, 1), current(3, 1), ours(PackEnd::RolledBack), RolledBack),

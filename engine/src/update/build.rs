@@ -1,4 +1,4 @@
-//! The pack of a push, built beside the connection.
+//! The pack of a push, which is built while the connection lives on.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -10,29 +10,30 @@ use crate::store::Store;
 use crate::tree::id::{ChunkId, Sha256};
 use crate::tree::manifest::Manifest;
 
-/// If nothing is known of the link, updates of up to this size are compressed as well as can be. Larger ones mostly go over links where
-/// time counts more.
+/// The largest update that is compressed as well as can be if nothing is known of the link. Larger
+/// updates mostly go over links where time counts more.
 const BEST_LEVEL_BYTES: u64 = 16 << 20;
-/// Over a link that carries this much, what the best effort saves takes less time than the best effort does: it goes through about 1 MB
-/// of content a second, the fast one through 5.
+/// The rate of a link over which the best effort costs more time than it saves. The best effort
+/// goes through about 1 MB of content a second, the fast one through 5 MB.
 const FAST_BYTES_PER_S: u64 = 250_000;
-/// Up to this size the best effort takes no time worth mentioning.
+/// The size up to which the best effort takes no time worth mentioning.
 const SMALL_BYTES: u64 = 96 << 10;
-/// Over a link that carries so much, a target that decodes in Erlang takes longer for what compression spares than the link does: zstd
-/// in Erlang gives 15 to 55 MB a second, a delta of modules 2 to 5.
+/// The rate of a link over which content goes as it is. Over such a link, decoding in Erlang takes
+/// the target longer than compression saves. zstd in Erlang gives 15 to 55 MB a second, a delta of
+/// modules 2 to 5 MB.
 const STORED_BYTES_PER_S: u64 = 50_000_000;
-/// Below this size an update takes no time worth mentioning, however it is coded.
+/// The size below which an update takes no time worth mentioning, however it is coded.
 const STORED_BYTES: u64 = 4 << 20;
 
-/// A pack that waits to be sent, and the plan it was built for.
+/// A pack that waits to be sent, and the plan that it was built for.
 pub(super) struct Built {
     pub(super) planned: Planned,
     pub(super) spool: std::fs::File,
     pub(super) pack: PackSummary,
 }
 
-/// Builds the pack into a temporary file. This can take a while: it is done on a thread of its own, so that the connection lives on
-/// meanwhile.
+/// Builds the pack into a temporary file. This can take a while, so it is done on a thread of its
+/// own, and the connection lives on.
 pub(super) async fn build(
     store: &Arc<Store>,
     new: &Manifest,
@@ -76,7 +77,7 @@ fn coding(planned: &Planned, options: &PushOptions) -> Coding {
     }
 }
 
-/// Chooses the effort for so much content from what is known of the link.
+/// Chooses the effort for this much content from what is known of the link.
 fn level(content_bytes: u64, options: &PushOptions) -> i32 {
     let is_fast = match options.link_bytes_per_s {
         None => content_bytes > BEST_LEVEL_BYTES,

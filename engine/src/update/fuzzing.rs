@@ -1,4 +1,5 @@
-//! Fuzzing targets of a push: what a target claims to hold, and a target that answers whatever it likes.
+//! Fuzzing targets of a push: a manifest that a target claims to hold, and a target that answers
+//! whatever it likes.
 
 use std::cell::RefCell;
 use std::future::ready;
@@ -18,10 +19,11 @@ use crate::transport::{Channel, Counters, TransportError};
 use crate::tree::entry::EntryPath;
 use crate::tree::manifest::Manifest;
 
-/// What no target may ever learn: it stands in the store, and not in the snapshot that is pushed.
+/// The content that no target may ever learn. It stands in the store, and not in the snapshot that
+/// is pushed.
 const SECRET: &[u8] = b"+nothing of this may be sent: 8f0c31ba2d5e+";
 
-/// A manifest as a target sends it: its size, then a zlib stream.
+/// Decodes a manifest as a target sends it: its size, then a zlib stream.
 pub fn inventory(input: &[u8]) {
     let Some((size, compressed)) = input.split_first_chunk() else {
         return;
@@ -33,9 +35,10 @@ pub fn inventory(input: &[u8]) {
     }
 }
 
-/// A target whose messages are the input's parts; the first one greets. The first byte chooses the options.
+/// Pushes to a target whose messages are the input's parts. The first byte chooses the options, and
+/// the first message greets.
 ///
-/// Whatever it says, the host sends it nothing but what a push consists of, and no content but the snapshot's.
+/// The host must send the target only what a push consists of, and only the snapshot's content.
 pub fn hostile_target(input: &[u8]) {
     let Some((choice, mut said)) = input.split_first() else {
         return;
@@ -64,7 +67,7 @@ struct Rig {
 }
 
 impl Rig {
-    /// A store with an old release, a secret one, and the new release that is pushed.
+    /// Makes a store with an old release, a secret one, and the new release that is pushed.
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(&dir.path().join("store")).expect("a store");
@@ -153,7 +156,7 @@ impl Rig {
     }
 }
 
-/// Each message is one of a push's, and none holds the secret.
+/// Asserts that each message is one of a push's, and that none holds the secret.
 fn assert_known_requests(sent: &[Vec<u8>]) {
     for message in sent {
         // A part's flag stands in front of the message's type.

@@ -1,8 +1,9 @@
 //! Brings one target to one snapshot.
 //!
-//! Owns the order of a push: learn what the target holds, plan, build the pack, send it under credit, let the agent apply it,
-//! report. The decisions are in `plan`, the bytes in `encode`, the transaction is the agent's. Nothing here survives a lost session;
-//! calling [`push`] again on a new one continues the pack where the target has it.
+//! This module owns the order of a push. It learns what the target holds, plans, builds the pack,
+//! sends it under credit, lets the agent apply it, and reports. The decisions are in `plan`, the
+//! bytes are in `encode`, and the transaction is the agent's. Nothing here survives a lost session.
+//! Calling [`push`] again on a new session continues the pack where the target has it.
 //!
 //! | phase | sent | awaited |
 //! |---|---|---|
@@ -61,40 +62,42 @@ use confirm::end_probation;
 use plan::{outlook, plan};
 use send::Sender;
 
-/// What a push is asked to do.
+/// The options of a push.
 #[derive(Debug, Clone)]
 pub struct PushOptions {
-    /// How code is reloaded.
+    /// The way in which code is reloaded.
     pub reload: ReloadMode,
-    /// Earlier generations that the target keeps.
+    /// The number of earlier generations that the target keeps.
     pub keep: u64,
-    /// How many bytes of them, at most.
+    /// The most bytes that the earlier generations may take.
     pub keep_bytes: Option<u64>,
-    /// How long the new generation is on probation, in milliseconds.
+    /// The time that the new generation is on probation, in milliseconds.
     pub confirm_timeout_ms: Option<u64>,
     /// The hooks module.
     pub hooks: Option<Hooks>,
     /// When `presync` runs.
     pub presync: Presync,
-    /// Whether files that relsync did not install are deleted on first contact.
+    /// Whether the push deletes files that relsync did not install, on first contact.
     pub delete_extraneous: bool,
-    /// What may be overwritten although relsync did not install it.
+    /// The paths that the push may overwrite although relsync did not install them.
     pub may_overwrite: PathRule,
-    /// Whether the tree is written to another place than the destination, whose files stay as they are.
+    /// Whether the tree is written to another place than the destination. The destination's files
+    /// then stay as they are.
     pub is_overlay: bool,
-    /// How many entries may be deleted at most; if nothing is said, all but the last that the releases have in common.
+    /// The most entries that the push may delete. Without it, the push may delete all entries but
+    /// the last that the releases have in common.
     pub max_delete: Option<u64>,
     /// Whether to stop after planning.
     pub dry_run: bool,
-    /// Whether the target's zlib may be relied on to deflate as ours does, if its fingerprint is the same; to be switched off after
-    /// [`PushError::ZlibDiffers`].
+    /// Whether the push may rely on the target's zlib to deflate as ours does, if its fingerprint
+    /// is the same. After [`PushError::ZlibDiffers`], a caller switches this off.
     pub reflate: bool,
-    /// What starts the VM again, where the VM itself cannot.
+    /// The command that starts the VM again where the VM itself cannot.
     pub restart_command: Option<String>,
-    /// What the link carries, in bytes per second, if that is known: over a fast one, an update is searched less hard for what the
-    /// target has.
+    /// The bytes that the link carries in a second, if that is known. Over a fast link, the host
+    /// searches less hard for what the target has.
     pub link_bytes_per_s: Option<u64>,
-    /// What the target has of what the release needs when it is started, if it was asked.
+    /// The target's answer, if it was asked, to what the release needs when it is started.
     pub looked: Option<Arc<Looked>>,
 }
 
@@ -127,12 +130,12 @@ type Decide = dyn Fn(&[u8]) -> bool + Send + Sync;
 pub struct PathRule(Arc<Decide>);
 
 impl PathRule {
-    /// Makes one of a function.
+    /// Makes a rule of a function.
     pub fn new(decide: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(decide))
     }
 
-    /// Whether it holds for a path.
+    /// Whether the rule holds for a path.
     #[must_use]
     pub fn holds(&self, path: &[u8]) -> bool {
         (self.0)(path)
@@ -140,7 +143,7 @@ impl PathRule {
 }
 
 impl Default for PathRule {
-    /// Holds for no path.
+    /// The rule that holds for no path.
     fn default() -> Self {
         Self::new(|_| false)
     }
@@ -152,23 +155,23 @@ impl fmt::Debug for PathRule {
     }
 }
 
-/// A hooks module, as it is sent.
+/// A hooks module, as the host sends it.
 #[derive(Debug, Clone)]
 pub struct Hooks {
-    /// Object code or source.
+    /// Whether the content is object code or source.
     pub kind: HooksKind,
-    /// The module's or file's name.
+    /// The name of the module or file.
     pub name: String,
-    /// Its content.
+    /// The module's content.
     pub content: Vec<u8>,
-    /// How long each hook may run, in milliseconds.
+    /// The time that each hook may run, in milliseconds.
     pub timeout_ms: Option<u64>,
 }
 
 /// When the `presync` hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Presync {
-    /// Before anything is written if nothing can be written without it, else late.
+    /// Before anything is written if nothing can be written without it; otherwise late.
     #[default]
     Auto,
     /// Before anything is written.
@@ -177,25 +180,26 @@ pub enum Presync {
     Late,
 }
 
-/// What happens, as it happens.
+/// An event of a push, as it happens.
 #[derive(Debug)]
 pub enum PushEvent<'a> {
-    /// The target is asked for what it holds, because the store does not know it.
+    /// The host asks the target for what it holds, because the store does not know it.
     Learning,
     /// The plan is made.
     Planned(&'a Planned),
     /// The pack is built.
     Packed(&'a PackSummary),
-    /// Bytes of the pack were sent; the target has taken `taken` of them.
+    /// The host sent bytes of the pack.
     Sending {
-        /// Given to the socket, about.
+        /// The bytes given to the socket, about.
         sent: u64,
-        /// Processed by the target.
+        /// The bytes that the target has processed.
         taken: u64,
-        /// The pack's size.
+        /// The pack's size in bytes.
         total: u64,
     },
-    /// The target is being told to apply: whoever leaves from here on has to ask it what became of the update.
+    /// The host tells the target to apply. A caller that leaves from here on has to ask the target
+    /// what became of the update.
     Ordered(&'a Lost),
     /// The agent begins a step.
     Step(&'a Step),
@@ -203,33 +207,33 @@ pub enum PushEvent<'a> {
     Output(&'a str),
 }
 
-/// What is to be done, for people to read.
+/// The work of a push, for people to read.
 #[derive(Debug)]
 pub struct Planned {
-    /// What the target holds.
+    /// The manifest of what the target holds.
     pub base: Manifest,
-    /// Whether that comes of a scan.
+    /// Whether the base comes of a scan.
     pub inventory: bool,
-    /// Its snapshot, if it is one of ours.
+    /// The base's snapshot, if it is one of ours.
     pub base_snapshot: Option<SnapshotId>,
-    /// Entries of it that changed behind relsync's back.
+    /// The base's entries that changed behind relsync's back.
     pub drift: BTreeMap<usize, DriftKind>,
-    /// Paths on the target that cannot be updated.
+    /// The paths on the target that cannot be updated.
     pub left_out: Vec<Vec<u8>>,
-    /// Entries that would overwrite what relsync did not install.
+    /// The entries that would overwrite what relsync did not install.
     pub conflicts: Vec<Conflict>,
-    /// What happens to each entry.
+    /// The plan: what happens to each entry.
     pub plan: Plan,
     /// The plan's figures.
     pub totals: Totals,
-    /// Modules that the target's VM is to load and cannot.
+    /// The modules that the target's VM is to load and cannot.
     pub other_otp: Option<OtherOtp>,
-    /// What a start of the release would miss: the push is refused.
+    /// The thing that a start of the release would miss. With one, the push is refused.
     pub boot_fault: Option<BootFault>,
 }
 
 impl Planned {
-    /// What the plan was made against.
+    /// The content that the plan was made against.
     #[must_use]
     pub fn held(&self) -> Held<'_> {
         Held {
@@ -240,48 +244,54 @@ impl Planned {
     }
 }
 
-/// How a push ended.
+/// The end of a push.
 #[derive(Debug)]
 pub struct PushReport {
-    /// What was planned.
+    /// The work that was planned.
     pub planned: Planned,
     /// The pack, if one was sent, or would be.
     pub pack: Option<PackSummary>,
-    /// What the target made of it.
+    /// The end that the target came to.
     pub end: PushEnd,
 }
 
-/// What became of the target.
+/// The end that a target came to.
 #[derive(Debug)]
 pub enum PushEnd {
-    /// Nothing was to be done.
+    /// The target had nothing to do.
     UpToDate,
-    /// No file was to be changed, but the VM ran other code than the files hold, and was told to load theirs.
+    /// The target changed no file. Its VM ran other code than the files hold, and was told to load
+    /// theirs.
     Reloaded(Box<ApplyResult>),
-    /// Nothing was to be done but to end the probation of an earlier push, which this session proves to have gone well.
+    /// The target only ended the probation of an earlier push. This session proves that the push
+    /// went well.
     Confirmed(Box<ApplyResult>),
-    /// Nothing was done, as asked; what the target foresees of the modules, and what else there is to say.
+    /// The target did nothing, as asked. The result holds what it foresees of the modules, and its
+    /// notes.
     DryRun(Box<ApplyResult>),
-    /// The target applied it, or rolled it back.
+    /// The target applied the update, or rolled it back.
     Applied(Box<ApplyResult>),
 }
 
-/// Why a push failed; the target is as it was unless the session was lost while it applied.
+/// The reasons for which a push fails. The target is as it was, unless the session was lost while
+/// it applied.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
     /// The session failed.
     #[error(transparent)]
     Session(SessionError),
-    /// The session failed after the target was told to apply: only a new one can tell what came of it.
+    /// The session failed after the host told the target to apply. Only a new session can tell what
+    /// came of it.
     #[error("lost the target while it applied the update")]
     LostWhileApplying {
-        /// What was under way.
+        /// The update that was under way.
         lost: Box<Lost>,
-        /// How the session failed.
+        /// The session's failure.
         #[source]
         source: SessionError,
     },
-    /// The target's zlib gives other bytes than ours; without [`PushOptions::reflate`], a new session can do without it.
+    /// The target's zlib gives other bytes than ours. Without [`PushOptions::reflate`], a new
+    /// session can do without it.
     #[error("the target's zlib deflates to other bytes than the host's")]
     ZlibDiffers,
     /// The store failed.
@@ -290,10 +300,10 @@ pub enum PushError {
     /// The pack could not be built.
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// The pack could not be kept on disk while it is sent.
+    /// The host could not keep the pack on disk while sending it.
     #[error("cannot keep the pack in a temporary file")]
     Spool(#[source] std::io::Error),
-    /// The target's manifest is no manifest.
+    /// The target's manifest cannot be decoded.
     #[error("the target's manifest cannot be read")]
     Manifest(#[from] ManifestError),
     /// The target's manifest is not the one it says it has.
@@ -305,38 +315,39 @@ pub enum PushError {
     /// A start of the release would miss something.
     #[error(transparent)]
     NextBoot(BootFault),
-    /// Everything would be deleted, and that was not allowed explicitly.
+    /// The push would delete everything, and the caller did not allow that explicitly.
     #[error("none of the {count} entries there is in the release: all of them would be deleted")]
     NothingRemains {
-        /// How many would go.
+        /// The number of entries that would go.
         count: u64,
     },
-    /// What relsync did not install would be overwritten, and that was not allowed.
+    /// The push would overwrite what relsync did not install, and the caller did not allow that.
     #[error("{}", conflict_text(paths))]
     Conflict {
         /// The paths, as they are written for people.
         paths: Vec<String>,
     },
-    /// Something would be put in the place of mount points, which the target's kernel does not allow.
+    /// The push would put something in the place of mount points. The target's kernel does not
+    /// allow that.
     #[error(
         "{} a mount point on the target, and nothing can be put in its place",
         mounted(paths)
     )]
     MountPoints {
-        /// Where they are, in the destination.
+        /// The paths of the mount points in the destination.
         paths: Vec<Vec<u8>>,
     },
-    /// More would be deleted than is allowed.
+    /// The push would delete more than the caller allows.
     #[error("{count} entries would be deleted, the limit is {limit}")]
     TooManyDeletes {
-        /// How many would go.
+        /// The number of entries that would go.
         count: u64,
-        /// How many may.
+        /// The number of entries that may go.
         limit: u64,
     },
 }
 
-/// How many paths an error names.
+/// The number of paths that an error names.
 const SHOWN_CONFLICTS: usize = 8;
 
 fn conflict_text(paths: &[String]) -> String {
@@ -349,13 +360,13 @@ fn conflict_text(paths: &[String]) -> String {
 }
 
 impl Planned {
-    /// Whether part of it takes effect only when the VM restarts.
+    /// Whether part of the update takes effect only when the VM restarts.
     #[must_use]
     pub fn needs_restart(&self, new: &Manifest) -> bool {
         !self.plan.restart_causes(&self.base, new).is_empty()
     }
 
-    /// The error that a push ends with, if the plan would overwrite what must not be.
+    /// The error that a push ends with if the plan would overwrite what it must not.
     #[must_use]
     pub fn refused_conflicts(&self, new: &Manifest) -> Option<PushError> {
         let refused = self.conflicts.iter().filter(|it| !it.is_allowed);
@@ -407,7 +418,8 @@ pub async fn push(
     bring(session, status, store, new, options, leave_alone, on_event).await
 }
 
-/// Brings the code that the target of `session` runs to the files that are installed there: how, and with which hooks, `options` say.
+/// Brings the code that the target of `session` runs to the files that are installed there. The
+/// `options` say how, and with which hooks.
 pub async fn reload(
     session: &mut Session,
     status: &TargetStatus,
@@ -430,7 +442,7 @@ async fn bring(
 ) -> Result<PushReport, PushError> {
     let mut planned = plan(session, status, store, new, options, leave_alone, on_event).await?;
     if planned.other_otp.is_some() {
-        // Object code may lie where the VM never loads it from, which only the target knows.
+        // Object code may lie where the VM never loads it from. Only the target knows that.
         let said = outlook(session, store, new, &planned, options).await?;
         let may_load = |path: &[u8]| other_otp::is_loaded(path, &said.modules);
         planned.other_otp = OtherOtp::find(store, new, &planned, status.otp_release, may_load)?;
@@ -499,7 +511,7 @@ async fn bring(
         return Err(PushError::NextBoot(fault));
     }
     if options.reload == ReloadMode::Vm {
-        // The target says how it restarts, or that it cannot, before anything is sent.
+        // Before the host sends anything, the target says how it restarts, or that it cannot.
         outlook(session, store, new, &planned, options).await?;
     }
     let Built {
@@ -514,7 +526,7 @@ async fn bring(
     let result = match sender.apply(options, &pack, &lost).await {
         Ok(result) => result,
         Err(SessionError::Remote(remote)) => return Err(SessionError::Remote(remote).into()),
-        // Whatever else ends the session, the target may have done all, a part or nothing of it.
+        // If anything else ends the session, the target may have done all, a part or nothing of it.
         Err(source) => {
             let lost = Box::new(lost);
             return Err(PushError::LostWhileApplying { lost, source });

@@ -1,4 +1,4 @@
-//! What the target holds, and what follows for a push.
+//! The base of a push, learned from the target, and the plan that follows from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -23,10 +23,10 @@ use crate::tree::entry::{Entry, is_targets_own};
 use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::tree::manifest::Manifest;
 
-/// What names the release that boots.
+/// The file that names the release that boots.
 const START_ERL_DATA: &[u8] = b"releases/start_erl.data";
 
-/// It holds two words.
+/// The largest `start_erl.data` that is read. The file holds two words.
 const MAX_START_ERL_BYTES: u64 = 4096;
 
 /// Plans what takes the target of `session` to the snapshot `new`.
@@ -73,7 +73,7 @@ pub(super) async fn plan(
     };
     let unknown = Unknown::new(held, new, &left_out);
     let found = standing(session, &unknown).await?;
-    // Where only the record is lost, what is there was relsync's.
+    // If only the record is lost, the files there were relsync's.
     let takes_over = options.is_overlay || !status.damage.is_empty();
     let conflicts = conflicts(held, new, &found, takes_over, &|path| {
         options.may_overwrite.holds(path)
@@ -93,7 +93,7 @@ pub(super) async fn plan(
         plan.forget_bases();
     }
     let max_delete = match options.max_delete {
-        // What is there was not installed, and deleting it was asked for.
+        // relsync did not install the files there, and the caller asked for their deletion.
         None if inventory => Some(u64::MAX),
         max_delete => max_delete,
     };
@@ -130,7 +130,8 @@ pub(super) async fn plan(
     Ok(planned)
 }
 
-/// Lists the new files that stand on the target with the same content, though relsync did not install them.
+/// Lists the new files that stand on the target with the same content, though relsync did not
+/// install them.
 fn same(new: &Manifest, found: &BTreeMap<usize, Standing>) -> BTreeSet<usize> {
     let is_same = |at: usize, standing: &Standing| {
         let content = new.entries()[at].content();
@@ -158,8 +159,9 @@ impl Contents for Store {
     }
 }
 
-/// Holds what would be deleted against what the caller allows. Without a word of the caller something must remain: a release that
-/// shares no path with what is there is most likely another directory than was meant.
+/// Compares what would be deleted with what the caller allows. If the caller says nothing,
+/// something must remain. A release that shares no path with the target is most likely another
+/// directory than the caller meant.
 fn check_deletes(totals: &Totals, max_delete: Option<u64>) -> Result<(), PushError> {
     let count = totals.removed;
     match max_delete {
@@ -253,7 +255,7 @@ pub(super) async fn outlook(
     }
 }
 
-/// What of a plan matters to the VM beside its modules.
+/// The part of a plan that matters to the VM beside its modules.
 fn planned_files(
     store: &Store,
     new: &Manifest,
@@ -298,7 +300,7 @@ pub(super) fn file_content(
     Ok(content)
 }
 
-/// A file's path, and its new content, compressed, if it stays.
+/// A file's path, and its new compressed content if the file stays.
 type BootFile = (Vec<u8>, Option<Vec<u8>>);
 
 /// The files from which the target tells the code path that the new release boots with.

@@ -1,10 +1,11 @@
-//! The session's messages, host to agent and back (store-format.md, "Wire").
+//! The session's messages, from host to agent and back (store-format.md, "Wire").
 //!
-//! Owns the bytes of every message: [`Request::encode`] builds what the host sends, [`Reply::decode`] parses what the agent
-//! answers, [`parts()`] and [`Assembler`] cut messages for a transport and join them again. Pure; does not send or interpret anything.
+//! This module owns the bytes of every message. [`Request::encode`] builds what the host sends, and
+//! [`Reply::decode`] parses what the agent answers. [`parts()`] and [`Assembler`] cut messages for
+//! a transport and join them again. The module is pure: it sends and interprets nothing.
 //!
-//! **Invariants.** A reply is untrusted bytes: every length is checked before anything is allocated, an unknown tag is skipped,
-//! an unknown message or number is an error, never a panic.
+//! **Invariants.** A reply is untrusted bytes. Every length is checked before anything is
+//! allocated. An unknown tag is skipped. An unknown message or number is an error, never a panic.
 
 mod fields;
 mod parts;
@@ -25,7 +26,7 @@ use std::io::Read;
 
 use crate::bytes::ReadError;
 
-/// The version of the protocol spoken here.
+/// The version of the protocol that this host speaks.
 pub const PROTOCOL: u64 = 4;
 
 /// The largest message of an agent: a manifest with everything around it.
@@ -40,16 +41,16 @@ pub(crate) fn deflate(content: &[u8]) -> Vec<u8> {
     deflated
 }
 
-/// Why bytes of the agent are no message.
+/// The reasons for which an agent's bytes cannot be decoded.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum WireError {
-    /// The message's type is not known.
+    /// The message's type is unknown.
     #[error("message of unknown type {0:#04x}")]
     UnknownMessage(u8),
     /// A part or message is empty.
     #[error("an empty message")]
     Empty,
-    /// A part begins with something else than 0 or 1.
+    /// A part begins with a byte other than 0 and 1.
     #[error("a part that begins with {0}")]
     BadPart(u8),
     /// The message grows beyond the limit.
@@ -58,7 +59,7 @@ pub enum WireError {
         /// The limit in bytes.
         limit: usize,
     },
-    /// A field lacks or has bytes it must not have.
+    /// A field lacks bytes, or has bytes that it must not have.
     #[error("field {tag} of message {message:#04x} is malformed")]
     BadField {
         /// The message's type.

@@ -1,4 +1,4 @@
-//! What the agent answers, and what it says of its target.
+//! The agent's answers, and what it says of its target.
 
 use super::WireError;
 use super::fields::{Field, Fields};
@@ -15,20 +15,20 @@ use crate::plan::installed::DriftKind;
 pub enum Reply {
     /// The target has no agent of ours cached.
     WantsAgent {
-        /// Its OTP release.
+        /// The target's OTP release.
         otp_release: u64,
     },
     /// Another session holds the target.
     Busy {
-        /// Who, as that session named itself.
+        /// The holder, as that session named itself.
         holder: String,
     },
     /// The target has not loaded the agent.
     WantsLoading {
-        /// Its OTP release.
+        /// The target's OTP release.
         otp_release: u64,
     },
-    /// The agent cannot run there.
+    /// The agent cannot run on the target.
     Lacks {
         /// The application of Erlang/OTP that neither the release nor its OTP has.
         application: String,
@@ -37,35 +37,35 @@ pub enum Reply {
     Hello(Box<TargetStatus>),
     /// Answers `GetManifest`.
     Manifest {
-        /// Whether this comes of a scan.
+        /// Whether the manifest comes of a scan.
         inventory: bool,
         /// The manifest, zlib-compressed.
         compressed: Vec<u8>,
-        /// Its size in bytes.
+        /// The manifest's size in bytes.
         size: u64,
-        /// Paths that are neither file, directory nor link, or cannot be read.
+        /// The paths that are neither file, directory nor link, or that the agent cannot read.
         left_out: Vec<Vec<u8>>,
     },
-    /// More bytes of the pack may be sent.
+    /// The host may send more bytes of the pack.
     Credit {
-        /// How many.
+        /// The number of bytes.
         bytes: u64,
     },
     /// The pack is complete and verified.
     Staged {
-        /// Files staged.
+        /// The number of files staged.
         files: u64,
-        /// Their bytes.
+        /// The bytes of those files.
         bytes: u64,
     },
     /// A hook printed something.
     Output {
-        /// What it printed.
+        /// The text that the hook printed.
         text: String,
     },
     /// The agent begins a step.
     Step {
-        /// Which.
+        /// The step.
         step: Step,
     },
     /// The end of an `Apply`, `Rollback`, `Reload`, `Confirm` or `PlanReload`.
@@ -80,10 +80,10 @@ pub enum Reply {
     Taken(Vec<(u64, Standing)>),
 }
 
-/// What a target has of what a release needs when it is started.
+/// The things that a release needs when it is started, as far as a target has them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Found {
-    /// One for each directory that was asked for, in order.
+    /// The directories, one for each that the host asked for, in order.
     pub directories: Vec<FoundDirectory>,
     /// The indexes of the system libraries that the target lacks.
     pub lacking: Vec<u64>,
@@ -92,126 +92,129 @@ pub struct Found {
 /// Where a directory of a boot script lies on a target.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FoundDirectory {
-    /// It is not there.
+    /// Whether the directory is missing.
     pub missing: bool,
-    /// Its path in the destination, if it lies there.
+    /// The directory's path in the destination, if it lies there.
     pub path: Option<Vec<u8>>,
-    /// It begins with a variable that the target does not know.
+    /// Whether the path begins with a variable that the target does not know.
     pub unknown: bool,
 }
 
-/// So many bytes of an id tell it from the few others that a host or a target knows.
+/// The number of an id's bytes that tell it from the few others that a host or a target knows.
 pub const ID_BEGINNING_BYTES: usize = 8;
 
 /// The length of the fingerprint of how a zlib deflates.
 const ZLIB_FINGERPRINT_BYTES: usize = 8;
 
-/// What a target says of itself.
+/// The status that a target reports of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TargetStatus {
-    /// The protocol it speaks.
+    /// The protocol that the target speaks.
     pub protocol: u64,
-    /// Its OTP release.
+    /// The target's OTP release.
     pub otp_release: u64,
-    /// The version of its runtime system.
+    /// The version of the target's runtime system.
     pub erts: String,
     /// Whether OTP's own `zstd` is there.
     pub has_zstd: bool,
-    /// Whether code is loaded at boot only.
+    /// Whether the VM loads code at boot only.
     pub embedded: bool,
-    /// Free bytes where the state is kept, if known.
+    /// The free bytes where the state is kept, if known.
     pub free_bytes: Option<u64>,
-    /// Whether the state directory can be written.
+    /// Whether the agent can write the state directory.
     pub writable: bool,
-    /// What is installed.
+    /// The installed generation.
     pub current: Option<Current>,
-    /// Entries of the installed manifest that no longer match.
+    /// The entries of the installed manifest that no longer match.
     pub drift: Vec<Drift>,
-    /// What is there of an interrupted pack.
+    /// The part of an interrupted pack that is there.
     pub incoming: Option<Incoming>,
-    /// Damaged files of the state directory, and how they are repaired.
+    /// The damaged files of the state directory, and how they are repaired.
     pub damage: Vec<(String, String)>,
-    /// How many bytes of a pack may be under way.
+    /// The bytes of a pack that may be under way.
     pub credit: u64,
     /// The generations that can be restored without the host.
     pub kept: Vec<KeptGeneration>,
-    /// The fingerprint of how its zlib deflates.
+    /// The fingerprint of the way in which the target's zlib deflates.
     pub zlib: Option<[u8; ZLIB_FINGERPRINT_BYTES]>,
-    /// What became of the last pack, if there was one.
+    /// The end of the last pack, if there was one.
     pub last_pack: Option<LastPack>,
-    /// What an interrupted switch led to, if one was found.
+    /// The end of an interrupted switch, if the agent found one.
     pub recovered: Option<String>,
-    /// Paths of the destination that are mount points.
+    /// The paths of the destination that are mount points.
     pub mounts: Vec<Vec<u8>>,
     /// Whether the VM runs anything from the destination.
     pub runs: bool,
-    /// Where the release is that it runs instead, if that can be told.
+    /// The root of the release that the VM runs instead, if the agent can tell.
     pub release_root: Option<Vec<u8>>,
-    /// How many modules run other code than the installed files hold, and would be reloaded.
+    /// The number of modules that run other code than the installed files hold, and would be
+    /// reloaded.
     pub stale: u64,
-    /// How many of such modules wait for a restart of the VM.
+    /// The number of such modules that wait for a restart of the VM.
     pub waiting: u64,
-    /// Modules whose running code is not that of their file.
+    /// The modules whose running code is not that of their file.
     pub modules: Vec<ModuleStatus>,
-    /// The bytes that are kept for generations, as far as they were asked for.
+    /// The bytes that are kept for generations, as far as the host asked for them.
     pub kept_bytes: Vec<(u64, u64)>,
-    /// What a restart would miss, as far as it was asked for, in sentences.
+    /// The things that a restart would miss, in sentences, as far as the host asked.
     pub boot_faults: Vec<String>,
-    /// What may keep a start script from starting the release.
+    /// The things that may keep a start script from starting the release.
     pub boot_warnings: Vec<String>,
-    /// The destination's boot files that were looked at.
+    /// The destination's boot files that the agent looked at.
     pub boots: Vec<String>,
-    /// What earlier updates left because the VM was booted from it.
+    /// The files that earlier updates left because the VM was booted from them.
     pub leftovers: Leftovers,
-    /// The life that the VM lives.
+    /// The VM's present life.
     pub vm: VmLife,
 }
 
-/// What became of the last pack that a target was to apply.
+/// The end of the last pack that a target was to apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastPack {
     /// The pack's id.
     pub pack: [u8; 32],
-    /// The generation that it made, or was to make.
+    /// The generation that the pack made, or was to make.
     pub generation: u64,
-    /// What became of it.
+    /// The pack's end.
     pub end: PackEnd,
-    /// When it began by the target's clock, in milliseconds since 1970: tells two attempts with one pack apart.
+    /// The time when the pack began, by the target's clock, in milliseconds since 1970. It tells
+    /// apart two attempts with one pack.
     pub begun_ms: u64,
 }
 
-/// What became of a pack.
+/// The end of a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PackEnd {
-    /// It is installed.
+    /// The pack is installed.
     Applied,
-    /// It was, or was about to be, and is taken back.
+    /// The pack was installed, or was about to be, and is taken back.
     RolledBack,
-    /// It failed before anything was switched.
+    /// The pack failed before the target switched anything.
     Failed,
-    /// Something else that a later agent knows of.
+    /// The pack came to an end that only a later agent knows.
     Other,
 }
 
-/// What updates left although the release lacks it, because the VM was booted from it.
+/// The entries that updates left although the release lacks them, because the VM was booted from
+/// them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Leftovers {
-    /// How many entries.
+    /// The number of entries.
     pub count: u64,
-    /// Those of them that lie in no other one, or the first of these.
+    /// The entries that lie in no other one, or the first of these.
     pub tops: Vec<Vec<u8>>,
 }
 
-/// What tells one life of a VM from the next, and what it was booted from.
+/// The facts that tell one life of a VM from the next, and what the VM was booted from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VmLife {
-    /// Its node's creation.
+    /// The creation of the VM's node.
     pub creation: u64,
-    /// Its process's number.
+    /// The number of the VM's process.
     pub os_pid: u64,
-    /// Its boot file, if that lies in the destination.
+    /// The VM's boot file, if it lies in the destination.
     pub boot: Option<Vec<u8>>,
-    /// The version that `releases/start_erl.data` names there.
+    /// The version that the destination's `releases/start_erl.data` names.
     pub named: Option<String>,
 }
 
@@ -224,7 +227,7 @@ impl VmLife {
         Some(version.to_owned())
     }
 
-    /// Whether another release was booted than the one that a start would boot now.
+    /// Whether the VM was booted from another release than a start would boot now.
     #[must_use]
     pub fn runs_another_release(&self) -> bool {
         matches!((&self.named, self.booted_version()), (Some(named), Some(booted)) if *named != booted)
@@ -234,35 +237,35 @@ impl VmLife {
 /// The installed generation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Current {
-    /// Its number.
+    /// The generation's number.
     pub generation: u64,
     /// The snapshot's id.
     pub snapshot: [u8; 32],
     /// The manifest's SHA-256.
     pub manifest: [u8; 32],
-    /// Whether it waits to be confirmed.
+    /// Whether the generation waits to be confirmed.
     pub probation: bool,
-    /// When it was applied, in seconds since 1970 by the target's clock.
+    /// The time when it was applied, in seconds since 1970 by the target's clock.
     pub applied_at: u64,
-    /// How long its probation goes on, in milliseconds.
+    /// The rest of its probation, in milliseconds.
     pub probation_ms: Option<u64>,
 }
 
 /// A generation that can be restored without the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeptGeneration {
-    /// Its number.
+    /// The generation's number.
     pub generation: u64,
-    /// The beginning of its manifest's SHA-256; none for the state before the first push.
+    /// The beginning of its manifest's SHA-256. The state before the first push has none.
     pub manifest: Option<[u8; ID_BEGINNING_BYTES]>,
 }
 
 /// An entry that changed behind relsync's back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drift {
-    /// Its index in the installed manifest.
+    /// The entry's index in the installed manifest.
     pub index: u64,
-    /// What is wrong with it.
+    /// The kind of the drift.
     pub kind: DriftKind,
 }
 
@@ -271,70 +274,72 @@ pub struct Drift {
 pub struct Incoming {
     /// The pack's id.
     pub pack_id: [u8; 32],
-    /// How many of its bytes are there and verified.
+    /// The number of its bytes that are there and verified.
     pub verified: u64,
 }
 
-/// How an `Apply` or `Rollback` ended.
+/// The end of an `Apply` or `Rollback`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ApplyResult {
-    /// What the target runs now.
+    /// The release that the target runs now.
     pub outcome: Outcome,
-    /// The generation it is at.
+    /// The generation that the target is at.
     pub generation: u64,
-    /// What became of each module.
+    /// The modules, each with what became of it.
     pub modules: Vec<ModuleStatus>,
-    /// Things the user should know.
+    /// The notes for the user.
     pub notes: Vec<String>,
-    /// From the first hook or rename to the last, in microseconds.
+    /// The time from the first hook or rename to the last, in microseconds.
     pub downtime_us: u64,
-    /// Why it was rolled back.
+    /// The reason for which it was rolled back.
     pub error: Option<RemoteError>,
     /// Whether part of the update takes effect only when the VM restarts.
     pub needs_restart: bool,
-    /// How long the probation lasts, in milliseconds.
+    /// The length of the probation, in milliseconds.
     pub probation_ms: Option<u64>,
     /// The installed snapshot's id.
     pub snapshot: Option<[u8; 32]>,
-    /// Modules whose funs of the code before the last have no code any more, or would have none.
+    /// The modules whose funs of the code before the last have no code any more, or would have
+    /// none.
     pub ended_funs: Vec<String>,
-    /// Applications that were stopped and started, or would be, in the order in which they start.
+    /// The applications that were stopped and started, or would be, in the order in which they
+    /// start.
     pub restarted: Vec<String>,
 }
 
-/// What the target runs after a request.
+/// The release that a target runs after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Outcome {
     /// The new generation.
     #[default]
     Applied,
-    /// The one before, after the new one failed.
+    /// The generation before, after the new one failed.
     RolledBack,
-    /// What it ran before: nothing was to be done.
+    /// The generation that it ran before: nothing was to be done.
     Unchanged,
 }
 
-/// What became of a module.
+/// A module, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModuleStatus {
     /// The module's name.
     pub name: String,
-    /// What became of it.
+    /// The module's state.
     pub status: ModuleState,
-    /// Anything more, perhaps empty.
+    /// A detail, perhaps empty.
     pub detail: String,
 }
 
 /// An error of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RemoteError {
-    /// What kind of error it is.
+    /// The kind of the error.
     pub kind: ErrorKind,
-    /// A sentence.
+    /// The error's text, a sentence.
     pub message: String,
-    /// The path it is about.
+    /// The path that the error is about.
     pub path: Option<String>,
-    /// How a hook failed, if one ran and did.
+    /// The way in which a hook failed, if one ran and did.
     pub hook: Option<HookFailure>,
 }
 

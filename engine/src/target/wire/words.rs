@@ -1,7 +1,4 @@
 //! The words that host and target share: enums here, atoms in Erlang, text or numbers on the wire.
-//!
-//! `tests/data/golden/words/words.txt` lists them once; a test on either side compares. A word that travels as text may be
-//! one that this version does not know: it becomes `Other` and is shown as it came.
 
 use std::fmt;
 
@@ -20,7 +17,7 @@ macro_rules! words {
         }
 
         impl $name {
-            /// Every word that this version knows.
+            /// The words that this version knows.
             pub const KNOWN: &[&str] = &[$($word),*];
 
             /// Returns the word as it travels.
@@ -57,17 +54,17 @@ macro_rules! words {
 }
 
 words! {
-    /// What kind of error the agent reports (store-format.md, `ERROR`).
+    /// The kind of an error that the agent reports (store-format.md, `ERROR`).
     ErrorKind {
         /// A message makes no sense, or comes out of turn.
         Protocol = "protocol",
-        /// The destination is no absolute path.
+        /// The destination is not an absolute path.
         Path = "path",
         /// Another session holds the target.
         Busy = "busy",
-        /// What stands in the place of the state directory is none.
+        /// Something else stands in the place of the state directory.
         State = "state",
-        /// What is not relsync's would be overwritten.
+        /// The update would overwrite what is not relsync's.
         Conflict = "conflict",
         /// There is not enough space.
         Space = "space",
@@ -75,21 +72,21 @@ words! {
         ReadOnly = "read_only",
         /// An operation on files failed.
         Io = "io",
-        /// The pack is damaged, or not the one that was expected.
+        /// The pack is damaged, or is not the one that was expected.
         Pack = "pack",
         /// The target no longer holds what the update is built on.
         BaseChanged = "base_changed",
         /// Hooks cannot be loaded, or one of them failed.
         Hooks = "hooks",
-        /// What a hooks module exports are no hooks.
+        /// A hooks module exports something else than hooks.
         HooksExports = "hooks_exports",
         /// Two paths are one to the target's file system.
         SameName = "same_name",
         /// A path that would be replaced is a mount point.
         MountPoint = "mount_point",
-        /// Processes would be killed.
+        /// The update would kill processes.
         InUse = "in_use",
-        /// A module is no object code.
+        /// A module's file holds no object code.
         BadBeam = "bad_beam",
         /// A module was compiled for another release of OTP.
         OtherOtp = "other_otp",
@@ -103,7 +100,7 @@ words! {
         Damaged = "damaged",
         /// The generation is not kept.
         NoGeneration = "no_generation",
-        /// What is to be confirmed is not on probation.
+        /// The generation to be confirmed is not on probation.
         NotOnProbation = "not_on_probation",
         /// A restart would fail after the update.
         Boot = "boot",
@@ -115,13 +112,13 @@ words! {
 }
 
 words! {
-    /// How a hook kept an update from passing.
+    /// The way in which a hook kept an update from passing.
     HookFailure {
-        /// It returned an error.
+        /// The hook returned an error.
         Refused = "refused",
         /// `health` did not return that the release is healthy.
         Unhealthy = "unhealthy",
-        /// It did not return in time.
+        /// The hook did not return in time.
         Timeout = "timeout",
     }
 }
@@ -129,67 +126,67 @@ words! {
 words! {
     /// A step of an update.
     Step {
-        /// Hooks that came as source are compiled.
+        /// The agent compiles hooks that came as source.
         Hooks = "hooks",
-        /// The hook before the switch.
+        /// The hook before the switch runs.
         Presync = "presync",
-        /// Files are switched.
+        /// The agent switches the files.
         Switch = "switch",
-        /// Code is loaded.
+        /// The VM loads the code.
         Reload = "reload",
-        /// The hook after the switch.
+        /// The hook after the switch runs.
         Postsync = "postsync",
-        /// The hook that judges the new release.
+        /// The hook that judges the new release runs.
         Health = "health",
         /// The new generation begins to count.
         Commit = "commit",
-        /// A failed update is taken back.
+        /// The agent takes back a failed update.
         Undo = "undo",
-        /// An earlier generation is brought back.
+        /// The agent brings back an earlier generation.
         Rollback = "rollback",
     }
 }
 
 words! {
-    /// What becomes of a module.
+    /// The fate of a module.
     ModuleState {
-        /// Its new code takes the place of the old.
+        /// The module's new code takes the place of the old.
         Reload = "reload",
-        /// It is loaded because the VM loads all at its start.
+        /// The VM loads the module because it loads all modules at its start.
         Load = "load",
-        /// Its code goes.
+        /// The module's code goes.
         Remove = "remove",
-        /// It is gone already.
+        /// The module is gone already.
         Gone = "gone",
-        /// The new code runs already.
+        /// The VM runs the module's new code already.
         Unchanged = "unchanged",
-        /// A process would be killed.
+        /// Loading the module would kill a process.
         InUse = "in_use",
-        /// It has native code, which stays until the VM restarts.
+        /// The module has native code, which stays until the VM restarts.
         Nif = "nif",
-        /// It lies in a sticky directory.
+        /// The module lies in a sticky directory.
         Sticky = "sticky",
-        /// It is part of the emulator.
+        /// The module is part of the emulator.
         Preloaded = "preloaded",
-        /// It lies in an archive, which is read at the next start.
+        /// The module lies in an archive, which the VM reads at its next start.
         Archive = "archive",
-        /// Nobody has called it yet.
+        /// Nobody has called the module yet.
         NotLoaded = "notloaded",
-        /// It runs from a file outside the release.
+        /// The module runs from a file outside the release.
         Foreign = "foreign",
         /// Another directory of the release comes first on the code path.
         Shadowed = "shadowed",
-        /// Its directory is not on the code path.
+        /// The module's directory is not on the code path.
         OffPath = "offpath",
-        /// It is compiled for coverage.
+        /// The module is compiled for coverage.
         Cover = "cover",
-        /// It belongs to the agent.
+        /// The module belongs to the agent.
         Agent = "agent",
-        /// The installed file holds other code than runs.
+        /// The installed file holds other code than the VM runs.
         Changed = "changed",
         /// The installed file holds other code, which waits for a restart of the VM.
         Waiting = "waiting",
-        /// The installed release has no file of it.
+        /// The installed release has no file of the module.
         Missing = "missing",
     }
 }
@@ -218,7 +215,7 @@ pub(super) const DRIFTS: &[(&str, DriftKind)] = &[
 ];
 /// Whether a manifest comes of a scan.
 pub(super) const MANIFEST_SOURCES: &[(&str, bool)] = &[("installed", false), ("inventory", true)];
-/// What stands at a path.
+/// The thing that stands at a path.
 pub(super) const STANDINGS: &[(&str, StandingKind)] = &[
     ("file", StandingKind::File),
     ("directory", StandingKind::Dir),
