@@ -1,10 +1,11 @@
-%% @doc The session's messages, host to agent and back (store-format.md, "Wire").
+%% @doc The session's messages, from host to agent and back (store-format.md, "Wire").
 %%
-%% Owns the bytes of every message: nothing else in the agent builds or parses one.
-%% Does not send, receive or interpret them. Pure: bytes and maps in, maps and bytes out.
+%% This module owns the bytes of every message: no other module of the agent builds or parses one.
+%% It does not send, receive or interpret messages. It is pure: bytes and maps in, maps and bytes
+%% out.
 %%
 %% Invariants: decoding never crashes, never creates an atom, and allocates nothing larger than the
-%% message. A missing field is a missing key; a list field is always there, perhaps empty.
+%% message. A missing field is a missing key. A list field is always there, perhaps empty.
 -module(relsync_lib_wire).
 
 -export([decode/1, encode/2, parts/1, add_part/2, format_error/1]).
@@ -24,10 +25,10 @@
 -type kind() ::
     number | bytes | flag | name | {number | text, relsync_lib_words:kind()} | {message, schema()} | {list, kind()}.
 
-%% Bytes of one part, and of one assembled message of the host.
+%% The most bytes of one part, and of one assembled message of the host.
 -define(MAX_PART, 32768).
 -define(MAX_MESSAGE, 1048576).
-%% It names every module that would change.
+%% A `PLAN_RELOAD' names every module that would change.
 -define(PLAN_RELOAD, 16#09).
 -define(MAX_PLAN_RELOAD, 16777216).
 -define(MAX_NUMBER, 16#FFFFFFFFFFFFFFFF).
@@ -82,7 +83,7 @@ add_large(Flag, Parts, Size) ->
         _ -> {error, {too_large, Size}}
     end.
 
-%% @doc Says in a sentence fragment what is wrong with a message.
+%% @doc Gives a part of a sentence that tells what is wrong with a message.
 -spec format_error(error()) -> iolist().
 format_error({unknown_message, Type}) ->
     io_lib:format("message of unknown type ~b", [Type]);

@@ -1,7 +1,7 @@
 %% @doc The words that host and target share: atoms here, numbers or text on the wire.
 %%
-%% Owns which there are and what stands for them; `tests/data/golden/words' lists the same for both sides. Only
-%% relsync_lib_wire asks. The types of words belong to the modules that think in them.
+%% This module owns the words and their codes; `tests/data/golden/words' lists the same for both
+%% sides. Only relsync_lib_wire uses it. The types of the words belong to the modules that use them.
 -module(relsync_lib_words).
 
 -export([kinds/0, words/1, encode/2, decode/2]).
@@ -22,10 +22,10 @@
     | module_status
     | error_kind
     | hook_failure.
-%% What stands for a word on the wire: a number, or the word itself as text.
+%% The code of a word on the wire: a number, or the word itself as text.
 -type code() :: non_neg_integer() | text.
 
-%% @doc The kinds of words.
+%% @doc Lists the kinds of words.
 -spec kinds() -> [kind()].
 kinds() ->
     [
@@ -33,7 +33,7 @@ kinds() ->
         pack_outcome, step, module_status, error_kind, hook_failure
     ].
 
-%% @doc The words of a kind, and what stands for each.
+%% @doc Lists the words of a kind, each with its code.
 -spec words(kind()) -> [{atom(), code()}].
 words(reload_mode) -> numbered([soft, hard, none, apps, vm]);
 words(hooks_form) -> numbered([beam, source]);
@@ -64,7 +64,7 @@ numbered(Words) -> lists:zip(Words, lists:seq(0, length(Words) - 1)).
 
 spelt(Words) -> [{Word, text} || Word <- Words].
 
-%% @doc What stands for a word.
+%% @doc Gives the code of a word.
 -spec encode(kind(), atom()) -> non_neg_integer() | binary().
 encode(Kind, Word) ->
     case lists:keyfind(Word, 1, words(Kind)) of
@@ -72,7 +72,7 @@ encode(Kind, Word) ->
         {Word, Number} -> Number
     end.
 
-%% @doc The word that a number stands for.
+%% @doc Gives the word of a number.
 -spec decode(kind(), non_neg_integer()) -> {ok, atom()} | error.
 decode(Kind, Number) ->
     case lists:keyfind(Number, 2, words(Kind)) of

@@ -1,8 +1,8 @@
-%% @doc What is done about a transaction that was cut off.
+%% @doc The recovery of a transaction that was cut off.
 %%
-%% Owns the reading of what a crash, a lost journal or a damaged one has left, and the choice between the old
-%% and the new generation. The steps to either are those of `relsync_lib_apply'; the code that runs follows by
-%% `relsync_lib_contact'.
+%% This module reads what a crash, a lost journal or a damaged journal has left. It chooses between the
+%% old and the new generation. The steps to either are those of `relsync_lib_apply'. Then
+%% `relsync_lib_contact' makes the running code follow.
 %%
 %% ```
 %% on disk                                 | reached by       | what recover/1 does
@@ -26,14 +26,14 @@
 %%                                         |                  | without one drop it and say so
 %% '''
 %%
-%% Each is repeated from its start when it is interrupted itself.
+%% A recovery that is interrupted itself starts again from its beginning.
 -module(relsync_lib_recover).
 
 -export([recover/1, pending/1]).
 
-%% @doc Brings a destination in which a transaction was interrupted to the old
-%% or the new generation; does nothing where none was. Called at every first
-%% contact, before anything else.
+%% @doc Brings a destination in which a transaction was interrupted to the old or the new
+%% generation. It does nothing if none was interrupted. Each first contact calls it before anything
+%% else.
 -spec recover(relsync_lib_roots:roots()) ->
     {ok, nothing} | {ok, undone | completed | {lost, relsync_lib_state:damage()}, relsync_lib_apply:report()} |
     {error, relsync_lib_apply:error()}.
@@ -77,8 +77,8 @@ undone({error, Reason}) -> {error, Reason}.
 completed({ok, Report}) -> {ok, completed, Report};
 completed({error, Reason}) -> {error, Reason}.
 
-%% A push that was cut off before its journal leaves an undo record too, but then no path has been touched yet. What cannot
-%% be undone without a journal is drift.
+%% A push that was cut off before its journal leaves an undo record too, but it has touched no path
+%% yet. A change that cannot be undone without a journal counts as drift.
 recover_unrecorded(Roots) ->
     case unrecorded(Roots) of
         {_, []} ->
@@ -90,7 +90,8 @@ recover_unrecorded(Roots) ->
             end
     end.
 
-%% The changes back to the current generation, of a switch that has begun and of which no journal tells.
+%% Gives the changes back to the current generation, for a switch that has begun and that no journal
+%% records.
 unrecorded(#{state := Dir, write := Root}) ->
     case relsync_lib_state:read_current(Dir) of
         {ok, Old} ->
@@ -104,7 +105,7 @@ unrecorded(#{state := Dir, write := Root}) ->
             {none, []}
     end.
 
-%% Changes of an undo record lead back.
+%% The changes of an undo record lead back.
 is_reached({Path, New, Old}, Root) ->
     Live = live(Path, Root),
     looks_like(New, Live) andalso not looks_like(Old, Live).
@@ -122,13 +123,13 @@ looks_like({mode, Mode}, {dir, Mode}) -> true;
 looks_like({Kind, _}, {Kind, _}) -> true;
 looks_like(Node, Live) -> Node =:= absent andalso Live =:= absent.
 
-%% The undo record holds the same changes as the journal of a push did.
+%% The undo record holds the same changes as the journal of a push.
 recover_damaged(#{state := Dir} = Roots, Damage) ->
     case cut_off(Dir) of
         {Old, Changes} ->
             Undone = relsync_lib_apply:undo(Roots, #{changes => relsync_lib_change:reverse(Changes), old => Old}),
             case {Undone, relsync_lib_state:read_current(Dir)} of
-                %% It was a guess.
+                %% The generation that the undo was to lead to was a guess.
                 {{error, _}, {damaged, _, _}} -> lost(Dir, Damage);
                 _ -> undone(Undone)
             end;
@@ -142,7 +143,8 @@ lost(Dir, Damage) ->
         {error, Reason} -> {error, {state, Reason}}
     end.
 
-%% The generation that a push without a readable journal set out from, and the changes back to it.
+%% Gives the generation that a push without a readable journal set out from, and the changes back to
+%% it.
 cut_off(Dir) ->
     case relsync_lib_state:read_current(Dir) of
         {ok, Old} -> undo_to(Old, relsync_lib_state:read_undo(Dir, relsync_lib_generations:number(Old)));

@@ -1,7 +1,7 @@
-%% @doc What an update says to the host when something is wrong, or worth a note.
+%% @doc The texts and kinds that tell the host what is wrong, or worth a note.
 %%
-%% Owns the kinds of errors (store-format.md, "Wire"): which of them a reason of another module is. Pure,
-%% but for refuse/2.
+%% This module owns the kinds of errors (store-format.md, "Wire"), and maps the reasons of other
+%% modules to them. It is pure, but for refuse/2.
 -module(relsync_lib_refusal).
 
 -compile({no_auto_import, [error/2]}).
@@ -43,12 +43,13 @@
     | internal.
 -type error() :: #{kind := kind(), message := binary(), hook => refused | unhealthy | timeout}.
 
-%% @doc Ends a request that changes nothing; caught by the session.
+%% @doc Ends a request that changes nothing. The session catches the exception.
 -spec refuse(kind(), unicode:chardata()) -> no_return().
 refuse(Kind, Text) ->
     throw({refuse, Kind, Text}).
 
-%% @doc Says which kind of error a reason of relsync_lib_stage, relsync_lib_incoming or relsync_lib_state is to the host.
+%% @doc Gives the kind of error that a reason of relsync_lib_stage, relsync_lib_incoming or
+%% relsync_lib_state is to the host.
 -spec error_kind(relsync_lib_stage:error() | relsync_lib_incoming:error() | relsync_lib_state:error()) -> kind().
 error_kind({no_space, _, _}) -> space;
 error_kind({base_changed, _}) -> base_changed;
@@ -64,7 +65,7 @@ posix_kind(edquot) -> space;
 posix_kind(erofs) -> read_only;
 posix_kind(_) -> io.
 
-%% @doc Says which kind of error a reason of relsync_lib_reload is.
+%% @doc Gives the kind of error that a reason of relsync_lib_reload is.
 -spec reload_error_kind(relsync_lib_reload:reason()) -> kind().
 reload_error_kind({in_use, _}) -> in_use;
 reload_error_kind({bad_beam, _, _}) -> bad_beam;
@@ -74,7 +75,7 @@ reload_error_kind({on_load_failed, _, _}) -> on_load;
 reload_error_kind({on_load_timeout, _}) -> on_load;
 reload_error_kind(_) -> reload.
 
-%% @doc Says which kind of error a reason of relsync_lib_apply is.
+%% @doc Gives the kind of error that a reason of relsync_lib_apply is.
 -spec apply_error_kind(relsync_lib_apply:error()) -> kind().
 apply_error_kind({_, {cannot, _, _, Posix}}) -> posix_kind(Posix);
 apply_error_kind({prepare, {cannot_keep, _, Posix}}) -> posix_kind(Posix);
@@ -86,7 +87,7 @@ apply_error_kind({lost_content, _}) -> no_generation;
 apply_error_kind({damaged_content, _}) -> no_generation;
 apply_error_kind(_) -> io.
 
-%% @doc Says which kind of error a reason of relsync_lib_hooks is.
+%% @doc Gives the kind of error that a reason of relsync_lib_hooks is.
 -spec hooks_error_kind(relsync_lib_hooks:reason()) -> kind().
 hooks_error_kind({exports, _}) -> hooks_exports;
 hooks_error_kind({hook_refused, _, _}) -> {hooks, refused};
@@ -109,7 +110,7 @@ refuse_reload(Reason) ->
 error({hooks, Failure}, Text) -> #{kind => hooks, hook => Failure, message => text(Text)};
 error(Kind, Text) -> #{kind => Kind, message => text(Text)}.
 
-%% @doc Adds what becomes of a switch that neither got to its end nor back.
+%% @doc Adds what becomes of a switch that came neither to its end nor back.
 -spec unfinished(unicode:chardata()) -> unicode:chardata().
 unfinished(Text) ->
     [Text, "; the next session tries again to complete what was begun"].
@@ -132,7 +133,7 @@ report_text(Lost) ->
 left_text(Path) ->
     ["\"", relsync_lib_path:display(Path), "\" stays: what stands there is not what relsync installed"].
 
-%% @doc Makes one binary of text, whatever it holds.
+%% @doc Makes one binary of text, even of text that is not Unicode.
 -spec text(unicode:chardata()) -> binary().
 text(Chars) ->
     case unicode:characters_to_binary(Chars) of

@@ -1,7 +1,7 @@
-%% @doc What the target says of itself: what it holds, what became of it, and what its VM runs.
+%% @doc The status of a target: what it holds, what became of its updates, and what its VM runs.
 %%
-%% Owns which of that belongs to a greeting and which is looked at only for a status. Changes nothing, but for what
-%% relsync_lib_modules remembers of modules that it has read.
+%% This module decides which facts belong to a greeting, and which are looked at only for a status.
+%% It changes nothing, except that relsync_lib_modules remembers the modules that it has read.
 -module(relsync_lib_status).
 
 -export([look/2, details/1, scan/1, stage_options/3]).
@@ -10,12 +10,13 @@
 
 -type status() :: #{atom() => term()}.
 
-%% Leftovers of earlier generations that are named at most.
+%% The most leftovers of earlier generations that a status names.
 -define(MAX_TOPS, 20).
-%% Modules that are named in a status at most.
+%% The most modules that a status names.
 -define(MAX_STALE_MODULES, 1000).
 
-%% @doc Looks at a destination and at the VM. Gives what the host is greeted with, and what the target holds.
+%% @doc Looks at a destination and at the VM. Gives the greeting to the host, and what the target
+%% holds.
 -spec look(relsync_lib_roots:roots(), Checksum :: boolean()) -> {status(), none | relsync_lib_update:base()}.
 look(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
     Status = #{
@@ -53,11 +54,11 @@ look(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
     Named = [relsync_lib_contact:damage_fields(D) || D <- Damage ++ relsync_lib_contact:damaged_generations(Dir)],
     {maps:merge(maps:merge(Known, Held), maps:merge(Stale, Incoming#{damage => Named})), Base}.
 
-%% What is none is not told.
+%% A count of zero is not sent.
 stale_fields({Reloadable, Waiting}) ->
     maps:filter(fun(_, Count) -> Count > 0 end, #{stale => Reloadable, waiting => Waiting}).
 
-%% Where the release is that the VM runs matters where it is not the destination.
+%% The root of the release that the VM runs matters only if it is not the destination.
 origin(Roots) ->
     case relsync_lib_origin:runs_from(Roots) orelse relsync_lib_origin:release_root() of
         true -> #{runs => true};
@@ -67,7 +68,7 @@ origin(Roots) ->
 
 last_pack(Dir) -> maps:from_list([{last_pack, Last} || {ok, Last} <- [relsync_lib_state:last_pack(Dir)]]).
 
-%% @doc What is looked at only for those who ask for the status.
+%% @doc Gives the facts that are looked at only for hosts that ask for the status.
 -spec details(relsync_lib_roots:roots()) -> map().
 details(Roots) ->
     (relsync_lib_boot:status(Roots))#{
@@ -75,7 +76,8 @@ details(Roots) ->
         kept_bytes => kept_bytes(Roots)
     }.
 
-%% @doc What stands at a destination about which nothing is known, and what of it cannot be in a manifest.
+%% @doc Reads what stands at a destination that has no record, and lists what of it cannot be in a
+%% manifest.
 -spec scan(relsync_lib_roots:roots()) -> {relsync_lib_update:base(), [{relsync_lib_path:path(), term()}]}.
 scan(#{read := Read}) ->
     case relsync_lib_inventory:scan(lists:last(Read), #{now => erlang:system_time(second)}) of
@@ -87,7 +89,7 @@ scan(#{read := Read}) ->
             relsync_lib_refusal:refuse(io, relsync_lib_inventory:format_error(Reason))
     end.
 
-%% @doc What the files of a pack are staged with, of which so many bytes are still to come.
+%% @doc Gives the options to stage the files of a pack, of which this many bytes are still to come.
 -spec stage_options(relsync_lib_roots:roots(), relsync_lib_update:base(), non_neg_integer()) -> relsync_lib_stage:options().
 stage_options(Roots, #{manifest := Manifest, installed := Installed, drift := Drift}, PackBytes) ->
     #{
@@ -100,14 +102,15 @@ stage_options(Roots, #{manifest := Manifest, installed := Installed, drift := Dr
         pack_bytes => PackBytes
     }.
 
-%% A kept generation is not named by its snapshot's id, which is no secret: a host builds only on what the target shows to know.
+%% A kept generation is not named by its snapshot's id, which is no secret. A host builds only on
+%% what the target proves to know.
 kept_fields(none) -> #{generation => 0};
 kept_fields(#{generation := Generation, manifest := Manifest}) -> #{generation => Generation, manifest => beginning(Manifest)}.
 
-%% Enough of an id for the host to find it among its own.
+%% This much of an id is enough for the host to find it among its own.
 beginning(<<Beginning:8/binary, _/binary>>) -> Beginning.
 
-%% What hard links share is counted with the newest.
+%% Content that hard links share is counted with the newest generation.
 kept_bytes(#{state := Dir}) ->
     Sizes = relsync_lib_preserve:sizes(Dir, lists:reverse(relsync_lib_state:generations(Dir))),
     [#{generation => Generation, bytes => Bytes} || {Generation, Bytes} <- Sizes].
