@@ -8,7 +8,6 @@ use std::time::Instant;
 use crate::target::greeting::{AgentSent, Greeting};
 use crate::target::launch;
 use crate::target::patience::Patience;
-use crate::target::probe::{self, Place};
 use crate::target::session::{Session, SessionError};
 use crate::target::unload::{self, Unloaded};
 use crate::target::wire::TargetStatus;
@@ -136,17 +135,6 @@ impl Target {
         self.traffic.sent_bytes += counters.sent_bytes;
         self.traffic.received_bytes += counters.received_bytes;
         self.traffic.round_trips += counters.round_trips;
-    }
-
-    /// Tries whether the destination can be written.
-    pub async fn probe(&mut self) -> Result<Place, OpenError> {
-        let mut connection = self.address.connect(self.was_connected).await?;
-        let Address::Erl(erl) = &self.address;
-        let dir = self.greeting.write_dir();
-        let found = probe::place(&mut connection, dir, erl.connect_timeout).await;
-        // The answer is all that mattered.
-        let _ = connection.close().await;
-        found.map_err(|error: TransportError| SessionError::from(error).into())
     }
 
     /// Removes the agent's modules from the target's VM.

@@ -221,6 +221,7 @@ pub(crate) fn unexpected(expected: &'static str, reply: &Reply) -> SessionError 
         Reply::Status(_) => "its status",
         Reply::Found(_) => "what it found",
         Reply::Taken(_) => "what stands at some paths",
+        Reply::Place(_) => "whether its destination can be written",
     };
     SessionError::Unexpected { expected, found }
 }

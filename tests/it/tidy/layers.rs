@@ -49,7 +49,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     (
         "target",
         &[
-            "agent", "wire", "session", "greeting", "patience", "launch", "probe", "unload", "open",
+            "agent", "place", "wire", "session", "greeting", "patience", "launch", "unload", "open",
         ],
     ),
 ];

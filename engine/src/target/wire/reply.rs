@@ -3,12 +3,13 @@
 use super::WireError;
 use super::fields::{Field, Fields};
 use super::words::{
-    DRIFTS, GENERATION_STATES, MANIFEST_SOURCES, OUTCOMES, PACK_OUTCOMES, STANDINGS, StandingKind,
-    word,
+    DRIFTS, GENERATION_STATES, MANIFEST_SOURCES, OUTCOMES, PACK_OUTCOMES, PLACES, PlaceKind,
+    STANDINGS, StandingKind, word,
 };
 use super::{ErrorKind, HookFailure, ModuleState, Step};
 use crate::plan::conflicts::Standing;
 use crate::plan::installed::DriftKind;
+use crate::target::Place;
 
 /// A message of the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub enum Reply {
     Found(Box<Found>),
     /// Answers `Claim`: what stands at some of the paths, by their number.
     Taken(Vec<(u64, Standing)>),
+    /// Answers `Probe`.
+    Place(Place),
 }
 
 /// The things that a release needs when it is started, as far as a target has them.
@@ -373,6 +376,7 @@ impl Reply {
             0x89 => Ok(Self::Status(Box::new(decode_status(fields)?))),
             0x8a => Ok(Self::Found(Box::new(decode_found(fields)?))),
             0x8b => decode_taken(fields),
+            0x8c => decode_place(fields).map(Self::Place),
             other => Err(WireError::UnknownMessage(other)),
         }
     }
@@ -508,6 +512,25 @@ fn decode_taken(fields: Fields<'_>) -> Result<Reply, WireError> {
         Ok(())
     })?;
     Ok(Reply::Taken(found))
+}
+
+fn decode_place(fields: Fields<'_>) -> Result<Place, WireError> {
+    let malformed = WireError::BadField {
+        message: fields.message,
+        tag: 1,
+    };
+    let state = word(PLACES, fields.find_number(1)?).ok_or(malformed)?;
+    Ok(match state {
+        PlaceKind::Writable => Place::Writable,
+        PlaceKind::Absent => Place::Absent,
+        PlaceKind::Refused => Place::Refused {
+            path: fields
+                .find(2)?
+                .map(|field| field.value.to_vec())
+                .unwrap_or_default(),
+            reason: fields.find_text(3)?,
+        },
+    })
 }
 
 fn decode_standing(field: Field<'_>) -> Result<(u64, Standing), WireError> {

@@ -170,6 +170,8 @@ pub enum Request {
         /// Each path, and the size of the file that shall stand there if it is one.
         wishes: Vec<(Vec<u8>, Option<u64>)>,
     },
+    /// Asks whether the destination can be written.
+    Probe,
     /// Ends the session.
     Bye,
 }
@@ -311,6 +313,7 @@ impl Request {
                     message.nested(1, wish)
                 })
                 .finish(),
+            Self::Probe => Message::new(0x10).finish(),
             Self::Bye => Message::new(0x0f).finish(),
         }
     }

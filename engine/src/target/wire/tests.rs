@@ -13,6 +13,7 @@ use crate::golden_tests::{check_golden, golden_dir};
 use crate::plan::ModuleAction;
 use crate::plan::conflicts::Standing;
 use crate::plan::installed::DriftKind;
+use crate::target::Place;
 
 /// Messages of the host: name, message, and what the agent makes of it, as its tests write it down.
 fn requests() -> Vec<(&'static str, Request, &'static str)> {
@@ -269,6 +270,7 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
              wishes[1].size\t300\n\
              wishes[2].path\tlib/a-1\n",
         ),
+        ("host-probe", Request::Probe, "probe\n"),
         ("host-bye", Request::Bye, "bye\n"),
     ]
 }
@@ -411,6 +413,13 @@ fn replies() -> Vec<(&'static str, Reply)> {
             ]),
         ),
         ("agent-taken-none", Reply::Taken(Vec::new())),
+        (
+            "agent-place",
+            Reply::Place(Place::Refused {
+                path: b"/ro".to_vec(),
+                reason: "erofs".to_owned(),
+            }),
+        ),
         (
             "agent-status",
             Reply::Status(Box::new(TargetStatus {

@@ -222,6 +222,12 @@ pub(super) const STANDINGS: &[(&str, StandingKind)] = &[
     ("symlink", StandingKind::Symlink),
     ("other", StandingKind::Other),
 ];
+/// What a destination is like.
+pub(super) const PLACES: &[(&str, PlaceKind)] = &[
+    ("writable", PlaceKind::Writable),
+    ("absent", PlaceKind::Absent),
+    ("refused", PlaceKind::Refused),
+];
 pub(super) const OUTCOMES: &[(&str, Outcome)] = &[
     ("applied", Outcome::Applied),
     ("rolled_back", Outcome::RolledBack),
@@ -233,6 +239,13 @@ pub(super) const PACK_OUTCOMES: &[(&str, PackEnd)] = &[
     ("rolled_back", PackEnd::RolledBack),
     ("failed", PackEnd::Failed),
 ];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PlaceKind {
+    Writable,
+    Absent,
+    Refused,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StandingKind {
@@ -282,6 +295,7 @@ mod tests {
             ("drift", numbered(DRIFTS)),
             ("manifest_source", numbered(MANIFEST_SOURCES)),
             ("standing", numbered(STANDINGS)),
+            ("place", numbered(PLACES)),
             ("outcome", numbered(OUTCOMES)),
             ("pack_outcome", numbered(PACK_OUTCOMES)),
             ("step", spelt(Step::KNOWN)),

@@ -3,7 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::{Driver, OnEvent, rolled_back};
-use crate::target::session::{Session, SessionError};
+use crate::target::session::{Session, SessionError, unexpected};
 use crate::target::wire::{ApplyResult, Outcome as Applied, Reply, Request, TargetStatus};
 use crate::target::{Place, Target};
 use crate::update::{Event, PushEvent, PushOptions, UpdateError, reload};
@@ -48,8 +48,8 @@ pub async fn examine(
     };
     let (mut session, greeting) = driver.open().await?;
     let status = ask_status(&mut session, false).await;
+    let place = ask_place(&mut session).await;
     driver.target.close(session).await;
-    let place = driver.target.probe().await;
     Ok(Examination {
         greeting,
         status: status.map_err(UpdateError::from),
@@ -79,6 +79,15 @@ pub async fn reload_code(
         return Err(rolled_back(&result));
     }
     Ok((status, result))
+}
+
+/// Asks in a session whether the destination can be written.
+async fn ask_place(session: &mut Session) -> Result<Place, SessionError> {
+    session.send(&Request::Probe).await?;
+    match session.receive_checked().await? {
+        Reply::Place(place) => Ok(place),
+        other => Err(unexpected("whether its destination can be written", &other)),
+    }
 }
 
 /// Asks for the status in a session.

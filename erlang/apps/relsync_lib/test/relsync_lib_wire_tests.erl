@@ -107,6 +107,7 @@ messages() ->
                 #{index => 302, kind => other}
             ]
         }},
+        {"agent-place", place, #{state => refused, path => <<"/ro">>, reason => <<"erofs">>}},
         {"agent-taken-none", taken, #{taken => []}},
         {"agent-error", error, #{
             kind => space, message => <<"needs 10 bytes, has 9">>, path => <<"/srv/erlang">>

@@ -9,7 +9,7 @@
 %%
 %% | state       | taken                                                          |
 %% |-------------|----------------------------------------------------------------|
-%% | idle        | GET_MANIFEST, HOOKS, PACK_BEGIN, ROLLBACK, RELOAD, CONFIRM, PLAN_RELOAD, LOOK, STATUS, BYE |
+%% | idle        | GET_MANIFEST, HOOKS, PACK_BEGIN, ROLLBACK, RELOAD, CONFIRM, PLAN_RELOAD, LOOK, PROBE, STATUS, BYE |
 %% | receiving   | PACK_DATA; APPLY when the pack is complete; BYE                |
 %% | failed      | BYE; all else is passed over: it was sent before the error came |
 %%
@@ -240,6 +240,9 @@ handle(claim, #{wishes := Wishes}, #{roots := Roots, send := Send, found := Know
     Send(taken, #{taken => Found}),
     Named = [maps:get(path, lists:nth(Index + 1, Wishes)) || #{index := Index} <- Found],
     State#{found := maps:merge(Known, maps:from_list([{Path, true} || Path <- Named]))};
+handle(probe, _, #{roots := Roots, send := Send} = State) ->
+    Send(place, relsync_lib_probe:place(Roots)),
+    State;
 handle(status, Fields, #{roots := Roots, send := Send} = State) ->
     Verify = maps:get(verify, Fields, false),
     Status =

@@ -163,6 +163,8 @@ incoming(16#0E) ->
     {claim, [{1, wishes, {list, {message, [{1, path, bytes}, {2, size, number}]}}}]};
 incoming(16#0F) ->
     {bye, []};
+incoming(16#10) ->
+    {probe, []};
 incoming(_) ->
     unknown.
 
@@ -209,6 +211,8 @@ outgoing(status_reply) ->
         {35, boot_warnings, {list, bytes}},
         {36, boots, {list, bytes}}
     ]};
+outgoing(place) ->
+    {16#8C, [{1, state, {number, place}}, {2, path, bytes}, {3, reason, bytes}]};
 outgoing(found) ->
     {16#8A, [
         {1, directories, {list, {message, [{1, missing, flag}, {2, path, bytes}, {3, unknown, flag}]}}},

@@ -16,6 +16,7 @@
     | drift
     | manifest_source
     | standing
+    | place
     | outcome
     | pack_outcome
     | step
@@ -29,8 +30,8 @@
 -spec kinds() -> [kind()].
 kinds() ->
     [
-        reload_mode, hooks_form, module_action, generation_state, drift, manifest_source, standing, outcome,
-        pack_outcome, step, module_status, error_kind, hook_failure
+        reload_mode, hooks_form, module_action, generation_state, drift, manifest_source, standing, place,
+        outcome, pack_outcome, step, module_status, error_kind, hook_failure
     ].
 
 %% @doc Lists the words of a kind, each with its code.
@@ -42,6 +43,7 @@ words(generation_state) -> numbered([confirmed, probation]);
 words(drift) -> numbered([missing, changed, mode]);
 words(manifest_source) -> numbered([installed, inventory]);
 words(standing) -> numbered([file, directory, symlink, other]);
+words(place) -> numbered([writable, absent, refused]);
 words(outcome) -> numbered([applied, rolled_back, unchanged]);
 words(pack_outcome) -> numbered([applied, rolled_back, failed]);
 words(step) ->
