@@ -19,14 +19,13 @@ struct Wishes {
     silence: Option<Duration>,
 }
 
-/// A transport, and the function that opens a channel to a process which sends every message back.
+/// A transport: how it opens a channel to a process that sends every message back.
 struct Way {
-    name: &'static str,
     open: for<'a> fn(&'a Node, Wishes) -> LocalBoxFuture<'a, Box<dyn Channel>>,
 }
 
+/// The Erlang distribution protocol.
 const WAYS: &[Way] = &[Way {
-    name: "erl",
     open: |node, wishes| Box::pin(open_erl(node, wishes)),
 }];
 
@@ -43,7 +42,6 @@ async fn open_erl(node: &Node, wishes: Wishes) -> Box<dyn Channel> {
 
 impl Way {
     async fn echo(&self, node: &Node) -> Box<dyn Channel> {
-        eprintln!("over {}", self.name);
         (self.open)(node, Wishes::default()).await
     }
 }
@@ -52,41 +50,39 @@ impl Way {
 fn large_messages_go_both_ways_and_counters_agree() {
     for way in WAYS {
         let node = Node::start(NodeOptions::default());
-        block_on(carries_large_messages(way.echo(&node)));
+        block_on(async {
+            let mut channel = way.echo(&node).await;
+            let before = channel.counters();
+            let message: Vec<u8> = (0..MAX_SENT_MESSAGE)
+                .map(|index| u8::try_from(index % 251).unwrap())
+                .collect();
+            for _ in 0..3 {
+                channel.send(&message).await.unwrap();
+            }
+            for _ in 0..3 {
+                assert_eq!(channel.receive().await.unwrap(), message);
+            }
+            let after = channel.counters();
+            let content = u64::try_from(3 * MAX_SENT_MESSAGE).unwrap();
+            for bytes in [
+                after.sent_bytes - before.sent_bytes,
+                after.received_bytes - before.received_bytes,
+            ] {
+                assert!(
+                    (content..content + 600).contains(&bytes),
+                    "{bytes} for {content}"
+                );
+            }
+            let too_large = channel.send(&vec![0; MAX_SENT_MESSAGE + 1]).await;
+            assert!(matches!(
+                too_large,
+                Err(TransportError::MessageTooLarge { .. })
+            ));
+            channel.send(b"still there").await.unwrap();
+            assert_eq!(channel.receive().await.unwrap(), b"still there");
+            channel.close().await.unwrap();
+        });
     }
-}
-
-async fn carries_large_messages(channel: impl Future<Output = Box<dyn Channel>>) {
-    let mut channel = channel.await;
-    let before = channel.counters();
-    let message: Vec<u8> = (0..MAX_SENT_MESSAGE)
-        .map(|index| u8::try_from(index % 251).unwrap())
-        .collect();
-    for _ in 0..3 {
-        channel.send(&message).await.unwrap();
-    }
-    for _ in 0..3 {
-        assert_eq!(channel.receive().await.unwrap(), message);
-    }
-    let after = channel.counters();
-    let content = u64::try_from(3 * MAX_SENT_MESSAGE).unwrap();
-    for bytes in [
-        after.sent_bytes - before.sent_bytes,
-        after.received_bytes - before.received_bytes,
-    ] {
-        assert!(
-            (content..content + 600).contains(&bytes),
-            "{bytes} for {content}"
-        );
-    }
-    let too_large = channel.send(&vec![0; MAX_SENT_MESSAGE + 1]).await;
-    assert!(matches!(
-        too_large,
-        Err(TransportError::MessageTooLarge { .. })
-    ));
-    channel.send(b"still there").await.unwrap();
-    assert_eq!(channel.receive().await.unwrap(), b"still there");
-    channel.close().await.unwrap();
 }
 
 #[test]
