@@ -18,7 +18,7 @@ use crate::units::{Rate, Size, Span};
 
 /// Puts a new version of an Erlang/OTP or Elixir release onto a running node.
 ///
-/// Without a subcommand it is `push`.
+/// Without a subcommand, relsync pushes.
 #[derive(Debug, Parser)]
 #[command(
     name = "relsync",
@@ -28,8 +28,8 @@ use crate::units::{Rate, Size, Span};
     after_help = "Exit codes: 0 done or up to date, 1 failed and the target is unchanged, 2 usage, 3 rolled back, \
                   4 applied but the VM must restart, 5 target unreachable or authentication refused, 6 the target's \
                   file system failed between two releases, 10 store problem, 130 interrupted.\n\
-                  Options can also stand in relsync.toml (same names, and profiles) and in RELSYNC_… variables; \
-                  the command line wins, then the environment."
+                  Options can also be set in relsync.toml (same names, and profiles) and in RELSYNC_… variables. \
+                  The command line wins over the environment, and the environment over relsync.toml."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -56,19 +56,19 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Return a target to an earlier generation
     Rollback(RollbackArgs),
-    /// Bring the code that a target runs to the files that are installed there
+    /// Make a target run the code of its installed files
     Reload(ReloadArgs),
-    /// End the probation of a target's newest generation
+    /// Confirm a target's newest generation, which ends its probation
     Confirm(ConfirmArgs),
     /// Take, list and compare snapshots in the local store
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
-    /// Look after the local store
+    /// Inspect, check and repair the local store
     #[command(subcommand)]
     Store(StoreCommand),
     /// Check whether a target can be reached and updated, and if not, why
     Doctor(DoctorArgs),
-    /// Look after the agent in a target's VM
+    /// Manage the agent in a target's VM
     #[command(subcommand)]
     Agent(AgentCommand),
     /// Print completions for a shell
@@ -106,10 +106,10 @@ pub(crate) struct TargetArgs {
         env = "RELSYNC_DESTINATION_RW_PATH"
     )]
     pub(crate) destination_rw_path: Option<PathBuf>,
-    /// The target's cookie; better kept in the environment or in ~/.erlang.cookie [default: cookie]
+    /// The target's cookie; safer in the environment or in ~/.erlang.cookie [default: cookie]
     #[arg(short, long, env = "RELSYNC_COOKIE", hide_env_values = true)]
     pub(crate) cookie: Option<Secret>,
-    /// Join the target under this short node name instead of one it makes up
+    /// Connect under this short node name instead of one that the target chooses
     #[arg(
         short,
         long,
@@ -118,7 +118,7 @@ pub(crate) struct TargetArgs {
         conflicts_with = "name"
     )]
     pub(crate) sname: Option<String>,
-    /// Join the target under this long node name
+    /// Connect under this long node name instead of one that the target chooses
     #[arg(short, long, env = "RELSYNC_NAME")]
     pub(crate) name: Option<String>,
     /// How to reach the target [default: erl]
@@ -130,10 +130,10 @@ pub(crate) struct TargetArgs {
     /// The SSH user, in mode ssh
     #[arg(short, long, hide = true, env = "RELSYNC_USER")]
     pub(crate) user: Option<String>,
-    /// Where to connect, if not to the host of the node's name; with a port, which is the node's own, EPMD is not asked
+    /// Connect here instead of to the host in the node's name; a port is the node's own and sets EPMD aside
     #[arg(long, value_name = "HOST[:PORT]", env = "RELSYNC_ADDRESS")]
     pub(crate) address: Option<String>,
-    /// The node's own port, if EPMD is not to be asked
+    /// The node's own port; relsync then does not ask EPMD
     #[arg(long, value_name = "PORT", env = "RELSYNC_DIST_PORT")]
     pub(crate) dist_port: Option<u16>,
     /// The port of the target's EPMD [default: 4369]
@@ -154,7 +154,7 @@ pub(crate) struct OutputArgs {
     /// Print one JSON object per line, the result last
     #[arg(long, env = "RELSYNC_JSON", value_parser = BoolishValueParser::new())]
     pub(crate) json: bool,
-    /// Name every entry and module
+    /// Show every entry and module
     #[arg(short, long, env = "RELSYNC_VERBOSE", value_parser = BoolishValueParser::new())]
     pub(crate) verbose: bool,
 }
@@ -218,7 +218,7 @@ pub(crate) struct UpdateArgs {
     pub(crate) link: LinkArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
-    /// Say for each file from which base, in which coding and in how many bytes it is sent
+    /// Show for each file from which base, in which coding and in how many bytes it is sent
     #[arg(long, help_heading = "Output")]
     pub(crate) explain: bool,
 }
@@ -230,7 +230,7 @@ pub(crate) struct SourceArgs {
     /// The release to push [default: ./_rel]
     #[arg(short, long, value_name = "DIR", env = "RELSYNC_LOCAL_PATH")]
     pub(crate) local_path: Option<PathBuf>,
-    /// Push this snapshot of the store (id, its beginning, name or tag) instead of a directory
+    /// Push this snapshot of the store (its id, the start of its id, its name or a tag) instead of a directory
     #[arg(long, value_name = "ID", conflicts_with = "local_path")]
     pub(crate) snapshot: Option<String>,
     #[command(flatten)]
@@ -241,13 +241,13 @@ pub(crate) struct SourceArgs {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Update")]
 pub(crate) struct ApplyArgs {
-    /// The hooks: a module, a .beam or an .erl file
+    /// The hooks: the name of a module, a .beam file or an .erl file
     #[arg(short = 'H', long, value_name = "MODULE", env = "RELSYNC_HOOKS")]
     pub(crate) hooks: Option<String>,
-    /// How long each hook may run, 0 for ever [default: 5m]
+    /// How long each hook may run; 0 means no limit [default: 5m]
     #[arg(long, value_name = "TIME", env = "RELSYNC_HOOK_TIMEOUT")]
     pub(crate) hook_timeout: Option<Span>,
-    /// When the presync hook runs [default: auto, which is late unless nothing can be written before]
+    /// When the presync hook runs [default: auto: late, or early if the destination cannot be written before]
     #[arg(long, value_enum, value_name = "WHEN", env = "RELSYNC_PRESYNC")]
     pub(crate) presync: Option<PresyncTime>,
     /// How running code is replaced [default: soft, which refuses to kill processes]
@@ -261,19 +261,19 @@ pub(crate) struct ApplyArgs {
     /// How many earlier generations the target keeps for a rollback [default: 2]
     #[arg(long, value_name = "COUNT", env = "RELSYNC_KEEP")]
     pub(crate) keep: Option<u32>,
-    /// How many bytes of them at most; the newest one stays in any case
+    /// How many bytes the earlier generations may take; the newest of them always stays
     #[arg(long, value_name = "SIZE", env = "RELSYNC_KEEP_BYTES")]
     pub(crate) keep_bytes: Option<Size>,
-    /// Look for files that changed on the target by their hash, not by size and time
+    /// Find changed files on the target by their hash instead of by size and time
     #[arg(long, env = "RELSYNC_CHECKSUM", value_parser = BoolishValueParser::new())]
     pub(crate) checksum: bool,
-    /// Place the release where the target's VM runs nothing from yet
+    /// Install the release in a directory that the target's VM runs nothing from yet
     #[arg(long, env = "RELSYNC_NEW_DESTINATION", value_parser = BoolishValueParser::new())]
     pub(crate) new_destination: bool,
     /// Overwrite what matches this pattern on the target although relsync did not install it; may be repeated
     #[arg(long, value_name = "GLOB")]
     pub(crate) overwrite: Vec<String>,
-    /// On first contact, delete what is on the target and not in the release
+    /// At the first push to a target, delete what is there and not in the release
     #[arg(long, env = "RELSYNC_DELETE", value_parser = BoolishValueParser::new())]
     pub(crate) delete: bool,
     /// Never delete what matches this pattern on the target; may be repeated
@@ -288,7 +288,7 @@ pub(crate) struct ApplyArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Update")]
 pub(crate) struct RestartArgs {
-    /// What starts the VM again after --reload vm, on the target, where it cannot do so by itself; `none`: its supervisor
+    /// The command that starts the VM again on the target after --reload vm, if the VM cannot restart itself; `none` if a supervisor does
     #[arg(
         long,
         value_name = "COMMAND",
@@ -305,10 +305,10 @@ pub(crate) struct RestartArgs {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Link")]
 pub(crate) struct LinkArgs {
-    /// Send at most this many bytes per second, as rsync writes it: 11k, 2M
+    /// Send at most this many bytes per second, written as for rsync: 11k, 2M
     #[arg(long, value_name = "RATE", env = "RELSYNC_BWLIMIT")]
     pub(crate) bwlimit: Option<Rate>,
-    /// The link's rate: says how long the update takes (`plan`), and how hard to search for what spares bytes
+    /// The link's rate: `plan` estimates the time with it, and relsync searches harder for a small update if it is low
     #[arg(long, value_name = "RATE", env = "RELSYNC_LINK_RATE")]
     pub(crate) link_rate: Option<Rate>,
     /// How often to reconnect when the link is lost [default: 3]
@@ -357,7 +357,7 @@ pub(crate) struct RollbackArgs {
     pub(crate) store: StoreArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
-    /// The generation's number, or the snapshot's id [default: the generation before]
+    /// The generation's number, or the snapshot's id [default: the previous generation]
     #[arg(long, value_name = "ID|GENERATION", help_heading = None)]
     pub(crate) to: Option<String>,
     /// How running code is replaced [default: soft, which refuses to kill processes]
@@ -371,10 +371,10 @@ pub(crate) struct RollbackArgs {
     pub(crate) reload: Option<Reload>,
     #[command(flatten)]
     pub(crate) restart: RestartArgs,
-    /// The hooks: a module, a .beam or an .erl file
+    /// The hooks: the name of a module, a .beam file or an .erl file
     #[arg(short = 'H', long, value_name = "MODULE", env = "RELSYNC_HOOKS", help_heading = None)]
     pub(crate) hooks: Option<String>,
-    /// How long each hook may run, 0 for ever [default: 5m]
+    /// How long each hook may run; 0 means no limit [default: 5m]
     #[arg(long, value_name = "TIME", env = "RELSYNC_HOOK_TIMEOUT", help_heading = None)]
     pub(crate) hook_timeout: Option<Span>,
 }
@@ -386,7 +386,7 @@ pub(crate) struct DoctorArgs {
     pub(crate) target: TargetArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
-    /// The destination is to be a new one: the target's VM runs nothing from it yet
+    /// Accept a destination that the target's VM runs nothing from yet
     #[arg(long, env = "RELSYNC_NEW_DESTINATION", value_parser = BoolishValueParser::new(), help_heading = None)]
     pub(crate) new_destination: bool,
 }
@@ -398,7 +398,7 @@ pub(crate) struct ReloadArgs {
     pub(crate) target: TargetArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
-    /// The hooks: a module, a .beam or an .erl file
+    /// The hooks: the name of a module, a .beam file or an .erl file
     #[arg(
         short = 'H',
         long,
@@ -407,7 +407,7 @@ pub(crate) struct ReloadArgs {
         help_heading = None
     )]
     pub(crate) hooks: Option<String>,
-    /// How long each hook may run, 0 for ever [default: 5m]
+    /// How long each hook may run; 0 means no limit [default: 5m]
     #[arg(
         long,
         value_name = "TIME",
@@ -449,7 +449,7 @@ pub(crate) enum SnapshotCommand {
     Create {
         /// The directory
         dir: PathBuf,
-        /// A name for it
+        /// A name for the snapshot
         #[arg(long)]
         name: Option<String>,
         /// A remark for people
@@ -467,23 +467,23 @@ pub(crate) enum SnapshotCommand {
     },
     /// List the entries of a snapshot
     Show {
-        /// Its id, the id's beginning, its name or a tag, or `latest`: the one that was last taken, or found again unchanged
+        /// Its id, the start of its id, its name or a tag, or `latest`: the one that was last taken, or last found unchanged
         snapshot: String,
         #[command(flatten)]
         local: LocalArgs,
     },
     /// List the differences between two snapshots
     Diff {
-        /// The earlier one, by its id, the id's beginning, its name or a tag, or `latest`
+        /// The earlier snapshot: its id, the start of its id, its name or a tag, or `latest`
         old: String,
-        /// The later one
+        /// The later snapshot, named in the same way
         new: String,
         #[command(flatten)]
         local: LocalArgs,
     },
-    /// Give a snapshot a tag, or move the tag to it
+    /// Give a snapshot a tag; an existing tag moves to it
     Tag {
-        /// Its id, the id's beginning, its name or a tag, or `latest`
+        /// Its id, the start of its id, its name or a tag, or `latest`
         snapshot: String,
         /// The tag
         tag: String,
@@ -492,16 +492,16 @@ pub(crate) enum SnapshotCommand {
     },
     /// Forget a snapshot
     Rm {
-        /// Its id, the id's beginning, its name or a tag, or `latest`
+        /// Its id, the start of its id, its name or a tag, or `latest`
         snapshot: String,
         #[command(flatten)]
         local: LocalArgs,
     },
     /// Write a snapshot's entries into a new directory
     Export {
-        /// Its id, the id's beginning, its name or a tag, or `latest`
+        /// Its id, the start of its id, its name or a tag, or `latest`
         snapshot: String,
-        /// The directory, which must not exist, or be empty
+        /// The directory; it must be empty or not exist
         dir: PathBuf,
         #[command(flatten)]
         local: LocalArgs,
@@ -589,11 +589,11 @@ impl From<Reload> for ReloadMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum PresyncTime {
-    /// Before anything is written
+    /// Before relsync writes anything
     Early,
-    /// When everything is staged
+    /// When all new files are staged
     Late,
-    /// Late, unless nothing can be written before
+    /// Late, or early if the destination cannot be written before
     Auto,
 }
 

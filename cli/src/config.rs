@@ -54,13 +54,15 @@ pub(crate) enum ConfigError {
         path: PathBuf,
         /// The line and the key, as far as they are known.
         place: String,
+        /// The key of that line, if the line sets one.
+        key: Option<String>,
         /// What is wrong there, and what was expected.
         problem: String,
         /// The keys that there are, if it is none of them.
         known: Option<String>,
     },
     /// The profile that was asked for is not in it.
-    #[error("there is no profile {name:?}")]
+    #[error("relsync.toml has no profile {name:?}")]
     UnknownProfile {
         /// The profile.
         name: String,
@@ -164,7 +166,7 @@ pub(crate) fn parse(text: &str) -> Result<File, toml::de::Error> {
     let file: File = toml::from_str(text)?;
     for (name, profile) in &file.profiles {
         if profile.default_profile.is_some() || !profile.profiles.is_empty() {
-            let problem = format!("the profile {name:?} cannot hold profiles itself");
+            let problem = format!("the profile {name:?} must not contain profiles");
             return Err(serde::de::Error::custom(problem));
         }
     }
@@ -174,12 +176,12 @@ pub(crate) fn parse(text: &str) -> Result<File, toml::de::Error> {
 /// Says where a file is wrong and what belongs there; never the line itself, which may hold a secret in the wrong place.
 fn parse_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let before = error.span().and_then(|span| text.get(..span.start));
-    let place = before.map_or_else(String::new, |before| {
-        let line = before.matches('\n').count();
-        let key = text.lines().nth(line).and_then(key_of_line);
-        let key = key.filter(|key| !error.message().contains(&format!("`{key}`")));
-        let key = key.map_or_else(String::new, |key| format!(", `{key}`"));
-        format!(", line {}{key}", line + 1)
+    let line = before.map(|before| before.matches('\n').count());
+    let key = line.and_then(|line| text.lines().nth(line).and_then(key_of_line));
+    let place = line.map_or_else(String::new, |line| {
+        let unnamed = key.filter(|key| !error.message().contains(&format!("`{key}`")));
+        let named = unnamed.map_or_else(String::new, |key| format!(", `{key}`"));
+        format!(", line {}{named}", line + 1)
     });
     let message = error.message();
     let (problem, known) = match message.split_once(", expected one of ") {
@@ -197,6 +199,7 @@ fn parse_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError 
     ConfigError::Parse {
         path: path.to_owned(),
         place,
+        key: key.map(str::to_owned),
         problem,
         known,
     }
@@ -353,6 +356,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::error::CliError;
 
     const FILE: &str = r#"
         default-profile = "desk"
@@ -426,7 +430,7 @@ mod tests {
             ("cookie = \"secret\"", "unknown field"),
             ("destination-nod = \"a@b\"", "unknown field"),
             ("[profiles.x]\nnope = 1", "unknown field"),
-            ("bwlimit = \"fast\"", "no rate"),
+            ("bwlimit = \"fast\"", "not a rate"),
             ("mode = \"ftp\"", "unknown variant"),
             ("= 1", ""),
             ("retries = -1", ""),
@@ -456,7 +460,7 @@ mod tests {
             ),
             (
                 "\n[profiles.a]\ntimeout = \"soon\"",
-                "line 3, `timeout`: \"soon\" is no duration: write a number and ms, s, m or h, like 60s or 2m",
+                "line 3, `timeout`: \"soon\" is not a duration: write a number and ms, s, m or h, like 60s or 2m",
             ),
             ("[profile.a]\nkeep = 1", "line 1: unknown field `profile`"),
             ("cookie = \"secret\"", "line 1: unknown field `cookie`"),
@@ -472,6 +476,9 @@ mod tests {
                 text.contains("[profile.") || text.contains("cookie"),
                 "{error:?}"
             );
+            let hint = CliError::from(error).explain().hint.unwrap_or_default();
+            let warns = hint.contains("RELSYNC_COOKIE");
+            assert_eq!(warns, text.contains("cookie"), "{hint}");
         }
     }
 

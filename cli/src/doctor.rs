@@ -107,20 +107,20 @@ fn files_check(place: Result<&Place, &CliError>, dir: &[u8]) -> Check {
     match place {
         Ok(Place::Writable) => Check::new("files", true, format!("{dir} can be written")),
         Ok(Place::Absent) => {
-            let text = format!("{dir} is not there yet, and can be made: the first push does that");
+            let text = format!("{dir} does not exist yet; the first push can create it");
             Check::new("files", true, text)
         }
         Ok(Place::Refused { path, reason }) => {
             let (why, advice) = match reason.as_str() {
                 "enoent" => (
-                    "it is not there, or takes no directories",
+                    "it is missing, or no directory can be created in it",
                     "check the destination",
                 ),
                 "enotdir" => ("not a directory", "check the destination"),
                 "eacces" | "eperm" => ("permission denied", "check as which user the node runs"),
                 "erofs" => (
                     "read-only file system",
-                    "name another place with -q, or remount it in a presync hook",
+                    "name another directory with -q, or remount it in a presync hook",
                 ),
                 "enospc" => ("no space left", "free some"),
                 other => (other, "check the destination"),
@@ -131,7 +131,7 @@ fn files_check(place: Result<&Place, &CliError>, dir: &[u8]) -> Check {
         }
         Err(error) => {
             let why = error.explain().message;
-            Check::new("files", false, format!("{dir} could not be tried: {why}"))
+            Check::new("files", false, format!("the check of {dir} failed: {why}"))
         }
     }
 }
@@ -169,13 +169,16 @@ fn checks_of(status: &TargetStatus) -> Vec<Check> {
         printable(&status.erts)
     );
     let space = match status.free_bytes {
-        None => Check::new("space", true, "unknown"),
+        None => Check::new("space", true, "the free space is unknown"),
         Some(free) if free < LITTLE_FREE_BYTES => {
             let little = Bytes(LITTLE_FREE_BYTES);
             Check::new(
                 "space",
                 false,
-                format!("{} free, even small updates want {little}", Bytes(free)),
+                format!(
+                    "{} free, but even a small update needs {little}",
+                    Bytes(free)
+                ),
             )
         }
         Some(free) => Check::new("space", true, format!("{} free", Bytes(free))),
@@ -184,7 +187,7 @@ fn checks_of(status: &TargetStatus) -> Vec<Check> {
         None => Check::new(
             "state",
             true,
-            "nothing installed by relsync yet; the first push takes an inventory",
+            "relsync has installed nothing yet; the first push takes an inventory",
         ),
         Some(current) if current.probation => Check::new(
             "state",
@@ -198,7 +201,7 @@ fn checks_of(status: &TargetStatus) -> Vec<Check> {
             "state",
             true,
             format!(
-                "generation {}, {} changed since",
+                "generation {}; {} changed since it was installed",
                 current.generation,
                 Count(status.drift.len(), "entry")
             ),
@@ -269,7 +272,7 @@ mod tests {
         };
         let table = [
             (Place::Writable, true, "/srv can be written"),
-            (Place::Absent, true, "/srv is not there yet"),
+            (Place::Absent, true, "/srv does not exist yet"),
             (
                 refused("erofs"),
                 false,

@@ -31,7 +31,7 @@ const MAX_HOOKS_BYTES: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HooksError {
     /// Neither a module nor a file.
-    #[error("there is no hooks module {name:?}")]
+    #[error("cannot find the hooks module {name:?}")]
     NotFound {
         /// What was asked for.
         name: String,

@@ -255,7 +255,7 @@ impl CodedTotals {
 
     pub(crate) fn line(&self) -> String {
         format!(
-            "{} of files in {}, where {} would be needed without what the target has; {} of lists and checksums",
+            "{} of files take {}, and would take {} without what the target has; lists and checksums take {}",
             Bytes(self.content_bytes),
             Bytes(self.coded_bytes),
             Bytes(self.plain_bytes),

@@ -68,7 +68,7 @@ impl Notes {
                 != entry.content()
         {
             self.texts.push(format!(
-                "{} is left alone: the target keeps the one it has",
+                "{} is left alone: the target keeps its own",
                 entry.path
             ));
         }
@@ -81,7 +81,7 @@ impl Notes {
             .collect();
         if !paths.is_empty() {
             self.texts.push(format!(
-                "overwritten, although relsync did not install it: {}",
+                "the update overwrites what relsync did not install: {}",
                 some_of(&paths)
             ));
         }
@@ -128,7 +128,7 @@ impl Notes {
             // Nearly every application file changes with its version; only its environment is worth a note.
             None if kind == ConfigKind::App => {}
             None if kind == ConfigKind::SysConfig && is_unreadable => self.texts.push(format!(
-                "{} takes effect at the next start, and is no Erlang term that relsync can read: a VM does not start with a syntax error in it",
+                "{} takes effect at the next start, but relsync cannot read it as an Erlang term: a VM does not start with a syntax error in it",
                 entry.path
             )),
             None => self
@@ -164,7 +164,7 @@ impl Notes {
                 .map(|path| Escaped(path).to_string())
                 .collect();
             self.texts.push(format!(
-                "not looked at on the target, being neither file, directory nor link: {}",
+                "the target left out what is neither file, directory nor link: {}",
                 some_of(&paths)
             ));
         }

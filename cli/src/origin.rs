@@ -30,9 +30,9 @@ fn is_below(path: &[u8], directory: &[u8]) -> bool {
 
 /// What to do about it.
 pub(crate) fn hint(release_root: Option<&[u8]>) -> String {
-    let place = "--new-destination places a release that the VM does not run yet";
+    let place = "--new-destination installs a release that the VM does not run yet";
     match release_root.map(Escaped) {
-        Some(root) => format!("the VM runs its release from {root}: -p {root}; {place}"),
+        Some(root) => format!("the VM runs its release from {root}: use -p {root}; {place}"),
         None => format!("check --destination-path and --destination-node; {place}"),
     }
 }

@@ -56,7 +56,7 @@ fn say_entries(pushed: &PushReport, new: &Manifest, explained: bool, output: &Ou
     }
     if folded > 0 {
         output.line(&format!(
-            "  and {} in 0 B, which -v names",
+            "  and {} in 0 B (-v lists them)",
             Count(folded, "file")
         ));
     }

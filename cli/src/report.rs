@@ -154,7 +154,7 @@ impl Elsewhere {
             directory => directory,
         };
         format!(
-            "the VM runs {modules} of the release from elsewhere ({first} from {directory}) and goes on with what is there: is -p right?"
+            "the VM runs {modules} of the release from elsewhere ({first} from {directory}), and the update does not replace them: check -p"
         )
     }
 }
@@ -227,13 +227,13 @@ impl Report {
         if self.waiting > 0 && reloads {
             self.needs_restart = true;
             self.notes.push(format!(
-                "{} other code than the installed files hold, and cannot be reloaded: it takes effect when the VM restarts",
+                "{} other code than the installed files hold, and cannot be reloaded: the installed code takes effect when the VM restarts",
                 runs(self.waiting)
             ));
         }
         if self.stale > 0 && !reloads {
             self.notes.push(format!(
-                "running code is left alone (--reload none): {} other code than the installed files hold; `relsync reload` brings it in",
+                "running code is left alone (--reload none): {} other code than the installed files hold; `relsync reload` loads the installed code",
                 runs(self.stale)
             ));
         }
@@ -246,7 +246,7 @@ impl Report {
         let count = loaded.count();
         if count > 0 {
             self.notes.push(format!(
-                "no file changed; {} loaded whose running code was not that of the installed files",
+                "no file changed; {} loaded because other code ran than the installed files hold",
                 modules_were(count)
             ));
         }
@@ -257,7 +257,7 @@ impl Report {
         let removed = removed.count();
         if removed > 0 {
             self.notes.push(format!(
-                "no file changed; {} unloaded whose file an earlier update took away",
+                "no file changed; {} unloaded because an earlier update removed the file",
                 modules_were(removed)
             ));
         }
@@ -316,7 +316,7 @@ impl Report {
         if !self.restarted.is_empty() {
             let apps = self.restarted.join(", ");
             self.notes.push(format!(
-                "applications that would be stopped and started: {apps}"
+                "the push would stop and start these applications: {apps}"
             ));
         }
         if !self.ended_funs.is_empty() {
@@ -369,8 +369,10 @@ impl Report {
             .hint
             .map_or_else(String::new, |hint| format!("; {hint}"));
         self.would_be_refused = Some(explained.kind);
-        self.notes
-            .push(format!("would be refused: {}{hint}", error.reason()));
+        self.notes.push(format!(
+            "the push would be refused: {}{hint}",
+            error.reason()
+        ));
     }
 
     /// Notes that a soft reload, which kills nobody, would be refused.
@@ -388,7 +390,7 @@ impl Report {
         if !users.is_empty() {
             self.would_be_refused = Some("in_use".to_owned());
             self.notes.push(format!(
-                "would be refused by --reload soft, unless presync stops them: processes would be killed or lose their code: {}; {IN_USE_HINT}",
+                "--reload soft would refuse the push, unless presync stops these processes, which would be killed or lose their code: {}; {IN_USE_HINT}",
                 some_of(&users)
             ));
         }
@@ -398,7 +400,7 @@ impl Report {
     pub(crate) fn foresee_other_otp(&mut self, other: &OtherOtp) {
         self.would_be_refused = Some("other_otp".to_owned());
         self.notes.push(format!(
-            "would be refused: {}; {OTHER_OTP_HINT}",
+            "the push would be refused: {}; {OTHER_OTP_HINT}",
             printable(&other.to_string())
         ));
     }
@@ -422,7 +424,7 @@ impl Report {
         }
         if !old.is_empty() {
             self.notes.push(format!(
-                "running code is left alone (--reload none): {} old code of {}; a restart of the VM loads the new one, and so do `relsync reload` and the next push",
+                "running code is left alone (--reload none): {} old code of {}; a restart of the VM loads the new code, and so do `relsync reload` and the next push",
                 runs(old.len()),
                 some_of(&old)
             ));
@@ -512,7 +514,7 @@ impl Report {
                 let state = match (generation, self.base.is_some()) {
                     (Some(n), true) => format!(" at generation {n}"),
                     // Nobody who reads this has heard of a generation yet.
-                    (Some(n), false) => format!("; what is there is recorded as generation {n}"),
+                    (Some(n), false) => format!("; its files are recorded as generation {n}"),
                     (None, _) => String::new(),
                 };
                 format!("{node} is up to date{state}: {wire}, {took}")
@@ -737,7 +739,7 @@ mod tests {
             json!({"modules": 2, "first": "a", "directory": "/old\\x1b/ebin"})
         );
         let warning = elsewhere.warning();
-        for part in ["2 modules", "a from /old\\x1b/ebin", "is -p right?"] {
+        for part in ["2 modules", "a from /old\\x1b/ebin", "check -p"] {
             assert!(warning.contains(part), "{warning}");
         }
         let summary = report.summary();

@@ -71,7 +71,10 @@ pub(crate) fn run(command: SnapshotCommand, output: &Output) -> Result<Exit, Cli
             let store = open(local.store, output)?;
             let id = store.get(&snapshot)?.id;
             store.tag(&id, &tag, machine::now_ns())?;
-            output.line(&format!("{tag} is snapshot {}", short(&id.to_string())));
+            output.line(&format!(
+                "the tag {tag} names snapshot {}",
+                short(&id.to_string())
+            ));
             output.result(&json!({"outcome": "ok", "snapshot": id.to_string(), "tag": tag}));
         }
         SnapshotCommand::Rm {
@@ -127,7 +130,7 @@ fn create(
     let news = if report.is_new {
         "new"
     } else {
-        "known already"
+        "already known"
     };
     output.line(&format!(
         "{id}\n{}, {}, {news}; {} read, {} stored",

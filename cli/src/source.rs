@@ -45,7 +45,7 @@ pub(crate) fn release_dir(args: &SourceArgs) -> Option<PathBuf> {
 pub(crate) fn open_store(args: &StoreArgs, output: &Output) -> Result<Store, CliError> {
     let store = Store::open(&store_dir(args)?)?;
     if store.rebuilt().is_some() {
-        output.warning("the store's index was missing and has been made again from its segments");
+        output.warning("the store's index was missing; relsync has rebuilt it from the segments");
     }
     Ok(store)
 }
@@ -194,7 +194,7 @@ fn say_exclusions(exclusions: &[Exclusion], output: &Output) {
     };
     if let Some(paths) = named(Reason::Residue) {
         output.line(&format!(
-            "Leaving out what running or packing the release left in it: {paths} (--include GLOB takes it in)"
+            "Leaving out files that running or packing the release left in it: {paths} (--include GLOB includes them)"
         ));
     }
     if let Some(path) = named(Reason::Store) {

@@ -122,9 +122,9 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
         printable(&status.erts)
     ));
     match &status.current {
-        None if status.damage.is_empty() => output.line("nothing installed by relsync yet"),
+        None if status.damage.is_empty() => output.line("relsync has installed nothing yet"),
         None => output.line(
-            "what is installed is not known; the next push takes an inventory and begins anew",
+            "the target does not know what is installed; the next push takes an inventory and starts again",
         ),
         Some(current) => {
             let id = SnapshotId(current.snapshot).to_string();
@@ -136,7 +136,7 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
                 (false, _) => "confirmed".to_owned(),
                 (true, None) => "on probation".to_owned(),
                 (true, Some(0)) => {
-                    "its probation ran out: it goes back after this session, or is confirmed"
+                    "its probation ran out: the target goes back after this session, unless it is confirmed"
                         .to_owned()
                 }
                 (true, Some(left)) => {
@@ -166,7 +166,7 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
     say_drift(status, known, output);
     if let Some(incoming) = status.incoming.as_ref().filter(|it| it.verified > 0) {
         output.line(&format!(
-            "{} of an update that was not completed are there",
+            "the target has {} of an update that was not completed",
             Bytes(incoming.verified)
         ));
     }
@@ -195,10 +195,10 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
     }
     match status.free_bytes {
         Some(free) => output.line(&format!("{} free", Bytes(free))),
-        None => output.detail("free space unknown"),
+        None => output.detail("the free space is unknown"),
     }
     if !status.writable {
-        output.line("its state directory cannot be written now");
+        output.line("the target's state directory cannot be written now");
     }
 }
 
@@ -279,7 +279,7 @@ fn say_drift(status: &TargetStatus, known: &Known, output: &Output) {
         return;
     }
     output.line(&format!(
-        "{} changed since installed",
+        "{} changed since the release was installed",
         Count(status.drift.len(), "entry")
     ));
     let shown = if output.is_verbose() {

@@ -115,7 +115,7 @@ fn say_check(report: &CheckReport, output: &Output) -> Result<(), CliError> {
 
 fn say_repair(report: &RebuildReport, output: &Output) -> Result<(), CliError> {
     output.line(&format!(
-        "index made from {}: {}, {}, {}",
+        "index rebuilt from {}: {}, {}, {}",
         Count(report.segments, "segment"),
         Count(report.snapshots, "snapshot"),
         Count(report.contents, "content"),

@@ -30,13 +30,13 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TargetError {
     /// No node was named.
-    #[error("no node to connect to")]
+    #[error("no target node is named")]
     NoNode,
     /// The node's name is none.
     #[error(transparent)]
     NodeName(NodeNameError),
     /// The name for this host is none.
-    #[error("this host cannot have the name {text:?}: {source}")]
+    #[error("the host cannot use the node name {text:?}: {source}")]
     LocalName {
         /// The text.
         text: String,
@@ -47,7 +47,7 @@ pub(crate) enum TargetError {
     #[error(transparent)]
     Cookie(#[from] CookieError),
     /// A directory on the target is not absolute.
-    #[error("{option} must be an absolute path, {} is not", path.display())]
+    #[error("{option} must be an absolute path, but {} is not", path.display())]
     RelativePath {
         /// The option.
         option: &'static str,
@@ -55,16 +55,16 @@ pub(crate) enum TargetError {
         path: PathBuf,
     },
     /// The address is none.
-    #[error("{text:?} is no address to connect to")]
+    #[error("{text:?} is not an address")]
     Address {
         /// The text.
         text: String,
     },
     /// The node's port is said twice.
-    #[error("--address names a port, and --dist-port another")]
+    #[error("--address and --dist-port name different ports")]
     TwoPorts,
     /// The transport is not built in.
-    #[error("the mode ssh is not in this version")]
+    #[error("this version does not have the mode ssh")]
     NoSsh,
 }
 
@@ -294,8 +294,11 @@ mod tests {
                 |args| args.cookie = Some(Secret(String::new())),
                 "cookie is empty",
             ),
-            (|args| args.sname = Some("a b".to_owned()), "this host"),
-            (|args| args.address = Some("a b".to_owned()), "no address"),
+            (|args| args.sname = Some("a b".to_owned()), "the host"),
+            (
+                |args| args.address = Some("a b".to_owned()),
+                "not an address",
+            ),
             (
                 |args| {
                     args.address = Some("here:1".to_owned());

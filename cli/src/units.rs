@@ -15,19 +15,19 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UnitError {
     /// Not a rate.
-    #[error("{text:?} is no rate: write a number and k, M or G, like 11k or 2M")]
+    #[error("{text:?} is not a rate: write a number and k, M or G, like 11k or 2M")]
     Rate {
         /// The text.
         text: String,
     },
     /// Not a size.
-    #[error("{text:?} is no size: write a number and B, k, M or G, like 500M or 2G")]
+    #[error("{text:?} is not a size: write a number and B, k, M or G, like 500M or 2G")]
     Size {
         /// The text.
         text: String,
     },
     /// Not a duration.
-    #[error("{text:?} is no duration: write a number and ms, s, m or h, like 60s or 2m")]
+    #[error("{text:?} is not a duration: write a number and ms, s, m or h, like 60s or 2m")]
     Duration {
         /// The text.
         text: String,

@@ -33,7 +33,9 @@ const MAX_READ_BYTES: usize = 1 << 20;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WholeError {
     /// Its applications are links to where they were built.
-    #[error("this is a release in relx's dev mode, its applications are links out of it: {links}")]
+    #[error(
+        "the release was built in relx's dev mode: its applications are links that lead out of it: {links}"
+    )]
     DevMode {
         /// Some of them.
         links: String,
@@ -45,7 +47,7 @@ pub(crate) enum WholeError {
         links: String,
     },
     /// It is a directory that holds the release.
-    #[error("{} is no release, but above one: it has neither lib/ nor releases/, {root}/ has both", dir.display())]
+    #[error("{} is not a release but lies above one: it has neither lib/ nor releases/, and {root}/ has both", dir.display())]
     Above {
         /// What was named.
         dir: PathBuf,
@@ -53,7 +55,7 @@ pub(crate) enum WholeError {
         root: String,
     },
     /// It is a directory in the release.
-    #[error("{} is no release, but a part of the one in {}", dir.display(), root.display())]
+    #[error("{} is not a release but a part of the release in {}", dir.display(), root.display())]
     Below {
         /// What was named.
         dir: PathBuf,
@@ -61,9 +63,7 @@ pub(crate) enum WholeError {
         root: PathBuf,
     },
     /// What it boots is not all there.
-    #[error(
-        "the release is not whole: {file} names {applications}, of which it has no such version"
-    )]
+    #[error("the release is incomplete: {file} names {applications}, and the release lacks them")]
     Lacks {
         /// The file that says what boots.
         file: String,
@@ -94,7 +94,7 @@ impl WholeError {
             ),
             Self::Lacks { .. } => (
                 "not_whole",
-                "build the release anew; --exclude may leave out too much".to_owned(),
+                "build the release again; --exclude may leave out too much".to_owned(),
             ),
         }
     }

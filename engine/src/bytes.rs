@@ -16,7 +16,7 @@ const VARINT_BYTES: u32 = 10;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReadError {
     /// The slice ends inside a field.
-    #[error("truncated at byte {offset}: {wanted} more bytes wanted, {left} left")]
+    #[error("truncated at byte {offset}: {wanted} more bytes needed, {left} left")]
     Truncated {
         /// The offset at which the field starts.
         offset: usize,

@@ -232,7 +232,7 @@ fn a_push_that_cannot_confirm_ends_when_the_target_runs_the_old_release() {
     assert!(begun.elapsed() >= Duration::from_secs(6), "{run:?}");
     for part in [
         "cannot confirm yet",
-        "was not confirmed within 6.0 s",
+        "did not confirm generation 2 within 6.0 s",
         "by itself",
     ] {
         assert!(run.err.contains(part), "{part}: {run:?}");
@@ -330,7 +330,8 @@ fn an_interrupted_confirmation_tells_for_how_long_the_new_release_runs() {
             said = result["error"]["message"].to_string();
         }
         assert!(
-            said.contains("runs generation 2 on probation for 5") && said.contains("by itself"),
+            said.contains("runs generation 2 on probation for another 5")
+                && said.contains("by itself"),
             "{said}"
         );
         assert_eq!(rig.node.eval("sample:version()."), "2");

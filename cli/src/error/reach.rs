@@ -15,15 +15,20 @@ pub(super) fn config_hint(error: &ConfigError) -> Option<String> {
             Some("relsync.toml in the working directory defines profiles as [profiles.NAME]".to_owned())
         }
         ConfigError::UnknownProfile { known, .. } => Some(format!("relsync.toml knows {}", known.join(", "))),
-        ConfigError::Parse { problem, .. } if problem.contains("`cookie`") => {
+        ConfigError::Parse { key: Some(key), .. } if is_cookie(key) => {
             Some("the cookie belongs in RELSYNC_COOKIE or ~/.erlang.cookie, not in a file that is committed".to_owned())
         }
         ConfigError::Parse { known: Some(known), .. } => Some(format!(
-            "the keys are the long options without their dashes in front: {known}; a profile's stand under [profiles.NAME]"
+            "the keys are the long options without the leading dashes: {known}; the keys of a profile are below [profiles.NAME]"
         )),
         ConfigError::Parse { .. } => None,
         ConfigError::Read { .. } | ConfigError::TooLarge { .. } => None,
     }
+}
+
+/// Whether a key of the file, perhaps after the profile's name, is that of a cookie.
+fn is_cookie(key: &str) -> bool {
+    key.rsplit('.').next() == Some("cookie")
 }
 
 pub(super) fn target_class(error: &TargetError) -> Class<'static> {
@@ -35,7 +40,7 @@ pub(super) fn target_class(error: &TargetError) -> Class<'static> {
         TargetError::NodeName(NodeNameError::Form { name }) if !name.contains('@') => {
             let host = machine::host_name();
             let hint = format!(
-                "no host is added to it: a node on this machine is most likely {name}@{host}; `node().` in its shell shows its name"
+                "add the node's host: a node on this machine is most likely {name}@{host}; `node().` in its shell shows its name"
             );
             return ("bad_node_name", Exit::Usage, Some(printable(&hint)));
         }
@@ -45,7 +50,7 @@ pub(super) fn target_class(error: &TargetError) -> Class<'static> {
         ),
         TargetError::LocalName { .. } => (
             "bad_node_name",
-            "leave --sname and --name out to let the target make up a name",
+            "leave --sname and --name out: the target then chooses a name",
         ),
         TargetError::Cookie(_) => (
             "bad_cookie",
@@ -53,13 +58,16 @@ pub(super) fn target_class(error: &TargetError) -> Class<'static> {
         ),
         TargetError::Address { .. } => (
             "usage",
-            "write it as HOST or HOST:PORT, an IPv6 address with a port as [ADDRESS]:PORT",
+            "write it as HOST or HOST:PORT; write an IPv6 address with a port as [ADDRESS]:PORT",
         ),
         TargetError::TwoPorts => (
             "usage",
-            "a port in --address is the node's own, as that of --dist-port",
+            "the port of --address and that of --dist-port are both the node's own: name it once",
         ),
-        TargetError::RelativePath { .. } => ("usage", "write the target's directory from its root"),
+        TargetError::RelativePath { .. } => (
+            "usage",
+            "write the directory from the target's root, like /srv/erlang",
+        ),
         TargetError::NoSsh => (
             "usage",
             "use --mode erl, which needs nothing installed on the target",
@@ -90,13 +98,13 @@ pub(super) fn connect_class(error: &ConnectError) -> Class<'static> {
         ConnectError::HostUnknown { host, .. } => (
             "unknown_host",
             format!(
-                "check that this machine can resolve {host}, the part of the node's name after the @; --address says where else the node is reached"
+                "check that this machine can resolve {host}, the part of the node's name after the @; or say with --address where to connect"
             ),
         ),
         ConnectError::HostTimeout { .. } => ("unknown_host", "check this machine's name service".to_owned()),
         ConnectError::EpmdRefused { .. } => (
             "no_epmd",
-            "no Erlang node runs there with a name, or its EPMD listens elsewhere: --epmd-port, or --dist-port without EPMD"
+            "no Erlang node with a name runs there, or its EPMD listens elsewhere: name its port with --epmd-port, or the node's own port with --dist-port"
                 .to_owned(),
         ),
         ConnectError::EpmdUnreachable { .. } | ConnectError::EpmdTimeout { .. } => (
@@ -119,11 +127,11 @@ pub(super) fn connect_class(error: &ConnectError) -> Class<'static> {
         ),
         ConnectError::NodeUnreachable { .. } | ConnectError::NodeTimeout { .. } => (
             "unreachable",
-            "check that a firewall lets the node's own port through (inet_dist_listen_min and _max fix it)".to_owned(),
+            "check that a firewall lets the node's own port through; inet_dist_listen_min and inet_dist_listen_max choose that port".to_owned(),
         ),
         ConnectError::HandshakeTimeout { .. } | ConnectError::HandshakeClosed { .. } => (
             "handshake",
-            "the node may be overloaded or stopping; try again, or a longer --timeout".to_owned(),
+            "the node may be overloaded or stopping; try again, perhaps with a longer --timeout".to_owned(),
         ),
         ConnectError::NotErlang { .. } => ("not_erlang", "check --dist-port".to_owned()),
         ConnectError::TlsExpected { .. } => (
@@ -137,11 +145,11 @@ pub(super) fn connect_class(error: &ConnectError) -> Class<'static> {
         ),
         ConnectError::Unproven { .. } => (
             "wrong_cookie",
-            "what answers there is not the node it says it is: check the host and port".to_owned(),
+            "another node may answer in its place: check the host and the port".to_owned(),
         ),
         ConnectError::NameInUse { .. } => (
             "name_in_use",
-            "choose another --sname or --name, or leave it out to let the target make one up".to_owned(),
+            "choose another --sname or --name, or leave it out: the target then chooses a name".to_owned(),
         ),
         ConnectError::NotAllowed { .. } => (
             "not_allowed",

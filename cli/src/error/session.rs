@@ -29,14 +29,16 @@ pub(super) fn session_class(error: &SessionError) -> Class<'_> {
             "hung",
             Exit::Unreachable,
             hint(
-                "`exit(whereis(relsync_session), kill)` on the target ends the session; then `relsync status` tells which release it runs",
+                "`exit(whereis(relsync_session), kill)` on the target ends the session; then `relsync status` tells which release the target runs",
             ),
         ),
         SessionError::Busy { .. } => ("busy", Exit::Failed, remote_hint(&ErrorKind::Busy)),
         SessionError::Returning => (
             "busy",
             Exit::Failed,
-            hint("ask again in a moment: `relsync status` tells then what it went back to"),
+            hint(
+                "wait a moment: `relsync status` then tells which release the target went back to",
+            ),
         ),
         SessionError::Lacks { application } => (
             "agent",
@@ -59,7 +61,7 @@ fn transport_class(error: &TransportError) -> Class<'static> {
             "lost",
             Exit::Unreachable,
             Some(
-                "push again: it continues where it stopped; --retries lets it try longer"
+                "push again: it continues where it stopped; a higher --retries lets it try longer"
                     .to_owned(),
             ),
         ),
@@ -86,7 +88,7 @@ pub(super) fn push_class(error: &PushError) -> Class<'_> {
         PushError::LostWhileApplying { .. } => (
             "lost",
             Exit::Unreachable,
-            hint("`relsync status` tells which release it runs"),
+            hint("`relsync status` tells which release the target runs"),
         ),
         PushError::ZlibDiffers => ("zlib_differs", Exit::Failed, None),
         PushError::Store(error) => store_class(error),
@@ -104,7 +106,7 @@ pub(super) fn push_class(error: &PushError) -> Class<'_> {
             "bad_manifest",
             Exit::Failed,
             hint(
-                "push again: the target says more of what is damaged in `relsync status`, and scans its tree where a record is",
+                "push again: the target scans its files if a record is damaged; `relsync status` names the damaged records",
             ),
         ),
         PushError::NextBoot(_) => ("boot", Exit::Failed, remote_hint(&ErrorKind::Boot)),
@@ -113,7 +115,7 @@ pub(super) fn push_class(error: &PushError) -> Class<'_> {
             "nothing_remains",
             Exit::Failed,
             Some(format!(
-                "check --local-path and --destination-path; if the push before was the mistake, `relsync rollback` undoes it; --max-delete {count} allows this one"
+                "check --local-path and --destination-path; if the previous push was the mistake, `relsync rollback` undoes it; --max-delete {count} allows this one"
             )),
         ),
         PushError::Conflict { .. } => ("conflict", Exit::Failed, remote_hint(&ErrorKind::Conflict)),

@@ -28,10 +28,10 @@ pub(super) fn directory_class(error: &ScanError) -> Class<'static> {
     let (kind, _) = scan_class(error);
     let hint = match error {
         ScanError::Root { .. } | ScanError::NotADirectory { .. } => {
-            "name the directory that the snapshot is to be taken of"
+            "name the directory to take a snapshot of"
         }
         ScanError::Empty { .. } => {
-            "check the directory's name and --exclude; -E false and --shared-libs take in what is left out by default"
+            "check the directory's name and --exclude; -E false and --shared-libs include what is left out by default"
         }
         ScanError::Entries { .. } => "remove it from the directory, or leave it out with --exclude",
     };

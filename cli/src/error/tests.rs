@@ -253,9 +253,13 @@ fn lost_and_rolled_back(other_code: usize) -> CliError {
 #[test]
 fn what_is_on_probation_is_told_truthfully() {
     let table = [
-        (14, false, "runs generation 2 on probation for 14.0 s more"),
-        (14, true, "unless a confirmation came through"),
-        (0, false, "is over, and the target returns"),
+        (
+            14,
+            false,
+            "runs generation 2 on probation for another 14.0 s",
+        ),
+        (14, true, "unless a confirmation reached it"),
+        (0, false, "is over, and the target goes back"),
     ];
     for (seconds, asked, part) in table {
         let error = CliError::InterruptedConfirming {
@@ -342,7 +346,7 @@ fn a_target_that_goes_back_is_waited_for_and_nothing_is_said_to_be_unchanged() {
     assert!(
         explained
             .hint
-            .is_some_and(|hint| hint.contains("in a moment")),
+            .is_some_and(|hint| hint.contains("wait a moment")),
         "it is no other push"
     );
 }

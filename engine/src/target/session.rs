@@ -31,16 +31,16 @@ const RETURNING: &str = "a probation that ran out";
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The connection failed.
-    #[error("lost the target")]
+    #[error("the host lost the target")]
     Transport(#[from] TransportError),
     /// The target lives, but its agent says nothing.
-    #[error("the agent on the target hangs: it has said nothing for {} s, though the target lives", after.as_secs())]
+    #[error("the agent on the target hangs: it has sent nothing for {} s, although the target still answers", after.as_secs())]
     Hung {
         /// How long it said nothing.
         after: Duration,
     },
     /// The agent's message makes no sense.
-    #[error("the agent's message cannot be read")]
+    #[error("the host cannot read the agent's message")]
     Wire(#[from] WireError),
     /// The agent refused.
     #[error("{}", .0.message)]
@@ -60,7 +60,7 @@ pub enum SessionError {
         holder: String,
     },
     /// A probation ran out, and the target goes back by itself.
-    #[error("the target is going back to the release before: a probation ran out")]
+    #[error("the target is going back to the previous release, because a probation ran out")]
     Returning,
     /// The target's OTP lacks an application that the agent needs.
     #[error(
@@ -71,13 +71,13 @@ pub enum SessionError {
         application: String,
     },
     /// The target's OTP is older than any agent was made for.
-    #[error("the target runs OTP {release}, relsync needs 23 or newer")]
+    #[error("the target runs OTP {release}, but relsync needs 23 or newer")]
     OldOtp {
         /// Its release.
         release: u64,
     },
     /// The agent speaks another protocol.
-    #[error("the agent speaks protocol {found}, this relsync speaks {expected}")]
+    #[error("the agent speaks protocol {found}, but this relsync speaks {expected}")]
     Protocol {
         /// What is spoken here.
         expected: u64,

@@ -77,7 +77,7 @@ pub fn is_otp_application(name: &[u8]) -> bool {
 
 /// The error for a user's pattern that is not a valid glob.
 #[derive(Debug, Error)]
-#[error("`{pattern}` is no valid pattern: {source}")]
+#[error("the pattern `{pattern}` is invalid: {source}")]
 pub struct PatternError {
     /// The pattern as given.
     pub pattern: String,

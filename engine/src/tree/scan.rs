@@ -45,7 +45,7 @@ pub enum ScanError {
         source: io::Error,
     },
     /// The root is a file or something else.
-    #[error("`{}` is no directory", root.display())]
+    #[error("`{}` is not a directory", root.display())]
     NotADirectory {
         /// The path as given.
         root: PathBuf,

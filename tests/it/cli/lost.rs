@@ -96,7 +96,7 @@ fn a_loss_is_told_once() {
     let line = run.err.lines().find(|line| line.contains(told));
     let line = line.expect("a note");
     assert_eq!(line.matches("lost the target").count(), 1, "{run:?}");
-    assert!(line.ends_with("looking for it again"), "{run:?}");
+    assert!(line.ends_with("looking for the target again"), "{run:?}");
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn an_interrupted_rollback_does_not_say_that_nothing_happens() {
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(130), "{said}");
     assert!(
-        said.contains("does all the same") && !said.contains("unchanged"),
+        said.contains("has already asked for") && !said.contains("unchanged"),
         "{said}"
     );
 }
@@ -245,7 +245,7 @@ fn a_session_of_ones_own_that_ends_is_waited_for() {
     let run = status(tester, returning, 600_000);
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(
-        run.err.contains("is going back") && run.err.contains("in a moment"),
+        run.err.contains("is going back") && run.err.contains("wait a moment"),
         "{run:?}"
     );
     assert!(!run.err.contains("nothing was changed"), "{run:?}");

@@ -202,8 +202,8 @@ fn doctor_tries_whether_the_destination_can_be_written() {
     let before = listing(rig.cli.dir());
     let table = [
         (beneath("device"), 0, "can be written"),
-        (beneath("new"), 0, "is not there yet"),
-        (beneath("not/there"), 1, "it is not there"),
+        (beneath("new"), 0, "does not exist yet"),
+        (beneath("not/there"), 1, "it is missing"),
         (beneath("file"), 1, "not a directory"),
         ("/proc/x".to_owned(), 1, "/proc cannot be written"),
         ("/proc".to_owned(), 1, "/proc cannot be written"),
@@ -298,7 +298,11 @@ fn another_directory_than_was_meant_is_refused() {
     fs::write(part.join("sample.app"), "").expect("a file");
     for (tree, warned) in [("part", true), ("_rel", false)] {
         let plan = rig.run(&["plan", "-l", tree, "-p", &elsewhere]);
-        assert_eq!(plan.err.contains("the release's root"), warned, "{plan:?}");
+        assert_eq!(
+            plan.err.contains("the root of the release"),
+            warned,
+            "{plan:?}"
+        );
     }
     for (wrong, kind) in [
         ("_rel/lib", "not_a_release"),

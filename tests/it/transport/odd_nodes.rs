@@ -202,10 +202,7 @@ fn errors_tell_how_the_node_is_reached() {
     let other = format!("{short}@127.0.0.1");
     let nobody = "nobody@board.invalid".to_owned();
     let table: [(&[&str], &str); 5] = [
-        (
-            &["-d", &name],
-            "--address says where else the node is reached",
-        ),
+        (&["-d", &name], "say with --address where to connect"),
         (
             &["-d", &name, "--address", "elsewhere.invalid"],
             "check --address: this machine cannot resolve elsewhere.invalid",

@@ -142,7 +142,7 @@ fn system_libraries_that_the_target_lacks_come_along() {
     let run = rig.run(&["push"]);
     assert!(
         run.out
-            .contains("Taking along tftp-99.0, which the target lacks"),
+            .contains("Including tftp-99.0, which the target lacks"),
         "{run:?}"
     );
     assert!(

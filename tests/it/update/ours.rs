@@ -266,7 +266,7 @@ fn what_relsync_did_not_install_is_not_overwritten() {
     assert_eq!(run.code, Some(0), "{run:?}");
     assert!(
         run.out
-            .contains("overwritten, although relsync did not install it: etc/app.conf"),
+            .contains("the update overwrites what relsync did not install: etc/app.conf"),
         "{run:?}"
     );
     assert_eq!(listing(&rig.device()), listing(tree.root()));

@@ -366,7 +366,7 @@ fn a_vm_restarts_within_its_process_where_its_boot_file_is_the_new_one() {
     assert!(notes(&plan).contains("init:restart/0"), "{plan}");
     let pushed = rig.push(&["--reload", "vm"], 0);
     assert!(
-        notes(&pushed).contains("the VM restarted and answers after"),
+        notes(&pushed).contains("the VM restarted and answered after"),
         "{pushed}"
     );
     assert!(pushed["downtime_ms"].as_f64() > Some(1000.0), "{pushed}");

@@ -59,7 +59,7 @@ fn a_failed_push_kills_nobody_on_its_way_back() {
     assert_eq!(failed["outcome"], "rolled-back", "{failed}");
     assert_eq!(failed["needs_restart"], true, "{failed}");
     let said = notes(&failed);
-    assert!(said.contains("on the newer code still"), "{said}");
+    assert!(said.contains("still on the newer code"), "{said}");
     assert!(said.contains("sample by <"), "{said}");
     assert!(said.contains("(stuck)"), "{said}");
     assert_eq!(rig.state().0, files, "the files are back");
@@ -149,7 +149,7 @@ fn a_module_whose_file_went_is_unloaded_by_the_next_push() {
     let again = rig.push(&["push"], 0);
     assert_eq!(again["outcome"], "applied", "{again}");
     assert!(
-        notes(&again).contains("1 module was unloaded whose file an earlier update took away"),
+        notes(&again).contains("1 module was unloaded because an earlier update removed the file"),
         "{again}"
     );
     assert_eq!(rig.node.eval("erlang:module_loaded(other)."), "false");

@@ -115,7 +115,7 @@ told_test_() ->
             false = is_map_key(generation, Status),
             {_, _} = binary:match(What, <<"current">>),
             {error, #{kind := <<"no_generation">>, message := Message}} = relsync_lib_test_host:rollback(Root, 1),
-            {_, _} = binary:match(Message, <<"not known">>)
+            {_, _} = binary:match(Message, <<"does not know">>)
         end)
     end}.
 

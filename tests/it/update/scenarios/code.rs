@@ -102,7 +102,7 @@ fn code_in_use_is_not_purged_softly() {
     assert_eq!(planned["modules"][1]["status"], "in_use", "{planned}");
     assert_eq!(planned["would_be_refused"], "in_use", "{planned}");
     let planned = rig.run(&["plan"]);
-    let foreseen = "note: would be refused by --reload soft, unless presync stops them: processes would be killed or lose their code: sample by <";
+    let foreseen = "note: --reload soft would refuse the push, unless presync stops these processes, which would be killed or lose their code: sample by <";
     assert!(
         planned.out.contains(foreseen) && planned.out.contains("(looper); `--reload hard`"),
         "{planned:?}"
@@ -137,8 +137,8 @@ fn a_vm_that_runs_from_elsewhere_is_not_said_to_run_the_release() {
     fs::create_dir(&wrong).expect("a directory");
     let ebin = rig.device().join("lib/sample-1.0/ebin");
     let warning = format!(
-        "note: the VM runs 3 modules of the release from elsewhere (sample from {}) and goes on with what is there: \
-         is -p right?",
+        "note: the VM runs 3 modules of the release from elsewhere (sample from {}), and the update does not \
+         replace them: check -p",
         ebin.display()
     );
     let planned = rig.run(&["plan", "-p", path(&wrong)]);
@@ -262,7 +262,7 @@ fn applications_are_restarted() {
         .eval("ok = application:set_env(sample, set_by_hand, yes)");
     make(3);
     let planned = rig.run(&["plan", "--reload", "apps"]);
-    let named = "applications that would be stopped and started: sample";
+    let named = "the push would stop and start these applications: sample";
     assert!(planned.out.contains(named), "{planned:?}");
     let pushed = push_all(&rig, &["--reload", "apps"]);
     assert_eq!(

@@ -83,7 +83,7 @@ fn generations_are_kept_and_returned_to() {
     rig.refused(&["rollback", "--to", "77"], 1, "no_generation", &["77"]);
     let current = rig.push(&["status"], 0)["current"]["snapshot"].clone();
     for to in ["2", current.as_str().expect("an id")] {
-        let says = "generation 2 is what the target runs now";
+        let says = "the target already runs generation 2";
         rig.refused(&["rollback", "--to", to], 1, "no_generation", &[says]);
     }
 
@@ -109,7 +109,7 @@ fn generations_are_kept_and_returned_to() {
         push_all(&rig, &["--keep", "3"]);
     }
     let kept = rig.push(&["status"], 0)["kept"].clone();
-    let says = "is what the target runs now";
+    let says = "the target already runs generation";
     rig.refused(&["rollback", "--to", snapshot], 1, "no_generation", &[says]);
     assert_eq!(rig.push(&["status"], 0)["kept"], kept);
 }
@@ -120,7 +120,7 @@ fn what_was_there_before_the_first_push_cannot_be_gone_back_to_from_there() {
     rig.release(1);
     push_all(&rig, &[]);
     rig.push(&["rollback", "--to", "0"], 0);
-    let says = "generation 0 is what the target runs now";
+    let says = "the target already runs generation 0";
     rig.refused(&["rollback", "--to", "0"], 1, "no_generation", &[says]);
 }
 

@@ -143,7 +143,7 @@ fn presync_may_stop_whom_soft_would_refuse_to_kill() {
     assert!(
         planned
             .out
-            .contains("would be refused by --reload soft, unless presync stops them"),
+            .contains("--reload soft would refuse the push, unless presync stops these"),
         "{planned:?}"
     );
     push_all(&rig, &["-H", "stopping"]);

@@ -70,4 +70,4 @@ notes([]) ->
     [];
 notes(Dirs) ->
     Names = lists:join(", ", [relsync_lib_path:display(Dir) || Dir <- Dirs]),
-    [["runs until the VM restarts, though its files go: ", Names]].
+    [["runs until the VM restarts, although its files are deleted: ", Names]].

@@ -270,8 +270,8 @@ strip(Root, Path) ->
 format_error({start_erl_data, malformed}) ->
     "releases/start_erl.data does not name an ERTS and a release version";
 format_error({no_boot_file, Version}) ->
-    ["releases/start_erl.data names version ", relsync_lib_path:display(Version), ", of which there is no boot file"];
+    ["releases/start_erl.data names version ", relsync_lib_path:display(Version), ", which has no boot file"];
 format_error({boot_file, File, not_a_boot_file}) ->
-    ["\"", relsync_lib_path:display(File), "\" is no boot file"];
+    ["\"", relsync_lib_path:display(File), "\" is not a boot file"];
 format_error({boot_file, File, Reason}) ->
-    ["\"", relsync_lib_path:display(File), "\" is no boot file: ", relsync_lib_plain_term:format_error(Reason)].
+    ["\"", relsync_lib_path:display(File), "\" is not a boot file: ", relsync_lib_plain_term:format_error(Reason)].

@@ -395,7 +395,7 @@ start_again(Present, Ran, Gone, Timeout) ->
 %% @doc Says in sentences which processes and applications a reload affected.
 -spec notes(result()) -> [iodata()].
 notes(#{killed := Killed, lingering := Lingering, restarted := Restarted, ended := Ended, behind := Behind}) ->
-    [["killed for running old code: ", relsync_lib_processes:format_users(Users)] || Users <- Killed] ++
+    [["killed because they ran old code: ", relsync_lib_processes:format_users(Users)] || Users <- Killed] ++
         [["still on the previous code: ", relsync_lib_processes:format_users(Users)] || Users <- Lingering] ++
         [ended_text(Ended) || Ended =/= []] ++
         [io_lib:format("restarted the application ~tp", [App]) || App <- Restarted] ++

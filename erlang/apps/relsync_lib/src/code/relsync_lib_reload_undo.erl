@@ -219,7 +219,7 @@ format_error({apps, Reason}) ->
     relsync_lib_apps:format_error(Reason);
 format_error({versions, Apps}) ->
     Names = lists:join(", ", [io_lib:format("~tp", [App]) || App <- Apps]),
-    ["what the VM says of these applications is not what their .app files say, until it restarts: ", Names];
+    ["until it restarts, the VM shows these applications otherwise than their .app files: ", Names];
 format_error({not_restored, Modules}) ->
     Staying = [io_lib:format("~tp by ~ts", [M, relsync_lib_code:in_use(Users)]) || {M, {staying, Users}} <- Modules],
     Failed = [io_lib:format("~tp (~ts)", [M, why(W)]) || {M, W} <- Modules, not is_staying(W)],
@@ -227,7 +227,7 @@ format_error({not_restored, Modules}) ->
         [Text, lists:join(Separator, Names)]
      || {Text, Separator, [_ | _] = Names} <- [
             {"not brought back: ", ", ", Failed},
-            {"on the newer code still, because processes would have been killed or have lost their code: ", "; ", Staying}
+            {"still on the newer code, because processes would have been killed or have lost their code: ", "; ", Staying}
         ]
     ]);
 format_error(Reason) ->

@@ -197,4 +197,4 @@ compare_mode(Mode, LiveMode) ->
 format_error({cannot_list, Root, Posix}) ->
     ["the directory ", relsync_lib_path:display(Root), " cannot be listed: ", file:format_error(Posix)];
 format_error({manifest, Reason}) ->
-    ["the inventory makes no manifest: ", relsync_lib_manifest:format_error(Reason)].
+    ["the inventory does not fit into a manifest: ", relsync_lib_manifest:format_error(Reason)].

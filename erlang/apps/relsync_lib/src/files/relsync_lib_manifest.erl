@@ -282,9 +282,9 @@ path(Entry) -> element(2, Entry).
 %% @doc Gives a sentence for a reason of this module.
 -spec format_error(error()) -> unicode:chardata().
 format_error(not_a_manifest) ->
-    "these bytes are no manifest";
+    "these bytes are not a manifest";
 format_error({version, Version}) ->
-    io_lib:format("manifest version ~b is not known here (1 is)", [Version]);
+    io_lib:format("the manifest has version ~b, but this agent reads version 1", [Version]);
 format_error({too_large, Bytes}) ->
     io_lib:format("the manifest has ~b bytes, more than the ~b allowed", [Bytes, ?MAX_BYTES]);
 format_error({too_many_entries, Count}) ->

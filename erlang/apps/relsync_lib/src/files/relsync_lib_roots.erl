@@ -145,9 +145,9 @@ holder_by_looks(Root, Rest, Path) ->
 %% @doc Gives a sentence for a reason of this module.
 -spec format_error(error()) -> unicode:chardata().
 format_error({not_the_kind, Path, directory}) ->
-    ["\"", relsync_lib_path:display(Path), "\" is no directory, and links are not followed there"];
+    ["\"", relsync_lib_path:display(Path), "\" is not a directory, and relsync follows no link there"];
 format_error({not_the_kind, Path, file}) ->
-    ["\"", relsync_lib_path:display(Path), "\" is no file, and links are not followed there"];
+    ["\"", relsync_lib_path:display(Path), "\" is not a file, and relsync follows no link there"];
 format_error({foreign, Path}) ->
     ["\"", relsync_lib_path:display(Path), "\" belongs to another user than the destination and the node"];
 format_error({open_to_others, Path}) ->

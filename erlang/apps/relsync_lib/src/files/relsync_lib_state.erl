@@ -501,8 +501,8 @@ place(<<"/", _/binary>> = Path) -> Path;
 place(<<>>) -> <<".relsync">>;
 place(Name) -> <<".relsync/", Name/binary>>.
 
-damage_text(not_a_record) -> "it is no state record";
-damage_text({version, Version}) -> io_lib:format("its version ~b is not known here", [Version]);
+damage_text(not_a_record) -> "it is not a state record";
+damage_text({version, Version}) -> io_lib:format("its version ~b is unknown", [Version]);
 damage_text(truncated) -> "it is cut off";
 damage_text(checksum) -> "its checksum is wrong";
 damage_text(content) -> "its content makes no sense";

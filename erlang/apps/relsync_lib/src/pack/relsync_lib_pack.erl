@@ -327,7 +327,7 @@ format_error({record_too_long, Offset, Length}) ->
 format_error({checksum, Offset}) ->
     io_lib:format("the checksum of the pack's record at byte ~b is wrong", [Offset]);
 format_error({version, Version}) ->
-    io_lib:format("pack version ~b is not known here (~b is)", [Version, ?VERSION]);
+    io_lib:format("the pack has version ~b, but this agent reads version ~b", [Version, ?VERSION]);
 format_error({bad_record, Offset, Why}) ->
     io_lib:format("the pack's record at byte ~b is wrong: ~s", [Offset, record_text(Why)]);
 format_error({manifest_size, Expected, Actual}) ->

@@ -582,7 +582,7 @@ wrote(Path, {error, Reason}) -> throw({cannot, write, Path, Reason}).
 format_error({other_base, _Sha256}) ->
     "the pack was made against another state of this target";
 format_error({no_space, Needed, Free}) ->
-    io_lib:format("the update needs ~b bytes of free space, ~b are free", [Needed, Free]);
+    io_lib:format("the update needs ~b bytes of free space, but ~b are free", [Needed, Free]);
 format_error({deletes_new_entry, Path}) ->
     ["the pack deletes \"", relsync_lib_path:display(Path), "\", which the new tree has"];
 format_error({piece, Index, Why}) ->
@@ -600,7 +600,7 @@ format_error({content_mismatch, Path}) ->
 format_error({incomplete_file, Path}) ->
     ["the pack holds only a part of \"", relsync_lib_path:display(Path), "\""];
 format_error({no_source, Path}) ->
-    ["the pack has no content for \"", relsync_lib_path:display(Path), "\", nor has the target"];
+    ["neither the pack nor the target has the content of \"", relsync_lib_path:display(Path), "\""];
 format_error({frame, content_lengths}) ->
     "a frame's contents have other lengths than its pieces";
 format_error({frame, Reason}) ->
@@ -614,7 +614,7 @@ format_error({cannot, _, _, _} = Reason) ->
 format_error(Reason) ->
     relsync_lib_pack:format_error(Reason).
 
-piece_text(no_file) -> "the entry is no file";
+piece_text(no_file) -> "the entry is not a file";
 piece_text(order) -> "it comes out of order";
 piece_text(length) -> "it goes beyond the end of the file";
 piece_text(base) -> "its base is out of range".

@@ -94,7 +94,7 @@ greet(Send, Hello) ->
             Send(hello_reply, Told#{protocol => ?PROTOCOL, credit => ?CREDIT_BYTES}),
             loop(State#{base := Base, recovered => Recovered, greeted => Status}, []);
         {ok, _} ->
-            refuse(protocol, "the first message is no greeting");
+            refuse(protocol, "the first message is not a greeting");
         {error, Reason} ->
             refuse(protocol, relsync_lib_wire:format_error(Reason))
     end.
@@ -126,7 +126,7 @@ who() ->
 
 roots(Destination, Writable) ->
     [
-        refuse(path, ["not an absolute path: ", relsync_lib_path:display(Path)])
+        refuse(path, ["this is not an absolute path: ", relsync_lib_path:display(Path)])
      || Path <- [Destination, Writable], Path =/= none, not is_absolute(Path)
     ],
     case Writable of
@@ -256,7 +256,7 @@ handle(status, Fields, #{roots := Roots, send := Send} = State) ->
     Send(status_reply, Full#{protocol => ?PROTOCOL, credit => ?CREDIT_BYTES}),
     State;
 handle(Name, _, _) ->
-    refuse(protocol, io_lib:format("~s came out of turn", [Name])).
+    refuse(protocol, io_lib:format("the message ~s came out of turn", [Name])).
 
 %%% Manifests
 
@@ -285,7 +285,7 @@ begin_pack(#{pack_id := PackId, size := Size, offset := Offset}, #{roots := #{st
     Take = fun(Record, Stage) -> relsync_lib_stage:take(Record, Stage, Options) end,
     Receiver = received(relsync_lib_receiver:open(Dir, PackId, Take, none), PackId, Roots),
     relsync_lib_receiver:offset(Receiver) =:= Offset orelse
-        drop_pack(PackId, Roots, pack, "the pack does not go on where it stopped; push again"),
+        drop_pack(PackId, Roots, pack, "the pack does not continue where it stopped; push again"),
     Appender = checked(relsync_lib_incoming, relsync_lib_incoming:open_append(Dir, PackId, Offset)),
     State#{receiving := #{pack_id => PackId, appender => Appender, receiver => Receiver, uncredited => 0}};
 begin_pack(_, _) ->
@@ -301,7 +301,7 @@ lock_new(#{locked := Locked, roots := #{state := Dir} = Roots} = State) ->
                 none -> State#{locked := true};
                 _ -> refuse(base_changed, "another session has installed something here meanwhile")
             end;
-        false -> refuse(base_changed, "the destination has gone while it was made")
+        false -> refuse(base_changed, "the destination has gone since this session created it")
     catch
         throw:{busy, Holder} -> refuse(busy, ["the target is busy with ", Holder])
     end.
@@ -315,7 +315,7 @@ with_base(State) ->
 
 receive_data(Bytes, #{pack_id := PackId, appender := Appender, receiver := Receiver} = Receiving, State) ->
     #{roots := Roots, send := Send} = State,
-    relsync_lib_receiver:is_complete(Receiver) andalso refuse(pack, "bytes behind the end of the pack"),
+    relsync_lib_receiver:is_complete(Receiver) andalso refuse(pack, "bytes follow the end of the pack"),
     checked(relsync_lib_incoming, relsync_lib_incoming:append(Appender, Bytes)),
     Next = received(relsync_lib_receiver:read(Receiver), PackId, Roots),
     Uncredited = maps:get(uncredited, Receiving) + byte_size(Bytes),

@@ -521,19 +521,19 @@ format_error(unfinished) ->
 format_error(interfered) ->
     "a session on another node with the same destination has undone the update";
 format_error(nothing_installed) ->
-    "relsync has installed nothing here that could be left";
+    "relsync has installed nothing here, so there is nothing to go back from";
 format_error({nothing_known, Damage}) ->
-    [relsync_lib_state:format_error(Damage), "; which generation is installed is not known, and none can be gone back to: push a release"];
+    [relsync_lib_state:format_error(Damage), "; the target does not know which generation is installed, and cannot go back to any: push a release"];
 format_error({installed_already, Generation}) ->
-    io_lib:format("generation ~b is the one that is installed", [Generation]);
+    io_lib:format("generation ~b is installed already", [Generation]);
 format_error(no_number) ->
     Last = relsync_lib_record:max_generation(),
-    io_lib:format("generations are numbered up to ~b, and all numbers are used", [Last]);
+    io_lib:format("all numbers of generations are used, up to ~b", [Last]);
 format_error({no_generation, To, []}) ->
-    io_lib:format("generation ~b cannot be restored: no earlier generation is kept here", [To]);
+    io_lib:format("generation ~b cannot be restored: the target keeps no earlier generation", [To]);
 format_error({no_generation, To, Available}) ->
     Texts = [integer_to_list(N) || N <- Available],
-    io_lib:format("generation ~b is not kept here; these are: ~s", [To, lists:join(", ", Texts)]);
+    io_lib:format("the target does not keep generation ~b; it keeps ~s", [To, lists:join(", ", Texts)]);
 format_error({lost_content, Path}) ->
     ["the kept content of \"", relsync_lib_path:display(Path), "\" is missing"];
 format_error({damaged_content, Path}) ->

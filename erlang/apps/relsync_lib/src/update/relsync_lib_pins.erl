@@ -270,12 +270,12 @@ tops(Leftovers) ->
 %% @doc Says which files stay until the VM restarts.
 -spec kept_text([leftover()]) -> unicode:chardata().
 kept_text(Leftovers) ->
-    ["kept until the VM restarts, because it was booted from there: ", names(Leftovers)].
+    ["kept until the VM restarts, because the VM was booted from there: ", names(Leftovers)].
 
 %% @doc Says which files are deleted because the VM has restarted.
 -spec dropped_text([leftover()]) -> unicode:chardata().
 dropped_text(Leftovers) ->
-    ["kept for a restart of the VM until now, and deleted: ", names(Leftovers)].
+    ["deleted, after they were kept for a restart of the VM: ", names(Leftovers)].
 
 names(Leftovers) ->
     Tops = tops(Leftovers),

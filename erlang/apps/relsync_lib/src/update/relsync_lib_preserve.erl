@@ -326,13 +326,13 @@ format_error({not_empty, Path, Holds}) ->
         relsync_lib_path:display(Holds), "\", which does not belong to the release"
     ];
 format_error({special, Path}) ->
-    ["\"", relsync_lib_path:display(Path), "\" is neither file, directory nor symbolic link; it is not replaced"];
+    ["\"", relsync_lib_path:display(Path), "\" is neither file, directory nor symbolic link; relsync does not replace it"];
 format_error({mount_point, Path}) ->
     [
         "\"", relsync_lib_path:display(Path), "\" is a mount point on the target, and nothing can be put in its place"
     ];
 format_error({no_space, Needed, Free}) ->
-    io_lib:format("keeping the old files needs ~b bytes of free space, ~b are free", [Needed, Free]);
+    io_lib:format("keeping the old files needs ~b bytes of free space, but ~b are free", [Needed, Free]);
 format_error({cannot_keep, Generation, Posix}) ->
     io_lib:format("writing \"generations/~b\" of the state directory failed: ~s", [Generation, file:format_error(Posix)]);
 format_error({cannot, examine, Path, Posix}) ->

@@ -113,7 +113,7 @@ error(Kind, Text) -> #{kind => Kind, message => text(Text)}.
 %% @doc Adds what becomes of a switch that came neither to its end nor back.
 -spec unfinished(unicode:chardata()) -> unicode:chardata().
 unfinished(Text) ->
-    [Text, "; the next session tries again to complete what was begun"].
+    [Text, "; the next session tries again to complete it"].
 
 %% @doc Says what a switch had to leave or move aside.
 -spec report_text(term()) -> unicode:chardata().
@@ -124,14 +124,14 @@ report_text({mounted, Path}) ->
 report_text({special, Path}) ->
     ["\"", relsync_lib_path:display(Path), "\" stays: it is neither file, directory nor link"];
 report_text({displaced, Path, Name}) ->
-    ["\"", relsync_lib_path:display(Path), "\" was in the way and lies in the state directory as ", Name];
+    ["\"", relsync_lib_path:display(Path), "\" was in the way; it is now in the state directory as ", Name];
 report_text(Lost) ->
     relsync_lib_owner:format_error(Lost).
 
 %% @doc Says what an update had to leave.
 -spec left_text(relsync_lib_path:path()) -> unicode:chardata().
 left_text(Path) ->
-    ["\"", relsync_lib_path:display(Path), "\" stays: what stands there is not what relsync installed"].
+    ["\"", relsync_lib_path:display(Path), "\" stays: it is not what relsync installed"].
 
 %% @doc Makes one binary of text, even of text that is not Unicode.
 -spec text(unicode:chardata()) -> binary().

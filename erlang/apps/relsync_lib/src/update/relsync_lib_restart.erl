@@ -183,7 +183,7 @@ init(#{stays := Stays, named := Named, runtime_changes := RuntimeChanges}, Roots
 %% @doc Says how the VM restarts.
 -spec text(way()) -> unicode:chardata().
 text({command, Command}) -> ["the VM stops, and is started again by: ", Command];
-text(stop) -> "the VM stops; what supervises it starts it again";
+text(stop) -> "the VM stops; its supervisor starts it again";
 text({heart, Command}) -> ["the VM ends, and heart starts it again by: ", Command];
 text(init) -> "the VM restarts within its process (init:restart/0)".
 
@@ -242,7 +242,7 @@ is_of(Value, Version) -> string:find(Value ++ "/", "releases/" ++ Version ++ "/"
 format_error({boots, Boot, Version}) ->
     [
         "this VM cannot restart into release ", Version, " by itself: init:restart/0 would boot \"",
-        relsync_lib_path:display(Boot), "\" again, and heart, which could run another start, has no command or is not there"
+        relsync_lib_path:display(Boot), "\" again, and heart has no command or does not run"
     ];
 format_error({goes, Path}) ->
     [
@@ -257,6 +257,6 @@ format_error({runtime, Running, New}) ->
         ", and the release has ERTS ", New
     ];
 format_error({no_command, Reason}) ->
-    io_lib:format("the VM was not stopped, because the shell that would start it again cannot be run: ~tp", [Reason]);
+    io_lib:format("the VM was not stopped, because the target cannot run the shell that would start it again: ~tp", [Reason]);
 format_error(no_shell) ->
     "the target has no /bin/sh that could run a restart command".

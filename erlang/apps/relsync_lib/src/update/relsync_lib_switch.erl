@@ -397,7 +397,7 @@ fail(Reason) -> throw({?MODULE, Reason}).
 format_error({not_empty, Path}) ->
     ["the directory \"", relsync_lib_path:display(Path), "\" must make way for a file but is not empty"];
 format_error({special, Path}) ->
-    ["\"", relsync_lib_path:display(Path), "\" is neither file, directory nor symbolic link; it is not touched"];
+    ["\"", relsync_lib_path:display(Path), "\" is neither file, directory nor symbolic link; relsync does not touch it"];
 format_error({vanished, Path}) ->
     ["\"", relsync_lib_path:display(Path), "\" vanished during the switch"];
 format_error({no_content, Path}) ->

@@ -286,7 +286,7 @@ rollback_target(#{generation := Generation}, _, _) ->
 rollback_target(#{snapshot := Snapshot}, History, _) ->
     case [N || #{snapshot := S, generation := N} <- History, S =:= Snapshot] of
         [Generation | _] -> Generation;
-        [] -> no_generation("that snapshot is not kept on the target; push it again from the store")
+        [] -> no_generation("the target does not keep that snapshot; push it again from the store")
     end;
 rollback_target(_, [#{generation := Generation} | _], _) ->
     Generation;
@@ -295,7 +295,7 @@ rollback_target(_, [none | _], _) ->
 rollback_target(_, [], Dir) ->
     case relsync_lib_state:read_current(Dir) of
         {damaged, _, _} = Damage -> no_generation(relsync_lib_apply:format_error({nothing_known, Damage}));
-        _ -> no_generation("no earlier generation is kept on the target; push an older snapshot instead")
+        _ -> no_generation("the target keeps no earlier generation; push an older snapshot instead")
     end.
 
 -spec no_generation(unicode:chardata()) -> no_return().
@@ -426,7 +426,7 @@ check_hooks([Point | Rest], #update{hooks = #{presync := true} = Hooks} = Update
     end;
 check_hooks(_, #update{direction = forward} = Update, Mode, Result) ->
     case is_host_lost() of
-        true -> roll_back(Update, io, "the host was lost before the update was complete");
+        true -> roll_back(Update, io, "the target lost the host before the update was complete");
         false -> commit(Update, Mode, Result)
     end;
 check_hooks(_, Update, Mode, Result) ->
@@ -540,7 +540,7 @@ code_after_hooks({error, {not_restored, _}}, Undo) -> relsync_lib_reload_undo:un
 code_after_hooks(Code, _Undo) -> Code.
 
 code_notes({ok, Killed}) ->
-    Text = "killed for running code that had to be loaded anew: ",
+    Text = "killed because they ran code that had to be loaded again: ",
     [[Text, relsync_lib_processes:format_users(Users)] || Users <- Killed];
 code_notes({error, Reason}) ->
     [relsync_lib_reload_undo:format_error(Reason)].
@@ -580,10 +580,10 @@ confirm(#{generation := Generation, snapshot := Snapshot}, #{state := Dir} = Roo
             Text = "generation ~b is to be confirmed, but generation ~b is installed",
             relsync_lib_refusal:refuse(not_on_probation, io_lib:format(Text, [Generation, Other]));
         _ ->
-            relsync_lib_refusal:refuse(not_on_probation, "nothing is installed that could be confirmed")
+            relsync_lib_refusal:refuse(not_on_probation, "relsync has installed nothing here, so there is nothing to confirm")
     end;
 confirm(_, _) ->
-    relsync_lib_refusal:refuse(protocol, "a confirmation without a generation and a snapshot").
+    relsync_lib_refusal:refuse(protocol, "the host's confirmation names no generation or no snapshot").
 
 %%% Small things
 

@@ -57,7 +57,7 @@ load(#{content := Content} = Fields, #{state := Dir}, Send) ->
             relsync_lib_refusal:refuse_hooks(Reason)
     end;
 load(_, _, _) ->
-    relsync_lib_refusal:refuse(protocol, "hooks without content").
+    relsync_lib_refusal:refuse(protocol, "the host sent hooks without content").
 
 point(#{undo := true}) -> undo;
 point(_) -> update.
