@@ -96,9 +96,9 @@ async fn watch_signals(asked: &CancellationToken, stage: &watch::Sender<Stage>, 
     asked.cancel();
     let doing = match begun {
         Stage::Ordered => Some(
-            "the last of the update is on its way: hanging up, to ask the target what became of it",
+            "the end of the update is on its way: closing the connection, to ask the target what became of it",
         ),
-        Stage::Applying => Some("the update is being applied: waiting for how it ends"),
+        Stage::Applying => Some("the target is applying the update: waiting until it ends"),
         Stage::Free | Stage::Confirming { .. } => None,
     };
     if let Some(doing) = doing {

@@ -144,7 +144,7 @@ fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, 
     let tree = &*snapshot.release.manifest;
     if let Some(links) = whole::check(tree, exclusions, &left_out, dir.as_deref(), &store)? {
         output.warning(&format!(
-            "links lead out of the release, to what the target must have by itself: {links}"
+            "links lead out of the release, and the target must have what they lead to: {links}"
         ));
     }
     if let Some(retries) = args.link.retries {

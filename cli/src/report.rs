@@ -277,7 +277,7 @@ impl Report {
         });
         let took = Elapsed(restarted.took);
         self.notes
-            .push(format!("the VM restarted and answers after {took}{boot}"));
+            .push(format!("the VM restarted and answered after {took}{boot}"));
     }
 
     /// The exit code that a target's answer stands for.

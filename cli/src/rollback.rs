@@ -122,7 +122,7 @@ fn take(result: &ApplyResult, report: &mut Report) {
         let failed = if error.kind == ErrorKind::Hooks {
             "the earlier release is back, but"
         } else {
-            "the running code did not follow:"
+            "the running code could not follow the files:"
         };
         report.notes.push(format!("{failed} {message}"));
         report.needs_restart = true;

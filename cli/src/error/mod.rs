@@ -114,12 +114,10 @@ pub(crate) enum CliError {
     )]
     ProbationOfRestart,
     /// The agent is to be removed while it waits for a confirmation.
-    #[error("the agent on the target waits for a confirmation of what is on probation, and stays")]
+    #[error("the agent stays on the target, because a generation there is on probation")]
     AgentInUse,
     /// There is no such way to reload code alone.
-    #[error(
-        "--reload none and --reload vm leave running code alone: `relsync reload` takes soft, hard or apps"
-    )]
+    #[error("`relsync reload` takes --reload soft, hard or apps: none and vm do not reload code")]
     NothingToReload,
     /// A pattern is wrong.
     #[error(transparent)]
@@ -137,7 +135,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Directory(#[from] ScanError),
     /// There is no place for the store.
-    #[error("there is no data directory for this user")]
+    #[error("this user has no data directory, so the store has no place")]
     NoDataDir,
     /// No connection came about.
     #[error(transparent)]
@@ -157,7 +155,7 @@ pub(crate) enum CliError {
         release_root: Option<Vec<u8>>,
     },
     /// The target was lost while it applied or confirmed, and did not come back to say what became of it.
-    #[error("lost the target while it {doing}, and cannot reach it again: {reason}")]
+    #[error("the host lost the target while it {doing}, and cannot reach it again: {reason}")]
     UnknownEnd {
         /// What it was lost at.
         doing: &'static str,
@@ -166,7 +164,7 @@ pub(crate) enum CliError {
     },
     /// The target was lost after it was told to apply, and came back with what it ran before.
     #[error(
-        "the target went back to generation {generation} by itself after it was lost{}",
+        "after the host lost it, the target went back to generation {generation} by itself{}",
         if *other_code > 0 { ", but its VM does not run all of it yet" } else { "" }
     )]
     LostAndRolledBack {
@@ -176,7 +174,7 @@ pub(crate) enum CliError {
         other_code: usize,
     },
     /// The target was lost after it was told to apply, and never began.
-    #[error("the target was lost before it began to apply the update")]
+    #[error("the host lost the target before it began to apply the update")]
     LostAndUnchanged,
     /// The target was lost after it was told to apply, and another host has updated it since.
     #[error(
@@ -201,7 +199,7 @@ pub(crate) enum CliError {
     },
     /// The VM restarted, and runs something else than what is installed.
     #[error(
-        "generation {generation} is installed and the VM restarted, but it does not run that: {runs}"
+        "generation {generation} is installed and the VM restarted, but the VM does not run it: {runs}"
     )]
     BackWithAnother {
         /// The generation that is installed.
@@ -226,10 +224,10 @@ pub(crate) enum CliError {
         generation: u64,
     },
     /// There is nothing that could be confirmed.
-    #[error("nothing is installed that could be confirmed")]
+    #[error("relsync has installed nothing on the target, so there is nothing to confirm")]
     NothingInstalled,
     /// What was to be gone back to is what the target runs.
-    #[error("generation {generation} is what the target runs now")]
+    #[error("the target already runs generation {generation}")]
     RunsAlready {
         /// The generation it runs.
         generation: u64,
@@ -245,7 +243,7 @@ pub(crate) enum CliError {
     RolledBackInPart(RemoteError),
     /// The new generation could not be confirmed before its probation was over.
     #[error(
-        "generation {generation} was not confirmed within {}: {reason}; the target returns to the release before by itself",
+        "the host did not confirm generation {generation} within {}: {reason}; the target goes back to the previous release by itself",
         Elapsed(*.timeout)
     )]
     NotConfirmed {
@@ -260,10 +258,10 @@ pub(crate) enum CliError {
     #[error("interrupted; the target is unchanged")]
     Interrupted,
     /// The user pressed Ctrl-C twice while the target was applying.
-    #[error("interrupted while the last of the update was on its way or being applied")]
+    #[error("interrupted while the target received the end of the update, or applied it")]
     InterruptedApplying,
     /// The user pressed Ctrl-C while the target was told to go back, or to confirm.
-    #[error("interrupted; what the target has been told by now, it does all the same")]
+    #[error("interrupted; the target still does what the host has already asked for")]
     InterruptedChange,
     /// The user pressed Ctrl-C while the update waited to be confirmed.
     #[error("interrupted: {}", on_probation(*.generation, *.left, *.asked))]
@@ -285,13 +283,13 @@ pub(crate) enum CliError {
         source: std::io::Error,
     },
     /// A directory to be made is there already.
-    #[error("{path} is there already and not empty")]
+    #[error("the directory {path} exists and is not empty")]
     NotEmpty {
         /// The directory.
         path: String,
     },
     /// The store is damaged.
-    #[error("the store has {}", Count(*.count, "problem"))]
+    #[error("the check found {} in the store", Count(*.count, "problem"))]
     StoreDamaged {
         /// How many.
         count: usize,
@@ -327,17 +325,17 @@ pub(crate) enum CliError {
 /// What a target runs whose newest generation waits to be confirmed.
 fn on_probation(generation: u64, left: Duration, asked: bool) -> String {
     let unless = if asked {
-        ", unless a confirmation came through"
+        ", unless a confirmation reached it"
     } else {
         ""
     };
     if left.is_zero() {
         format!(
-            "the probation of generation {generation} is over, and the target returns to the release before by itself{unless}"
+            "the probation of generation {generation} is over, and the target goes back to the previous release by itself{unless}"
         )
     } else {
         format!(
-            "the target runs generation {generation} on probation for {} more, and then returns to the release before by itself{unless}",
+            "the target runs generation {generation} on probation for another {}, and then goes back to the previous release by itself{unless}",
             Elapsed(left)
         )
     }
@@ -478,7 +476,7 @@ impl CliError {
                 "lost",
                 Exit::Unreachable,
                 hint(
-                    "`relsync status` tells which release it runs once it is back; it is either the old or the new one",
+                    "run `relsync status` once the target is back: it runs either the old or the new release",
                 ),
             ),
             Self::LostAndRolledBack { other_code, .. } => (
@@ -495,39 +493,41 @@ impl CliError {
             Self::LostAndUnchanged => (
                 "lost",
                 Exit::Failed,
-                hint("push again: it continues with what the target has of the update"),
+                hint("push again: the host sends only what the target does not have yet"),
             ),
             Self::LostAndReplaced { .. } => (
                 "lost",
                 Exit::Unreachable,
-                hint("`relsync status` shows what it runs; somebody else seems to update it too"),
+                hint(
+                    "`relsync status` shows what the target runs; another host seems to update it too",
+                ),
             ),
             Self::ProbationOver { .. } => (
                 "not_confirmed",
                 Exit::RolledBack,
                 hint(
-                    "it goes back by itself when it is not confirmed in time: push again, with a longer --confirm-timeout if the link is slow",
+                    "a target goes back by itself if nobody confirms in time: push again, with a longer --confirm-timeout if the link is slow",
                 ),
             ),
             Self::NotBack { .. } => (
                 "not_back",
                 Exit::Unreachable,
                 hint(
-                    "look at the target: the log of its start script, and .relsync/restart.log of a --restart-command; \
-                     --restart-timeout waits longer; `relsync rollback` returns to the release before once a VM runs there",
+                    "look at the target: at the log of its start script, and at .relsync/restart.log for a --restart-command; \
+                     --restart-timeout waits longer; once a VM runs there, `relsync rollback` returns to the previous release",
                 ),
             ),
             Self::BackWithAnother { .. } => (
                 "other_release_runs",
                 Exit::NeedsRestart,
                 hint(
-                    "start the release that releases/start_erl.data names with the target's own start script, or give that as --restart-command",
+                    "start the release that releases/start_erl.data names: run the target's own start script, or give that script as --restart-command",
                 ),
             ),
             Self::InterruptedRestart { .. } => (
                 "interrupted",
                 Exit::Interrupted,
-                hint("`relsync status` tells what it runs once it is back"),
+                hint("once the target is back, `relsync status` tells what it runs"),
             ),
             Self::NothingInstalled => (
                 "not_on_probation",
@@ -537,7 +537,7 @@ impl CliError {
             Self::RunsAlready { .. } => (
                 "no_generation",
                 Exit::Failed,
-                hint("`relsync status` lists what it could go back to"),
+                hint("`relsync status` lists the generations that the target can go back to"),
             ),
             Self::RolledBack(remote) => {
                 (remote.kind.as_str(), Exit::RolledBack, refusal_hint(remote))
@@ -546,20 +546,22 @@ impl CliError {
                 remote.kind.as_str(),
                 Exit::NeedsRestart,
                 hint(
-                    "the earlier files are back: restart the VM, or once the processes that the notes name have ended run `relsync reload`",
+                    "the earlier files are back: restart the VM, or run `relsync reload` once the processes that the notes name have ended",
                 ),
             ),
             Self::NotConfirmed { .. } => (
                 "not_confirmed",
                 Exit::RolledBack,
                 hint(
-                    "`relsync status` tells which release it runs: the new one if somebody else confirmed it; a VM that was stopped meanwhile goes back after the next session with it",
+                    "`relsync status` tells which release the target runs: the new one if somebody else confirmed it; a target whose VM was stopped goes back after its next session",
                 ),
             ),
             Self::Interrupted => (
                 "interrupted",
                 Exit::Interrupted,
-                hint("the same push again sends nothing of what the target had verified by now"),
+                hint(
+                    "push again: the target keeps what it has verified, and the host sends only the rest",
+                ),
             ),
             Self::InterruptedApplying | Self::InterruptedChange => (
                 "interrupted",
@@ -581,13 +583,13 @@ impl CliError {
                 "store_damaged",
                 Exit::Store,
                 hint(
-                    "`relsync store repair` rebuilds the index; content that is lost is stored again by the next snapshot of it",
+                    "`relsync store repair` rebuilds the index; the next snapshot of the same files stores lost content again",
                 ),
             ),
             Self::StoreLost { .. } => (
                 "store_lost",
                 Exit::Store,
-                hint("take the snapshots again: what is still there as a file is stored again"),
+                hint("take the snapshots again: relsync stores again what still exists as a file"),
             ),
             Self::NoSuchCommand { .. } => (
                 "usage",
