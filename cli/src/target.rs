@@ -277,7 +277,7 @@ mod tests {
     fn what_cannot_be_a_target_is_refused() {
         type Change = fn(&mut TargetArgs);
         let table: &[(Change, &str)] = &[
-            (|args| args.destination_node = None, "no node"),
+            (|args| args.destination_node = None, "no target node"),
             (
                 |args| args.destination_node = Some("app".to_owned()),
                 "name@host",
