@@ -1,10 +1,10 @@
 //! The command line: flags, their short forms, environment variables and help.
 //!
-//! Owns nothing but the shape. What is absent here is looked up in `relsync.toml` and then defaulted by `config`; what a value
-//! means is up to the command that takes it.
+//! Owns the shape of the command line only. `config` fills in from `relsync.toml` what the command
+//! line leaves open. The command that takes a value knows its default and its meaning.
 //!
-//! **Compatibility.** Without a subcommand it is `push`. The flags of relsync 2, which was an Erlang script, keep their names, letters
-//! and values.
+//! **Compatibility.** Without a subcommand, the command is `push`. The flags of relsync 2, an Erlang
+//! script, keep their names, letters and values.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -45,7 +45,7 @@ impl Cli {
     }
 }
 
-/// What relsync is asked to do.
+/// The commands of relsync.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Bring a target to the local release
@@ -83,7 +83,7 @@ pub(crate) enum Command {
     },
 }
 
-/// How to reach a target.
+/// The options that say how to reach a target.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Target")]
 pub(crate) struct TargetArgs {
@@ -147,7 +147,7 @@ pub(crate) struct TargetArgs {
     pub(crate) profile: Option<String>,
 }
 
-/// How results are shown.
+/// The options that say how results are shown.
 #[derive(Debug, Default, Clone, Copy, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct OutputArgs {
@@ -159,7 +159,7 @@ pub(crate) struct OutputArgs {
     pub(crate) verbose: bool,
 }
 
-/// Where snapshots are kept.
+/// The option that says where snapshots are kept.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Store")]
 pub(crate) struct StoreArgs {
@@ -168,7 +168,7 @@ pub(crate) struct StoreArgs {
     pub(crate) store: Option<PathBuf>,
 }
 
-/// What every command on the local store takes.
+/// The options of every command on the local store.
 #[derive(Debug, Default, Args)]
 pub(crate) struct LocalArgs {
     #[command(flatten)]
@@ -177,7 +177,7 @@ pub(crate) struct LocalArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// Which entries of a directory belong to its snapshot.
+/// The options that say which entries of a directory belong to its snapshot.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Entries")]
 pub(crate) struct TreeArgs {
@@ -203,7 +203,7 @@ pub(crate) struct TreeArgs {
     pub(crate) include: Vec<String>,
 }
 
-/// What a push does and how.
+/// The options of `push` and `plan`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct UpdateArgs {
     #[command(flatten)]
@@ -223,7 +223,7 @@ pub(crate) struct UpdateArgs {
     pub(crate) explain: bool,
 }
 
-/// What is pushed.
+/// The options that say what is pushed.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Source")]
 pub(crate) struct SourceArgs {
@@ -237,7 +237,7 @@ pub(crate) struct SourceArgs {
     pub(crate) store: StoreArgs,
 }
 
-/// How the target is changed.
+/// The options that say how the target is changed.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Update")]
 pub(crate) struct ApplyArgs {
@@ -284,7 +284,7 @@ pub(crate) struct ApplyArgs {
     pub(crate) max_delete: Option<u64>,
 }
 
-/// How a VM comes back that restarts.
+/// The options that say how a VM comes back after a restart.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Update")]
 pub(crate) struct RestartArgs {
@@ -301,7 +301,7 @@ pub(crate) struct RestartArgs {
     pub(crate) restart_timeout: Option<Span>,
 }
 
-/// How the link is used.
+/// The options that say how the link is used.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Link")]
 pub(crate) struct LinkArgs {
@@ -317,7 +317,7 @@ pub(crate) struct LinkArgs {
 }
 
 impl LinkArgs {
-    /// Returns what the link carries at most, if anything is said of it.
+    /// Returns the most that the link carries in a second, if an option says so.
     pub(crate) fn bytes_per_s(&self) -> Option<u64> {
         let rates = [self.link_rate, self.bwlimit].into_iter().flatten();
         rates.map(|rate| rate.0).filter(|rate| *rate > 0).min()
@@ -547,7 +547,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How a target is reached.
+/// The ways to reach a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Mode {
@@ -557,7 +557,7 @@ pub(crate) enum Mode {
     Ssh,
 }
 
-/// How running code is replaced.
+/// The ways to replace running code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Reload {
@@ -585,7 +585,7 @@ impl From<Reload> for ReloadMode {
     }
 }
 
-/// When the presync hook runs.
+/// The times at which the presync hook can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum PresyncTime {

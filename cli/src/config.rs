@@ -1,11 +1,13 @@
 //! Options from `relsync.toml`.
 //!
-//! Owns the file's shape and how it is laid under the command line. The keys are the long options without their dashes in front; those at
-//! the top hold for every target, those in `[profiles.NAME]` for one, chosen by `--profile` or by `default-profile`. Relative
-//! paths are relative to the file. The precedence is command line, environment (`clap` has merged those two), profile, top.
+//! Owns the file's shape, and fills in with it what the command line leaves open. The keys are the
+//! long options without the leading dashes. The keys at the top hold for every target. Those in
+//! `[profiles.NAME]` hold for one profile, which `--profile` or `default-profile` chooses. Relative
+//! paths are relative to the file. The command line wins over the environment (`clap` merges the
+//! two), the environment over the profile, and the profile over the top.
 //!
-//! The file is only looked for in the working directory: one found further up could be anybody's, and it names hooks to run.
-//! It cannot hold the cookie, because it is made to be committed.
+//! relsync looks for the file in the working directory only: a file further up could be anybody's,
+//! and the file names hooks to run. It cannot hold the cookie, because it is made to be committed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,13 +28,13 @@ const FILE_NAME: &str = "relsync.toml";
 /// The largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Keys that are of no use to those who ask which there are: tables, and what no mode of this version takes.
+/// Keys that a hint does not list: tables, and options that no mode of this version takes.
 const NOT_LISTED: [&str; 3] = ["profiles", "port", "user"];
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
@@ -41,13 +43,13 @@ pub(crate) enum ConfigError {
         #[source]
         source: io::Error,
     },
-    /// It is too large to be ours.
+    /// The file is too large.
     #[error("{} is larger than 1 MiB", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
-    /// It is no TOML, or holds what no option is.
+    /// The file is not TOML, or has an unknown key or an invalid value.
     #[error("{}{place}: {problem}", path.display())]
     Parse {
         /// The file.
@@ -58,27 +60,28 @@ pub(crate) enum ConfigError {
         key: Option<String>,
         /// What is wrong there, and what was expected.
         problem: String,
-        /// The keys that there are, if it is none of them.
+        /// The known keys, if the key is unknown.
         known: Option<String>,
     },
-    /// The profile that was asked for is not in it.
+    /// The file lacks the profile that was asked for.
     #[error("relsync.toml has no profile {name:?}")]
     UnknownProfile {
         /// The profile.
         name: String,
-        /// Those that are there.
+        /// The profiles that the file has.
         known: Vec<String>,
     },
 }
 
-/// The file as it is written.
+/// The whole file.
 pub(crate) type File = Options;
 
-/// Options as the file holds them, at its top or in a profile.
+/// The options at the top of the file, or in a profile.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(crate) struct Options {
-    // These two stand at the top only. They are here because flattening would lose the places of errors, and the refusal of unknown keys.
+    // These two are valid at the top only. Flattening them in would lose the places of errors, and the
+    // refusal of unknown keys.
     default_profile: Option<String>,
     profiles: BTreeMap<String, Options>,
     destination_node: Option<String>,
@@ -118,7 +121,7 @@ pub(crate) struct Options {
     retries: Option<u32>,
 }
 
-/// The options of the file that hold for one run, strongest first.
+/// The options of the file that hold for one run, the strongest layer first.
 #[derive(Debug, Default)]
 pub(crate) struct Config {
     layers: Vec<Options>,
@@ -173,7 +176,8 @@ pub(crate) fn parse(text: &str) -> Result<File, toml::de::Error> {
     Ok(file)
 }
 
-/// Says where a file is wrong and what belongs there; never the line itself, which may hold a secret in the wrong place.
+/// Says where a file is wrong, and what belongs there. It never shows the line itself, which may
+/// hold a secret.
 fn parse_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let before = error.span().and_then(|span| text.get(..span.start));
     let line = before.map(|before| before.matches('\n').count());
@@ -205,7 +209,7 @@ fn parse_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError 
     }
 }
 
-/// What a line of the file sets, if it sets something.
+/// The key that a line of the file sets, if it sets one.
 fn key_of_line(line: &str) -> Option<&str> {
     let (key, _) = line.split_once('=')?;
     let key = key.trim();
@@ -233,7 +237,7 @@ impl File {
     }
 }
 
-/// Gives each of the fields that the command line left open the file's value.
+/// Gives the file's value to each field that the command line left open.
 macro_rules! fill {
     ($config:expr, $args:expr, $($field:ident),+ $(,)?) => {
         $(if $args.$field.is_none() {
@@ -250,7 +254,7 @@ macro_rules! switch_on {
 }
 
 impl Config {
-    /// Lays the file under the arguments of a push.
+    /// Fills in the arguments of a push from the file.
     pub(crate) fn fill_update(&self, args: &mut UpdateArgs) {
         self.fill_target(&mut args.target);
         self.fill_source(&mut args.source);
@@ -259,9 +263,9 @@ impl Config {
         self.fill_link(&mut args.link);
     }
 
-    /// Lays the file under what says how to reach a target.
+    /// Fills in how to reach a target.
     pub(crate) fn fill_target(&self, args: &mut TargetArgs) {
-        // A name of one kind on the command line sets aside one of the other kind in the file.
+        // A name of either kind on the command line overrides a name of either kind in the file.
         let named = args.sname.is_some() || args.name.is_some();
         if !named {
             fill!(self, args, sname, name);
@@ -282,12 +286,12 @@ impl Config {
         );
     }
 
-    /// Lays the file under what says where snapshots are kept.
+    /// Fills in where snapshots are kept.
     pub(crate) fn fill_store(&self, args: &mut StoreArgs) {
         fill!(self, args, store);
     }
 
-    /// Lays the file under what says which entries belong to a snapshot.
+    /// Fills in which entries belong to a snapshot.
     pub(crate) fn fill_tree(&self, args: &mut TreeArgs) {
         fill!(self, args, exclude_system_libs);
         switch_on!(self, args, shared_libs);
@@ -295,7 +299,7 @@ impl Config {
         args.include.extend(self.all(|options| &options.include));
     }
 
-    /// Lays the file under which hooks run, and for how long.
+    /// Fills in which hooks run, and for how long.
     pub(crate) fn fill_hooks(&self, hooks: &mut Option<String>, timeout: &mut Option<Span>) {
         if hooks.is_none() {
             *hooks = self.first(|options| options.hooks.clone());
@@ -303,17 +307,17 @@ impl Config {
         *timeout = timeout.or_else(|| self.first(|options| options.hook_timeout));
     }
 
-    /// Lays the file under what says how running code is replaced.
+    /// Fills in how running code is replaced.
     pub(crate) fn fill_reload(&self, reload: &mut Option<Reload>) {
         *reload = reload.or_else(|| self.first(|options| options.reload));
     }
 
-    /// Lays the file under what says how a VM comes back that restarts.
+    /// Fills in how a VM comes back after a restart.
     pub(crate) fn fill_restart(&self, args: &mut RestartArgs) {
         fill!(self, args, restart_command, restart_timeout);
     }
 
-    /// Lays the file under what says how running code is replaced, and with which hooks.
+    /// Fills in how running code is replaced, and with which hooks.
     pub(crate) fn fill_reloading(&self, args: &mut ReloadArgs) {
         self.fill_target(&mut args.target);
         self.fill_reload(&mut args.reload);

@@ -1,7 +1,7 @@
-//! `doctor`: can this target be reached and updated, and if not, why.
+//! `doctor`: checks whether a target can be reached and updated, and says why if not.
 //!
-//! Makes one check after the other, each on what the one before found. All that it writes is an empty directory in the destination, to
-//! see whether it can, which it removes at once.
+//! Makes one check after another. The only thing that it writes is an empty directory in the
+//! destination, which it removes at once: so it sees whether the destination can be written.
 
 use relsync_engine::target::wire::TargetStatus;
 use relsync_engine::target::{Place, Target};
@@ -19,10 +19,10 @@ use crate::status;
 use crate::target;
 use crate::units::{Bytes, Count};
 
-/// Where the check of the destination stands among the others.
+/// The position of the check of the destination among the others.
 const FILES: usize = 2;
 
-/// Less than this is hardly enough for any update.
+/// Less free space than this is hardly enough for any update.
 const LITTLE_FREE_BYTES: u64 = 1_000_000;
 
 /// One check and what it found.
@@ -66,7 +66,7 @@ pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, C
     } = match found.map_err(CliError::from) {
         Ok(found) => found,
         Err(error) => {
-            // Why not is said where all errors are.
+            // The error itself says why.
             let (name, text) = match &error {
                 CliError::Connect(_) => ("connection", "cannot connect"),
                 _ => ("agent", "does not answer"),
@@ -136,7 +136,7 @@ fn files_check(place: Result<&Place, &CliError>, dir: &[u8]) -> Check {
     }
 }
 
-/// Whether the VM runs what lies in the destination.
+/// The check whether the VM runs from the destination.
 fn origin_check(status: &TargetStatus, target: &Target, is_new: bool) -> Check {
     let destination = Escaped(&target.greeting.destination);
     let name = "destination";
@@ -227,7 +227,8 @@ fn checks_of(status: &TargetStatus) -> Vec<Check> {
     vec![Check::new("agent", true, agent), space, state, damage]
 }
 
-/// Whether a restart finds what it needs; nothing to say of a destination that nothing is booted from.
+/// The check whether a restart finds what it needs. There is none for a destination that nothing is
+/// booted from.
 fn boot_check(status: &TargetStatus) -> Option<Check> {
     let faults = status.boot_faults.iter().chain(&status.boot_warnings);
     let text: Vec<String> = faults.map(|fault| printable(fault)).collect();

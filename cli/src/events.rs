@@ -16,7 +16,7 @@ use crate::progress::{AgentProgress, Progress};
 use crate::source;
 use crate::units::{Bytes, Elapsed};
 
-/// Who hears of a target's events.
+/// The listener to a target's events.
 pub(crate) struct Events {
     output: Output,
     node: String,
@@ -125,7 +125,7 @@ impl Events {
         }
     }
 
-    /// Says in which condition a target is that is to be changed.
+    /// Says in which condition the target is that the command is about to change.
     fn opened(&self, status: &TargetStatus) {
         let output = &self.output;
         for (what, repair) in &status.damage {
@@ -154,7 +154,7 @@ impl Events {
         }
     }
 
-    /// Says a step of what is no push.
+    /// Says a step of a command that pushes nothing.
     fn step(&self, event: &PushEvent<'_>) {
         match event {
             PushEvent::Step(step) => {

@@ -1,7 +1,7 @@
 //! Writes a snapshot's entries into a directory.
 //!
-//! Owns the new directory until it is done. An interrupted export leaves what it has written so far; it never writes over or
-//! through anything that was there.
+//! Owns the new directory until the export ends. An interrupted export leaves what it has written so
+//! far. It never writes over or through anything that was there before.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;
@@ -46,7 +46,7 @@ pub(crate) fn export(store: &Store, manifest: &Manifest, dir: &Path) -> Result<(
             }
         }
     }
-    // Last and innermost first, because a directory may not be writable.
+    // Modes of directories come last, and innermost first, because a directory may not be writable.
     for (path, mode) in dirs.into_iter().rev() {
         fs::set_permissions(&path, Permissions::from_mode(mode.bits()))
             .map_err(|source| failed(&path, source))?;

@@ -3,10 +3,12 @@
 //! | `--hooks` | what is sent |
 //! |---|---|
 //! | a path that ends in `.beam` | the file |
-//! | a path that ends in `.erl` | the file, compiled here; its source where no `erlc` is |
+//! | a path that ends in `.erl` | the file, compiled here; its source if there is no `erlc` |
 //! | a module's name | `NAME.beam` in `.`, `./ebin` or the release's `lib/*/ebin`; else `NAME.erl` in `.` or `./src` as above |
 //!
-//! What is compiled must export hooks; where only the target can compile, it checks that. Compiling happens in a temporary directory; nothing of the developer's is written to. The file's name need not be the module's.
+//! The compiled module must export hooks; if only the target can compile, the target checks that.
+//! Compiling happens in a temporary directory, so that no file of the developer's changes. The file's
+//! name need not be the module's.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -21,7 +23,7 @@ use relsync_engine::update::Hooks;
 
 use crate::units::Span;
 
-/// How long a hook may run where nobody says it.
+/// How long a hook may run by default.
 pub(crate) const DEFAULT_TIMEOUT: Span = Span(Duration::from_secs(300));
 
 /// The largest hooks file that is read.
@@ -30,12 +32,12 @@ const MAX_HOOKS_BYTES: u64 = 1 << 20;
 /// Why there are no hooks to send.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HooksError {
-    /// Neither a module nor a file.
+    /// There is no such module or file.
     #[error("cannot find the hooks module {name:?}")]
     NotFound {
         /// What was asked for.
         name: String,
-        /// Where it was looked for.
+        /// The paths where relsync looked.
         searched: Vec<PathBuf>,
     },
     /// A file cannot be read.
@@ -47,13 +49,13 @@ pub(crate) enum HooksError {
         #[source]
         source: io::Error,
     },
-    /// A file is larger than any hooks should be.
+    /// A file is too large for hooks.
     #[error("the hooks file {} is larger than 1 MiB", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
-    /// There is no `-module` line to take the name from.
+    /// The source has no `-module` line to take the name from.
     #[error("{} has no -module(…) line", path.display())]
     NoModule {
         /// The file.
@@ -67,7 +69,7 @@ pub(crate) enum HooksError {
         /// What the compiler printed.
         messages: String,
     },
-    /// What it exports are no hooks.
+    /// The module exports no hooks, or a function that only looks like one.
     #[error(transparent)]
     Exports(#[from] HooksExportsError),
     /// The compiler could not be run.
@@ -81,10 +83,11 @@ pub(crate) enum HooksError {
     },
 }
 
-/// Hooks that are ready, and their source as long as that is known: a target of an older OTP may not load what was compiled here.
+/// Hooks that are ready to be sent, and their source if it is known: a target with an older OTP may
+/// not load what was compiled here.
 #[derive(Debug)]
 pub(crate) struct LoadedHooks {
-    /// What is sent.
+    /// The hooks that are sent.
     pub(crate) hooks: Hooks,
     /// The same as source.
     pub(crate) as_source: Option<Hooks>,
@@ -223,7 +226,7 @@ fn module_name(source: &[u8]) -> Option<String> {
     sound.then(|| name.to_owned())
 }
 
-/// Compiles a source with the `erlc` of the path; `None` where there is none.
+/// Compiles a source with the `erlc` of the path; `None` if there is no `erlc`.
 fn compile(path: &Path, text: &[u8], module: &str) -> Result<Option<Vec<u8>>, HooksError> {
     let run_error = |source| HooksError::RunCompiler {
         path: path.to_owned(),
@@ -235,7 +238,7 @@ fn compile(path: &Path, text: &[u8], module: &str) -> Result<Option<Vec<u8>>, Ho
     let mut named = format!("-file({:?}, 0).\n", path.display().to_string()).into_bytes();
     named.extend_from_slice(text);
     fs::write(&copy, named).map_err(run_error)?;
-    // Absolute, so that no directory's name passes for an option.
+    // The path is absolute, so that `erlc` takes no directory's name for an option.
     let include = std::path::absolute(path).map_err(run_error)?;
     let include = include.parent().unwrap_or(Path::new("/"));
     let output = Command::new("erlc")

@@ -1,10 +1,16 @@
-//! Ctrl-C, and what is still to be done then.
+//! Ctrl-C, and what a command still does after it.
 //!
-//! The first Ctrl-C (or SIGTERM) asks the command to stop; it closes its session and reports. Once the target is told to apply an update,
-//! with the last of it perhaps waiting here for a slow link, the command hangs up and asks on a new connection what became of it. While
-//! the target applies it goes on, because stopping would only lose the answer; the second Ctrl-C leaves even then. While an update that
-//! is applied waits to be confirmed, the command stops at once, and says for how long the target still runs it. A command that is busy
-//! and does not react in time is ended from here, which hurts nothing: the store and the target survive that at any moment.
+//! The first Ctrl-C (or SIGTERM) asks the command to stop. What happens then depends on the stage:
+//!
+//! | stage | what the command does |
+//! |---|---|
+//! | nothing is ordered | closes its session and reports |
+//! | the order to apply is on its way | closes the connection, and asks the target on a new one |
+//! | the target applies | waits for the answer, which stopping would lose; a second Ctrl-C leaves |
+//! | an update waits to be confirmed | stops, and says how long the target still runs the update |
+//!
+//! A busy command that does not react in time is ended from here. That does no harm: the store and
+//! the target survive it at any moment.
 
 use std::process;
 use std::sync::Arc;
@@ -22,7 +28,7 @@ use crate::output::{Output, error_value};
 /// How long a command has to stop by itself.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// What is told if the command is left at once.
+/// The error that a command reports if it ends at once.
 fn left(stage: Stage) -> CliError {
     match stage {
         Stage::Free => CliError::Interrupted,
@@ -51,7 +57,7 @@ impl Interrupt {
         };
         let Self { asked, stage } = interrupt.clone();
         let output = output.clone();
-        // Where no thread can be had, Ctrl-C keeps its plain meaning.
+        // If no thread can be started, Ctrl-C keeps its usual meaning.
         let _ = thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || {
@@ -70,7 +76,7 @@ impl Interrupt {
         self.asked.cancelled().await;
     }
 
-    /// Returns what is cancelled when the user wants to stop.
+    /// Returns the token that is cancelled when the user wants to stop.
     pub(crate) fn asked(&self) -> &CancellationToken {
         &self.asked
     }
@@ -112,7 +118,7 @@ async fn watch_signals(asked: &CancellationToken, stage: &watch::Sender<Stage>, 
         _ = interrupts.recv() => {}
     }
     if matches!(*stage.borrow(), Stage::Ordered | Stage::Applying) {
-        // The order went out just then: only the target knows.
+        // The order went out in the meantime: only the target knows the outcome.
         interrupts.recv().await;
     }
     let now = *stage.borrow();

@@ -1,4 +1,4 @@
-//! What this machine and its user are called, where the user's files are, and what time it is.
+//! The names of this machine and its user, the places of the user's files, and the time.
 //!
 //! The one place besides the command line that looks at the environment.
 
@@ -26,7 +26,7 @@ pub(crate) fn full_host_name() -> String {
     said_by("hostname", &["-f"]).unwrap_or_else(host_name)
 }
 
-/// What a program says of this machine or its user.
+/// The answer of a program about this machine or its user.
 fn said_by(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program)
         .args(arguments)
@@ -42,7 +42,7 @@ fn said_by(program: &str, arguments: &[&str]) -> Option<String> {
     }
 }
 
-/// Who calls, as `user@machine`.
+/// The user who runs relsync, as `user@machine`.
 pub(crate) fn caller() -> String {
     let user = env::var("USER").or_else(|_| env::var("LOGNAME")).ok();
     let user = user
@@ -55,7 +55,7 @@ pub(crate) fn caller() -> String {
     format!("{user}@{}", host_name())
 }
 
-/// The cookie in the user's `.erlang.cookie`: that of the home directory or, as OTP has it since release 25, that of the
+/// The cookie in the user's `.erlang.cookie`, in the home directory or, as in OTP 25 and later, in the
 /// configuration directory.
 pub(crate) fn cookie_file() -> Option<String> {
     let home = env::home_dir()?;
@@ -79,7 +79,7 @@ fn cookie_in(path: &Path) -> Option<String> {
     non_blank(&fs::read_to_string(path).ok()?)
 }
 
-/// Where data of this user's programs lives, for relsync.
+/// The directory for relsync's data of this user.
 pub(crate) fn data_dir() -> Option<PathBuf> {
     directories::ProjectDirs::from("", "", "relsync").map(|dirs| dirs.data_dir().to_owned())
 }

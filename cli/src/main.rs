@@ -3,7 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `args`, `config`, `units` | the command line, `relsync.toml`, how values are written |
-//! | `target`, `machine`, `source`, `whole`, `hooks` | what is meant: the node, this host, the snapshot and whether it is a whole release, the hooks |
+//! | `target`, `machine`, `source`, `whole`, `hooks` | the inputs: the node, this host, the snapshot (and whether it is a whole release), the hooks |
 //! | `push`, `reload`, `rollback`, `status`, `doctor`, `unload` | what is done with a target |
 //! | `snapshot`, `export`, `store` | what is done with the local store |
 //! | `plan`, `listing`, `notes`, `terms`, `report`, `events`, `progress`, `output` | what is said of it |

@@ -1,6 +1,7 @@
-//! What of an update takes effect later than its files do.
+//! Notes on an update: on what takes effect later than its files, among others.
 //!
-//! Looks at the plan, and at the content of changed configuration, and says which keys differ. Tells people; decides nothing.
+//! Looks at the plan and at the content of changed configuration, and says which keys differ. The
+//! notes are for people; nothing depends on them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,14 +21,14 @@ const MAX_CONFIG_BYTES: usize = 1 << 20;
 /// How many names a note lists.
 const SHOWN_NAMES: usize = 8;
 
-/// What people should know of an update.
+/// The notes on an update.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     /// Sentences.
     pub(crate) texts: Vec<String>,
 }
 
-/// A kind of configuration, by what its keys are.
+/// A kind of configuration file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ConfigKind {
     SysConfig,

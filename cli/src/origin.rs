@@ -1,7 +1,7 @@
-//! Whether the destination is the one that the target's VM runs from, in words.
+//! The doubt about a destination that the target's VM does not run from, in words.
 //!
-//! A VM that runs nothing from a destination, in which nothing of ours is installed, is most likely not the one that was meant, or
-//! the destination is not: an update would change files that nobody runs.
+//! If a VM runs nothing from a destination, and relsync has installed nothing there, the node or the
+//! destination is most likely wrong: an update would change files that no VM runs.
 
 use relsync_engine::tree::entry::Escaped;
 
@@ -28,7 +28,7 @@ fn is_below(path: &[u8], directory: &[u8]) -> bool {
     rest.is_some_and(|rest| rest.starts_with(b"/"))
 }
 
-/// What to do about it.
+/// The hint that goes with the doubt.
 pub(crate) fn hint(release_root: Option<&[u8]>) -> String {
     let place = "--new-destination installs a release that the VM does not run yet";
     match release_root.map(Escaped) {

@@ -1,8 +1,9 @@
-//! What relsync says, to people or to programs.
+//! The output of relsync, for people or for programs.
 //!
-//! People get lines on standard output and problems on standard error; with `--json` programs get one object per line on standard
-//! output, the last one of type `result`. The progress bar is on standard error, and only on a terminal; lines push it aside.
-//! A closed pipe is no error: whoever reads has seen enough.
+//! People get lines on standard output, and problems on standard error. With `--json`, programs get
+//! one object per line on standard output; the last one is of type `result`. The progress bar is on
+//! standard error, and only on a terminal; lines push it aside. A closed pipe is no error: the reader
+//! has seen enough.
 
 use std::io::{self, Write};
 
@@ -13,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::args::OutputArgs;
 use crate::error::Explained;
 
-/// Where everything that is said goes through.
+/// The one way to standard output and standard error.
 #[derive(Debug, Clone)]
 pub(crate) struct Output {
     json: bool,
@@ -89,7 +90,7 @@ impl Output {
         self.write_error(&text);
     }
 
-    /// Says something that people should know, though all goes on.
+    /// Says something that people should know, although the command goes on.
     pub(crate) fn warning(&self, text: &str) {
         if self.json {
             self.event("note", &json!({"text": text}));
@@ -98,7 +99,7 @@ impl Output {
         }
     }
 
-    /// Text that is made elsewhere: a manual page, completions.
+    /// Finished text: a manual page or completions.
     pub(crate) fn raw(&self, bytes: &[u8]) {
         let _ = io::stdout().lock().write_all(bytes);
     }

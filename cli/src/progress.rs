@@ -22,7 +22,7 @@ use relsync_engine::tree::manifest::Manifest;
 /// How often programs hear of bytes sent.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Packs up to this size are gone before a bar could be read.
+/// A pack smaller than this is sent before anybody could read a bar.
 const SMALLEST_BAR_BYTES: u64 = 64_000;
 
 /// The showing of one attempt to push.
@@ -40,7 +40,8 @@ pub(crate) struct Progress {
 impl Progress {
     /// Shows a push of `new` to a node.
     ///
-    /// Running code is left alone unless it `reloads`. What the target has of an interrupted pack is not sent again.
+    /// Running code is left alone unless the push `reloads`. The target keeps its part of an interrupted
+    /// pack, which is not sent again.
     pub(crate) fn new(
         output: &Output,
         node: &str,
@@ -204,7 +205,7 @@ impl AgentProgress {
         let due = self
             .reported
             .is_none_or(|at| at.elapsed() >= REPORT_INTERVAL);
-        // At the end the target takes its time to start the agent.
+        // After the last byte, the target needs some time to start the agent.
         if !self.is_all_told && (due || sent == total) {
             self.is_all_told = sent == total;
             self.reported = Some(Instant::now());
@@ -222,7 +223,7 @@ impl Drop for AgentProgress {
     }
 }
 
-/// A bar of so many bytes, for people.
+/// A progress bar for a number of bytes, for people.
 fn bar(output: &Output, bytes: u64) -> Option<ProgressBar> {
     if output.is_json() {
         return None;

@@ -1,4 +1,4 @@
-//! `reload`: brings the code that a target runs to the files that are installed there.
+//! `reload`: makes a target run the code of its installed files.
 
 use std::time::Instant;
 

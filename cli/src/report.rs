@@ -1,4 +1,4 @@
-//! How a command that changes a target ended, for people and for programs.
+//! The report of a command that changes a target, for people and for programs.
 //!
 //! The field names are part of relsync's interface.
 
@@ -20,20 +20,20 @@ use crate::notes::some_of;
 use crate::output::{Output, error_value, printable};
 use crate::units::{Bytes, Count, Elapsed};
 
-/// How many digits of a snapshot's id people are shown.
+/// The number of digits of a snapshot's id in texts for people.
 pub(crate) const SHORT_ID: usize = 12;
 
 /// What became of the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
-    /// It runs what was asked for.
+    /// The target runs what the user asked for.
     Applied,
-    /// It did so before.
+    /// The target already ran it before.
     UpToDate,
-    /// It runs what it ran, after an attempt.
+    /// The target tried the update, and runs what it ran before.
     RolledBack,
-    /// It runs what it ran.
+    /// The target runs what it ran before.
     #[default]
     Failed,
     /// Nothing was to be changed.
@@ -57,20 +57,20 @@ pub(crate) struct Report {
     pub(crate) sent_bytes: u64,
     /// Payload taken from the socket.
     pub(crate) received_bytes: u64,
-    /// How often an answer was waited for.
+    /// How often the host waited for an answer.
     pub(crate) round_trips: u64,
     /// The update's figures, where there is one.
     #[serde(flatten)]
     pub(crate) figures: Option<Figures>,
     /// What became of each module.
     pub(crate) modules: Vec<Module>,
-    /// Modules whose funs of the code before the last end.
+    /// Modules whose code from two updates ago ends, and with it the funs of that code.
     pub(crate) ended_funs: Vec<String>,
     /// Applications that are stopped and started.
     pub(crate) restarted: Vec<String>,
     /// What people should know.
     pub(crate) notes: Vec<String>,
-    /// What of the release the VM does not run from it.
+    /// The modules of the release that the VM runs from elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) loaded_elsewhere: Option<Elsewhere>,
     /// The kind of error that a dry run foresees.
@@ -82,7 +82,7 @@ pub(crate) struct Report {
     /// How many modules ran other code than the installed files hold when the target was reached.
     #[serde(skip)]
     pub(crate) stale: usize,
-    /// How many of these no reload can bring in.
+    /// How many of these only a restart can bring in.
     #[serde(skip)]
     pub(crate) waiting: usize,
     /// Whether part of it takes effect when the VM restarts.
@@ -101,7 +101,7 @@ pub(crate) struct Report {
     pub(crate) error: Option<Value>,
 }
 
-/// What an update comes to. A rollback has none: it restores what was kept, and nobody counts that.
+/// The figures of an update. A rollback has none, because nobody counts what it restores.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Figures {
     /// The pack's size.
@@ -222,7 +222,7 @@ impl Report {
         self.waiting = usize::try_from(status.waiting).unwrap_or(usize::MAX);
     }
 
-    /// Says of code that differs from files that did not change what becomes of it.
+    /// Adds a note on running code that differs from unchanged files.
     pub(crate) fn note_other_code(&mut self, reloads: bool) {
         if self.waiting > 0 && reloads {
             self.needs_restart = true;
@@ -308,7 +308,7 @@ impl Report {
         self.downtime_ms = Some(downtime.as_secs_f64() * 1000.0);
     }
 
-    /// Takes over what a push would do to the running code, and says what is not seen in the modules.
+    /// Takes over what a push would do to the running code, and notes what the modules do not show.
     pub(crate) fn set_outlook(&mut self, outlook: &ApplyResult) {
         self.set_modules(&outlook.modules);
         self.set_disturbed(outlook);
@@ -405,7 +405,7 @@ impl Report {
         ));
     }
 
-    /// Notes that running code was left alone, and which modules it is old code of.
+    /// Notes that running code was left alone, and which modules run old code.
     pub(crate) fn leave_code_alone(&mut self) {
         let mut old = BTreeSet::new();
         for module in &mut self.modules {
@@ -440,7 +440,7 @@ impl Report {
 
     /// Says it: notes, the error if there is one, and the last line.
     pub(crate) fn say(&self, output: &Output, error: Option<&Explained>) {
-        // What a dry run finds is listed whole.
+        // A dry run lists everything that it finds.
         let shows_all = output.is_verbose() || self.outcome == Outcome::DryRun;
         for module in self
             .modules
@@ -529,7 +529,7 @@ impl Report {
     }
 }
 
-/// What is said of a module whose running code was left alone, as asked.
+/// The status of a module whose running code was left alone, as the user asked.
 const LEFT: &str = "left";
 
 impl Module {

@@ -1,4 +1,4 @@
-//! `rollback` and `confirm`: what happens to a generation after it was applied.
+//! `rollback` and `confirm`: commands on a generation that was applied.
 
 use std::time::Instant;
 
@@ -103,7 +103,7 @@ fn goal(args: &RollbackArgs) -> Result<RollbackTo, CliError> {
     if let Some(id) = SnapshotId::from_hex(text) {
         return Ok(RollbackTo::Snapshot(id));
     }
-    // A number with zeros in front of it is the beginning of an id.
+    // A number with leading zeros is the start of an id.
     if let Ok(generation) = text.parse::<u64>()
         && generation.to_string() == *text
     {
@@ -133,7 +133,7 @@ fn take(result: &ApplyResult, report: &mut Report) {
 fn finish(mut report: Report, traffic: Counters, started: Instant, output: &Output) -> Exit {
     report.set_traffic(traffic);
     report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    // Even where no file differed, another generation is installed now.
+    // Another generation is installed now, even if no file differed.
     report.outcome = Outcome::Applied;
     report.say(output, None);
     if report.needs_restart {

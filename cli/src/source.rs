@@ -1,4 +1,4 @@
-//! Where a push takes its snapshot from: a directory, or the store.
+//! The source of a push's snapshot: a directory, or the store.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::output::Output;
 use crate::report::short;
 use crate::units::{Bytes, Count};
 
-/// The release that is pushed unless another is named.
+/// The default directory of the release.
 const DEFAULT_LOCAL_PATH: &str = "./_rel";
 
 /// What is to be pushed.
@@ -28,7 +28,7 @@ const DEFAULT_LOCAL_PATH: &str = "./_rel";
 pub(crate) struct Snapshot {
     /// The release.
     pub(crate) release: Release,
-    /// What of the directory is not part of it.
+    /// The entries of the directory that are not part of it.
     pub(crate) exclusions: Vec<Exclusion>,
 }
 
@@ -83,8 +83,8 @@ pub(crate) fn protection(patterns: &[String]) -> Result<Rules, PatternError> {
     Ok(rules)
 }
 
-/// The rule for what a push may overwrite although relsync did not install it: what the user names, and what the user wants there
-/// beyond the defaults.
+/// The rule for what a push may overwrite although relsync did not install it: the paths that the user
+/// names, and those that the user includes beyond the defaults.
 pub(crate) fn overwriting(apply: &ApplyArgs, tree: &TreeArgs) -> Result<PathRule, PatternError> {
     let named = protection(&apply.overwrite)?;
     let shared_libs = tree.shared_libs;
@@ -98,7 +98,8 @@ pub(crate) fn overwriting(apply: &ApplyArgs, tree: &TreeArgs) -> Result<PathRule
     }))
 }
 
-/// Whether this looks like a part of a release (its `lib`, an application, its `releases`) rather than like a whole one.
+/// Whether a tree looks like a part of a release (its `lib`, an application, its `releases`), not like
+/// a whole one.
 pub(crate) fn is_inside_release(tree: &Manifest) -> bool {
     let paths = || tree.entries().iter().map(|entry| entry.path.as_bytes());
     let is_root = paths().any(|path| matches!(path, b"lib" | b"releases"));

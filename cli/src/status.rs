@@ -1,4 +1,4 @@
-//! `status`: what a target runs.
+//! `status`: shows what a target runs.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use crate::source;
 use crate::target;
 use crate::units::{Bytes, Count, Elapsed, Utc};
 
-/// How many paths are listed without being asked for.
+/// The number of paths that are listed without `-v`.
 const SHOWN_PATHS: usize = 10;
 
-/// What the local store knows of the installed snapshot, and of those that are kept.
+/// The local store's knowledge of the installed snapshot, and of the kept ones.
 #[derive(Debug, Default)]
 struct Known {
     names: Vec<String>,
@@ -31,7 +31,7 @@ struct Known {
     kept: Vec<KeptSnapshot>,
 }
 
-/// The snapshot that a kept generation is.
+/// The snapshot of a kept generation.
 #[derive(Debug)]
 struct KeptSnapshot {
     generation: u64,
@@ -61,7 +61,7 @@ pub(crate) async fn run(mut args: StatusArgs, output: &Output) -> Result<Exit, C
     Ok(Exit::Done)
 }
 
-/// Looks the installed snapshot up. A store that fails only costs names.
+/// Looks up the installed snapshot. If the store fails, only names are missing.
 fn known(args: &StatusArgs, status: &TargetStatus, output: &Output) -> Known {
     let Some(current) = &status.current else {
         return Known::default();
@@ -110,7 +110,7 @@ fn known(args: &StatusArgs, status: &TargetStatus, output: &Output) -> Known {
     })
 }
 
-/// Returns what a snapshot may be called by.
+/// Returns the names and tags of a snapshot.
 fn names(record: &SnapshotRecord) -> Vec<String> {
     record.name.iter().chain(&record.tags).cloned().collect()
 }
@@ -231,7 +231,7 @@ fn kept_text(generation: u64, status: &TargetStatus, known: &Known) -> String {
     }
 }
 
-/// Modules whose running code is not that of their file, by what brings the two together.
+/// Lists the modules whose running code is not that of their file, grouped by what ends that.
 fn say_modules(status: &TargetStatus, output: &Output) {
     let groups = [
         (

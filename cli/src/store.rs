@@ -1,4 +1,4 @@
-//! `store`: looks after the local object store.
+//! `store`: inspects, checks and repairs the local object store.
 
 use relsync_engine::store::{CheckReport, RebuildReport, Store, StoreStats};
 use serde_json::{Value, json};

@@ -1,6 +1,7 @@
-//! Which target is meant and how it is reached.
+//! The target that the options name, and the way to it.
 //!
-//! Turns arguments into a [`Target`]. Everything is checked before anything is looked up or connected to.
+//! Turns arguments into a [`Target`]. All arguments are checked before the host looks up or connects
+//! to anything.
 
 use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt;
@@ -20,22 +21,22 @@ use crate::units::Rate;
 /// The release's root on the target.
 const DEFAULT_DESTINATION: &str = "/srv/erlang";
 
-/// The cookie of those who set none.
+/// The default cookie.
 const DEFAULT_COOKIE: &str = "cookie";
 
 /// How long each step of connecting may take.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a target cannot be meant.
+/// Why the options name no valid target.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TargetError {
     /// No node was named.
     #[error("no target node is named")]
     NoNode,
-    /// The node's name is none.
+    /// The node's name is invalid.
     #[error(transparent)]
     NodeName(NodeNameError),
-    /// The name for this host is none.
+    /// The node name for this host is invalid.
     #[error("the host cannot use the node name {text:?}: {source}")]
     LocalName {
         /// The text.
@@ -43,7 +44,7 @@ pub(crate) enum TargetError {
         /// What is wrong with it.
         source: NodeNameError,
     },
-    /// The cookie is none.
+    /// The cookie is invalid.
     #[error(transparent)]
     Cookie(#[from] CookieError),
     /// A directory on the target is not absolute.
@@ -54,21 +55,21 @@ pub(crate) enum TargetError {
         /// The path.
         path: PathBuf,
     },
-    /// The address is none.
+    /// The address is invalid.
     #[error("{text:?} is not an address")]
     Address {
         /// The text.
         text: String,
     },
-    /// The node's port is said twice.
+    /// Two options name different ports of the node.
     #[error("--address and --dist-port name different ports")]
     TwoPorts,
-    /// The transport is not built in.
+    /// This version lacks the transport.
     #[error("this version does not have the mode ssh")]
     NoSsh,
 }
 
-/// Reads the arguments; `checksum` tells whether drift is looked for by hash.
+/// Reads the arguments; `checksum` tells whether the target finds changed files by hash.
 pub(crate) fn resolve(
     args: &TargetArgs,
     checksum: bool,

@@ -1,7 +1,7 @@
-//! Reads the Erlang terms of configuration files, as far as telling two of them apart needs it.
+//! The Erlang terms of configuration files, read well enough to compare two of them.
 //!
-//! Pure. Understands tuples and lists; everything else (atoms, numbers, strings, binaries, maps) is kept as its text without spaces and
-//! comments. Whatever it does not understand is an error of no consequence: the caller then says less.
+//! Pure. Understands tuples and lists. Everything else (atoms, numbers, strings, binaries, maps) is
+//! kept as its text without spaces and comments. If a file cannot be read, the caller only says less.
 
 /// How deep terms may nest; configuration is shallow.
 const MAX_DEPTH: usize = 64;

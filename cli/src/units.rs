@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-/// The longest duration that is taken, so that no arithmetic on it overflows.
+/// The longest duration that is accepted, so that no arithmetic on it overflows.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// A text that is no rate or duration.
+/// Why a text is not a rate, a size or a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UnitError {
     /// Not a rate.
@@ -36,8 +36,8 @@ pub(crate) enum UnitError {
 
 /// Bytes per second.
 ///
-/// As rsync reads it: a number, perhaps with a fraction, and a suffix: `k`, `M` and `G` (also `KiB`, …) count in 1024, `kB`, `MB` and
-/// `GB` in 1000, `b` is a byte. A bare number counts in KiB.
+/// Written as for rsync: a number, perhaps with a fraction, and a suffix. `k`, `M` and `G` (also
+/// `KiB`, …) count in 1024, `kB`, `MB` and `GB` in 1000, and `b` is a byte. A bare number counts KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Rate(pub(crate) u64);
@@ -60,7 +60,7 @@ impl FromStr for Rate {
     }
 }
 
-/// What a suffix stands for, as rsync writes it.
+/// The bytes that a suffix of rsync stands for.
 fn byte_unit(suffix: &str) -> Option<u64> {
     Some(match suffix.to_ascii_lowercase().as_str() {
         "b" => 1,
@@ -164,7 +164,7 @@ fn split_number(text: &str) -> (&str, &str) {
     text.split_at(end)
 }
 
-/// A decimal number, of at most three places behind the point, times `unit`.
+/// A decimal number, with at most three digits after the point, times `unit`.
 fn scaled(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || fraction.len() > 3 {

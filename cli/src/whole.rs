@@ -1,8 +1,9 @@
-//! Whether what is to be pushed is a whole release.
+//! The check that a local release is whole.
 //!
-//! Looks at the entries, at the file that names the applications of the version that boots, and at where the directory lies.
-//! What it refuses could not run on any target: links that lead out of the release, an application that is missing, and a
-//! directory above or below a release's root. What only this target may lack is not looked at here.
+//! Looks at the entries, at the `.rel` file of the version that boots, and at the place of the
+//! directory. It refuses what could run on no target: links that lead out of the release, a missing
+//! application, and a directory above or below a release's root. It does not look at what only this
+//! target may lack.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,24 +16,24 @@ use relsync_engine::tree::manifest::Manifest;
 use crate::notes::some_of;
 use crate::terms::Term;
 
-/// Where links of a release may lead because every target has something there.
+/// The system directories that every target has, so that links may lead there.
 const SYSTEM_DIRS: &[&str] = &[
     "bin", "dev", "etc", "lib", "lib64", "proc", "run", "sbin", "sys", "usr", "var",
 ];
 
-/// Directories of a release whose content has to be in the release.
+/// The directories of a release whose content must be in the release itself.
 const RELEASE_DIRS: &[&str] = &["bin", "lib", "releases"];
 
-/// How far up a release's root is looked for: from `lib/app-1.0/ebin`.
+/// How many levels up relsync looks for a release's root, as from `lib/app-1.0/ebin`.
 const LEVELS_UP: usize = 3;
 
-/// The largest file that is read to learn what boots.
+/// The largest file that is read to find out what boots.
 const MAX_READ_BYTES: usize = 1 << 20;
 
 /// Why a release cannot be pushed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WholeError {
-    /// Its applications are links to where they were built.
+    /// The applications are links to the places where they were built.
     #[error(
         "the release was built in relx's dev mode: its applications are links that lead out of it: {links}"
     )]
@@ -40,29 +41,29 @@ pub(crate) enum WholeError {
         /// Some of them.
         links: String,
     },
-    /// Something else in it is a link out of it.
+    /// Another entry is a link out of the release.
     #[error("links lead out of the release: {links}")]
     LinksOut {
         /// Some of them, and where they lead.
         links: String,
     },
-    /// It is a directory that holds the release.
+    /// The directory holds the release.
     #[error("{} is not a release but lies above one: it has neither lib/ nor releases/, and {root}/ has both", dir.display())]
     Above {
-        /// What was named.
+        /// The directory that the user named.
         dir: PathBuf,
         /// The release's root relative to it.
         root: String,
     },
-    /// It is a directory in the release.
+    /// The directory is a part of the release.
     #[error("{} is not a release but a part of the release in {}", dir.display(), root.display())]
     Below {
-        /// What was named.
+        /// The directory that the user named.
         dir: PathBuf,
         /// The release's root.
         root: PathBuf,
     },
-    /// What it boots is not all there.
+    /// An application that it boots is missing.
     #[error("the release is incomplete: {file} names {applications}, and the release lacks them")]
     Lacks {
         /// The file that says what boots.
@@ -73,7 +74,7 @@ pub(crate) enum WholeError {
 }
 
 impl WholeError {
-    /// A word for programs, and what to try next.
+    /// The error's kind, and what to try next.
     pub(crate) fn class(&self) -> (&'static str, String) {
         match self {
             Self::DevMode { .. } => (
@@ -100,7 +101,8 @@ impl WholeError {
     }
 }
 
-/// Checks a release, of a directory if it comes of one. Returns links that lead out of it and that a target may well have.
+/// Checks a release, and the directory that it comes from, if any. Returns links that lead out of it
+/// to what a target may have.
 pub(crate) fn check(
     tree: &Manifest,
     exclusions: &[Exclusion],
@@ -116,7 +118,7 @@ pub(crate) fn check(
     Ok(elsewhere)
 }
 
-/// A release's root is neither above nor below what was named.
+/// Checks that a release's root is neither above nor below the named directory.
 fn check_place(tree: &Manifest, dir: &Path) -> Result<(), WholeError> {
     let is_dir = |path: &[u8]| {
         let entry = tree.get(path);
@@ -163,7 +165,8 @@ fn root_above(dir: &Path) -> Option<PathBuf> {
     root.map(Path::to_owned)
 }
 
-/// No link leads out of what the release runs from; those that lead out from elsewhere are returned.
+/// Checks that no link leads out of what the release runs from. Returns the links that lead out from
+/// elsewhere.
 fn check_links(tree: &Manifest, rules: &Rules) -> Result<Option<String>, WholeError> {
     let (mut applications, mut inside, mut elsewhere) =
         (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -180,7 +183,7 @@ fn check_links(tree: &Manifest, rules: &Rules) -> Result<Option<String>, WholeEr
         if entry.path.parent() == Some(b"lib") {
             applications.insert(entry.path.to_string());
         } else if leads_to_system(target.as_bytes()) {
-            // Every target has it.
+            // Every target has this directory.
         } else if is_release_dir(first) {
             inside.insert(named);
         } else {
@@ -205,7 +208,8 @@ fn is_release_dir(name: &[u8]) -> bool {
     RELEASE_DIRS.iter().any(is_one) || name.starts_with(b"erts-")
 }
 
-/// Whether a link's target is outside the tree that the link is in. An absolute one always is: the release lies elsewhere on a target.
+/// Whether a link leads out of its tree. An absolute link always does, because the release lies
+/// elsewhere on a target.
 fn leads_out(path: &[u8], target: &[u8]) -> bool {
     if target.starts_with(b"/") {
         return true;
@@ -234,7 +238,8 @@ fn leads_to_system(target: &[u8]) -> bool {
     target.starts_with(b"/") && is_system && is_plain
 }
 
-/// The applications that boot are there, but for those that a target's own Erlang may bring, and what the user leaves out.
+/// Checks that all applications that boot are in the release. It may lack those of the target's own
+/// Erlang, and what the user leaves out.
 fn check_applications(
     tree: &Manifest,
     exclusions: &[Exclusion],
@@ -273,7 +278,8 @@ fn has_application(tree: &Manifest, exclusions: &[Exclusion], name: &str, versio
     })
 }
 
-/// The file that says which applications the version that `start_erl.data` names is made of, with their names and versions.
+/// The `.rel` file of the version that `start_erl.data` names, and the names and versions of its
+/// applications.
 fn booted_applications(tree: &Manifest, store: &Store) -> Option<(String, Vec<(String, String)>)> {
     let data = text(tree.get(b"releases/start_erl.data")?, store)?;
     let version = data.split_whitespace().nth(1)?.to_owned();

@@ -1,4 +1,4 @@
-//! What is wrong before a target answers: its description, the hooks for it, and the way to it.
+//! Hints for errors before a target answers: in its description, its hooks, and the way to it.
 
 use relsync_engine::transport::erl::{ConnectError, NodeName, NodeNameError};
 
@@ -168,7 +168,7 @@ pub(super) fn connect_class(error: &ConnectError) -> Class<'static> {
     (kind, Exit::Unreachable, Some(hint))
 }
 
-/// The options that reach a node, by the name that it has, where it was reached.
+/// The options that reach a node under its real name at the same address.
 fn called(actual: &NodeName, dialled: &str) -> String {
     if actual.host() == dialled {
         format!("-d {actual}")

@@ -1,10 +1,10 @@
-//! What the agent refuses, by the kinds of store-format.md.
+//! Hints and exit codes for what the agent refuses, by the kinds of store-format.md.
 
 use relsync_engine::target::wire::{ErrorKind, HookFailure, RemoteError};
 
 use super::Exit;
 
-/// What to try when processes are in the way of new code.
+/// The hint for processes that are in the way of new code.
 pub(crate) const IN_USE_HINT: &str =
     "`--reload hard` kills these processes, `--reload apps` restarts their applications";
 
@@ -15,7 +15,7 @@ pub(crate) const BOOT_HINT: &str = "push what the message names as well (an --ex
 /// The hint for modules that were compiled for another OTP than the target runs.
 pub(crate) const OTHER_OTP_HINT: &str = "build the release with the OTP that the target runs; if the release brings its own ERTS, --reload vm starts it with that";
 
-/// How the process ends when the agent refuses: its errors leave the target as it was, but for one.
+/// How the process ends when the agent refuses. All refusals but one leave the target unchanged.
 pub(super) fn remote_exit(kind: &ErrorKind) -> Exit {
     match kind {
         ErrorKind::Path => Exit::Usage,
@@ -24,7 +24,7 @@ pub(super) fn remote_exit(kind: &ErrorKind) -> Exit {
     }
 }
 
-/// What to try after a refusal: where a hook judged the release, it is the release that is at fault.
+/// The hint after a refusal. If a hook judged the release, the release is at fault, not the hook.
 pub(super) fn refusal_hint(remote: &RemoteError) -> Option<String> {
     let hint = match &remote.hook {
         Some(HookFailure::Unhealthy) => {
@@ -39,7 +39,7 @@ pub(super) fn refusal_hint(remote: &RemoteError) -> Option<String> {
     Some(hint.to_owned())
 }
 
-/// What to try when the agent refuses; the kinds are those of store-format.md.
+/// The hint for a kind of refusal; the kinds are those of store-format.md.
 pub(super) fn remote_hint(kind: &ErrorKind) -> Option<String> {
     let hint = match kind {
         ErrorKind::Busy => {

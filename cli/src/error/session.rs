@@ -1,4 +1,4 @@
-//! What goes wrong between this machine and a target that answers: the link, the conversation, the update.
+//! Hints for errors once a target answers: of the link, the conversation and the update.
 
 use relsync_engine::target::session::SessionError;
 use relsync_engine::target::wire::ErrorKind;

@@ -1,4 +1,4 @@
-//! What is wrong on this machine: the release that is read, and the store that keeps it.
+//! Hints for errors on this machine: of the release that is read, and of the store.
 
 use relsync_engine::store::StoreError;
 use relsync_engine::tree::scan::ScanError;
@@ -23,7 +23,7 @@ pub(super) fn store_class(error: &StoreError) -> Class<'static> {
     }
 }
 
-/// What to try when a directory is no release that is about to be pushed.
+/// The hint for a directory that `relsync snapshot create` cannot read.
 pub(super) fn directory_class(error: &ScanError) -> Class<'static> {
     let (kind, _) = scan_class(error);
     let hint = match error {

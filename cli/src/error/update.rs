@@ -1,4 +1,4 @@
-//! What the engine says of an update, as the command's errors.
+//! The engine's errors of an update, as the command's errors.
 
 use relsync_engine::target::OpenError;
 use relsync_engine::update::{OtherRun, Unreached, UpdateError};
@@ -7,7 +7,7 @@ use super::CliError;
 use crate::output::printable;
 use crate::units::Count;
 
-/// How many modules are named that run other code than their files.
+/// How many modules with other code than their files an error names.
 const SHOWN_MODULES: usize = 3;
 
 impl From<OpenError> for CliError {
