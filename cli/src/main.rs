@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `args`, `config`, `units` | the command line, `relsync.toml`, how values are written |
 //! | `target`, `machine`, `source`, `whole`, `hooks` | the inputs: the node, this host, the snapshot (and whether it is a whole release), the hooks |
-//! | `push`, `reload`, `rollback`, `status`, `doctor`, `unload` | what is done with a target |
-//! | `snapshot`, `export`, `store` | what is done with the local store |
-//! | `plan`, `listing`, `notes`, `terms`, `report`, `events`, `progress`, `output` | what is said of it |
+//! | `push`, `reload`, `rollback`, `status`, `doctor`, `unload` | the commands on a target |
+//! | `snapshot`, `export`, `store` | the commands on the local store |
+//! | `plan`, `listing`, `notes`, `terms`, `report`, `events`, `progress`, `output` | what relsync prints |
 //! | `interrupt`, `error` | Ctrl-C; errors as prose, hint and exit code |
 
 mod args;

@@ -1,6 +1,7 @@
 //! `push` and `plan`: brings a target to a snapshot, or shows what that would do.
 //!
-//! Makes an [`Update`] of the arguments, and a [`Report`] of its [`Outcome`]. What makes an update reliable is the engine's.
+//! Turns the arguments into an [`Update`], and its [`Outcome`] into a [`Report`]. The engine makes an
+//! update reliable.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,7 +32,7 @@ use crate::whole;
 
 const DEFAULT_KEEP: u32 = 2;
 
-/// What is needed for a push, once everything on this side is ready.
+/// A push that is ready on the host's side.
 struct Job {
     target: Target,
     update: Update,
@@ -111,7 +112,7 @@ async fn push(
     shown.conclude(outcome, notes, report)
 }
 
-/// Everything that needs no target.
+/// Does all that needs no target.
 fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, CliError> {
     Config::load(args.target.profile.as_deref())?.fill_update(&mut args);
     let mut target = target::resolve(&args.target, args.apply.checksum, args.link.bwlimit)?;
@@ -189,7 +190,7 @@ pub(crate) fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> 
     }
 }
 
-/// How the end of an update is shown.
+/// The showing of an update's end.
 struct Shown<'a> {
     options: &'a PushOptions,
     explain: bool,
@@ -197,7 +198,7 @@ struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    /// Makes of the outcome of an update what the user is told of it.
+    /// Turns the outcome of an update into a report for the user.
     fn conclude(
         &self,
         outcome: UpdateOutcome,

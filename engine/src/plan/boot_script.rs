@@ -77,7 +77,7 @@ pub enum BootScriptError {
     #[error("has more than {} bytes", limits::BOOT_SCRIPT_BYTES)]
     TooLarge,
     /// The bytes are not a term, or not the term of a boot script.
-    #[error("is no boot script")]
+    #[error("is not a boot script")]
     Malformed,
 }
 

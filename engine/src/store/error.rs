@@ -40,7 +40,7 @@ pub enum StoreError {
         what: String,
     },
     /// The store was written by a newer relsync.
-    #[error("the store `{}` has version {found}, this relsync knows {known}", path.display())]
+    #[error("the store `{}` has version {found}, but this relsync knows version {known}", path.display())]
     Newer {
         /// The index's path.
         path: PathBuf,
@@ -76,7 +76,7 @@ pub enum StoreError {
         snapshot: SnapshotId,
     },
     /// A content does not match its hash, although each of its chunks does.
-    #[error("the chunks of content {sha256} do not make up that content")]
+    #[error("the store's chunks of content {sha256} give other content")]
     WrongContent {
         /// The content.
         sha256: Sha256,
@@ -100,7 +100,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The caller asked for bytes outside a content.
-    #[error("bytes {offset} to {offset}+{length} were asked of a content that has {size}")]
+    #[error("the host asked for bytes {offset} to {offset}+{length} of a content that has {size}")]
     Range {
         /// The first byte asked for.
         offset: u64,
@@ -120,13 +120,13 @@ pub enum StoreError {
         limit: u64,
     },
     /// No snapshot has this id, tag or name.
-    #[error("there is no snapshot `{spec}`")]
+    #[error("the store has no snapshot `{spec}`")]
     NoSuchSnapshot {
         /// The id, tag or name asked for.
         spec: String,
     },
     /// Several snapshots have an id that starts with these digits.
-    #[error("`{spec}` may be any of the snapshots {}", list(candidates))]
+    #[error("`{spec}` matches several snapshots: {}", list(candidates))]
     Ambiguous {
         /// The digits asked for.
         spec: String,
@@ -169,10 +169,10 @@ impl StoreError {
             | Self::MissingChunk { .. }
             | Self::MissingContent { .. }
             | Self::WrongContent { .. } => Some(
-                "run `relsync store repair`, then take the snapshot again from its directory: what is damaged is stored anew",
+                "run `relsync store repair`, then take the snapshot again from its directory: that stores the damaged content again",
             ),
             Self::NoSuchSnapshot { .. } => Some(
-                "`relsync snapshot list` shows the snapshots; of an id give at least four digits",
+                "`relsync snapshot list` shows the snapshots; give at least four digits of an id",
             ),
             Self::Ambiguous { .. } => Some("give more digits of the id"),
             Self::InvalidName { .. } => {

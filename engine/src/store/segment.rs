@@ -59,10 +59,10 @@ impl RecordKind {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Damage {
     /// The file does not start as a segment does.
-    #[error("the file does not start as a segment does")]
+    #[error("the file is not a segment")]
     NoSegment,
     /// The segment was written by a newer relsync.
-    #[error("the segment has version {found}, this relsync reads version {VERSION}")]
+    #[error("the segment has version {found}, but this relsync reads version {VERSION}")]
     Version {
         /// The segment's version.
         found: u8,
@@ -77,7 +77,7 @@ pub enum Damage {
     #[error("the record's payload is damaged")]
     Payload,
     /// The record is not the one that the index names.
-    #[error("another record stands there")]
+    #[error("another record is there")]
     OtherRecord,
 }
 

@@ -54,7 +54,7 @@ pub enum TransportError {
     #[error("the target closed the connection")]
     Closed,
     /// Nothing came from the target, not even a sign of life.
-    #[error("nothing came from the target for {} s", after.as_secs())]
+    #[error("the target sent nothing for {} s", after.as_secs())]
     Silent {
         /// The time for which nothing came.
         after: Duration,
@@ -67,7 +67,7 @@ pub enum TransportError {
         source: Arc<io::Error>,
     },
     /// The target announced a message beyond [`MAX_RECEIVED_MESSAGE`].
-    #[error("the target announced a message of {size} bytes, the limit is {limit}")]
+    #[error("the target announced a message of {size} bytes, but the limit is {limit}")]
     Oversized {
         /// The size that it announced, in bytes.
         size: u64,
@@ -82,7 +82,7 @@ pub enum TransportError {
     },
     /// The caller's message is larger than [`MAX_SENT_MESSAGE`]. Nothing was sent, and the
     /// connection stays usable.
-    #[error("a message of {size} bytes is over the limit of {limit}")]
+    #[error("the host's message of {size} bytes is over the limit of {limit}")]
     MessageTooLarge {
         /// The message's size in bytes.
         size: usize,

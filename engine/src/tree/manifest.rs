@@ -30,16 +30,16 @@ const SHORTEST_ENTRY_BYTES: usize = 5;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ManifestError {
     /// A field could not be read.
-    #[error("damaged manifest: {0}")]
+    #[error("the manifest is damaged: {0}")]
     Read(#[from] ReadError),
     /// The bytes do not start with a manifest's magic.
-    #[error("not a manifest: it starts with {found:02x?}")]
+    #[error("this is not a manifest: it starts with {found:02x?}")]
     Magic {
         /// The first four bytes.
         found: [u8; 4],
     },
     /// The manifest was written by a newer relsync.
-    #[error("manifest version {found} is unknown, this relsync reads version {VERSION}")]
+    #[error("the manifest has version {found}, but this relsync reads version {VERSION}")]
     Version {
         /// The manifest's version.
         found: u8,
@@ -68,7 +68,7 @@ pub enum ManifestError {
         index: usize,
     },
     /// An entry's parent is missing or is not a directory.
-    #[error("`{path}` stands in no directory of the manifest")]
+    #[error("the manifest lacks the directory that holds `{path}`")]
     Parent {
         /// The entry's path.
         path: EntryPath,

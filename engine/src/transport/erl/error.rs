@@ -32,7 +32,7 @@ impl fmt::Display for HandshakeStep {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The host's name or address is unknown.
-    #[error("{} {host} of {node} is unknown", if host == node.host() { "host" } else { "address" })]
+    #[error("cannot resolve the {} {host} of {node}", if host == node.host() { "host" } else { "address" })]
     HostUnknown {
         /// The node.
         node: NodeName,
@@ -51,7 +51,7 @@ pub enum ConnectError {
         timeout: Duration,
     },
     /// Nothing listens on EPMD's port.
-    #[error("no EPMD on {host}:{port}")]
+    #[error("no EPMD listens on {host}:{port}")]
     EpmdRefused {
         /// The host.
         host: String,
@@ -59,7 +59,7 @@ pub enum ConnectError {
         port: u16,
     },
     /// EPMD's port cannot be reached, or the connection to it broke.
-    #[error("EPMD on {host}:{port} cannot be reached")]
+    #[error("cannot connect to EPMD on {host}:{port}")]
     EpmdUnreachable {
         /// The host.
         host: String,
@@ -80,7 +80,7 @@ pub enum ConnectError {
         timeout: Duration,
     },
     /// The program that listens on EPMD's port is not EPMD.
-    #[error("what listens on {host}:{port} is not EPMD")]
+    #[error("the program that listens on {host}:{port} is not EPMD")]
     NotEpmd {
         /// The host.
         host: String,
@@ -116,7 +116,7 @@ pub enum ConnectError {
         port: u16,
     },
     /// The node's port cannot be reached, or the connection to it broke.
-    #[error("{node} cannot be reached on {host}:{port}")]
+    #[error("cannot connect to {node} on {host}:{port}")]
     NodeUnreachable {
         /// The node.
         node: NodeName,
@@ -141,7 +141,7 @@ pub enum ConnectError {
         timeout: Duration,
     },
     /// The node accepted the connection and then sent nothing.
-    #[error("{node} stalled in the handshake: no {step} within {} s", timeout.as_secs_f32())]
+    #[error("{node} stalled in the handshake: it sent no {step} within {} s", timeout.as_secs_f32())]
     HandshakeTimeout {
         /// The node.
         node: NodeName,
@@ -167,7 +167,7 @@ pub enum ConnectError {
         what: String,
     },
     /// The node's port expects TLS.
-    #[error("{node} expects TLS")]
+    #[error("{node} accepts only TLS connections")]
     TlsExpected {
         /// The node.
         node: NodeName,
@@ -220,6 +220,6 @@ pub enum ConnectError {
         dialled: String,
     },
     /// The operating system gives no random numbers for the handshake.
-    #[error("the operating system gives no random numbers")]
+    #[error("the operating system gave no random numbers")]
     Randomness,
 }

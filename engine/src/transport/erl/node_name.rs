@@ -21,19 +21,19 @@ pub struct NodeName {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NodeNameError {
     /// It has no `@`, or more than one.
-    #[error("node name {name:?} is not of the form name@host")]
+    #[error("the node name {name:?} is not of the form name@host")]
     Form {
         /// The text.
         name: String,
     },
     /// A part is empty, or has a character that no node name has.
-    #[error("node name {name:?} has an empty part or a character that is not allowed")]
+    #[error("the node name {name:?} has an empty part or a character that is not allowed")]
     Characters {
         /// The text.
         name: String,
     },
     /// It does not fit in an atom.
-    #[error("node name is {bytes} bytes long, the limit is {MAX_NAME}")]
+    #[error("the node name is {bytes} bytes long, but the limit is {MAX_NAME}")]
     Length {
         /// Its length.
         bytes: usize,
@@ -161,7 +161,7 @@ pub enum CookieError {
     Length,
     /// It has a character beyond Latin-1. Erlang hashes cookies byte by byte, so only Latin-1
     /// works.
-    #[error("the cookie has a character beyond Latin-1")]
+    #[error("the cookie has a character outside Latin-1")]
     Characters,
 }
 
