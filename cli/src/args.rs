@@ -25,9 +25,16 @@ use crate::units::{Rate, Size, Span};
     version,
     max_term_width = 100,
     args_conflicts_with_subcommands = true,
-    after_help = "Exit codes: 0 done or up to date, 1 failed and the target is unchanged, 2 usage, 3 rolled back, \
-                  4 applied but the VM must restart, 5 target unreachable or authentication refused, 6 the target's \
-                  file system failed between two releases, 10 store problem, 130 interrupted.\n\
+    after_help = "Exit codes:\n  \
+                  0    done, or up to date\n  \
+                  1    failed; the target is unchanged\n  \
+                  2    wrong usage\n  \
+                  3    rolled back\n  \
+                  4    applied, but the VM must restart\n  \
+                  5    the target cannot be reached, or refused the cookie\n  \
+                  6    the target's file system failed between two releases\n  \
+                  10   the store failed\n  \
+                  130  interrupted\n\n\
                   Options can also be set in relsync.toml (same names, and profiles) and in RELSYNC_… variables. \
                   The command line wins over the environment, and the environment over relsync.toml."
 )]
