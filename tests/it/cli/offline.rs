@@ -39,7 +39,7 @@ fn wrong_usage_exits_with_2() {
     let table: &[(&[&str], &str)] = &[
         (&["--no-such-option"], "--no-such-option"),
         (&["no-such-command"], "no-such-command"),
-        (&["--bwlimit", "fast"], "no rate"),
+        (&["--bwlimit", "fast"], "not a rate"),
         (&["-l", "rel"], "no node"),
         (&["-d", "no-node-name"], "most likely no-node-name@"),
         (&["-d", "app@a b"], "app@a b"),

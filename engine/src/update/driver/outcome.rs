@@ -135,7 +135,7 @@ pub enum UpdateError {
     #[error("the target rolled the update back, but not all of its code")]
     RolledBackInPart(RemoteError),
     /// The target was lost after it was told to apply, and returned with the previous release.
-    #[error("the target went back to generation {generation} by itself after it was lost")]
+    #[error("after the host lost it, the target went back to generation {generation} by itself")]
     LostAndRolledBack {
         /// The generation that it runs.
         generation: u64,
@@ -143,17 +143,19 @@ pub enum UpdateError {
         other_code: u64,
     },
     /// The target was lost after it was told to apply, and never began.
-    #[error("the target was lost before it began to apply the update")]
+    #[error("the host lost the target before it began to apply the update")]
     LostAndUnchanged,
     /// The target was lost after it was told to apply, and runs neither the old release nor the new
     /// one.
-    #[error("the target was lost, and runs generation {generation} of somebody else's")]
+    #[error(
+        "the host lost the target, and another host has installed generation {generation} there"
+    )]
     LostAndReplaced {
         /// The generation that it runs.
         generation: u64,
     },
     /// The target was lost, and cannot be reached again to ask for the outcome.
-    #[error("lost the target while it {}, and cannot reach it again: {reason}", doing.text())]
+    #[error("the host lost the target while it {}, and cannot reach it again: {reason}", doing.text())]
     UnknownEnd {
         /// The target's work when it was lost.
         doing: Doing,
@@ -198,10 +200,10 @@ pub enum UpdateError {
         source: Box<Self>,
     },
     /// The target has nothing installed that could be confirmed.
-    #[error("nothing is installed that could be confirmed")]
+    #[error("relsync has installed nothing on the target, so there is nothing to confirm")]
     NothingInstalled,
     /// The target already runs the generation to return to.
-    #[error("generation {generation} is what the target runs now")]
+    #[error("the target already runs generation {generation}")]
     RunsAlready {
         /// The generation.
         generation: u64,
@@ -315,7 +317,7 @@ pub enum Unreached {
     #[error("there was no time to try")]
     NoTime,
     /// The VM that should end still answers.
-    #[error("the VM that was to end goes on")]
+    #[error("the old VM still runs")]
     SameVm,
     /// The last attempt failed.
     #[error(transparent)]

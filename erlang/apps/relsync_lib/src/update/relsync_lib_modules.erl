@@ -176,7 +176,7 @@ expected(_) -> none.
 boot_content(#{content := Content}) ->
     case relsync_lib_upcoming:inflate(Content) of
         {ok, Bytes} -> {bytes, Bytes};
-        error -> relsync_lib_refusal:refuse(protocol, "the host sent the host sent the host sent the host sent a boot file that cannot be inflated")
+        error -> relsync_lib_refusal:refuse(protocol, "the host sent a boot file that cannot be inflated")
     end;
 boot_content(_) ->
     absent.
