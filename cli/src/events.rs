@@ -79,7 +79,7 @@ impl Events {
             }
             Event::Opened(status) => self.opened(status),
             Event::TakesAlong(systems) => self.output.line(&format!(
-                "Taking along {}, which the target lacks",
+                "Including {}, which the target lacks",
                 systems.join(", ")
             )),
             Event::LeavesOut(count) => self.output.line(&format!(
@@ -111,7 +111,7 @@ impl Events {
                 self.progress = None;
                 let reason = CliError::from(error).reason();
                 self.output
-                    .warning(&format!("{reason}; looking for it again"));
+                    .warning(&format!("{reason}; looking for the target again"));
             }
             Event::AwaitsRestart(timeout) => self.output.line(&format!(
                 "Waiting up to {} for the VM to restart...",
@@ -150,7 +150,7 @@ impl Events {
         let release = self.release.as_ref();
         let is_part = release.is_some_and(|release| source::is_inside_release(release));
         if is_part && status.current.is_none() {
-            output.warning("what is pushed has applications or boot files, but neither lib/ nor releases/: is it the release's root that --local-path names?");
+            output.warning("the pushed directory has applications or boot files, but neither lib/ nor releases/: check that --local-path names the root of the release");
         }
     }
 
@@ -180,7 +180,7 @@ fn fallback_text(fallback: Fallback) -> &'static str {
             "The target cannot load the hooks as compiled here; sending their source..."
         }
         Fallback::WithoutReflating => {
-            "The target's zlib differs from ours; sending an update that does not need it..."
+            "The target's zlib differs from the host's; sending an update that does not need it..."
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a plan changes, entry by entry, in words and as data.
+//! The changes of a plan, entry by entry, in words and as data.
 
 use std::collections::BTreeMap;
 
@@ -16,11 +16,11 @@ use crate::units::Bytes;
 /// What happens to one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// It is new.
+    /// The entry is new.
     Create,
-    /// It differs.
+    /// The entry differs.
     Update,
-    /// It goes.
+    /// The entry is deleted.
     Delete,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct EntryChange<'a> {
     pub(crate) entry: Option<usize>,
     /// What its content is copied from on the target.
     pub(crate) copied_from: Option<&'a EntryPath>,
-    /// What it would overwrite that relsync did not install, and whether it may.
+    /// The conflict, if the change would overwrite what relsync did not install.
     pub(crate) conflict: Option<Conflict>,
 }
 
@@ -160,7 +160,8 @@ impl EntryChange<'_> {
         line
     }
 
-    /// Whether it is a file of which nothing is worth saying of how it is sent: it is empty, or its part of what it is sent with rounds to nothing.
+    /// Whether there is nothing to say about how the file is sent: it is empty, or its share of the pack
+    /// rounds to nothing.
     pub(crate) fn costs_nothing(&self, coding: Option<&Coding<'_>>) -> bool {
         match coding {
             Some(coding) => coding.coded_bytes == 0,
@@ -229,16 +230,16 @@ pub(crate) fn codings<'a>(pieces: &[CodedPiece], held: Held<'a>) -> BTreeMap<usi
     codings
 }
 
-/// What the files of a pack come to; the parts of the files add up to it.
+/// The sizes of a pack's files; the figures of the files add up to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CodedTotals {
     /// The files' own size.
     content_bytes: u64,
     /// The bytes in the pack.
     coded_bytes: u64,
-    /// About what the files would be, compressed by themselves.
+    /// About how large the files would be, compressed by themselves.
     plain_bytes: u64,
-    /// What else is in the pack: the list of entries, what is deleted, checksums.
+    /// The rest of the pack: the list of entries, the deletions, the checksums.
     other_bytes: u64,
 }
 

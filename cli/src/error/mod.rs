@@ -1,7 +1,8 @@
-//! What went wrong, in words: the one place that turns errors into prose, a hint and an exit code.
+//! Errors in words: the one place that turns errors into a message, a hint and an exit code.
 //!
-//! A [`CliError`] carries what failed; [`CliError::explain`] says it. The message is a sentence with its causes, the hint what to try next;
-//! neither ever holds the cookie, and what came from a target is stripped of control characters.
+//! A [`CliError`] carries the facts, and [`CliError::explain`] says them. The message is a sentence
+//! with its causes. The hint says what to try next. Neither ever holds the cookie, and text from a
+//! target loses its control characters.
 
 mod reach;
 mod remote;
@@ -36,25 +37,25 @@ use remote::{refusal_hint, remote_hint};
 use session::{push_class, session_class};
 use store::{directory_class, store_class};
 
-/// A word that programs can rely on, how the process ends, and what to try next.
+/// An error's kind, which programs can rely on, how the process ends, and what to try next.
 type Class<'a> = (&'a str, Exit, Option<String>);
 
-/// How relsync ends; the numbers are part of its interface.
+/// The ways in which relsync ends; the numbers are part of its interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Done, or nothing was to be done.
     Done = 0,
     /// Failed; the target is unchanged.
     Failed = 1,
-    /// Asked for something that makes no sense.
+    /// The user asked for something that makes no sense.
     Usage = 2,
-    /// The update was rolled back; the target runs what it ran.
+    /// The update was rolled back; the target runs the previous release.
     RolledBack = 3,
     /// Applied, or rolled back; part of it takes effect when the VM restarts.
     NeedsRestart = 4,
-    /// The target cannot be reached, or does not let us in.
+    /// The target cannot be reached, or refuses the host.
     Unreachable = 5,
-    /// The target's file system failed in the middle of a switch, and again when it was to be taken back.
+    /// The target's file system failed in the middle of a switch, and again on the way back.
     HalfDone = 6,
     /// The local store failed.
     Store = 10,
@@ -69,7 +70,7 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
-    /// All there are.
+    /// All ways to end.
     #[cfg(test)]
     pub(crate) const ALL: [Self; 9] = [
         Self::Done,
@@ -102,42 +103,42 @@ impl Exit {
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
-    /// `relsync.toml` is wrong.
+    /// `relsync.toml` is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The target's description is wrong.
+    /// The options that describe the target are invalid.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// A probation does not outlive the restart that is asked for.
+    /// A probation was asked for together with a restart, which would end it.
     #[error(
         "--confirm-timeout cannot be combined with --reload vm: the restart ends the probation"
     )]
     ProbationOfRestart,
-    /// The agent is to be removed while it waits for a confirmation.
+    /// The agent cannot be removed while it waits for a confirmation.
     #[error("the agent stays on the target, because a generation there is on probation")]
     AgentInUse,
-    /// There is no such way to reload code alone.
+    /// `relsync reload` cannot work in this mode.
     #[error("`relsync reload` takes --reload soft, hard or apps: none and vm do not reload code")]
     NothingToReload,
-    /// A pattern is wrong.
+    /// A pattern is invalid.
     #[error(transparent)]
     Pattern(#[from] relsync_engine::tree::exclude::PatternError),
-    /// The hooks are not there or do not compile.
+    /// The hooks are missing, invalid or do not compile.
     #[error(transparent)]
     Hooks(#[from] HooksError),
     /// The store or a scan failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The local release is not whole.
+    /// The local release is incomplete.
     #[error(transparent)]
     Whole(#[from] WholeError),
-    /// The directory that a snapshot is taken of, with no target in sight, cannot be read.
+    /// The directory of `relsync snapshot create` cannot be read.
     #[error(transparent)]
     Directory(#[from] ScanError),
-    /// There is no place for the store.
+    /// The user has no data directory, and no `--store` was given.
     #[error("this user has no data directory, so the store has no place")]
     NoDataDir,
-    /// No connection came about.
+    /// The host cannot connect.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// A session failed.
@@ -146,23 +147,23 @@ pub(crate) enum CliError {
     /// A push failed.
     #[error(transparent)]
     Push(#[from] PushError),
-    /// The VM runs nothing from the destination, in which nothing was installed.
+    /// The VM runs nothing from the destination, and relsync has installed nothing there.
     #[error("{}", origin::doubt(destination, release_root.as_deref()))]
     NewDestination {
         /// The destination.
         destination: Vec<u8>,
-        /// Where the release is that the VM runs.
+        /// The root of the release that the VM runs.
         release_root: Option<Vec<u8>>,
     },
-    /// The target was lost while it applied or confirmed, and did not come back to say what became of it.
+    /// The host lost the target while that applied or confirmed, and cannot ask it for the outcome.
     #[error("the host lost the target while it {doing}, and cannot reach it again: {reason}")]
     UnknownEnd {
-        /// What it was lost at.
+        /// What the target was doing.
         doing: &'static str,
         /// Why it cannot be reached.
         reason: String,
     },
-    /// The target was lost after it was told to apply, and came back with what it ran before.
+    /// The host lost the target after the order to apply, and the target went back.
     #[error(
         "after the host lost it, the target went back to generation {generation} by itself{}",
         if *other_code > 0 { ", but its VM does not run all of it yet" } else { "" }
@@ -173,7 +174,7 @@ pub(crate) enum CliError {
         /// How many modules run other code than its files hold.
         other_code: usize,
     },
-    /// The target was lost after it was told to apply, and never began.
+    /// The host lost the target after the order to apply, and the target never began.
     #[error("the host lost the target before it began to apply the update")]
     LostAndUnchanged,
     /// The target was lost after it was told to apply, and another host has updated it since.
@@ -184,7 +185,7 @@ pub(crate) enum CliError {
         /// The generation it runs.
         generation: u64,
     },
-    /// The VM was to restart, and nobody answers.
+    /// The VM was to restart, and does not answer.
     #[error(
         "generation {generation} is installed, but the VM did not come back within {}: {reason}",
         Elapsed(*.timeout)
@@ -192,12 +193,12 @@ pub(crate) enum CliError {
     NotBack {
         /// The generation that is installed.
         generation: u64,
-        /// How long it was waited for.
+        /// How long the host waited.
         timeout: Duration,
         /// The reason why the last attempt failed.
         reason: String,
     },
-    /// The VM restarted, and runs something else than what is installed.
+    /// The VM restarted, and runs another release than the installed one.
     #[error(
         "generation {generation} is installed and the VM restarted, but the VM does not run it: {runs}"
     )]
@@ -213,41 +214,41 @@ pub(crate) enum CliError {
         /// The generation that is installed.
         generation: u64,
     },
-    /// Another generation than the one to be confirmed is installed.
+    /// The target has another generation installed than the one to confirm.
     #[error(
         "generation {meant} was not confirmed in time: the target runs generation {generation}"
     )]
     ProbationOver {
-        /// The generation that was to be confirmed.
+        /// The generation to confirm.
         meant: u64,
         /// The generation it runs.
         generation: u64,
     },
-    /// There is nothing that could be confirmed.
+    /// There is nothing to confirm.
     #[error("relsync has installed nothing on the target, so there is nothing to confirm")]
     NothingInstalled,
-    /// What was to be gone back to is what the target runs.
+    /// The target already runs what it was to go back to.
     #[error("the target already runs generation {generation}")]
     RunsAlready {
         /// The generation it runs.
         generation: u64,
     },
-    /// The update was applied and then undone by the target.
+    /// The target applied the update and then undid it.
     #[error("the target rolled the update back: {}", printable(&.0.message))]
     RolledBack(RemoteError),
-    /// The update was applied and then undone by the target, but its VM is not what it was.
+    /// The target applied the update and then undid it, but its VM does not run all of the old code.
     #[error(
         "the target rolled the update back, but its VM does not run all that it ran before: {}",
         printable(&.0.message)
     )]
     RolledBackInPart(RemoteError),
-    /// The new generation could not be confirmed before its probation was over.
+    /// The host could not confirm the new generation before its probation was over.
     #[error(
         "the host did not confirm generation {generation} within {}: {reason}; the target goes back to the previous release by itself",
         Elapsed(*.timeout)
     )]
     NotConfirmed {
-        /// The generation that was to be confirmed.
+        /// The generation to confirm.
         generation: u64,
         /// How long its probation was.
         timeout: Duration,
@@ -260,7 +261,7 @@ pub(crate) enum CliError {
     /// The user pressed Ctrl-C twice while the target was applying.
     #[error("interrupted while the target received the end of the update, or applied it")]
     InterruptedApplying,
-    /// The user pressed Ctrl-C while the target was told to go back, or to confirm.
+    /// The user pressed Ctrl-C while the host asked the target to go back, or to confirm.
     #[error("interrupted; the target still does what the host has already asked for")]
     InterruptedChange,
     /// The user pressed Ctrl-C while the update waited to be confirmed.
@@ -268,7 +269,7 @@ pub(crate) enum CliError {
     InterruptedConfirming {
         /// The generation on probation.
         generation: u64,
-        /// How long it still is.
+        /// How much of the probation is left.
         left: Duration,
         /// Whether a confirmation may have reached the target.
         asked: bool,
@@ -282,7 +283,7 @@ pub(crate) enum CliError {
         #[source]
         source: std::io::Error,
     },
-    /// A directory to be made is there already.
+    /// The directory to export to is not empty.
     #[error("the directory {path} exists and is not empty")]
     NotEmpty {
         /// The directory.
@@ -294,7 +295,7 @@ pub(crate) enum CliError {
         /// How many.
         count: usize,
     },
-    /// The index is whole again, and some of what it named is gone.
+    /// The index is rebuilt, but some of what it named is lost.
     #[error(
         "the store lost {} and {}",
         Count(*.snapshots, "snapshot"),
@@ -306,13 +307,13 @@ pub(crate) enum CliError {
         /// Files whose content is gone.
         contents: u64,
     },
-    /// There is no manual page for that.
+    /// There is no manual page, because there is no such command.
     #[error("there is no command {name:?}")]
     NoSuchCommand {
         /// What was asked for.
         name: String,
     },
-    /// The target cannot be updated as things are.
+    /// Checks of `doctor` failed.
     #[error("{failed} of {count} checks failed")]
     Unfit {
         /// How many failed.
@@ -322,7 +323,7 @@ pub(crate) enum CliError {
     },
 }
 
-/// What a target runs whose newest generation waits to be confirmed.
+/// A sentence on a target whose newest generation waits to be confirmed.
 fn on_probation(generation: u64, left: Duration, asked: bool) -> String {
     let unless = if asked {
         ", unless a confirmation reached it"
@@ -344,7 +345,7 @@ fn on_probation(generation: u64, left: Duration, asked: bool) -> String {
 /// An error in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Explained {
-    /// A word that programs can rely on.
+    /// The error's kind, which programs can rely on.
     pub(crate) kind: String,
     /// What happened.
     pub(crate) message: String,
@@ -386,7 +387,7 @@ impl CliError {
         message
     }
 
-    /// The error and its causes as one sentence, without those that repeat what is above them.
+    /// The error and its causes as one sentence; a cause that repeats the text before it is left out.
     fn message(&self) -> String {
         let mut message = self.reason();
         if self.exit() == Exit::Failed && self.concerns_target() {

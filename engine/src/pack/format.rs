@@ -30,7 +30,7 @@ const BASE_RANGE: u8 = 4;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PackError {
     /// A field is malformed.
-    #[error("malformed pack")]
+    #[error("the pack is malformed")]
     Field(#[from] ReadError),
     /// A record does not match its checksum.
     #[error("the record at byte {offset} is damaged")]
@@ -39,13 +39,13 @@ pub enum PackError {
         offset: usize,
     },
     /// The bytes do not begin as a pack does.
-    #[error("not a pack")]
+    #[error("this is not a pack")]
     NotAPack,
     /// The pack has another version.
-    #[error("a pack of version {0}; this relsync reads version {VERSION}")]
+    #[error("the pack has version {0}, but this relsync reads version {VERSION}")]
     Version(u8),
     /// A record of another type was expected.
-    #[error("a record of type {found} where type {expected} was due")]
+    #[error("the pack has a record of type {found} instead of type {expected}")]
     RecordType {
         /// The expected type.
         expected: u8,

@@ -282,7 +282,7 @@ pub enum PushError {
     Session(SessionError),
     /// The session failed after the host told the target to apply. Only a new session can tell what
     /// came of it.
-    #[error("lost the target while it applied the update")]
+    #[error("the host lost the target while it applied the update")]
     LostWhileApplying {
         /// The update that was under way.
         lost: Box<Lost>,
@@ -301,10 +301,10 @@ pub enum PushError {
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// The host could not keep the pack on disk while sending it.
-    #[error("cannot keep the pack in a temporary file")]
+    #[error("the host cannot write the pack to a temporary file")]
     Spool(#[source] std::io::Error),
     /// The target's manifest cannot be decoded.
-    #[error("the target's manifest cannot be read")]
+    #[error("the host cannot read the target's manifest")]
     Manifest(#[from] ManifestError),
     /// The target's manifest is not the one it says it has.
     #[error("the target's manifest is not the one that is installed")]
@@ -316,7 +316,9 @@ pub enum PushError {
     #[error(transparent)]
     NextBoot(BootFault),
     /// The push would delete everything, and the caller did not allow that explicitly.
-    #[error("none of the {count} entries there is in the release: all of them would be deleted")]
+    #[error(
+        "the release has none of the {count} entries on the target: all of them would be deleted"
+    )]
     NothingRemains {
         /// The number of entries that would go.
         count: u64,
@@ -338,7 +340,7 @@ pub enum PushError {
         paths: Vec<Vec<u8>>,
     },
     /// The push would delete more than the caller allows.
-    #[error("{count} entries would be deleted, the limit is {limit}")]
+    #[error("the push would delete {count} entries, but the limit is {limit}")]
     TooManyDeletes {
         /// The number of entries that would go.
         count: u64,

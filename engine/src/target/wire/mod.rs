@@ -45,16 +45,16 @@ pub(crate) fn deflate(content: &[u8]) -> Vec<u8> {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum WireError {
     /// The message's type is unknown.
-    #[error("message of unknown type {0:#04x}")]
+    #[error("the message has the unknown type {0:#04x}")]
     UnknownMessage(u8),
     /// A part or message is empty.
-    #[error("an empty message")]
+    #[error("the message is empty")]
     Empty,
     /// A part begins with a byte other than 0 and 1.
-    #[error("a part that begins with {0}")]
+    #[error("a part of the message begins with {0} instead of 0 or 1")]
     BadPart(u8),
     /// The message grows beyond the limit.
-    #[error("a message of over {limit} bytes")]
+    #[error("the message has more than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: usize,
@@ -68,7 +68,7 @@ pub enum WireError {
         tag: u8,
     },
     /// A length or number is malformed.
-    #[error("malformed message")]
+    #[error("the message is malformed")]
     Bytes(#[from] ReadError),
 }
 
