@@ -1,8 +1,8 @@
-//! Counts the bytes of deltas and the CPU time it takes to make them, in all and by phase.
+//! Counts the bytes of deltas, and the CPU time that it takes to make them, in all and by phase.
 //!
-//! `cargo bench -p relsync-engine --bench encode [-- NAME...]` takes the pairs of the benchmark `delta`; `RELSYNC_LEVEL` sets the
-//! level. Rates are megabytes of new content a second of CPU time; phases are milliseconds of it, those inside another not counted
-//! there.
+//! `cargo bench -p relsync-engine --bench encode [-- NAME...]` takes the pairs of the benchmark
+//! `delta`. `RELSYNC_LEVEL` sets the level. Rates are megabytes of new content a second of CPU
+//! time. Phases are milliseconds of it; a phase inside another is not counted there.
 #![expect(clippy::print_stdout, reason = "a table is what this prints")]
 
 #[path = "delta/pair.rs"]

@@ -1,5 +1,8 @@
-//! The transform of BEAM files on real modules: those of the machine's OTP and of the roots that are here, and other modules
-//! below `RELSYNC_BEAMS_DIR` (Elixir's, say). A sample of them, or all with `RELSYNC_BEAMS=all`.
+//! The transform of BEAM files, on real modules.
+//!
+//! The modules are those of the machine's OTP, of the roots that are here, and below
+//! `RELSYNC_BEAMS_DIR` (Elixir's, say). The test takes a sample of them, or all with
+//! `RELSYNC_BEAMS=all`.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -15,11 +18,13 @@ use super::inflate::Deflater;
 use super::streams::{KINDS, Kind, Streams};
 use super::{Limits, Options, Piece, beam_md5, decode, encode_with};
 
-/// One of so many modules is in the sample.
+/// The number of modules of which one is in the sample.
 const SAMPLE_STEP: usize = 29;
-/// One of so many is also damaged, or decoded by the agent; all modules would take hours.
+/// The number of modules of which one is also damaged, or decoded by the agent. All modules would
+/// take hours.
 const SMALLER_STEP: usize = 7;
-/// The oldest release, the first with types, the first with long atoms and plain literals.
+/// The releases: the oldest one, the first with types, and the first with long atoms and plain
+/// literals.
 const RELEASES: [&str; 4] = ["23", "25", "27", "29"];
 
 fn repository() -> PathBuf {
@@ -73,7 +78,7 @@ fn beams_below(root: &Path) -> Vec<PathBuf> {
     beams
 }
 
-/// Returns the modules to be examined, by release; those of no release under an empty name.
+/// Returns the modules to examine, by release. Modules of no release stand under an empty name.
 fn beams() -> Vec<(String, Vec<PathBuf>)> {
     let step = match std::env::var("RELSYNC_BEAMS").as_deref() {
         Ok("all") => 1,
@@ -108,7 +113,7 @@ fn read(path: &Path) -> Vec<u8> {
     fs::read(path).expect("a readable file")
 }
 
-/// Splits a module as a base is split, and as a new one is against `base`; joins the latter.
+/// Splits a module as a base is split, and as a new one is against `base`, and joins the latter.
 fn split_and_joined(new: &[u8], base: &[u8]) -> Option<(Streams, Vec<u8>)> {
     let base = Module::unpack(base, Reading::Base).ok()?;
     let base = base.container().ok()?;
@@ -158,7 +163,7 @@ impl Random {
         usize::try_from(self.0 >> 33).expect("31 bits") % limit
     }
 
-    /// Changes, inserts or removes a byte, or removes what follows one.
+    /// Changes, inserts or removes a byte, or removes the bytes that follow one.
     fn damage(&mut self, bytes: &mut Vec<u8>) {
         let at = self.below(bytes.len());
         match self.below(8) {
@@ -208,7 +213,7 @@ fn damaged_modules_come_back_as_they_are() {
 
 #[test]
 fn the_md5_is_what_the_loader_says() {
-    // The loader's own function, and what beam_lib makes of the chunks it knows.
+    // The expression asks the loader's own function, and beam_lib for the chunks that it knows.
     let expression = "[begin
             {ok, Beam} = file:read_file(File),
             MD5 = code:module_md5(Beam),
@@ -263,7 +268,8 @@ fn instructions_have_the_operands_that_the_compilers_say() {
     }
 }
 
-/// Compiles the agent's decoder, and the bench's module that compares what it makes of frames with what it should.
+/// Compiles the agent's decoder, and the bench's module that compares decoded frames with the
+/// expected content.
 fn compiled_agent(folder: &Path, release: &str) {
     let mut command = otp(release, "erlc");
     command.arg("-o").arg(folder);
@@ -344,7 +350,7 @@ fn the_agent_decodes_real_modules() {
             .expect("erl");
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "OTP {release}: {said}");
-        // It stops at the first content that differs, and ends with two figures.
+        // The program stops at the first content that differs, and ends with two figures.
         assert_eq!(said.split_whitespace().count(), 2, "OTP {release}: {said}");
     }
 }

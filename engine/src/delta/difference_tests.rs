@@ -1,7 +1,9 @@
-//! Differences of all sorts, made at random: what comes of each is a golden vector, which the agent's decoder has to agree with.
+//! Differences of all sorts, made at random. The result of each is a golden vector, which the
+//! agent's decoder has to agree with.
 //!
-//! `RELSYNC_DIFFERENCES=N` writes N other ones to the file that `RELSYNC_DIFFERENCES_FILE` names instead; the agent's test reads it
-//! there (`relsync_lib_delta_difference_tests`).
+//! With `RELSYNC_DIFFERENCES=N`, the test writes N other ones to the file that
+//! `RELSYNC_DIFFERENCES_FILE` names instead. The agent's test reads that file
+//! (`relsync_lib_delta_difference_tests`).
 
 use super::bsdiff::apply;
 use super::cursor::{Cursor, len_i64, len_u64, low_byte, put_len, put_signed, put_varint};
@@ -9,7 +11,8 @@ use crate::golden_tests::golden_dir;
 
 const CASES: u64 = 350;
 
-/// Numbers that follow from a seed (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+/// Numbers that follow from a seed (Steele, Lea and Flood, "Fast splittable pseudorandom number
+/// generators", 2014).
 struct Numbers(u64);
 
 impl Numbers {
@@ -40,7 +43,7 @@ impl Numbers {
     }
 }
 
-/// Words on the edges of what looks like a pointer, among others.
+/// Makes a base of words, many of them on the edges of what looks like a pointer.
 fn base(numbers: &mut Numbers, reach: i64) -> Vec<u8> {
     let mut base = Vec::new();
     for _ in 0..numbers.below(12) {
@@ -82,7 +85,7 @@ fn base(numbers: &mut Numbers, reach: i64) -> Vec<u8> {
     base
 }
 
-/// A branch of arm64, or nearly one.
+/// Makes a branch of arm64, or nearly one.
 fn branch(numbers: &mut Numbers, distance: i64) -> Vec<u8> {
     let operand = distance >> 2 & 0x03ff_ffff;
     let instructions = [0x9400_0000, 0x1400_0000, 0x9400_0000, 0x9000_0000];
@@ -123,7 +126,7 @@ fn moves(numbers: &mut Numbers, reach: usize) -> Vec<u8> {
     moves
 }
 
-/// Returns differences that make as many bytes as it says of the base, unless they are damaged.
+/// Returns differences, and the number of the base's bytes that they make unless they are damaged.
 fn differences(numbers: &mut Numbers, base: &[u8], reach: usize) -> (Vec<u8>, usize) {
     let (mut control, mut gaps) = (Vec::new(), Vec::new());
     let (mut at, mut copied_bytes, mut inserted_bytes) = (0, 0, 0);
@@ -170,7 +173,8 @@ fn damage(numbers: &mut Numbers, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Appends base, differences, length and what is made of them, or that it is nothing: fields with their lengths in front.
+/// Appends a case: the base, the differences, the length, and the result or the lack of one. Each
+/// field has its length before it.
 fn put_case(numbers: &mut Numbers, out: &mut Vec<u8>) -> bool {
     let reaches = [0, 1, 60, 1000, 3000, 1 << 24];
     let reach = reaches[numbers.length(reaches.len() - 1)];

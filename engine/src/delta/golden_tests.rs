@@ -1,11 +1,13 @@
-//! The golden vectors of bodies: they decode to what they did, and are still made as well.
+//! The golden vectors of bodies: they decode to the same content as ever, and new bodies are about
+//! as small.
 
 use std::path::PathBuf;
 
 use super::*;
 use crate::golden_tests::golden_dir;
 
-/// A case of the golden vectors: bases and contents of the pieces, and the body they were encoded to.
+/// A case of the golden vectors: bases and contents of the pieces, and the body they were encoded
+/// to.
 struct Vector {
     directory: PathBuf,
     bases: Vec<Option<Vec<u8>>>,
@@ -41,7 +43,7 @@ impl Vector {
     }
 
     fn encode(&self) -> Encoded {
-        // The case named so shows bodies of several groups.
+        // The case of this name shows bodies of several groups.
         let several = self.directory.ends_with("groups");
         let limits = if several {
             Limits {

@@ -1,11 +1,11 @@
-//! What is taken for a pointer, and what its moves save.
+//! The words that count as pointers, and the bytes that their moves save.
 
 use super::*;
 use proptest::prelude::*;
 
 use crate::golden_tests::golden_dir;
 
-/// Code with 625 calls and a table of 200 addresses, before and after 48 bytes were put in.
+/// Code with 625 calls and a table of 200 addresses, before and after an insertion of 48 bytes.
 fn executables() -> [Vec<u8>; 2] {
     golden("pointers")
 }
@@ -23,7 +23,7 @@ fn matches(base: &[u8]) -> [Match<'_>; 2] {
     matches_around(base, INSERTED_AT)
 }
 
-/// The matches before and behind 48 bytes that were put in, the base cut off at its start.
+/// The matches before and behind an insertion of 48 bytes, with the base cut off at its start.
 fn matches_around(base: &[u8], inserted_at: usize) -> [Match<'_>; 2] {
     let (before, behind) = base.split_at(inserted_at);
     [
@@ -69,7 +69,8 @@ fn pointers_across_a_new_function_are_moved() {
     assert!(bytes.len() < 20, "{} bytes", bytes.len());
 }
 
-/// Code of arm64 with 534 calls and jumps, and a table of distances, before and after 48 bytes were put in.
+/// Code of arm64 with 534 calls and jumps and a table of distances, before and after an insertion
+/// of 48 bytes.
 #[test]
 fn branches_across_a_new_function_are_moved_wherever_words_begin() {
     let [base, new] = golden("branches");

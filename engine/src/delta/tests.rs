@@ -48,7 +48,7 @@ pub(super) fn installed_beams(applications: &[&str]) -> Vec<Vec<u8>> {
     beams
 }
 
-/// Encodes one piece, decodes it again, and returns the body and what was done.
+/// Encodes one piece, decodes it again, and returns the body and its explanation.
 fn round_trip(new: &[u8], base: Option<&[u8]>, options: &Options) -> (Vec<u8>, PieceExplanation) {
     let encoded = encode_with(&[Piece { new, base }], options);
     let decoded = decode(&encoded.bytes, &[base], options.limits).expect("what was just encoded");
@@ -178,8 +178,9 @@ fn what_its_base_contains_costs_next_to_nothing() {
 
 /// Returns what zstd makes of the contents in one piece.
 ///
-/// Below the best level it finds more or less, by some percent, depending on where in the frame the content begins: there the
-/// contents stand, as in a body, behind their lengths, if that makes more of them.
+/// Below the best level, zstd finds some percent more or less, depending on where in the frame the
+/// content begins. So the contents stand there behind their lengths, as in a body, if that makes
+/// more of them.
 fn solid(contents: &[&[u8]], level: i32) -> usize {
     let compressed =
         |content: &[u8]| zstd_frame::compress_bare(&[], content, Search::Level(level)).len();
@@ -198,7 +199,8 @@ fn solid(contents: &[&[u8]], level: i32) -> usize {
     compressed(&as_in_a_body).max(compressed(&concatenated))
 }
 
-/// What a body may be longer than its contents in one zstd frame: its head, and for each piece how long it is.
+/// The most bytes that a body may be longer than its contents in one zstd frame: its head, and the
+/// length of each piece.
 fn most_overhead(pieces: usize) -> usize {
     64 + 5 * pieces
 }
@@ -218,7 +220,8 @@ pub(super) fn assert_not_larger_than_solid(pieces: &[Piece<'_>], options: &Optio
 
 #[test]
 fn what_a_transform_hides_is_found_without_it() {
-    // What is deflated twice over stands there once; inflated, the copy no longer resembles the original.
+    // Content that is deflated twice stands there once. Inflated, the copy no longer resembles the
+    // original.
     let text: Vec<u8> = noise(9)
         .take(150_000)
         .map(|byte| b'a' + byte % 16)
@@ -301,7 +304,8 @@ fn an_explanation_says_which_piece_costs() {
     }
 }
 
-/// Contents of many kinds: noise, repetitions, text, modules, modules with changes, what is deflated.
+/// Contents of many kinds: noise, repetitions, text, modules, modules with changes, deflated
+/// content.
 fn content() -> impl Strategy<Value = Vec<u8>> {
     let beams: Vec<Vec<u8>> = installed_beams(&["runtime_tools", "sasl"])
         .into_iter()
@@ -326,7 +330,8 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
             .take(length)
             .collect::<Vec<u8>>()
             .repeat(times)),
-        // Every fourth byte of noise stamped with the same one, over and over: short matches only, which low levels do not find.
+        // Noise with the same byte stamped on every fourth place, over and over. It has short
+        // matches only, which low levels do not find.
         (any::<u64>(), 1_usize..8).prop_map(|(seed, times)| {
             let mut content: Vec<u8> = noise(seed).take(4000).collect();
             for stamp in 0..times {
@@ -439,7 +444,7 @@ fn another_zlib_is_noticed() {
     );
     assert_eq!(encoded.explain[0].transform, Transform::Inflate);
     let mut other = encoded.bytes.clone();
-    // The check stands behind version and flags.
+    // The check stands behind the version and the flags.
     other[2] ^= 1;
     assert!(matches!(
         decode(&other, &[Some(&content)], Limits::default()),

@@ -25,7 +25,7 @@ pub struct Greeting {
 }
 
 impl Greeting {
-    /// What a host says that wants to update a directory on the target, absolute.
+    /// The greeting of a host that wants to update a directory on the target. The path is absolute.
     pub fn new(host: &str, destination: impl Into<Vec<u8>>) -> Self {
         Self {
             host: host.to_owned(),

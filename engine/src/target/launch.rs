@@ -1,7 +1,8 @@
 //! Starts the agent on a node over Erlang distribution.
 //!
-//! Owns the one call that the target runs before any module of ours is there, and the exchange that follows it: the agent comes from
-//! the target's cache, or is sent once (store-format.md, "Agent blob").
+//! This module owns the one call that the target runs before any module of ours is there, and the
+//! exchange that follows it. The agent comes from the target's cache, or the host sends it once
+//! (store-format.md, "Agent blob").
 
 use std::fmt::Write as _;
 use std::pin::pin;
@@ -14,11 +15,12 @@ use crate::target::wire::{self, PROTOCOL, Reply, Request, TargetStatus};
 use crate::transport::erl::{self, Call, Connection, Pid, SpawnBond, Term};
 use crate::transport::{Meter, TransportError};
 
-/// How often whoever watches hears of the agent on its way.
+/// The time between two reports of the agent on its way.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Starts the agent and opens a session with it; returns the session and what the target says of itself. Where the agent has to
-/// be sent, `on_sent` hears of it at the beginning, a few times a second, and at the end.
+/// Starts the agent and opens a session with it. Returns the session and the target's status. If
+/// the host has to send the agent, `on_sent` hears of it at the beginning, a few times a second,
+/// and at the end.
 pub(super) async fn open(
     mut connection: Connection,
     greeting: &Greeting,
@@ -48,14 +50,15 @@ pub(super) async fn open(
     match greet(&mut session, greeting, &meter, on_sent).await {
         Ok(status) => Ok((session, status)),
         Err(error) => {
-            // Whoever comes next does not meet the process that refuses.
+            // The next session must not meet the process that refuses.
             let _what_counts_is_known = session.close().await;
             Err(error)
         }
     }
 }
 
-/// Has a new process on the node evaluate expressions, behind the values of variables in Erlang's text, with bindings beside.
+/// Starts a process on the node that evaluates expressions. The values of variables stand before
+/// the expressions in Erlang's text; the bindings come beside it.
 pub(super) async fn evaluate(
     connection: &mut Connection,
     variables: &[(&str, String)],
@@ -69,7 +72,7 @@ pub(super) async fn evaluate(
             (*name, erl::function(module, function, *arity))
         }),
     );
-    // Erlang looks bindings up in the order of their names.
+    // Erlang looks up bindings in the order of their names.
     all.sort_by_key(|(name, _)| *name);
     let all = all.into_iter().map(|(name, value)| binding(name, value));
     let arguments = [boot_expression(), erl::list(all.collect())];
@@ -114,7 +117,7 @@ fn variant_for(release: u64) -> Result<&'static agent::Variant, SessionError> {
         .ok_or(SessionError::OldOtp { release })
 }
 
-/// What has a target of this OTP release load the agent.
+/// The message that makes a target of this OTP release load the agent.
 fn loading(release: u64, greeting: &Greeting) -> Result<Vec<u8>, SessionError> {
     let variables = [
         ("Release", release.to_string()),
@@ -158,13 +161,13 @@ async fn send_agent(
     }
 }
 
-/// Expressions behind the values of their variables, compressed: what the values have in common with each other is sent
-/// once.
+/// Compresses expressions, with the values of their variables before them. The program then carries
+/// only once what the values have in common.
 fn program(variables: &[(&str, String)], expressions: &str) -> Vec<u8> {
     let mut text = String::new();
     for (name, value) in variables {
         text.push_str(name);
-        // Not `=<<`, which begins with another operator.
+        // Without the space, Erlang would read `=<<`, which begins with another operator.
         text.push_str("= ");
         text.push_str(value);
         text.push(',');
@@ -189,7 +192,8 @@ pub(super) fn binary(bytes: &[u8]) -> String {
     text
 }
 
-/// What makes a running program of compressed text, under the names of variables: shorter than naming them in the abstract form.
+/// The steps that make a running program of compressed text. Each goes under the name of a
+/// variable, which is shorter than its name in the abstract form.
 const STEPS: [(&str, &str, &str, u8); 6] = [
     ("U", "zlib", "uncompress", 1),
     ("L", "erlang", "binary_to_list", 1),
@@ -199,7 +203,7 @@ const STEPS: [(&str, &str, &str, u8); 6] = [
     ("X", "erl_eval", "exprs", 2),
 ];
 
-/// The abstract form of `erl_eval:exprs(Program, B)`, where the program's text comes compressed as `P`.
+/// The abstract form of `erl_eval:exprs(Program, B)`. The program's text comes compressed as `P`.
 fn boot_expression() -> Term {
     let node = |kind: &'static str, rest: Vec<Term>| {
         let mut elements = vec![erl::atom(kind), erl::integer(0)];

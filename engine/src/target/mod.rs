@@ -1,7 +1,7 @@
-//! One target: how the agent gets there, the conversation with it, and what it says of itself.
+//! One target: the way of the agent to it, the conversation with it, and its status.
 //!
-//! Owns the opening of a session ([`Target::open`]), requests and answers, and their bytes ([`wire`]). What is asked, and in
-//! which order, is for [`update`](crate::update).
+//! This wing owns the opening of a session ([`Target::open`]), requests and answers, and their
+//! bytes ([`wire`]). [`update`](crate::update) decides what to ask, and in which order.
 
 pub mod agent;
 mod greeting;

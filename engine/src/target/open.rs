@@ -1,7 +1,7 @@
-//! One target: where it is, and how a session with its agent is opened.
+//! One target: its address, and the opening of a session with its agent.
 //!
-//! This is the seam of the transports. An [`Address`] says by which of them a target is reached; what opens it is a [`Session`],
-//! and nothing beyond this file knows which transport carries it.
+//! This is the seam of the transports. An [`Address`] says by which transport a target is reached.
+//! An open target is a [`Session`], and nothing beyond this file knows which transport carries it.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::target::wire::TargetStatus;
 use crate::transport::erl::{self, ConnectError, Connection, ErlTarget, NodeName};
 use crate::transport::{Counters, TransportError};
 
-/// Where a target is, and by which transport it is reached.
+/// The place of a target, and the transport that reaches it.
 #[derive(Debug, Clone)]
 pub enum Address {
     /// A node, over the Erlang distribution protocol.
@@ -29,8 +29,8 @@ impl Address {
         }
     }
 
-    /// Connects. Where the host was connected before, under a name of its own, the target may still hold that connection: this
-    /// one takes its place.
+    /// Connects. If the host was connected before under a name of its own, the target may still
+    /// hold that connection. The new connection takes its place.
     async fn connect(&self, again: bool) -> Result<Connection, ConnectError> {
         match self {
             Self::Erl(target) => {
@@ -42,19 +42,20 @@ impl Address {
     }
 }
 
-/// Why no session with a target could be opened.
+/// The reasons for which no session with a target opens.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The target cannot be reached.
+    /// The host cannot reach the target.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The target is reached, but its agent cannot be started, or refuses.
+    /// The host reaches the target, but the agent cannot start there, or refuses.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
 
 impl OpenError {
-    /// Whether waiting may help after a link was lost: the target may be restarting, or still hold the session that was lost.
+    /// Whether waiting may help after a link was lost. The target may be restarting, or may still
+    /// hold the session that was lost.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
@@ -68,18 +69,18 @@ impl OpenError {
 /// One target: opens sessions with it, and counts what went over the wire in all of them.
 #[derive(Debug)]
 pub struct Target {
-    /// Where it is.
+    /// The target's address.
     pub address: Address,
-    /// What the host says first in each session.
+    /// The host's first message in each session.
     pub greeting: Greeting,
-    /// How long, and how often, the host tries.
+    /// The host's patience: how long, and how often, it tries.
     pub patience: Patience,
     traffic: Counters,
     was_connected: bool,
 }
 
 impl Target {
-    /// Describes a target; nothing is connected to yet.
+    /// Describes a target, without connecting to it.
     pub fn new(address: Address, greeting: Greeting, patience: Patience) -> Self {
         Self {
             address,
@@ -90,13 +91,13 @@ impl Target {
         }
     }
 
-    /// Returns what went over the wire in the sessions that have ended.
+    /// Returns the traffic of the sessions that have ended.
     pub fn traffic(&self) -> Counters {
         self.traffic
     }
 
-    /// Opens a session; brings the agent to the target where it is missing. A session of the same user that is just ending, and
-    /// a way back of the target's own, are awaited.
+    /// Opens a session, and brings the agent to the target if it is missing there. The host waits
+    /// for a session of the same user that is just ending, and for a way back of the target's own.
     pub async fn open(
         &mut self,
         on_sent: &mut (dyn FnMut(AgentSent) + Send),
@@ -121,11 +122,11 @@ impl Target {
     /// Ends a session, whether or not the target still listens.
     pub async fn close(&mut self, session: Session) {
         self.count(&session);
-        // All that mattered has been answered.
+        // The target has answered everything that mattered.
         let _ = tokio::time::timeout(self.patience.goodbye, session.close()).await;
     }
 
-    /// Hangs up on a session whose target cannot or must not be told.
+    /// Drops a session whose target cannot or must not be told.
     pub fn abandon(&mut self, session: Session) {
         self.count(&session);
     }
@@ -142,7 +143,7 @@ impl Target {
         let mut connection = self.address.connect(self.was_connected).await?;
         let holder = self.greeting.holder();
         let unloaded = unload::unload(&mut connection, holder, unload::MODULE_TIMEOUT).await;
-        // What counts has been answered.
+        // The target has answered what counts.
         let _ = connection.close().await;
         unloaded.map_err(|error: TransportError| SessionError::from(error).into())
     }

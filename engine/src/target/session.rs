@@ -1,11 +1,14 @@
 //! One conversation with one target's agent.
 //!
-//! Owns sending requests and receiving replies over a channel: messages are cut into parts and joined again, and what the
-//! agent does not answer with fails here, with the reply it gave. Does not decide what is asked: that is `push` and its siblings.
+//! This module owns the sending of requests and the receiving of replies over a channel. It cuts
+//! messages into parts and joins them again. If the agent answers with another reply than expected,
+//! the request fails with that reply. This module does not decide what is asked:
+//! [`update`](crate::update) does.
 //!
-//! An agent that says nothing is told from a target that is gone: the connection lives, the agent's process hangs. While it
-//! works on files it gives a sign of life three times a minute (a `CREDIT` of nothing), so silence has a limit; who lets it do
-//! what may take longer, as hooks may, raises the limit.
+//! A silent agent differs from a target that is gone: the connection lives, but the agent's process
+//! hangs. While the agent works on files, it gives a sign of life three times a minute (a `CREDIT`
+//! of zero bytes). So silence has a limit. A caller that starts longer work, such as hooks, raises
+//! the limit.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,48 +18,49 @@ use tokio::time::timeout;
 use crate::target::wire::{Assembler, RemoteError, Reply, Request, WireError, parts};
 use crate::transport::{Channel, Counters, TransportError};
 
-/// How long to wait for the agent to be gone.
+/// The time to wait until the agent has ended.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// How long an agent may say nothing, unless it was asked for something that takes longer.
+/// The time for which an agent may be silent, unless it was asked for work that takes longer.
 pub const SILENCE: Duration = Duration::from_secs(180);
 
-/// What must have moved over the socket for a silence to be the link's: more than ticks, less than the slowest link that is any use.
+/// The bytes over the socket that show a slow link instead of a silent agent. They are more than
+/// ticks, and less than any useful link carries.
 const MOVING_BYTES: u64 = 2_000;
 
-/// What a target says that it is busy with while it goes back because a probation ran out.
+/// The activity that a target names while it goes back because a push was not confirmed.
 const RETURNING: &str = "a probation that ran out";
 
-/// Why a session cannot go on.
+/// The reasons why a session cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The connection failed.
     #[error("the host lost the target")]
     Transport(#[from] TransportError),
-    /// The target lives, but its agent says nothing.
+    /// The target lives, but its agent is silent.
     #[error("the agent on the target hangs: it has sent nothing for {} s, although the target still answers", after.as_secs())]
     Hung {
-        /// How long it said nothing.
+        /// The time of the silence.
         after: Duration,
     },
-    /// The agent's message makes no sense.
+    /// The agent's message cannot be read.
     #[error("the host cannot read the agent's message")]
     Wire(#[from] WireError),
     /// The agent refused.
     #[error("{}", .0.message)]
     Remote(RemoteError),
-    /// The agent answered something else than was asked.
+    /// The agent gave another answer than expected.
     #[error("the agent answered {found} instead of {expected}")]
     Unexpected {
-        /// What was due.
+        /// The expected answer.
         expected: &'static str,
-        /// What came.
+        /// The answer that came.
         found: &'static str,
     },
     /// Another session holds the target.
     #[error("the target is busy with {holder}")]
     Busy {
-        /// Who, as that session named itself.
+        /// The holder, by the name of its session.
         holder: String,
     },
     /// A probation ran out, and the target goes back by itself.
@@ -70,24 +74,24 @@ pub enum SessionError {
         /// The application.
         application: String,
     },
-    /// The target's OTP is older than any agent was made for.
+    /// The target's OTP is older than any that the agent supports.
     #[error("the target runs OTP {release}, but relsync needs 23 or newer")]
     OldOtp {
-        /// Its release.
+        /// The target's OTP release.
         release: u64,
     },
     /// The agent speaks another protocol.
     #[error("the agent speaks protocol {found}, but this relsync speaks {expected}")]
     Protocol {
-        /// What is spoken here.
+        /// The protocol that the host speaks.
         expected: u64,
-        /// What it speaks.
+        /// The protocol that the agent speaks.
         found: u64,
     },
 }
 
 impl SessionError {
-    /// Whether a new session could succeed where this error ended the last one.
+    /// Returns whether a new session could succeed after this error ended the last one.
     #[must_use]
     pub fn is_lost_link(&self) -> bool {
         matches!(
@@ -99,7 +103,7 @@ impl SessionError {
     }
 }
 
-/// A conversation that is under way.
+/// An open conversation.
 pub struct Session {
     channel: Box<dyn Channel>,
     assembler: Assembler,
@@ -114,7 +118,7 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Takes over a channel whose other end is the agent, which says something at least this often.
+    /// Takes over a channel to the agent. The agent must give a sign of life at least this often.
     pub fn new(channel: impl Channel + 'static, silence: Duration) -> Self {
         Self {
             channel: Box::new(channel),
@@ -123,7 +127,7 @@ impl Session {
         }
     }
 
-    /// Lets the agent say nothing for so much longer from now on; without an amount, for ever.
+    /// Lets the agent be silent for this much longer from now on; without an amount, forever.
     pub fn allow_more_silence(&mut self, more: Option<Duration>) {
         self.silence = more.and_then(|more| self.silence?.checked_add(more));
     }
@@ -141,7 +145,7 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for the agent's next message, whatever it is. Cancelled, it has lost nothing.
+    /// Waits for the agent's next message of any kind. If this future is dropped, nothing is lost.
     pub async fn receive(&mut self) -> Result<Reply, SessionError> {
         loop {
             let part = self.receive_part().await?;
@@ -149,7 +153,7 @@ impl Session {
                 continue;
             };
             match Reply::decode(&message)? {
-                // A sign of life.
+                // This is a sign of life.
                 Reply::Credit { bytes: 0 } => {}
                 reply => return Ok(reply),
             }
@@ -177,7 +181,7 @@ impl Session {
         counters.sent_bytes + counters.received_bytes
     }
 
-    /// Waits for the agent's next message; an error of the agent is an error here.
+    /// Waits for the agent's next message. An error of the agent becomes an error here.
     pub async fn receive_checked(&mut self) -> Result<Reply, SessionError> {
         match self.receive().await? {
             Reply::Error(error) => Err(SessionError::Remote(error)),
@@ -188,23 +192,23 @@ impl Session {
         }
     }
 
-    /// What went over the socket so far.
+    /// Returns the traffic over the socket so far.
     pub fn counters(&self) -> Counters {
         self.channel.counters()
     }
 
-    /// Says good-bye, waits a short while until nothing of the agent is left, and hangs up: who comes next does not
-    /// find the target busy.
+    /// Says good-bye, waits a short while until the agent has ended completely, and hangs up. So
+    /// the next caller does not find the target busy.
     pub async fn close(mut self) -> Result<(), SessionError> {
         self.send(&Request::Bye).await?;
         let ended = async { while self.channel.receive().await.is_ok() {} };
-        // What is late is gone once the connection is.
+        // A later message is lost with the connection.
         let _late = timeout(GOODBYE, ended).await;
         Ok(self.channel.close().await?)
     }
 }
 
-/// The error for a reply that was not asked for.
+/// Returns the error for an unexpected reply.
 pub(crate) fn unexpected(expected: &'static str, reply: &Reply) -> SessionError {
     let found = match reply {
         Reply::WantsAgent { .. } | Reply::WantsLoading { .. } => "a request for the agent",

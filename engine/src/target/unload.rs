@@ -1,8 +1,10 @@
 //! Takes the agent's modules out of a target's VM.
 //!
-//! Owns the expressions that the target evaluates for it: a session's process runs the very code that is to go. They remove what was
-//! loaded under the file name `relsync`, of whatever version, and what the loader left in the environment. The cached blob in a
-//! state directory stays. A target that is lost in between has some modules less; the next session loads them again.
+//! This module owns the expressions that the target evaluates for it. A session cannot do it,
+//! because its process runs the very code that is to go. The expressions remove the modules that
+//! were loaded under the file name `relsync`, in any version. They also remove what the loader left
+//! in the environment. The cached blob in a state directory stays. If the link to the target is
+//! lost meanwhile, the target has lost some modules. The next session loads them again.
 
 use std::time::Duration;
 
@@ -12,10 +14,11 @@ use crate::target::launch;
 use crate::transport::TransportError;
 use crate::transport::erl::{self, Connection, Event};
 
-/// How long a VM may take for one module: it looks at each of its processes.
+/// The time that a VM may take for one module, because it looks at each of its processes.
 pub(super) const MODULE_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// The session's name is taken, so that no session begins meanwhile. Each purge is a walk over all processes.
+/// The program that the target evaluates. It takes the session's name, so that no session begins
+/// meanwhile. Each purge is a walk over all processes.
 const PROGRAM: &str = r#"
 Host = group_leader(),
 group_leader(whereis(init), self()),
@@ -44,23 +47,23 @@ case {catch register(relsync_session, self()), whereis(relsync_agent_probation)}
 end.
 "#;
 
-/// Longer answers are none: a module's name, or who holds the target.
+/// The longest answer that counts: a module's name, or the holder of the target.
 const MAX_ANSWER_BYTES: usize = 1024;
 
-/// More modules than any agent has.
+/// A number of modules that no agent reaches.
 const MAX_MODULES: usize = 1000;
 
-/// What came of it.
+/// The outcome of an unloading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unloaded {
-    /// These modules were removed; none, if none was there.
+    /// The target removed these modules. The list is empty if there were none.
     Modules(Vec<String>),
     /// A session holds the target.
     Busy {
-        /// Who, as that session named itself.
+        /// The holder, as that session named itself.
         holder: String,
     },
-    /// A generation is on probation; its timer is the agent's.
+    /// A generation is on probation, and its timer belongs to the agent.
     Probation,
 }
 
@@ -71,7 +74,8 @@ enum Answer {
     End(Option<Unloaded>),
 }
 
-/// Removes the agent's modules; `holder` says who does it, and each module may take so long.
+/// Removes the agent's modules. The target tells other sessions the `holder`. Each module may take
+/// up to `limit`.
 pub(super) async fn unload(
     connection: &mut Connection,
     holder: &str,
@@ -95,7 +99,7 @@ pub(super) async fn unload(
                     });
                 }
             },
-            // Only now the session's name is free again.
+            // The session's name is free again only now.
             Event::Ended { reason, .. } => {
                 return match end {
                     Some(Some(refused)) => Ok(refused),

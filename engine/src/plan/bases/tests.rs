@@ -1,4 +1,4 @@
-//! Which base is chosen, and what the choice costs.
+//! The choice of bases, and its cost.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ fn manifest(files: Files<'_>) -> Manifest {
     Manifest::new(entries.collect()).expect("a manifest")
 }
 
-/// Contents in memory that count what is asked of them.
+/// Contents in memory that count the questions about them.
 #[derive(Default)]
 struct Counted {
     contents: HashMap<Sha256, Vec<u8>>,
@@ -102,13 +102,14 @@ fn text(name: &str, lines: usize) -> Vec<u8> {
     (0..lines).map(line).collect::<String>().into_bytes()
 }
 
-/// The same with a line in the middle replaced.
+/// The same content with a line in the middle replaced.
 fn edited(content: &[u8]) -> Vec<u8> {
     let middle = content.len() / 2;
     [&content[..middle], b"an edit\n", &content[middle + 40..]].concat()
 }
 
-/// What a sketch sees of a module: its atoms; and code, which differs with every number of an atom.
+/// The part of a module that a sketch sees: its atoms, and code that differs with every number of
+/// an atom.
 fn module(atoms: &[&str], code: &[u8]) -> Vec<u8> {
     let mut table = u32::try_from(atoms.len())
         .expect("few")

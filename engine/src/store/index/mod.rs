@@ -1,12 +1,16 @@
-//! The index: where in the segments things are. Only here and in [`changes`] is SQL.
+//! The index: the places of things in the segments. Only this module and [`changes`] contain SQL.
 //!
-//! The index holds nothing that the segments do not hold as well, the cache of file stats apart, and which targets deflate to other
-//! bytes than the host: losing either costs time, once.
+//! The index holds nothing that the segments do not hold as well, apart from the cache of file
+//! stats. Losing it costs time, once.
 //!
-//! **Locking.** `SQLite` in WAL mode: readers never wait, writers wait for each other up to
-//! [`BUSY_TIMEOUT`]. **Compatibility.** `user_version` counts [`MIGRATIONS`], which are only ever appended;
-//! a store of a newer relsync is refused. **Crash behaviour.** What was committed while
-//! [`Index::write`] ran is on disk; the last commits of [`Index::write_lightly`] may be lost.
+//! **Locking.** `SQLite` runs in WAL mode. Readers never wait, and writers wait for each other up
+//! to [`BUSY_TIMEOUT`].
+//!
+//! **Compatibility.** `user_version` counts [`MIGRATIONS`], which are only ever appended to. A
+//! store of a newer relsync is refused.
+//!
+//! **Crash behaviour.** The commits during an [`Index::write`] are on disk. The last commits of
+//! [`Index::write_lightly`] may be lost.
 
 mod changes;
 

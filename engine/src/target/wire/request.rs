@@ -1,17 +1,17 @@
-//! What the host asks.
+//! The requests of the host.
 
 use super::PROTOCOL;
 use super::fields::Message;
 use super::words::{HOOKS_FORMS, MODULE_ACTIONS, RELOAD_MODES, number};
 use crate::plan::ModuleAction;
 
-/// How running code is brought to the new version.
+/// The way in which running code is brought to the new version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReloadMode {
     /// Refuse if a process would be killed.
     #[default]
     Soft,
-    /// Purge, whoever runs the old code.
+    /// Purge, and kill the processes that run the old code.
     Hard,
     /// Leave code alone.
     None,
@@ -21,7 +21,7 @@ pub enum ReloadMode {
     Vm,
 }
 
-/// In which form a hooks module is sent.
+/// The form in which a hooks module is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HooksKind {
     /// Object code.
@@ -30,20 +30,20 @@ pub enum HooksKind {
     Source,
 }
 
-/// What of an update matters to the VM beside its modules.
+/// The parts of an update that matter to the VM beside its modules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PlannedFiles {
-    /// Paths that go.
+    /// The paths that are removed.
     pub removed: Vec<Vec<u8>>,
     /// The new content of `releases/start_erl.data`.
     pub start_erl_data: Option<Vec<u8>>,
     /// Whether files of an ERTS change.
     pub runtime_changes: bool,
-    /// What starts the VM again, where the VM itself cannot.
+    /// The command that starts the VM again, if the VM itself cannot.
     pub restart_command: Option<String>,
 }
 
-/// What hooks run around.
+/// The transition that hooks run around.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HooksPoint {
     /// An update.
@@ -58,23 +58,23 @@ pub enum HooksPoint {
 pub enum Request {
     /// Opens the session.
     Hello {
-        /// Who calls, as `user@machine`.
+        /// The caller, as `user@machine`.
         host: String,
         /// The release's root on the target.
         destination: Vec<u8>,
-        /// Where the tree is written if the destination is read-only.
+        /// The directory that the tree is written to if the destination is read-only.
         writable: Option<Vec<u8>>,
-        /// Whether drift is looked for by hash.
+        /// Whether drift is found by hash.
         checksum: bool,
-        /// Whether an update may follow: then the agent may make its state directory.
+        /// Whether an update may follow. Then the agent may make its state directory.
         prepare: bool,
     },
-    /// Asks for what the target holds.
+    /// Asks for the manifest of the target's tree.
     GetManifest {
         /// Whether to scan even if a manifest is installed.
         inventory: bool,
     },
-    /// Brings the hooks module.
+    /// Sends the hooks module.
     Hooks {
         /// The form of `content`.
         kind: HooksKind,
@@ -82,11 +82,11 @@ pub enum Request {
         name: String,
         /// Object code or source.
         content: Vec<u8>,
-        /// How long each hook may run, in milliseconds.
+        /// The time limit of each hook, in milliseconds.
         timeout_ms: Option<u64>,
         /// Whether `presync` runs now, before anything is written.
         presync_now: bool,
-        /// What they run around.
+        /// The transition that they run around.
         point: HooksPoint,
     },
     /// Announces a pack.
@@ -95,79 +95,82 @@ pub enum Request {
         pack_id: [u8; 32],
         /// Its size in bytes.
         size: u64,
-        /// Where the host will begin.
+        /// The offset at which the host will begin.
         offset: u64,
     },
     /// Bytes of the pack.
     PackData(Vec<u8>),
     /// Switches to the staged snapshot.
     Apply {
-        /// How code is reloaded.
+        /// The reload mode.
         reload: ReloadMode,
-        /// Earlier generations to keep.
+        /// The number of earlier generations to keep.
         keep: u64,
-        /// How long the new generation is on probation, in milliseconds.
+        /// The length of the new generation's probation, in milliseconds.
         confirm_timeout_ms: Option<u64>,
         /// The pack that was sent.
         pack_id: [u8; 32],
-        /// Bytes of earlier generations to keep, at most.
+        /// The maximum number of bytes to keep of earlier generations.
         keep_bytes: Option<u64>,
-        /// What starts the VM again, where the VM itself cannot.
+        /// The command that starts the VM again, if the VM itself cannot.
         restart_command: Option<String>,
     },
     /// Returns to an earlier generation.
     Rollback {
-        /// The generation, or the one before the current.
+        /// The generation; `None` means the one before the current.
         generation: Option<u64>,
         /// A snapshot's id instead of a generation.
         snapshot: Option<[u8; 32]>,
-        /// How code is reloaded.
+        /// The reload mode.
         reload: ReloadMode,
-        /// What starts the VM again, where the VM itself cannot.
+        /// The command that starts the VM again, if the VM itself cannot.
         restart_command: Option<String>,
     },
     /// Ends a probation.
     Confirm {
-        /// The generation that is meant.
+        /// The generation to confirm.
         generation: u64,
         /// Its snapshot's id.
         snapshot: [u8; 32],
     },
-    /// Asks what reloading would do.
+    /// Asks for the effect of a reload.
     PlanReload {
-        /// How code would be reloaded.
+        /// The reload mode.
         reload: ReloadMode,
         /// Path, action and MD5 of the new module.
         modules: Vec<(Vec<u8>, ModuleAction, Option<[u8; 16]>)>,
-        /// What else of the update matters to the VM.
+        /// The other parts of the update that matter to the VM.
         files: PlannedFiles,
-        /// Boot files that change: their paths and new content, zlib-compressed; none if they go.
+        /// The boot files that change: their paths and new content, zlib-compressed; `None` if they
+        /// are removed.
         boot_files: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     },
     /// Brings the running code to the installed files.
     Reload {
-        /// How code is reloaded.
+        /// The reload mode.
         reload: ReloadMode,
-        /// What starts the VM again, where the VM itself cannot.
+        /// The command that starts the VM again, if the VM itself cannot.
         restart_command: Option<String>,
     },
     /// Asks for the target's state.
     Status {
-        /// Whether every file is hashed.
+        /// Whether to hash every file.
         verify: bool,
     },
-    /// Asks whether what a release needs when it is started is there.
+    /// Asks whether the target has the parts that a release needs to start.
     Look {
-        /// Directories: relative to the destination, or as a boot script writes them, `$ROOT/lib/kernel-9.0/ebin`.
+        /// Directories: relative to the destination, or as in a boot script, such as
+        /// `$ROOT/lib/kernel-9.0/ebin`.
         directories: Vec<String>,
-        /// System libraries, `kernel-9.0`.
+        /// System libraries, such as `kernel-9.0`.
         systems: Vec<String>,
         /// Whether `$ROOT` is the destination.
         own_root: bool,
     },
-    /// Asks what stands at these paths of the destination; what is told of need not be asked about again.
+    /// Asks for the entries at these paths of the destination. Once reported, they need not be
+    /// asked about again.
     Claim {
-        /// Each path, and the size of the file that shall stand there if it is one.
+        /// Each path, and the size of the file that shall be there, if it is a file.
         wishes: Vec<(Vec<u8>, Option<u64>)>,
     },
     /// Asks whether the destination can be written.

@@ -1,9 +1,12 @@
-//! The one way to bring a target to a release, to take it back, to confirm, to reload, and to ask it.
+//! The one way to bring a target to a release, to take it back, to confirm, to reload, and to ask
+//! it.
 //!
-//! Owns what makes these reliable on a poor link: new attempts, the other forms of an update that a target may need, what became of
-//! an update whose link was lost, the restart of the VM, and the confirmation in time. A caller gives a value ([`Update`],
-//! [`Rollback`]), hears [`Event`]s, may cancel, and gets a value back ([`Outcome`]). Nothing here prints, or knows how a target is
-//! reached. How long and how often is tried, [`Patience`](crate::target::Patience) says.
+//! This module owns what makes these reliable on a poor link. It makes new attempts, and tries the
+//! other forms of an update that a target may need. It learns what became of an update whose link
+//! was lost, awaits the restart of the VM, and confirms in time. A caller gives a value
+//! ([`Update`], [`Rollback`]), hears [`Event`]s, may cancel, and gets a value back ([`Outcome`]).
+//! Nothing here prints, or knows how a target is reached. [`Patience`](crate::target::Patience)
+//! says how long and how often the host tries.
 //!
 //! | step of [`update_target`] | on failure |
 //! |---|---|
@@ -47,17 +50,17 @@ pub use request::{Release, Rollback, RollbackTo, Update};
 pub use rollback::{RollbackReport, roll_back};
 pub use session::{Examination, examine, reload_code, status};
 
-/// Hears what happens.
+/// The caller's function that hears each event.
 pub type OnEvent<'a> = dyn FnMut(Event<'_>) + Send + 'a;
 
-/// One target, and who hears of it.
+/// One target, and the caller's function that hears of it.
 struct Driver<'a, 'e> {
     target: &'a mut Target,
     cancel: &'a CancellationToken,
     on_event: &'a mut OnEvent<'e>,
 }
 
-/// How an update ended well.
+/// The ways in which an update ends well.
 enum Done {
     UpToDate { needs_restart: bool },
     DryRun,
@@ -66,7 +69,8 @@ enum Done {
 
 /// Brings a target to a release.
 ///
-/// A cancellation before the order to apply leaves the target as it is; later ones take effect as [`Stage`] says.
+/// A cancellation before the order to apply leaves the target as it is. A later one takes effect as
+/// [`Stage`] says.
 pub async fn update_target(
     target: &mut Target,
     mut update: Update,
@@ -155,7 +159,7 @@ impl Driver<'_, '_> {
         match result.outcome {
             Applied::RolledBack => Err(rolled_back(result)),
             Applied::Unchanged => {
-                // What was there already is on record now, and perhaps on probation.
+                // The release that was there already is on record now, and perhaps on probation.
                 if !is_reload && outcome.probation_ms.is_some() {
                     self.confirm_in_time(update, outcome).await?;
                 }
@@ -173,7 +177,7 @@ impl Driver<'_, '_> {
         }
     }
 
-    /// What follows once the target has applied an update.
+    /// Does what follows once the target has applied an update.
     async fn settle(
         &mut self,
         update: &Update,
@@ -185,7 +189,7 @@ impl Driver<'_, '_> {
         Ok(Done::Applied { needs_restart })
     }
 
-    /// Pushes until it is done, fails for good, or was tried often enough.
+    /// Pushes until the push is done, fails for good, or has been tried often enough.
     async fn attempts(
         &mut self,
         update: &mut Update,
@@ -245,7 +249,7 @@ impl Driver<'_, '_> {
             )
             .await;
         match &ended {
-            // There is nobody to say good-bye to.
+            // Nobody is left to say good-bye to.
             Err(error) if error.is_hung_up() => self.target.abandon(session),
             _ => self.target.close(session).await,
         }
@@ -330,8 +334,9 @@ impl Driver<'_, '_> {
         }
     }
 
-    /// Asks the target what it has of what the release needs when it is started, and adds to the release those of Erlang's own
-    /// applications that the target lacks. A target that runs this very release is not asked.
+    /// Asks the target what it has of what the release needs when it is started. Adds to the
+    /// release those of Erlang's own applications that the target lacks. A target that runs this
+    /// very release is not asked.
     async fn look(
         &mut self,
         update: &mut Update,
@@ -341,7 +346,7 @@ impl Driver<'_, '_> {
         update.options.looked = None;
         let installed = status.current.as_ref();
         let installed = installed.map(|current| SnapshotId(current.snapshot));
-        // What came along before stays, and is relsync's own.
+        // The applications that an earlier update brought stay, and are relsync's own.
         let (mut along, asked) = brought(update, installed).await?;
         take_along(update, &along).await?;
         if installed == Some(update.release.manifest.id()) {
@@ -364,7 +369,8 @@ impl Driver<'_, '_> {
 }
 
 impl Update {
-    /// The rule for what of a destination is left alone: what an earlier update brought of Erlang's own applications is relsync's.
+    /// The rule for the paths of a destination that are left alone. The part of Erlang's own
+    /// applications that an earlier update brought is relsync's, so it is not left alone.
     fn leave_alone(&self, status: &TargetStatus) -> PathRule {
         let mut left_out = self.left_out.clone();
         if status.current.is_some() {
@@ -380,8 +386,8 @@ impl Update {
     }
 }
 
-/// Parts Erlang's own applications that the release leaves out: those that an earlier update brought, and those that the target is
-/// to be asked about.
+/// Parts Erlang's own applications that the release leaves out. The first list is of those that an
+/// earlier update brought; the second is of those that the host asks the target about.
 async fn brought(
     update: &Update,
     installed: Option<SnapshotId>,
@@ -403,7 +409,7 @@ async fn brought(
     .await
 }
 
-/// Makes the release that with these of Erlang's own applications.
+/// Makes the release that has these of Erlang's own applications too.
 async fn take_along(update: &mut Update, systems: &[String]) -> Result<(), UpdateError> {
     let release = &mut update.release;
     let Some(dir) = release.dir.clone() else {
@@ -454,12 +460,14 @@ fn fall_back(update: &mut Update, error: &UpdateError, hooks_ran: bool) -> Optio
     }
 }
 
-/// Whether the target refused the hooks before any of them ran: it may run an older OTP than the compiler here.
+/// Whether the target refused the hooks before any of them ran. The target may run an older OTP
+/// than the compiler here.
 fn is_refused_hooks(error: &SessionError, hooks_ran: bool) -> bool {
     matches!(error, SessionError::Remote(remote) if remote.kind == ErrorKind::Hooks && !hooks_ran)
 }
 
-/// Waits for a cancellation while the target does not apply; then its answer is awaited instead.
+/// Waits for a cancellation while the target does not apply. Once it applies, the host awaits its
+/// answer instead.
 async fn cancelled_before(cancel: &CancellationToken, applies: &AtomicBool) {
     cancel.cancelled().await;
     if applies.load(Ordering::Relaxed) {
@@ -467,7 +475,8 @@ async fn cancelled_before(cancel: &CancellationToken, applies: &AtomicBool) {
     }
 }
 
-/// Whether an update needs the caller's word: the VM runs nothing from the destination, and nothing was installed there before.
+/// Whether an update needs the caller's word, because the VM runs nothing from the destination, and
+/// nothing was installed there before.
 #[must_use]
 pub fn is_in_doubt(status: &TargetStatus) -> bool {
     !status.runs && status.current.is_none() && status.damage.is_empty()
