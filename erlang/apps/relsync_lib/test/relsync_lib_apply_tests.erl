@@ -172,7 +172,7 @@ go_back(Roots, To) ->
             {error, Reason}
     end.
 
-%% Says whether the operation was reached at all.
+%% Says whether the run reached the operation at all.
 interrupted(#{run := Run} = Case, Number) ->
     Result = run_to_exit(Run),
     settle_interrupted(Case, Number),
@@ -215,7 +215,7 @@ failing(#{run := Run, roots := Roots} = Case, Number) ->
 recovered({ok, nothing}) -> ok;
 recovered({ok, What, _Report}) when What =:= undone; What =:= completed -> ok.
 
-%% The tree is wholly that of the generation which the records name.
+%% The tree is wholly that of the generation that the records name.
 one_generation(#{root := Root, roots := Roots, generations := Generations}, Number) ->
     Generation = relsync_lib_push:current(Roots),
     same_tree(maps:get(Generation, Generations), Root, {operation, Number}),
@@ -238,7 +238,7 @@ is_mix(Seed, Number) ->
     relsync_lib_trees:remove(Root),
     not lists:member(Tree, maps:values(Generations)).
 
-%% A damaged journal is made up for by the undo record, or dropped.
+%% The undo record makes up for a damaged journal; without one the journal is dropped.
 damaged_journal_test() ->
     #{root := Root, roots := #{state := Dir} = Roots, generations := #{1 := Old}} = Case = push(7),
     true = cut_at_journal(Case),
@@ -253,7 +253,7 @@ damaged_journal_test() ->
     same_tree(Old, Root, lost_journal),
     relsync_lib_trees:remove(Root).
 
-%% Somebody deletes the journal: the undo record tells as much, but only of a switch that has begun.
+%% Somebody deletes the journal. The undo record tells as much, but only of a switch that has begun.
 deleted_journal_test() ->
     #{root := Root, roots := #{state := Dir} = Roots, generations := #{1 := Old}} = Case = push(7),
     true = cut_at_journal(Case),
@@ -296,7 +296,7 @@ keep_test_() ->
         ok = relsync_lib_fs:make_dir(Displaced),
         [ok = relsync_lib_fs:make_dir(relsync_lib_path:join(Displaced, Name)) || Name <- [<<"2.1">>, <<"3.1">>]],
         Push(5),
-        %% What lay in the way of a generation goes with it.
+        %% The files that lay in the way of a generation go with it.
         {ok, [<<"3.1">>]} = relsync_lib_fs:list(Displaced),
         [4, 3] = [N || #{generation := N} <- relsync_lib_generations:history(Roots)],
         {error, {no_generation, 1, [4, 3]} = Reason} = relsync_lib_apply:rollback(Roots, 1, #{now => 0}),
@@ -325,7 +325,8 @@ keep_test_() ->
         relsync_lib_trees:remove(Root)
     end}.
 
-%% The oldest go first when all together are too large; a content of two names counts once.
+%% The oldest generations go first when all together are too large. Content of two names counts
+%% once.
 keep_bytes_test_() ->
     {timeout, 60, fun() ->
         Root = relsync_lib_trees:new_root("keep_bytes"),
@@ -354,9 +355,9 @@ keep_bytes_test_() ->
         ok = relsync_lib_fs:delete_tree(relsync_lib_state:file_name(Dir, <<"generations/2/9">>)),
         %% 3, 2 and 1 hold more than the quota, 3 and 2 do not.
         [3, 2] = Push(4, 55000),
-        %% What is newest stays however large it is, but nothing beside it.
+        %% The newest generation stays however large it is, but nothing beside it.
         [4] = Push(5, 10),
-        %% None is kept that lies behind one that is not, however small it is.
+        %% No generation is kept that lies behind a dropped one, however small it is.
         [5, 4] = Push(6, 1000000),
         [6] = Push(7, 100000),
         [6] = relsync_lib_state:generations(Dir),

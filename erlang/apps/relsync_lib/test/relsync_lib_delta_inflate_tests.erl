@@ -5,7 +5,7 @@
 
 -import(relsync_lib_delta_inflate, [deflate/3, inflate/3, level/1]).
 
-%% The bytes are those of zlib's simpler functions, so all but the level is as zlib has it by default.
+%% The bytes are those of zlib's simpler functions. So everything but the level is zlib's default.
 default_level_test() ->
     Content = content(),
     ?assertEqual(zlib:compress(Content), deflate(Content, 6, zlib)),
@@ -19,7 +19,7 @@ every_level_test() ->
     %% Some levels find the same.
     ?assertEqual(length(Deflated) - 2 * 2, length(lists:usort(Deflated))).
 
-%% That of zlib 1.2 and 1.3, as the host's.
+%% The fingerprint is that of zlib 1.2 and 1.3, as the host's.
 fingerprint_test() ->
     ?assertEqual(<<173, 146, 73, 91, 205, 154, 36, 154>>, relsync_lib_delta_inflate:fingerprint()).
 

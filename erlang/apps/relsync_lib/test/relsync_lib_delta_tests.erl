@@ -18,7 +18,7 @@ golden(Directory) ->
     {Body, Bases, Contents} = vector(Directory),
     ?assertEqual({ok, Contents}, relsync_lib_delta:decode(Body, Bases, ?LIMITS)).
 
-%% Whatever is done to a body, it decodes or is refused; nothing crashes, and no atom is made.
+%% A damaged body decodes or is refused. Nothing crashes, and no atom is made.
 damaged_body_test_() ->
     {timeout, 1200, fun() ->
         [damaged(Name) || Name <- ["mixed", "stripped-gzip-otp25", "difference", "groups"]]
@@ -27,7 +27,7 @@ damaged_body_test_() ->
 damaged(Name) ->
     {Body, Bases, Contents} = vector(filename:join(golden_folder(), Name)),
     {ok, Contents} = relsync_lib_delta:decode(Body, Bases, ?LIMITS),
-    %% All that is needed gets loaded, and brings its atoms, the first time.
+    %% The first decoding loads all that is needed, which brings its atoms.
     damaged(Body, Bases),
     Atoms = erlang:system_info(atom_count),
     damaged(Body, Bases),
@@ -45,7 +45,7 @@ damaged(Body, Bases) ->
      || At <- lists:seq(0, byte_size(Body) - 1, Step)
     ].
 
-%% So does it if a base is not what it was.
+%% The same holds if a base is damaged.
 damaged_base_test_() ->
     {timeout, 1200, fun() ->
         Name = "stripped-gzip-otp27",
@@ -81,7 +81,7 @@ version_test() ->
 
 another_zlib_is_noticed_test() ->
     {Body, Bases, _} = vector(filename:join(golden_folder(), "stripped-gzip-otp25")),
-    %% The check stands behind version and flags.
+    %% The check stands behind the version and the flags.
     <<Start:2/binary, Check:32, Rest/binary>> = Body,
     Other = <<Start/binary, (Check bxor 1):32, Rest/binary>>,
     ?assertEqual({error, zlib_differs}, relsync_lib_delta:decode(Other, Bases, ?LIMITS)).
@@ -103,7 +103,7 @@ pieces(Directory, N) ->
         {{error, enoent}, {ok, Content}} -> [{none, Content} | pieces(Directory, N + 1)]
     end.
 
-%% The repository's golden data, from wherever in it the tests run.
+%% The folder of the repository's golden data, wherever in it the tests run.
 golden_folder() ->
     {ok, Here} = file:get_cwd(),
     golden_folder([Here, filename:absname(filename:dirname(code:which(?MODULE)))]).

@@ -30,7 +30,7 @@ load(Body) ->
     {ok, Hooks} = relsync_lib_hooks:load({source, Source}, #{}),
     Hooks.
 
-%% Loads, runs one hook, unloads; answers with the result and what was printed.
+%% Loads, runs one hook, and unloads. Answers with the result and the output.
 run(Body, Point) -> run(Body, Point, 5000).
 
 run(Body, Point, Timeout) ->
@@ -223,7 +223,7 @@ await_end(Pid) ->
         {'DOWN', Monitor, process, _, _} -> ok
     end.
 
-%% Those that stay. What has to end does so when it hears of the end of others.
+%% The processes that stay. A process that has to end does so when it hears of the end of others.
 ours(Pids) -> ours(Pids, 500).
 
 ours(Pids, Times) ->
@@ -275,7 +275,7 @@ source_problems_are_readable_test() ->
      || {Source, Text} <- Cases
     ].
 
-%% Errors in the source are told all the same.
+%% The target reports errors in the source all the same.
 target_without_a_compiler_says_so_test_() ->
     {timeout, 60, fun() ->
         Node = relsync_lib_test_node:start([]),
@@ -291,7 +291,8 @@ target_without_a_compiler_says_so_test_() ->
         end
     end}.
 
-%% A hook restarts an application; what that prints later is the node's output, and does not need us.
+%% A hook restarts an application. What the application prints later is the node's output, and does
+%% not need us.
 restarted_application_prints_on_test_() ->
     {timeout, 60, fun() ->
         Node = relsync_lib_test_node:start([]),

@@ -5,7 +5,7 @@
 
 -define(ID, <<7:256>>).
 
-%% What is no file is no pack, and makes way for one.
+%% Something that is not a file is no pack, and makes way for one.
 not_a_file_test() ->
     Root = relsync_lib_trees:new_root("incoming"),
     ok = relsync_lib_state:prepare_dirs(Root),

@@ -1,4 +1,4 @@
-%% @doc What stands at a destination, and what has drifted from what was installed.
+%% @doc The inventory of a destination, and the drift from what was installed.
 -module(relsync_lib_inventory_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -54,7 +54,7 @@ missing_root_test() ->
     {error, Reason} = relsync_lib_inventory:scan(<<"/nowhere/at/all">>, #{now => 0}),
     true = is_binary(unicode:characters_to_binary(relsync_lib_inventory:format_error(Reason))).
 
-%% A file that is being written has no time to rely on.
+%% The time of a file that is being written is not reliable.
 fresh_file_test() ->
     with_tree(fun(Root) ->
         ok = prim_file:write_file(<<Root/binary, "/d/f">>, <<"fresh">>),
@@ -97,7 +97,7 @@ drift_test_() ->
             {missing, [{<<"d">>, missing}, {<<"d/f">>, missing}, {<<"d/g">>, missing}], false, fun(R) ->
                 ok = relsync_lib_fs:delete_tree(Full(R, <<"d">>))
             end},
-            %% What a link shows in the place of a directory is not the release's.
+            %% The files that a link shows in the place of a directory are not the release's.
             {moved_behind_a_link, [{<<"d">>, kind}, {<<"d/f">>, missing}, {<<"d/g">>, missing}], false, fun(R) ->
                 ok = relsync_lib_fs:rename(Full(R, <<"d">>), Full(R, <<"elsewhere">>)),
                 ok = relsync_lib_fs:symlink(<<"elsewhere">>, Full(R, <<"d">>))

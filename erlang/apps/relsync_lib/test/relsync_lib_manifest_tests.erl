@@ -58,7 +58,7 @@ lookup_test() ->
     none = relsync_lib_manifest:entry(relsync_lib_manifest:count(Manifest), Manifest),
     none = relsync_lib_manifest:entry(-1, Manifest).
 
-%% Front coding makes long paths of few bytes: the sum of them is limited.
+%% Front coding makes long paths of few bytes, so their sum is limited.
 inflated_paths_test_() ->
     {timeout, 60, fun() ->
         Deep = deep(16, <<"d">>, []),

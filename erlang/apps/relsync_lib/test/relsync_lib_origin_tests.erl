@@ -1,4 +1,5 @@
-%% @doc Where the VM runs its release from: by directories that do not exist, and by this VM's own.
+%% @doc The place that the VM runs its release from, with directories that do not exist and with
+%% this VM's own.
 -module(relsync_lib_origin_tests).
 
 -compile({parse_transform, eunit_autoexport}).

@@ -1,4 +1,4 @@
-%% @doc Which of Erlang's own applications go on when their files go.
+%% @doc Erlang's own applications that go on running when their files go.
 -module(relsync_lib_otp_apps_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -8,7 +8,8 @@ left_running_test() ->
     Left = fun relsync_lib_otp_apps:left_running/1,
     Beam = {<<"lib/sasl-9.9/ebin/sasl.beam">>, absent},
     [<<"lib/sasl-9.9">>] = Left([Beam, {<<"lib/sasl-9.9/ebin">>, absent}]),
-    %% Another version comes, it does not run, it is none of OTP's, it does not go.
+    %% In turn: another version comes, the application does not run, it is not OTP's, its files do
+    %% not go.
     [] = Left([Beam, {<<"lib/sasl-9.10/ebin/sasl.beam">>, {file, <<"staging/1">>, 8#644, 0}}]),
     [] = Left([{<<"lib/megaco-9.9/ebin/megaco.beam">>, absent}]),
     [] = Left([{<<"lib/sample-1.0/ebin/sample.beam">>, absent}]),

@@ -1,4 +1,4 @@
-%% @doc What stays of a release that goes, by what the VM was booted from.
+%% @doc The files of an old release that stay, because the VM was booted from it.
 -module(relsync_lib_pins_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -25,7 +25,7 @@ held(Paths, Found) ->
     Paths = lists:sort([Path || {Path, _} <- Held] ++ [Path || {Path, _, _} <- Others]),
     [Path || {Path, _} <- Held].
 
-%% With the boot file goes what it names, and only that.
+%% If the boot file goes, the files that it names are pinned, and only those.
 boot_file_goes_test() ->
     Expected = ?GONE -- [<<"bin/run">>, <<"lib/c-1">>],
     Expected = held(?GONE, found()).
@@ -35,7 +35,7 @@ boot_file_stays_test() ->
     Paths = ?GONE -- [<<"releases/1">>, <<"releases/1/start.boot">>],
     [<<"erts-13">>, <<"erts-13/bin">>] = held(Paths, found()).
 
-%% The boot file is OTP's own: of the release its directories count that go as a whole.
+%% The boot file is OTP's own. Then those directories of the release count that go as a whole.
 boot_file_elsewhere_test() ->
     [<<"erts-13">>, <<"erts-13/bin">>, <<"lib/a-1">>, <<"lib/a-1/ebin">>, <<"releases/1">> | _] =
         held(?GONE, (found())#{boot := none}).
@@ -44,7 +44,7 @@ boot_file_elsewhere_test() ->
 configuration_test() ->
     [<<"etc">>, <<"etc/sys.config">>] = held([<<"etc">>, <<"etc/sys.config">>, <<"etc/vm.args">>], found()).
 
-%% What is replaced, or comes, is no matter of a pin.
+%% A pin does not concern files that are replaced or that come.
 other_changes_test() ->
     Changes = [
         {<<"releases/1/start.boot">>, absent, absent},

@@ -1,5 +1,5 @@
-%% @doc What is done about a damaged or lost record of what is installed; interrupted transactions are those of
-%% `relsync_lib_apply_tests'.
+%% @doc The recovery from a damaged or lost record of what is installed. Interrupted transactions
+%% are tested in `relsync_lib_apply_tests'.
 -module(relsync_lib_recover_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -43,7 +43,8 @@ holds(N, #{write := Root}) ->
 break(#{state := Dir}, Name) ->
     ok = prim_file:write_file(relsync_lib_state:file_name(Dir, Name), <<"rubbish">>).
 
-%% Nobody guesses what was installed: no way back is shown, the tree is scanned, and the next number is above all.
+%% The target does not guess what was installed. It shows no way back, scans the tree, and numbers
+%% the next generation above all.
 damaged_test_() ->
     [
         {Name, {timeout, 60, fun() ->

@@ -91,7 +91,7 @@ push(#{root := Root} = Release, Changes, Mode, Limits) ->
     Back = switch(Release, Changes),
     {relsync_lib_reload:reload(Plan), Back}.
 
-%% What mode `soft' says once the plan is made.
+%% The refusal of mode `soft' once the plan is made.
 refusal(Root, Changes, Limits) ->
     {ok, Plan} = relsync_lib_reload:plan(Root, Changes, soft, Limits),
     relsync_lib_reload:check_users(Plan).
@@ -108,7 +108,7 @@ changed_module_is_reloaded_and_undone(Release) ->
     ?assertEqual([{rt_a, reload}], maps:get(modules, Result)),
     ?assertEqual(2, rt_a:v()),
     ?assertEqual(filename:join(ebin(Release, "rt_app-1.0"), "rt_a.beam"), code:which(rt_a)),
-    %% It stays: funs of it may be anywhere.
+    %% The old code stays, because funs of it may be anywhere.
     ?assert(erlang:check_old_code(rt_a)),
     Back(),
     ?assertEqual({ok, []}, relsync_lib_reload_undo:undo(Undo)),
@@ -139,7 +139,8 @@ module_from_elsewhere_is_left_alone(#{dir := Dir} = Release) ->
     ?assertEqual(#{rt_a => Dir}, maps:get(details, Result)),
     ?assertEqual(elsewhere, rt_a:v()).
 
-%% A patch of somebody's, from a file that the code path does not lead to; the release's file has not changed.
+%% Somebody loaded a patch from a file that the code path does not lead to. The release's file has
+%% not changed.
 module_loaded_by_hand_gives_way(#{dir := Dir, root := Root} = Release) ->
     forget(rt_a),
     Patch = filename:join(Dir, "rt_a.beam"),
@@ -219,7 +220,7 @@ instrumented_module_is_left_alone(Release) ->
     ?assertEqual(cover, status(rt_a, Result)),
     ?assertEqual(covered, rt_a:v()).
 
-%% The release runs from a read-only directory; what changes goes to a writable one.
+%% The release runs from a read-only directory. Changed files go to a writable one.
 module_of_the_read_only_root_is_ours(#{dir := Dir, root := ReadOnly}) ->
     Overlay = #{root => filename:join(Dir, "overlay"), staged => filename:join(Dir, "staged")},
     Changes = [stage(Overlay, ?A, beam(module(rt_a, 2)))],
@@ -247,7 +248,8 @@ removed_module_uncovers_that_of_the_read_only_root(#{dir := Dir, root := ReadOnl
     {{ok, _, _}, _} = push(Overlay, Forward, soft, Limits),
     {ok, Server} = gen_server:start(rt_a, [], []),
     Removals = [remove(Overlay, ?A), remove(Overlay, ?B)],
-    %% Without the read-only root on the code path it is a removal, and the process loses its code.
+    %% Without the read-only root on the code path the change is a removal, and the process loses
+    %% its code.
     Overlaid = code:get_path(),
     true = code:set_path(Overlaid -- Before ++ [D || D <- Before, string:find(D, "rt_app") =:= nomatch]),
     ?assertMatch({error, {in_use, [_]}}, refusal(maps:get(root, Overlay), Removals, Limits)),
@@ -293,7 +295,7 @@ bad_beams_are_refused_before_anything_happens(#{root := Root} = Release) ->
     ?assert(contains(text(Large), "larger than 10 bytes")),
     ?assertEqual({error, {too_many_modules, 1}}, relsync_lib_reload:plan(Root, Change ++ Change, soft, #{max_modules => 1})).
 
-%% Right before the first instruction of the chunk `Code'.
+%% The place right before the first instruction of the chunk `Code'.
 split_at_code(Beam) ->
     {At, _} = binary:match(Beam, <<"Code">>),
     Offset = At + 8 + 20,
@@ -677,7 +679,8 @@ app_env(Vsn, Env) ->
         [Vsn, Env]
     ).
 
-%% A value of the `.app' file follows the new one; one that was set stays, also against a new default.
+%% A value of the `.app' file follows the new one. A value that was set stays, even against a new
+%% default.
 values_set_at_run_time_survive_a_restart(#{root := Root} = Release) ->
     register(rt_log, self()),
     App = fun(Dir, Env) -> write(Release, "lib/" ++ Dir ++ "/ebin/rt_base.app", app_env("1", Env)) end,
@@ -707,7 +710,7 @@ values_set_at_run_time_survive_a_restart(#{root := Root} = Release) ->
     _ = log(),
     unregister(rt_log).
 
-%% It does not say that it depends on the other, whose stop ends it.
+%% The application does not say that it depends on the other, whose stop ends it.
 application_that_stopped_with_another_runs_again(#{root := Root} = Release) ->
     start_apps(Release),
     ok = application:stop(rt_dep),
@@ -731,7 +734,7 @@ application_that_stopped_with_another_runs_again(#{root := Root} = Release) ->
     ?assertEqual({"2", "1"}, {version_of(rt_base), version_of(rt_dep)}),
     stop_apps().
 
-%% It starts, and its top process ends before anybody looks.
+%% The application starts, and its top process ends before anybody looks.
 application_that_ends_at_once_is_undone(#{root := Root} = Release) ->
     start_apps(Release),
     Ends = "P = spawn_link(fun() -> ok end), M = monitor(process, P), receive {'DOWN', M, _, _, _} -> ok end, {ok, P}",

@@ -1,4 +1,4 @@
-%% @doc What must not stand where the state directory and its parts are.
+%% @doc The things that must not stand in the place of the state directory and its parts.
 -module(relsync_lib_roots_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -31,7 +31,8 @@ sound_test() ->
         ok = relsync_lib_roots:check(Roots)
     end).
 
-%% Each in turn is moved away, and a link to it, or something of another kind, stands in its place.
+%% Each directory in turn is moved away. A link to it, or something of another kind, stands in its
+%% place.
 kinds_test_() ->
     Names = [<<>>, <<"manifests">>, <<"installed">>, <<"generations">>, <<"incoming">>, <<"staging">>, <<"agent">>],
     [{binary_to_list(Name), fun() -> with_state(fun(Roots) -> replaced(Roots, Name) end) end} || Name <- Names].
@@ -70,7 +71,7 @@ access_test() ->
         ok = relsync_lib_roots:check(Roots),
         ok = relsync_lib_fs:set_mode(Dir, 8#775),
         open_to_others = refused(Roots),
-        %% Where everybody may write to the destination, the state directory is no better.
+        %% If everybody may write to the destination, the state directory is no safer.
         ok = relsync_lib_fs:set_mode(Root, 8#775),
         ok = relsync_lib_roots:check(Roots)
     end).

@@ -1,4 +1,4 @@
-%% @doc Where the content of new files comes from, and what a wrong pack comes to.
+%% @doc The sources of new files' content, and the outcome of a wrong pack.
 -module(relsync_lib_stage_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -48,7 +48,7 @@ sources_test() ->
             {<<"app-2/nothing">>, file},
             {<<"app-2/one">>, file},
             {<<"app-2/two">>, file},
-            %% With its other mode it is a copy: the old file may have other names.
+            %% With another mode the file is a copy, because the old file may have other names.
             {<<"kept">>, file},
             {<<"link">>, symlink}
         ] = Kinds,
@@ -66,7 +66,8 @@ sources_test() ->
         ]
     end).
 
-%% Many files are synced at once, or one by one where that is not possible; few as they come.
+%% Many files are synced at once, or one by one if that is not possible. Few files are synced as
+%% they come.
 sync_test_() ->
     [
         {lists:flatten(io_lib:format("~b files, ~w", [Count, How])), {timeout, 60, fun() -> synced(Count, How) end}}
@@ -95,7 +96,7 @@ synced(Count, How) ->
 kind(absent) -> absent;
 kind(Node) -> element(1, Node).
 
-%% A frame's pieces, bases and order, one wrong at a time.
+%% A frame's pieces, bases and order, with one wrong at a time.
 wrong_pieces_test_() ->
     Plain = fun(Contents) -> term_to_binary([{plain, C} || C <- Contents]) end,
     A = <<"new a">>,
@@ -126,7 +127,7 @@ wrong_pieces_test_() ->
         ]
     ].
 
-%% What stands at a new path already need not be sent; other content there is of no use.
+%% Content that stands at a new path already need not be sent. Other content there is of no use.
 found_there_test() ->
     One = binary:copy(<<"twice">>, 30),
     Frames = [{[{0, whole, none}], term_to_binary([{plain, <<"new a">>}])}],
@@ -165,7 +166,7 @@ decoder_limits_test() ->
         {error, {frame, not_today}} = relsync_lib_stage:frame([{0, whole, {0, whole}}], <<"body">>, Stage)
     end).
 
-%% The host is told when it is the zlib that differs, because it can do without.
+%% The host is told if the zlib is what differs, because it can do without.
 another_zlib_test() ->
     with_old(fun(_Root, Options) ->
         Decode = fun(_, _, _) -> {error, zlib_differs} end,
@@ -196,7 +197,7 @@ changed_base_test_() ->
         ]
     ].
 
-%% What drifted is no source; the pack must bring it.
+%% A file that drifted is no source. The pack must bring it.
 drifted_test() ->
     with_old(fun(Root, #{base := Base} = Options) ->
         {ok, Index, _} = relsync_lib_manifest:find(<<"kept">>, Base),

@@ -52,7 +52,7 @@ records_test() ->
         {ok, <<"blob">>} = relsync_lib_state:read_agent(Dir, crypto:hash(sha256, <<"blob">>))
     end).
 
-%% Every bit that turns, and every cut, is seen; nothing crashes.
+%% Each flipped bit and each cut is noticed. Nothing crashes.
 damage_test_() ->
     {timeout, 60, fun() ->
         with_dir(fun(Dir) ->
@@ -121,7 +121,7 @@ journal(Changes, Other) ->
     },
     term_to_binary(maps:merge(Journal, Other)).
 
-%% What is beyond the bounds of the fields is as damaged as any nonsense: nobody has to check it again.
+%% A field beyond its bounds is as damaged as any nonsense, so nobody has to check it again.
 bounds_test_() ->
     Probation = #{deadline => 5, timeout => 5, reload => soft},
     [
@@ -156,7 +156,8 @@ bounds_test_() ->
         ]
     ].
 
-%% Only names that relsync writes are generations, and only what belongs to one is cleared away with it.
+%% Only names that relsync writes are generations. Only the files of a generation are cleared away
+%% with it.
 names_test() ->
     with_dir(fun(Dir) ->
         Names = [<<"0">>, <<"7">>, <<"12">>, <<"+1">>, <<"-1">>, <<"01">>, <<"00">>, <<"1x">>, <<"4294967296">>, <<"1 ">>],
@@ -233,7 +234,8 @@ golden_test_() ->
         end}
     ].
 
-%% The order of a term's keys is that of the release that wrote it: what is there is only replaced if it says something else.
+%% The order of a term's keys is that of the release that wrote it. A record is only replaced if it
+%% says something else.
 bless(Golden, Kind, Term) ->
     File = filename:join(Golden, atom_to_list(Kind) ++ "-2.bin"),
     case file:read_file(File) of
@@ -261,7 +263,7 @@ golden(Suffix, #{current := Current, installed := Installed, journal := Journal,
         true = {ok, Installed} =:= relsync_lib_state:read_installed(Dir, manifest()),
         true = {ok, Journal} =:= relsync_lib_state:read_journal(Dir),
         true = {ok, Undo} =:= relsync_lib_state:read_undo(Dir, 1),
-        %% What is written today is read the same.
+        %% The records of today are read the same.
         ok = relsync_lib_state:write_journal(Dir, Journal),
         true = {ok, Journal} =:= relsync_lib_state:read_journal(Dir)
     end).

@@ -1,4 +1,4 @@
-%% @doc The live tree: links swapped in, other file systems, what stands in the way.
+%% @doc The switch of the live tree: links swapped in, other file systems, and things in the way.
 -module(relsync_lib_switch_tests).
 
 -compile({parse_transform, eunit_autoexport}).
@@ -40,8 +40,8 @@ options() -> #{state => confirmed, keep => 2, now => 0}.
 
 under(Root, Path) -> <<Root/binary, "/", Path/binary>>.
 
-%% The directory becomes a link to one outside: nothing outside is touched, and
-%% once it is back, so is the old tree.
+%% The directory becomes a link to one outside. Nothing outside is touched, and once the directory
+%% is back, so is the old tree.
 swapped_parent_test() ->
     with_prepared(old(), new(), fun(Root, Roots, Transaction) ->
         Outside = <<(filename:dirname(Root))/binary, "/outside">>,
@@ -78,7 +78,7 @@ link_becomes_directory_test() ->
         {ok, [<<"a">>]} = relsync_lib_fs:list(Outside)
     end).
 
-%% The way is taken where links, or renames into the tree, do not work.
+%% The switch takes this way if links, or renames into the tree, do not work.
 poor_file_system_test_() ->
     Rules = [
         {no_links, fun
@@ -122,8 +122,8 @@ poor_file_system_test_() ->
 
 is_state(Path) -> binary:match(Path, <<"/.relsync/">>) =/= nomatch.
 
-%% A directory that must make way for a file but holds somebody's data: refused
-%% before anything is touched.
+%% A directory must make way for a file, but holds somebody's data. The switch is refused before it
+%% touches anything.
 not_empty_test() ->
     New = #{<<"lib">> => {file, 8#644, <<"now a file">>}},
     with_staged(old(), New, fun(Root, Roots, Staged) ->
@@ -140,7 +140,7 @@ not_empty_test() ->
         same(New, Root)
     end).
 
-%% On the way back such a directory is moved aside, not lost.
+%% On the way back such a directory is moved aside and not lost.
 displaced_test() ->
     Old = #{<<"lib">> => {file, 8#644, <<"a file">>}},
     with_prepared(Old, new(), fun(Root, _Roots, Transaction) ->
@@ -176,7 +176,7 @@ order_test() ->
             [Op || {_, Path} = Op <- Live, binary:match(Path, <<".relsync">>) =:= nomatch]
     end).
 
-%% Content and records are on the medium before what depends on them.
+%% Content and records are on the medium before anything depends on them.
 durable_order_test() ->
     with_staged(old(), new(), fun(Root, Roots, _Staged) ->
         #{base := Base} = Options = relsync_lib_push:first_contact(Roots),

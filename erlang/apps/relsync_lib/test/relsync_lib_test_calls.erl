@@ -1,4 +1,4 @@
-%%% What the tests of the hooks call in the second node.
+%%% The functions that the tests of the hooks call in the second node.
 -module(relsync_lib_test_calls).
 
 -export([run_hook/1, say/2]).
@@ -18,7 +18,7 @@ printed() ->
     after 0 -> []
     end.
 
-%% @doc Has a process print, and answers with what its call returned.
+%% @doc Makes a process print, and answers with what its call returned.
 say(Name, What) ->
     Name ! {say, What, self()},
     receive

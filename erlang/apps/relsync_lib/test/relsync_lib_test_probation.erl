@@ -1,4 +1,5 @@
-%% @doc What becomes of attempts to take back what was not confirmed, as the process with the timers hears of it.
+%% @doc The attempts to take back an unconfirmed update, as the process with the timers hears of
+%% them.
 -module(relsync_lib_test_probation).
 
 -export([watch/0, attempt/1]).
@@ -9,7 +10,7 @@
 
 -define(TIMEOUT, 30000).
 
-%% @doc From now on what the process hears is kept for `attempt/1'.
+%% @doc Keeps for `attempt/1' what the process hears from now on.
 -spec watch() -> watched().
 watch() ->
     Pid = whereis(relsync_lib_probation),

@@ -41,8 +41,8 @@ golden_dir(Base, Folder) ->
         {false, Parent} -> golden_dir(Parent, Folder)
     end.
 
-%% @doc Makes an empty directory of its own, in memory where there is such a
-%% place: the tests sync thousands of times.
+%% @doc Makes an empty directory of its own, in memory if the machine has a place for that. The
+%% tests sync thousands of times.
 new_root(Name) ->
     Unique = integer_to_list(erlang:unique_integer([positive])),
     Base = filename:join([
@@ -76,7 +76,7 @@ write_node(Path, {symlink, Target}) ->
     ok = prim_file:make_symlink(Target, Path);
 write_node(Path, {file, Mode, Content}) ->
     ok = prim_file:write_file(Path, Content),
-    %% Long ago, so that no inventory takes it for a file that is being written.
+    %% A time long ago, so that no inventory takes it for a file that is being written.
     Old = erlang:system_time(second) - 100000,
     ok = prim_file:write_file_info(Path, #file_info{mode = Mode, atime = Old, mtime = Old}, [{time, posix}]).
 
@@ -195,8 +195,8 @@ entry(Path, {dir, Mode}) ->
 entry(Path, {symlink, Target}) ->
     {symlink, Path, Target}.
 
-%% @doc The bytes of a pack from what the target holds to a tree. Content that
-%% the target has is not sent.
+%% @doc Makes the bytes of a pack from what the target holds to a tree. Content that the target has
+%% is not sent.
 pack(Base, Old, New) ->
     pack(Base, Old, New, #{}).
 
@@ -272,8 +272,8 @@ base(Path, Base, Old) ->
         _ -> none
     end.
 
-%% @doc Reads the frame bodies that `pack/4' makes. A based piece comes out right
-%% only with the right base.
+%% @doc Reads the frame bodies that `pack/4' makes. A based piece comes out right only with the
+%% right base.
 decode(Body, Bases, _Limits) ->
     {ok, lists:zipwith(fun decode_piece/2, binary_to_term(Body), Bases)}.
 

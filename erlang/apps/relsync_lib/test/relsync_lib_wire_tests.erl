@@ -197,7 +197,8 @@ refused_test_() ->
         ]
     ].
 
-%% An unknown tag is skipped, of a repeated field the last counts, a list is there though nothing was sent.
+%% An unknown tag is skipped. Of a repeated field the last counts. A list is there even if nothing
+%% was sent.
 lenient_test() ->
     {ok, {hello, #{protocol := 2}}} = relsync_lib_wire:decode(<<1, 200, 1, 0, 1, 1, 1, 1, 1, 2>>),
     {ok, {plan_reload, #{modules := [], boot_files := []}}} = relsync_lib_wire:decode(<<9>>).

@@ -14,7 +14,7 @@ golden_test() ->
 code(text) -> "text";
 code(Number) -> integer_to_list(Number).
 
-%% What stands for a word leads back to it; a number of another version is refused.
+%% The code of a word leads back to it. A number of another version is refused.
 there_and_back_test() ->
     [
         case relsync_lib_words:encode(Kind, Word) of

@@ -263,7 +263,7 @@ read_golden(File) ->
         end,
     {Frame, Raw, Prefix}.
 
-%% The repository's golden data, from wherever in it the tests run.
+%% The folder of the repository's golden data, wherever in it the tests run.
 golden_folder() ->
     {ok, Here} = file:get_cwd(),
     golden_folder([Here, filename:absname(filename:dirname(code:which(?MODULE)))]).
