@@ -40,7 +40,7 @@ fn wrong_usage_exits_with_2() {
         (&["--no-such-option"], "--no-such-option"),
         (&["no-such-command"], "no-such-command"),
         (&["--bwlimit", "fast"], "not a rate"),
-        (&["-l", "rel"], "no node"),
+        (&["-l", "rel"], "no target node"),
         (&["-d", "no-node-name"], "most likely no-node-name@"),
         (&["-d", "app@a b"], "app@a b"),
         (&["-d", "app@localhost", "-c", ""], "cookie is empty"),
