@@ -182,5 +182,8 @@ fn fallback_text(fallback: Fallback) -> &'static str {
         Fallback::WithoutReflating => {
             "The target's zlib differs from the host's; sending an update that does not need it..."
         }
+        Fallback::WholePack => {
+            "The target's part of this update came from another build of relsync; sending the whole pack..."
+        }
     }
 }

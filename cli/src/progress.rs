@@ -116,7 +116,9 @@ impl Progress {
     /// How much of the pack the target has.
     fn verified(&self, pack: &PackSummary) -> u64 {
         match &self.incoming {
-            Some(incoming) if incoming.pack_id == pack.id => incoming.verified.min(pack.pack_bytes),
+            Some(incoming) if incoming.pack_id == pack.id.0 => {
+                incoming.verified.min(pack.pack_bytes)
+            }
             _ => 0,
         }
     }

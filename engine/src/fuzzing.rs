@@ -207,7 +207,7 @@ pub fn pack_records(mut input: &[u8]) {
     while let Some(payload) = take_part(&mut input) {
         pack.extend(sealer.record(payload));
     }
-    let (trailer, _) = sealer.finish();
+    let trailer = sealer.finish();
     pack.extend(trailer);
     let _ = read_pack(&pack, 8, 8);
 }

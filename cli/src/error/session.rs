@@ -1,5 +1,6 @@
 //! Hints for errors once a target answers: of the link, the conversation and the update.
 
+use relsync_engine::pack::encode::EncodeError;
 use relsync_engine::target::session::SessionError;
 use relsync_engine::target::wire::ErrorKind;
 use relsync_engine::transport::TransportError;
@@ -91,16 +92,17 @@ pub(super) fn push_class(error: &PushError) -> Class<'_> {
             hint("`relsync status` tells which release the target runs"),
         ),
         PushError::ZlibDiffers => ("zlib_differs", Exit::Failed, None),
+        PushError::PackDiffers(error) => session_class(error),
         PushError::Store(error) => store_class(error),
+        PushError::Encode(EncodeError::Sink(_)) | PushError::Spool(_) => (
+            "store",
+            Exit::Store,
+            hint("check the free space where the store is"),
+        ),
         PushError::Encode(_) => (
             "store",
             Exit::Store,
             hint("`relsync store check --read-data` tells whether the store is damaged"),
-        ),
-        PushError::Spool(_) => (
-            "store",
-            Exit::Store,
-            hint("check the free space where the store is"),
         ),
         PushError::Manifest(_) | PushError::WrongManifest => (
             "bad_manifest",

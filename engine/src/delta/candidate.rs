@@ -124,13 +124,6 @@ impl<'p> Candidate<'p> {
         self.coded_within(&Choice::default(), Search::Level(self.level), limit)
     }
 
-    /// Stores the streams unchanged. There is no search, and decoding is very cheap.
-    pub(super) fn stored(&self) -> Coded {
-        let choice = Choice::default();
-        let (_, content) = self.prefix_and_content(&choice);
-        self.with(&choice, zstd_frame::stored(0, &content))
-    }
-
     /// Estimates the result of [`Candidate::solid`].
     pub(super) fn estimate_solid(&self) -> usize {
         self.compressed(&Choice::default(), Search::Level(1)).len()

@@ -11,7 +11,7 @@ use super::frame::{self, Mode, Transform};
 use super::inflate::{self, Deflated, Deflater, Gzip};
 use super::streams::{KINDS, Kind, Streams};
 use super::zlib::Framing;
-use super::{Encoded, Limits, Options, Piece, STORED_LEVEL};
+use super::{Encoded, Limits, Options, Piece};
 
 /// The largest factor by which a quick estimate of the plain coding with the base exceeds the
 /// result of a thorough search.
@@ -38,10 +38,7 @@ pub fn encode(pieces: &[Piece<'_>], level: i32) -> Encoded {
 pub fn encode_with(pieces: &[Piece<'_>], options: &Options) -> Encoded {
     // Pieces are taken apart only when they are needed. Together, the pieces of a frame may be far
     // more than a decoder, or this host, can hold.
-    let prepare = |piece| match options.level {
-        STORED_LEVEL => Prepared::solid(piece),
-        _ => Prepared::fitting(piece, options),
-    };
+    let prepare = |piece| Prepared::fitting(piece, options);
     let mut prepared = pieces.iter().map(prepare).peekable();
     let mut encoded = Encoded {
         bytes: vec![frame::VERSION],
@@ -101,11 +98,6 @@ fn weights(pieces: &[Piece<'_>], prepared: &[Prepared], modes: &[Mode]) -> Vec<u
 /// Codes a group of pieces in the smallest way. Also returns the approximate size that plain zstd
 /// would give, in bytes.
 fn smallest(pieces: &[Piece<'_>], prepared: &[Prepared], options: &Options) -> (Coded, usize) {
-    if options.level == STORED_LEVEL {
-        let stored = Candidate::new(prepared, options).stored();
-        let plain_bytes = stored.len();
-        return (stored, plain_bytes);
-    }
     let mut best = Candidate::new(prepared, options).smallest(usize::MAX);
     let is_transformed = |prepared: &Prepared| prepared.mode.transform != Transform::Plain;
     if prepared.iter().any(is_transformed) {

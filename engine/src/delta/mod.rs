@@ -79,8 +79,8 @@ impl Default for Limits {
 pub struct Options {
     /// The decoder's limits.
     pub limits: Limits,
-    /// zstd's level, 1 to 22, or [`STORED_LEVEL`]. From [`BEST_LEVEL`] on, the whole prefix is
-    /// searched, and searched thoroughly if much is left to code.
+    /// zstd's level, 1 to 22. From [`BEST_LEVEL`] on, the whole prefix is searched, and searched
+    /// thoroughly if much is left to code.
     pub level: i32,
     /// Whether the target's zlib is known to deflate as ours does.
     pub reflate: bool,
@@ -91,9 +91,6 @@ pub const BEST_LEVEL: i32 = 19;
 
 /// The level of the effort `fast`, at which time counts as well as size.
 pub const FAST_LEVEL: i32 = 9;
-
-/// The level at which content is not transformed, not compressed, and not compared with a base.
-pub const STORED_LEVEL: i32 = 0;
 
 impl Default for Options {
     fn default() -> Self {

@@ -149,12 +149,17 @@ fn compressor<'p>(
     Ok(context)
 }
 
+/// Returns the version of zstd.
+pub(crate) fn version() -> u32 {
+    zstd::zstd_safe::version_number()
+}
+
 fn refused(code: usize) -> CompressError {
     CompressError(get_error_name(code).to_owned())
 }
 
 /// Returns a bare frame of uncompressed blocks (RFC 8878, section 3.1.1).
-pub(crate) fn stored(prefix_len: usize, content: &[u8]) -> Vec<u8> {
+pub(super) fn stored(prefix_len: usize, content: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0];
     let window_log = window_log(prefix_len + content.len());
     // The exponent is in the upper bits. It counts from a window of 1 KiB.

@@ -1,24 +1,20 @@
-//! The encoder of packs. It builds the pack of a plan.
+//! The encoder of packs. It encodes the pack of an outline.
 //!
-//! This module owns the order of work. Frames are planned (`frames`), read and coded in parallel
-//! batches, and written in order. So memory stays at a few frames per core, whatever the size of
-//! the update. The content comes from a [`ContentSource`], and the bytes go to the caller's sink.
+//! This module owns the order of work. Frames are read and coded in parallel batches, and written in
+//! order. So memory stays at a few frames per core, whatever the size of the update. The content
+//! comes from a [`ContentSource`], and the bytes go to the caller's sink.
 //!
-//! **Invariant.** The same plan, content and [`Coding`] give the same bytes. So an interrupted pack
-//! can be built again and continued where it stopped.
+//! **Invariant.** The same outline, content and [`Coding`] give the same bytes. So an interrupted
+//! pack can be built again and continued where it stopped. A change of the encoder that makes other
+//! bytes comes with another `ENCODER_VERSION` (`outline`).
 
 use rayon::prelude::*;
 
+use crate::delta;
 use crate::delta::zstd_frame;
-use crate::delta::{self, BEST_LEVEL};
-use crate::limits;
-use crate::pack::frames::frames;
-use crate::pack::{Cursor, FrameHead, Header, Sealer};
-use crate::plan::Plan;
-use crate::plan::installed::Held;
-use crate::tree::entry::Entry;
-use crate::tree::id::{ChunkId, Sha256};
-use crate::tree::manifest::Manifest;
+use crate::pack::outline::{OutlinedFrame, Range};
+use crate::pack::{Coding, Cursor, Outline, Sealer};
+use crate::tree::id::{ChunkId, PackId, Sha256};
 
 /// The source of files' content.
 pub trait ContentSource: Sync {
@@ -58,7 +54,7 @@ pub enum EncodeError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackSummary {
     /// The pack's id.
-    pub id: [u8; 32],
+    pub id: PackId,
     /// The pack's size in bytes.
     pub pack_bytes: u64,
     /// The approximate size that plain zstd would give, in bytes.
@@ -80,94 +76,42 @@ pub struct CodedPiece {
     pub content_bytes: u64,
 }
 
-/// The coding of a pack's frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Coding {
-    /// zstd's level.
-    pub level: i32,
-    /// Whether the target's zlib is known to deflate as the host's does.
-    pub reflate: bool,
-}
-
-/// Builds the pack of `plan`. It passes the bytes to `sink` in order.
+/// Encodes the pack of `outline`. It passes the bytes to `sink` in order.
 pub fn encode_pack(
-    plan: &Plan,
-    held: Held<'_>,
-    new: &Manifest,
+    outline: &Outline,
     source: &dyn ContentSource,
     coding: Coding,
     sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
 ) -> Result<PackSummary, EncodeError> {
-    let heads = frames(plan, held, new, &|sha256| source.chunks(sha256));
-    let header = Header {
-        base: held.manifest.sha256(),
-        snapshot: new.id(),
-        manifest: new.sha256(),
-        manifest_bytes: new.encode().len() as u64,
-        content_bytes: plan.totals(new).sent_content_bytes,
-        frames: heads.len() as u64,
-        deletes: plan.deletes.clone(),
-        // The level is the same at every effort. So two packs of incompressible content are the
-        // same, too.
-        manifest_frame: zstd_frame::compress(held.manifest.encode(), new.encode(), BEST_LEVEL)?,
-    };
     let mut sealer = Sealer::default();
     let mut pack_bytes = 0;
     let mut write = |record: &[u8]| {
         pack_bytes += record.len() as u64;
         sink(record).map_err(EncodeError::Sink)
     };
-    write(&sealer.record(&header.encode()))?;
+    write(&sealer.record(&outline.header.encode()))?;
 
     let mut cursor = Cursor::default();
     let mut pieces = Vec::new();
     let mut plain_bytes = 0;
-    let mut offsets = Offsets::default();
-    for batch in heads.chunks(2 * rayon::current_num_threads()) {
-        let starts: Vec<Vec<u64>> = batch.iter().map(|head| offsets.of(head)).collect();
+    for batch in outline.frames.chunks(2 * rayon::current_num_threads()) {
         let bodies: Vec<Body> = batch
             .par_iter()
-            .zip(&starts)
-            .map(|(head, starts)| encode_body(head, starts, held, new, source, coding))
+            .map(|frame| encode_body(frame, source, coding))
             .collect::<Result<_, _>>()?;
-        for (head, body) in batch.iter().zip(bodies) {
-            write(&sealer.record(&head.encode(&mut cursor, &body.bytes)))?;
+        for (frame, body) in batch.iter().zip(bodies) {
+            write(&sealer.record(&frame.head.encode(&mut cursor, &body.bytes)))?;
             pieces.extend(body.pieces);
             plain_bytes += body.plain_bytes;
         }
     }
-    let (trailer, id) = sealer.finish();
-    write(&trailer)?;
+    write(&sealer.finish())?;
     Ok(PackSummary {
-        id,
+        id: outline.id(coding),
         pack_bytes,
         plain_bytes,
         pieces,
     })
-}
-
-/// The offset of each piece in its file.
-#[derive(Default)]
-struct Offsets {
-    entry: usize,
-    end: u64,
-}
-
-impl Offsets {
-    fn of(&mut self, head: &FrameHead) -> Vec<u64> {
-        let mut starts = Vec::with_capacity(head.pieces.len());
-        for piece in &head.pieces {
-            if piece.entry != self.entry {
-                *self = Self {
-                    entry: piece.entry,
-                    end: 0,
-                };
-            }
-            starts.push(self.end);
-            self.end += piece.length.map_or(0, |length| length as u64);
-        }
-        starts
-    }
 }
 
 struct Body {
@@ -177,22 +121,16 @@ struct Body {
 }
 
 fn encode_body(
-    head: &FrameHead,
-    starts: &[u64],
-    held: Held<'_>,
-    new: &Manifest,
+    frame: &OutlinedFrame,
     source: &dyn ContentSource,
     coding: Coding,
 ) -> Result<Body, EncodeError> {
-    let mut contents = Vec::with_capacity(head.pieces.len());
-    let mut bases = Vec::with_capacity(head.pieces.len());
-    for (piece, start) in head.pieces.iter().zip(starts) {
-        let entry = new.entries().get(piece.entry);
-        contents.push(read(source, entry, piece.length.map(|l| (*start, l)))?);
-        bases.push(match piece.base {
-            Some(from) => Some(read(source, held.base(from.base), from.range)?),
-            None => None,
-        });
+    let read = |range: &Range| source.read(&range.sha256, range.offset, range.length);
+    let mut contents = Vec::with_capacity(frame.reads.len());
+    let mut bases = Vec::with_capacity(frame.reads.len());
+    for (content, base) in &frame.reads {
+        contents.push(read(content)?);
+        bases.push(base.as_ref().map(read).transpose()?);
     }
     let pieces: Vec<delta::Piece<'_>> = contents
         .iter()
@@ -203,12 +141,13 @@ fn encode_body(
         })
         .collect();
     let options = delta::Options {
-        level: coding.level,
+        level: coding.effort.level(),
         reflate: coding.reflate,
         ..delta::Options::default()
     };
     let coded = delta::encode_with(&pieces, &options);
-    let explained = head
+    let explained = frame
+        .head
         .pieces
         .iter()
         .zip(&contents)
@@ -225,19 +164,6 @@ fn encode_body(
         plain_bytes: coded.plain_bytes,
         pieces: explained,
     })
-}
-
-fn read(
-    source: &dyn ContentSource,
-    entry: Option<&Entry>,
-    range: Option<(u64, usize)>,
-) -> Result<Vec<u8>, ContentError> {
-    let (size, sha256) = entry
-        .and_then(Entry::content)
-        .unwrap_or((0, Sha256::of(b"")));
-    let whole = || usize::try_from(size).unwrap_or(limits::FRAME_MEMORY_BYTES);
-    let (offset, length) = range.unwrap_or_else(|| (0, whole()));
-    source.read(&sha256, offset, length)
 }
 
 #[cfg(test)]

@@ -8,10 +8,14 @@ use std::fs;
 
 use super::*;
 use crate::golden_tests::{check_golden, golden_dir};
-use crate::pack::{BaseRange, Piece, RecordReader};
-use crate::plan::Rules;
+use crate::limits;
+use crate::pack::{BaseRange, Effort, FrameHead, Header, Piece, RecordReader};
 use crate::plan::bases::Contents;
+use crate::plan::installed::{DriftKind, Held};
+use crate::plan::{Plan, Rules};
 use crate::tree::entry::{Entry, EntryKind, EntryPath, Mode};
+use crate::tree::manifest::Manifest;
+use crate::update::Pack;
 
 /// A tree in memory, with contents by path. Directories are added as the paths need them.
 struct Tree {
@@ -62,7 +66,7 @@ impl Tree {
 }
 
 const CODING: Coding = Coding {
-    level: delta::BEST_LEVEL,
+    effort: Effort::Best,
     reflate: true,
 };
 
@@ -193,7 +197,53 @@ struct Vector {
     name: &'static str,
     old: Tree,
     new: Tree,
+    id: PackId,
     pack: Vec<u8>,
+}
+
+impl Vector {
+    fn new(name: &'static str, old: Tree, new: Tree, outline: &Outline) -> Self {
+        let pack = encode(outline, &Both(&old, &new), CODING);
+        let id = outline.id(CODING);
+        Self {
+            name,
+            old,
+            new,
+            id,
+            pack,
+        }
+    }
+}
+
+/// Outlines the pack that brings what holds `old` to `new`.
+fn outline(old: &Tree, new: &Tree) -> Outline {
+    outline_of(old, new, &BTreeMap::new())
+}
+
+fn outline_of(old: &Tree, new: &Tree, drift: &BTreeMap<usize, DriftKind>) -> Outline {
+    let held = Held {
+        manifest: &old.manifest,
+        drift,
+        inventory: false,
+    };
+    let rules = Rules {
+        contents: &Both(old, new),
+        leave_alone: &|_| false,
+        delete_extraneous: false,
+        own_is_there: false,
+    };
+    let plan = Plan::new(held, &new.manifest, &rules);
+    Outline::new(&plan, held, &new.manifest, &|_| Vec::new()).expect("an outline")
+}
+
+fn encode(outline: &Outline, source: &dyn ContentSource, coding: Coding) -> Vec<u8> {
+    let mut pack = Vec::new();
+    let mut sink = |bytes: &[u8]| {
+        pack.extend_from_slice(bytes);
+        Ok(())
+    };
+    encode_pack(outline, source, coding, &mut sink).expect("a pack");
+    pack
 }
 
 const VERSE: &[u8] = b"Nothing beside remains. Round the decay\nOf that colossal wreck, boundless and bare\nThe lone and level sands stretch far away.\n";
@@ -217,37 +267,8 @@ fn update() -> Vector {
         ("new", b"an antique land"),
         ("same", b"same"),
     ]);
-    let (mut pack, drift) = (Vec::new(), BTreeMap::new());
-    let held = Held {
-        manifest: &old.manifest,
-        drift: &drift,
-        inventory: false,
-    };
-    let rules = Rules {
-        contents: &Both(&old, &new),
-        leave_alone: &|_| false,
-        delete_extraneous: false,
-        own_is_there: false,
-    };
-    let plan = Plan::new(held, &new.manifest, &rules);
-    encode_pack(
-        &plan,
-        held,
-        &new.manifest,
-        &Both(&old, &new),
-        CODING,
-        &mut |bytes| {
-            pack.extend_from_slice(bytes);
-            Ok(())
-        },
-    )
-    .expect("a pack");
-    Vector {
-        name: "update",
-        old,
-        new,
-        pack,
-    }
+    let outline = outline(&old, &new);
+    Vector::new("update", old, new, &outline)
 }
 
 /// Three frames: pieces of one file in two of them, ranges of bases, and a base before the one used
@@ -282,29 +303,15 @@ fn pieces() -> Vector {
         manifest_frame: zstd_frame::compress(old.manifest.encode(), new.manifest.encode(), 19)
             .expect("a frame"),
     };
-    let (mut sealer, mut cursor, mut offsets) =
-        (Sealer::default(), Cursor::default(), Offsets::default());
-    let mut pack = sealer.record(&header.encode());
     let drift = BTreeMap::new();
     let held = Held {
         manifest: &old.manifest,
         drift: &drift,
         inventory: false,
     };
-    for pieces in frames {
-        let head = FrameHead { pieces };
-        let starts = offsets.of(&head);
-        let both = Both(&old, &new);
-        let body = encode_body(&head, &starts, held, &new.manifest, &both, CODING).expect("a body");
-        pack.extend(sealer.record(&head.encode(&mut cursor, &body.bytes)));
-    }
-    pack.extend(sealer.finish().0);
-    Vector {
-        name: "pieces",
-        old,
-        new,
-        pack,
-    }
+    let heads = frames.map(|pieces| FrameHead { pieces });
+    let outline = Outline::of_frames(header, heads.to_vec(), held, &new.manifest);
+    Vector::new("pieces", old, new, &outline)
 }
 
 /// The stored packs can be read, and have the same content as packs made today. Their compression
@@ -316,10 +323,20 @@ fn golden_packs_are_read() {
         name,
         old,
         new,
+        id,
         pack,
     } in [update(), pieces()]
     {
         let file = golden_dir("pack").join(format!("{name}.pack"));
+        let id = format!("{id}\n");
+        if fs::read(&file).is_ok_and(|stored| stored != pack) {
+            let stored = fs::read_to_string(file.with_extension("id"));
+            let is_another = stored.is_ok_and(|stored| stored != id);
+            assert!(
+                is_another,
+                "{name}: other bytes, the same id: ENCODER_VERSION"
+            );
+        }
         if std::env::var_os("RELSYNC_BLESS").is_some() {
             fs::create_dir_all(golden_dir("pack")).expect("directory");
             fs::write(&file, &pack).expect("write");
@@ -329,6 +346,7 @@ fn golden_packs_are_read() {
         assert_eq!(stored.listing(), made.listing(), "{name}");
         assert_eq!(stored.contents, made.contents, "{name}");
         let files = [
+            ("id", id.into_bytes()),
             ("txt", stored.listing().into_bytes()),
             ("old.manifest", old.manifest.encode().to_vec()),
             ("new.manifest", new.manifest.encode().to_vec()),
@@ -398,25 +416,7 @@ fn what_was_renamed_and_edited_costs_its_edits() {
         ("lib/one-1.1/priv/a.txt", &edit(&b)),
         ("lib/three-1.0/priv/c.txt", &edit(&a)),
     ]);
-    let (mut pack, drift) = (Vec::new(), BTreeMap::new());
-    let held = Held {
-        manifest: &old.manifest,
-        drift: &drift,
-        inventory: false,
-    };
-    let both = Both(&old, &new);
-    let rules = Rules {
-        contents: &both,
-        leave_alone: &|_| false,
-        delete_extraneous: false,
-        own_is_there: false,
-    };
-    let plan = Plan::new(held, &new.manifest, &rules);
-    let mut sink = |bytes: &[u8]| {
-        pack.extend_from_slice(bytes);
-        Ok(())
-    };
-    encode_pack(&plan, held, &new.manifest, &both, CODING, &mut sink).expect("a pack");
+    let pack = encode(&outline(&old, &new), &Both(&old, &new), CODING);
     let parsed = Parsed::new(&pack, &old, &new.manifest);
     let pieces = parsed.frames.iter().flat_map(|frame| &frame.pieces);
     let bases = pieces.map(|piece| piece.base.map(|base| base.base));
@@ -432,45 +432,61 @@ fn what_was_renamed_and_edited_costs_its_edits() {
     assert!(pack.len() < 1000, "{} bytes", pack.len());
 }
 
-/// Over a very fast link, content is sent without compression and without a base.
+/// What determines the bytes of a pack is in its id, and nothing else is.
 #[test]
-fn stored_content_is_sent_as_it_is() {
-    let beam = &VERSE.repeat(20);
-    let old = Tree::new(&[("a", VERSE), ("b", beam)]);
-    let new = Tree::new(&[
-        ("a", &[VERSE, b"!"].concat()),
-        ("b", &[beam, &b"!"[..]].concat()),
-    ]);
-    let (mut pack, drift) = (Vec::new(), BTreeMap::new());
-    let held = Held {
-        manifest: &old.manifest,
-        drift: &drift,
-        inventory: false,
-    };
-    let both = Both(&old, &new);
-    let rules = Rules {
-        contents: &both,
-        leave_alone: &|_| false,
-        delete_extraneous: false,
-        own_is_there: false,
-    };
-    let mut plan = Plan::new(held, &new.manifest, &rules);
-    plan.forget_bases();
-    let coding = Coding {
-        level: delta::STORED_LEVEL,
-        ..CODING
-    };
-    let mut sink = |bytes: &[u8]| {
-        pack.extend_from_slice(bytes);
-        Ok(())
-    };
-    encode_pack(&plan, held, &new.manifest, &both, coding, &mut sink).expect("a pack");
-    let parsed = Parsed::new(&pack, &old, &new.manifest);
-    let mut pieces = parsed.frames.iter().flat_map(|frame| &frame.pieces);
-    assert!(pieces.all(|piece| piece.base.is_none()));
-    assert_eq!(parsed.contents.concat(), new.bytes());
-    let is_inside = |part: &[u8]| pack.windows(part.len()).any(|window| window == part);
-    assert!(is_inside(&beam[beam.len() - 1000..]) && is_inside(VERSE));
+fn an_id_names_the_bytes_of_a_pack() {
+    let turned: Vec<u8> = VERSE.iter().rev().copied().collect();
+    let old = Tree::new(&[("a", VERSE), ("b", &turned), ("c", VERSE)]);
+    let edited = [VERSE, b"!"].concat();
+    let new = Tree::new(&[("a", &edited), ("b", &turned), ("c", VERSE)]);
+    let without_one = Tree::new(&[("a", &edited), ("b", &turned)]);
+    let source = &Both(&old, &new);
+    let drift = BTreeMap::from([(1, DriftKind::Missing)]);
+    let outlines = [
+        outline(&old, &new),
+        outline(&old, &new),
+        outline(&old, &without_one),
+        outline(&new, &without_one),
+        outline_of(&old, &new, &drift),
+    ];
+    let codings = [
+        (Effort::Best, true),
+        (Effort::Fast, true),
+        (Effort::Best, false),
+    ];
+    let codings = codings.map(|(effort, reflate)| Coding { effort, reflate });
+    let mut by_id: HashMap<PackId, Vec<u8>> = HashMap::new();
+    for (outline, coding) in outlines
+        .iter()
+        .flat_map(|it| codings.map(|coding| (it, coding)))
+    {
+        let pack = encode(outline, source, coding);
+        let stored = by_id
+            .entry(outline.id(coding))
+            .or_insert_with(|| pack.clone());
+        assert_eq!(*stored, pack);
+    }
+    assert_eq!(by_id.len(), (outlines.len() - 1) * codings.len());
+}
+
+/// Senders read one pack at their own places.
+#[test]
+fn a_pack_is_read_anywhere_and_written_out() {
+    let Vector { old, new, pack, .. } = update();
+    let dir = tempfile::tempdir().expect("a directory");
+    let outline = outline(&old, &new);
+    let built = Pack::encode(&outline, &Both(&old, &new), CODING, dir.path()).expect("a pack");
+    assert_eq!(built.id(), outline.id(CODING));
+    assert_eq!(built.snapshot(), new.manifest.id());
+    assert_eq!(built.size(), pack.len() as u64);
+    let mut out = Vec::new();
+    let mut part = [0; 7];
+    built.read_at(9, &mut part).expect("a part");
+    built.write_to(&mut out).expect("all of it");
+    assert_eq!(part, pack[9..16]);
+    assert_eq!(out, pack);
+    let end = built.size() - 3;
+    assert!(built.read_at(end, &mut part).is_err());
 }
 
 #[test]

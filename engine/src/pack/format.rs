@@ -16,7 +16,8 @@ use crate::tree::id::{ManifestId, SnapshotId};
 /// The version of the format that this module writes and reads.
 pub const VERSION: u8 = 3;
 
-const MAGIC: &[u8; 4] = b"RSPK";
+/// What a pack begins with.
+pub(super) const MAGIC: &[u8; 4] = b"RSPK";
 const HEADER: u8 = 1;
 const FRAME: u8 = 2;
 const TRAILER: u8 = 3;
@@ -317,7 +318,6 @@ fn expect_type(input: &mut Reader<'_>, expected: u8) -> Result<(), PackError> {
 #[derive(Debug, Default)]
 pub struct Sealer {
     sha256: sha2::Sha256,
-    blake3: blake3::Hasher,
 }
 
 impl Sealer {
@@ -331,18 +331,16 @@ impl Sealer {
         out.u32(crc32fast::hash(payload));
         out.bytes(payload);
         self.sha256.update(out.as_slice());
-        self.blake3.update(out.as_slice());
         out.into_vec()
     }
 
-    /// Returns the trailer record and the pack's id.
+    /// Returns the trailer record.
     #[must_use]
-    pub fn finish(mut self) -> (Vec<u8>, [u8; 32]) {
+    pub fn finish(mut self) -> Vec<u8> {
         use sha2::Digest;
         let mut payload = vec![TRAILER];
         payload.extend_from_slice(&self.sha256.clone().finalize());
-        let record = self.record(&payload);
-        (record, self.blake3.finalize().into())
+        self.record(&payload)
     }
 }
 

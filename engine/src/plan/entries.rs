@@ -128,15 +128,6 @@ impl Plan {
         }
     }
 
-    /// Removes the bases from all content that is sent.
-    pub fn forget_bases(&mut self) {
-        for entry in &mut self.entries {
-            if let Some(Source::Send { base }) = &mut entry.source {
-                *base = None;
-            }
-        }
-    }
-
     /// Returns the mount points of the target that the plan would replace, or remove as files. A
     /// directory that is a mount point stays, with other content.
     #[must_use]

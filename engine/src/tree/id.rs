@@ -64,6 +64,11 @@ hash_id! {
     ChunkId
 }
 
+hash_id! {
+    /// The SHA-256 of all that determines a pack's bytes: the name of the pack on its way to a target.
+    PackId
+}
+
 impl Sha256 {
     /// Hashes content.
     #[must_use]

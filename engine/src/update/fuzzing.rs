@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::plan::inflate;
-use super::{PathRule, Presync, PushOptions, push};
+use super::{Packs, PathRule, Presync, PushOptions, push};
 use crate::fuzzing::take_part;
 use crate::store::{ScanOptions, SnapshotMeta, Store};
 use crate::target::session::{SILENCE, Session};
@@ -125,6 +125,8 @@ impl Rig {
             max_delete: (choice & 8 != 0).then_some(3),
             dry_run: choice & 1 != 0,
             reflate: true,
+            resume: true,
+            packs: Packs::default(),
             restart_command: None,
             link_bytes_per_s: None,
             looked: None,

@@ -27,12 +27,12 @@ mod next_boot;
 mod other_otp;
 mod plan;
 mod send;
+mod spool;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::delta;
 use crate::pack::encode::{EncodeError, PackSummary};
 use crate::plan::conflicts::Conflict;
 use crate::plan::installed::{DriftKind, Held};
@@ -46,6 +46,7 @@ use crate::tree::id::SnapshotId;
 use crate::tree::manifest::{Manifest, ManifestError};
 
 pub use aftermath::{Aftermath, Lost};
+pub use build::{Packs, build};
 pub use driver::{
     Doing, Ending, Event, Examination, Fallback, OnEvent, OtherRun, Outcome, Release, Restarted,
     Rollback, RollbackReport, RollbackTo, Stage, Unreached, Update, UpdateError, confirm, examine,
@@ -55,11 +56,12 @@ pub use tokio_util::sync::CancellationToken;
 
 pub use next_boot::{BootFault, Looked, look, system_library};
 pub use other_otp::OtherOtp;
-pub use send::send_hooks;
+pub use plan::plan;
+pub use send::{send, send_hooks};
+pub use spool::Pack;
 
-use build::{Built, build};
 use confirm::end_probation;
-use plan::{outlook, plan};
+use plan::outlook;
 use send::Sender;
 
 /// The options of a push.
@@ -92,6 +94,11 @@ pub struct PushOptions {
     /// Whether the push may rely on the target's zlib to deflate as ours does, if its fingerprint
     /// is the same. After [`PushError::ZlibDiffers`], a caller switches this off.
     pub reflate: bool,
+    /// Whether a part of the pack that the target has is continued. After
+    /// [`PushError::PackDiffers`], a caller switches this off.
+    pub resume: bool,
+    /// The packs that were built before.
+    pub packs: Packs,
     /// The command that starts the VM again where the VM itself cannot.
     pub restart_command: Option<String>,
     /// The bytes that the link carries in a second, if that is known. Over a fast link, the host
@@ -116,6 +123,8 @@ impl Default for PushOptions {
             max_delete: None,
             dry_run: false,
             reflate: true,
+            resume: true,
+            packs: Packs::default(),
             restart_command: None,
             link_bytes_per_s: None,
             looked: None,
@@ -248,9 +257,9 @@ impl Planned {
 #[derive(Debug)]
 pub struct PushReport {
     /// The work that was planned.
-    pub planned: Planned,
+    pub planned: Arc<Planned>,
     /// The pack, if one was sent, or would be.
-    pub pack: Option<PackSummary>,
+    pub pack: Option<Arc<PackSummary>>,
     /// The end that the target came to.
     pub end: PushEnd,
 }
@@ -294,14 +303,18 @@ pub enum PushError {
     /// session can do without it.
     #[error("the target's zlib deflates to other bytes than the host's")]
     ZlibDiffers,
+    /// The target's part of the pack did not fit the rest, and the target deleted it. Without
+    /// [`PushOptions::resume`], a new session can send the whole pack.
+    #[error("the target's part of the pack is not what this host would have sent")]
+    PackDiffers(#[source] SessionError),
     /// The store failed.
     #[error("the object store failed")]
     Store(#[from] StoreError),
     /// The pack could not be built.
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// The host could not keep the pack on disk while sending it.
-    #[error("the host cannot write the pack to a temporary file")]
+    /// The host could not read the pack from its temporary file.
+    #[error("the host cannot read the pack from its temporary file")]
     Spool(#[source] std::io::Error),
     /// The target's manifest cannot be decoded.
     #[error("the host cannot read the target's manifest")]
@@ -368,6 +381,14 @@ impl Planned {
         !self.plan.restart_causes(&self.base, new).is_empty()
     }
 
+    /// The error that a push ends with if the plan must not be carried out.
+    #[must_use]
+    pub fn refusal(&self, new: &Manifest) -> Option<PushError> {
+        let other_otp = self.other_otp.clone().map(PushError::OtherOtp);
+        let boot_fault = self.boot_fault.clone().map(PushError::NextBoot);
+        self.refused_conflicts(new).or(other_otp).or(boot_fault)
+    }
+
     /// The error that a push ends with if the plan would overwrite what it must not.
     #[must_use]
     pub fn refused_conflicts(&self, new: &Manifest) -> Option<PushError> {
@@ -412,43 +433,8 @@ pub async fn push(
     leave_alone: &PathRule,
     on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
 ) -> Result<PushReport, PushError> {
-    let leave_alone = &|path: &[u8]| leave_alone.holds(path);
-    let options = &PushOptions {
-        reflate: options.reflate && status.zlib == Some(delta::zlib_fingerprint()),
-        ..options.clone()
-    };
-    bring(session, status, store, new, options, leave_alone, on_event).await
-}
-
-/// Brings the code that the target of `session` runs to the files that are installed there. The
-/// `options` say how, and with which hooks.
-pub async fn reload(
-    session: &mut Session,
-    status: &TargetStatus,
-    options: &PushOptions,
-    on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
-) -> Result<ApplyResult, PushError> {
-    Sender::new(session, on_event, 0, status.credit)
-        .reload(status, options)
-        .await
-}
-
-async fn bring(
-    session: &mut Session,
-    status: &TargetStatus,
-    store: &Arc<Store>,
-    new: &Manifest,
-    options: &PushOptions,
-    leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
-    on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
-) -> Result<PushReport, PushError> {
-    let mut planned = plan(session, status, store, new, options, leave_alone, on_event).await?;
-    if planned.other_otp.is_some() {
-        // Object code may lie where the VM never loads it from. Only the target knows that.
-        let said = outlook(session, store, new, &planned, options).await?;
-        let may_load = |path: &[u8]| other_otp::is_loaded(path, &said.modules);
-        planned.other_otp = OtherOtp::find(store, new, &planned, status.otp_release, may_load)?;
-    }
+    let planned = plan(session, status, store, new, options, leave_alone, on_event).await?;
+    let planned = Arc::new(planned);
     on_event(PushEvent::Planned(&planned));
     if let Some(error) = planned.refused_conflicts(new).filter(|_| !options.dry_run) {
         return Err(error);
@@ -499,44 +485,39 @@ async fn bring(
     }
     if options.dry_run {
         let outlook = outlook(session, store, new, &planned, options).await?;
-        let built = build(store, new, planned, options).await?;
+        let pack = build(status, store, new, &planned, options).await?;
         return Ok(PushReport {
-            planned: built.planned,
-            pack: Some(built.pack),
+            planned,
+            pack: Some(Arc::clone(pack.summary())),
             end: PushEnd::DryRun(Box::new(outlook)),
         });
     }
-    if let Some(other_otp) = planned.other_otp {
-        return Err(PushError::OtherOtp(other_otp));
-    }
-    if let Some(fault) = planned.boot_fault {
-        return Err(PushError::NextBoot(fault));
+    if let Some(error) = planned.refusal(new) {
+        return Err(error);
     }
     if options.reload == ReloadMode::Vm {
         // Before the host sends anything, the target says how it restarts, or that it cannot.
         outlook(session, store, new, &planned, options).await?;
     }
-    let Built {
-        planned,
-        mut spool,
-        pack,
-    } = build(store, new, planned, options).await?;
-    on_event(PushEvent::Packed(&pack));
-    let mut sender = Sender::new(session, on_event, pack.pack_bytes, status.credit);
-    sender.send_pack(status, options, &pack, &mut spool).await?;
-    let lost = Lost::new(status, new.id(), pack.id);
-    let result = match sender.apply(options, &pack, &lost).await {
-        Ok(result) => result,
-        Err(SessionError::Remote(remote)) => return Err(SessionError::Remote(remote).into()),
-        // If anything else ends the session, the target may have done all, a part or nothing of it.
-        Err(source) => {
-            let lost = Box::new(lost);
-            return Err(PushError::LostWhileApplying { lost, source });
-        }
-    };
+    let pack = build(status, store, new, &planned, options).await?;
+    on_event(PushEvent::Packed(pack.summary()));
+    let result = send(session, status, &pack, options, on_event).await?;
     Ok(PushReport {
         planned,
-        pack: Some(pack),
+        pack: Some(Arc::clone(pack.summary())),
         end: PushEnd::Applied(Box::new(result)),
     })
+}
+
+/// Brings the code that the target of `session` runs to the files that are installed there. The
+/// `options` say how, and with which hooks.
+pub async fn reload(
+    session: &mut Session,
+    status: &TargetStatus,
+    options: &PushOptions,
+    on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
+) -> Result<ApplyResult, PushError> {
+    Sender::new(session, on_event, 0, status.credit)
+        .reload(status, options)
+        .await
 }

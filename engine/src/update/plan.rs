@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
-use super::build::is_stored;
 use super::foreign::standing;
-use super::other_otp::OtherOtp;
-use super::{Planned, PushError, PushEvent, PushOptions};
+use super::other_otp::{self, OtherOtp};
+use super::{PathRule, Planned, PushError, PushEvent, PushOptions};
 use crate::limits;
 use crate::pack::encode::{ContentSource, EncodeError};
 use crate::plan::bases::Contents;
@@ -29,14 +28,37 @@ const START_ERL_DATA: &[u8] = b"releases/start_erl.data";
 /// The largest `start_erl.data` that is read. The file holds two words.
 const MAX_START_ERL_BYTES: u64 = 4096;
 
-/// Plans what takes the target of `session` to the snapshot `new`.
-pub(super) async fn plan(
+/// Plans the update of the target of `session`, with this status, to the snapshot `new` of `store`.
+/// Asks the target for what the store does not know.
+///
+/// Paths for which `leave_alone` holds are not touched, whatever the snapshot says.
+pub async fn plan(
     session: &mut Session,
     status: &TargetStatus,
     store: &Store,
     new: &Manifest,
     options: &PushOptions,
-    leave_alone: &(dyn Fn(&[u8]) -> bool + Sync),
+    leave_alone: &PathRule,
+    on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
+) -> Result<Planned, PushError> {
+    let mut planned =
+        plan_files(session, status, store, new, options, leave_alone, on_event).await?;
+    if planned.other_otp.is_some() {
+        // Object code may lie where the VM never loads it from, which only the target knows.
+        let said = outlook(session, store, new, &planned, options).await?;
+        let may_load = |path: &[u8]| other_otp::is_loaded(path, &said.modules);
+        planned.other_otp = OtherOtp::find(store, new, &planned, status.otp_release, may_load)?;
+    }
+    Ok(planned)
+}
+
+async fn plan_files(
+    session: &mut Session,
+    status: &TargetStatus,
+    store: &Store,
+    new: &Manifest,
+    options: &PushOptions,
+    leave_alone: &PathRule,
     on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
 ) -> Result<Planned, PushError> {
     let known = match &status.current {
@@ -80,7 +102,7 @@ pub(super) async fn plan(
     });
     let rules = Rules {
         contents: store,
-        leave_alone,
+        leave_alone: &|path| leave_alone.holds(path),
         delete_extraneous: options.delete_extraneous,
         own_is_there: found
             .keys()
@@ -89,9 +111,6 @@ pub(super) async fn plan(
     let mut plan = Plan::new(held, new, &rules);
     plan.find_there(&same(new, &found));
     let totals = plan.totals(new);
-    if is_stored(totals.sent_content_bytes, options) {
-        plan.forget_bases();
-    }
     let max_delete = match options.max_delete {
         // relsync did not install the files there, and the caller asked for their deletion.
         None if inventory => Some(u64::MAX),

@@ -1,14 +1,14 @@
 //! The transfer of the pack to the target, and the order to apply it.
 
-use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::{Hooks, Lost, Presync, PushError, PushEvent, PushOptions};
-use crate::pack::encode::PackSummary;
+use super::{Hooks, Lost, Pack, Presync, PushError, PushEvent, PushOptions};
 use crate::target::session::{Session, SessionError, unexpected};
-use crate::target::wire::{ApplyResult, HooksKind, HooksPoint, Reply, Request, Step, TargetStatus};
+use crate::target::wire::{
+    ApplyResult, ErrorKind, HooksKind, HooksPoint, Reply, Request, Step, TargetStatus,
+};
 
 /// The bytes of the pack in one message.
 const DATA_BYTES: usize = 32_000;
@@ -49,6 +49,29 @@ pub async fn send_hooks(
     Ok(replies)
 }
 
+/// Sends a pack to the target of `session`, with this status, and lets the target apply it. The
+/// hooks of `options` are sent first. A part of the pack that the target has is continued. The
+/// target refuses a pack that was built for another base.
+pub async fn send(
+    session: &mut Session,
+    status: &TargetStatus,
+    pack: &Pack,
+    options: &PushOptions,
+    on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
+) -> Result<ApplyResult, PushError> {
+    let mut sender = Sender::new(session, on_event, pack.size(), status.credit);
+    let sent = sender.send_and_apply(status, options, pack).await;
+    let continued = sender.offset > 0;
+    sent.map_err(|error| match error {
+        PushError::Session(SessionError::Remote(remote))
+            if continued && remote.kind == ErrorKind::Pack =>
+        {
+            PushError::PackDiffers(SessionError::Remote(remote))
+        }
+        error => error,
+    })
+}
+
 /// A sender that keeps to the credit of the target, and passes on the target's replies meanwhile.
 pub(super) struct Sender<'a> {
     session: &'a mut Session,
@@ -84,16 +107,37 @@ impl<'a> Sender<'a> {
         }
     }
 
-    pub(super) async fn send_pack(
+    async fn send_and_apply(
         &mut self,
         status: &TargetStatus,
         options: &PushOptions,
-        pack: &PackSummary,
-        spool: &mut std::fs::File,
+        pack: &Pack,
+    ) -> Result<ApplyResult, PushError> {
+        self.send_pack(status, options, pack).await?;
+        let lost = Lost::new(status, pack.snapshot(), pack.id().0);
+        match self.apply(options, pack, &lost).await {
+            Ok(result) => Ok(result),
+            Err(SessionError::Remote(remote)) => Err(SessionError::Remote(remote).into()),
+            // Any other end of the session leaves open whether the target did all, a part or
+            // nothing of it.
+            Err(source) => {
+                let lost = Box::new(lost);
+                Err(PushError::LostWhileApplying { lost, source })
+            }
+        }
+    }
+
+    async fn send_pack(
+        &mut self,
+        status: &TargetStatus,
+        options: &PushOptions,
+        pack: &Pack,
     ) -> Result<(), PushError> {
         self.send_hooks_of(status, options).await?;
         let offset = match &status.incoming {
-            Some(incoming) if incoming.pack_id == pack.id => incoming.verified.min(self.total),
+            Some(incoming) if options.resume && incoming.pack_id == pack.id().0 => {
+                incoming.verified.min(self.total)
+            }
             _ => 0,
         };
         self.queued = offset;
@@ -101,14 +145,11 @@ impl<'a> Sender<'a> {
         self.taken = offset;
         self.before = self.session.counters().sent_bytes;
         let request = Request::PackBegin {
-            pack_id: pack.id,
+            pack_id: pack.id().0,
             size: self.total,
             offset,
         };
         self.session.send(&request).await?;
-        spool
-            .seek(SeekFrom::Start(offset))
-            .map_err(PushError::Spool)?;
         let mut buffer = vec![0; DATA_BYTES];
         while self.queued < self.total {
             self.take_waiting_replies()?;
@@ -119,7 +160,7 @@ impl<'a> Sender<'a> {
             let left = self.credit.min(self.total - self.queued);
             let length = usize::try_from(left).unwrap_or(DATA_BYTES).min(DATA_BYTES);
             let chunk = &mut buffer[..length];
-            spool.read_exact(chunk).map_err(PushError::Spool)?;
+            pack.read_at(self.queued, chunk).map_err(PushError::Spool)?;
             self.session
                 .send(&Request::PackData(chunk.to_vec()))
                 .await?;
@@ -178,17 +219,17 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    pub(super) async fn apply(
+    async fn apply(
         &mut self,
         options: &PushOptions,
-        pack: &PackSummary,
+        pack: &Pack,
         lost: &Lost,
     ) -> Result<ApplyResult, SessionError> {
         let request = Request::Apply {
             reload: options.reload,
             keep: options.keep,
             confirm_timeout_ms: options.confirm_timeout_ms,
-            pack_id: pack.id,
+            pack_id: pack.id().0,
             keep_bytes: options.keep_bytes,
             restart_command: options.restart_command.clone(),
         };

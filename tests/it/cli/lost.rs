@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use relsync_engine::limits;
+use relsync_engine::pack::{Header, RecordReader, Sealer};
 use relsync_tests::binary::Run;
 use relsync_tests::proxy::{Cut, Proxy};
 use relsync_tests::rig::Rig;
@@ -80,6 +82,58 @@ fn an_interrupted_push_leaves_the_target_and_goes_on_later() {
     assert_eq!(again.code, Some(0), "{again:?}");
     assert!(again.out.contains("Sending the other "), "{again:?}");
     assert_eq!(rig.push(&["status"], 0)["current"]["generation"], 2);
+}
+
+#[test]
+fn an_interrupted_push_goes_on_whatever_is_said_of_the_link() {
+    let rig = Rig::new();
+    rig.release(1);
+    rig.noise("noise", 2_500_000);
+    interrupt(&rig, &["--link-rate", "10M"]);
+    let pushed = rig.push(&["--link-rate", "1k"], 0);
+    assert_eq!(pushed["outcome"], "applied");
+    let sent = pushed["sent_bytes"].as_u64().expect("a number");
+    assert!(sent < 1_600_000, "{sent}");
+}
+
+/// Each record of what the target has is whole, but the pack that this host sends does not begin with them.
+#[test]
+fn a_part_of_another_hosts_pack_is_not_continued() {
+    let rig = Rig::new();
+    rig.release(1);
+    rig.noise("noise", 2_500_000);
+    interrupt(&rig, &[]);
+    let incoming = rig.device().join(".relsync/incoming");
+    let mut files = fs::read_dir(incoming).expect("a directory");
+    let file = files.next().expect("a pack").expect("a pack").path();
+    let mut pack = fs::read(&file).expect("a part of a pack");
+    let limit = limits::PACK_HEADER_RECORD_BYTES;
+    let record = RecordReader::new(&pack).record(limit).expect("a record");
+    let mut header = Header::decode(record, 0).expect("a header");
+    header.content_bytes += 1;
+    let record = Sealer::default().record(&header.encode());
+    pack[..record.len()].copy_from_slice(&record);
+    fs::write(&file, pack).expect("a file");
+    let pushed = rig.run(&[]);
+    assert_eq!(pushed.code, Some(0), "{pushed:?}");
+    let told = format!("{}{}", pushed.out, pushed.err);
+    assert!(told.contains("sending the whole pack"), "{told}");
+    let installed = fs::read(rig.device().join("noise")).expect("a file");
+    assert_eq!(
+        installed,
+        fs::read(rig.tree().root().join("noise")).expect("a file")
+    );
+}
+
+/// Pushes until the target has more than a mebibyte of the pack, and the link is cut.
+fn interrupt(rig: &Rig, arguments: &[&str]) {
+    let proxy = Proxy::start(&rig.node, &[Cut::After(1_900_000)]);
+    let dist_port = proxy.port().to_string();
+    let cut = ["--dist-port", &dist_port, "--retries", "0"];
+    let failed = rig.push(&[&cut[..], arguments].concat(), 5);
+    assert_eq!(failed["error"]["kind"], "lost", "{failed}");
+    let begun = rig.push(&["status"], 0)["incoming_bytes"].as_u64();
+    assert!(begun.is_some_and(|bytes| bytes > 1 << 20), "{begun:?}");
 }
 
 #[test]

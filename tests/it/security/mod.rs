@@ -20,7 +20,7 @@ use relsync_engine::delta::zstd_frame;
 use relsync_engine::pack::{Header, Sealer};
 use relsync_engine::target::session::Session;
 use relsync_engine::target::wire::{PROTOCOL, ReloadMode, Reply, Request};
-use relsync_engine::tree::id::{ManifestId, SnapshotId};
+use relsync_engine::tree::id::{ManifestId, Sha256, SnapshotId};
 use relsync_engine::tree::manifest::Manifest;
 use relsync_tests::binary::{Cli, Run};
 use relsync_tests::node::Node;
@@ -192,9 +192,9 @@ fn pack(manifest: &[u8], deletes: Vec<usize>, frames: &[Vec<u8>]) -> (Vec<u8>, [
     for frame in frames {
         pack.extend(sealer.record(frame));
     }
-    let (trailer, id) = sealer.finish();
-    pack.extend(trailer);
-    (pack, id)
+    pack.extend(sealer.finish());
+    let id = Sha256::of(&pack);
+    (pack, id.0)
 }
 
 /// Sends a pack to the agent and asks it to apply it; returns the kind of the error that it answers with.

@@ -45,7 +45,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "next_boot",
         ],
     ),
-    ("pack", &["format", "frames", "encode"]),
+    ("pack", &["format", "frames", "outline", "encode"]),
     (
         "target",
         &[

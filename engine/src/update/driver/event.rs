@@ -80,4 +80,6 @@ pub enum Fallback {
     /// The update needs no deflating on the target, because the target's zlib gives other bytes
     /// than the host's.
     WithoutReflating,
+    /// The whole pack is sent, because the part that the target had is not the host's.
+    WholePack,
 }

@@ -456,6 +456,10 @@ fn fall_back(update: &mut Update, error: &UpdateError, hooks_ran: bool) -> Optio
             update.options.reflate = false;
             Some(Fallback::WithoutReflating)
         }
+        PushError::PackDiffers(_) if update.options.resume => {
+            update.options.resume = false;
+            Some(Fallback::WholePack)
+        }
         _ => None,
     }
 }

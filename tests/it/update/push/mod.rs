@@ -2,6 +2,7 @@
 
 mod hung;
 mod interventions;
+mod packs;
 mod updates;
 
 use std::path::{Path, PathBuf};
@@ -11,8 +12,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use relsync_engine::store::{ScanOptions, SnapshotMeta, Store};
 use relsync_engine::target::session::SILENCE;
 use relsync_engine::target::wire::{ApplyResult, HooksKind, Outcome, ReloadMode, Reply, Request};
+use relsync_engine::tree::manifest::Manifest;
 use relsync_engine::update::{
-    Hooks, PathRule, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport, push,
+    Hooks, Packs, PathRule, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport, push,
 };
 use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::release::Release;
@@ -52,6 +54,8 @@ impl Rig {
                 max_delete: None,
                 dry_run: false,
                 reflate: true,
+                resume: true,
+                packs: Packs::default(),
                 restart_command: None,
                 link_bytes_per_s: None,
                 looked: None,
@@ -79,7 +83,7 @@ impl Rig {
         (a, b)
     }
 
-    fn push(&mut self, tree: &Path) -> Result<PushReport, PushError> {
+    fn snapshot(&self, tree: &Path) -> Manifest {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .expect("a time");
@@ -91,6 +95,11 @@ impl Rig {
             .store
             .take_snapshot(tree, &ScanOptions::default(), &meta, &|_| {})
             .expect("a snapshot");
+        manifest
+    }
+
+    fn push(&mut self, tree: &Path) -> Result<PushReport, PushError> {
+        let manifest = self.snapshot(tree);
         let device = self.device();
         let mut greeting = greeting(&device);
         greeting.silence = self.silence;

@@ -1,0 +1,87 @@
+//! A built pack, in a temporary file.
+//!
+//! This module owns the file. It has no name, and it is deleted when the pack is dropped. Several
+//! senders can read it at once, each at its own offset: no cursor is shared, and nothing is written
+//! once the pack is built.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::limits;
+use crate::pack::encode::{ContentSource, EncodeError, PackSummary, encode_pack};
+use crate::pack::{Coding, Outline};
+use crate::tree::id::{PackId, SnapshotId};
+
+/// A built pack, which can be sent to any number of targets.
+#[derive(Debug)]
+pub struct Pack {
+    spool: File,
+    snapshot: SnapshotId,
+    summary: Arc<PackSummary>,
+}
+
+impl Pack {
+    /// Encodes the pack of `outline` into a temporary file in `dir`. This takes a while.
+    pub fn encode(
+        outline: &Outline,
+        source: &dyn ContentSource,
+        coding: Coding,
+        dir: &Path,
+    ) -> Result<Self, EncodeError> {
+        let mut spool = BufWriter::new(tempfile::tempfile_in(dir).map_err(EncodeError::Sink)?);
+        let mut sink = |bytes: &[u8]| spool.write_all(bytes);
+        let summary = encode_pack(outline, source, coding, &mut sink)?;
+        let spool = spool.into_inner();
+        Ok(Self {
+            spool: spool.map_err(|error| EncodeError::Sink(error.into_error()))?,
+            snapshot: outline.snapshot(),
+            summary: Arc::new(summary),
+        })
+    }
+
+    /// Returns the pack's id.
+    #[must_use]
+    pub fn id(&self) -> PackId {
+        self.summary.id
+    }
+
+    /// Returns the snapshot to which the pack brings a target.
+    #[must_use]
+    pub fn snapshot(&self) -> SnapshotId {
+        self.snapshot
+    }
+
+    /// Returns the pack's size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.summary.pack_bytes
+    }
+
+    /// Returns the pack's figures and the coding of its pieces.
+    #[must_use]
+    pub fn summary(&self) -> &Arc<PackSummary> {
+        &self.summary
+    }
+
+    /// Fills `buffer` with the bytes that begin at `offset`.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.spool.read_exact_at(buffer, offset)
+    }
+
+    /// Writes the whole pack.
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut buffer = vec![0; limits::MIB];
+        let mut offset = 0;
+        while offset < self.size() {
+            let left = usize::try_from(self.size() - offset).unwrap_or(buffer.len());
+            let length = left.min(buffer.len());
+            self.read_at(offset, &mut buffer[..length])?;
+            out.write_all(&buffer[..length])?;
+            offset += length as u64;
+        }
+        Ok(())
+    }
+}
