@@ -8,6 +8,7 @@ use std::process::Command;
 
 use relsync_tests::binary::Run;
 use relsync_tests::node::{NodeOptions, unique_name};
+use relsync_tests::otp;
 use relsync_tests::rig::Rig;
 
 fn with_args(args: &[&str]) -> NodeOptions {
@@ -81,18 +82,36 @@ fn a_destination_beyond_ascii_is_updated() {
 
 #[test]
 fn crypto_comes_from_the_otp_of_the_target() {
-    for mode in ["interactive", "embedded"] {
-        let rig = Rig::with(with_args(&["-mode", mode]));
+    // In embedded mode the crypto of OTP 29 is only loaded after its application.
+    let nodes = [Some(NodeOptions::default()), otp::node(29)];
+    for (options, mode) in nodes
+        .iter()
+        .flatten()
+        .flat_map(|options| ["interactive", "embedded"].map(|mode| (options, mode)))
+    {
+        let name = unique_name("localhost");
+        let args = ["-mode", mode].map(OsString::from).to_vec();
+        let rig = Rig::with(NodeOptions {
+            name,
+            args,
+            ..options.clone()
+        });
         let path = rig.node.eval("code:del_path(crypto), code:get_path()");
         assert_eq!(rig.node.eval("code:lib_dir(crypto)"), "{error,bad_name}");
         rig.release(1);
         let run = rig.run(&[]);
         assert_eq!(run.code, Some(0), "{mode}: {run:?}");
-        // Only the release's own directory has joined.
+        // Only the release's own directory has joined, and no application was added.
         assert_eq!(
             rig.node.eval("code:lib_dir(crypto)"),
             "{error,bad_name}",
             "{mode}: {path}"
+        );
+        assert_eq!(
+            rig.node
+                .eval("lists:keymember(crypto, 1, application:loaded_applications())"),
+            "false",
+            "{mode}"
         );
     }
 }

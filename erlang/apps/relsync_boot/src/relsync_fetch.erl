@@ -21,7 +21,10 @@ fetch(Host, Release, State, Hash) ->
             Refuse(3, <<"crypto">>);
         Load([Dir | Dirs]) ->
             code:add_pathz(Dir),
+            %% The crypto of OTP 29 asks an embedded system for its application before it is loaded.
+            Application = application:load(crypto),
             Loaded = code:load_file(crypto),
+            Application =:= ok andalso application:unload(crypto),
             code:del_path(Dir),
             Loaded =:= {module, crypto} orelse Load(Dirs)
     end,
