@@ -28,7 +28,9 @@ old_code_test_() ->
             fun users_are_asked_for_after_the_plan/1,
             fun standing_still_ends_with_its_process/1,
             fun who_is_started_meanwhile_stands_still_too/1,
-            fun many_modules_are_asked_for_at_once/1
+            fun many_modules_are_asked_for_at_once/1,
+            fun processes_without_an_answer_count_and_are_told/1,
+            fun as_long_as_answers_come_they_are_waited_for/1
         ]
     ]}.
 
@@ -408,4 +410,29 @@ many_modules_are_asked_for_at_once(Release) ->
     Users = relsync_lib_processes:old_code_users(Names, relsync_lib_reload_plan:limits(#{})),
     ?assertEqual(lists:sort(Names), [M || {M, 2, _} <- Users]),
     ?assertEqual(Pids, lists:sort([P || {_, _, Us} <- Users, {P, _} <- Us])),
+    [exit(P, kill) || P <- Pids].
+
+processes_without_an_answer_count_and_are_told(_Release) ->
+    {module, oc_a} = code:load_binary(oc_a, "x.beam", beam(source(oc_a, 2))),
+    Limits = (relsync_lib_reload_plan:limits(#{}))#{check_timeout => 0},
+    Ask = fun
+        Ask(0) ->
+            none;
+        Ask(Times) ->
+            case relsync_lib_processes:old_code_users([oc_a], Limits) of
+                [{oc_a, _, [_ | _]} = Users] -> unicode:characters_to_list(relsync_lib_processes:format_users(Users));
+                [] -> Ask(Times - 1)
+            end
+    end,
+    %% Nothing runs the old code, and hardly anybody answers at once.
+    ?assertMatch({match, _}, re:run(Ask(1000), "gave no answer")).
+
+as_long_as_answers_come_they_are_waited_for(_Release) ->
+    Names = [list_to_atom("oc_n" ++ integer_to_list(N)) || N <- lists:seq(1, 20)],
+    [{module, M} = code:load_binary(M, "x.beam", beam(source(M, V))) || V <- [1, 2], M <- Names],
+    Pids = [spawn(fun() -> receive stop -> ok end end) || _ <- lists:seq(1, 10000)],
+    Limits = relsync_lib_reload_plan:limits(#{}),
+    Ask = fun(Timeout) -> relsync_lib_processes:old_code_users(Names, Limits#{check_timeout => Timeout}) end,
+    {Micros, []} = timer:tc(Ask, [infinity]),
+    ?assertEqual([], Ask(Micros div 1000 div 3)),
     [exit(P, kill) || P <- Pids].

@@ -10,14 +10,15 @@
 
 -export_type([user/0, users/0, info/0, options/0]).
 
--type info() :: #{name => atom(), initial => mfa() | undefined, current => mfa() | undefined}.
+-type info() :: #{name => atom(), initial => mfa() | undefined, current => mfa() | undefined, silent => true}.
 -type user() :: {pid(), info()}.
 %% The number of processes, and the first few of them.
 -type users() :: {Module :: module(), Count :: pos_integer(), [user()]}.
 -type options() :: #{
     %% The number of processes to describe per module.
     max_users := non_neg_integer(),
-    %% The milliseconds after which a process that gives no answer counts as a user.
+    %% When no process has answered for this many milliseconds, those that have given no answer count
+    %% as users. How many processes there are, or how busy the machine is, does not matter.
     check_timeout := timeout(),
     %% The time that `await_leaving/2' waits.
     leave_ms => non_neg_integer(),
@@ -32,11 +33,11 @@
 %% @doc Lists the processes that a purge of the old code of `Modules' would kill.
 %%
 %% The code purger asks the same question (`erlang:check_process_code/3') and gets the same answer.
-%% A process that cannot be asked within the time limit counts as a user.
+%% A process that gives no answer counts as a user, and is described as `silent'.
 -spec old_code_users([module()], options()) -> [users()].
 old_code_users(Modules, #{max_users := Max} = Options) ->
-    Users = users(Modules, erlang:processes(), Options),
-    [summary(M, Pids, Max) || {M, Pids} <- lists:sort(maps:to_list(Users))].
+    {Users, Silent} = users(Modules, erlang:processes(), Options),
+    [summary(M, Pids, Silent, Max) || {M, Pids} <- lists:sort(maps:to_list(Users))].
 
 %% @doc Waits until no process runs the old code of `Modules', for at most `leave_ms'. Only
 %% processes that ran it at first are asked again.
@@ -45,7 +46,7 @@ await_leaving(Modules, #{leave_ms := Ms} = Options) ->
     await_leaving(Modules, erlang:processes(), deadline(Ms), Options).
 
 await_leaving(Modules, Pids, Deadline, Options) ->
-    Users = users(Modules, Pids, Options),
+    {Users, _Silent} = users(Modules, Pids, Options),
     case lists:usort(lists:append(maps:values(Users))) of
         [] ->
             ok;
@@ -67,7 +68,7 @@ residents([], _Options) ->
 residents(Modules, #{max_users := Max}) ->
     Wanted = maps:from_list([{M, []} || M <- Modules]),
     Found = lists:foldl(fun add_resident/2, Wanted, erlang:processes()),
-    [summary(M, lists:reverse(Pids), Max) || {M, [_ | _] = Pids} <- lists:sort(maps:to_list(Found))].
+    [summary(M, lists:reverse(Pids), [], Max) || {M, [_ | _] = Pids} <- lists:sort(maps:to_list(Found))].
 
 %% @doc Calls a function in a process of its own while no other process of the VM runs. Only
 %% processes that load code and the VM's own still run. The function gets another function as
@@ -117,37 +118,39 @@ format_users({_Module, Count, Users}) ->
 
 %% Users of old code
 
+%% The second element holds the processes that count only because they gave no answer.
 users(Modules, Pids, #{check_timeout := Timeout}) ->
     case [M || M <- Modules, erlang:check_old_code(M)] of
-        [] -> #{};
-        WithOldCode -> apart(fun() -> check_modules(WithOldCode, lists:delete(self(), Pids), deadline(Timeout)) end)
+        [] -> {#{}, []};
+        WithOldCode -> apart(fun() -> check_modules(WithOldCode, lists:delete(self(), Pids), Timeout) end)
     end.
 
-check_modules(Modules, Pids, Deadline) ->
+check_modules(Modules, Pids, Timeout) ->
     AtOnce = max(1, ?WINDOW div length(Modules)),
-    Users = check(Pids, #{}, {Modules, AtOnce * length(Modules), make_ref(), Deadline}, []),
-    lists:foldl(
+    {Users, Silent} = check(Pids, #{}, {Modules, AtOnce * length(Modules), make_ref(), Timeout}, []),
+    ByModule = lists:foldl(
         fun({M, Pid}, Found) -> maps:update_with(M, fun(L) -> [Pid | L] end, [Pid], Found) end,
         #{},
-        lists:reverse(lists:sort(Users))
-    ).
+        lists:reverse(lists:sort(Silent ++ Users))
+    ),
+    {ByModule, Silent}.
 
 %% Each process is asked about all modules together, because waking it for an answer costs more than
 %% the answer.
 check([], Waiting, _How, Users) when map_size(Waiting) =:= 0 ->
-    Users;
+    {Users, []};
 check([Pid | Pids], Waiting, {Modules, Window, Ref, _} = How, Users) when map_size(Waiting) < Window ->
     Asked = [{M, Pid} || M <- Modules],
     [async = erlang:check_process_code(Pid, M, [{async, {Ref, Key}}]) || {M, _} = Key <- Asked],
     check(Pids, maps:merge(Waiting, maps:from_list([{Key, true} || Key <- Asked])), How, Users);
-check(Pids, Waiting, {_, _, Ref, Deadline} = How, Users) ->
+check(Pids, Waiting, {_, _, Ref, Timeout} = How, Users) ->
     receive
         {check_process_code, {Ref, Key}, false} ->
             check(Pids, maps:remove(Key, Waiting), How, Users);
         {check_process_code, {Ref, Key}, _TrueOrAborted} ->
             check(Pids, maps:remove(Key, Waiting), How, [Key | Users])
-    after remaining(Deadline) ->
-        maps:keys(Waiting) ++ Users
+    after Timeout ->
+        {Users, maps:keys(Waiting)}
     end.
 
 %% Standing still
@@ -255,8 +258,14 @@ first_module(Pid) ->
 
 %% Descriptions
 
-summary(Module, Pids, Max) ->
-    {Module, length(Pids), [{P, describe(P)} || P <- lists:sublist(Pids, Max)]}.
+summary(Module, Pids, Silent, Max) ->
+    Describe = fun(Pid) ->
+        case lists:member({Module, Pid}, Silent) of
+            true -> (describe(Pid))#{silent => true};
+            false -> describe(Pid)
+        end
+    end,
+    {Module, length(Pids), [{P, Describe(P)} || P <- lists:sublist(Pids, Max)]}.
 
 describe(Pid) ->
     case process_info(Pid, [registered_name, current_function]) of
@@ -280,14 +289,16 @@ initial_call(Pid) ->
 mfa({M, F, A}) when is_atom(M), is_atom(F), is_integer(A) -> {M, F, A};
 mfa(_) -> undefined.
 
-format_user({Pid, #{name := Name}}) ->
-    io_lib:format("~p (~tp)", [Pid, Name]);
-format_user({Pid, #{initial := {M, F, A}}}) when {M, F, A} =/= {erlang, apply, 2} ->
-    io_lib:format("~p (~tp:~tp/~b)", [Pid, M, F, A]);
-format_user({Pid, #{current := {M, F, A}}}) ->
-    io_lib:format("~p (in ~tp:~tp/~b)", [Pid, M, F, A]);
-format_user({Pid, _}) ->
-    io_lib:format("~p", [Pid]).
+format_user({Pid, Info}) ->
+    case role(Info) ++ [<<"gave no answer">> || is_map_key(silent, Info)] of
+        [] -> io_lib:format("~p", [Pid]);
+        Known -> io_lib:format("~p (~ts)", [Pid, lists:join(", ", Known)])
+    end.
+
+role(#{name := Name}) -> [io_lib:format("~tp", [Name])];
+role(#{initial := {M, F, A}}) when {M, F, A} =/= {erlang, apply, 2} -> [io_lib:format("~tp:~tp/~b", [M, F, A])];
+role(#{current := {M, F, A}}) -> [io_lib:format("in ~tp:~tp/~b", [M, F, A])];
+role(_) -> [].
 
 %% Group leaders and links
 
