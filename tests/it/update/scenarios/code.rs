@@ -402,7 +402,11 @@ fn what_stands_before_a_read_only_module_goes_softly() {
         "2.0",
         &[("sample", &serving(4)), ("kept", &version(4))],
     );
-    let source = "-module(my_hooks).\n-export([postsync/0]).\npostsync() -> {error, not_today}.\n";
+    // The server ends first, because its code would not give way softly.
+    let source = "-module(my_hooks).\n-export([presync/0, postsync/0]).\n\
+                  presync() -> Ref = monitor(process, server), exit(whereis(server), kill), \
+                  receive {'DOWN', Ref, _, _, _} -> ok end.\n\
+                  postsync() -> {error, not_today}.\n";
     fs::write(rig.cli.dir().join("my_hooks.erl"), source).expect("a file");
     let failed = rig.push(&with_writable(&["-H", "my_hooks.erl"]), 3);
     assert_eq!(failed["outcome"], "rolled-back", "{failed}");
