@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Tests compare with the golden vectors; only `make golden` writes them.
 unexport RELSYNC_BLESS
 
-.PHONY: help setup setup-build otp-roots agent build demo test crash products golden quick-check check clean
+.PHONY: help setup setup-build otp-roots agent build demo test crash products soak golden quick-check check clean
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -51,6 +51,9 @@ crash: setup ## Kills, cuts, fills and damages at every moment of an update; tak
 products: build ## Pushes changes to a RabbitMQ with AMQP and MQTT clients: none may notice
 	@scripts/setup.sh --products
 	@scripts/rabbitmq.sh
+
+soak: setup-build build ## Says what hundreds of sessions leave behind in a target's VM: nothing may grow
+	@scripts/soak.sh
 
 golden: setup ## Rewrites the golden vectors (tests/data/golden) and what is generated in docs
 	env RELSYNC_BLESS=1 cargo test --workspace golden_requests
