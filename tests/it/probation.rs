@@ -351,7 +351,7 @@ fn a_probation_that_no_confirmation_can_meet_is_told_truthfully() {
     // keeps it for a while.
     rig.node.eval(
         "Hold = fun Hold() -> case catch register(relsync_session, self()) of \
-         true -> put(relsync_who, <<\"a probation that ran out\">>), timer:sleep(1000); \
+         true -> put(relsync_who, {5, <<\"a probation that ran out\">>}), timer:sleep(1000); \
          _ -> timer:sleep(1), Hold() end end, \
          Wait = fun Wait() -> case whereis(relsync_session) of \
          undefined -> timer:sleep(1), Wait(); _ -> Hold() end end, spawn(Wait)",

@@ -28,9 +28,6 @@ pub const SILENCE: Duration = Duration::from_secs(180);
 /// ticks, and less than any useful link carries.
 const MOVING_BYTES: u64 = 2_000;
 
-/// The activity that a target names while it goes back because a push was not confirmed.
-const RETURNING: &str = "a probation that ran out";
-
 /// The reasons why a session cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
@@ -185,8 +182,10 @@ impl Session {
     pub async fn receive_checked(&mut self) -> Result<Reply, SessionError> {
         match self.receive().await? {
             Reply::Error(error) => Err(SessionError::Remote(error)),
-            Reply::Busy { holder } if holder == RETURNING => Err(SessionError::Returning),
-            Reply::Busy { holder } => Err(SessionError::Busy { holder }),
+            Reply::Busy {
+                returning: true, ..
+            } => Err(SessionError::Returning),
+            Reply::Busy { holder, .. } => Err(SessionError::Busy { holder }),
             Reply::Lacks { application } => Err(SessionError::Lacks { application }),
             reply => Ok(reply),
         }

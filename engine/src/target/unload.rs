@@ -25,7 +25,7 @@ group_leader(whereis(init), self()),
 Say = fun(Kind, Text) -> Host ! {relsync, <<Kind, Text/binary>>} end,
 case {catch register(relsync_session, self()), whereis(relsync_agent_probation)} of
     {true, undefined} ->
-        put(relsync_who, Who),
+        put(relsync_who, {2, Who}),
         lists:foreach(
             fun(Module) ->
                 code:purge(Module),
@@ -41,7 +41,7 @@ case {catch register(relsync_session, self()), whereis(relsync_agent_probation)}
         Say(3, <<>>);
     _ ->
         Say(2, case catch process_info(whereis(relsync_session), dictionary) of
-            {dictionary, Values} -> proplists:get_value(relsync_who, Values, <<"?">>);
+            {dictionary, Values} -> element(2, proplists:get_value(relsync_who, Values, {2, <<"?">>}));
             _ -> <<"?">>
         end)
 end.

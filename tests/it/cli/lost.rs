@@ -236,7 +236,7 @@ fn an_interrupted_rollback_does_not_say_that_nothing_happens() {
     // While the target is busy with this, the host waits for it.
     rig.node.eval(
         "Self = self(), spawn(fun() -> true = register(relsync_session, self()), \
-         put(relsync_who, <<\"a probation that ran out\">>), Self ! held, receive never -> ok end end), \
+         put(relsync_who, {5, <<\"a probation that ran out\">>}), Self ! held, receive never -> ok end end), \
          receive held -> ok end",
     );
     let mut running = rig
@@ -268,7 +268,7 @@ fn a_session_of_ones_own_that_ends_is_waited_for() {
     let machine = machine.trim_matches('\'');
     let status = |user: Option<&str>, holder: &str, milliseconds: u32| {
         rig.node.eval(&format!(
-            "Self = self(), spawn(fun() -> true = register(relsync_session, self()), put(relsync_who, <<{holder:?}>>), \
+            "Self = self(), spawn(fun() -> true = register(relsync_session, self()), put(relsync_who, {{2, <<{holder:?}>>}}), \
              Self ! held, timer:sleep({milliseconds}) end), receive held -> ok end"
         ));
         let mut command = rig.command(&["status"]);

@@ -19,10 +19,12 @@ pub enum Reply {
         /// The target's OTP release.
         otp_release: u64,
     },
-    /// Another session holds the target.
+    /// Another session holds the target, or the target goes back by itself.
     Busy {
         /// The holder, as that session named itself.
         holder: String,
+        /// Whether a probation ran out and the target goes back.
+        returning: bool,
     },
     /// The target has not loaded the agent.
     WantsLoading {
@@ -385,6 +387,7 @@ impl Reply {
 fn decode_boot(fields: Fields<'_>) -> Result<Reply, WireError> {
     let mut reply = Reply::Busy {
         holder: String::new(),
+        returning: false,
     };
     fields.each(|field| {
         match field.tag {
@@ -393,9 +396,10 @@ fn decode_boot(fields: Fields<'_>) -> Result<Reply, WireError> {
                     otp_release: field.number()?,
                 }
             }
-            2 => {
+            2 | 5 => {
                 reply = Reply::Busy {
                     holder: field.text(),
+                    returning: field.tag == 5,
                 }
             }
             4 => {

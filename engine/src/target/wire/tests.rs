@@ -565,10 +565,11 @@ fn golden_vectors_are_all_listed() {
 
 #[test]
 fn boot_messages_are_decoded() {
-    let busy = |holder: &str| Reply::Busy {
+    let busy = |holder: &str, returning| Reply::Busy {
         holder: holder.to_owned(),
+        returning,
     };
-    let table: [(&[u8], Reply); 6] = [
+    let table: [(&[u8], Reply); 7] = [
         (&[0x80, 1, 1, 25], Reply::WantsAgent { otp_release: 25 }),
         (&[0x80, 4, 1, 25], Reply::WantsLoading { otp_release: 25 }),
         (
@@ -577,9 +578,10 @@ fn boot_messages_are_decoded() {
                 application: "crypto".to_owned(),
             },
         ),
-        (b"\x80\x02\x04me@b", busy("me@b")),
-        (b"\x80\x02\x00", busy("")),
-        (&[0x80], busy("")),
+        (b"\x80\x02\x04me@b", busy("me@b", false)),
+        (b"\x80\x05\x04back", busy("back", true)),
+        (b"\x80\x02\x00", busy("", false)),
+        (&[0x80], busy("", false)),
     ];
     for (bytes, reply) in table {
         assert_eq!(Reply::decode(bytes), Ok(reply), "{bytes:?}");

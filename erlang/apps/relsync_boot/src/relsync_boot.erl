@@ -20,15 +20,15 @@ boot(Who, Versions, Hello) ->
     %% The holder may end between any two looks at it: then the name is free again.
     Enter = fun
         Enter(0) ->
-            <<"?">>;
+            {2, <<"?">>};
         Enter(Tries) ->
             case catch register(relsync_session, self()) of
                 true ->
-                    put(relsync_who, Who),
+                    put(relsync_who, {2, Who}),
                     none;
                 _ ->
                     case catch process_info(whereis(relsync_session), dictionary) of
-                        {dictionary, Values} -> proplists:get_value(relsync_who, Values, <<"?">>);
+                        {dictionary, Values} -> proplists:get_value(relsync_who, Values, {2, <<"?">>});
                         _ -> Enter(Tries - 1)
                     end
             end
@@ -50,6 +50,6 @@ boot(Who, Versions, Hello) ->
                     end
                 end,
             relsync_lib_loader:run(Host, Hello);
-        Holder ->
-            Host ! {relsync, <<0, 16#80, 2, (byte_size(Holder)), Holder/binary>>}
+        {Tag, Holder} ->
+            Host ! {relsync, <<0, 16#80, Tag, (byte_size(Holder)), Holder/binary>>}
     end.

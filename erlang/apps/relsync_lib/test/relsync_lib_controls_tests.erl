@@ -137,7 +137,7 @@ lock_is_needed_test_() ->
 
 met_in_mid_update() ->
     {Root, Roots} = two_generations(),
-    ok = relsync_lib_lock:take(Roots, <<"first">>),
+    ok = relsync_lib_lock:take(Roots, {session, <<"first">>}),
     #{base := Base} = Options = relsync_lib_push:installed(Roots),
     Pack = relsync_lib_trees:pack(Base, #{<<"a">> => {file, 8#644, <<"two">>}}, #{<<"a">> => {file, 8#644, <<"three">>}}),
     {ok, Staged} = relsync_lib_push:stage(Pack, 100, Options),

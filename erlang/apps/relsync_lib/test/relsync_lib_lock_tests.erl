@@ -18,22 +18,22 @@ with_other_vm(Fun) ->
 exclusive_test_() ->
     {timeout, 120, fun() ->
         with_other_vm(fun(#{write := Root} = Roots, Other) ->
-            ok = relsync_lib_lock:take(Roots, <<"me">>),
+            ok = relsync_lib_lock:take(Roots, {session, <<"me">>}),
             case os:type() of
                 {unix, linux} ->
-                    {busy, <<"me on nonode@nohost">>} = Other(take, [Roots, <<"you">>]),
+                    {busy, {session, <<"me on nonode@nohost">>}} = Other(take, [Roots, {session, <<"you">>}]),
                     %% Another destination, and one that is not there yet, are free.
                     Elsewhere = relsync_lib_roots:new(filename:dirname(Root)),
-                    ok = Other(take, [Elsewhere, <<"you">>]),
+                    ok = Other(take, [Elsewhere, {session, <<"you">>}]),
                     ok = Other(release, []),
-                    absent = Other(take, [relsync_lib_roots:new(<<Root/binary, "/none">>), <<"you">>]),
+                    absent = Other(take, [relsync_lib_roots:new(<<Root/binary, "/none">>), {session, <<"you">>}]),
                     ok = relsync_lib_lock:release(),
-                    ok = Other(take, [Roots, <<"you">>]),
-                    {busy, <<"you on nonode@nohost">>} = relsync_lib_lock:take(Roots, <<"me">>),
+                    ok = Other(take, [Roots, {returning, <<"you">>}]),
+                    {busy, {returning, <<"you on nonode@nohost">>}} = relsync_lib_lock:take(Roots, {session, <<"me">>}),
                     ok = Other(release, []),
-                    ok = relsync_lib_lock:take(Roots, <<"me">>);
+                    ok = relsync_lib_lock:take(Roots, {session, <<"me">>});
                 _ ->
-                    ok = Other(take, [Roots, <<"you">>])
+                    ok = Other(take, [Roots, {session, <<"you">>}])
             end,
             nothing_left()
         end)
@@ -50,7 +50,7 @@ nothing_left() ->
 probation_test_() ->
     {timeout, 120, fun() ->
         with_other_vm(fun(#{state := Dir} = Roots, Other) ->
-            ok = Other(take, [Roots, <<"you">>]),
+            ok = Other(take, [Roots, {session, <<"you">>}]),
             Current = #{
                 generation => 1,
                 last_generation => 1,

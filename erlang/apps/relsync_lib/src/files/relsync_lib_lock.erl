@@ -15,11 +15,19 @@
 
 -export([take/2, release/0]).
 
+-export_type([who/0]).
+
+%% A session, and the host that it works for, or a target that goes back by itself.
+-type who() :: {session | returning, binary()}.
+
 -define(HELD, relsync_lib_lock).
 %% The name of a holder that does not say its name.
--define(UNKNOWN, <<"another session">>).
+-define(UNKNOWN, {session, <<"another session">>}).
 %% The maximum length of a holder's name.
 -define(MAX_WHO_BYTES, 120).
+%% The first byte of an answer: what kind of holder it is.
+-define(SESSION_BYTE, 2).
+-define(RETURNING_BYTE, 5).
 -define(ANSWER_TIMEOUT_MS, 1000).
 %% A killed process releases the lock a moment later.
 -define(TRIES, 10).
@@ -29,7 +37,7 @@
 
 %% @doc Takes the lock on the directory that is written to. `absent' means that the directory does
 %% not exist yet.
--spec take(relsync_lib_roots:roots(), Who :: binary()) -> ok | absent | {busy, Holder :: binary()}.
+-spec take(relsync_lib_roots:roots(), who()) -> ok | absent | {busy, who()}.
 take(#{write := Write}, Who) ->
     case {os:type(), relsync_lib_fs:directory(Write)} of
         {_, {error, enoent}} -> absent;
@@ -43,7 +51,8 @@ name(#{device := Device, inode := Inode}) ->
 take(Name, Owner, Who, Tries) ->
     case listen(Name) of
         {ok, Socket} ->
-            Answer = [Who, " on ", atom_to_list(node())],
+            {Kind, Text} = Who,
+            Answer = [kind_byte(Kind), Text, " on ", atom_to_list(node())],
             Herald = relsync_lib_worker:start(fun() -> answer(Socket, Answer) end),
             put(?HELD, {Socket, Herald}),
             ok;
@@ -99,13 +108,22 @@ ask(Name, Owner) ->
             answered({error, Reason})
     end.
 
-answered({ok, Bytes}) ->
-    Text = relsync_lib_path:display(binary:part(Bytes, 0, min(byte_size(Bytes), ?MAX_WHO_BYTES))),
-    {holder, unicode:characters_to_binary(Text)};
+answered({ok, <<?SESSION_BYTE, Text/binary>>}) ->
+    {holder, {session, shown(Text)}};
+answered({ok, <<?RETURNING_BYTE, Text/binary>>}) ->
+    {holder, {returning, shown(Text)}};
+answered({ok, Text}) ->
+    {holder, {session, shown(Text)}};
 answered({error, timeout}) ->
     {holder, ?UNKNOWN};
 answered({error, _}) ->
     gone.
+
+shown(Bytes) ->
+    unicode:characters_to_binary(relsync_lib_path:display(binary:part(Bytes, 0, min(byte_size(Bytes), ?MAX_WHO_BYTES)))).
+
+kind_byte(session) -> ?SESSION_BYTE;
+kind_byte(returning) -> ?RETURNING_BYTE.
 
 %% A holder with unknown credentials does not count as a stranger.
 may_hold(Socket, Owner) ->

@@ -6,7 +6,7 @@
 %% starts the session's own process in the same way. The starter defines the work of a process.
 -module(relsync_lib_worker).
 
--export([start/1, start_monitored/1, start_bound/1]).
+-export([start/1, start_monitored/1, start_bound/1, start_server/1]).
 
 -define(NO_HEAP_LIMIT, {max_heap_size, 0}).
 
@@ -24,3 +24,8 @@ start_monitored(Fun) ->
 -spec start_bound(fun(() -> any())) -> {pid(), reference()}.
 start_bound(Fun) ->
     spawn_opt(Fun, [link, monitor, ?NO_HEAP_LIMIT]).
+
+%% @doc Starts a server under the name of its module, bound to nobody.
+-spec start_server(module()) -> {ok, pid()} | ignore | {error, term()}.
+start_server(Module) ->
+    gen_server:start({local, Module}, Module, [], [{spawn_opt, [?NO_HEAP_LIMIT]}]).

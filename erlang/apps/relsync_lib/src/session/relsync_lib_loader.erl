@@ -63,7 +63,7 @@ run(Host, Hello) ->
 
 start_janitor() ->
     Session = self(),
-    Who = get(relsync_who),
+    Who = relsync_lib_session_name:who(),
     relsync_lib_worker:start(fun() -> watch(Session, Who) end).
 
 watch(Session, Who) ->
@@ -84,13 +84,11 @@ remove_hooks(Who) ->
         [] ->
             ok;
         Hooks ->
-            try register(relsync_session, self()) of
-                true ->
-                    put(relsync_who, Who),
-                    lists:foreach(fun remove_hooks_module/1, Hooks)
-            catch
-                error:badarg ->
-                    _ = ended(relsync_session),
+            case relsync_lib_session_name:take(Who) of
+                ok ->
+                    lists:foreach(fun remove_hooks_module/1, Hooks);
+                {busy, Holder} ->
+                    _ = is_pid(Holder) andalso ended(Holder),
                     remove_hooks(Who)
             end
     end.

@@ -54,16 +54,16 @@
 %% @doc Runs a session to its end.
 -spec run(pid(), binary()) -> ok.
 run(Host, Hello) ->
-    %% A host that has gone is not looked for.
     Send = fun(Name, Fields) ->
         Parts = relsync_lib_wire:parts(relsync_lib_wire:encode(Name, Fields)),
-        lists:foreach(fun(Part) -> erlang:send(Host, {relsync, Part}, [noconnect]) end, Parts)
+        lists:foreach(fun(Part) -> relsync_lib_host:send(Host, Part) end, Parts)
     end,
     relsync_lib_pulse:start(fun() -> Send(credit, #{bytes => 0}) end, ?PULSE_MS),
     try
         greet(Send, Hello)
     catch
-        throw:{busy, Holder} -> Send(boot, #{holder => Holder});
+        throw:{busy, {session, Holder}} -> Send(boot, #{holder => Holder});
+        throw:{busy, {returning, Holder}} -> Send(boot, #{returning => Holder});
         throw:{refuse, Kind, Text} -> Send(error, relsync_lib_refusal:error(Kind, Text));
         Class:Reason:Stack -> Send(error, relsync_lib_refusal:error(internal, crash_text(Class, Reason, Stack)))
     end,
@@ -111,17 +111,10 @@ keep_blob(#{locked := IsThere, roots := #{state := Dir}}, MayPrepare) ->
     ok.
 
 lock(Roots) ->
-    case relsync_lib_lock:take(Roots, who()) of
+    case relsync_lib_lock:take(Roots, relsync_lib_session_name:who()) of
         ok -> true;
         absent -> false;
         {busy, Holder} -> throw({busy, Holder})
-    end.
-
-%% As the boot expressions left it.
-who() ->
-    case get(relsync_who) of
-        undefined -> <<"?">>;
-        Who -> Who
     end.
 
 roots(Destination, Writable) ->
@@ -303,7 +296,7 @@ lock_new(#{locked := Locked, roots := #{state := Dir} = Roots} = State) ->
             end;
         false -> refuse(base_changed, "the destination has gone since this session created it")
     catch
-        throw:{busy, Holder} -> refuse(busy, ["the target is busy with ", Holder])
+        throw:{busy, {_, Holder}} -> refuse(busy, ["the target is busy with ", Holder])
     end.
 
 with_base(#{base := none, roots := Roots} = State) ->

@@ -170,7 +170,7 @@ incoming(_) ->
 
 -spec outgoing(atom()) -> {byte(), schema()}.
 outgoing(boot) ->
-    {16#80, [{2, holder, bytes}]};
+    {16#80, [{2, holder, bytes}, {5, returning, bytes}]};
 outgoing(hello_reply) ->
     {16#81, status_fields()};
 outgoing(manifest) ->

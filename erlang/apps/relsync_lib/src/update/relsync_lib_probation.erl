@@ -1,6 +1,6 @@
 %% @doc The target's own timers of generations that nobody has confirmed yet.
 %%
-%% Owns one process per VM, `relsync_lib_probation', with a timer for each destination whose generation is on
+%% Owns one server per VM, `relsync_lib_probation', with a timer for each destination whose generation is on
 %% probation; it outlives the sessions that ask for timers and ends with the last of them. When one runs out,
 %% the session's name is taken, so that no host interferes, and the destination is rolled back, files and
 %% code, without any host.
@@ -20,7 +20,10 @@
 %% | any       | cancelled, or replaced    | gone, or waiting                                     |
 -module(relsync_lib_probation).
 
+-behaviour(gen_server).
+
 -export([start/1, resume/1, cancel/1, left/2]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 %% How long to wait before trying again what failed.
 -define(RETRY_FAILED_MS, 60000).
@@ -76,48 +79,35 @@ left(#{deadline := Deadline, timeout := Timeout}, Now) ->
 
 %% The process ends by itself with its last timer: then there is another one to ask.
 request(Request) ->
-    {Pid, Monitor} =
-        case whereis(?MODULE) of
-            undefined -> relsync_lib_worker:start_monitored(fun init/0);
-            Running -> {Running, monitor(process, Running)}
-        end,
-    Pid ! {?MODULE, self(), Monitor, Request},
-    receive
-        {?MODULE, Monitor, Answer} ->
-            demonitor(Monitor, [flush]),
-            Answer;
-        {'DOWN', Monitor, process, Pid, _} ->
-            request(Request)
-    end.
-
-init() ->
-    group_leader(whereis(init), self()),
-    try register(?MODULE, self()) of
-        true ->
-            receive
-                {?MODULE, _, _, _} = Request -> loop(take(Request, #{}))
-            after ?FIRST_MS -> ok
-            end
+    _ = relsync_lib_worker:start_server(?MODULE),
+    try
+        gen_server:call(?MODULE, Request, infinity)
     catch
-        %% Somebody else was first.
-        error:badarg -> ok
+        exit:{Reason, _} when Reason =:= noproc; Reason =:= normal -> request(Request)
     end.
 
--spec loop(timers()) -> ok.
-loop(Timers) when map_size(Timers) =:= 0 ->
-    ok;
-loop(Timers) ->
-    receive
-        {?MODULE, _, _, _} = Request -> loop(take(Request, Timers));
-        {timeout, Ref, _} -> loop(due(Ref, Timers));
-        {'DOWN', Ref, process, _, Reason} -> loop(down(Ref, Reason, Timers));
-        _ -> loop(Timers)
-    end.
+%%% gen_server
 
-take({?MODULE, From, Tag, Request}, Timers) ->
+-spec init([]) -> {ok, timers(), timeout()}.
+init([]) ->
+    group_leader(whereis(init), self()),
+    {ok, #{}, ?FIRST_MS}.
+
+handle_call(Request, _From, Timers) ->
     {Answer, Next} = answer(Request, Timers),
-    From ! {?MODULE, Tag, Answer},
-    Next.
+    case map_size(Next) of
+        0 -> {stop, normal, Answer, Next};
+        _ -> {reply, Answer, Next}
+    end.
+
+handle_cast(_, Timers) -> going_on(Timers).
+
+handle_info({timeout, Ref, _}, Timers) -> going_on(due(Ref, Timers));
+handle_info({'DOWN', Ref, process, _, Reason}, Timers) -> going_on(down(Ref, Reason, Timers));
+handle_info(_, Timers) -> going_on(Timers).
+
+going_on(Timers) when map_size(Timers) =:= 0 -> {stop, normal, Timers};
+going_on(Timers) -> {noreply, Timers}.
 
 answer({start, #{state := Dir} = Roots, Generation, Left}, Timers) ->
     Timer = #{roots => Roots, generation => Generation, phase => waiting, ref => make_ref()},
@@ -164,13 +154,10 @@ return(#{roots := Roots, generation := Generation} = Timer) ->
     Timer#{phase := returning, ref := Monitor}.
 
 take_over(Roots, Generation) ->
-    try register(relsync_session, self()) of
-        true ->
-            Who = <<"a probation that ran out">>,
-            put(relsync_who, Who),
-            locked(Roots, Who, fun() -> roll_back(Roots, Generation) end)
-    catch
-        error:badarg -> {busy, whereis(relsync_session)}
+    Who = {returning, <<"a probation that ran out">>},
+    case relsync_lib_session_name:take(Who) of
+        ok -> locked(Roots, Who, fun() -> roll_back(Roots, Generation) end);
+        Busy -> Busy
     end.
 
 %% Sessions of other VMs count as well.

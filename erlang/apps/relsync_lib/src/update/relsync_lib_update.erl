@@ -425,7 +425,7 @@ check_hooks([Point | Rest], #update{hooks = #{presync := true} = Hooks} = Update
         {error, Reason} -> fail(Update, Mode, relsync_lib_refusal:hooks_error_kind(Reason), relsync_lib_hooks:format_error(Reason))
     end;
 check_hooks(_, #update{direction = forward} = Update, Mode, Result) ->
-    case is_host_lost() of
+    case relsync_lib_host:is_lost() of
         true -> roll_back(Update, io, "the target lost the host before the update was complete");
         false -> commit(Update, Mode, Result)
     end;
@@ -586,15 +586,6 @@ confirm(_, _) ->
     relsync_lib_refusal:refuse(protocol, "the host's confirmation names no generation or no snapshot").
 
 %%% Small things
-
-%% The message stays for the session's loop.
-is_host_lost() ->
-    receive
-        {nodedown, Node} ->
-            self() ! {nodedown, Node},
-            true
-    after 0 -> false
-    end.
 
 hook_step(Point, #update{hooks = Hooks} = Update) ->
     relsync_lib_update_hooks:has(Hooks, Point) andalso step(Point, Update).
