@@ -261,14 +261,17 @@ fn an_interrupted_rollback_does_not_say_that_nothing_happens() {
 
 #[test]
 fn a_session_of_ones_own_that_ends_is_waited_for() {
+    const RETURNING: &str = "a probation that ran out";
     let rig = Rig::new();
     let machine = rig
         .node
         .eval("{ok, Name} = inet:gethostname(), list_to_atom(Name)");
     let machine = machine.trim_matches('\'');
     let status = |user: Option<&str>, holder: &str, milliseconds: u32| {
+        // The tag of a target that goes back, or that of a session.
+        let tag = if holder == RETURNING { 5 } else { 2 };
         rig.node.eval(&format!(
-            "Self = self(), spawn(fun() -> true = register(relsync_session, self()), put(relsync_who, {{2, <<{holder:?}>>}}), \
+            "Self = self(), spawn(fun() -> true = register(relsync_session, self()), put(relsync_who, {{{tag}, <<{holder:?}>>}}), \
              Self ! held, timer:sleep({milliseconds}) end), receive held -> ok end"
         ));
         let mut command = rig.command(&["status"]);
@@ -294,9 +297,8 @@ fn a_session_of_ones_own_that_ends_is_waited_for() {
     let nameless = format!("{}@{machine}", user.trim());
     assert_eq!(status(None, &nameless, 1000).code, Some(0));
     // The host also waits for an update that rolls back by itself.
-    let returning = "a probation that ran out";
-    assert_eq!(status(tester, returning, 1000).code, Some(0));
-    let run = status(tester, returning, 600_000);
+    assert_eq!(status(tester, RETURNING, 1000).code, Some(0));
+    let run = status(tester, RETURNING, 600_000);
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(
         run.err.contains("is going back") && run.err.contains("wait a moment"),

@@ -5,6 +5,7 @@
 
 mod crash_rows;
 mod erlang;
+mod erlang_folders;
 mod error_kinds;
 mod golden;
 mod layers;
@@ -34,6 +35,7 @@ fn check(root: &Path, sources: &[Source]) -> Vec<String> {
         machine_paths::check(root, source, &mut findings);
         prose::check(source, &mut findings);
     }
+    erlang_folders::check(sources, &mut findings);
     golden::check(sources, &mut findings);
     crash_rows::check(sources, &mut findings);
     error_kinds::check(sources, &mut findings);

@@ -137,7 +137,7 @@ check(#{old := Old, new := New, device := Device}, {Generation, Answers}) ->
 tree(Device) ->
     #{state := Dir} = relsync_lib_roots:new(Device),
     Tree = relsync_lib_trees:read(Device),
-    case relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)) of
+    case relsync_lib_generations:leftovers(relsync_lib_generations:current(Dir)) of
         [] -> Tree;
         Leftovers -> Tree#{<<"leftovers">> => {leftovers, [Path || {Path, _} <- Leftovers]}}
     end.

@@ -61,7 +61,7 @@ probation_test_() ->
             },
             ok = relsync_lib_state:prepare_dirs(Dir),
             ok = relsync_lib_state:write_current(Dir, Current),
-            ok = relsync_lib_probation:start(Roots),
+            ok = relsync_lib_return:await_confirmation(Roots),
             case os:type() of
                 {unix, linux} ->
                     Watched = relsync_lib_test_probation:watch(),

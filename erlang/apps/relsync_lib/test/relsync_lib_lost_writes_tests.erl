@@ -150,7 +150,7 @@ outcome(Tree, Counts, #{top := Top} = Case) ->
             {error, Reason} -> {error, Reason}
         end,
     Checked =
-        case {Result, relsync_lib_contact:installed(Dir)} of
+        case {Result, relsync_lib_installed:read(Dir)} of
             {{Which, Generation}, {none, []}} when Generation =:= none -> Which;
             {{Which, Generation}, {ok, #{generation := Generation}, Manifest, Times, []}} ->
                 case relsync_lib_inventory:drift(Read, Manifest, Times, false) of

@@ -49,12 +49,12 @@ check_parents_test() ->
         <<"l">> => {symlink, <<"d">>},
         <<"d/up">> => {symlink, <<"/">>}
     }),
-    ok = relsync_lib_path:check_parents(Root, <<"x">>),
-    ok = relsync_lib_path:check_parents(Root, <<"d/x">>),
-    {error, {parent_not_directory, <<"l">>, symlink}} = relsync_lib_path:check_parents(Root, <<"l/x">>),
-    {error, {parent_not_directory, <<"d/up">>, symlink}} = relsync_lib_path:check_parents(Root, <<"d/up/etc/x">>),
-    {error, {parent_not_directory, <<"f">>, file}} = relsync_lib_path:check_parents(Root, <<"f/x">>),
-    {error, {parent_missing, <<"n">>}} = relsync_lib_path:check_parents(Root, <<"n/m/x">>),
+    ok = relsync_lib_fs:check_parents(Root, <<"x">>),
+    ok = relsync_lib_fs:check_parents(Root, <<"d/x">>),
+    {error, {parent_not_directory, <<"l">>, symlink}} = relsync_lib_fs:check_parents(Root, <<"l/x">>),
+    {error, {parent_not_directory, <<"d/up">>, symlink}} = relsync_lib_fs:check_parents(Root, <<"d/up/etc/x">>),
+    {error, {parent_not_directory, <<"f">>, file}} = relsync_lib_fs:check_parents(Root, <<"f/x">>),
+    {error, {parent_missing, <<"n">>}} = relsync_lib_fs:check_parents(Root, <<"n/m/x">>),
     relsync_lib_trees:remove(Root).
 
 %% How a VM with `+fnl' writes names is tested with such a VM (`odd_nodes').

@@ -75,7 +75,7 @@ wait_until(Fun, Times) ->
 destinations_test_() ->
     {timeout, 60, fun() ->
         [One, Two, Three] = All = [on_probation(Timeout) || Timeout <- [60000, 100, 60000]],
-        [ok = relsync_lib_probation:start(Roots) || Roots <- All],
+        [ok = relsync_lib_return:await_confirmation(Roots) || Roots <- All],
         returned(Two),
         {2, {probation, _}} = installed(One),
         {2, {probation, _}} = installed(Three),
@@ -90,7 +90,7 @@ destinations_test_() ->
 replaced_test_() ->
     {timeout, 60, fun() ->
         Roots = on_probation(100),
-        ok = relsync_lib_probation:start(Roots),
+        ok = relsync_lib_return:await_confirmation(Roots),
         next(Roots, 2, 3, 60000),
         wait_until(fun() -> not is_pid(whereis(relsync_lib_probation)) end),
         {3, {probation, _}} = installed(Roots),
@@ -104,7 +104,7 @@ busy_test_() ->
         {ok, #{agent := Agent} = Session, _} = relsync_lib_test_host:hello(Root),
         Watched = relsync_lib_test_probation:watch(),
         %% As if the time had come again.
-        ok = relsync_lib_probation:start(Roots),
+        ok = relsync_lib_return:await_confirmation(Roots),
         {busy, Agent} = relsync_lib_test_probation:attempt(Watched),
         true = is_pid(whereis(relsync_lib_probation)),
         {2, {probation, _}} = installed(Roots),
@@ -156,7 +156,7 @@ end_test_() ->
 confirmed_at_the_end(Delay) ->
     #{write := Root} = Roots = on_probation(50),
     Fields = [{1, 2}, {2, snapshot(Roots)}],
-    ok = relsync_lib_probation:start(Roots),
+    ok = relsync_lib_return:await_confirmation(Roots),
     timer:sleep(Delay),
     Said = when_free(fun() -> confirm(Root, Fields) end),
     wait_until(fun() -> not is_pid(whereis(relsync_lib_probation)) end),
@@ -184,7 +184,7 @@ unreadable_test_() ->
         #{state := Dir} = Roots = on_probation(500),
         File = relsync_lib_state:file_name(Dir, <<"current">>),
         {ok, Bytes} = prim_file:read_file(File),
-        ok = relsync_lib_probation:start(Roots),
+        ok = relsync_lib_return:await_confirmation(Roots),
         Watched = relsync_lib_test_probation:watch(),
         ok = prim_file:delete(File),
         ok = prim_file:make_dir(File),
@@ -193,7 +193,7 @@ unreadable_test_() ->
         ok = prim_file:del_dir(File),
         ok = prim_file:write_file(File, Bytes),
         %% A session would have it tried at once.
-        ok = relsync_lib_probation:start(Roots),
+        ok = relsync_lib_return:await_confirmation(Roots),
         returned(Roots),
         delete(Roots)
     end}.
@@ -202,7 +202,7 @@ unreadable_test_() ->
 longest_test_() ->
     {timeout, 60, fun() ->
         #{write := Root} = Roots = on_probation(16#FFFFFFFF),
-        ok = relsync_lib_probation:start(Roots),
+        ok = relsync_lib_return:await_confirmation(Roots),
         true = is_pid(whereis(relsync_lib_probation)),
         {ok, Session, _} = relsync_lib_test_host:hello(Root),
         ok = relsync_lib_test_host:bye(Session),
@@ -228,7 +228,7 @@ capped_test_() ->
 pushed_upon_test_() ->
     {timeout, 60, fun() ->
         #{write := Root} = Roots = on_probation(60000),
-        ok = relsync_lib_probation:start(Roots),
+        ok = relsync_lib_return:await_confirmation(Roots),
         #{base := Base} = relsync_lib_push:installed(Roots),
         Pack = relsync_lib_trees:pack(Base, tree(2), tree(3)),
         {ok, #{outcome := rolled_back}} = relsync_lib_test_host:push(Root, Pack, [failing_hooks()]),

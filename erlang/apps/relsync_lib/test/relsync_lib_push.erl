@@ -68,7 +68,7 @@ run(Pack, #{roots := Roots, now := Now} = Options, End, Apply) ->
     case stage(Pack, 1000, Options) of
         {ok, #{wanted := Wanted, manifest := Manifest} = Staged} ->
             #{state := Dir} = Roots,
-            Before = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
+            Before = relsync_lib_generations:leftovers(relsync_lib_generations:current(Dir)),
             {Held, #{leftovers := Leftovers}} =
                 relsync_lib_pins:hold(Wanted, Manifest, Before, relsync_lib_pins:find(Roots), Roots),
             case relsync_lib_apply:prepare(Roots, Staged#{wanted := Held}, Apply#{now => Now, leftovers => Leftovers}) of

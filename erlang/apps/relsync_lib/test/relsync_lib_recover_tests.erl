@@ -51,7 +51,7 @@ damaged_test_() ->
             with_three(fun(#{state := Dir} = Roots) ->
                 Break(Roots),
                 {ok, nothing} = relsync_lib_recover:recover(Roots),
-                {none, [{What, Repair}]} = relsync_lib_contact:installed(Dir),
+                {none, [{What, Repair}]} = relsync_lib_installed:read(Dir),
                 {_, _} = binary:match(What, <<"current">>),
                 {_, _} = binary:match(Repair, <<"the tree is scanned">>),
                 [] = relsync_lib_generations:history(Roots),
@@ -82,9 +82,9 @@ never_installed_test_() ->
         with_three(fun(#{state := Dir}) ->
             ok = relsync_lib_state:delete_current(Dir),
             [ok = relsync_lib_fs:delete_tree(relsync_lib_state:generation_dir(Dir, N)) || N <- [1, 2]],
-            {none, []} = relsync_lib_contact:installed(Dir),
+            {none, []} = relsync_lib_installed:read(Dir),
             ok = relsync_lib_fs:make_dir(relsync_lib_state:generation_dir(Dir, 0)),
-            {none, []} = relsync_lib_contact:installed(Dir)
+            {none, []} = relsync_lib_installed:read(Dir)
         end)
     end}.
 

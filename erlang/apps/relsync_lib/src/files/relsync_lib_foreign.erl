@@ -61,7 +61,7 @@ standing(_Full, _Other, _Size) ->
 %% relsync's own.
 -spec ours(relsync_lib_roots:roots()) -> ours().
 ours(#{state := Dir}) ->
-    Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
+    Leftovers = relsync_lib_generations:leftovers(relsync_lib_generations:current(Dir)),
     maps:from_list([{Path, true} || {Path, _Kind} <- Leftovers]).
 
 %% @doc Returns the conflicts among the paths that an update replaces. At such a path there is an

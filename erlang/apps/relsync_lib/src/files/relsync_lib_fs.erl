@@ -34,6 +34,7 @@
     list/1,
     read_link/1,
     read_file/2,
+    check_parents/2,
     open_read/1,
     read/2,
     pread/3,
@@ -233,6 +234,24 @@ read_whole(Path, Size) ->
             end;
         {error, Reason} ->
             {error, Reason}
+    end.
+
+%% @doc Says whether every directory above the path is a directory, looked at now and without
+%% following links. The root itself may be reached through a link, because the operator named it.
+-spec check_parents(binary(), relsync_lib_path:path()) -> ok | {error, relsync_lib_path:parents_error()}.
+check_parents(Root, Path) ->
+    check_each(Root, relsync_lib_path:ancestors(Path)).
+
+check_each(_Root, []) ->
+    ok;
+check_each(Root, [Ancestor | Rest]) ->
+    case info(relsync_lib_path:join(Root, Ancestor)) of
+        {ok, {dir, _Mode}} -> check_each(Root, Rest);
+        {ok, {symlink, _}} -> {error, {parent_not_directory, Ancestor, symlink}};
+        {ok, {file, _, _, _}} -> {error, {parent_not_directory, Ancestor, file}};
+        {ok, {other, _}} -> {error, {parent_not_directory, Ancestor, other}};
+        {error, enoent} -> {error, {parent_missing, Ancestor}};
+        {error, Posix} -> {error, {parent_unreadable, Ancestor, Posix}}
     end.
 
 -spec open_read(binary()) -> {ok, handle()} | {error, file:posix() | badarg}.

@@ -6,7 +6,7 @@
 %% generations, goes back to them and drops them.
 -module(relsync_lib_generations).
 
--export([current/1, number/1, next/1, chain/2, numbers/1, way_back/2, changes/1, history/1, manifest/2]).
+-export([current/1, leftovers/1, number/1, next/1, chain/2, numbers/1, way_back/2, changes/1, history/1, manifest/2]).
 
 %% @doc Returns the current generation. A record that cannot be read counts as missing.
 -spec current(relsync_lib_state:dir()) -> relsync_lib_state:current() | none.
@@ -20,6 +20,11 @@ current(Dir) ->
 -spec number(relsync_lib_state:current() | none) -> non_neg_integer().
 number(none) -> 0;
 number(#{generation := Generation}) -> Generation.
+
+%% @doc Returns the leftovers of a generation.
+-spec leftovers(relsync_lib_state:current() | none) -> [relsync_lib_record:leftover()].
+leftovers(#{leftovers := Leftovers}) -> Leftovers;
+leftovers(_) -> [].
 
 %% @doc Returns the number of the next generation. It is above the current one and all that were
 %% undone since. If the current one is unknown, it is above all that are kept.

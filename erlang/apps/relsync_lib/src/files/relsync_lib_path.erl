@@ -5,7 +5,7 @@
 %% nothing on disk.
 %%
 %% Invariant: no path that `validate/1' refuses reaches the file system. Before anything is written,
-%% renamed, linked or deleted at a path, `check_parents/2' is asked. So a symbolic link in the place
+%% renamed, linked or deleted at a path, `' is asked. So a symbolic link in the place
 %% of a directory is never followed. relsync_lib_place handles a link that is put there between the
 %% question and the operation.
 -module(relsync_lib_path).
@@ -17,7 +17,6 @@
     join_relative/2,
     parent/1,
     ancestors/1,
-    check_parents/2,
     targets_own/0,
     is_targets_own/1,
     native/1,
@@ -121,24 +120,6 @@ last_slash(Path, At) ->
 -spec ancestors(path()) -> [path()].
 ancestors(Path) ->
     [binary:part(Path, 0, At) || {At, 1} <- binary:matches(Path, <<"/">>)].
-
-%% @doc Says whether every directory above the path is a directory, looked at now and without
-%% following links. The root itself may be reached through a link, because the operator named it.
--spec check_parents(binary(), path()) -> ok | {error, parents_error()}.
-check_parents(Root, Path) ->
-    check_each(Root, ancestors(Path)).
-
-check_each(_Root, []) ->
-    ok;
-check_each(Root, [Ancestor | Rest]) ->
-    case relsync_lib_fs:info(join(Root, Ancestor)) of
-        {ok, {dir, _Mode}} -> check_each(Root, Rest);
-        {ok, {symlink, _}} -> {error, {parent_not_directory, Ancestor, symlink}};
-        {ok, {file, _, _, _}} -> {error, {parent_not_directory, Ancestor, file}};
-        {ok, {other, _}} -> {error, {parent_not_directory, Ancestor, other}};
-        {error, enoent} -> {error, {parent_missing, Ancestor}};
-        {error, Posix} -> {error, {parent_unreadable, Ancestor, Posix}}
-    end.
 
 %% @doc Converts a path to the form of the code server and of lists of names on the code path. It is
 %% a list of characters if the VM treats file names as UTF-8, and of bytes if not (`+fnl'). A path

@@ -10,8 +10,10 @@
 -module(relsync_lib_record).
 
 -export([encode/2, decode/2, max_bytes/0, max_generation/0]).
--export_type([current/0, state/0, probation/0, journal/0, undo/0, installed/0, last_pack/0, code/0, kind/0, error/0]).
+-export_type([leftover/0, current/0, state/0, probation/0, journal/0, undo/0, installed/0, last_pack/0, code/0, kind/0, error/0]).
 
+%% A path that an update left because it was pinned, and the kind of its entry.
+-type leftover() :: {relsync_lib_path:path(), file | dir | symlink}.
 -type kind() :: current | installed | journal | undo | last_pack | code.
 -type current() :: #{
     generation := pos_integer(),
@@ -22,7 +24,7 @@
     %% Seconds since 1970.
     applied_at := non_neg_integer(),
     %% In ascending order of path; absent if there are none.
-    leftovers => [relsync_lib_pins:leftover()]
+    leftovers => [leftover()]
 }.
 -type state() :: confirmed | {probation, probation()}.
 -type probation() :: #{

@@ -129,7 +129,7 @@ holder([Root | Rest], Path) ->
     end.
 
 holder_by_looks(Root, Rest, Path) ->
-    case relsync_lib_path:check_parents(Root, Path) of
+    case relsync_lib_fs:check_parents(Root, Path) of
         ok ->
             case relsync_lib_fs:info(relsync_lib_path:join(Root, Path)) of
                 {ok, Info} -> {ok, Root, Info};

@@ -38,6 +38,8 @@
 }.
 
 %% Numbers of operands, from instruction 1 (genop.tab, OTP 23 to 29).
+%% As many as a table has entries: a module of more is not taken apart.
+-define(MAX_FUNCTIONS, 131072).
 -define(OPERANDS, {
     1,3,0,2,3,2,2,3,2,4,5,2,3,2,3,2,1,1,0,0,0,0,2,1,1,2,4,4,4,4,4,4,4,4,4,4,4,3,3,3,3,3,3,3,2,2,2,2,2,
     2,2,2,2,2,2,2,2,3,3,3,1,2,1,2,3,3,3,3,3,2,1,1,0,1,1,3,2,2,2,5,5,5,4,2,1,1,2,2,5,5,5,2,1,0,1,2,2,4,
@@ -151,7 +153,7 @@ function({atom, Atom}, {_, #collect{atom = Renumber} = Collect}) ->
 function({arity, _}, {none, _}) ->
     throw(malformed);
 function({arity, Arity}, {Name, #collect{functions = Functions, function_count = Count} = Collect}) ->
-    ok = relsync_lib_delta_tables:room(Count),
+    Count < ?MAX_FUNCTIONS orelse throw(malformed),
     {Name, Collect#collect{functions = [{Name, number(Arity), none} | Functions], function_count = Count + 1}};
 function(_, Acc) ->
     Acc.

@@ -88,7 +88,7 @@ greet(Send, Hello) ->
             checked(relsync_lib_roots, state, relsync_lib_roots:check(Roots)),
             Recovered = relsync_lib_contact:recover(Roots),
             keep_blob(State, maps:get(prepare, Fields, false)),
-            relsync_lib_probation:resume(Roots),
+            relsync_lib_return:resume(Roots),
             {Status, Base} = relsync_lib_status:look(Roots, maps:get(checksum, State)),
             Told = maps:merge(Status, Recovered),
             Send(hello_reply, Told#{protocol => ?PROTOCOL, credit => ?CREDIT_BYTES}),
@@ -344,6 +344,7 @@ apply_pack(Fields, #{pack_id := PackId, receiver := Receiver} = Receiving, State
     Stage = relsync_lib_receiver:result(Receiver),
     stop_receiving(Receiving),
     Result = relsync_lib_update:update(Fields#{pack_id => PackId, found => maps:get(found, State)}, Stage, Base, Roots, Hooks, Send),
+    _ = is_map_key(probation_ms, Result) andalso relsync_lib_return:await_confirmation(Roots),
     _ = relsync_lib_incoming:delete(Dir, PackId),
     %% Nothing refers to what this removes: manifests of dropped generations, earlier agents.
     _ = relsync_lib_state:clean(Dir, #{agents => [relsync_lib_blob:hash()]}),

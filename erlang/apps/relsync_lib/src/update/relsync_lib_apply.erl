@@ -333,7 +333,7 @@ prepare_rollback(#{state := Dir} = Roots, Current, Undos, Hold, Now) ->
             none -> none;
             _ ->
                 Last = maps:get(last_generation, Current),
-                Leftovers = relsync_lib_pins:leftovers(Target) ++ Held,
+                Leftovers = relsync_lib_generations:leftovers(Target) ++ Held,
                 with_leftovers(
                     lists:ukeysort(1, Leftovers),
                     Target#{state := confirmed, last_generation := Last, applied_at := max(0, Now)}

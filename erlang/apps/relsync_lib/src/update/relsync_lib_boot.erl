@@ -449,7 +449,7 @@ status(Roots) ->
 answer(#{directories := Dirs, systems := Systems} = Asked, #{state := State} = Roots) ->
     %% An entry that stays only because the VM was booted from it goes with the next update, unless
     %% that contains it.
-    Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(State)),
+    Leftovers = relsync_lib_generations:leftovers(relsync_lib_generations:current(State)),
     Tree = after_update([{Path, absent} || {Path, _} <- Leftovers], Roots),
     VM = vm(),
     IsOwn = maps:get(own_root, Asked, false) orelse lists:member(maps:get(root, VM), spellings(Tree)),

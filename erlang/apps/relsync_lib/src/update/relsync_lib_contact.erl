@@ -1,14 +1,13 @@
 %% @doc What a session finds at a destination, and puts right before anything else.
 %%
 %% Owns the end of what an earlier session left (files by relsync_lib_apply, code by relsync_lib_reload), the
-%% reading of what is installed, and the making of a new destination. What is damaged is named, and counts
+%% naming of generations that are lost, and the making of a new destination. What is damaged is named, and counts
 %% as absent.
 -module(relsync_lib_contact).
 
--export([recover/1, damage_fields/1, installed/1, damaged_generations/1, prepare_root/1]).
+-export([recover/1, damage_fields/1, damaged_generations/1, prepare_root/1]).
 
 %% What is damaged, and what is done about it.
--type damages() :: [{binary(), binary()}].
 -type damage() :: #{what := binary(), repair := binary()}.
 -type recovered() :: #{recovered => binary()}.
 
@@ -36,7 +35,7 @@ recovered(What, Report, Changes, #{state := Dir} = Roots) ->
 follow(Changes, #{write := Root, state := Dir} = Roots) ->
     InTree = fun(Path, _) -> relsync_lib_modules:path_list(relsync_lib_path:join(Root, Path)) end,
     Modules = relsync_lib_modules:changes_back(Changes, InTree),
-    Limits = relsync_lib_modules:limits(Roots, #{manifest => relsync_lib_modules:installed_manifest(Dir)}),
+    Limits = relsync_lib_modules:limits(Roots, #{manifest => relsync_lib_installed:manifest(Dir)}),
     Failed =
         case relsync_lib_reload:plan(relsync_lib_modules:path_list(Root), Modules, soft, Limits) of
             {ok, Plan} ->
@@ -53,46 +52,8 @@ follow(Changes, #{write := Root, state := Dir} = Roots) ->
 -spec damage_fields({binary(), binary()}) -> damage().
 damage_fields({What, Repair}) -> #{what => What, repair => Repair}.
 
-%% @doc Reads what is installed; what is damaged is named and counts as absent.
--spec installed(relsync_lib_state:dir()) ->
-    {ok, relsync_lib_state:current(), relsync_lib_manifest:manifest(), relsync_lib_state:installed(), damages()}
-    | {none, damages()}.
-installed(Dir) ->
-    case relsync_lib_state:read_current(Dir) of
-        {ok, #{manifest := Sha256} = Current} ->
-            case relsync_lib_state:read_manifest(Dir, Sha256) of
-                {ok, Manifest} ->
-                    {Installed, Damage} = installed_times(Dir, Sha256),
-                    {ok, Current, Manifest, Installed, Damage};
-                none ->
-                    {none, [{<<"the installed manifest is missing">>, <<"the tree is scanned">>}]};
-                Damage ->
-                    {none, [named(Damage, <<"the tree is scanned">>)]}
-            end;
-        none ->
-            %% A first push that was cut off has left no more than generation 0.
-            Missing = <<"the state file \"current\" is missing">>,
-            {none, [{Missing, repair(Kept)} || Kept <- [relsync_lib_state:generations(Dir)], Kept =/= [], Kept =/= [0]]};
-        Damage ->
-            {none, [named(Damage, repair(relsync_lib_state:generations(Dir)))]}
-    end.
-
-repair([]) -> <<"the tree is scanned">>;
-repair([_ | _]) -> <<"the tree is scanned, and there is no way back to what is kept">>.
-
-%% Without its times every file is compared by content.
-installed_times(Dir, Sha256) ->
-    case relsync_lib_state:read_installed(Dir, Sha256) of
-        {ok, Installed} -> {Installed, []};
-        none -> {#{}, [{<<"the installed times are missing">>, <<"files are compared by content">>}]};
-        Damage -> {#{}, [named(Damage, <<"files are compared by content">>)]}
-    end.
-
-named(Damage, Repair) ->
-    {relsync_lib_refusal:text(relsync_lib_state:format_error(Damage)), Repair}.
-
 %% @doc Names the kept generations that there is no way back to, for want of their records.
--spec damaged_generations(relsync_lib_state:dir()) -> damages().
+-spec damaged_generations(relsync_lib_state:dir()) -> relsync_lib_installed:damages().
 damaged_generations(Dir) ->
     [
         {relsync_lib_refusal:text(Problem), <<"the generation cannot be rolled back to">>}

@@ -5,7 +5,7 @@
 -module(relsync_lib_modules).
 
 -export([changes/3, changes_back/2, source_file/2, is_module/1, limits/2, path_list/1, told/1]).
--export([boot_changes/2, boot_changes_back/2, installed_manifest/1, outlook/2, stale/1, stale/2]).
+-export([boot_changes/2, boot_changes_back/2, outlook/2, stale/1, stale/2]).
 -export_type([told/0]).
 
 %% The host's view of a module.
@@ -100,7 +100,7 @@ limits(#{read := Read, write := Write, state := Dir}, Release) ->
             _ ->
                 {[], fun(_) -> false end}
         end,
-    Left = [Path || {Path, file} <- relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)), not IsHeld(Path)],
+    Left = [Path || {Path, file} <- relsync_lib_generations:leftovers(relsync_lib_generations:current(Dir)), not IsHeld(Path)],
     #{
         roots => [path_list(Root) || Root <- Read, Root =/= Write],
         changes => maps:get(changes, Release, []),
@@ -116,14 +116,6 @@ by_module(Paths) ->
         #{},
         Paths
     ).
-
-%% @doc Returns the installed manifest, if it is known.
--spec installed_manifest(relsync_lib_state:dir()) -> relsync_lib_manifest:manifest() | none.
-installed_manifest(Dir) ->
-    case relsync_lib_contact:installed(Dir) of
-        {ok, _, Manifest, _, _} -> Manifest;
-        {none, _} -> none
-    end.
 
 %% @doc Returns a path in the form that `code' needs.
 -spec path_list(binary()) -> string().
@@ -152,7 +144,7 @@ with_detail(#{name := Module} = Told, Details) ->
 outlook(#{modules := Modules} = Fields, #{write := Root, state := Dir} = Roots) ->
     Boot = [{Path, boot_content(File)} || #{path := Path} = File <- maps:get(boot_files, Fields, [])],
     %% The directories of the new release are those that get something and those that stay.
-    Limits = limits(Roots, #{changes => Boot, manifest => installed_manifest(Dir)}),
+    Limits = limits(Roots, #{changes => Boot, manifest => relsync_lib_installed:manifest(Dir)}),
     Changes = [
         {maps:get(action, M, added), Path, expected(M)}
      || #{path := Path} = M <- Modules
@@ -186,7 +178,7 @@ boot_content(_) ->
 %% files that it has read.
 -spec stale(relsync_lib_roots:roots()) -> {Reloadable :: non_neg_integer(), Waiting :: non_neg_integer()}.
 stale(#{write := Root, state := Dir} = Roots) ->
-    case installed_manifest(Dir) of
+    case relsync_lib_installed:manifest(Dir) of
         none ->
             {0, 0};
         Manifest ->
@@ -199,7 +191,7 @@ stale(#{write := Root, state := Dir} = Roots) ->
 %% @doc Names the modules whose running code differs from their file.
 -spec stale(relsync_lib_roots:roots(), pos_integer()) -> [told()].
 stale(#{write := Root, state := Dir} = Roots, Max) ->
-    Limits = limits(Roots, #{manifest => installed_manifest(Dir)}),
+    Limits = limits(Roots, #{manifest => relsync_lib_installed:manifest(Dir)}),
     Stale = relsync_lib_stale:modules(path_list(Root), Limits, Max),
     [
         #{name => Module, status => OnDisk, detail => relsync_lib_refusal:text(relsync_lib_path:display_native(File))}

@@ -10,7 +10,7 @@
 %% This module looks at this VM's arguments and at the boot file. It changes nothing.
 -module(relsync_lib_pins).
 
--export([find/1, booted/1, boot/1, version/1, runtime/1, started_from/1, hold/5, hold_back/2, foresee/3, leftovers/1, tops/1, kept_text/1, dropped_text/1]).
+-export([find/1, booted/1, boot/1, version/1, runtime/1, started_from/1, hold/5, hold_back/2, foresee/3, tops/1, kept_text/1, dropped_text/1]).
 
 -export_type([found/0, pins/0, leftover/0]).
 
@@ -29,7 +29,7 @@
 %% Paths of the release: single files, and directories with everything in them.
 -opaque pins() :: #{files := [relsync_lib_path:path()], trees := [relsync_lib_path:path()]}.
 %% A path that an update left because it was pinned, and the kind of its entry.
--type leftover() :: {relsync_lib_path:path(), file | dir | symlink}.
+-type leftover() :: relsync_lib_record:leftover().
 
 -define(MAX_BOOT_BYTES, 16777216).
 %% The files that start scripts name to a VM in its environment (`mix release', relx).
@@ -251,11 +251,6 @@ kind(Path, #{write := Write}) ->
         {ok, _, Info} when element(1, Info) =/= other -> {ok, element(1, Info)};
         _ -> none
     end.
-
-%% @doc Returns the leftovers of a generation.
--spec leftovers(relsync_lib_state:current() | none) -> [leftover()].
-leftovers(#{leftovers := Leftovers}) -> Leftovers;
-leftovers(_) -> [].
 
 %% @doc Returns the leftovers that lie in no other leftover.
 -spec tops([leftover()]) -> [relsync_lib_path:path()].

@@ -165,7 +165,7 @@ look(again, Path, #keeping{root = Root, wanted = Wanted}) ->
             {live(Path, Full, Info), Facts};
         %% The directories above it tell why it cannot be seen.
         {error, _} ->
-            case relsync_lib_path:check_parents(Root, Path) of
+            case relsync_lib_fs:check_parents(Root, Path) of
                 ok -> look_at(Path, Full);
                 {error, {parent_unreadable, _, _} = Reason} -> fail(Reason);
                 {error, Reason} -> {look_below(Path, element(2, Reason), Wanted, Reason), #{}}

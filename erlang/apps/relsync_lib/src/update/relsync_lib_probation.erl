@@ -22,7 +22,8 @@
 
 -behaviour(gen_server).
 
--export([start/1, resume/1, cancel/1, left/2]).
+-export([start/2, resume/2, cancel/1, left/2]).
+-export_type([returned/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 %% How long to wait before trying again what failed.
@@ -32,8 +33,12 @@
 %% How long to wait for the first timer: who asked for it may be gone.
 -define(FIRST_MS, 60000).
 
+%% Takes a destination back, in a process of its own; what it answers tells what the timer does next.
+-type return() :: fun((relsync_lib_roots:roots(), Generation :: pos_integer()) -> returned()).
+-type returned() :: done | failed | busy_elsewhere | {busy, pid() | undefined}.
 -type timer() :: #{
     roots := relsync_lib_roots:roots(),
+    return := return(),
     generation := pos_integer(),
     phase := waiting | held | returning,
     %% Of the timer, the session or the return that the next event comes from.
@@ -42,21 +47,21 @@
 -type timers() :: #{relsync_lib_state:dir() => timer()}.
 
 %% @doc Starts the timer of what is on probation in a destination; one that runs for it already is replaced.
--spec start(relsync_lib_roots:roots()) -> ok.
-start(#{state := Dir} = Roots) ->
+-spec start(relsync_lib_roots:roots(), return()) -> ok.
+start(#{state := Dir} = Roots, Return) ->
     case relsync_lib_state:read_current(Dir) of
         {ok, #{generation := Generation, state := {probation, Probation}}} ->
-            request({start, Roots, Generation, left(Probation, erlang:system_time(millisecond))});
+            request({start, Roots, Return, Generation, left(Probation, erlang:system_time(millisecond))});
         _ ->
             ok
     end.
 
 %% @doc Starts the timer of a destination on probation that has none, because the VM has restarted.
--spec resume(relsync_lib_roots:roots()) -> ok.
-resume(#{state := Dir} = Roots) ->
+-spec resume(relsync_lib_roots:roots(), return()) -> ok.
+resume(#{state := Dir} = Roots, Return) ->
     case has_timer(Dir) of
         true -> ok;
-        false -> start(Roots)
+        false -> start(Roots, Return)
     end.
 
 %% Says whether this VM waits for the confirmation of what is installed in a destination.
@@ -109,8 +114,8 @@ handle_info(_, Timers) -> going_on(Timers).
 going_on(Timers) when map_size(Timers) =:= 0 -> {stop, normal, Timers};
 going_on(Timers) -> {noreply, Timers}.
 
-answer({start, #{state := Dir} = Roots, Generation, Left}, Timers) ->
-    Timer = #{roots => Roots, generation => Generation, phase => waiting, ref => make_ref()},
+answer({start, #{state := Dir} = Roots, Return, Generation, Left}, Timers) ->
+    Timer = #{roots => Roots, return => Return, generation => Generation, phase => waiting, ref => make_ref()},
     {ok, Timers#{Dir => wait(Timer, Left)}};
 answer({has, Dir}, Timers) ->
     {is_map_key(Dir, Timers), Timers};
@@ -149,62 +154,6 @@ wait(Timer, Ms) ->
 
 %% A process has one name at a time: the session's is taken by another process, so that this one can be
 %% found, and cancelled, all the while.
-return(#{roots := Roots, generation := Generation} = Timer) ->
-    {_, Monitor} = relsync_lib_worker:start_monitored(fun() -> exit(take_over(Roots, Generation)) end),
+return(#{roots := Roots, generation := Generation, return := Return} = Timer) ->
+    {_, Monitor} = relsync_lib_worker:start_monitored(fun() -> exit(Return(Roots, Generation)) end),
     Timer#{phase := returning, ref := Monitor}.
-
-take_over(Roots, Generation) ->
-    Who = {returning, <<"a probation that ran out">>},
-    case relsync_lib_session_name:take(Who) of
-        ok -> locked(Roots, Who, fun() -> roll_back(Roots, Generation) end);
-        Busy -> Busy
-    end.
-
-%% Sessions of other VMs count as well.
-locked(#{read := Read} = Roots, Who, Fun) ->
-    Taken = relsync_lib_lock:take(Roots, Who),
-    relsync_lib_place:start(Read),
-    case {Taken, relsync_lib_roots:check(Roots)} of
-        {{busy, _}, _} ->
-            busy_elsewhere;
-        {_, {error, _}} ->
-            relsync_lib_lock:release(),
-            failed;
-        _ ->
-            Done = Fun(),
-            relsync_lib_lock:release(),
-            Done
-    end.
-
-%% What a session that died in an update left comes first: it stands in the way.
-roll_back(#{state := Dir} = Roots, Generation) ->
-    _ = (catch relsync_lib_contact:recover(Roots)),
-    case relsync_lib_state:read_current(Dir) of
-        {ok, #{generation := Generation, state := {probation, #{reload := Reload}}}} ->
-            Warning = "relsync: generation ~b was not confirmed and is rolled back~n",
-            error_logger:warning_msg(Warning, [Generation]),
-            %% Nobody is there to be asked. A module that a process is in the way of does not keep a broken release alive:
-            %% the rest goes back, and the process is spared.
-            Fields = #{reload => Reload, spares => true},
-            Result = (catch relsync_lib_update:rollback(Fields, Roots, none, fun(_, _) -> ok end)),
-            case Result of
-                #{generation := Back, error := #{message := Text}} ->
-                    error_logger:error_msg("relsync: generation ~b is installed again, but ~ts~n", [Back, Text]),
-                    done;
-                #{generation := Back, needs_restart := true} ->
-                    Partly = "relsync: generation ~b is installed again; some of its code waits for a restart of the VM~n",
-                    error_logger:warning_msg(Partly, [Back]),
-                    done;
-                #{generation := Back} ->
-                    error_logger:info_msg("relsync: generation ~b runs again~n", [Back]),
-                    done;
-                _ ->
-                    Failure = "relsync: the rollback of generation ~b failed: ~tP~n",
-                    error_logger:error_msg(Failure, [Generation, Result, 40]),
-                    failed
-            end;
-        {damaged, _, _} ->
-            failed;
-        _ ->
-            done
-    end.

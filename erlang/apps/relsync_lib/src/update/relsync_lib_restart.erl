@@ -77,7 +77,7 @@ vm(Roots) ->
 %% requested. Refuses if it cannot restart.
 -spec outlook(#{files => map(), reload => relsync_lib_reload:mode(), _ => _}, relsync_lib_roots:roots()) -> [binary()].
 outlook(#{files := #{removed := Removed} = Files} = Fields, #{state := Dir} = Roots) ->
-    Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
+    Leftovers = relsync_lib_generations:leftovers(relsync_lib_generations:current(Dir)),
     Kept = relsync_lib_pins:foresee(Removed, Leftovers, Roots),
     Gone = maps:from_list([{Path, true} || Path <- Removed]),
     Facts = #{

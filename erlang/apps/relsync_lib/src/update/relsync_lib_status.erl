@@ -33,7 +33,7 @@ look(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
     },
     Known = maps:filter(fun(_, Value) -> Value =/= unknown end, maps:merge(maps:merge(Status, last_pack(Dir)), origin(Roots))),
     {Held, Base, Damage} =
-        case relsync_lib_contact:installed(Dir) of
+        case relsync_lib_installed:read(Dir) of
             {ok, Current, Manifest, Installed, Damages} ->
                 Drift = relsync_lib_inventory:drift(Read, Manifest, Installed, Checksum),
                 Fields = leftover_fields(Current, #{
@@ -133,7 +133,7 @@ current_fields(#{state := State} = Current) ->
     end.
 
 leftover_fields(Current, Fields) ->
-    case relsync_lib_pins:leftovers(Current) of
+    case relsync_lib_generations:leftovers(Current) of
         [] -> Fields;
         Leftovers ->
             Tops = lists:sublist(relsync_lib_pins:tops(Leftovers), ?MAX_TOPS),

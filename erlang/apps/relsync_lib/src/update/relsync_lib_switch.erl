@@ -201,7 +201,7 @@ make_new_dir({Path, _Old, {dir, Mode}} = Change, Run) ->
     end.
 
 place_seen({Path, _Old, New}, #run{root = Root} = Run) ->
-    case relsync_lib_path:check_parents(Root, Path) of
+    case relsync_lib_fs:check_parents(Root, Path) of
         ok -> place_node(New, Path, look(Path, Run), Run);
         {error, Reason} -> fail(Reason)
     end.

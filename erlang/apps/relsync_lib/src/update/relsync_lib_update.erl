@@ -106,7 +106,7 @@
 
 %%% The update
 
-%% @doc Switches to what is staged. Gives the result, or throws a refusal.
+%% @doc Switches to what is staged. The caller starts the timer of a result with `probation_ms'. Gives the result, or throws a refusal.
 -spec update(
     request(),
     relsync_lib_stage:stage(),
@@ -131,7 +131,7 @@ update(#{pack_id := PackId} = Fields, Stage, #{manifest := Base}, #{state := Dir
                 Kind = relsync_lib_refusal:error_kind(Reason),
                 relsync_lib_refusal:refuse(Kind, relsync_lib_stage:format_error(Reason))
         end,
-    Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
+    Leftovers = relsync_lib_generations:leftovers(relsync_lib_generations:current(Dir)),
     {Held, Stays} = relsync_lib_pins:hold(Wanted, Manifest, Leftovers, relsync_lib_pins:find(Roots), Roots),
     refuse_conflicts(Staged, Base, Roots, maps:get(found, Fields, #{})),
     Send(staged, #{files => length(Held), bytes => 0}),
@@ -185,8 +185,7 @@ probation(#{outcome := rolled_back} = Result, _, _) ->
 probation(Result, confirmed, #{state := Dir}) ->
     relsync_lib_probation:cancel(Dir),
     Result;
-probation(Result, {probation, Timeout, _}, Roots) ->
-    relsync_lib_probation:start(Roots),
+probation(Result, {probation, Timeout, _}, _) ->
     Result#{probation_ms => Timeout}.
 
 %% @doc Returns to a generation that is kept here. Gives the result, or throws a refusal.
@@ -240,9 +239,9 @@ restart_way(_, _, _, _) ->
 
 %% The modules of a generation that lie where they were, because they were pinned when it went.
 returned(To, #{state := Dir, write := Root} = Roots) ->
-    Now = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
+    Now = relsync_lib_generations:leftovers(relsync_lib_generations:current(Dir)),
     Then = lists:append([
-        relsync_lib_pins:leftovers(Kept)
+        relsync_lib_generations:leftovers(Kept)
      || Kept <- relsync_lib_generations:history(Roots), relsync_lib_generations:number(Kept) =:= To
     ]),
     [
@@ -260,11 +259,11 @@ snapshot_of(Generation, History) ->
 -spec reload(request(), relsync_lib_roots:roots(), relsync_lib_update_hooks:hooks(), send()) ->
     result().
 reload(Fields, #{state := Dir} = Roots, Hooks, Send) ->
-    case relsync_lib_contact:installed(Dir) of
+    case relsync_lib_installed:read(Dir) of
         {ok, #{snapshot := Snapshot, generation := Generation}, Manifest, _, _} ->
             Mode = maps:get(reload, Fields, soft),
             Limits = relsync_lib_modules:limits(Roots, #{manifest => Manifest}),
-            Leftovers = relsync_lib_pins:leftovers(relsync_lib_generations:current(Dir)),
+            Leftovers = relsync_lib_generations:leftovers(relsync_lib_generations:current(Dir)),
             Restart = restart_way(Mode, Fields, relsync_lib_restart:update_facts([], Leftovers, Roots), Roots),
             #update{plan = Plan} = Update = plan(Mode, [], Roots, Limits, Hooks, Send),
             Context = relsync_lib_update_hooks:context(update, Snapshot, Generation, [], Dir),
