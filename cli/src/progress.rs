@@ -64,7 +64,7 @@ impl Progress {
     /// Shows an event.
     pub(crate) fn show(&mut self, event: &PushEvent<'_>) {
         match event {
-            PushEvent::Learning => {
+            PushEvent::AsksForManifest => {
                 self.output
                     .line("Asking the target what it holds, because the store does not know it...");
                 self.output.event("step", &json!({"step": "learn"}));

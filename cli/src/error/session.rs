@@ -93,6 +93,7 @@ pub(super) fn push_class(error: &PushError) -> Class<'_> {
         ),
         PushError::ZlibDiffers => ("zlib_differs", Exit::Failed, None),
         PushError::PackDiffers(error) => session_class(error),
+        PushError::Worker(_) => ("io", Exit::Failed, None),
         PushError::Store(error) => store_class(error),
         PushError::Encode(EncodeError::Sink(_)) | PushError::Spool(_) => (
             "store",

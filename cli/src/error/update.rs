@@ -28,7 +28,7 @@ impl From<UpdateError> for CliError {
             UpdateError::Store(error) => Self::Store(error),
             UpdateError::Worker(error) => Self::Local {
                 action: "prepare the push".to_owned(),
-                source: error.into(),
+                source: std::io::Error::other(error),
             },
             UpdateError::NewDestination {
                 destination,

@@ -62,7 +62,7 @@ struct Rig {
     _dir: TempDir,
     store: Arc<Store>,
     old: Manifest,
-    new: Manifest,
+    new: Arc<Manifest>,
     runtime: Runtime,
 }
 
@@ -99,7 +99,7 @@ impl Rig {
             _dir: dir,
             store: Arc::new(store),
             old,
-            new,
+            new: Arc::new(new),
             runtime,
         }
     }

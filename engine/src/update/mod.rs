@@ -28,6 +28,7 @@ mod other_otp;
 mod plan;
 mod send;
 mod spool;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -59,9 +60,10 @@ pub use other_otp::OtherOtp;
 pub use plan::plan;
 pub use send::{send, send_hooks};
 pub use spool::Pack;
+pub use worker::WorkerStopped;
 
 use confirm::end_probation;
-use plan::outlook;
+use plan::forecast;
 use send::Sender;
 
 /// The options of a push.
@@ -193,7 +195,7 @@ pub enum Presync {
 #[derive(Debug)]
 pub enum PushEvent<'a> {
     /// The host asks the target for what it holds, because the store does not know it.
-    Learning,
+    AsksForManifest,
     /// The plan is made.
     Planned(&'a Planned),
     /// The pack is built.
@@ -217,7 +219,7 @@ pub enum PushEvent<'a> {
 }
 
 /// The work of a push, for people to read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Planned {
     /// The manifest of what the target holds.
     pub base: Manifest,
@@ -310,6 +312,9 @@ pub enum PushError {
     /// The store failed.
     #[error("the object store failed")]
     Store(#[from] StoreError),
+    /// The plan could not be made to its end.
+    #[error(transparent)]
+    Worker(#[from] WorkerStopped),
     /// The pack could not be built.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -428,13 +433,12 @@ pub async fn push(
     session: &mut Session,
     status: &TargetStatus,
     store: &Arc<Store>,
-    new: &Manifest,
+    new: &Arc<Manifest>,
     options: &PushOptions,
     leave_alone: &PathRule,
     on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
 ) -> Result<PushReport, PushError> {
     let planned = plan(session, status, store, new, options, leave_alone, on_event).await?;
-    let planned = Arc::new(planned);
     on_event(PushEvent::Planned(&planned));
     if let Some(error) = planned.refused_conflicts(new).filter(|_| !options.dry_run) {
         return Err(error);
@@ -449,7 +453,7 @@ pub async fn push(
         ReloadMode::None => false,
     };
     if is_installed && reloads && options.dry_run {
-        let modules = outlook(session, store, new, &planned, options).await?;
+        let modules = forecast(session, store, new, &planned, options).await?;
         return Ok(PushReport {
             planned,
             pack: None,
@@ -484,12 +488,12 @@ pub async fn push(
         });
     }
     if options.dry_run {
-        let outlook = outlook(session, store, new, &planned, options).await?;
+        let forecast = forecast(session, store, new, &planned, options).await?;
         let pack = build(status, store, new, &planned, options).await?;
         return Ok(PushReport {
             planned,
             pack: Some(Arc::clone(pack.summary())),
-            end: PushEnd::DryRun(Box::new(outlook)),
+            end: PushEnd::DryRun(Box::new(forecast)),
         });
     }
     if let Some(error) = planned.refusal(new) {
@@ -497,7 +501,7 @@ pub async fn push(
     }
     if options.reload == ReloadMode::Vm {
         // Before the host sends anything, the target says how it restarts, or that it cannot.
-        outlook(session, store, new, &planned, options).await?;
+        forecast(session, store, new, &planned, options).await?;
     }
     let pack = build(status, store, new, &planned, options).await?;
     on_event(PushEvent::Packed(pack.summary()));

@@ -7,7 +7,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
+use super::worker::blocking;
 use super::{Planned, PushError};
 use crate::limits;
 use crate::plan::next_boot::{NextBoot, NextBootError};
@@ -71,15 +73,21 @@ impl fmt::Display for BootFault {
 /// libraries that `tree` leaves out. Asks nothing if nothing is needed.
 pub async fn look(
     session: &mut Session,
-    store: &Store,
-    tree: &Manifest,
+    store: &Arc<Store>,
+    tree: &Arc<Manifest>,
     systems: Vec<String>,
 ) -> Result<Looked, PushError> {
-    let next = NextBoot::read(tree, &mut |entry| content(store, entry));
-    let directories = match &next {
-        Ok(Some(next)) => asked(next, tree, &systems),
-        _ => Vec::new(),
-    };
+    let (reader, release, left_out) = (Arc::clone(store), Arc::clone(tree), systems.clone());
+    let reading: Result<_, PushError> = blocking(move || {
+        let next = NextBoot::read(&release, &mut |entry| content(&reader, entry));
+        let directories = match &next {
+            Ok(Some(next)) => asked(next, &release, &left_out),
+            _ => Vec::new(),
+        };
+        Ok((next, directories))
+    })
+    .await;
+    let (next, directories) = reading?;
     let own_root = matches!(&next, Ok(Some(next)) if next.is_own_root);
     let found = if directories.is_empty() && systems.is_empty() {
         Found::default()

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::sync::Arc;
 
 use super::foreign::standing;
 use super::other_otp::{self, OtherOtp};
+use super::worker::blocking;
 use super::{PathRule, Planned, PushError, PushEvent, PushOptions};
 use crate::limits;
 use crate::pack::encode::{ContentSource, EncodeError};
@@ -35,118 +37,168 @@ const MAX_START_ERL_BYTES: u64 = 4096;
 pub async fn plan(
     session: &mut Session,
     status: &TargetStatus,
-    store: &Store,
-    new: &Manifest,
+    store: &Arc<Store>,
+    new: &Arc<Manifest>,
     options: &PushOptions,
     leave_alone: &PathRule,
     on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
-) -> Result<Planned, PushError> {
-    let mut planned =
-        plan_files(session, status, store, new, options, leave_alone, on_event).await?;
+) -> Result<Arc<Planned>, PushError> {
+    let base = base(session, status, store, on_event).await?;
+    let unknown = Unknown::new(base.held(), new, &base.left_out);
+    let found = standing(session, &unknown).await?;
+    let planning = Planning {
+        status: status.clone(),
+        store: Arc::clone(store),
+        new: Arc::clone(new),
+        options: options.clone(),
+        leave_alone: leave_alone.clone(),
+    };
+    let mut planned = Arc::new(blocking(move || planning.plan(base, &found)).await?);
     if planned.other_otp.is_some() {
         // Object code may lie where the VM never loads it from, which only the target knows.
-        let said = outlook(session, store, new, &planned, options).await?;
-        let may_load = |path: &[u8]| other_otp::is_loaded(path, &said.modules);
-        planned.other_otp = OtherOtp::find(store, new, &planned, status.otp_release, may_load)?;
+        let said = forecast(session, store, new, &planned, options).await?;
+        let (store, new, otp) = (Arc::clone(store), Arc::clone(new), status.otp_release);
+        let before = Arc::clone(&planned);
+        let other_otp = blocking(move || {
+            let may_load = |path: &[u8]| other_otp::is_loaded(path, &said.modules);
+            OtherOtp::find(&store, &new, &before, otp, may_load)
+        });
+        let other_otp = other_otp.await?;
+        Arc::make_mut(&mut planned).other_otp = other_otp;
     }
     Ok(planned)
 }
 
-async fn plan_files(
+/// What is installed on a target, as the host knows it.
+struct Base {
+    manifest: Manifest,
+    /// Whether the manifest comes of a scan.
+    inventory: bool,
+    drift: BTreeMap<usize, DriftKind>,
+    /// Paths on the target that cannot be updated.
+    left_out: Vec<Vec<u8>>,
+}
+
+impl Base {
+    fn held(&self) -> Held<'_> {
+        Held {
+            manifest: &self.manifest,
+            drift: &self.drift,
+            inventory: self.inventory,
+        }
+    }
+}
+
+/// Finds out what is installed: from the store, else from the target.
+async fn base(
     session: &mut Session,
     status: &TargetStatus,
-    store: &Store,
-    new: &Manifest,
-    options: &PushOptions,
-    leave_alone: &PathRule,
+    store: &Arc<Store>,
     on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
-) -> Result<Planned, PushError> {
-    let known = match &status.current {
-        Some(current) => store
-            .manifest(&SnapshotId(current.snapshot))?
-            .filter(|manifest| manifest.sha256() == ManifestId(current.manifest)),
-        None => None,
+) -> Result<Base, PushError> {
+    let (current, reader) = (status.current.clone(), Arc::clone(store));
+    let known: Result<_, PushError> = blocking(move || {
+        let Some(current) = current else {
+            return Ok(None);
+        };
+        let manifest = reader.manifest(&SnapshotId(current.snapshot))?;
+        Ok(manifest.filter(|manifest| manifest.sha256() == ManifestId(current.manifest)))
+    })
+    .await;
+    let mut base = match known? {
+        Some(manifest) => Base {
+            manifest,
+            inventory: false,
+            drift: BTreeMap::new(),
+            left_out: Vec::new(),
+        },
+        None => {
+            on_event(PushEvent::AsksForManifest);
+            ask_for_manifest(session, status).await?
+        }
     };
-    let mut left_out = Vec::new();
-    let mut inventory = false;
-    let base = if let Some(manifest) = known {
-        manifest
-    } else {
-        on_event(PushEvent::Learning);
-        let learned = learn(session, status).await?;
-        left_out = learned.left_out;
-        inventory = learned.inventory;
-        learned.manifest
-    };
-    let drift: BTreeMap<usize, DriftKind> = if inventory {
-        BTreeMap::new()
-    } else {
-        let entries = base.len();
+    if !base.inventory {
+        let entries = base.manifest.len();
         let indexed = status.drift.iter().filter_map(|drift| {
             let index = usize::try_from(drift.index).ok()?;
             (index < entries).then_some((index, drift.kind))
         });
-        indexed.collect()
-    };
-    let held = Held {
-        manifest: &base,
-        drift: &drift,
-        inventory,
-    };
-    let unknown = Unknown::new(held, new, &left_out);
-    let found = standing(session, &unknown).await?;
-    // If only the record is lost, the files there were relsync's.
-    let takes_over = options.is_overlay || !status.damage.is_empty();
-    let conflicts = conflicts(held, new, &found, takes_over, &|path| {
-        options.may_overwrite.holds(path)
-    });
-    let rules = Rules {
-        contents: store,
-        leave_alone: &|path| leave_alone.holds(path),
-        delete_extraneous: options.delete_extraneous,
-        own_is_there: found
-            .keys()
-            .any(|at| is_targets_own(new.entries()[*at].path.as_bytes())),
-    };
-    let mut plan = Plan::new(held, new, &rules);
-    plan.find_there(&same(new, &found));
-    let totals = plan.totals(new);
-    let max_delete = match options.max_delete {
-        // relsync did not install the files there, and the caller asked for their deletion.
-        None if inventory => Some(u64::MAX),
-        max_delete => max_delete,
-    };
-    check_deletes(&totals, max_delete)?;
-    let in_the_way = plan.needs_place_of(held, new, &status.mounts);
-    if !in_the_way.is_empty() {
-        return Err(PushError::MountPoints { paths: in_the_way });
+        base.drift = indexed.collect();
     }
-    let base_snapshot = status
-        .current
-        .as_ref()
-        .map(|current| SnapshotId(current.snapshot));
-    let mut planned = Planned {
-        base,
-        inventory,
-        base_snapshot,
-        drift,
-        left_out,
-        conflicts,
-        plan,
-        totals,
-        other_otp: None,
-        boot_fault: None,
-    };
-    if matches!(
-        options.reload,
-        ReloadMode::Soft | ReloadMode::Hard | ReloadMode::Apps
-    ) {
-        planned.other_otp = OtherOtp::find(store, new, &planned, status.otp_release, |_| true)?;
+    Ok(base)
+}
+
+/// What a plan is made of, beside what the target holds.
+struct Planning {
+    status: TargetStatus,
+    store: Arc<Store>,
+    new: Arc<Manifest>,
+    options: PushOptions,
+    leave_alone: PathRule,
+}
+
+impl Planning {
+    /// Plans the update of what stands on the target; `found` stands in the place of new entries.
+    fn plan(self, base: Base, found: &BTreeMap<usize, Standing>) -> Result<Planned, PushError> {
+        let Self {
+            status,
+            store,
+            new,
+            options,
+            leave_alone,
+        } = self;
+        let held = base.held();
+        // If only the record is lost, the files there were relsync's.
+        let takes_over = options.is_overlay || !status.damage.is_empty();
+        let conflicts = conflicts(held, &new, found, takes_over, &|path| {
+            options.may_overwrite.holds(path)
+        });
+        let rules = Rules {
+            contents: &*store,
+            leave_alone: &|path| leave_alone.holds(path),
+            delete_extraneous: options.delete_extraneous,
+            own_is_there: found
+                .keys()
+                .any(|at| is_targets_own(new.entries()[*at].path.as_bytes())),
+        };
+        let mut plan = Plan::new(held, &new, &rules);
+        plan.find_there(&same(&new, found));
+        let totals = plan.totals(&new);
+        let max_delete = match options.max_delete {
+            // relsync did not install the files there, and the caller asked for their deletion.
+            None if base.inventory => Some(u64::MAX),
+            max_delete => max_delete,
+        };
+        check_deletes(&totals, max_delete)?;
+        let in_the_way = plan.needs_place_of(held, &new, &status.mounts);
+        if !in_the_way.is_empty() {
+            return Err(PushError::MountPoints { paths: in_the_way });
+        }
+        let installed = status.current.as_ref();
+        let mut planned = Planned {
+            base_snapshot: installed.map(|current| SnapshotId(current.snapshot)),
+            base: base.manifest,
+            inventory: base.inventory,
+            drift: base.drift,
+            left_out: base.left_out,
+            conflicts,
+            plan,
+            totals,
+            other_otp: None,
+            boot_fault: None,
+        };
+        if matches!(
+            options.reload,
+            ReloadMode::Soft | ReloadMode::Hard | ReloadMode::Apps
+        ) {
+            let otp = status.otp_release;
+            planned.other_otp = OtherOtp::find(&store, &new, &planned, otp, |_| true)?;
+        }
+        if let Some(looked) = &options.looked {
+            planned.boot_fault = looked.fault(&new, &planned, status.embedded);
+        }
+        Ok(planned)
     }
-    if let Some(looked) = &options.looked {
-        planned.boot_fault = looked.fault(new, &planned, status.embedded);
-    }
-    Ok(planned)
 }
 
 /// Lists the new files that stand on the target with the same content, though relsync did not
@@ -192,16 +244,11 @@ fn check_deletes(totals: &Totals, max_delete: Option<u64>) -> Result<(), PushErr
     }
 }
 
-struct Learned {
-    manifest: Manifest,
-    inventory: bool,
-    left_out: Vec<Vec<u8>>,
-}
-
-/// Asks the target for what it holds.
-async fn learn(session: &mut Session, status: &TargetStatus) -> Result<Learned, PushError> {
+/// Asks the target for the manifest of what is installed, or for a scan if nothing is.
+async fn ask_for_manifest(session: &mut Session, status: &TargetStatus) -> Result<Base, PushError> {
+    let installed = status.current.as_ref().map(|it| ManifestId(it.manifest));
     let request = Request::GetManifest {
-        inventory: status.current.is_none(),
+        inventory: installed.is_none(),
     };
     session.send(&request).await?;
     match session.receive_checked().await? {
@@ -211,17 +258,19 @@ async fn learn(session: &mut Session, status: &TargetStatus) -> Result<Learned, 
             size,
             left_out,
         } => {
-            let bytes = inflate(&compressed, size)?;
-            let manifest = Manifest::decode(&bytes)?;
-            let installed = status.current.as_ref().map(|c| ManifestId(c.manifest));
-            if !inventory && installed != Some(manifest.sha256()) {
-                return Err(PushError::WrongManifest);
-            }
-            Ok(Learned {
-                manifest,
-                inventory,
-                left_out,
-            })
+            let decode = move || {
+                let manifest = Manifest::decode(&inflate(&compressed, size)?)?;
+                if !inventory && installed != Some(manifest.sha256()) {
+                    return Err(PushError::WrongManifest);
+                }
+                Ok(Base {
+                    manifest,
+                    inventory,
+                    drift: BTreeMap::new(),
+                    left_out,
+                })
+            };
+            blocking(decode).await
         }
         other => Err(unexpected("a manifest", &other).into()),
     }
@@ -243,13 +292,29 @@ pub(super) fn inflate(compressed: &[u8], size: u64) -> Result<Vec<u8>, PushError
 }
 
 /// Asks the target what reloading would do.
-pub(super) async fn outlook(
+pub(super) async fn forecast(
     session: &mut Session,
+    store: &Arc<Store>,
+    new: &Arc<Manifest>,
+    planned: &Arc<Planned>,
+    options: &PushOptions,
+) -> Result<ApplyResult, PushError> {
+    let (store, new, planned) = (Arc::clone(store), Arc::clone(new), Arc::clone(planned));
+    let options = options.clone();
+    let request = blocking(move || reload_request(&store, &new, &planned, &options)).await?;
+    session.send(&request).await?;
+    match session.receive_checked().await? {
+        Reply::Result(result) => Ok(*result),
+        other => Err(unexpected("a result", &other).into()),
+    }
+}
+
+fn reload_request(
     store: &Store,
     new: &Manifest,
     planned: &Planned,
     options: &PushOptions,
-) -> Result<ApplyResult, PushError> {
+) -> Result<Request, PushError> {
     let mut modules = Vec::new();
     for change in planned.plan.module_changes(planned.held(), new) {
         let md5 = match &change.sha256 {
@@ -261,17 +326,12 @@ pub(super) async fn outlook(
         };
         modules.push((change.path, change.action, md5));
     }
-    let request = Request::PlanReload {
+    Ok(Request::PlanReload {
         reload: options.reload,
         modules,
         files: planned_files(store, new, planned, options)?,
         boot_files: boot_files(store, new, planned)?,
-    };
-    session.send(&request).await?;
-    match session.receive_checked().await? {
-        Reply::Result(result) => Ok(*result),
-        other => Err(unexpected("a result", &other).into()),
-    }
+    })
 }
 
 /// The part of a plan that matters to the VM beside its modules.

@@ -29,7 +29,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::ScanOptions;
@@ -39,6 +38,7 @@ use crate::target::wire::{
 };
 use crate::target::{OpenError, Target};
 use crate::tree::id::SnapshotId;
+use crate::update::worker::blocking;
 use crate::update::{
     Looked, Lost, PathRule, PushEnd, PushError, PushEvent, PushReport, look, push,
 };
@@ -130,7 +130,7 @@ impl Driver<'_, '_> {
                 };
                 self.tell(Event::LooksForTarget(error.into()));
                 self.find_out(&lost, outcome).await?;
-                return self.settle(update, outcome, false).await;
+                return self.after_apply(update, outcome, false).await;
             }
             Err(UpdateError::CancelledOrdered(lost)) => {
                 let told = self.find_out(&lost, outcome).await;
@@ -138,7 +138,7 @@ impl Driver<'_, '_> {
                     UpdateError::LostAndUnchanged => UpdateError::Cancelled,
                     error => error,
                 })?;
-                return self.settle(update, outcome, false).await;
+                return self.after_apply(update, outcome, false).await;
             }
             pushed => pushed?,
         };
@@ -172,13 +172,14 @@ impl Driver<'_, '_> {
             Applied::Applied => {
                 let restarts = update.options.reload == ReloadMode::Vm;
                 let waits = !restarts && report.planned.needs_restart(&update.release.manifest);
-                self.settle(update, outcome, needs_restart || waits).await
+                self.after_apply(update, outcome, needs_restart || waits)
+                    .await
             }
         }
     }
 
     /// Does what follows once the target has applied an update.
-    async fn settle(
+    async fn after_apply(
         &mut self,
         update: &Update,
         outcome: &mut Outcome,
@@ -422,24 +423,18 @@ async fn take_along(update: &mut Update, systems: &[String]) -> Result<(), Updat
     let rules = rules.with_system_libs(systems.iter().map(|system| system.clone().into_bytes()));
     let store = Arc::clone(&update.store);
     let meta = release.meta.clone();
-    let manifest = blocking(move || {
+    let scanned: Result<_, UpdateError> = blocking(move || {
         let options = ScanOptions {
             rules: store.left_out_of(&dir, rules),
             rehash_all: false,
         };
         let (_, manifest, _) = store.take_snapshot(&dir, &options, &meta, &|_| {})?;
         Ok(manifest)
-    });
-    release.manifest = Arc::new(manifest.await?);
+    })
+    .await;
+    release.manifest = Arc::new(scanned?);
     systems.clone_into(&mut release.taken_along);
     Ok(())
-}
-
-/// Runs blocking work on a thread of its own, so that the connection lives on meanwhile.
-async fn blocking<V: Send + 'static>(
-    work: impl FnOnce() -> Result<V, UpdateError> + Send + 'static,
-) -> Result<V, UpdateError> {
-    spawn_blocking(work).await.map_err(UpdateError::Worker)?
 }
 
 /// Changes an update to the form that an error asks for, if there is one that was not tried.

@@ -9,7 +9,7 @@ use crate::target::session::SessionError;
 use crate::target::wire::{RemoteError, TargetStatus};
 use crate::tree::entry::Escaped;
 use crate::tree::manifest::Manifest;
-use crate::update::{Lost, PushError, PushReport};
+use crate::update::{Lost, PushError, PushReport, WorkerStopped};
 
 /// The end of an update, and the state of the target since.
 #[derive(Debug)]
@@ -117,8 +117,8 @@ pub enum UpdateError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A worker thread stopped before it had an answer.
-    #[error("a worker thread stopped")]
-    Worker(#[source] tokio::task::JoinError),
+    #[error(transparent)]
+    Worker(#[from] WorkerStopped),
     /// The target's VM runs nothing from the destination, and nothing was installed there.
     #[error("the VM runs nothing from {}", Escaped(destination))]
     NewDestination {

@@ -128,7 +128,7 @@ impl Rig {
                 &mut session,
                 &status,
                 store,
-                &manifest,
+                &Arc::new(manifest),
                 options,
                 &PathRule::default(),
                 &mut on_event,

@@ -19,7 +19,7 @@ fn one_pack_serves_two_targets() {
     let (a, b) = one.versions(&module("a"), &module("b"));
     applied(one.push(a.root()));
     applied(other.push(a.root()));
-    let release = one.snapshot(b.root());
+    let release = Arc::new(one.snapshot(b.root()));
     let (to_one, to_other) = block_on(async {
         let sent = (send_to(&one, &release), send_to(&other, &release));
         tokio::join!(sent.0, sent.1)
@@ -33,7 +33,7 @@ fn one_pack_serves_two_targets() {
 }
 
 /// Brings a target to a release, step by step; returns the pack.
-async fn send_to(rig: &Rig, release: &Manifest) -> Arc<Pack> {
+async fn send_to(rig: &Rig, release: &Arc<Manifest>) -> Arc<Pack> {
     let opened = open_with(&rig.node, &greeting(&rig.device())).await;
     let (mut session, status) = opened.expect("a session");
     let (options, store) = (&rig.options, &rig.store);
@@ -48,7 +48,7 @@ async fn send_to(rig: &Rig, release: &Manifest) -> Arc<Pack> {
         &mut |_| {},
     )
     .await;
-    let planned = Arc::new(planned.expect("a plan"));
+    let planned = planned.expect("a plan");
     let pack = build(&status, store, release, &planned, options).await;
     let pack = pack.expect("a pack");
     let result = send(&mut session, &status, &pack, options, &mut |_| {}).await;
