@@ -187,10 +187,13 @@ added(true, _Dir) -> ok;
 added({error, Why}, Dir) -> {error, {Why, Dir}}.
 
 %% @doc Makes the code server look again. From OTP 26 on, it may remember the content of a
-%% directory.
+%% directory. What it remembered makes room at once, because it reads the directories again in a heap
+%% that may be limited.
 -spec refresh_path_cache() -> ok.
 refresh_path_cache() ->
-    call_if_known(code, clear_cache).
+    call_if_known(code, clear_cache),
+    true = erlang:garbage_collect(whereis(code_server)),
+    ok.
 
 call_if_known(Module, Function) ->
     case erlang:function_exported(Module, Function, 0) of

@@ -576,13 +576,14 @@ is_native() ->
 native_module() ->
     %% The name is not a literal in the calls below; see decompress/3.
     Module = list_to_atom("zstd"),
-    case code:ensure_loaded(Module) of
+    %% In an earlier release the code server would read every directory of the code path for nothing.
+    case list_to_integer(erlang:system_info(otp_release)) >= 28 andalso code:ensure_loaded(Module) of
         {module, Module} ->
             case erlang:function_exported(Module, context, 2) of
                 true -> Module;
                 false -> none
             end;
-        {error, _} ->
+        _ ->
             none
     end.
 
