@@ -36,7 +36,7 @@ fn make_another_version(rig: &Rig) {
 
 #[test]
 fn a_command_costs_a_large_vm_next_to_nothing() {
-    const PROCESSES: u64 = 20_000;
+    const PROCESSES: u64 = 60_000;
     let rig = installed();
     rig.node.eval(&format!(
         "Self = self(), Count = {PROCESSES}, \
