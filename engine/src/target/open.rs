@@ -148,3 +148,39 @@ impl Target {
         unloaded.map_err(|error: TransportError| SessionError::from(error).into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::target::wire::RemoteError;
+
+    #[test]
+    fn only_a_lost_link_is_worth_another_session() {
+        let after = Duration::from_secs(1);
+        let passing = [
+            SessionError::Transport(TransportError::Closed),
+            SessionError::Transport(TransportError::Silent { after }),
+            SessionError::Busy {
+                holder: "me".to_owned(),
+            },
+            SessionError::Returning,
+        ];
+        for error in passing {
+            let error = OpenError::from(error);
+            assert!(error.is_passing(), "{error:?}");
+        }
+        let lasting = [
+            SessionError::Transport(TransportError::AgentEnded {
+                reason: "badarg".to_owned(),
+            }),
+            SessionError::OldOtp { release: 22 },
+            SessionError::Remote(RemoteError::default()),
+        ];
+        for error in lasting {
+            let error = OpenError::from(error);
+            assert!(!error.is_passing(), "{error:?}");
+        }
+    }
+}

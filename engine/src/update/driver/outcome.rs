@@ -345,3 +345,37 @@ pub enum OtherRun {
     /// Nothing of the installed release.
     Nothing,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_tells_what_it_leaves_on_the_target() {
+        type Is = fn(&Ending) -> bool;
+        let generation = 2;
+        let table: [(UpdateError, Is); 5] = [
+            (UpdateError::CancelledRestart { generation }, |it| {
+                matches!(it, Ending::Unsettled(_))
+            }),
+            (UpdateError::RolledBack(RemoteError::default()), |it| {
+                matches!(it, Ending::RolledBack(_))
+            }),
+            (UpdateError::LostAndUnchanged, |it| {
+                matches!(it, Ending::Unchanged(_))
+            }),
+            (UpdateError::LostAndReplaced { generation }, |it| {
+                matches!(it, Ending::Unknown(_))
+            }),
+            (UpdateError::Cancelled, |it| {
+                matches!(it, Ending::Unchanged(_))
+            }),
+        ];
+        for (error, is) in table {
+            let text = format!("{error:?}");
+            let ending = Ending::failed(error);
+            assert!(is(&ending), "{text}");
+            assert!(ending.error().is_some() && ending.into_error().is_some());
+        }
+    }
+}

@@ -144,3 +144,84 @@ impl Driver<'_, '_> {
 fn is_same_life(one: &VmLife, other: &VmLife) -> bool {
     (one.creation, one.os_pid) == (other.creation, other.os_pid)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::wire::{Current, ModuleStatus};
+
+    fn vm(creation: u64, boot: &str, named: &str) -> VmLife {
+        VmLife {
+            creation,
+            os_pid: 7,
+            boot: Some(boot.as_bytes().to_vec()),
+            named: Some(named.to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_returned_vm_is_compared_with_what_is_installed() {
+        let restart = Restart::new(3, VmLife::default(), Duration::from_secs(60));
+        let status = |generation, vm| TargetStatus {
+            current: Some(Current {
+                generation,
+                ..Current::default()
+            }),
+            vm,
+            runs: true,
+            ..TargetStatus::default()
+        };
+        let boot = "releases/2/start.boot";
+        for vm in [
+            vm(2, boot, "2"),
+            vm(2, "bin/start.boot", "2"),
+            VmLife::default(),
+        ] {
+            let fault = restart.fault(&status(3, vm));
+            assert!(fault.is_none(), "{fault:?}");
+        }
+        let runs = |status: &TargetStatus| match restart.fault(status) {
+            Some(UpdateError::BackWithAnother {
+                generation: 3,
+                runs,
+            }) => runs,
+            other => panic!("{other:?}"),
+        };
+        let booted = OtherRun::Booted {
+            booted: "2".to_owned(),
+            named: "3".to_owned(),
+        };
+        assert_eq!(runs(&status(3, vm(2, boot, "3"))), booted);
+        let stale = TargetStatus {
+            modules: vec![ModuleStatus {
+                name: "sample".to_owned(),
+                ..ModuleStatus::default()
+            }],
+            ..status(3, vm(2, boot, "2"))
+        };
+        assert_eq!(runs(&stale), OtherRun::Modules(vec!["sample".to_owned()]));
+        let elsewhere = TargetStatus {
+            runs: false,
+            ..status(3, VmLife::default())
+        };
+        assert_eq!(runs(&elsewhere), OtherRun::Nothing);
+        let replaced = restart.fault(&status(2, vm(2, boot, "2")));
+        assert!(matches!(
+            replaced,
+            Some(UpdateError::LostAndReplaced { generation: 2 })
+        ));
+    }
+
+    #[test]
+    fn a_life_is_another_one_if_its_creation_or_its_process_is() {
+        let life = vm(1, "", "");
+        let other = |creation, os_pid| VmLife {
+            creation,
+            os_pid,
+            ..VmLife::default()
+        };
+        assert!(is_same_life(&life, &other(1, 7)));
+        assert!(!is_same_life(&life, &other(2, 7)));
+        assert!(!is_same_life(&life, &other(1, 8)));
+    }
+}
