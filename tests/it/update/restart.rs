@@ -298,7 +298,7 @@ fn what_the_vm_was_booted_from_stays_until_it_has_restarted() {
     make(&rig.cli, "4", 4);
     let pushed = rig.push(&[], 0);
     assert!(
-        notes(&pushed).contains("deleted: lib/sample-1, releases/1"),
+        notes(&pushed).contains("kept for a restart of the VM: lib/sample-1, releases/1"),
         "{pushed}"
     );
     assert!(!rig.device().join("releases/1").exists());
