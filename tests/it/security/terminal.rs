@@ -53,7 +53,6 @@ fn a_target_cannot_drive_the_terminal() {
     let mut scripts = vec![
         (vec![message(0x80, &[field(2, evil)])], "push"),
         ([&[noisy.clone()][..], &status].concat(), "status"),
-        ([&[noisy.clone()][..], &status].concat(), "doctor"),
     ];
     for ending in endings {
         let script = [&[noisy.clone(), left_out.clone()][..], &progress, &[ending]].concat();
