@@ -24,9 +24,9 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// The time for which an agent may be silent, unless it was asked for work that takes longer.
 pub const SILENCE: Duration = Duration::from_secs(180);
 
-/// The bytes over the socket that show a slow link instead of a silent agent. They are more than
-/// ticks, and less than any useful link carries.
-const MOVING_BYTES: u64 = 2_000;
+/// The rate over the socket that shows a slow link instead of a silent agent. It is more than ticks
+/// make, even of a peer that ticks several times a second, and less than any useful link carries.
+const MOVING_BYTES_PER_S: u64 = 100;
 
 /// The reasons why a session cannot continue.
 #[derive(Debug, thiserror::Error)]
@@ -167,7 +167,8 @@ impl Session {
                 return Ok(part?);
             }
             let before = std::mem::replace(&mut moved, self.moved_bytes());
-            if moved - before < MOVING_BYTES {
+            let moved_bytes = u128::from(moved - before) * 1_000;
+            if moved_bytes < u128::from(MOVING_BYTES_PER_S) * silence.as_millis() {
                 return Err(SessionError::Hung { after: silence });
             }
         }
@@ -227,4 +228,63 @@ pub(crate) fn unexpected(expected: &'static str, reply: &Reply) -> SessionError 
         Reply::Place(_) => "whether its destination can be written",
     };
     SessionError::Unexpected { expected, found }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use futures::future::BoxFuture;
+
+    use super::*;
+
+    /// A peer that sends no message, while its bytes arrive.
+    struct Silent {
+        /// The bytes that arrive between two looks.
+        step_bytes: u64,
+        received_bytes: AtomicU64,
+    }
+
+    impl Channel for Silent {
+        fn send<'a>(&'a mut self, _: &'a [u8]) -> BoxFuture<'a, Result<(), TransportError>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn receive(&mut self) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
+            Box::pin(pending())
+        }
+
+        fn counters(&self) -> Counters {
+            let step = self.step_bytes;
+            Counters {
+                received_bytes: self.received_bytes.fetch_add(step, Ordering::Relaxed),
+                ..Counters::default()
+            }
+        }
+
+        fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), TransportError>> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    /// Tells whether a session gives up a peer from which so many bytes arrive in each 100 ms.
+    async fn gives_up(step_bytes: u64) -> bool {
+        let channel = Silent {
+            step_bytes,
+            received_bytes: AtomicU64::new(0),
+        };
+        let mut session = Session::new(channel, Duration::from_millis(100));
+        let answer = timeout(Duration::from_secs(1), session.receive()).await;
+        matches!(answer, Ok(Err(SessionError::Hung { .. })))
+    }
+
+    #[tokio::test]
+    async fn ticks_are_no_answer_and_a_slow_link_is_no_silence() {
+        assert!(gives_up(0).await);
+        // 40 bytes a second: ten ticks.
+        assert!(gives_up(4).await);
+        // 1 kB a second.
+        assert!(!gives_up(100).await);
+    }
 }

@@ -8,7 +8,6 @@ use super::{Trap, field, greeting, inventory, message, number};
 /// A target's text on the user's terminal (log injection, 3.5.0). Control characters are spelled
 /// out, wherever the text appears.
 #[test]
-#[ignore = "waits without a limit for a target that stays silent after its greeting"]
 fn a_target_cannot_drive_the_terminal() {
     let evil = "\u{1b}]0;owned\u{7}\u{9b}2J\rgone".as_bytes();
     let error = [field(1, b"io"), field(2, evil), field(3, evil)];
@@ -46,6 +45,10 @@ fn a_target_cannot_drive_the_terminal() {
             field(20, &module),
         ],
     )];
+    let place = [message(
+        0x8c,
+        &[number(1, 2), field(2, evil), field(3, evil)],
+    )];
     let endings = [
         message(0x88, &error),
         message(0x87, &result),
@@ -54,6 +57,7 @@ fn a_target_cannot_drive_the_terminal() {
     let mut scripts = vec![
         (vec![message(0x80, &[field(2, evil)])], "push"),
         ([&[noisy.clone()][..], &status].concat(), "status"),
+        ([&[noisy.clone()][..], &status, &place].concat(), "doctor"),
     ];
     for ending in endings {
         let script = [&[noisy.clone(), left_out.clone()][..], &progress, &[ending]].concat();
