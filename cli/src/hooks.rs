@@ -35,7 +35,7 @@ pub(crate) enum HooksError {
     /// There is no such module or file.
     #[error("cannot find the hooks module {name:?}")]
     NotFound {
-        /// What was asked for.
+        /// The requested module or file.
         name: String,
         /// The paths where relsync looked.
         searched: Vec<PathBuf>,
@@ -45,7 +45,7 @@ pub(crate) enum HooksError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -66,7 +66,7 @@ pub(crate) enum HooksError {
     Compile {
         /// The file.
         path: PathBuf,
-        /// What the compiler printed.
+        /// The compiler's output.
         messages: String,
     },
     /// The module exports no hooks, or a function that only looks like one.
@@ -77,7 +77,7 @@ pub(crate) enum HooksError {
     RunCompiler {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },

@@ -162,7 +162,7 @@ impl Progress {
         self.output.line(line);
     }
 
-    /// What a hook printed, as it came; the line's end may come later.
+    /// A hook's output, as it came. The line's end may come later.
     fn hook_output(&self, text: &str) {
         let text = printable(text);
         self.output.event("output", &json!({"text": text}));

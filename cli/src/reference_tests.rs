@@ -171,7 +171,7 @@ fn shell_commands(line: &str) -> Vec<Vec<String>> {
         while let Some(word) = words.next_if(|word| !is_operator(word)) {
             command.push(word);
         }
-        // What ends a command, and the file that it is redirected to.
+        // A command ends at one of these. A redirection's file is no argument.
         while words.next_if(|word| is_operator(word)).is_some() {}
         if command[0] == "relsync" {
             found.push(command);

@@ -23,7 +23,7 @@ use crate::units::{Bytes, Count, Elapsed};
 /// The number of digits of a snapshot's id in texts for people.
 pub(crate) const SHORT_ID: usize = 12;
 
-/// What became of the target.
+/// The state in which the command left the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
@@ -43,7 +43,7 @@ pub(crate) enum Outcome {
 /// The result of a command that changes a target.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
-    /// What became of the target.
+    /// The state in which the command left the target.
     pub(crate) outcome: Outcome,
     /// The node.
     pub(crate) node: String,
@@ -62,7 +62,7 @@ pub(crate) struct Report {
     /// The update's figures, where there is one.
     #[serde(flatten)]
     pub(crate) figures: Option<Figures>,
-    /// What became of each module.
+    /// The status of each module.
     pub(crate) modules: Vec<Module>,
     /// Modules whose code from two updates ago ends, and with it the funs of that code.
     pub(crate) ended_funs: Vec<String>,

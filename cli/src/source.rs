@@ -23,7 +23,7 @@ use crate::units::{Bytes, Count};
 /// The default directory of the release.
 const DEFAULT_LOCAL_PATH: &str = "./_rel";
 
-/// What is to be pushed.
+/// The release to push.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     /// The release.

@@ -477,7 +477,7 @@ mod tests {
             (&[data, boots, a, ("lib/b-1/ebin/b.app", "")], "not_whole"),
             (&[data, boots, a, ("lib/b-2.ez", "")], "whole"),
             (&[data, boots, a, ("plugins/b/ebin/b.app", "")], "whole"),
-            // What does not boot may be incomplete.
+            // A release that does not boot may be incomplete.
             (&[("releases/start_erl.data", "14 1"), boots, a], "whole"),
             (&[boots, a], "whole"),
             (&[data, ("releases/2/app.rel", "no term"), a], "whole"),

@@ -158,7 +158,7 @@ pub(crate) enum CliError {
     /// The host lost the target while that applied or confirmed, and cannot ask it for the outcome.
     #[error("the host lost the target while it {doing}, and cannot reach it again: {reason}")]
     UnknownEnd {
-        /// What the target was doing.
+        /// The work that the target was doing.
         doing: &'static str,
         /// Why it cannot be reached.
         reason: String,
@@ -277,9 +277,9 @@ pub(crate) enum CliError {
     /// Something on this machine failed.
     #[error("cannot {action}")]
     Local {
-        /// What was tried.
+        /// The action that failed.
         action: String,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
@@ -310,7 +310,7 @@ pub(crate) enum CliError {
     /// There is no manual page, because there is no such command.
     #[error("there is no command {name:?}")]
     NoSuchCommand {
-        /// What was asked for.
+        /// The user's request.
         name: String,
     },
     /// Checks of `doctor` failed.
@@ -347,9 +347,9 @@ fn on_probation(generation: u64, left: Duration, asked: bool) -> String {
 pub(crate) struct Explained {
     /// The error's kind, which programs can rely on.
     pub(crate) kind: String,
-    /// What happened.
+    /// The text for people: the event, and the node or file.
     pub(crate) message: String,
-    /// What to try next.
+    /// The next thing to try.
     pub(crate) hint: Option<String>,
     /// How the process ends.
     pub(crate) exit: Exit,

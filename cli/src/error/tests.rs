@@ -1,4 +1,4 @@
-//! What the errors say, and how the process ends.
+//! Tests of the errors' texts and of the process's exit codes.
 
 use std::path::PathBuf;
 

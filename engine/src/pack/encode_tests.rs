@@ -432,7 +432,7 @@ fn what_was_renamed_and_edited_costs_its_edits() {
     assert!(pack.len() < 1000, "{} bytes", pack.len());
 }
 
-/// What determines the bytes of a pack is in its id, and nothing else is.
+/// A pack's id covers everything that determines its bytes, and nothing else.
 #[test]
 fn an_id_names_the_bytes_of_a_pack() {
     let turned: Vec<u8> = VERSE.iter().rev().copied().collect();

@@ -16,7 +16,7 @@ use crate::tree::id::{ManifestId, SnapshotId};
 /// The version of the format that this module writes and reads.
 pub const VERSION: u8 = 3;
 
-/// What a pack begins with.
+/// The first bytes of a pack.
 pub(super) const MAGIC: &[u8; 4] = b"RSPK";
 const HEADER: u8 = 1;
 const FRAME: u8 = 2;

@@ -1,6 +1,6 @@
 //! Whether a destination can be written, as the agent finds out by writing there.
 
-/// What a destination is like.
+/// The state of a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// It is there and can be written.

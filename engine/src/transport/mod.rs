@@ -39,7 +39,7 @@ pub trait Channel: Send {
     /// long as the target shows signs of life.
     fn receive(&mut self) -> BoxFuture<'_, Result<Vec<u8>, TransportError>>;
 
-    /// What went over the socket so far, connecting included.
+    /// The traffic over the socket so far, connecting included.
     fn counters(&self) -> Counters;
 
     /// Sends what is queued, ends the connection and waits a short while for the target to do the

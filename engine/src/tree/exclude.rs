@@ -222,7 +222,7 @@ impl Rules {
     pub fn leaves_out(&self, path: &[u8]) -> bool {
         let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let mut parents = slashes.map(|(at, _)| &path[..at]);
-        // What the path is on the target is not known here, so that either counts.
+        // The rule does not know the path's kind on the target, so either kind counts.
         parents.any(|parent| self.exclusion(parent, true).is_some())
             || self.exclusion(path, false).is_some()
             || self.exclusion(path, true).is_some()

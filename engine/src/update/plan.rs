@@ -69,7 +69,7 @@ pub async fn plan(
     Ok(planned)
 }
 
-/// What is installed on a target, as the host knows it.
+/// The installed release of a target, as the host knows it.
 struct Base {
     manifest: Manifest,
     /// Whether the manifest comes of a scan.
@@ -128,7 +128,7 @@ async fn base(
     Ok(base)
 }
 
-/// What a plan is made of, beside what the target holds.
+/// The inputs of a plan, beside the target's own files.
 struct Planning {
     status: TargetStatus,
     store: Arc<Store>,

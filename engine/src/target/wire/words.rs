@@ -222,7 +222,7 @@ pub(super) const STANDINGS: &[(&str, StandingKind)] = &[
     ("symlink", StandingKind::Symlink),
     ("other", StandingKind::Other),
 ];
-/// What a destination is like.
+/// The state of a destination.
 pub(super) const PLACES: &[(&str, PlaceKind)] = &[
     ("writable", PlaceKind::Writable),
     ("absent", PlaceKind::Absent),

@@ -1,4 +1,6 @@
-//! What one session with a target is enough for: its status, whether it can be updated, and bringing its code to its files.
+//! The work that needs one session with a target: its status, an examination, and a reload.
+//!
+//! A reload brings the code that the target runs to the files that are installed there.
 
 use tokio_util::sync::CancellationToken;
 
@@ -25,12 +27,12 @@ pub async fn status(
     Ok(status?)
 }
 
-/// What was found of a target without changing it.
+/// The findings of an examination, which changes nothing on the target.
 #[derive(Debug)]
 pub struct Examination {
-    /// What it says first.
+    /// The target's greeting.
     pub greeting: TargetStatus,
-    /// What it says when it is asked for all.
+    /// The target's full status.
     pub status: Result<TargetStatus, UpdateError>,
     /// Whether its destination can be written.
     pub place: Result<Place, UpdateError>,

@@ -14,7 +14,7 @@ use relsync_engine::target::session::SILENCE;
 use relsync_engine::target::wire::{ApplyResult, HooksKind, Outcome, ReloadMode, Reply, Request};
 use relsync_engine::tree::manifest::Manifest;
 use relsync_engine::update::{
-    Hooks, Packs, PathRule, Presync, PushEnd, PushError, PushEvent, PushOptions, PushReport, push,
+    Hooks, PathRule, PushEnd, PushError, PushEvent, PushOptions, PushReport, push,
 };
 use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::release::Release;
@@ -41,25 +41,7 @@ impl Rig {
         Self {
             node: Node::start(NodeOptions::default()),
             store,
-            options: PushOptions {
-                reload: ReloadMode::Soft,
-                keep: 2,
-                keep_bytes: None,
-                confirm_timeout_ms: None,
-                hooks: None,
-                presync: Presync::Auto,
-                delete_extraneous: false,
-                may_overwrite: PathRule::default(),
-                is_overlay: false,
-                max_delete: None,
-                dry_run: false,
-                reflate: true,
-                resume: true,
-                packs: Packs::default(),
-                restart_command: None,
-                link_bytes_per_s: None,
-                looked: None,
-            },
+            options: PushOptions::default(),
             events: Vec::new(),
             silence: SILENCE,
             meanwhile: None,
