@@ -186,8 +186,13 @@ funs_of_the_version_before_last_end_and_are_told(Release) ->
 callers_of_funs_notice_nothing(Release) ->
     ?assertEqual(0, failures(Release, 10, #{})).
 
+%% A caller is hit only now and then, so it may take many updates.
 standing_still_is_needed(Release) ->
-    ?assert(failures(Release, 10, #{stand_still_ms => 0}) > 0).
+    Fails = fun
+        Fails(0) -> false;
+        Fails(Left) -> failures(Release, 10, #{stand_still_ms => 0}) > 0 orelse Fails(Left - 1)
+    end,
+    ?assert(Fails(50)).
 
 failures(#{root := Root} = Release, Times, Limits) ->
     Names = [list_to_atom("oc_m" ++ integer_to_list(N)) || N <- lists:seq(1, 10)],
@@ -378,7 +383,7 @@ who_is_started_meanwhile_stands_still_too(_Release) ->
             receive after 1 -> Count(Left - 1) end
     end,
     Start = fun Start() ->
-        spawn(fun() -> Count(100) end),
+        spawn_link(fun() -> Count(100) end),
         receive after 1 -> Start() end
     end,
     Starters = [spawn(Start) || _ <- lists:seq(1, 50)],
@@ -390,9 +395,16 @@ who_is_started_meanwhile_stands_still_too(_Release) ->
         end
      || _ <- lists:seq(1, 20)
     ],
-    [exit(Pid, kill) || Pid <- Starters],
+    kill_all(Starters),
     %% On an overloaded machine, a running process may not be noticed in time.
     ?assert(length([N || 0 = N <- Counted]) >= 15).
+
+%% Those that are linked to them end with them.
+kill_all(Pids) ->
+    Monitors = [monitor(process, Pid) || Pid <- Pids],
+    [exit(Pid, kill) || Pid <- Pids],
+    [receive {'DOWN', Monitor, process, _, _} -> ok end || Monitor <- Monitors],
+    timer:sleep(100).
 
 wait_for_more(Now, Before) ->
     case Now() of
