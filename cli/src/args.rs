@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use relsync_engine::target::wire::ReloadMode;
+use relsync_engine::target::ReloadMode;
 use serde::Deserialize;
 
 use crate::units::{Rate, Size, Span};

@@ -3,7 +3,7 @@
 //! Makes one check after another. The only thing that it writes is an empty directory in the
 //! destination, which it removes at once: so it sees whether the destination can be written.
 
-use relsync_engine::target::wire::TargetStatus;
+use relsync_engine::target::TargetStatus;
 use relsync_engine::target::{Place, Target};
 use relsync_engine::tree::entry::Escaped;
 use relsync_engine::update::{self, Event, Examination};
@@ -243,7 +243,7 @@ fn boot_check(status: &TargetStatus) -> Option<Check> {
 
 #[cfg(test)]
 mod tests {
-    use relsync_engine::target::wire::Current;
+    use relsync_engine::target::Current;
 
     use super::*;
 

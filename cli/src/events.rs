@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use relsync_engine::target::wire::TargetStatus;
+use relsync_engine::target::TargetStatus;
 use relsync_engine::tree::manifest::Manifest;
 use relsync_engine::update::{Event, Fallback, PushEvent, Stage};
 use serde_json::json;

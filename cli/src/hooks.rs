@@ -18,7 +18,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use relsync_engine::hooks::{self, HooksExportsError};
-use relsync_engine::target::wire::HooksKind;
+use relsync_engine::target::HooksKind;
 use relsync_engine::update::Hooks;
 
 use crate::units::Span;

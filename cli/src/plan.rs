@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relsync_engine::target::wire::ApplyResult;
+use relsync_engine::target::ApplyResult;
 use relsync_engine::tree::manifest::Manifest;
 use relsync_engine::update::PushReport;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use relsync_engine::pack::encode::PackSummary;
 use relsync_engine::target::AgentSent;
-use relsync_engine::target::wire::{Incoming, Step};
+use relsync_engine::target::{Incoming, Step};
 use relsync_engine::update::{Planned, PushEvent};
 use serde_json::json;
 

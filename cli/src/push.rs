@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use relsync_engine::store::Exclusion;
 use relsync_engine::target::Target;
-use relsync_engine::target::wire::{ApplyResult, Outcome as ApplyOutcome, ReloadMode};
+use relsync_engine::target::{ApplyOutcome, ApplyResult, ReloadMode};
 use relsync_engine::tree::manifest::Manifest;
 use relsync_engine::update::{
     self, Ending, Hooks, Outcome as UpdateOutcome, Presync, PushEnd, PushError, PushOptions,
@@ -336,10 +336,7 @@ mod tests {
     #[test]
     fn defaults_are_careful() {
         let options = options(&ApplyArgs::default(), None, false);
-        assert_eq!(
-            options.reload,
-            relsync_engine::target::wire::ReloadMode::Soft
-        );
+        assert_eq!(options.reload, relsync_engine::target::ReloadMode::Soft);
         assert_eq!((options.keep, options.keep_bytes), (2, None));
         assert_eq!(options.confirm_timeout_ms, None);
         assert_eq!(options.presync, Presync::Auto);
@@ -359,7 +356,7 @@ mod tests {
             ..ApplyArgs::default()
         };
         let options = options(&args, None, true);
-        assert_eq!(options.reload, relsync_engine::target::wire::ReloadMode::Vm);
+        assert_eq!(options.reload, relsync_engine::target::ReloadMode::Vm);
         assert_eq!(options.presync, Presync::Early);
         assert_eq!(options.confirm_timeout_ms, Some(60_000));
         assert_eq!((options.keep, options.max_delete), (5, Some(9)));

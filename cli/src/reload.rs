@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use relsync_engine::target::wire::Outcome as ApplyOutcome;
+use relsync_engine::target::ApplyOutcome;
 use relsync_engine::tree::id::SnapshotId;
 use relsync_engine::update::{self, Event};
 

@@ -6,9 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use relsync_engine::plan::Totals;
-use relsync_engine::target::wire::{
-    ApplyResult, ModuleState, ModuleStatus, Outcome as ApplyOutcome, TargetStatus,
-};
+use relsync_engine::target::{ApplyOutcome, ApplyResult, ModuleState, ModuleStatus, TargetStatus};
 use relsync_engine::transport::Counters;
 use relsync_engine::tree::id::SnapshotId;
 use relsync_engine::update::{OtherOtp, Restarted};
@@ -577,7 +575,7 @@ pub(crate) fn short(id: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use relsync_engine::target::wire::{ErrorKind, RemoteError};
+    use relsync_engine::target::{ErrorKind, RemoteError};
     use serde_json::json;
 
     use super::*;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use relsync_engine::store::Store;
-use relsync_engine::target::wire::{ApplyResult, ErrorKind, Outcome as ApplyOutcome};
+use relsync_engine::target::{ApplyOutcome, ApplyResult, ErrorKind};
 use relsync_engine::transport::Counters;
 use relsync_engine::tree::id::SnapshotId;
 use relsync_engine::update::{self, Event, Hooks, Rollback, RollbackTo};

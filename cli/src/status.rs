@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use relsync_engine::plan::installed::DriftKind;
 use relsync_engine::store::{SnapshotRecord, Store};
-use relsync_engine::target::wire::{ModuleState, TargetStatus};
+use relsync_engine::target::{ModuleState, TargetStatus};
 use relsync_engine::tree::entry::Escaped;
 use relsync_engine::tree::id::SnapshotId;
 use relsync_engine::update::{self, Event};
@@ -360,7 +360,7 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use relsync_engine::target::wire::{Current, Drift, KeptGeneration};
+    use relsync_engine::target::{Current, Drift, KeptGeneration};
 
     use super::*;
 

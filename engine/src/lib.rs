@@ -51,8 +51,9 @@ pub mod tree;
 pub mod update;
 
 pub use store::{ScanOptions, SnapshotMeta, SnapshotRecord, Store, StoreError};
-pub use target::wire::{ApplyResult, ReloadMode, TargetStatus};
-pub use target::{Address, Greeting, OpenError, Patience, Target};
+pub use target::{
+    Address, ApplyResult, Greeting, OpenError, Patience, ReloadMode, Target, TargetStatus,
+};
 pub use transport::erl::{Cookie, ErlTarget, NodeName};
 pub use tree::id::SnapshotId;
 pub use tree::manifest::Manifest;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use relsync_engine::store::StoreError;
 use relsync_engine::target::session::SessionError;
-use relsync_engine::target::wire::{ErrorKind, RemoteError};
+use relsync_engine::target::{ErrorKind, RemoteError};
 use relsync_engine::transport::erl::ConnectError;
 use relsync_engine::tree::entry::Escaped;
 use relsync_engine::tree::scan::ScanError;

@@ -1,6 +1,6 @@
 //! Hints and exit codes for what the agent refuses, by the kinds of store-format.md.
 
-use relsync_engine::target::wire::{ErrorKind, HookFailure, RemoteError};
+use relsync_engine::target::{ErrorKind, HookFailure, RemoteError};
 
 use super::Exit;
 

@@ -1,8 +1,8 @@
 //! Hints for errors once a target answers: of the link, the conversation and the update.
 
 use relsync_engine::pack::encode::EncodeError;
+use relsync_engine::target::ErrorKind;
 use relsync_engine::target::session::SessionError;
-use relsync_engine::target::wire::ErrorKind;
 use relsync_engine::transport::TransportError;
 use relsync_engine::update::PushError;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use relsync_engine::hooks::HooksExportsError;
-use relsync_engine::target::wire::HookFailure;
+use relsync_engine::target::HookFailure;
 use relsync_engine::transport::TransportError;
 use relsync_engine::transport::erl::NodeName;
 use relsync_engine::tree::scan::ScanError;

@@ -11,7 +11,8 @@ use std::time::Duration;
 use crate::target::agent;
 use crate::target::greeting::{AgentSent, Greeting};
 use crate::target::session::{Session, SessionError, unexpected};
-use crate::target::wire::{self, PROTOCOL, Reply, Request, TargetStatus};
+use crate::target::status::TargetStatus;
+use crate::target::wire::{self, PROTOCOL, Reply, Request};
 use crate::transport::erl::{self, Call, Connection, Pid, SpawnBond, Term};
 use crate::transport::{Meter, TransportError};
 

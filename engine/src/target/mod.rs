@@ -4,17 +4,31 @@
 //! bytes ([`wire`]). [`update`](crate::update) decides what to ask, and in which order.
 
 pub mod agent;
+mod apply;
+mod found;
 mod greeting;
 mod launch;
 mod open;
 mod patience;
 mod place;
 pub mod session;
+mod status;
 mod unload;
 pub mod wire;
+mod words;
 
+pub use apply::{
+    ApplyOutcome, ApplyResult, HooksKind, HooksPoint, ModuleStatus, PlannedFiles, ReloadMode,
+    RemoteError,
+};
+pub use found::{Found, FoundDirectory};
 pub use greeting::{AgentSent, Greeting};
 pub use open::{Address, OpenError, Target};
 pub use patience::{Patience, Pauses};
 pub use place::Place;
+pub use status::{
+    Current, Drift, ID_BEGINNING_BYTES, Incoming, KeptGeneration, LastPack, Leftovers, PackEnd,
+    TargetStatus, VmLife,
+};
 pub use unload::Unloaded;
+pub use words::{ErrorKind, HookFailure, ModuleState, Step};

@@ -9,8 +9,8 @@ use crate::target::greeting::{AgentSent, Greeting};
 use crate::target::launch;
 use crate::target::patience::Patience;
 use crate::target::session::{Session, SessionError};
+use crate::target::status::TargetStatus;
 use crate::target::unload::{self, Unloaded};
-use crate::target::wire::TargetStatus;
 use crate::transport::erl::{self, ConnectError, Connection, ErlTarget, NodeName};
 use crate::transport::{Counters, TransportError};
 
@@ -154,7 +154,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::target::wire::RemoteError;
+    use crate::target::apply::RemoteError;
 
     #[test]
     fn only_a_lost_link_is_worth_another_session() {

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::target::wire::{Assembler, RemoteError, Reply, Request, WireError, parts};
+use crate::target::apply::RemoteError;
+use crate::target::wire::{Assembler, Reply, Request, WireError, parts};
 use crate::transport::{Channel, Counters, TransportError};
 
 /// The time to wait until the agent has ended.

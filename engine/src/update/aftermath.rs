@@ -3,7 +3,7 @@
 //! The target goes on without its host to one end or the other, and records which. Its status in a
 //! new session tells the host: the release that it runs, and that record.
 
-use crate::target::wire::{Current, LastPack, PackEnd, TargetStatus};
+use crate::target::{Current, LastPack, PackEnd, TargetStatus};
 use crate::tree::id::SnapshotId;
 
 /// An update whose end is not known.

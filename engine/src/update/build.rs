@@ -12,7 +12,7 @@ use crate::delta;
 use crate::pack::encode::{ContentError, ContentSource, EncodeError};
 use crate::pack::{Coding, Effort, Outline};
 use crate::store::Store;
-use crate::target::wire::TargetStatus;
+use crate::target::TargetStatus;
 use crate::tree::id::{ChunkId, PackId, Sha256};
 use crate::tree::manifest::Manifest;
 

@@ -1,7 +1,8 @@
 //! The end of a probation.
 
+use crate::target::ApplyResult;
 use crate::target::session::{Session, SessionError, unexpected};
-use crate::target::wire::{ApplyResult, Reply, Request};
+use crate::target::wire::{Reply, Request};
 
 /// Ends the probation of a generation. The target refuses if it has another one installed.
 pub(super) async fn end_probation(

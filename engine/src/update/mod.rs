@@ -40,8 +40,8 @@ use crate::plan::installed::{DriftKind, Held};
 use crate::plan::{Plan, Totals, differs_in_own_only};
 use crate::store::{Store, StoreError};
 use crate::target::session::{Session, SessionError};
-use crate::target::wire::{
-    ApplyResult, ErrorKind, HooksKind, Outcome as ApplyOutcome, ReloadMode, Step, TargetStatus,
+use crate::target::{
+    ApplyOutcome, ApplyResult, ErrorKind, HooksKind, ReloadMode, Step, TargetStatus,
 };
 use crate::tree::id::SnapshotId;
 use crate::tree::manifest::{Manifest, ManifestError};

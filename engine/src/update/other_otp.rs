@@ -6,7 +6,7 @@ use super::plan::file_content;
 use super::{Planned, PushError};
 use crate::delta::beam_origin;
 use crate::store::Store;
-use crate::target::wire::{ModuleState, ModuleStatus};
+use crate::target::{ModuleState, ModuleStatus};
 use crate::tree::entry::Escaped;
 use crate::tree::manifest::Manifest;
 

@@ -17,9 +17,8 @@ use crate::plan::installed::{DriftKind, Held};
 use crate::plan::{Plan, Rules, Source, Totals};
 use crate::store::Store;
 use crate::target::session::{Session, unexpected};
-use crate::target::wire::{
-    self, ApplyResult, PlannedFiles, ReloadMode, Reply, Request, TargetStatus,
-};
+use crate::target::wire::{self, Reply, Request};
+use crate::target::{ApplyResult, PlannedFiles, ReloadMode, TargetStatus};
 use crate::tree::entry::{Entry, is_targets_own};
 use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::tree::manifest::Manifest;

@@ -6,9 +6,8 @@ use futures::FutureExt;
 
 use super::{Hooks, Lost, Pack, Presync, PushError, PushEvent, PushOptions};
 use crate::target::session::{Session, SessionError, unexpected};
-use crate::target::wire::{
-    ApplyResult, ErrorKind, HooksKind, HooksPoint, Reply, Request, Step, TargetStatus,
-};
+use crate::target::wire::{Reply, Request};
+use crate::target::{ApplyResult, ErrorKind, HooksKind, HooksPoint, Step, TargetStatus};
 
 /// The bytes of the pack in one message.
 const DATA_BYTES: usize = 32_000;

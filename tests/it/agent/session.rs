@@ -4,9 +4,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use relsync_engine::target::TargetStatus;
 use relsync_engine::target::agent;
 use relsync_engine::target::session::{SILENCE, Session, SessionError};
-use relsync_engine::target::wire::{Reply, Request, TargetStatus};
+use relsync_engine::target::wire::{Reply, Request};
 use relsync_engine::target::{Address, Greeting, OpenError, Patience, Target};
 use relsync_engine::transport::erl::{Cookie, ErlTarget, NodeName};
 use relsync_tests::node::{Node, NodeOptions};

@@ -49,7 +49,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     (
         "target",
         &[
-            "agent", "place", "wire", "session", "greeting", "patience", "launch", "unload", "open",
+            "words", "agent", "place", "found", "apply", "status", "wire", "session", "greeting",
+            "patience", "launch", "unload", "open",
         ],
     ),
 ];

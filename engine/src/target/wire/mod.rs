@@ -11,16 +11,13 @@ mod fields;
 mod parts;
 mod reply;
 mod request;
+mod result;
+mod status;
 mod words;
 
 pub use parts::{Assembler, MAX_PART_BYTES, parts};
-pub use reply::{
-    ApplyResult, Current, Drift, Found, FoundDirectory, ID_BEGINNING_BYTES, Incoming,
-    KeptGeneration, LastPack, Leftovers, ModuleStatus, Outcome, PackEnd, RemoteError, Reply,
-    TargetStatus, VmLife,
-};
-pub use request::{HooksKind, HooksPoint, PlannedFiles, ReloadMode, Request};
-pub use words::{ErrorKind, HookFailure, ModuleState, Step};
+pub use reply::Reply;
+pub use request::Request;
 
 use std::io::Read;
 

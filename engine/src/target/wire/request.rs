@@ -4,54 +4,7 @@ use super::PROTOCOL;
 use super::fields::Message;
 use super::words::{HOOKS_FORMS, MODULE_ACTIONS, RELOAD_MODES, number};
 use crate::plan::ModuleAction;
-
-/// The way in which running code is brought to the new version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ReloadMode {
-    /// Refuse if a process would be killed.
-    #[default]
-    Soft,
-    /// Purge, and kill the processes that run the old code.
-    Hard,
-    /// Leave code alone.
-    None,
-    /// Stop and start the applications concerned.
-    Apps,
-    /// Restart the VM.
-    Vm,
-}
-
-/// The form in which a hooks module is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HooksKind {
-    /// Object code.
-    Beam,
-    /// Source text.
-    Source,
-}
-
-/// The parts of an update that matter to the VM beside its modules.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PlannedFiles {
-    /// The paths that are removed.
-    pub removed: Vec<Vec<u8>>,
-    /// The new content of `releases/start_erl.data`.
-    pub start_erl_data: Option<Vec<u8>>,
-    /// Whether files of an ERTS change.
-    pub runtime_changes: bool,
-    /// The command that starts the VM again, if the VM itself cannot.
-    pub restart_command: Option<String>,
-}
-
-/// The transition that hooks run around.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum HooksPoint {
-    /// An update.
-    #[default]
-    Update,
-    /// The way back to an earlier generation.
-    Undo,
-}
+use crate::target::apply::{HooksKind, HooksPoint, PlannedFiles, ReloadMode};
 
 /// A message of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -275,7 +228,7 @@ impl Request {
                     );
                 }
                 if *files != PlannedFiles::default() {
-                    message = message.nested(15, files.fields());
+                    message = message.nested(15, planned_files(files));
                 }
                 for (path, content) in boot_files {
                     message = message.nested(
@@ -322,15 +275,13 @@ impl Request {
     }
 }
 
-impl PlannedFiles {
-    fn fields(&self) -> Message {
-        let mut message = Message::fields();
-        for path in &self.removed {
-            message = message.bytes(1, path);
-        }
-        message
-            .optional_bytes(2, self.start_erl_data.as_deref())
-            .flag(3, self.runtime_changes)
-            .optional_bytes(4, self.restart_command.as_deref().map(str::as_bytes))
+fn planned_files(files: &PlannedFiles) -> Message {
+    let mut message = Message::fields();
+    for path in &files.removed {
+        message = message.bytes(1, path);
     }
+    message
+        .optional_bytes(2, files.start_erl_data.as_deref())
+        .flag(3, files.runtime_changes)
+        .optional_bytes(4, files.restart_command.as_deref().map(str::as_bytes))
 }

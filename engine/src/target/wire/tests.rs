@@ -13,7 +13,12 @@ use crate::golden_tests::{check_golden, golden_dir};
 use crate::plan::ModuleAction;
 use crate::plan::conflicts::Standing;
 use crate::plan::installed::DriftKind;
-use crate::target::Place;
+use crate::target::{
+    ApplyOutcome, ApplyResult, Current, Drift, ErrorKind, Found, FoundDirectory, HookFailure,
+    HooksKind, HooksPoint, Incoming, KeptGeneration, LastPack, Leftovers, ModuleState,
+    ModuleStatus, PackEnd, Place, PlannedFiles, ReloadMode, RemoteError, Step, TargetStatus,
+    VmLife,
+};
 
 /// Messages of the host: name, message, and what the agent makes of it, as its tests write it down.
 fn requests() -> Vec<(&'static str, Request, &'static str)> {
@@ -481,7 +486,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         (
             "agent-result-applied",
             Reply::Result(Box::new(ApplyResult {
-                outcome: Outcome::Applied,
+                outcome: ApplyOutcome::Applied,
                 generation: 8,
                 modules: modules(),
                 notes: vec!["one".to_owned(), "two".to_owned()],
@@ -497,7 +502,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         (
             "agent-result-rolled-back",
             Reply::Result(Box::new(ApplyResult {
-                outcome: Outcome::RolledBack,
+                outcome: ApplyOutcome::RolledBack,
                 generation: 7,
                 error: Some(RemoteError {
                     kind: ErrorKind::Hooks,
@@ -511,7 +516,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         (
             "agent-result-unchanged",
             Reply::Result(Box::new(ApplyResult {
-                outcome: Outcome::Unchanged,
+                outcome: ApplyOutcome::Unchanged,
                 ..ApplyResult::default()
             })),
         ),

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Driver, Event, OnEvent, Outcome};
 use crate::target::session::SessionError;
-use crate::target::wire::{ApplyResult, ErrorKind};
+use crate::target::{ApplyResult, ErrorKind};
 use crate::target::{OpenError, Patience, Pauses, Target};
 use crate::update::{self, Doing, Stage, Unreached, Update, UpdateError};
 

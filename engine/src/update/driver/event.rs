@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::target::AgentSent;
-use crate::target::wire::TargetStatus;
+use crate::target::TargetStatus;
 use crate::tree::manifest::Manifest;
 use crate::update::{PushEvent, UpdateError};
 

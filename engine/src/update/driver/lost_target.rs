@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::{Driver, Outcome};
 use crate::target::OpenError;
+use crate::target::TargetStatus;
 use crate::target::session::SessionError;
-use crate::target::wire::TargetStatus;
 use crate::update::{Aftermath, Doing, Lost, Unreached, UpdateError};
 
 impl Driver<'_, '_> {

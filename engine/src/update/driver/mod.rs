@@ -33,9 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::ScanOptions;
 use crate::target::session::{Session, SessionError};
-use crate::target::wire::{
-    ApplyResult, ErrorKind, Outcome as Applied, ReloadMode, Step, TargetStatus,
-};
+use crate::target::{ApplyOutcome, ApplyResult, ErrorKind, ReloadMode, Step, TargetStatus};
 use crate::target::{OpenError, Target};
 use crate::tree::id::SnapshotId;
 use crate::update::worker::blocking;
@@ -157,19 +155,19 @@ impl Driver<'_, '_> {
         outcome.probation_ms = result.probation_ms;
         let needs_restart = result.needs_restart;
         match result.outcome {
-            Applied::RolledBack => Err(rolled_back(result)),
-            Applied::Unchanged => {
+            ApplyOutcome::RolledBack => Err(rolled_back(result)),
+            ApplyOutcome::Unchanged => {
                 // The release that was there already is on record now, and perhaps on probation.
                 if !is_reload && outcome.probation_ms.is_some() {
                     self.confirm_in_time(update, outcome).await?;
                 }
                 Ok(Done::UpToDate { needs_restart })
             }
-            Applied::Applied if is_reload => {
+            ApplyOutcome::Applied if is_reload => {
                 self.await_restart(update, outcome).await?;
                 Ok(Done::Applied { needs_restart })
             }
-            Applied::Applied => {
+            ApplyOutcome::Applied => {
                 let restarts = update.options.reload == ReloadMode::Vm;
                 let waits = !restarts && report.planned.needs_restart(&update.release.manifest);
                 self.after_apply(update, outcome, needs_restart || waits)

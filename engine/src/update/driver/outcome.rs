@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::store::StoreError;
 use crate::target::OpenError;
 use crate::target::session::SessionError;
-use crate::target::wire::{RemoteError, TargetStatus};
+use crate::target::{RemoteError, TargetStatus};
 use crate::tree::entry::Escaped;
 use crate::tree::manifest::Manifest;
 use crate::update::{Lost, PushError, PushReport, WorkerStopped};

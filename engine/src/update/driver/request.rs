@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::store::{Exclusion, SnapshotMeta, Store};
-use crate::target::wire::ReloadMode;
+use crate::target::ReloadMode;
 use crate::tree::exclude::{Reason, Rules};
 use crate::tree::id::SnapshotId;
 use crate::tree::manifest::Manifest;

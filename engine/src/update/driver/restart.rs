@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Driver, Event, Outcome, session};
-use crate::target::wire::{ReloadMode, TargetStatus, VmLife};
+use crate::target::{ReloadMode, TargetStatus, VmLife};
 use crate::update::{OtherRun, Restarted, Stage, Unreached, Update, UpdateError};
 
 /// The expected result of a VM's restart.
@@ -148,7 +148,7 @@ fn is_same_life(one: &VmLife, other: &VmLife) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::wire::{Current, ModuleStatus};
+    use crate::target::{Current, ModuleStatus};
 
     fn vm(creation: u64, boot: &str, named: &str) -> VmLife {
         VmLife {

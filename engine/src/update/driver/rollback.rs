@@ -6,9 +6,9 @@ use super::restart::Restart;
 use super::{Driver, OnEvent, is_refused_hooks};
 use crate::target::Target;
 use crate::target::session::{Session, SessionError};
-use crate::target::wire::{
-    ApplyResult, ErrorKind, HooksPoint, Outcome as Applied, ReloadMode, Reply, Request, Step,
-    TargetStatus,
+use crate::target::wire::{Reply, Request};
+use crate::target::{
+    ApplyOutcome, ApplyResult, ErrorKind, HooksPoint, ReloadMode, Step, TargetStatus,
 };
 use crate::tree::id::SnapshotId;
 use crate::update::{
@@ -65,7 +65,7 @@ pub async fn roll_back(
             Err(error) => return Err(refused(error, rollback.to, &status)),
         }
     };
-    if let (Applied::RolledBack, Some(error)) = (result.outcome, &result.error) {
+    if let (ApplyOutcome::RolledBack, Some(error)) = (result.outcome, &result.error) {
         return Err(UpdateError::RolledBack(error.clone()));
     }
     let restarted = if rollback.reload == ReloadMode::Vm {

@@ -6,7 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Driver, OnEvent, rolled_back};
 use crate::target::session::{Session, SessionError, unexpected};
-use crate::target::wire::{ApplyResult, Outcome as Applied, Reply, Request, TargetStatus};
+use crate::target::wire::{Reply, Request};
+use crate::target::{ApplyOutcome, ApplyResult, TargetStatus};
 use crate::target::{Place, Target};
 use crate::update::{Event, PushEvent, PushOptions, UpdateError, reload};
 
@@ -77,7 +78,7 @@ pub async fn reload_code(
     let answer = reload(&mut session, &status, options, &mut on_push).await;
     driver.target.close(session).await;
     let result = answer?;
-    if result.outcome == Applied::RolledBack {
+    if result.outcome == ApplyOutcome::RolledBack {
         return Err(rolled_back(&result));
     }
     Ok((status, result))

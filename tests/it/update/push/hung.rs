@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use relsync_engine::target::HooksKind;
 use relsync_engine::target::session::SessionError;
-use relsync_engine::target::wire::{HooksKind, Request};
+use relsync_engine::target::wire::Request;
 use relsync_engine::update::{Hooks, PushError};
 use relsync_tests::release::listing;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use relsync_engine::target::session::SessionError;
-use relsync_engine::target::wire::{HooksKind, Outcome, ReloadMode};
+use relsync_engine::target::{ApplyOutcome, HooksKind, ReloadMode};
 use relsync_engine::update::{Hooks, Presync, PushEnd, PushError};
 use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::release::listing;
@@ -125,7 +125,7 @@ fn a_failing_hook_takes_everything_back() {
         let failed = match rig.push(b.root()) {
             Ok(report) => match report.end {
                 PushEnd::Applied(result) => {
-                    assert_eq!(result.outcome, Outcome::RolledBack, "{result:?}");
+                    assert_eq!(result.outcome, ApplyOutcome::RolledBack, "{result:?}");
                     result.error.expect("an error").kind
                 }
                 other => panic!("{other:?}"),

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use relsync_engine::store::{ScanOptions, SnapshotMeta, Store};
 use relsync_engine::target::session::SILENCE;
-use relsync_engine::target::wire::{ApplyResult, HooksKind, Outcome, ReloadMode, Reply, Request};
+use relsync_engine::target::wire::{Reply, Request};
+use relsync_engine::target::{ApplyOutcome, ApplyResult, HooksKind, ReloadMode};
 use relsync_engine::tree::manifest::Manifest;
 use relsync_engine::update::{
     Hooks, PathRule, PushEnd, PushError, PushEvent, PushOptions, PushReport, push,
@@ -151,7 +152,7 @@ impl Rig {
 fn applied(report: Result<PushReport, PushError>) -> ApplyResult {
     match report.expect("pushed").end {
         PushEnd::Applied(result) => {
-            assert_eq!(result.outcome, Outcome::Applied, "{result:?}");
+            assert_eq!(result.outcome, ApplyOutcome::Applied, "{result:?}");
             *result
         }
         other => panic!("{other:?}"),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use relsync_engine::target::wire::Outcome;
+use relsync_engine::target::ApplyOutcome;
 use relsync_engine::tree::manifest::Manifest;
 use relsync_engine::update::{Pack, PathRule, build, plan, send};
 
@@ -52,7 +52,7 @@ async fn send_to(rig: &Rig, release: &Arc<Manifest>) -> Arc<Pack> {
     let pack = build(&status, store, release, &planned, options).await;
     let pack = pack.expect("a pack");
     let result = send(&mut session, &status, &pack, options, &mut |_| {}).await;
-    assert_eq!(result.expect("a result").outcome, Outcome::Applied);
+    assert_eq!(result.expect("a result").outcome, ApplyOutcome::Applied);
     session.close().await.expect("the end of the session");
     pack
 }

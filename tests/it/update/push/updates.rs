@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use relsync_engine::plan::ModuleAction;
 use relsync_engine::target::session::SessionError;
-use relsync_engine::target::wire::{PlannedFiles, ReloadMode, Reply, Request};
+use relsync_engine::target::wire::{Reply, Request};
+use relsync_engine::target::{PlannedFiles, ReloadMode};
 use relsync_engine::update::{PushEnd, PushError};
 use relsync_tests::release::listing;
 
