@@ -23,10 +23,18 @@ own=$(erl -noinput -boot no_dot_erlang -eval 'io:format("~s", [erlang:system_inf
 
 case ${1:-} in
   test)
-    for release in $(scripts/otp-run.sh --list); do
-      printf 'erl-test: OTP %s\n' "$release" >&2
-      run "$release" tests
-    done
+    # Two releases at once: most tests wait for nodes and timers. Each says everything when it has ended.
+    logs=$(mktemp -d)
+    trap 'rm -rf "$logs"' EXIT
+    one() {
+      local release=$1 status=0
+      run "$release" tests >"$logs/$release" 2>&1 || status=$?
+      { printf 'erl-test: OTP %s\n' "$release" && cat "$logs/$release"; } >&2
+      return "$status"
+    }
+    export logs
+    export -f one run
+    scripts/otp-run.sh --list | xargs -P 2 -I RELEASE bash -euc 'one RELEASE'
     ;;
   only) run "$own" tests "${2:?which modules?}" ;;
   golden) run "$own" golden ;;

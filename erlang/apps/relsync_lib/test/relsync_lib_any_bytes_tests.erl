@@ -44,7 +44,7 @@ environment(Name, Default) ->
 %% The limits work: a decoder that breaks them is found.
 limits_test_() ->
     [
-        fun() -> What = failure(watch(Decode, <<>>)) end
+        {timeout, 60, fun() -> What = failure(watch(Decode, <<>>)) end}
      || {What, Decode} <- [
             {"it needs too much memory", fun(_) -> length(lists:seq(1, 50000000)) end},
             {"it holds too much", fun(_) -> put(kept, binary:copy(<<0>>, 2 * ?MAX_BINARIES)) end},
