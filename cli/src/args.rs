@@ -75,6 +75,8 @@ pub(crate) enum Command {
     Store(StoreCommand),
     /// Check whether a target can be reached and updated, and if not, why
     Doctor(DoctorArgs),
+    /// Allow relsync to prove your cookie to a node that a relsync.toml names
+    Trust(TrustArgs),
     /// Manage the agent in a target's VM
     #[command(subcommand)]
     Agent(AgentCommand),
@@ -150,8 +152,57 @@ pub(crate) struct TargetArgs {
     #[arg(long, value_name = "TIME", env = "RELSYNC_TIMEOUT")]
     pub(crate) timeout: Option<Span>,
     /// Take options from this profile of relsync.toml
-    #[arg(long, value_name = "NAME", env = "RELSYNC_PROFILE")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "RELSYNC_PROFILE",
+        help_heading = "Configuration"
+    )]
     pub(crate) profile: Option<String>,
+    /// Take options from this file instead of relsync.toml, whoever it belongs to
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "RELSYNC_CONFIG",
+        help_heading = "Configuration"
+    )]
+    pub(crate) config: Option<PathBuf>,
+    #[arg(skip)]
+    pub(crate) from_file: FromFile,
+}
+
+/// The parts of the way to a target that a `relsync.toml` named, and not the user.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FromFile {
+    /// The node.
+    pub(crate) node: bool,
+    /// The address.
+    pub(crate) address: bool,
+    /// The node's own port.
+    pub(crate) dist_port: bool,
+    /// The port of EPMD.
+    pub(crate) epmd_port: bool,
+}
+
+/// The hooks that were asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HooksArg {
+    /// A module's name or a file.
+    pub(crate) name: String,
+    /// The directory that the name is relative to; empty for the working directory.
+    pub(crate) dir: PathBuf,
+    /// Whether the user named it, or a file that the user named.
+    pub(crate) by_user: bool,
+}
+
+impl From<String> for HooksArg {
+    fn from(name: String) -> Self {
+        Self {
+            name,
+            dir: PathBuf::new(),
+            by_user: true,
+        }
+    }
 }
 
 /// The options that say how results are shown.
@@ -180,6 +231,14 @@ pub(crate) struct StoreArgs {
 pub(crate) struct LocalArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    /// Take options from this file instead of relsync.toml, whoever it belongs to
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "RELSYNC_CONFIG",
+        help_heading = "Configuration"
+    )]
+    pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -250,7 +309,7 @@ pub(crate) struct SourceArgs {
 pub(crate) struct ApplyArgs {
     /// The hooks: the name of a module, a .beam file or an .erl file
     #[arg(short = 'H', long, value_name = "MODULE", env = "RELSYNC_HOOKS")]
-    pub(crate) hooks: Option<String>,
+    pub(crate) hooks: Option<HooksArg>,
     /// How long each hook may run; 0 means no limit [default: 5m]
     #[arg(long, value_name = "TIME", env = "RELSYNC_HOOK_TIMEOUT")]
     pub(crate) hook_timeout: Option<Span>,
@@ -380,7 +439,7 @@ pub(crate) struct RollbackArgs {
     pub(crate) restart: RestartArgs,
     /// The hooks: the name of a module, a .beam file or an .erl file
     #[arg(short = 'H', long, value_name = "MODULE", env = "RELSYNC_HOOKS", help_heading = None)]
-    pub(crate) hooks: Option<String>,
+    pub(crate) hooks: Option<HooksArg>,
     /// How long each hook may run; 0 means no limit [default: 5m]
     #[arg(long, value_name = "TIME", env = "RELSYNC_HOOK_TIMEOUT", help_heading = None)]
     pub(crate) hook_timeout: Option<Span>,
@@ -413,7 +472,7 @@ pub(crate) struct ReloadArgs {
         env = "RELSYNC_HOOKS",
         help_heading = None
     )]
-    pub(crate) hooks: Option<String>,
+    pub(crate) hooks: Option<HooksArg>,
     /// How long each hook may run; 0 means no limit [default: 5m]
     #[arg(
         long,
@@ -438,6 +497,36 @@ pub(crate) struct ReloadArgs {
 pub(crate) struct ConfirmArgs {
     #[command(flatten)]
     pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// The arguments of `trust`. No environment variable stands for any of them: what is trusted is said
+/// in so many words.
+#[derive(Debug, Args)]
+pub(crate) struct TrustArgs {
+    /// The node, as name@host [default: the one that relsync.toml names]
+    pub(crate) node: Option<String>,
+    /// The address that relsync.toml names for it
+    #[arg(long, value_name = "HOST[:PORT]", requires = "node")]
+    pub(crate) address: Option<String>,
+    /// The node's own port that relsync.toml names for it
+    #[arg(long, value_name = "PORT", requires = "node")]
+    pub(crate) dist_port: Option<u16>,
+    /// The port of its EPMD that relsync.toml names for it
+    #[arg(long, value_name = "PORT", requires = "node")]
+    pub(crate) epmd_port: Option<u16>,
+    /// Take the node from this profile of relsync.toml
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "RELSYNC_PROFILE",
+        conflicts_with = "node"
+    )]
+    pub(crate) profile: Option<String>,
+    /// Take the node from this file instead of relsync.toml, whoever it belongs to
+    #[arg(long, value_name = "FILE", env = "RELSYNC_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -688,7 +777,8 @@ mod tests {
             assert_eq!(target.destination_path, Some("/opt/app".into()));
             assert_eq!(target.destination_rw_path, Some("/rw".into()));
             assert_eq!(update.source.local_path, Some("./_rel/app".into()));
-            assert_eq!(update.apply.hooks.as_deref(), Some("my_hooks"));
+            let hooks = HooksArg::from("my_hooks".to_owned());
+            assert_eq!(update.apply.hooks, Some(hooks));
             assert_eq!(update.tree.exclude_system_libs, Some(false));
             assert_eq!(target.cookie, Some(Secret("secret".to_owned())));
             assert_eq!(target.sname.as_deref(), Some("me"));

@@ -1,32 +1,24 @@
 //! Options from `relsync.toml`.
 //!
-//! Owns the file's shape, and fills in with it what the command line leaves open. The keys are the
-//! long options without the leading dashes. The keys at the top hold for every target. Those in
-//! `[profiles.NAME]` hold for one profile, which `--profile` or `default-profile` chooses. Relative
-//! paths are relative to the file. The command line wins over the environment (`clap` merges the
-//! two), the environment over the profile, and the profile over the top.
+//! Owns the file's shape, and fills in with it what the command line leaves open; `config_file` finds
+//! and reads the file. The keys are the long options without the leading dashes. The keys at the top
+//! hold for every target. Those in `[profiles.NAME]` hold for one profile, which `--profile` or
+//! `default-profile` chooses. Relative paths are relative to the file. The command line wins over the
+//! environment (`clap` merges the two), the environment over the profile, and the profile over the
+//! top.
 //!
-//! relsync looks for the file in the working directory only: a file further up could be anybody's,
-//! and the file names hooks to run. It cannot hold the cookie, because it is made to be committed.
+//! The file cannot hold the cookie, because it is made to be committed.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::args::{
-    ApplyArgs, LinkArgs, Mode, PresyncTime, Reload, ReloadArgs, RestartArgs, SourceArgs, StoreArgs,
-    TargetArgs, TreeArgs, UpdateArgs,
+    ApplyArgs, FromFile, HooksArg, LinkArgs, Mode, PresyncTime, Reload, ReloadArgs, RestartArgs,
+    SourceArgs, StoreArgs, TargetArgs, TreeArgs, UpdateArgs,
 };
 use crate::units::{Rate, Size, Span};
-
-/// The file's name.
-const FILE_NAME: &str = "relsync.toml";
-
-/// The largest file that is read.
-const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Keys that a hint does not list: tables, and options that no mode of this version takes.
 const NOT_LISTED: [&str; 3] = ["profiles", "port", "user"];
@@ -34,21 +26,6 @@ const NOT_LISTED: [&str; 3] = ["profiles", "port", "user"];
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is too large.
-    #[error("{} is larger than 1 MiB", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
     /// The file is not TOML, or has an unknown key or an invalid value.
     #[error("{}{place}: {problem}", path.display())]
     Parse {
@@ -64,8 +41,10 @@ pub(crate) enum ConfigError {
         known: Option<String>,
     },
     /// The file lacks the profile that was asked for.
-    #[error("relsync.toml has no profile {name:?}")]
+    #[error("{} has no profile {name:?}", path.display())]
     UnknownProfile {
+        /// The file.
+        path: PathBuf,
         /// The profile.
         name: String,
         /// The profiles that the file has.
@@ -121,39 +100,50 @@ pub(crate) struct Options {
     retries: Option<u32>,
 }
 
+/// The place of a file, and who chose it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Origin {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// Whether the user named it.
+    pub(crate) by_user: bool,
+    /// Whether it is a link, so that errors say nothing of its content.
+    pub(crate) is_link: bool,
+}
+
 /// The options of the file that hold for one run, the strongest layer first.
 #[derive(Debug, Default)]
 pub(crate) struct Config {
     layers: Vec<Options>,
+    origin: Origin,
+    /// The profile that was picked.
+    pub(crate) profile: Option<String>,
 }
 
 impl Config {
-    /// Reads the file of the working directory, if there is one, and picks the profile.
-    pub(crate) fn load(profile: Option<&str>) -> Result<Self, ConfigError> {
-        Self::load_file(Path::new(FILE_NAME), profile)
+    /// Reads the text of a file, and picks the profile.
+    pub(crate) fn read(
+        text: &str,
+        origin: Origin,
+        profile: Option<&str>,
+    ) -> Result<Self, ConfigError> {
+        let file = parse(text).map_err(|error| parse_error(&origin, text, &error))?;
+        file.pick(origin, profile)
     }
 
-    fn load_file(path: &Path, profile: Option<&str>) -> Result<Self, ConfigError> {
-        let read_error = |source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let text = match fs::metadata(path) {
-            Ok(metadata) if metadata.len() > MAX_FILE_BYTES => {
-                return Err(ConfigError::TooLarge {
-                    path: path.to_owned(),
-                });
-            }
-            Ok(_) => fs::read_to_string(path).map_err(read_error)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(read_error(error)),
-        };
-        let file = parse(&text).map_err(|error| parse_error(path, &text, &error))?;
-        file.pick(profile)
+    /// The directory that the file's relative paths begin at.
+    fn dir(&self) -> PathBuf {
+        let dir = self.origin.path.parent();
+        dir.map(Path::to_owned).unwrap_or_default()
     }
 
     fn first<T>(&self, pick: impl Fn(&Options) -> Option<T>) -> Option<T> {
         self.layers.iter().find_map(pick)
+    }
+
+    /// A path on this host, which the file writes relative to itself.
+    fn local_file(&self, pick: impl Fn(&Options) -> Option<PathBuf>) -> Option<PathBuf> {
+        Some(self.dir().join(self.first(pick)?))
     }
 
     fn all(&self, pick: impl Fn(&Options) -> &Vec<String>) -> Vec<String> {
@@ -177,10 +167,20 @@ pub(crate) fn parse(text: &str) -> Result<File, toml::de::Error> {
 }
 
 /// Says where a file is wrong, and what belongs there. It never shows the line itself, which may
-/// hold a secret.
-fn parse_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+/// hold a secret. Of a link it says the line only: it may lead to any file of the user.
+fn parse_error(origin: &Origin, text: &str, error: &toml::de::Error) -> ConfigError {
+    let path = &origin.path;
     let before = error.span().and_then(|span| text.get(..span.start));
     let line = before.map(|before| before.matches('\n').count());
+    if origin.is_link {
+        return ConfigError::Parse {
+            path: path.clone(),
+            place: line.map_or_else(String::new, |line| format!(", line {}", line + 1)),
+            key: None,
+            problem: "this is not what a relsync.toml holds".to_owned(),
+            known: None,
+        };
+    }
     let key = line.and_then(|line| text.lines().nth(line).and_then(key_of_line));
     let place = line.map_or_else(String::new, |line| {
         let unnamed = key.filter(|key| !error.message().contains(&format!("`{key}`")));
@@ -201,7 +201,7 @@ fn parse_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError 
         problem = problem.replace(&format!("expected {number}"), "expected a whole number");
     }
     ConfigError::Parse {
-        path: path.to_owned(),
+        path: path.clone(),
         place,
         key: key.map(str::to_owned),
         problem,
@@ -219,21 +219,27 @@ fn key_of_line(line: &str) -> Option<&str> {
 
 impl File {
     /// Picks the options of the profile, or of the default one, and those of the top.
-    pub(crate) fn pick(mut self, profile: Option<&str>) -> Result<Config, ConfigError> {
+    fn pick(mut self, origin: Origin, profile: Option<&str>) -> Result<Config, ConfigError> {
         let mut layers = Vec::new();
-        if let Some(name) = profile.or(self.default_profile.as_deref()) {
+        let profile = profile.map(str::to_owned).or(self.default_profile.clone());
+        if let Some(name) = &profile {
             match self.profiles.remove(name) {
                 Some(options) => layers.push(options),
                 None => {
                     return Err(ConfigError::UnknownProfile {
-                        name: name.to_owned(),
+                        path: origin.path,
+                        name: name.clone(),
                         known: self.profiles.into_keys().collect(),
                     });
                 }
             }
         }
         layers.push(self);
-        Ok(Config { layers })
+        Ok(Config {
+            layers,
+            origin,
+            profile,
+        })
     }
 }
 
@@ -265,6 +271,12 @@ impl Config {
 
     /// Fills in how to reach a target.
     pub(crate) fn fill_target(&self, args: &mut TargetArgs) {
+        let open = FromFile {
+            node: args.destination_node.is_none(),
+            address: args.address.is_none(),
+            dist_port: args.dist_port.is_none(),
+            epmd_port: args.epmd_port.is_none(),
+        };
         // A name of either kind on the command line overrides a name of either kind in the file.
         let named = args.sname.is_some() || args.name.is_some();
         if !named {
@@ -284,11 +296,19 @@ impl Config {
             epmd_port,
             timeout,
         );
+        args.from_file = FromFile {
+            node: open.node && args.destination_node.is_some(),
+            address: open.address && args.address.is_some(),
+            dist_port: open.dist_port && args.dist_port.is_some(),
+            epmd_port: open.epmd_port && args.epmd_port.is_some(),
+        };
     }
 
     /// Fills in where snapshots are kept.
     pub(crate) fn fill_store(&self, args: &mut StoreArgs) {
-        fill!(self, args, store);
+        if args.store.is_none() {
+            args.store = self.local_file(|options| options.store.clone());
+        }
     }
 
     /// Fills in which entries belong to a snapshot.
@@ -300,9 +320,14 @@ impl Config {
     }
 
     /// Fills in which hooks run, and for how long.
-    pub(crate) fn fill_hooks(&self, hooks: &mut Option<String>, timeout: &mut Option<Span>) {
+    pub(crate) fn fill_hooks(&self, hooks: &mut Option<HooksArg>, timeout: &mut Option<Span>) {
         if hooks.is_none() {
-            *hooks = self.first(|options| options.hooks.clone());
+            let name = self.first(|options| options.hooks.clone());
+            *hooks = name.map(|name| HooksArg {
+                name,
+                dir: self.dir(),
+                by_user: self.origin.by_user,
+            });
         }
         *timeout = timeout.or_else(|| self.first(|options| options.hook_timeout));
     }
@@ -321,12 +346,12 @@ impl Config {
     pub(crate) fn fill_reloading(&self, args: &mut ReloadArgs) {
         self.fill_target(&mut args.target);
         self.fill_reload(&mut args.reload);
-        fill!(self, args, hooks, hook_timeout);
+        self.fill_hooks(&mut args.hooks, &mut args.hook_timeout);
     }
 
     fn fill_source(&self, args: &mut SourceArgs) {
-        if args.snapshot.is_none() {
-            fill!(self, args, local_path);
+        if args.snapshot.is_none() && args.local_path.is_none() {
+            args.local_path = self.local_file(|options| options.local_path.clone());
         }
         self.fill_store(&mut args.store);
     }
@@ -362,6 +387,8 @@ mod tests {
     use super::*;
     use crate::error::CliError;
 
+    const FILE_NAME: &str = "relsync.toml";
+
     const FILE: &str = r#"
         default-profile = "desk"
         destination-path = "/opt/app"
@@ -382,11 +409,17 @@ mod tests {
         name = "me@here.example.org"
     "#;
 
+    /// What a file of the working directory says.
+    fn read(text: &str, profile: Option<&str>) -> Result<Config, ConfigError> {
+        let origin = Origin {
+            path: FILE_NAME.into(),
+            ..Origin::default()
+        };
+        Config::read(text, origin, profile)
+    }
+
     fn config(profile: Option<&str>) -> Config {
-        parse(FILE)
-            .expect("a sound file")
-            .pick(profile)
-            .expect("a known profile")
+        read(FILE, profile).expect("a sound file")
     }
 
     #[test]
@@ -418,10 +451,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_sets_aside_the_local_path_of_the_file() {
-        let config = parse("local-path = \"_rel\"")
-            .expect("sound")
-            .pick(None)
-            .expect("no profile");
+        let config = read("local-path = \"_rel\"", None).expect("sound");
         let mut args = UpdateArgs::default();
         args.source.snapshot = Some("latest".to_owned());
         config.fill_update(&mut args);
@@ -442,12 +472,25 @@ mod tests {
         for (text, expected) in table {
             let error = parse(text).expect_err(text);
             assert!(error.message().contains(expected), "{text}: {error}");
-            let error = parse_error(Path::new(FILE_NAME), text, &error).to_string();
-            assert!(!error.contains("secret"), "{error}");
+            let origin = Origin {
+                path: FILE_NAME.into(),
+                ..Origin::default()
+            };
+            let said = parse_error(&origin, text, &error).to_string();
+            assert!(!said.contains("secret"), "{said}");
+            let link = Origin {
+                is_link: true,
+                ..origin
+            };
+            let said = parse_error(&link, text, &error);
+            let line = if text.starts_with('[') { 2 } else { 1 };
+            let expected =
+                format!("{FILE_NAME}, line {line}: this is not what a relsync.toml holds");
+            assert_eq!(said.to_string(), expected);
         }
         let nested = parse("[profiles.a.profiles.b]\nkeep = 1").expect_err("nested");
         assert!(nested.to_string().contains("\"a\""), "{nested}");
-        let unknown = parse(FILE).expect("sound").pick(Some("moon"));
+        let unknown = read(FILE, Some("moon"));
         assert!(
             matches!(unknown, Err(ConfigError::UnknownProfile { known, .. }) if known == ["desk", "field"])
         );
@@ -455,8 +498,6 @@ mod tests {
 
     #[test]
     fn the_place_of_an_error_is_named_and_what_belongs_there() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join(FILE_NAME);
         let table = [
             (
                 "retries = 1\nkeep = \"two\"",
@@ -470,10 +511,9 @@ mod tests {
             ("cookie = \"secret\"", "line 1: unknown field `cookie`"),
         ];
         for (text, expected) in table {
-            fs::write(&path, text).expect("a file");
-            let error = Config::load_file(&path, None).expect_err(text);
+            let error = read(text, None).expect_err(text);
             let said = error.to_string();
-            assert_eq!(said, format!("{}, {expected}", path.display()));
+            assert_eq!(said, format!("{FILE_NAME}, {expected}"));
             let hints_at_keys = matches!(&error, ConfigError::Parse { known: Some(known), .. } if known.contains("keep, "));
             assert_eq!(
                 hints_at_keys,
@@ -487,13 +527,46 @@ mod tests {
     }
 
     #[test]
-    fn no_file_is_an_empty_one() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let config = Config::load_file(&dir.path().join(FILE_NAME), None).expect("an empty one");
-        let mut args = UpdateArgs::default();
-        config.fill_update(&mut args);
-        assert_eq!(args.target.destination_node, None);
-        let wanted = Config::load_file(&dir.path().join(FILE_NAME), Some("desk"));
-        assert!(matches!(wanted, Err(ConfigError::UnknownProfile { .. })));
+    fn what_the_file_decides_of_the_way_to_a_target_is_marked() {
+        let text = "destination-node = \"a@b\"\ndist-port = 9100\n";
+        let config = read(text, None).expect("a sound file");
+        let mut args = TargetArgs::default();
+        config.fill_target(&mut args);
+        let expected = FromFile {
+            node: true,
+            dist_port: true,
+            ..FromFile::default()
+        };
+        assert_eq!(args.from_file, expected);
+        let mut args = TargetArgs {
+            destination_node: Some("a@b".to_owned()),
+            dist_port: Some(9100),
+            ..TargetArgs::default()
+        };
+        config.fill_target(&mut args);
+        assert_eq!(args.from_file, FromFile::default());
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let text = "local-path = \"_rel\"\nstore = \"/s\"\nhooks = \"h\"\n";
+        for (path, dir, by_user) in [("relsync.toml", "", false), ("../a/b.toml", "../a", true)] {
+            let origin = Origin {
+                path: path.into(),
+                by_user,
+                is_link: false,
+            };
+            let config = Config::read(text, origin, None).expect("a sound file");
+            let mut args = UpdateArgs::default();
+            config.fill_update(&mut args);
+            assert_eq!(args.source.local_path, Some(Path::new(dir).join("_rel")));
+            assert_eq!(args.source.store.store, Some("/s".into()));
+            let hooks = HooksArg {
+                name: "h".to_owned(),
+                dir: dir.into(),
+                by_user,
+            };
+            assert_eq!(args.apply.hooks, Some(hooks));
+        }
     }
 }

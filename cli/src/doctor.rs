@@ -10,13 +10,13 @@ use relsync_engine::update::{self, Event, Examination};
 use serde_json::json;
 
 use crate::args::DoctorArgs;
-use crate::config::Config;
+use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
 use crate::origin;
 use crate::output::{Output, printable};
 use crate::status;
-use crate::target;
+use crate::trust;
 use crate::units::{Bytes, Count};
 
 /// The position of the check of the destination among the others.
@@ -54,8 +54,8 @@ impl Check {
 
 /// Runs `doctor`.
 pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, CliError> {
-    Config::load(args.target.profile.as_deref())?.fill_target(&mut args.target);
-    let mut target = target::resolve(&args.target, false, None)?;
+    config_file::fill_target(&mut args.target, output)?;
+    let mut target = trust::target(&args.target, false, None, output).await?;
     let mut events = Events::of_command(target.address.node().as_str(), output);
     let mut say = |event: Event<'_>| events.say(event);
     let found = update::examine(&mut target, &mut say).await;

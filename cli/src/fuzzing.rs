@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::args::UpdateArgs;
-use crate::config;
+use crate::config::{Config, Origin};
 use crate::terms::Term;
 use crate::units::{Bytes, Elapsed, Rate, Span, Utc};
 
@@ -34,9 +34,7 @@ pub(crate) fn cli_config(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let (profile, text) = text.split_once('\n').unwrap_or(("", &text));
     let profile = Some(profile).filter(|name| !name.is_empty());
-    if let Ok(file) = config::parse(text)
-        && let Ok(config) = file.pick(profile)
-    {
+    if let Ok(config) = Config::read(text, Origin::default(), profile) {
         config.fill_update(&mut UpdateArgs::default());
     }
 }

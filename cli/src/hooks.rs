@@ -7,8 +7,13 @@
 //! | a module's name | `NAME.beam` in `.`, `./ebin` or the release's `lib/*/ebin`; else `NAME.erl` in `.` or `./src` as above |
 //!
 //! The compiled module must export hooks; if only the target can compile, the target checks that.
-//! Compiling happens in a temporary directory, so that no file of the developer's changes. The file's
-//! name need not be the module's.
+//! A file that relsync finds by a module's name, or that a `relsync.toml` of the working directory
+//! names, must be the user's own, as `own_file` has it. So must the directory where relsync looks. A
+//! file that the user names need not be, nor one in the release that is pushed.
+//!
+//! Compiling happens in a temporary directory, so that no file of the developer's changes, and so that
+//! the compiler loads no module that lies in the working directory. The file's name need not be the
+//! module's.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -21,6 +26,9 @@ use relsync_engine::hooks::{self, HooksExportsError};
 use relsync_engine::target::HooksKind;
 use relsync_engine::update::Hooks;
 
+use crate::args::HooksArg;
+use crate::machine;
+use crate::own_file::{self, FileError, Rules};
 use crate::units::Span;
 
 /// How long a hook may run by default.
@@ -40,21 +48,9 @@ pub(crate) enum HooksError {
         /// The paths where relsync looked.
         searched: Vec<PathBuf>,
     },
-    /// A file cannot be read.
-    #[error("cannot read the hooks file {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
-    /// A file is too large for hooks.
-    #[error("the hooks file {} is larger than 1 MiB", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
+    /// A file cannot be read, or is somebody else's.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The source has no `-module` line to take the name from.
     #[error("{} has no -module(…) line", path.display())]
     NoModule {
@@ -93,19 +89,26 @@ pub(crate) struct LoadedHooks {
     pub(crate) as_source: Option<Hooks>,
 }
 
-/// Finds and, if need be, compiles the hooks.
-pub(crate) fn load(
-    name: &str,
-    release: Option<&Path>,
-    timeout: Span,
-) -> Result<LoadedHooks, HooksError> {
-    let path = find(name, release)?;
+/// The file that holds the hooks.
+#[derive(Debug)]
+pub(crate) struct HooksFile {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// Whether the user named this very file.
+    pub(crate) by_user: bool,
+    rules: Rules,
+}
+
+/// Compiles the hooks, if need be.
+pub(crate) fn load(file: &HooksFile, timeout: Span) -> Result<LoadedHooks, HooksError> {
+    let path = &file.path;
+    let read = |path| own_file::read(path, file.rules, MAX_HOOKS_BYTES);
     if path.extension() == Some(OsStr::new("beam")) {
-        let content = read(&path)?;
+        let content = read(path)?;
         hooks::check_module(&content)?;
         let hooks = Hooks {
             kind: HooksKind::Beam,
-            name: stem(&path),
+            name: stem(path),
             content,
             timeout_ms: timeout.limit_ms(),
         };
@@ -114,15 +117,15 @@ pub(crate) fn load(
             as_source: None,
         });
     }
-    let text = read(&path)?;
+    let text = read(path)?;
     let module = module_name(&text).ok_or_else(|| HooksError::NoModule { path: path.clone() })?;
     let source = Hooks {
         kind: HooksKind::Source,
-        name: stem(&path),
+        name: stem(path),
         content: text.clone(),
         timeout_ms: timeout.limit_ms(),
     };
-    let Some(beam) = compile(&path, &text, &module)? else {
+    let Some(beam) = compile(path, &text, &module)? else {
         return Ok(LoadedHooks {
             hooks: source,
             as_source: None,
@@ -140,32 +143,43 @@ pub(crate) fn load(
     })
 }
 
-fn find(name: &str, release: Option<&Path>) -> Result<PathBuf, HooksError> {
-    let as_path = Path::new(name);
+/// Finds the file of the hooks that were asked for.
+pub(crate) fn find(wanted: &HooksArg, release: Option<&Path>) -> Result<HooksFile, HooksError> {
+    let HooksArg { name, dir, by_user } = wanted;
     let is_file_name = matches!(
-        as_path.extension().and_then(OsStr::to_str),
+        Path::new(name).extension().and_then(OsStr::to_str),
         Some("beam" | "erl")
     );
-    let mut candidates = vec![as_path.to_owned()];
-    if !is_file_name {
+    let candidates: Vec<(PathBuf, Rules)> = if is_file_name {
+        let rules = if *by_user { Rules::Named } else { Rules::Found };
+        vec![(dir.join(name), rules)]
+    } else {
         let beam = format!("{name}.beam");
         let source = format!("{name}.erl");
-        candidates = vec![PathBuf::from(&beam), Path::new("ebin").join(&beam)];
-        candidates.extend(
-            release
-                .iter()
-                .flat_map(|release| ebin_dirs(release))
-                .map(|ebin| ebin.join(&beam)),
-        );
-        candidates.extend([PathBuf::from(&source), Path::new("src").join(&source)]);
-    }
-    match candidates.iter().find(|path| path.is_file()) {
-        Some(found) => Ok(found.clone()),
-        None => Err(HooksError::NotFound {
-            name: name.to_owned(),
-            searched: candidates,
-        }),
-    }
+        let own = |path: PathBuf| (path, Rules::Found);
+        let of_release = release.into_iter().flat_map(ebin_dirs);
+        [dir.join(&beam), dir.join("ebin").join(&beam)]
+            .map(own)
+            .into_iter()
+            .chain(of_release.map(|ebin| (ebin.join(&beam), Rules::Named)))
+            .chain([dir.join(&source), dir.join("src").join(&source)].map(own))
+            .collect()
+    };
+    // A FIFO or a broken link is not passed over.
+    let found = candidates
+        .iter()
+        .find(|(path, _)| path.symlink_metadata().is_ok_and(|found| !found.is_dir()));
+    let Some((path, rules)) = found else {
+        return Err(HooksError::NotFound {
+            name: name.clone(),
+            searched: candidates.into_iter().map(|(path, _)| path).collect(),
+        });
+    };
+    Ok(HooksFile {
+        path: path.clone(),
+        by_user: *by_user && is_file_name,
+        rules: *rules,
+    })
 }
 
 /// The `lib/*/ebin` directories of a release, by name.
@@ -179,19 +193,6 @@ fn ebin_dirs(release: &Path) -> Vec<PathBuf> {
         .collect();
     dirs.sort();
     dirs
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, HooksError> {
-    let error = |source| HooksError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    if fs::metadata(path).map_err(error)?.len() > MAX_HOOKS_BYTES {
-        return Err(HooksError::TooLarge {
-            path: path.to_owned(),
-        });
-    }
-    fs::read(path).map_err(error)
 }
 
 fn stem(path: &Path) -> String {
@@ -241,12 +242,18 @@ fn compile(path: &Path, text: &[u8], module: &str) -> Result<Option<Vec<u8>>, Ho
     // The path is absolute, so that `erlc` takes no directory's name for an option.
     let include = std::path::absolute(path).map_err(run_error)?;
     let include = include.parent().unwrap_or(Path::new("/"));
-    let output = Command::new("erlc")
+    let mut compiler = Command::new("erlc");
+    if let Some(libs) = machine::erl_libs() {
+        compiler.env("ERL_LIBS", libs);
+    }
+    let output = compiler
         .args(["+deterministic", "+no_spawn_compiler_process", "-I"])
         .arg(include)
         .arg("-o")
         .arg(dir.path())
         .arg(&copy)
+        // Erlang looks for modules in its working directory first, and this one may be anybody's.
+        .current_dir(dir.path())
         .env_remove("RELSYNC_COOKIE")
         .stdin(Stdio::null())
         .output();
@@ -263,7 +270,8 @@ fn compile(path: &Path, text: &[u8], module: &str) -> Result<Option<Vec<u8>>, Ho
             messages,
         });
     }
-    read(&dir.path().join(format!("{module}.beam"))).map(Some)
+    let beam = dir.path().join(format!("{module}.beam"));
+    Ok(Some(own_file::read(&beam, Rules::Named, MAX_HOOKS_BYTES)?))
 }
 
 #[cfg(test)]
@@ -271,6 +279,10 @@ mod tests {
     use super::*;
 
     const NO_TIMEOUT: Span = Span(Duration::ZERO);
+
+    fn load(name: &str, release: Option<&Path>, timeout: Span) -> Result<LoadedHooks, HooksError> {
+        super::load(&find(&HooksArg::from(name.to_owned()), release)?, timeout)
+    }
 
     fn write(dir: &Path, name: &str, text: &str) -> String {
         let path = dir.join(name);

@@ -3,6 +3,7 @@
 //! The one place besides the command line that looks at the environment.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -82,6 +83,18 @@ fn cookie_in(path: &Path) -> Option<String> {
 /// The directory for relsync's data of this user.
 pub(crate) fn data_dir() -> Option<PathBuf> {
     directories::ProjectDirs::from("", "", "relsync").map(|dirs| dirs.data_dir().to_owned())
+}
+
+/// `ERL_LIBS` for a compiler that works in another directory.
+pub(crate) fn erl_libs() -> Option<OsString> {
+    let libs = env::var_os("ERL_LIBS")?;
+    let absolute = env::split_paths(&libs).map(|dir| std::path::absolute(&dir).unwrap_or(dir));
+    env::join_paths(absolute).ok()
+}
+
+/// The directory for relsync's configuration of this user.
+pub(crate) fn config_dir() -> Option<PathBuf> {
+    directories::ProjectDirs::from("", "", "relsync").map(|dirs| dirs.config_dir().to_owned())
 }
 
 /// Nanoseconds since 1970.

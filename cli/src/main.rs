@@ -2,7 +2,8 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `args`, `config`, `units` | the command line, `relsync.toml`, how values are written |
+//! | `args`, `config`, `config_file`, `units` | the command line, `relsync.toml`, how values are written |
+//! | `own_file`, `bindings`, `trust` | which files relsync uses, and which nodes get the cookie |
 //! | `target`, `machine`, `source`, `whole`, `hooks` | the inputs: the node, this host, the snapshot (and whether it is a whole release), the hooks |
 //! | `push`, `reload`, `rollback`, `status`, `doctor`, `unload` | the commands on a target |
 //! | `snapshot`, `export`, `store` | the commands on the local store |
@@ -10,7 +11,9 @@
 //! | `interrupt`, `error` | Ctrl-C; errors as prose, hint and exit code |
 
 mod args;
+mod bindings;
 mod config;
+mod config_file;
 mod doctor;
 mod error;
 mod events;
@@ -24,6 +27,7 @@ mod machine;
 mod notes;
 mod origin;
 mod output;
+mod own_file;
 mod plan;
 mod progress;
 mod push;
@@ -38,6 +42,7 @@ mod status;
 mod store;
 mod target;
 mod terms;
+mod trust;
 mod units;
 mod unload;
 mod whole;
@@ -82,6 +87,7 @@ fn output_args(command: &Command) -> OutputArgs {
         Command::Confirm(args) => args.output,
         Command::Doctor(args) => args.output,
         Command::Agent(AgentCommand::Unload(args)) => args.output,
+        Command::Trust(args) => args.output,
         Command::Snapshot(command) => command.output(),
         Command::Store(command) => command.output(),
         Command::Completions { .. } | Command::Man { .. } => OutputArgs::default(),
@@ -126,6 +132,7 @@ async fn run(command: Command, output: &Output, interrupt: Interrupt) -> Exit {
         Command::Agent(AgentCommand::Unload(args)) => {
             or_interrupted(unload::run(args, output), interrupt, CliError::Interrupted).await
         }
+        Command::Trust(args) => trust::run(&args, output),
         Command::Snapshot(command) => snapshot::run(command, output),
         Command::Store(command) => store::run(command, output),
         Command::Completions { shell } => {

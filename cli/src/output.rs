@@ -5,7 +5,7 @@
 //! standard error, and only on a terminal; lines push it aside. A closed pipe is no error: the reader
 //! has seen enough.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -13,6 +13,9 @@ use serde_json::{Map, Value, json};
 
 use crate::args::OutputArgs;
 use crate::error::Explained;
+
+/// The longest answer to a question.
+const MAX_ANSWER_BYTES: u64 = 80;
 
 /// The one way to standard output and standard error.
 #[derive(Debug, Clone)]
@@ -97,6 +100,27 @@ impl Output {
         } else {
             self.write_error(&format!("note: {text}\n"));
         }
+    }
+
+    /// A line for people beside the results, which programs do not read.
+    pub(crate) fn aside(&self, text: &str) {
+        self.write_error(&format!("{}\n", printable(text)));
+    }
+
+    /// Whether the user can be asked: nobody answers a program, or through a pipe.
+    pub(crate) fn can_ask(&self) -> bool {
+        !self.json && io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// Asks the user a question, and waits for a line. Only a clear yes is one.
+    pub(crate) fn ask(&self, question: &str) -> bool {
+        self.write_error(&format!("{} [y/N] ", printable(question)));
+        let mut answer = String::new();
+        let read = io::stdin()
+            .lock()
+            .take(MAX_ANSWER_BYTES)
+            .read_line(&mut answer);
+        read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes")
     }
 
     /// Finished text: a manual page or completions.

@@ -16,17 +16,17 @@ use relsync_engine::update::{
 };
 
 use crate::args::{ApplyArgs, PresyncTime, Reload, UpdateArgs};
-use crate::config::Config;
+use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
-use crate::hooks;
+use crate::hooks::{self, HooksFile};
 use crate::interrupt::Interrupt;
 use crate::notes::Notes;
 use crate::output::{Output, printable};
 use crate::plan;
 use crate::report::{Figures, Outcome, Report};
 use crate::source;
-use crate::target;
+use crate::trust;
 use crate::units::Span;
 use crate::whole;
 
@@ -72,9 +72,13 @@ async fn push(
     interrupt: &Interrupt,
     report: &mut Report,
 ) -> Result<(), CliError> {
+    let (args, target, hooks) = tokio::select! {
+        read = read_options(args, dry_run, output) => read?,
+        () = interrupt.wait() => return Err(CliError::Interrupted),
+    };
     let preparing = {
         let output = output.clone();
-        tokio::task::spawn_blocking(move || prepare(args, dry_run, &output))
+        tokio::task::spawn_blocking(move || prepare(args, target, hooks, dry_run, &output))
     };
     let Job {
         mut target,
@@ -112,23 +116,39 @@ async fn push(
     shown.conclude(outcome, notes, report)
 }
 
+/// Reads what the user's files say, and finds the hooks.
+async fn read_options(
+    mut args: UpdateArgs,
+    dry_run: bool,
+    output: &Output,
+) -> Result<(UpdateArgs, Target, Option<HooksFile>), CliError> {
+    let named = &args.target;
+    let file = config_file::read(named.config.as_deref(), named.profile.as_deref())?;
+    file.config.fill_update(&mut args);
+    let wanted = args.apply.hooks.as_ref().filter(|_| !dry_run);
+    let release = source::release_dir(&args.source);
+    let hooks = wanted.map(|hooks| hooks::find(hooks, release.as_deref()));
+    let hooks = hooks.transpose()?;
+    file.say(hooks.as_ref(), output);
+    let (checksum, bwlimit) = (args.apply.checksum, args.link.bwlimit);
+    let target = trust::target(&args.target, checksum, bwlimit, output).await?;
+    Ok((args, target, hooks))
+}
+
 /// Does all that needs no target.
-fn prepare(mut args: UpdateArgs, dry_run: bool, output: &Output) -> Result<Job, CliError> {
-    Config::load(args.target.profile.as_deref())?.fill_update(&mut args);
-    let mut target = target::resolve(&args.target, args.apply.checksum, args.link.bwlimit)?;
+fn prepare(
+    args: UpdateArgs,
+    mut target: Target,
+    hooks: Option<HooksFile>,
+    dry_run: bool,
+    output: &Output,
+) -> Result<Job, CliError> {
     let left_out = source::rules(&args.tree)?;
     let protected = source::protection(&args.apply.protect)?;
-    let loaded = match &args.apply.hooks {
-        Some(name) if !dry_run => {
-            let timeout = args.apply.hook_timeout.unwrap_or(hooks::DEFAULT_TIMEOUT);
-            Some(hooks::load(
-                name,
-                source::release_dir(&args.source).as_deref(),
-                timeout,
-            )?)
-        }
-        _ => None,
-    };
+    let timeout = args.apply.hook_timeout.unwrap_or(hooks::DEFAULT_TIMEOUT);
+    let loaded = hooks
+        .map(|hooks| hooks::load(&hooks, timeout))
+        .transpose()?;
     let (hooks, hooks_source) = loaded.map_or((None, None), |loaded| {
         (Some(loaded.hooks), loaded.as_source)
     });

@@ -7,29 +7,34 @@ use relsync_engine::tree::id::SnapshotId;
 use relsync_engine::update::{self, Event};
 
 use crate::args::{ApplyArgs, Reload, ReloadArgs};
-use crate::config::Config;
+use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
 use crate::hooks;
 use crate::output::Output;
 use crate::push;
 use crate::report::{Outcome, Report};
-use crate::target;
+use crate::trust;
 
 /// Runs `reload`.
 pub(crate) async fn run(mut args: ReloadArgs, output: &Output) -> Result<Exit, CliError> {
     let started = Instant::now();
-    let config = Config::load(args.target.profile.as_deref())?;
-    config.fill_reloading(&mut args);
+    let file = config_file::read(
+        args.target.config.as_deref(),
+        args.target.profile.as_deref(),
+    )?;
+    file.config.fill_reloading(&mut args);
+    let hooks = args.hooks.as_ref().map(|hooks| hooks::find(hooks, None));
+    let hooks = hooks.transpose()?;
+    file.say(hooks.as_ref(), output);
     if matches!(args.reload, Some(Reload::None | Reload::Vm)) {
         return Err(CliError::NothingToReload);
     }
-    let mut target = target::resolve(&args.target, false, None)?;
+    let mut target = trust::target(&args.target, false, None, output).await?;
     let timeout = args.hook_timeout.unwrap_or(hooks::DEFAULT_TIMEOUT);
-    let loaded = match &args.hooks {
-        Some(name) => Some(hooks::load(name, None, timeout)?),
-        None => None,
-    };
+    let loaded = hooks
+        .map(|hooks| hooks::load(&hooks, timeout))
+        .transpose()?;
     let apply = ApplyArgs {
         reload: args.reload,
         ..ApplyArgs::default()

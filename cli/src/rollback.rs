@@ -6,34 +6,47 @@ use relsync_engine::store::Store;
 use relsync_engine::target::{ApplyOutcome, ApplyResult, ErrorKind};
 use relsync_engine::transport::Counters;
 use relsync_engine::tree::id::SnapshotId;
-use relsync_engine::update::{self, Event, Hooks, Rollback, RollbackTo};
+use relsync_engine::update::{self, Event, Rollback, RollbackTo};
 use serde_json::json;
 
 use crate::args::{ConfirmArgs, Reload, RollbackArgs};
-use crate::config::Config;
+use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
 use crate::hooks;
 use crate::output::{Output, printable};
 use crate::report::{Outcome, Report};
 use crate::source;
-use crate::target;
+use crate::trust;
 
 /// Runs `rollback`.
 pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit, CliError> {
     let started = Instant::now();
-    let config = Config::load(args.target.profile.as_deref())?;
+    let file = config_file::read(
+        args.target.config.as_deref(),
+        args.target.profile.as_deref(),
+    )?;
+    let config = &file.config;
     config.fill_target(&mut args.target);
     config.fill_store(&mut args.store);
     config.fill_reload(&mut args.reload);
     config.fill_restart(&mut args.restart);
     config.fill_hooks(&mut args.hooks, &mut args.hook_timeout);
-    let mut target = target::resolve(&args.target, false, None)?;
+    let hooks = args.hooks.as_ref().map(|hooks| hooks::find(hooks, None));
+    let hooks = hooks.transpose()?;
+    file.say(hooks.as_ref(), output);
+    let mut target = trust::target(&args.target, false, None, output).await?;
     if let Some(timeout) = args.restart.restart_timeout {
         target.patience.restart = timeout.0;
     }
     let to = goal(&args)?;
-    let (hooks, hooks_source) = load_hooks(&args)?;
+    let timeout = args.hook_timeout.unwrap_or(hooks::DEFAULT_TIMEOUT);
+    let loaded = hooks
+        .map(|hooks| hooks::load(&hooks, timeout))
+        .transpose()?;
+    let (hooks, hooks_source) = loaded.map_or((None, None), |loaded| {
+        (Some(loaded.hooks), loaded.as_source)
+    });
     let rollback = Rollback {
         to,
         reload: args.reload.unwrap_or(Reload::Soft).into(),
@@ -58,20 +71,10 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
     Ok(finish(report, target.traffic(), started, output))
 }
 
-/// The hooks that were asked for, and their source as far as that is known.
-fn load_hooks(args: &RollbackArgs) -> Result<(Option<Hooks>, Option<Hooks>), CliError> {
-    let Some(name) = &args.hooks else {
-        return Ok((None, None));
-    };
-    let timeout = args.hook_timeout.unwrap_or(hooks::DEFAULT_TIMEOUT);
-    let loaded = hooks::load(name, None, timeout)?;
-    Ok((Some(loaded.hooks), loaded.as_source))
-}
-
 /// Runs `confirm`.
 pub(crate) async fn confirm(mut args: ConfirmArgs, output: &Output) -> Result<Exit, CliError> {
-    Config::load(args.target.profile.as_deref())?.fill_target(&mut args.target);
-    let mut target = target::resolve(&args.target, false, None)?;
+    config_file::fill_target(&mut args.target, output)?;
+    let mut target = trust::target(&args.target, false, None, output).await?;
     let node = target.address.node().to_string();
     let mut events = Events::of_command(&node, output);
     let mut say = |event: Event<'_>| events.say(event);

@@ -8,7 +8,7 @@ use relsync_engine::tree::manifest::Manifest;
 use serde_json::{Value, json};
 
 use crate::args::{OutputArgs, SnapshotCommand, TreeArgs};
-use crate::config::Config;
+use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::export;
 use crate::listing;
@@ -43,32 +43,35 @@ pub(crate) fn run(command: SnapshotCommand, output: &Output) -> Result<Exit, Cli
             dir,
             name,
             note,
-            tree,
-            local,
+            mut tree,
+            mut local,
             ..
         } => {
+            let config = config_file::read_for_store(&mut local, output)?;
+            config.fill_tree(&mut tree);
             let meta = SnapshotMeta {
                 now_ns: machine::now_ns(),
                 parent: None,
                 name,
                 note,
             };
-            create(&open(local.store, output)?, &dir, tree, meta, output)?;
+            let store = source::open_store(&local.store, output)?;
+            create(&store, &dir, &tree, meta, output)?;
         }
-        SnapshotCommand::List { local, .. } => list(&open(local.store, output)?, output)?,
+        SnapshotCommand::List { local, .. } => list(&open(local, output)?, output)?,
         SnapshotCommand::Show {
             snapshot, local, ..
-        } => show(&open(local.store, output)?, &snapshot, output)?,
+        } => show(&open(local, output)?, &snapshot, output)?,
         SnapshotCommand::Diff {
             old, new, local, ..
-        } => diff(&open(local.store, output)?, &old, &new, output)?,
+        } => diff(&open(local, output)?, &old, &new, output)?,
         SnapshotCommand::Tag {
             snapshot,
             tag,
             local,
             ..
         } => {
-            let store = open(local.store, output)?;
+            let store = open(local, output)?;
             let id = store.get(&snapshot)?.id;
             store.tag(&id, &tag, machine::now_ns())?;
             output.line(&format!(
@@ -80,7 +83,7 @@ pub(crate) fn run(command: SnapshotCommand, output: &Output) -> Result<Exit, Cli
         SnapshotCommand::Rm {
             snapshot, local, ..
         } => {
-            let store = open(local.store, output)?;
+            let store = open(local, output)?;
             let id = store.get(&snapshot)?.id;
             store.remove(&id, machine::now_ns())?;
             output.line(&format!("forgot snapshot {}", short(&id.to_string())));
@@ -92,7 +95,7 @@ pub(crate) fn run(command: SnapshotCommand, output: &Output) -> Result<Exit, Cli
             local,
             ..
         } => {
-            let store = open(local.store, output)?;
+            let store = open(local, output)?;
             let (record, manifest) = find(&store, &snapshot)?;
             export::export(&store, &manifest, &dir)?;
             let bytes = manifest.content_bytes();
@@ -116,12 +119,11 @@ pub(crate) fn run(command: SnapshotCommand, output: &Output) -> Result<Exit, Cli
 fn create(
     store: &Store,
     dir: &Path,
-    mut tree: TreeArgs,
+    tree: &TreeArgs,
     meta: SnapshotMeta,
     output: &Output,
 ) -> Result<(), CliError> {
-    Config::load(None)?.fill_tree(&mut tree);
-    let taken = source::take(store, dir, source::rules(&tree)?, meta, output);
+    let taken = source::take(store, dir, source::rules(tree)?, meta, output);
     let (record, manifest, report) = taken.map_err(|error| match error {
         CliError::Store(StoreError::Scan(scan)) => CliError::Directory(scan),
         error => error,

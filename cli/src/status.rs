@@ -11,13 +11,13 @@ use relsync_engine::update::{self, Event};
 use serde_json::{Value, json};
 
 use crate::args::StatusArgs;
-use crate::config::Config;
+use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
 use crate::output::{Output, printable};
 use crate::report::{Module, short};
 use crate::source;
-use crate::target;
+use crate::trust;
 use crate::units::{Bytes, Count, Elapsed, Utc};
 
 /// The number of paths that are listed without `-v`.
@@ -41,10 +41,14 @@ struct KeptSnapshot {
 
 /// Runs `status`.
 pub(crate) async fn run(mut args: StatusArgs, output: &Output) -> Result<Exit, CliError> {
-    let config = Config::load(args.target.profile.as_deref())?;
-    config.fill_target(&mut args.target);
-    config.fill_store(&mut args.store);
-    let mut target = target::resolve(&args.target, args.checksum, None)?;
+    let file = config_file::read(
+        args.target.config.as_deref(),
+        args.target.profile.as_deref(),
+    )?;
+    file.config.fill_target(&mut args.target);
+    file.config.fill_store(&mut args.store);
+    file.say(None, output);
+    let mut target = trust::target(&args.target, args.checksum, None, output).await?;
     let node = target.address.node().to_string();
     let mut events = Events::of_command(&node, output);
     let mut say_event = |event: Event<'_>| events.say(event);

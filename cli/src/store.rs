@@ -3,8 +3,8 @@
 use relsync_engine::store::{CheckReport, RebuildReport, Store, StoreStats};
 use serde_json::{Value, json};
 
-use crate::args::{OutputArgs, StoreArgs, StoreCommand};
-use crate::config::Config;
+use crate::args::{LocalArgs, OutputArgs, StoreCommand};
+use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::output::Output;
 use crate::source;
@@ -25,17 +25,17 @@ impl StoreCommand {
 pub(crate) fn run(command: StoreCommand, output: &Output) -> Result<Exit, CliError> {
     match command {
         StoreCommand::Stats { local, .. } => {
-            let store = open(local.store, output)?;
+            let store = open(local, output)?;
             say_stats(&store, &store.stats()?, output);
         }
         StoreCommand::Check {
             read_data, local, ..
         } => {
-            let report = open(local.store, output)?.check(read_data)?;
+            let report = open(local, output)?.check(read_data)?;
             say_check(&report, output)?;
         }
         StoreCommand::Repair { mut local, .. } => {
-            Config::load(None)?.fill_store(&mut local.store);
+            config_file::read_for_store(&mut local, output)?;
             let report = Store::repair(&source::store_dir(&local.store)?)?;
             say_repair(&report, output)?;
         }
@@ -44,9 +44,9 @@ pub(crate) fn run(command: StoreCommand, output: &Output) -> Result<Exit, CliErr
 }
 
 /// Opens the store that the arguments, or the file, name.
-pub(crate) fn open(mut args: StoreArgs, output: &Output) -> Result<Store, CliError> {
-    Config::load(None)?.fill_store(&mut args);
-    source::open_store(&args, output)
+pub(crate) fn open(mut local: LocalArgs, output: &Output) -> Result<Store, CliError> {
+    config_file::read_for_store(&mut local, output)?;
+    source::open_store(&local.store, output)
 }
 
 fn say_stats(store: &Store, stats: &StoreStats, output: &Output) {

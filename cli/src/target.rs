@@ -15,6 +15,7 @@ use relsync_engine::transport::erl::{
 };
 
 use crate::args::{Mode, TargetArgs};
+use crate::bindings::{Bindings, Way};
 use crate::machine;
 use crate::units::Rate;
 
@@ -64,16 +65,24 @@ pub(crate) enum TargetError {
     /// Two options name different ports of the node.
     #[error("--address and --dist-port name different ports")]
     TwoPorts,
+    /// Only a file names the node or the way to it, and nothing says that it may have the cookie.
+    #[error("relsync does not prove your cookie to {}, which only relsync.toml names", way.node)]
+    Untrusted {
+        /// The node and the way to it.
+        way: Way,
+    },
     /// This version lacks the transport.
     #[error("this version does not have the mode ssh")]
     NoSsh,
 }
 
-/// Reads the arguments; `checksum` tells whether the target finds changed files by hash.
+/// Reads the arguments; `checksum` tells whether the target finds changed files by hash. `bindings`
+/// tell which cookie is whose, and to which nodes of a file one may be proved.
 pub(crate) fn resolve(
     args: &TargetArgs,
     checksum: bool,
     bwlimit: Option<Rate>,
+    bindings: &Bindings,
 ) -> Result<Target, TargetError> {
     if args.mode == Some(Mode::Ssh) {
         return Err(TargetError::NoSsh);
@@ -94,7 +103,8 @@ pub(crate) fn resolve(
         .map(|path| absolute("--destination-rw-path", path))
         .transpose()?;
     greeting.checksum = checksum;
-    let mut erl = ErlTarget::new(node, cookie(args)?);
+    let secret = cookie(args, bindings.cookie(&node));
+    let mut erl = ErlTarget::new(node, Cookie::new(&secret)?);
     if let Some(local) = local_name(args)? {
         erl.local = local;
     }
@@ -103,8 +113,7 @@ pub(crate) fn resolve(
     }
     erl.dist_port = args.dist_port;
     if let Some(text) = &args.address {
-        let (host, port) =
-            address(text).ok_or_else(|| TargetError::Address { text: text.clone() })?;
+        let (host, port) = check_address(text)?;
         erl.host = Some(host);
         if port.is_some() && args.dist_port.is_some() && port != args.dist_port {
             return Err(TargetError::TwoPorts);
@@ -115,8 +124,20 @@ pub(crate) fn resolve(
     erl.limiter = bwlimit
         .and_then(|rate| NonZeroU64::new(rate.0))
         .map(RateLimiter::new);
+    if let Some(way) = Way::of_file(args).map_err(TargetError::NodeName)?
+        && !bindings.allow(&way, &secret)
+    {
+        return Err(TargetError::Untrusted { way });
+    }
     let patience = Patience::default();
     Ok(Target::new(Address::Erl(erl), greeting, patience))
+}
+
+/// Reads an address, or says that it is none.
+pub(crate) fn check_address(text: &str) -> Result<(String, Option<u16>), TargetError> {
+    address(text).ok_or_else(|| TargetError::Address {
+        text: text.to_owned(),
+    })
 }
 
 /// Reads `HOST`, `HOST:PORT`, `[ADDRESS]` and `[ADDRESS]:PORT`; an IPv6 address without a port needs no brackets.
@@ -146,12 +167,13 @@ fn address(text: &str) -> Option<(String, Option<u16>)> {
     is_host.then(|| (host.to_owned(), port))
 }
 
-fn cookie(args: &TargetArgs) -> Result<Cookie, TargetError> {
-    let text = match &args.cookie {
-        Some(secret) => secret.0.clone(),
-        None => machine::cookie_file().unwrap_or_else(|| DEFAULT_COOKIE.to_owned()),
-    };
-    Ok(Cookie::new(&text)?)
+/// The cookie: of the command line or environment, bound to the node, of Erlang, or the default.
+fn cookie(args: &TargetArgs, bound: Option<&str>) -> String {
+    match (&args.cookie, bound) {
+        (Some(secret), _) => secret.0.clone(),
+        (None, Some(bound)) => bound.to_owned(),
+        (None, None) => machine::cookie_file().unwrap_or_else(|| DEFAULT_COOKIE.to_owned()),
+    }
 }
 
 fn local_name(args: &TargetArgs) -> Result<Option<LocalName>, TargetError> {
@@ -187,7 +209,16 @@ fn absolute(option: &'static str, path: &Path) -> Result<Vec<u8>, TargetError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Secret;
+    use crate::args::{FromFile, Secret};
+
+    /// As the function of this name, for a user without a configuration.
+    fn resolve(
+        args: &TargetArgs,
+        checksum: bool,
+        bwlimit: Option<Rate>,
+    ) -> Result<Target, TargetError> {
+        super::resolve(args, checksum, bwlimit, &Bindings::default())
+    }
 
     fn args() -> TargetArgs {
         TargetArgs {
@@ -308,6 +339,15 @@ mod tests {
                 "--dist-port",
             ),
             (|args| args.mode = Some(Mode::Ssh), "ssh"),
+            (
+                |args| {
+                    args.from_file = FromFile {
+                        node: true,
+                        ..FromFile::default()
+                    }
+                },
+                "does not prove your cookie to app@board",
+            ),
         ];
         for (change, expected) in table {
             let mut args = args();

@@ -5,16 +5,16 @@ use relsync_engine::target::session::SessionError;
 use serde_json::json;
 
 use crate::args::ConfirmArgs;
-use crate::config::Config;
+use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::output::{Output, printable};
-use crate::target;
+use crate::trust;
 use crate::units::Count;
 
 /// Runs `agent unload`.
 pub(crate) async fn run(mut args: ConfirmArgs, output: &Output) -> Result<Exit, CliError> {
-    Config::load(args.target.profile.as_deref())?.fill_target(&mut args.target);
-    let mut target = target::resolve(&args.target, false, None)?;
+    config_file::fill_target(&mut args.target, output)?;
+    let mut target = trust::target(&args.target, false, None, output).await?;
     let unloaded = target.unload_agent().await?;
     let node = target.address.node();
     match unloaded {

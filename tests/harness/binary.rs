@@ -89,6 +89,7 @@ impl Cli {
         command
             .current_dir(self.dir())
             .env("HOME", self.dir())
+            .env_remove("XDG_CONFIG_HOME")
             // Most tests start with an empty directory.
             .env("RELSYNC_NEW_DESTINATION", "true")
             .env("RELSYNC_STORE", self.dir().join("store"));

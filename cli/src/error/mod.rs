@@ -23,15 +23,17 @@ use relsync_engine::tree::entry::Escaped;
 use relsync_engine::tree::scan::ScanError;
 use relsync_engine::update::PushError;
 
+use crate::bindings::BindingsError;
 use crate::config::ConfigError;
 use crate::hooks::HooksError;
 use crate::origin;
 use crate::output::printable;
+use crate::own_file::FileError;
 use crate::target::TargetError;
 use crate::units::{Count, Elapsed};
 use crate::whole::WholeError;
 
-use reach::{config_hint, connect_class, hooks_hint, target_class};
+use reach::{bindings_hint, config_hint, connect_class, file_hint, hooks_hint, target_class};
 pub(crate) use remote::{IN_USE_HINT, OTHER_OTP_HINT};
 use remote::{refusal_hint, remote_hint};
 use session::{push_class, session_class};
@@ -106,6 +108,12 @@ pub(crate) enum CliError {
     /// `relsync.toml` is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A file of options is missing, or somebody else's.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The user's own configuration cannot be used.
+    #[error(transparent)]
+    Bindings(#[from] BindingsError),
     /// The options that describe the target are invalid.
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -431,6 +439,8 @@ impl CliError {
         let hint = |text: &str| Some(text.to_owned());
         match self {
             Self::Config(error) => ("config", Exit::Usage, config_hint(error)),
+            Self::File(error) => ("config", Exit::Usage, file_hint(error, "--config")),
+            Self::Bindings(error) => ("config", Exit::Usage, bindings_hint(error)),
             Self::Target(error) => target_class(error),
             Self::ProbationOfRestart => (
                 "usage",

@@ -3,10 +3,12 @@
 use relsync_engine::transport::erl::{ConnectError, NodeName, NodeNameError};
 
 use super::{Class, Exit};
+use crate::bindings::BindingsError;
 use crate::config::ConfigError;
 use crate::hooks::HooksError;
 use crate::machine;
 use crate::output::printable;
+use crate::own_file::FileError;
 use crate::target::TargetError;
 
 pub(super) fn config_hint(error: &ConfigError) -> Option<String> {
@@ -22,7 +24,45 @@ pub(super) fn config_hint(error: &ConfigError) -> Option<String> {
             "the keys are the long options without the leading dashes: {known}; the keys of a profile are below [profiles.NAME]"
         )),
         ConfigError::Parse { .. } => None,
-        ConfigError::Read { .. } | ConfigError::TooLarge { .. } => None,
+    }
+}
+
+/// What to do about a file that is not used; `option` names one in spite of its owner.
+pub(super) fn file_hint(error: &FileError, option: &str) -> Option<String> {
+    match error {
+        FileError::Foreign { path, .. } => Some(format!(
+            "read it first: it decides what relsync does; then use it with {option} {}",
+            path.display()
+        )),
+        FileError::Writable { path, place } => Some(format!(
+            "take the right away with `chmod go-w {}`, or use the file with {option} {}",
+            place.display(),
+            path.display()
+        )),
+        FileError::Readable { path } => Some(format!("`chmod 600 {}`", path.display())),
+        FileError::Read { .. }
+        | FileError::Kind { .. }
+        | FileError::Text { .. }
+        | FileError::TooLarge { .. } => None,
+    }
+    .map(|hint| printable(&hint))
+}
+
+pub(super) fn bindings_hint(error: &BindingsError) -> Option<String> {
+    match error {
+        // No option stands for these files.
+        BindingsError::File(FileError::Foreign { .. }) => {
+            Some("the file and its directory must belong to you".to_owned())
+        }
+        BindingsError::File(FileError::Writable { place, .. }) => {
+            Some(printable(&format!("`chmod go-w {}`", place.display())))
+        }
+        BindingsError::File(error) => file_hint(error, "--config"),
+        BindingsError::Parse { .. } => {
+            Some("write a line \"NODE\" = \"COOKIE\" below [cookies] for each node".to_owned())
+        }
+        BindingsError::NoDir => Some("set HOME, or name the node with -d".to_owned()),
+        BindingsError::Remember { .. } => None,
     }
 }
 
@@ -68,6 +108,13 @@ pub(super) fn target_class(error: &TargetError) -> Class<'static> {
             "usage",
             "write the directory from the target's root, like /srv/erlang",
         ),
+        TargetError::Untrusted { way } => {
+            let hint = format!(
+                "if that node is yours, run `relsync trust {way}` once, or name it with -d; \
+                 or bind a cookie to it in the user's config.toml: the guide on security tells how, and why"
+            );
+            return ("untrusted_node", Exit::Usage, Some(printable(&hint)));
+        }
         TargetError::NoSsh => (
             "usage",
             "use --mode erl, which needs nothing installed on the target",
@@ -85,6 +132,7 @@ pub(super) fn hooks_hint(error: &HooksError) -> Option<String> {
                 .collect();
             Some(format!("looked for {}", searched.join(", ")))
         }
+        HooksError::File(error) => file_hint(error, "-H"),
         HooksError::NoModule { .. } => Some("a hooks file begins with -module(name).".to_owned()),
         _ => None,
     }

@@ -8,6 +8,7 @@ mod deletions;
 mod disclosure;
 mod exhaustion;
 mod names;
+mod others_files;
 mod paths;
 mod terminal;
 

@@ -61,7 +61,9 @@ pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
     ("values", &["units", "terms"]),
     (
         "what is meant",
-        &["args", "config", "machine", "target", "hooks"],
+        &[
+            "args", "bindings", "config", "hooks", "machine", "own_file", "target",
+        ],
     ),
     (
         "what is said",
@@ -81,8 +83,19 @@ pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
     (
         "what is done",
         &[
-            "doctor", "events", "export", "push", "reload", "rollback", "snapshot", "source",
-            "status", "store", "unload",
+            "config_file",
+            "doctor",
+            "events",
+            "export",
+            "push",
+            "reload",
+            "rollback",
+            "snapshot",
+            "source",
+            "status",
+            "store",
+            "trust",
+            "unload",
         ],
     ),
     ("the program", &["main"]),

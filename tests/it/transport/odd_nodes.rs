@@ -205,6 +205,9 @@ fn a_node_is_reached_at_another_address() {
     assert_eq!(run.code, Some(0), "{run:?}");
     let profile = "[profiles.tunnel]\naddress = \"127.0.0.1\"\n";
     fs::write(rig.cli.dir().join("relsync.toml"), profile).expect("a file");
+    let name = rig.node.name();
+    rig.push(&["status", "--profile", "tunnel"], 2);
+    rig.push(&["trust", name, "--address", "127.0.0.1"], 0);
     rig.push(&["status", "--profile", "tunnel"], 0);
     rig.push(&["agent", "unload", "--profile", "tunnel"], 0);
     let run = rig.run(&["status", "--address", "127.0.0.1:1", "--dist-port", "2"]);
