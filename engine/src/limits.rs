@@ -35,7 +35,8 @@ pub const FRAME_MEMORY_BYTES: usize = 8 * MIB;
 pub const PACK_RECORD_BYTES: usize = 2 * MIB;
 /// The size of the header record of a pack.
 pub const PACK_HEADER_RECORD_BYTES: usize = 80 * MIB;
-/// The size of a boot script in bytes.
+/// The size of a boot script in bytes, and of any other file that says what boots. The agent reads
+/// as much (`relsync_lib_plain_term:max_bytes/0`).
 pub const BOOT_SCRIPT_BYTES: usize = 4 * MIB;
 /// The number of directories in a boot script's code path, and of its commands that load modules.
 /// Each of these commands has the path of its moment.
@@ -59,5 +60,3 @@ pub const SKETCH_HASHES: usize = 128;
 pub const BASE_CHUNKS: usize = 65_536;
 /// The number of held files that are remembered for one chunk.
 pub const BASE_CHUNK_HOLDERS: usize = 4;
-/// The size of a boot file that a dry run sends to the target.
-pub const BOOT_FILE_BYTES: u64 = 4 * 1024 * 1024;

@@ -15,7 +15,7 @@ use crate::limits;
 pub const START_ERL_DATA: &str = "releases/start_erl.data";
 
 /// The maximum size of `releases/start_erl.data`.
-const START_ERL_BYTES: usize = 4096;
+pub const START_ERL_BYTES: usize = 4096;
 
 /// The versions that `releases/start_erl.data` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -525,6 +525,26 @@ mod tests {
         }
         let huge = vec![131; limits::BOOT_SCRIPT_BYTES + 1];
         assert_eq!(BootScript::parse(&huge), Err(BootScriptError::TooLarge));
+    }
+
+    #[test]
+    fn the_agent_reads_as_much() {
+        let read = |name: &str| {
+            let path = format!(
+                "{}/../erlang/apps/relsync_lib/src/code/relsync_lib_{name}.erl",
+                env!("CARGO_MANIFEST_DIR")
+            );
+            std::fs::read_to_string(path).expect("a source")
+        };
+        let table = [
+            ("plain_term", "MAX_BYTES", limits::BOOT_SCRIPT_BYTES),
+            ("release", "MAX_START_ERL_BYTES", START_ERL_BYTES),
+            ("release", "MAX_ITEMS", limits::BOOT_SCRIPT_ITEMS),
+        ];
+        for (module, name, value) in table {
+            let defined = format!("-define({name}, {value}).");
+            assert!(read(module).contains(&defined), "{module}: {defined}");
+        }
     }
 
     #[test]

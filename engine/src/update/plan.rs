@@ -11,6 +11,7 @@ use super::{PathRule, Planned, PushError, PushEvent, PushOptions};
 use crate::limits;
 use crate::pack::encode::{ContentSource, EncodeError};
 use crate::plan::bases::Contents;
+use crate::plan::boot_script::{START_ERL_BYTES, START_ERL_DATA};
 use crate::plan::conflicts::Standing;
 use crate::plan::conflicts::{Unknown, conflicts};
 use crate::plan::installed::{DriftKind, Held};
@@ -22,12 +23,6 @@ use crate::target::{ApplyResult, PlannedFiles, ReloadMode, TargetStatus};
 use crate::tree::entry::{Entry, is_targets_own};
 use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::tree::manifest::Manifest;
-
-/// The file that names the release that boots.
-const START_ERL_DATA: &[u8] = b"releases/start_erl.data";
-
-/// The largest `start_erl.data` that is read. The file holds two words.
-const MAX_START_ERL_BYTES: u64 = 4096;
 
 /// Plans the update of the target of `session`, with this status, to the snapshot `new` of `store`.
 /// Asks the target for what the store does not know.
@@ -342,10 +337,13 @@ fn planned_files(
 ) -> Result<PlannedFiles, PushError> {
     let base = planned.base.entries();
     let removed = planned.plan.deletes.iter();
-    let start_erl_data = match new.get(START_ERL_DATA).and_then(Entry::content) {
-        Some((size, sha256)) if size <= MAX_START_ERL_BYTES => {
-            Some(file_content(store, new, START_ERL_DATA, &sha256)?)
-        }
+    let start_erl_data = match new.get(START_ERL_DATA.as_bytes()).and_then(Entry::content) {
+        Some((size, sha256)) if size <= START_ERL_BYTES as u64 => Some(file_content(
+            store,
+            new,
+            START_ERL_DATA.as_bytes(),
+            &sha256,
+        )?),
         _ => None,
     };
     let mut entries = planned.plan.entries.iter().zip(new.entries());
@@ -390,7 +388,7 @@ fn boot_files(
     let mut files = Vec::new();
     for (path, content) in planned.plan.boot_changes(planned.held(), new) {
         let content = match content {
-            Some((size, _)) if size > limits::BOOT_FILE_BYTES => continue,
+            Some((size, _)) if size > limits::BOOT_SCRIPT_BYTES as u64 => continue,
             Some((size, sha256)) => {
                 let size = usize::try_from(size).unwrap_or(0);
                 let content =

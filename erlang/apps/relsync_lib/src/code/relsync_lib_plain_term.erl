@@ -6,7 +6,7 @@
 %% depth have limits. So any bytes are read in bounded memory and time. This module is pure.
 -module(relsync_lib_plain_term).
 
--export([external/1, text/1, format_error/1]).
+-export([max_bytes/0, external/1, text/1, format_error/1]).
 
 -export_type([plain/0, error/0]).
 
@@ -20,6 +20,11 @@
 -define(MAX_ATOM_BYTES, 1020).
 
 -define(VERSION, 131).
+
+%% @doc Returns the maximum size of a file that is worth reading. The host has the same limit
+%% (`BOOT_SCRIPT_BYTES').
+-spec max_bytes() -> pos_integer().
+max_bytes() -> ?MAX_BYTES.
 
 %% @doc Reads the external format of `term_to_binary/1'. Compressed terms are refused.
 -spec external(binary()) -> {ok, plain()} | {error, error()}.

@@ -15,7 +15,6 @@
 
 -export_type([vm/0, tree/0, fault/0, faults/0]).
 
--define(MAX_BOOT_BYTES, 4194304).
 %% The maximum size of a configuration file whose terms are read. A VM never frees an atom.
 -define(MAX_CONFIG_BYTES, 1048576).
 %% The maximum number of names in a sentence.
@@ -396,18 +395,18 @@ reader(Tree) ->
     fun(Path) -> read(Path, Tree) end.
 
 read(<<"/", _/binary>> = Path, _) ->
-    relsync_lib_fs:read_file(Path, ?MAX_BOOT_BYTES);
+    relsync_lib_fs:read_file(Path, relsync_lib_plain_term:max_bytes());
 read(Path, #{overlay := Overlay, roots := #{read := Read, state := Dir}}) ->
     case Overlay of
-        #{Path := {file, Source, _, _}} -> relsync_lib_fs:read_file(relsync_lib_state:file_name(Dir, Source), ?MAX_BOOT_BYTES);
+        #{Path := {file, Source, _, _}} -> relsync_lib_fs:read_file(relsync_lib_state:file_name(Dir, Source), relsync_lib_plain_term:max_bytes());
         #{Path := absent} -> {error, enoent};
         #{} -> first_read([relsync_lib_path:join(Root, Path) || Root <- Read])
     end.
 
 first_read([Path]) ->
-    relsync_lib_fs:read_file(Path, ?MAX_BOOT_BYTES);
+    relsync_lib_fs:read_file(Path, relsync_lib_plain_term:max_bytes());
 first_read([Path | Rest]) ->
-    case relsync_lib_fs:read_file(Path, ?MAX_BOOT_BYTES) of
+    case relsync_lib_fs:read_file(Path, relsync_lib_plain_term:max_bytes()) of
         {error, enoent} -> first_read(Rest);
         Result -> Result
     end.

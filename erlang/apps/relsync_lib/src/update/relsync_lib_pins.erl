@@ -31,7 +31,6 @@
 %% A path that an update left because it was pinned, and the kind of its entry.
 -type leftover() :: relsync_lib_record:leftover().
 
--define(MAX_BOOT_BYTES, 16777216).
 %% The files that start scripts name to a VM in its environment (`mix release', relx).
 -define(VARIABLES, [
     "RELEASE_SYS_CONFIG", "RELEASE_VM_ARGS", "RELEASE_REMOTE_VM_ARGS", "RELX_CONFIG_PATH", "VMARGS_PATH", "CONFIG_PATH"
@@ -151,7 +150,7 @@ boot_dirs(none, _) ->
     [];
 boot_dirs(File, Roots) ->
     Names = lists:usort([relsync_lib_path:raw(Name) || {Written, Resolved} <- Roots, Name <- [Written, Resolved]]),
-    case relsync_lib_fs:read_file(relsync_lib_path:raw(filename:absname(File)), ?MAX_BOOT_BYTES) of
+    case relsync_lib_fs:read_file(relsync_lib_path:raw(filename:absname(File)), relsync_lib_plain_term:max_bytes()) of
         {ok, Bytes} ->
             case relsync_lib_release:boot(Bytes, Names, boot_variables(arguments(boot_var))) of
                 {ok, #{path := Path}} -> [Dir || Dir <- Path, is_relative(Dir)];
