@@ -38,6 +38,11 @@ pub const PACK_HEADER_RECORD_BYTES: usize = 80 * MIB;
 /// The size of a boot script in bytes, and of any other file that says what boots. The agent reads
 /// as much (`relsync_lib_plain_term:max_bytes/0`).
 pub const BOOT_SCRIPT_BYTES: usize = 4 * MIB;
+/// The size of a configuration file that the target is asked about, in bytes.
+pub const CONFIG_BYTES: usize = MIB;
+/// The size of all of them in one message, compressed, with their paths. The agent takes a message
+/// of 1 MiB.
+pub const LOOK_CONFIGS_BYTES: usize = 512 * KIB;
 /// The number of directories in a boot script's code path, and of its commands that load modules.
 /// Each of these commands has the path of its moment.
 pub const BOOT_SCRIPT_ITEMS: usize = 8192;

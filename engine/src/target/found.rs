@@ -7,6 +7,8 @@ pub struct Found {
     pub directories: Vec<FoundDirectory>,
     /// The indexes of the system libraries that the target lacks.
     pub lacking: Vec<u64>,
+    /// The faults in the configurations that the host sent.
+    pub config_faults: Vec<String>,
 }
 
 /// Where a directory of a boot script lies on a target.

@@ -2,8 +2,9 @@
 //!
 //! Before it plans, the host asks the target for the parts that the release's boot file names and
 //! the release lacks. These are directories of the target's Erlang, and system libraries. With the
-//! plan, the host then knows what a start would miss. When everything is staged, the agent checks
-//! again, at every module and at the files that the running VM was booted from.
+//! plan, the host then knows what a start would miss. If the plan brings a configuration, the
+//! target reads it before any pack is sent. When everything is staged, the agent checks again, at
+//! every module and at the files that the running VM was booted from.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,10 +13,12 @@ use std::sync::Arc;
 use super::worker::blocking;
 use super::{Planned, PushError};
 use crate::limits;
+use crate::plan::Source;
+use crate::plan::boot_script::START_ERL_DATA;
 use crate::plan::next_boot::{NextBoot, NextBootError};
 use crate::store::Store;
 use crate::target::session::{Session, unexpected};
-use crate::target::wire::{Reply, Request};
+use crate::target::wire::{self, Reply, Request};
 use crate::target::{Found, FoundDirectory};
 use crate::tree::entry::Entry;
 use crate::tree::exclude;
@@ -46,6 +49,11 @@ pub enum BootFault {
         /// Their names.
         names: BTreeSet<String>,
     },
+    /// Configurations that no VM starts with.
+    Config {
+        /// A text for each of them, from the target.
+        faults: Vec<String>,
+    },
     /// The release does not say how it starts.
     Unreadable(#[from] NextBootError),
 }
@@ -55,6 +63,7 @@ impl fmt::Display for BootFault {
         formatter.write_str("a restart would fail after this update: ")?;
         let (file, names) = match self {
             Self::Missing { file, names } => (file, names),
+            Self::Config { faults } => return formatter.write_str(&faults.join("; ")),
             Self::Unreadable(error) => return write!(formatter, "{error}"),
         };
         write!(formatter, "{file} names ")?;
@@ -80,7 +89,9 @@ pub async fn look(
 ) -> Result<Looked, PushError> {
     let (reader, release, left_out) = (Arc::clone(store), Arc::clone(tree), systems.clone());
     let reading: Result<_, PushError> = blocking(move || {
-        let next = NextBoot::read(&release, &mut |entry| content(&reader, entry));
+        let next = NextBoot::read(&release, &mut |entry| {
+            content(&reader, entry, limits::BOOT_SCRIPT_BYTES)
+        });
         let directories = match &next {
             Ok(Some(next)) => asked(next, &release, &left_out),
             _ => Vec::new(),
@@ -97,12 +108,9 @@ pub async fn look(
             directories: directories.clone(),
             systems: systems.clone(),
             own_root,
+            configs: Vec::new(),
         };
-        session.send(&request).await?;
-        match session.receive_checked().await? {
-            Reply::Found(found) => *found,
-            other => return Err(unexpected("what it found", &other).into()),
-        }
+        ask(session, &request).await?
     };
     Ok(Looked {
         next,
@@ -110,6 +118,67 @@ pub async fn look(
         systems,
         found,
     })
+}
+
+async fn ask(session: &mut Session, request: &Request) -> Result<Found, PushError> {
+    session.send(request).await?;
+    match session.receive_checked().await? {
+        Reply::Found(found) => Ok(*found),
+        other => Err(unexpected("what it found", &other).into()),
+    }
+}
+
+/// Asks the target whether it would start with the configurations that the plan brings. Asks
+/// nothing if there are none. Very large ones are left to the agent's check when all is staged.
+pub(super) async fn config_fault(
+    session: &mut Session,
+    store: &Arc<Store>,
+    new: &Arc<Manifest>,
+    planned: &Arc<Planned>,
+) -> Result<Option<BootFault>, PushError> {
+    let (reader, new, planned) = (Arc::clone(store), Arc::clone(new), Arc::clone(planned));
+    let reading: Result<_, PushError> =
+        blocking(move || Ok(configs(&reader, &new, &planned))).await;
+    let configs = reading?;
+    if configs.is_empty() {
+        return Ok(None);
+    }
+    let request = Request::Look {
+        directories: Vec::new(),
+        systems: Vec::new(),
+        own_root: false,
+        configs,
+    };
+    let faults = ask(session, &request).await?.config_faults;
+    Ok((!faults.is_empty()).then_some(BootFault::Config { faults }))
+}
+
+/// Reads the new configurations of a plan, and `releases/start_erl.data` if that is new. A VM takes
+/// only a file with this extension for a configuration.
+fn configs(store: &Store, new: &Manifest, planned: &Planned) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let entries = planned.plan.entries.iter().zip(new.entries());
+    let changed = entries.filter(|(plan, _)| !matches!(plan.source, None | Some(Source::Keep)));
+    let mut room = limits::LOOK_CONFIGS_BYTES;
+    let mut configs = Vec::new();
+    let mut has_config = false;
+    for (_, entry) in changed {
+        let path = entry.path.as_bytes();
+        let is_config = path.ends_with(b".config");
+        if !is_config && path != START_ERL_DATA.as_bytes() {
+            continue;
+        }
+        let Some(content) = content(store, entry, limits::CONFIG_BYTES) else {
+            continue;
+        };
+        let content = wire::deflate(&content);
+        let Some(left) = room.checked_sub(content.len() + path.len()) else {
+            continue;
+        };
+        room = left;
+        has_config |= is_config;
+        configs.push((path.to_vec(), content));
+    }
+    if has_config { configs } else { Vec::new() }
 }
 
 impl Looked {
@@ -206,11 +275,12 @@ fn erts(next: &NextBoot) -> String {
     format!("erts-{}", next.start.erts)
 }
 
-fn content(store: &Store, entry: &Entry) -> Option<Vec<u8>> {
+/// Reads a content of at most `limit` bytes.
+fn content(store: &Store, entry: &Entry, limit: usize) -> Option<Vec<u8>> {
     let (size, sha256) = entry.content()?;
-    let is_small = usize::try_from(size).is_ok_and(|size| size <= limits::BOOT_SCRIPT_BYTES);
+    let is_small = usize::try_from(size).is_ok_and(|size| size <= limit);
     let content = is_small.then(|| store.content(&sha256).ok().flatten());
-    content??.read_all(limits::BOOT_SCRIPT_BYTES).ok()
+    content??.read_all(limit).ok()
 }
 
 /// Returns the system library that a path of a release lies in, such as `kernel-9.0`.

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::foreign::standing;
+use super::next_boot::config_fault;
 use super::other_otp::{self, OtherOtp};
 use super::worker::blocking;
 use super::{PathRule, Planned, PushError, PushEvent, PushOptions};
@@ -59,6 +60,11 @@ pub async fn plan(
         });
         let other_otp = other_otp.await?;
         Arc::make_mut(&mut planned).other_otp = other_otp;
+    }
+    if planned.boot_fault.is_none()
+        && let Some(fault) = config_fault(session, store, new, &planned).await?
+    {
+        Arc::make_mut(&mut planned).boot_fault = Some(fault);
     }
     Ok(planned)
 }

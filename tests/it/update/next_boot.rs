@@ -90,15 +90,39 @@ fn a_broken_configuration_is_refused() {
         ("[{sample, []}]\n", "the full stop at the end is missing"),
         ("%% Nothing.\n", "releases/1.0/sys.config: "),
     ];
+    tree.file("lib/sample-1.0/priv/large", &noise(1, 200_000));
     for (content, part) in table {
         config(content);
         rig.refused(&["push"], 1, "boot", &["a restart would fail", part]);
     }
+    let refused = rig.push(&["push"], 1);
+    let sent = refused["sent_bytes"].as_u64();
+    assert!(sent < Some(100_000), "no pack is sent: {refused}");
+    let plan = rig.push(&["plan"], 0);
+    let notes = plan["notes"].to_string();
+    assert!(
+        notes.contains("would be refused") && notes.contains("releases/1.0/sys.config: "),
+        "{plan}"
+    );
     // A start script fills in these values.
     config("[{sample, [{limit, ${LIMIT}}]}].\n");
     rig.push(&["push"], 0);
     config("%% coding: utf-8\n[{sample, [{limit, \"\u{e4}\"}]}].\n%% The end.\n");
     rig.push(&["push"], 0);
+    // A configuration that is too large for a question is checked when everything is staged.
+    tree.file("releases/1.0/first.config", &noise(2, 500_000));
+    let long: String = noise(3, 60_000)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    config(&format!("%% {long}\n[{{sample, []}}]\n"));
+    let plan = rig.push(&["plan"], 0);
+    assert!(
+        !plan["notes"].to_string().contains("would be refused"),
+        "{plan}"
+    );
+    let part = "the full stop at the end is missing";
+    rig.refused(&["push"], 1, "boot", &["a restart would fail", part]);
 }
 
 /// A module with a process that stays in its code.

@@ -231,6 +231,7 @@ fn decode_found(fields: Fields<'_>) -> Result<Found, WireError> {
         match field.tag {
             1 => found.directories.push(decode_directory(field.nested())?),
             2 => found.lacking.push(field.number()?),
+            3 => found.config_faults.push(field.text()),
             _ => {}
         }
         Ok(())

@@ -119,6 +119,9 @@ pub enum Request {
         systems: Vec<String>,
         /// Whether `$ROOT` is the destination.
         own_root: bool,
+        /// New files, with their compressed content: `releases/start_erl.data` and configurations.
+        /// The target reads the ones that it will start with.
+        configs: Vec<(Vec<u8>, Vec<u8>)>,
     },
     /// Asks for the entries at these paths of the destination. Once reported, they need not be
     /// asked about again.
@@ -252,6 +255,7 @@ impl Request {
                 directories,
                 systems,
                 own_root,
+                configs,
             } => {
                 let mut message = Message::new(0x0d);
                 for directory in directories {
@@ -260,7 +264,11 @@ impl Request {
                 for system in systems {
                     message = message.bytes(2, system.as_bytes());
                 }
-                message.flag(3, *own_root).finish()
+                message = message.flag(3, *own_root);
+                for (path, content) in configs {
+                    message = message.nested(4, Message::fields().bytes(1, path).bytes(2, content));
+                }
+                message.finish()
             }
             Self::Claim { wishes } => wishes
                 .iter()

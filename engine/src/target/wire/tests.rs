@@ -259,8 +259,9 @@ fn requests() -> Vec<(&'static str, Request, &'static str)> {
                 directories: vec!["$ROOT/lib/a-1/ebin".to_owned(), "lib/b".to_owned()],
                 systems: vec!["kernel-9.0".to_owned()],
                 own_root: true,
+                configs: vec![(b"releases/1/sys.config".to_vec(), b"x\x9c".to_vec())],
             },
-            "look\ndirectories[1]\t$ROOT/lib/a-1/ebin\ndirectories[2]\tlib/b\nown_root\ttrue\nsystems[1]\tkernel-9.0\n",
+            "look\nconfigs[1].content\tx\\x9c\nconfigs[1].path\treleases/1/sys.config\ndirectories[1]\t$ROOT/lib/a-1/ebin\ndirectories[2]\tlib/b\nown_root\ttrue\nsystems[1]\tkernel-9.0\n",
         ),
         (
             "host-claim",
@@ -452,6 +453,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
                     },
                 ],
                 lacking: vec![1, 300],
+                config_faults: vec!["releases/1/sys.config: it holds no term".to_owned()],
             })),
         ),
         (

@@ -168,6 +168,28 @@ answer_test_() ->
         Lacking = [0 || not Taken]
     end).
 
+%% The configuration of the version that will boot is read, in its new form.
+config_answer_test_() ->
+    with_release(fun(Root) ->
+        Roots = relsync_lib_roots:new(Root),
+        Data = [erlang:system_info(version), " 2.0\n"],
+        Faults = fun(Files) ->
+            Configs = [#{path => Path, content => zlib:compress(Text)} || {Path, Text} <- Files],
+            #{config_faults := Found} = relsync_lib_boot:answer(#{directories => [], systems => [], configs => Configs}, Roots),
+            Found
+        end,
+        Next = {<<"releases/start_erl.data">>, Data},
+        Broken = {<<"releases/2.0/sys.config">>, "[{sample, []}"},
+        [<<"releases/2.0/sys.config: the full stop at the end is missing">>] = Faults([Next, Broken]),
+        [] = Faults([Broken]),
+        [] = Faults([Next, {<<"releases/2.0/sys.config">>, "[{sample, []}]."}]),
+        [] = Faults([Next, {<<"releases/1.0/sys.config">>, "["}]),
+        %% Content that is not compressed is unknown.
+        #{config_faults := []} = relsync_lib_boot:answer(
+            #{directories => [], systems => [], configs => [#{path => <<"releases/2.0/sys.config">>, content => <<"x">>}]}, Roots
+        )
+    end).
+
 %%% Helpers
 
 faults(Which, Root) ->

@@ -68,7 +68,8 @@ messages() ->
         }},
         {"agent-found", found, #{
             directories => [#{}, #{missing => true, path => <<"lib/a-1/ebin">>}, #{missing => false, unknown => true}],
-            lacking => [1, 300]
+            lacking => [1, 300],
+            config_faults => [<<"releases/1/sys.config: it holds no term">>]
         }},
         {"agent-manifest", manifest, #{
             source => inventory,

@@ -158,7 +158,12 @@ incoming(16#0A) ->
 incoming(16#0C) ->
     {reload, [{1, reload, {number, reload_mode}}, {17, restart_command, bytes}]};
 incoming(16#0D) ->
-    {look, [{1, directories, {list, bytes}}, {2, systems, {list, bytes}}, {3, own_root, flag}]};
+    {look, [
+        {1, directories, {list, bytes}},
+        {2, systems, {list, bytes}},
+        {3, own_root, flag},
+        {4, configs, {list, {message, [{1, path, bytes}, {2, content, bytes}]}}}
+    ]};
 incoming(16#0E) ->
     {claim, [{1, wishes, {list, {message, [{1, path, bytes}, {2, size, number}]}}}]};
 incoming(16#0F) ->
@@ -216,7 +221,8 @@ outgoing(place) ->
 outgoing(found) ->
     {16#8A, [
         {1, directories, {list, {message, [{1, missing, flag}, {2, path, bytes}, {3, unknown, flag}]}}},
-        {2, lacking, {list, number}}
+        {2, lacking, {list, number}},
+        {3, config_faults, {list, bytes}}
     ]}.
 
 status_fields() ->

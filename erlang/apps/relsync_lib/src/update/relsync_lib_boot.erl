@@ -36,7 +36,7 @@
 -opaque tree() :: #{
     roots := relsync_lib_roots:roots(),
     %% The paths that an update changes, and their new entries.
-    overlay := #{relsync_lib_path:path() => relsync_lib_change:file_node()}
+    overlay := #{relsync_lib_path:path() => relsync_lib_change:file_node() | {bytes, binary()}}
 }.
 %% A path is relative if it lies in the destination.
 -type fault() ::
@@ -166,15 +166,14 @@ is_bootless(_) -> false.
 %% @doc Refuses an update after which a restart would miss something.
 -spec check([{relsync_lib_path:path(), relsync_lib_change:file_node()}], relsync_lib_roots:roots()) -> ok.
 check(Wanted, Roots) ->
-    case new_faults(Wanted, Roots) ++ bad_configs(Wanted, Roots) of
+    case new_faults(Wanted, Roots) ++ bad_configs(after_update(Wanted, Roots)) of
         [] -> ok;
         Faults -> relsync_lib_refusal:refuse(boot, ["a restart would fail after this update: ", sentences(Faults)])
     end.
 
 %% Finds configurations that an update installs for the next start and that no VM would start with.
 %% Another OTP release than this VM's may read them differently, so then nothing is reported.
-bad_configs(Wanted, Roots) ->
-    Tree = after_update(Wanted, Roots),
+bad_configs(#{overlay := Overlay} = Tree) ->
     #{erts := Runs, configs := Given} = vm(),
     Started =
         case relsync_lib_release:named(reader(Tree)) of
@@ -185,7 +184,7 @@ bad_configs(Wanted, Roots) ->
     [
         {bad_config, Path, Line, Text}
      || Path <- lists:usort(Configs),
-        lists:keymember(Path, 1, Wanted),
+        is_map_key(Path, Overlay),
         {ok, Bytes} <- [read(Path, Tree)],
         byte_size(Bytes) =< ?MAX_CONFIG_BYTES,
         {error, Line, Text} <- [config(Bytes)]
@@ -399,6 +398,7 @@ read(<<"/", _/binary>> = Path, _) ->
 read(Path, #{overlay := Overlay, roots := #{read := Read, state := Dir}}) ->
     case Overlay of
         #{Path := {file, Source, _, _}} -> relsync_lib_fs:read_file(relsync_lib_state:file_name(Dir, Source), relsync_lib_plain_term:max_bytes());
+        #{Path := {bytes, Bytes}} -> {ok, Bytes};
         #{Path := absent} -> {error, enoent};
         #{} -> first_read([relsync_lib_path:join(Root, Path) || Root <- Read])
     end.
@@ -441,10 +441,14 @@ status(Roots) ->
         boots => [Boot || Boot <- Boots, is_inside(Boot)]
     }.
 
-%% @doc Says which of a release's needed directories and system libraries exist. A directory is
-%% given relative to the destination, or as in a boot script.
--spec answer(#{directories := [binary()], systems := [binary()], own_root => boolean(), _ => _}, relsync_lib_roots:roots()) ->
-    #{directories := [map()], lacking := [non_neg_integer()]}.
+%% @doc Says which of a release's needed directories and system libraries exist, and which new
+%% configurations no VM starts with. A directory is given relative to the destination, or as in a
+%% boot script.
+-spec answer(
+    #{directories := [binary()], systems := [binary()], own_root => boolean(), configs => [map()], _ => _},
+    relsync_lib_roots:roots()
+) ->
+    #{directories := [map()], lacking := [non_neg_integer()], config_faults := [binary()]}.
 answer(#{directories := Dirs, systems := Systems} = Asked, #{state := State} = Roots) ->
     %% An entry that stays only because the VM was booted from it goes with the next update, unless
     %% that contains it.
@@ -458,8 +462,19 @@ answer(#{directories := Dirs, systems := Systems} = Asked, #{state := State} = R
             Index
          || {Index, Name} <- lists:zip(lists:seq(0, length(Systems) - 1), Systems),
             not has_system(Name, IsOwn, Tree, VM)
+        ],
+        config_faults => [
+            relsync_lib_refusal:text(format_fault(Fault))
+         || #{configs := [_ | _] = Configs} <- [Asked], Fault <- bad_configs(#{roots => Roots, overlay => contents(Configs)})
         ]
     }.
+
+%% A file without its content, or with more than is read, counts as unknown.
+contents(Configs) ->
+    maps:from_list([
+        {Path, {bytes, Bytes}}
+     || #{path := Path, content := Content} <- Configs, {ok, Bytes} <- [relsync_lib_upcoming:inflate(Content)]
+    ]).
 
 place(<<First, _/binary>> = Rel, Tree, _) when First =/= $/, First =/= $$ ->
     #{path => Rel, missing => directory(Rel, Tree) =:= missing};
