@@ -52,10 +52,10 @@ fn the_first_push_may_be_a_version_bump() {
 fn consolidated_protocols_move_with_the_version() {
     let rig = Rig::new();
     let tree = rig.tree();
-    let make = |n: u32, vsn: &str| {
+    let make = |n: u32, proto: u32, vsn: &str| {
         let _ = fs::remove_dir_all(tree.root().join("lib"));
         let _ = fs::remove_dir_all(tree.root().join("releases"));
-        let in_dir = |name: &str| format!("-export([f/0]).\nf() -> {{{name}, {n}}}.");
+        let in_dir = |name: &str| format!("-export([f/0]).\nf() -> {{{name}, {proto}}}.");
         tree.app(
             "sample",
             vsn,
@@ -68,15 +68,15 @@ fn consolidated_protocols_move_with_the_version() {
             &[("proto", &in_dir("consolidated"))],
         );
     };
-    let runs = |n: u32, vsn: &str| {
+    let runs = |n: u32, proto: u32, vsn: &str| {
         assert_eq!(
             rig.node.eval("{sample:f(), proto:f()}"),
-            format!("{{{n},{{consolidated,{n}}}}}")
+            format!("{{{n},{{consolidated,{proto}}}}}")
         );
         let first = rig.device().join(format!("releases/{vsn}/consolidated"));
         assert_eq!(rig.node.eval("hd(code:get_path())"), format!("{first:?}"));
     };
-    make(1, "0.1.0");
+    make(1, 1, "0.1.0");
     copy_to_device(&rig);
     add_path(&rig.node, &rig, "lib/sample-0.1.0/ebin");
     // The spelling of `mix release`.
@@ -86,7 +86,7 @@ fn consolidated_protocols_move_with_the_version() {
         "{1,{consolidated,1}}"
     );
     rig.push(&[], 0);
-    make(2, "0.1.0");
+    make(2, 2, "0.1.0");
     push_all(&rig, &[]);
     assert_eq!(
         rig.node.eval("{sample:f(), proto:f()}"),
@@ -97,12 +97,37 @@ fn consolidated_protocols_move_with_the_version() {
         rig.device().join("lib/../releases/0.1.0/consolidated")
     ));
     add_path(&rig.node, &rig, "releases/0.1.0/consolidated");
-    make(3, "0.2.0");
+    make(3, 3, "0.2.0");
     push_all(&rig, &[]);
-    runs(3, "0.2.0");
+    runs(3, 3, "0.2.0");
     push_nothing(&rig);
     rig.push(&["rollback"], 0);
-    runs(2, "0.1.0");
+    runs(2, 2, "0.1.0");
+
+    // A protocol that did not change is not loaded again, although its file is gone.
+    let is_whole = || {
+        let status = rig.push(&["status"], 0);
+        assert_eq!(status["modules"], serde_json::json!([]), "{status}");
+    };
+    make(4, 2, "0.2.0");
+    push_all(&rig, &[]);
+    runs(4, 2, "0.2.0");
+    let loaded_from = rig.node.eval("code:which(proto)");
+    assert!(
+        loaded_from.ends_with("/releases/0.1.0/consolidated/proto.beam\""),
+        "{loaded_from}"
+    );
+    assert!(!rig.device().join("releases/0.1.0").exists());
+    is_whole();
+    push_nothing(&rig);
+    // It is still the release's, and follows the next change, forwards and backwards.
+    make(5, 5, "0.3.0");
+    push_all(&rig, &[]);
+    runs(5, 5, "0.3.0");
+    is_whole();
+    rig.push(&["rollback"], 0);
+    runs(4, 2, "0.2.0");
+    is_whole();
 }
 
 /// Another VM has loaded the previous files, or somebody patched code by hand. The files are right,
