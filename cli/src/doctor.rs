@@ -66,12 +66,7 @@ pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, C
     } = match found.map_err(CliError::from) {
         Ok(found) => found,
         Err(error) => {
-            // The error itself says why.
-            let (name, text) = match &error {
-                CliError::Connect(_) => ("connection", "cannot connect"),
-                _ => ("agent", "does not answer"),
-            };
-            Check::new(name, false, text).say(output);
+            unreached(&error).say(output);
             return Err(error);
         }
     };
@@ -100,6 +95,19 @@ pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, C
             count: checks.len(),
         }),
     }
+}
+
+/// The check that failed if the target did not report on itself.
+fn unreached(error: &CliError) -> Check {
+    if matches!(error, CliError::Connect(_)) {
+        // The error itself says why.
+        return Check::new("connection", false, "cannot connect");
+    }
+    let mut text = error.reason();
+    if let Some(hint) = error.explain().hint {
+        text.push_str(&format!("; {hint}"));
+    }
+    Check::new("agent", false, text)
 }
 
 fn files_check(place: Result<&Place, &CliError>, dir: &[u8]) -> Check {

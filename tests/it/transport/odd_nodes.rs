@@ -174,6 +174,17 @@ fn without_crypto_one_line_says_so() {
                 .contains("hint: add crypto to the release's applications"),
             "{run:?}"
         );
+        if *command == ["doctor"] {
+            let check = run
+                .out
+                .lines()
+                .find(|line| line.starts_with("FAIL agent: "));
+            let check = check.expect("a failed check");
+            assert!(
+                check.contains("has the application crypto, which relsync needs there; add crypto"),
+                "{check}"
+            );
+        }
     }
     rig.node.wait_for("whereis(relsync_session)", "undefined");
 }
