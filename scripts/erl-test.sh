@@ -12,6 +12,9 @@ set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$repo"
+mkdir -p target
+# A test that ends a node leaves its dump here, not beside the sources.
+export ERL_CRASH_DUMP=$repo/target/erl_crash.dump
 
 run() {
   local release=$1 what=$2

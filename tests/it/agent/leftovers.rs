@@ -132,3 +132,28 @@ fn a_killed_probation_leaves_nothing() {
         .eval("exit(whereis(relsync_agent_probation), kill)");
     as_it_was(&rig);
 }
+
+/// The tests' nodes and evaluations may die. The environment that cargo gives says where their dumps
+/// go (`.cargo/config.toml`).
+#[test]
+fn a_node_that_dies_leaves_no_dump_beside_the_sources() {
+    let here = std::path::Path::new("erl_crash.dump");
+    let _ = fs::remove_file(here);
+    let ended = std::process::Command::new("erl")
+        .args([
+            "-noinput",
+            "-boot",
+            "no_dot_erlang",
+            "-eval",
+            "halt(\"the end\").",
+        ])
+        .env("ERL_CRASH_DUMP_SECONDS", "-1")
+        .output()
+        .expect("erl runs");
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(
+        !here.exists(),
+        "the dump lies in {:?}",
+        std::env::current_dir()
+    );
+}
