@@ -25,6 +25,19 @@ fn on_probation(timeout: &str) -> Rig {
     rig
 }
 
+/// A node that was down when its probation ran out. A slow machine must kill it in time.
+fn ran_out_while_down() -> Rig {
+    let mut rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    rig.release(2);
+    rig.push_and_vanish(&rig.device(), "6s");
+    rig.node.kill();
+    thread::sleep(Duration::from_secs(7));
+    rig.node.restart();
+    rig
+}
+
 fn status(rig: &Rig, destination: &Path) -> Value {
     let path = destination.to_str().expect("a name");
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -51,6 +64,18 @@ fn wait_for_state(rig: &Rig, destination: &Path, state: &str) -> Value {
     }
 }
 
+/// Lets the probation of a destination run out now. A test that waits for its end fails on a slow
+/// machine if the probation ends before the test has got so far.
+fn let_run_out(rig: &Rig, destination: &Path) {
+    let found = rig.node.eval(&format!(
+        "Timer = whereis(relsync_agent_probation), \
+         [Timer ! {{timeout, Ref, due}} || {{Dir, #{{ref := Ref}}}} <- maps:to_list(sys:get_state(Timer)), \
+         filename:dirname(Dir) =:= <<{:?}>>].",
+        destination.display().to_string()
+    ));
+    assert_ne!(found, "[]", "there is no probation");
+}
+
 fn tree(rig: &Rig) -> Vec<String> {
     listing(&rig.cli.dir().join("_rel"))
 }
@@ -67,12 +92,13 @@ fn two_destinations_of_one_node_are_on_probation_at_once() {
     assert_eq!(rig.push(&["-p", &other_path], 0)["outcome"], "applied");
     rig.release(2);
     rig.push_and_vanish(&rig.device(), "5m");
-    rig.push_and_vanish(&other, "6s");
+    rig.push_and_vanish(&other, "5m");
     for destination in [rig.device(), other.clone()] {
         let current = &status(&rig, &destination)["current"];
         assert_eq!(current["generation"], 2, "{current}");
         assert_eq!(current["state"], "probation", "{current}");
     }
+    let_run_out(&rig, &other);
     let back = wait_for_state(&rig, &other, "confirmed");
     assert_eq!(back["current"]["generation"], 1, "{back}");
     assert_eq!(listing(&other), first);
@@ -88,9 +114,63 @@ fn two_destinations_of_one_node_are_on_probation_at_once() {
         .wait_for("whereis(relsync_agent_probation).", "undefined");
 }
 
+/// No process is killed on the way back. A module whose earlier code still has a process stays in
+/// the newer version, and the status names it.
+#[test]
+fn a_probation_that_runs_out_spares_processes_in_the_way() {
+    let rig = Rig::new();
+    let tree = rig.tree();
+    let looping = |n: u32| {
+        format!(
+            "-export([f/0, start/0, loop/0]).\nf() -> {n}.\n\
+             start() -> register(?MODULE, spawn(fun loop/0)).\nloop() -> receive stop -> ok end."
+        )
+    };
+    let release = |n| {
+        let code = looping(n);
+        tree.app("sample", "1.0", &[("sample", &code), ("other", &code)]);
+    };
+    release(1);
+    rig.push(&[], 0);
+    rig.load();
+    rig.node.eval("sample:start(), other:f().");
+    release(2);
+    rig.push_and_vanish(&rig.device(), "10m");
+    // This process runs the newer code, which becomes old code on the way back.
+    rig.node.eval("other:start().");
+    let processes = "{whereis(sample), whereis(other)}.";
+    let before = rig.node.eval(processes);
+    let_run_out(&rig, &rig.device());
+    let back = wait_for_state(&rig, &rig.device(), "confirmed");
+    assert_eq!(back["current"]["generation"], 1, "{back}");
+    assert_eq!(back["drift"]["changed"], 0, "{back}");
+    assert_eq!(rig.node.eval("{sample:f(), other:f()}."), "{2,1}");
+    assert_eq!(rig.node.eval(processes), before);
+    let modules = back["modules"].as_array().expect("a list");
+    let [module] = &modules[..] else {
+        panic!("{back}");
+    };
+    assert_eq!(module["module"], "sample", "{back}");
+    assert_eq!(module["status"], "changed", "{back}");
+
+    // A reload names the process, and succeeds without it.
+    let refused = rig.push(&["reload"], 1);
+    assert_eq!(refused["error"]["kind"], "in_use", "{refused}");
+    rig.node.eval("sample ! stop.");
+    rig.node.wait_for("whereis(sample).", "undefined");
+    rig.push(&["reload"], 0);
+    assert_eq!(rig.node.eval("{sample:f(), other:f()}."), "{1,1}");
+    let after = status(&rig, &rig.device());
+    assert_eq!(
+        after["modules"].as_array().map(Vec::len),
+        Some(0),
+        "{after}"
+    );
+}
+
 #[test]
 fn a_killed_node_goes_on_with_its_probation() {
-    let mut rig = on_probation("8s");
+    let mut rig = on_probation("10m");
     rig.node.kill();
     rig.node.restart();
     rig.load();
@@ -102,6 +182,7 @@ fn a_killed_node_goes_on_with_its_probation() {
     // The first session finds the probation, and starts its timer again.
     let found = status(&rig, &rig.device());
     assert_eq!(found["current"]["generation"], 2, "{found}");
+    let_run_out(&rig, &rig.device());
     let back = wait_for_state(&rig, &rig.device(), "confirmed");
     assert_eq!(back["current"]["generation"], 1, "{back}");
     assert_eq!(rig.node.eval("sample:version()."), "1");
@@ -110,10 +191,7 @@ fn a_killed_node_goes_on_with_its_probation() {
 
 #[test]
 fn a_probation_that_ran_out_while_the_node_was_down_can_be_confirmed_by_the_first_who_comes() {
-    let mut rig = on_probation("2s");
-    rig.node.kill();
-    thread::sleep(Duration::from_secs(3));
-    rig.node.restart();
+    let rig = ran_out_while_down();
     assert_eq!(rig.push(&["confirm"], 0)["was_on_probation"], true);
     assert_eq!(status(&rig, &rig.device())["current"]["state"], "confirmed");
     assert_eq!(listing(&rig.device()), tree(&rig));
@@ -122,10 +200,7 @@ fn a_probation_that_ran_out_while_the_node_was_down_can_be_confirmed_by_the_firs
 #[test]
 fn a_probation_that_ran_out_while_the_node_was_down_ends_with_the_first_session_that_does_not_confirm()
  {
-    let mut rig = on_probation("2s");
-    rig.node.kill();
-    thread::sleep(Duration::from_secs(3));
-    rig.node.restart();
+    let rig = ran_out_while_down();
     rig.load();
     let found = status(&rig, &rig.device());
     assert_eq!(
@@ -226,9 +301,9 @@ fn a_push_that_cannot_confirm_ends_when_the_target_runs_the_old_release() {
     let begun = Instant::now();
     let arguments = ["-H", "other_cookie.erl", "--confirm-timeout", "6s"];
     let run = rig.run(&arguments);
-    // The exit code tells the truth about the target at that moment.
-    assert_eq!(rig.node.eval("sample:version()."), "1", "{run:?}");
     assert_eq!(run.code, Some(3), "{run:?}");
+    // The exit code tells the truth about the target, unless that is very slow.
+    rig.node.wait_for("sample:version()", "1");
     assert!(begun.elapsed() >= Duration::from_secs(6), "{run:?}");
     for part in [
         "cannot confirm yet",
@@ -242,7 +317,13 @@ fn a_push_that_cannot_confirm_ends_when_the_target_runs_the_old_release() {
 
 #[test]
 fn a_push_that_reaches_the_target_after_its_return_says_what_it_runs() {
-    let rig = with_another_cookie(3_500);
+    let rig = with_another_cookie(600_000);
+    rig.node.eval(&format!(
+        "Until = fun Until(Version) -> case sample:version() of Version -> ok; \
+             _ -> timer:sleep(5), Until(Version) end end, \
+         spawn(fun() -> Until(2), Until(1), erlang:set_cookie(node(), '{}') end)",
+        rig.node.cookie()
+    ));
     let pushed = rig.push(&["-H", "other_cookie.erl", "--confirm-timeout", "3s"], 3);
     let error = &pushed["error"];
     assert_eq!(error["kind"], "not_confirmed", "{pushed}");
@@ -253,9 +334,9 @@ fn a_push_that_reaches_the_target_after_its_return_says_what_it_runs() {
 }
 
 #[test]
-fn a_push_confirms_late_in_the_probation() {
+fn a_push_confirms_once_the_target_can_be_reached_again() {
     let rig = with_another_cookie(9_000);
-    let arguments = ["-H", "other_cookie.erl", "--confirm-timeout", "14s"];
+    let arguments = ["-H", "other_cookie.erl", "--confirm-timeout", "60s"];
     assert_eq!(rig.push(&arguments, 0)["outcome"], "applied");
     assert_eq!(status(&rig, &rig.device())["current"]["state"], "confirmed");
     assert_eq!(rig.node.eval("sample:version()."), "2");
