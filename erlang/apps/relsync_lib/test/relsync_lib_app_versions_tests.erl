@@ -135,8 +135,14 @@ application_that_waits_for_a_restart_is_named(#{call := Call} = Case) ->
 half_a_description_changes_nothing(#{release := Release, call := Call}) ->
     Before = values(Call),
     write(Release, "lib/rv_app-1/ebin/rv_app.app", "{application, rv_app, [{vsn, \"2\"}, {env, [{default, 3}, half]}]}."),
-    ?assertEqual({[], []}, Call(relsync_lib_app_versions, follow, [#{?APP => env(1)}, [], []])),
-    ?assertEqual({"1", Before}, {version(Call), values(Call)}).
+    Behind = [{?APP, "1", unreadable}],
+    ?assertEqual({[], Behind}, Call(relsync_lib_app_versions, follow, [#{?APP => env(1)}, [], []])),
+    ?assertEqual({"1", Before}, {version(Call), values(Call)}),
+    [Note] = relsync_lib_app_versions:notes(Behind),
+    ?assertMatch({match, _}, re:run(Note, "version 1 of rv_app until the VM restarts; its new .app file cannot be read")),
+    %% An application that has gone is no concern.
+    ok = file:delete(filename:join(ebin(Release, "rv_app-1"), "rv_app.app")),
+    ?assertEqual({[], []}, Call(relsync_lib_app_versions, follow, [#{?APP => env(1)}, [], []])).
 
 %% A reader asks all the time while the description changes there and back. Entering so many values
 %% takes a while.

@@ -18,7 +18,8 @@
 -type before() :: relsync_lib_apps:environments().
 %% An application that has followed its file, and its environment before and after.
 -type followed() :: {atom(), relsync_lib_apps:environment(), relsync_lib_apps:environment()}.
--type behind() :: {atom(), Shown :: string(), New :: string()}.
+%% The new version is `unreadable' if the new `.app' file cannot be read.
+-type behind() :: {atom(), Shown :: string(), New :: string() | unreadable}.
 -type spec() :: {application, atom(), [{atom(), term()}]}.
 
 %% The applications whose code changes at a restart only.
@@ -46,15 +47,16 @@ look(Names) ->
 %% The applications in `Waiting' have code that waits for a restart of the VM.
 -spec follow(before(), Waiting :: [string()], Restarted :: [atom()]) -> {[followed()], [behind()]}.
 follow(Before, Waiting, Restarted) ->
-    Changed = [
-        {App, Default, Shown, Spec}
+    Read = [
+        {App, Default, Shown, spec(App)}
      || {App, Default} <- lists:sort(maps:to_list(Before)),
         not lists:member(App, Restarted),
-        {ok, Shown} <- [application:get_key(App, vsn)],
-        {application, _, Keys} = Spec <- spec(App),
-        proplists:get_value(vsn, Keys) =/= Shown
+        {ok, Shown} <- [application:get_key(App, vsn)]
     ],
-    Results = [follow_one(App, Default, Shown, Spec, Waiting) || {App, Default, Shown, Spec} <- Changed],
+    Results = [
+        follow_one(App, Default, Shown, Spec, Waiting)
+     || {App, Default, Shown, {ok, {application, _, Keys} = Spec}} <- Read, proplists:get_value(vsn, Keys) =/= Shown
+    ] ++ [{behind, {App, Shown, unreadable}} || {App, _, Shown, unreadable} <- Read],
     {[F || {followed, F} <- Results], [B || {behind, B} <- Results]}.
 
 follow_one(App, Default, Shown, {application, _, Keys} = Spec, Waiting) ->
@@ -91,7 +93,7 @@ undo_one(App, Before, After) ->
     case application:get_key(App, vsn) =:= undefined orelse spec(App) of
         true ->
             true;
-        [Spec] ->
+        {ok, Spec} ->
             case change(App, Spec, fun(_) -> Values end) of
                 {changed, _} ->
                     Now = application:get_all_env(App),
@@ -101,7 +103,7 @@ undo_one(App, Before, After) ->
                 unchanged ->
                     false
             end;
-        [] ->
+        _ ->
             false
     end.
 
@@ -110,11 +112,24 @@ differing(Values, Others) -> [Entry || {Key, _} = Entry <- Values, Key =/= ?INCL
 without(Set, Values) -> [Entry || {Key, _} = Entry <- Values, not lists:keymember(Key, 1, Set)].
 
 %% Accepts only a description that the application controller takes as a whole. Half an environment
-%% would be worse than an old one.
+%% would be worse than an old one. A file that is not found or fails is tried once more: the code
+%% server passes over a directory that it fails to read.
 spec(App) ->
+    spec(App, 2).
+
+spec(App, Attempts) ->
     case file:consult(relsync_lib_code:file_on_path(atom_to_list(App) ++ ".app")) of
-        {ok, [{application, App, Keys} = Spec]} when is_list(Keys) -> [Spec || is_whole(Keys)];
-        _ -> []
+        {ok, [{application, App, Keys} = Spec]} when is_list(Keys) ->
+            case is_whole(Keys) of
+                true -> {ok, Spec};
+                false -> unreadable
+            end;
+        {error, Posix} when is_atom(Posix), Attempts > 1 ->
+            spec(App, Attempts - 1);
+        {error, enoent} ->
+            none;
+        _ ->
+            unreadable
     end.
 
 is_whole(Keys) ->
@@ -182,9 +197,11 @@ alone(Fun) ->
 -spec notes([behind()]) -> [iodata()].
 notes(Behind) ->
     [
-        io_lib:format(
-            "application:which_applications/0 shows version ~ts of ~tp until the VM restarts; version ~ts is installed",
-            [Shown, App, New]
-        )
+        io_lib:format("application:which_applications/0 shows version ~ts of ~tp until the VM restarts; ~ts", [
+            Shown, App, installed(New)
+        ])
      || {App, Shown, New} <- Behind
     ].
+
+installed(unreadable) -> "its new .app file cannot be read";
+installed(Version) -> ["version ", Version, " is installed"].
