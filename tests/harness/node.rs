@@ -191,7 +191,7 @@ impl Node {
     /// Waits until expressions have this value.
     ///
     /// # Panics
-    /// If they do not have it within ten seconds.
+    /// If they do not have it in time.
     pub fn wait_for(&self, expressions: &str, value: &str) {
         let start = Instant::now();
         loop {
@@ -200,7 +200,7 @@ impl Node {
                 return;
             }
             assert!(
-                start.elapsed() < Duration::from_secs(10),
+                start.elapsed() < EVAL_TIMEOUT,
                 "{expressions} is {found}, not {value}"
             );
             std::thread::sleep(Duration::from_millis(20));

@@ -224,7 +224,7 @@ fn a_fixed_name_is_used_once_and_can_be_taken_over() {
         match erl::connect(&named).await {
             Ok(second) => {
                 let lost = async { while first.receive().await.is_ok() {} };
-                let lost = tokio::time::timeout(Duration::from_secs(5), lost).await;
+                let lost = tokio::time::timeout(Duration::from_secs(60), lost).await;
                 lost.expect("the first connection is still up");
                 second.close().await.unwrap();
             }

@@ -39,7 +39,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
         .build()
         .expect("a runtime");
     let result = runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(60), future)
+        tokio::time::timeout(Duration::from_secs(300), future)
             .await
             .expect("it hangs")
     });
