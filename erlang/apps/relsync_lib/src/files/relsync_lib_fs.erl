@@ -10,7 +10,9 @@
 %% `sync_dir/1', `directory/1' and `list/1' of a root. Changed or opened entries are bound to the
 %% directory in their path (relsync_lib_place); looks are not.
 %%
-%% The host hears from time to time that work continues (relsync_lib_pulse).
+%% The host hears from time to time that work continues (relsync_lib_pulse). Between any two calls,
+%% a lost host may end the work (relsync_lib_watch). Of a file's content, no more is read than the
+%% size that it had when it was opened. So a file that grows, or that has no end, is read to an end.
 %%
 %% Every operation that changes anything goes through `op/3'. If compiled with `RELSYNC_FAULTS'
 %% (tests only), `op/3' passes the operation to `relsync_lib_fault', which counts, records, fails or
@@ -36,6 +38,8 @@
     read_file/2,
     check_parents/2,
     open_read/1,
+    fold_content/3,
+    fold_opened/3,
     read/2,
     pread/3,
     close/1,
@@ -87,6 +91,7 @@
 -define(MAX_MOUNTINFO_BYTES, 16777216).
 
 op(Name, Args, Fun) ->
+    relsync_lib_watch:step(),
     relsync_lib_pulse:beat(),
     apart(Name, Args, Fun).
 
@@ -114,6 +119,7 @@ info(Path) ->
 %% @doc Returns the kind of the entry at a path, its identity and its owner.
 -spec examine(binary()) -> {ok, info(), facts()} | {error, file:posix() | badarg}.
 examine(Path) ->
+    relsync_lib_watch:step(),
     relsync_lib_pulse:beat(),
     case prim_file:read_link_info(Path, [{time, posix}]) of
         {ok, #file_info{major_device = Device, inode = Inode, uid = User, gid = Group} = Info} ->
@@ -188,6 +194,7 @@ is_writable(Dir) ->
 %% @doc Lists the names in a directory as raw bytes, in byte order.
 -spec list(binary()) -> {ok, [binary()]} | {error, file:posix() | badarg}.
 list(Dir) ->
+    relsync_lib_watch:step(),
     case prim_file:list_dir_all(Dir) of
         {ok, Names} -> {ok, lists:sort([relsync_lib_place:raw_name(Name) || Name <- Names])};
         {error, Reason} -> {error, Reason}
@@ -257,6 +264,45 @@ check_each(Root, [Ancestor | Rest]) ->
 -spec open_read(binary()) -> {ok, handle()} | {error, file:posix() | badarg}.
 open_read(Path) -> open_regular(Path, [read, raw, binary]).
 
+%% @doc Reads the content of a regular file in pieces, and folds them in order. It reads the bytes
+%% that the file had when it was opened, or fewer if the file became shorter.
+-spec fold_content(binary(), fun((binary(), Acc) -> {ok, Acc} | {error, Reason}), Acc) ->
+    {ok, Acc} | {error, Reason | file:posix() | badarg}.
+fold_content(Path, Fun, Acc) ->
+    case open_read(Path) of
+        {ok, Handle} ->
+            Folded = fold_opened(Handle, Fun, Acc),
+            close(Handle),
+            Folded;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+%% @doc Does the same with an open file.
+-spec fold_opened(handle(), fun((binary(), Acc) -> {ok, Acc} | {error, Reason}), Acc) ->
+    {ok, Acc} | {error, Reason | file:posix() | badarg}.
+fold_opened(Handle, Fun, Acc) ->
+    case prim_file:read_handle_info(Handle) of
+        {ok, #file_info{type = regular, size = Size}} -> fold_rest(Handle, Size, Fun, Acc);
+        {ok, _} -> {error, einval};
+        {error, Reason} -> {error, Reason}
+    end.
+
+fold_rest(_Handle, 0, _Fun, Acc) ->
+    {ok, Acc};
+fold_rest(Handle, Left, Fun, Acc) ->
+    case read(Handle, min(Left, ?COPY_BYTES)) of
+        {ok, Bytes} ->
+            case Fun(Bytes, Acc) of
+                {ok, Next} -> fold_rest(Handle, Left - byte_size(Bytes), Fun, Next);
+                {error, Reason} -> {error, Reason}
+            end;
+        eof ->
+            {ok, Acc};
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
 %% Opens a file, and checks that it is the one that was looked at. Somebody may put a link in its
 %% place between the look and the opening; the link would be followed. A pipe would wait for its
 %% writer.
@@ -285,12 +331,15 @@ open_regular(Path, Modes) ->
 
 -spec read(handle(), non_neg_integer()) -> {ok, binary()} | eof | {error, file:posix() | badarg}.
 read(Handle, Bytes) ->
+    relsync_lib_watch:read(),
     relsync_lib_pulse:beat(),
     file:read(Handle, Bytes).
 
 -spec pread(handle(), non_neg_integer(), non_neg_integer()) ->
     {ok, binary()} | eof | {error, file:posix() | badarg}.
-pread(Handle, Offset, Bytes) -> file:pread(Handle, Offset, Bytes).
+pread(Handle, Offset, Bytes) ->
+    relsync_lib_watch:read(),
+    file:pread(Handle, Offset, Bytes).
 
 -spec close(handle()) -> ok.
 close(Handle) ->
@@ -491,7 +540,7 @@ copy(From, To) ->
                 end,
             close(Source),
             case Copied of
-                ok -> copy_attributes(From, To);
+                {ok, ok} -> copy_attributes(From, To);
                 {error, _} -> Copied
             end;
         {error, Reason} ->
@@ -499,17 +548,13 @@ copy(From, To) ->
     end.
 
 pipe(Source, Target) ->
-    case read(Source, ?COPY_BYTES) of
-        {ok, Bytes} ->
-            case write_content(Target, Bytes) of
-                ok -> pipe(Source, Target);
-                {error, Reason} -> {error, Reason}
-            end;
-        eof ->
-            ok;
-        {error, Reason} ->
-            {error, Reason}
-    end.
+    Write = fun(Bytes, ok) ->
+        case write_content(Target, Bytes) of
+            ok -> {ok, ok};
+            {error, Reason} -> {error, Reason}
+        end
+    end,
+    fold_opened(Source, Write, ok).
 
 copy_attributes(From, To) ->
     case prim_file:read_link_info(From, [{time, posix}]) of

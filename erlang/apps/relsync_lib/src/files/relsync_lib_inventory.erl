@@ -18,7 +18,6 @@
     {cannot_list, binary(), file:posix() | badarg} | {manifest, relsync_lib_manifest:error()}.
 
 -define(STATE_DIR, <<".relsync">>).
--define(READ_BYTES, 131072).
 %% A file that changed this recently might change again without a new time.
 -define(RACY_SECONDS, 2).
 -define(MAX_TARGET_BYTES, 4096).
@@ -102,23 +101,10 @@ scan_path(Root, Path, Select, {Found, LeftOut} = Acc) ->
 %% @doc Returns the SHA-256 and the size of a file's content.
 -spec hash_file(binary()) -> {ok, relsync_lib_manifest:sha256(), non_neg_integer()} | {error, file:posix() | badarg}.
 hash_file(Full) ->
-    case relsync_lib_fs:open_read(Full) of
-        {ok, Handle} ->
-            Result = hash_rest(Handle, crypto:hash_init(sha256), 0),
-            relsync_lib_fs:close(Handle),
-            Result;
-        {error, Reason} ->
-            {error, Reason}
-    end.
-
-hash_rest(Handle, State, Size) ->
-    case relsync_lib_fs:read(Handle, ?READ_BYTES) of
-        {ok, Bytes} ->
-            hash_rest(Handle, crypto:hash_update(State, Bytes), Size + byte_size(Bytes));
-        eof ->
-            {ok, crypto:hash_final(State), Size};
-        {error, Reason} ->
-            {error, Reason}
+    Update = fun(Bytes, {State, Size}) -> {ok, {crypto:hash_update(State, Bytes), Size + byte_size(Bytes)}} end,
+    case relsync_lib_fs:fold_content(Full, Update, {crypto:hash_init(sha256), 0}) of
+        {ok, {State, Size}} -> {ok, crypto:hash_final(State), Size};
+        {error, Reason} -> {error, Reason}
     end.
 
 %% @doc Returns the entries of a manifest that are no longer as installed. Each is looked up in the

@@ -53,7 +53,7 @@ map_apart(Fun, Parts) ->
         end)
      || Part <- Parts
     ],
-    Results = [await(Worker) || Worker <- Started],
+    Results = await_all(Started),
     _ = [erlang:raise(Class, Reason, Stack) || {raised, Class, Reason, Stack} <- Results],
     lists:append([Done || {done, Done} <- Results]).
 
@@ -66,6 +66,21 @@ work(Fun, Part, Failed) ->
             {raised, Class, Reason, Stack}
     end.
 
+%% A wait that a lost host ends leaves no worker behind.
+await_all(Started) ->
+    try
+        [await(Worker) || Worker <- Started]
+    catch
+        exit:host_lost ->
+            _ = [end_worker(Worker) || Worker <- Started],
+            exit(host_lost)
+    end.
+
+end_worker({Pid, Monitor}) ->
+    true = unlink(Pid),
+    true = exit(Pid, kill),
+    erlang:demonitor(Monitor, [flush]).
+
 %% The waiting process shows that the work continues.
 await({Pid, Monitor} = Worker) ->
     receive
@@ -74,6 +89,7 @@ await({Pid, Monitor} = Worker) ->
                 {'DOWN', Monitor, process, Pid, _} -> Result
             end
     after ?BEAT_MS ->
+        relsync_lib_watch:step(),
         relsync_lib_pulse:beat(),
         await(Worker)
     end.

@@ -161,6 +161,7 @@ tool_answer(Port, Output, TimeoutMs) ->
         {Port, {exit_status, 0}} -> {ok, iolist_to_binary(Output)};
         {Port, {exit_status, _}} -> failed
     after WaitMs ->
+        relsync_lib_watch:step(),
         relsync_lib_pulse:beat(),
         case TimeoutMs - WaitMs of
             %% A dead network mount keeps the tool waiting. The update need not wait with it.

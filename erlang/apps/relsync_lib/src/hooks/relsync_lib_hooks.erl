@@ -14,7 +14,9 @@
 %%% A hook runs in a process of its own, with a group leader that passes on its output. Invariants:
 %%% `run/5' returns after all output of the hook has been passed on. When it has returned, none of
 %%% our processes is left. Processes that the hook started continue with the node's own group
-%%% leader. `unload/1' leaves the code as `load/2' found it. This module uses the code server only
+%%% leader. A hook has no more time than its host: before the switch, it is killed when the host is
+%%% lost (relsync_lib_watch). After that it has ?ALONE_MS left, even if it has no timeout.
+%%% `unload/1' leaves the code as `load/2' found it. This module uses the code server only
 %%% through `relsync_lib_temporary'.
 -module(relsync_lib_hooks).
 
@@ -37,10 +39,20 @@
     | {hook_refused, point(), term()}
     | {unhealthy, term()}
     | {hook_failed, point(), error | exit | throw, term(), list()}
-    | {hook_timeout, point(), timeout()}.
+    | {hook_timeout, point(), timeout()}
+    %% The host was lost while the hook ran.
+    | {host_lost, point()}.
 
 -define(DEFAULTS, #{max_hooks_bytes => 4 * 1024 * 1024}).
 
+%% The time that a hook has left after the host was lost, if the update goes on without it.
+-ifdef(RELSYNC_FAULTS).
+-define(ALONE_MS, 500).
+-else.
+-define(ALONE_MS, 30000).
+-endif.
+%% How often a running hook's host is looked for.
+-define(WATCH_MS, 200).
 %% The time for which output that nobody takes may delay the end of a hook.
 -define(OUTPUT_TIMEOUT_MS, 10000).
 
@@ -125,18 +137,34 @@ run_apart(Call, Timeout, Output) ->
         relsync_lib_hooks_io:watch(Leader, self()),
         Owner ! {Ref, attempt(Call)}
     end),
-    Outcome =
-        receive
-            {Ref, Result} -> Result;
-            {'DOWN', Monitor, process, Pid, Reason} -> ended(Ref, Reason)
-        after Timeout ->
-            relsync_lib_processes:kill_linked(Pid, Leader),
-            timeout
-        end,
+    Outcome = await_outcome(Ref, {Pid, Monitor}, end_of(Timeout, now_ms())),
+    _ = is_atom(Outcome) andalso relsync_lib_processes:kill_linked(Pid, Leader),
     await_end(Pid, Monitor),
     relsync_lib_hooks_io:stop(Leader, ?OUTPUT_TIMEOUT_MS),
     flush(Ref),
     Outcome.
+
+await_outcome(Ref, {Pid, Monitor} = Hook, End) ->
+    receive
+        {Ref, Result} -> Result;
+        {'DOWN', Monitor, process, Pid, Reason} -> ended(Ref, Reason)
+    after wait_ms(End) ->
+        case {relsync_lib_watch:has_ended(), relsync_lib_watch:is_lost(), now_ms()} of
+            {true, _, _} -> host_lost;
+            {_, true, Now} when End > Now + ?ALONE_MS -> await_outcome(Ref, Hook, Now + ?ALONE_MS);
+            {_, _, Now} when Now >= End -> timeout;
+            _ -> await_outcome(Ref, Hook, End)
+        end
+    end.
+
+%% Any atom is greater than any number, so nothing comes after `infinity'.
+end_of(infinity, _) -> infinity;
+end_of(Timeout, Now) -> Now + Timeout.
+
+wait_ms(infinity) -> ?WATCH_MS;
+wait_ms(End) -> max(0, min(?WATCH_MS, End - now_ms())).
+
+now_ms() -> erlang:monotonic_time(millisecond).
 
 attempt(Call) ->
     try
@@ -169,6 +197,7 @@ flush(Ref) ->
     end.
 
 judge(Point, timeout, Timeout) -> {error, {hook_timeout, Point, Timeout}};
+judge(Point, host_lost, _) -> {error, {host_lost, Point}};
 judge(Point, {raised, Class, Reason, Stack}, _) -> {error, {hook_failed, Point, Class, Reason, Stack}};
 %% One of these is often the last call of a hook. The wanted state is already there.
 judge(presync, {returned, {error, {not_started, _}} = Value}, _) -> {ok, Value};
@@ -195,7 +224,9 @@ format_error({unhealthy, Value}) ->
 format_error({hook_failed, Point, Class, Reason, Stack}) ->
     io_lib:format("the ~s hook failed: ~s ~tP~ts", [Point, Class, Reason, 30, place(Stack)]);
 format_error({hook_timeout, Point, Timeout}) ->
-    io_lib:format("the ~s hook did not return within ~p ms and was killed", [Point, Timeout]).
+    io_lib:format("the ~s hook did not return within ~p ms and was killed", [Point, Timeout]);
+format_error({host_lost, Point}) ->
+    io_lib:format("the ~s hook was killed because the target lost the host", [Point]).
 
 place([{M, F, Arity, Location} | _]) when is_list(Location) ->
     Count =

@@ -93,7 +93,6 @@
 
 -define(MAX_CONTENT_BYTES, 1048576).
 -define(MAX_FRAME_MEMORY, 8388608).
--define(COPY_BYTES, 131072).
 -define(BLOCK_BYTES, 4096).
 -define(RESERVE_BYTES, 1048576).
 -define(BYTES_PER_ENTRY, 512).
@@ -454,17 +453,16 @@ copy_content(From, Index, Path, Sha256, Stage) ->
         {error, Reason} -> throw({cannot, write, Path, Reason})
     end.
 
-copy_rest(Source, #open_file{handle = Handle, hash = Hash} = File) ->
-    case relsync_lib_fs:read(Source, ?COPY_BYTES) of
-        {ok, Bytes} ->
-            case relsync_lib_fs:write_content(Handle, Bytes) of
-                ok -> copy_rest(Source, File#open_file{hash = crypto:hash_update(Hash, Bytes)});
-                {error, Reason} -> {error, Reason}
-            end;
-        eof ->
-            {ok, crypto:hash_final(Hash)};
-        {error, Reason} ->
-            {error, Reason}
+copy_rest(Source, #open_file{handle = Handle, hash = Begun}) ->
+    Write = fun(Bytes, Hash) ->
+        case relsync_lib_fs:write_content(Handle, Bytes) of
+            ok -> {ok, crypto:hash_update(Hash, Bytes)};
+            {error, Reason} -> {error, Reason}
+        end
+    end,
+    case relsync_lib_fs:fold_opened(Source, Write, Begun) of
+        {ok, Hash} -> {ok, crypto:hash_final(Hash)};
+        {error, Reason} -> {error, Reason}
     end.
 
 %% The end

@@ -3,7 +3,8 @@
 %% Owns the conversation with the host: what is asked, in which order, and what is answered. It reads
 %% and checks through the modules that own files, code and hooks, and leaves the update itself to
 %% relsync_lib_update. Everything it keeps is in its one process: when the session ends, by `BYE', by a
-%% lost host or by a crash, nothing of it stays (a probation timer apart). It looks at nothing before it
+%% lost host or by a crash, nothing of it stays (a probation timer apart). A lost host ends it between any
+%% two operations on files, unless a switch has begun (relsync_lib_watch). It looks at nothing before it
 %% has the lock on the destination (relsync_lib_lock) and has found the state directory to be one
 %% (relsync_lib_roots).
 %%
@@ -59,12 +60,14 @@ run(Host, Hello) ->
         lists:foreach(fun(Part) -> relsync_lib_host:send(Host, Part) end, Parts)
     end,
     relsync_lib_pulse:start(fun() -> Send(credit, #{bytes => 0}) end, ?PULSE_MS),
+    relsync_lib_watch:start(fun relsync_lib_host:is_lost/0),
     try
         greet(Send, Hello)
     catch
         throw:{busy, {session, Holder}} -> Send(boot, #{holder => Holder});
         throw:{busy, {returning, Holder}} -> Send(boot, #{returning => Holder});
         throw:{refuse, Kind, Text} -> Send(error, relsync_lib_refusal:error(Kind, Text));
+        exit:host_lost -> ok;
         Class:Reason:Stack -> Send(error, relsync_lib_refusal:error(internal, crash_text(Class, Reason, Stack)))
     end,
     relsync_lib_lock:release().
@@ -86,7 +89,9 @@ greet(Send, Hello) ->
             },
             relsync_lib_place:start(maps:get(read, Roots)),
             checked(relsync_lib_roots, state, relsync_lib_roots:check(Roots)),
+            relsync_lib_watch:extend(reads),
             Recovered = relsync_lib_contact:recover(Roots),
+            relsync_lib_watch:extend(everything),
             keep_blob(State, maps:get(prepare, Fields, false)),
             relsync_lib_return:resume(Roots),
             {Status, Base} = relsync_lib_status:look(Roots, maps:get(checksum, State)),
@@ -156,6 +161,7 @@ loop(State, Parts) ->
 
 %% The session is over. A `presync' without its update is undone by the other hooks.
 leave(#{receiving := Receiving, hooks := Hooks, send := Send}) ->
+    relsync_lib_watch:extend(nothing),
     is_map(Receiving) andalso stop_receiving(Receiving),
     relsync_lib_update_hooks:release(Hooks, Send),
     ok.
@@ -163,6 +169,7 @@ leave(#{receiving := Receiving, hooks := Hooks, send := Send}) ->
 %% The host sends ahead, so after an error nothing of what follows may be carried out: an `APPLY' must not
 %% come to pass without the hooks that failed before it. What was being received is kept.
 answer(Name, Fields, #{send := Send} = State) ->
+    relsync_lib_watch:extend(everything),
     try handle(Name, Fields, State) of
         Next -> loop(maps:remove(greeted, Next), [])
     catch
@@ -170,6 +177,8 @@ answer(Name, Fields, #{send := Send} = State) ->
             fail(State, Send, Kind, Text);
         throw:{given_up, Kind, Text} ->
             fail(State#{hooks := none}, Send, Kind, Text);
+        exit:host_lost ->
+            leave(State);
         Class:Reason:Stack ->
             fail(State, Send, internal, crash_text(Class, Reason, Stack))
     end.

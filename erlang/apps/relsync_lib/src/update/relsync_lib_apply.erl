@@ -98,10 +98,17 @@ prepare(#{state := Dir} = Roots, Staged, Options) ->
         throw:Refused when Refused =:= unfinished; Refused =:= no_number ->
             {error, Refused};
         throw:Reason ->
-            _ = relsync_lib_state:free_reserve(Dir),
-            _ = forget(Dir, Generation),
-            {error, Reason}
+            abandon(Dir, Generation),
+            {error, Reason};
+        exit:host_lost ->
+            abandon(Dir, Generation),
+            exit(host_lost)
     end.
+
+abandon(Dir, Generation) ->
+    _ = relsync_lib_state:free_reserve(Dir),
+    _ = forget(Dir, Generation),
+    ok.
 
 successor(Dir, Manifest, Snapshot, #{state := State, now := Now} = Options) ->
     Number = relsync_lib_generations:next(Dir),
@@ -357,11 +364,18 @@ prepare_rollback(#{state := Dir} = Roots, Current, Undos, Hold, Now) ->
         {ok, #{roots => Roots, journal => Journal, manifest => none, installed => #{}}}
     catch
         throw:Reason ->
-            _ = relsync_lib_state:free_reserve(Dir),
-            %% It may have its name even if syncing that failed. It must not take effect later.
-            _ = relsync_lib_state:delete_journal(Dir),
-            {error, Reason}
+            abandon_rollback(Dir),
+            {error, Reason};
+        exit:host_lost ->
+            abandon_rollback(Dir),
+            exit(host_lost)
     end.
+
+abandon_rollback(Dir) ->
+    _ = relsync_lib_state:free_reserve(Dir),
+    %% It may have its name even if syncing that failed. It must not take effect later.
+    _ = relsync_lib_state:delete_journal(Dir),
+    ok.
 
 %% A kept file may have been edited before or since; its time tells. If it has the time of its
 %% installation, it has that content, or the medium has lost it.

@@ -26,6 +26,8 @@ recover(Roots) ->
     end.
 
 recovered(What, Report, Changes, #{state := Dir} = Roots) ->
+    %% Nothing would make the code follow later.
+    relsync_lib_watch:extend(nothing),
     _ = relsync_lib_state:settle_last_pack(Dir),
     Notes = [relsync_lib_refusal:report_text(Line) || Line <- Report] ++ follow(Changes, Roots),
     #{recovered => relsync_lib_refusal:text(lists:join("; ", [What | Notes]))}.

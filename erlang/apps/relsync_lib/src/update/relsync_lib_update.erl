@@ -328,6 +328,8 @@ run(#update{disturbs = Disturbs, roots = Roots, hooks = Hooks} = Planned0, Mode,
     try
         prepare(check_users(Update), Mode, Prepare)
     catch
+        exit:host_lost ->
+            give_up(Update, io, "the target lost the host before the switch");
         error:Bug:Stack ->
             %% It must not leave more behind than a cut does.
             Outcome = maps:get(recovered, relsync_lib_contact:recover(Roots), <<"nothing was touched">>),
@@ -361,9 +363,12 @@ presync(#update{hooks = #{presync := false} = Hooks} = Update) ->
 presync(Update) ->
     Update.
 
+%% From here on, the update is completed or undone even if the host is lost.
 switch(#update{transaction = none} = Update, Mode) ->
+    relsync_lib_watch:extend(nothing),
     reload(disturb(Update), Mode);
 switch(#update{transaction = Transaction} = Update0, Mode) ->
+    relsync_lib_watch:extend(nothing),
     step(switch, Update0),
     Update = disturb(Update0),
     case relsync_lib_apply:switch(Transaction) of

@@ -78,6 +78,8 @@ early_presync(Hooks, Send) ->
 release(none, _) ->
     ok;
 release(#{loaded := Loaded, presync := Presync, context := Context} = Hooks0, Send) ->
+    %% The hooks that undo `presync' run even if the host is lost.
+    relsync_lib_watch:extend(nothing),
     #{base := Base, point := Point0} = Context,
     Hooks = Hooks0#{context := Context#{point := opposite(Point0), snapshot := Base}},
     [
