@@ -53,7 +53,7 @@ pub enum ReadError {
 
 /// A reader that takes fields off the front of a slice.
 #[derive(Debug, Clone)]
-pub struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     offset: usize,
 }
@@ -61,30 +61,30 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Starts at the first byte of `bytes`.
     #[must_use]
-    pub fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, offset: 0 }
     }
 
     /// Returns the number of bytes read.
     #[must_use]
-    pub fn offset(&self) -> usize {
+    pub(crate) fn offset(&self) -> usize {
         self.offset
     }
 
     /// Returns the number of bytes left.
     #[must_use]
-    pub fn remaining(&self) -> usize {
+    pub(crate) fn remaining(&self) -> usize {
         self.bytes.len() - self.offset
     }
 
     /// Returns whether no byte is left.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.remaining() == 0
     }
 
     /// Reads exactly `length` bytes.
-    pub fn bytes(&mut self, length: usize) -> Result<&'a [u8], ReadError> {
+    pub(crate) fn bytes(&mut self, length: usize) -> Result<&'a [u8], ReadError> {
         let rest = &self.bytes[self.offset..];
         let Some(field) = rest.get(..length) else {
             return Err(ReadError::Truncated {
@@ -98,41 +98,41 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads all bytes that are left.
-    pub fn rest(&mut self) -> &'a [u8] {
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
         let rest = &self.bytes[self.offset..];
         self.offset = self.bytes.len();
         rest
     }
 
     /// Reads a field of a fixed size.
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], ReadError> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], ReadError> {
         let mut array = [0; N];
         array.copy_from_slice(self.bytes(N)?);
         Ok(array)
     }
 
     /// Reads one byte.
-    pub fn u8(&mut self) -> Result<u8, ReadError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, ReadError> {
         Ok(u8::from_be_bytes(self.array()?))
     }
 
     /// Reads a big-endian 16-bit number.
-    pub fn u16(&mut self) -> Result<u16, ReadError> {
+    pub(crate) fn u16(&mut self) -> Result<u16, ReadError> {
         Ok(u16::from_be_bytes(self.array()?))
     }
 
     /// Reads a big-endian 32-bit number.
-    pub fn u32(&mut self) -> Result<u32, ReadError> {
+    pub(crate) fn u32(&mut self) -> Result<u32, ReadError> {
         Ok(u32::from_be_bytes(self.array()?))
     }
 
     /// Reads a big-endian 64-bit number.
-    pub fn u64(&mut self) -> Result<u64, ReadError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, ReadError> {
         Ok(u64::from_be_bytes(self.array()?))
     }
 
     /// Reads an unsigned LEB128 number in its shortest form.
-    pub fn varint(&mut self) -> Result<u64, ReadError> {
+    pub(crate) fn varint(&mut self) -> Result<u64, ReadError> {
         let start = self.offset;
         let mut value = 0_u64;
         for index in 0..VARINT_BYTES {
@@ -153,7 +153,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a varint of at most `limit`.
-    pub fn varint_up_to(&mut self, limit: u64) -> Result<u64, ReadError> {
+    pub(crate) fn varint_up_to(&mut self, limit: u64) -> Result<u64, ReadError> {
         let offset = self.offset;
         let value = self.varint()?;
         if value > limit {
@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a varint of at most `limit` as a length or a count.
-    pub fn length(&mut self, limit: usize) -> Result<usize, ReadError> {
+    pub(crate) fn length(&mut self, limit: usize) -> Result<usize, ReadError> {
         let offset = self.offset;
         let value = self.varint()?;
         match usize::try_from(value) {
@@ -181,19 +181,19 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a signed number written by [`Writer::zigzag`].
-    pub fn zigzag(&mut self) -> Result<i64, ReadError> {
+    pub(crate) fn zigzag(&mut self) -> Result<i64, ReadError> {
         let value = self.varint()?;
         Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
     }
 
     /// Reads a varint length of at most `limit` and that many bytes.
-    pub fn blob(&mut self, limit: usize) -> Result<&'a [u8], ReadError> {
+    pub(crate) fn blob(&mut self, limit: usize) -> Result<&'a [u8], ReadError> {
         let length = self.length(limit)?;
         self.bytes(length)
     }
 
     /// Ends the reading. Bytes that are left over are an error.
-    pub fn finish(self) -> Result<(), ReadError> {
+    pub(crate) fn finish(self) -> Result<(), ReadError> {
         if self.is_empty() {
             return Ok(());
         }
@@ -219,7 +219,7 @@ impl Writer {
 
     /// Starts with an empty buffer that has room for `capacity` bytes.
     #[must_use]
-    pub fn with_capacity(capacity: usize) -> Self {
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self {
             bytes: Vec::with_capacity(capacity),
         }
@@ -270,7 +270,7 @@ impl Writer {
     }
 
     /// Appends a big-endian 64-bit number.
-    pub fn u64(&mut self, value: u64) {
+    pub(crate) fn u64(&mut self, value: u64) {
         self.bytes(&value.to_be_bytes());
     }
 
@@ -294,7 +294,7 @@ impl Writer {
     }
 
     /// Appends a signed number so that small magnitudes are short: 0, -1, 1, -2 become 0, 1, 2, 3.
-    pub fn zigzag(&mut self, value: i64) {
+    pub(crate) fn zigzag(&mut self, value: i64) {
         self.varint(((value << 1) ^ (value >> 63)).cast_unsigned());
     }
 

@@ -5,63 +5,64 @@
 //! are the host's own. They bound the work that it spends on choosing bases.
 
 /// One kibibyte.
-pub const KIB: usize = 1024;
+pub(crate) const KIB: usize = 1024;
 /// One mebibyte.
-pub const MIB: usize = 1024 * KIB;
+pub(crate) const MIB: usize = 1024 * KIB;
 
 /// The number of entries in a manifest.
-pub const MANIFEST_ENTRIES: usize = 1_000_000;
+pub(crate) const MANIFEST_ENTRIES: usize = 1_000_000;
 /// The size of a manifest in bytes.
-pub const MANIFEST_BYTES: usize = 64 * MIB;
+pub(crate) const MANIFEST_BYTES: usize = 64 * MIB;
 /// The size of all paths of a manifest together, written out. With front-coding, a manifest within
 /// [`MANIFEST_BYTES`] could claim 4 GB of paths. Real paths of a million entries need about half of
 /// this limit.
-pub const MANIFEST_PATHS_BYTES: usize = 128 * MIB;
+pub(crate) const MANIFEST_PATHS_BYTES: usize = 128 * MIB;
 /// The size of an entry's path in bytes.
-pub const PATH_BYTES: usize = 4096;
+pub(crate) const PATH_BYTES: usize = 4096;
 /// The size of one component of an entry's path in bytes.
-pub const COMPONENT_BYTES: usize = 255;
+pub(crate) const COMPONENT_BYTES: usize = 255;
 /// The size of a symlink's target in bytes.
-pub const SYMLINK_TARGET_BYTES: usize = 4096;
+pub(crate) const SYMLINK_TARGET_BYTES: usize = 4096;
 /// The size of one file in bytes.
-pub const FILE_BYTES: u64 = 1 << 40;
+pub(crate) const FILE_BYTES: u64 = 1 << 40;
 /// The size of the new content in a frame.
-pub const FRAME_CONTENT_BYTES: usize = MIB;
+pub(crate) const FRAME_CONTENT_BYTES: usize = MIB;
 /// The number of pieces in one frame of a pack.
-pub const FRAME_PIECES: usize = 65_536;
+pub(crate) const FRAME_PIECES: usize = 65_536;
 /// The size of a frame's base and new content together.
-pub const FRAME_MEMORY_BYTES: usize = 8 * MIB;
+pub(crate) const FRAME_MEMORY_BYTES: usize = 8 * MIB;
 /// The size of a frame or trailer record of a pack.
-pub const PACK_RECORD_BYTES: usize = 2 * MIB;
+#[cfg(any(test, fuzzing))]
+pub(crate) const PACK_RECORD_BYTES: usize = 2 * MIB;
 /// The size of the header record of a pack.
 pub const PACK_HEADER_RECORD_BYTES: usize = 80 * MIB;
 /// The size of a boot script in bytes, and of any other file that says what boots. The agent reads
 /// as much (`relsync_lib_plain_term:max_bytes/0`).
-pub const BOOT_SCRIPT_BYTES: usize = 4 * MIB;
+pub(crate) const BOOT_SCRIPT_BYTES: usize = 4 * MIB;
 /// The size of a configuration file that the target is asked about, in bytes.
-pub const CONFIG_BYTES: usize = MIB;
+pub(crate) const CONFIG_BYTES: usize = MIB;
 /// The size of all of them in one message, compressed, with their paths. The agent takes a message
 /// of 1 MiB.
-pub const LOOK_CONFIGS_BYTES: usize = 512 * KIB;
+pub(crate) const LOOK_CONFIGS_BYTES: usize = 512 * KIB;
 /// The number of directories in a boot script's code path, and of its commands that load modules.
 /// Each of these commands has the path of its moment.
-pub const BOOT_SCRIPT_ITEMS: usize = 8192;
+pub(crate) const BOOT_SCRIPT_ITEMS: usize = 8192;
 
 /// The number of held files that are weighed as bases for one reason: similar path, same name, or
 /// shared chunks.
-pub const BASE_CANDIDATES: usize = 16;
+pub(crate) const BASE_CANDIDATES: usize = 16;
 /// The number of held files with the same extension that are weighed as bases.
-pub const BASE_NEIGHBOURS: usize = 256;
+pub(crate) const BASE_NEIGHBOURS: usize = 256;
 /// The number of contents whose beginning a plan reads in order to choose bases. For later ones,
 /// only the paths count.
-pub const BASE_SKETCHES: usize = 4096;
+pub(crate) const BASE_SKETCHES: usize = 4096;
 /// The number of bytes read from a content to weigh it as a base.
-pub const SKETCH_BYTES: usize = 16 * KIB;
+pub(crate) const SKETCH_BYTES: usize = 16 * KIB;
 /// The number of bytes used of their inflated form.
-pub const SKETCH_INFLATED_BYTES: usize = 64 * KIB;
+pub(crate) const SKETCH_INFLATED_BYTES: usize = 64 * KIB;
 /// The number of features kept of a content.
-pub const SKETCH_HASHES: usize = 128;
+pub(crate) const SKETCH_HASHES: usize = 128;
 /// The number of chunks of held files that are remembered to find shared ones.
-pub const BASE_CHUNKS: usize = 65_536;
+pub(crate) const BASE_CHUNKS: usize = 65_536;
 /// The number of held files that are remembered for one chunk.
-pub const BASE_CHUNK_HOLDERS: usize = 4;
+pub(crate) const BASE_CHUNK_HOLDERS: usize = 4;

@@ -31,7 +31,7 @@ mod streams;
 mod zlib;
 pub mod zstd_frame;
 
-pub use beam::BeamOrigin;
+pub(crate) use beam::BeamOrigin;
 pub use decode::decode;
 pub use encode::{encode, encode_with};
 pub use frame::Transform;
@@ -52,7 +52,7 @@ pub struct Piece<'a> {
 /// Returns the names and arities of the functions that a compiled module exports; returns `None` if
 /// the module cannot be read.
 #[must_use]
-pub fn module_exports(file: &[u8]) -> Option<Vec<(String, u32)>> {
+pub(crate) fn module_exports(file: &[u8]) -> Option<Vec<(String, u32)>> {
     beam::exports(file)
 }
 
@@ -90,7 +90,7 @@ pub struct Options {
 pub const BEST_LEVEL: i32 = 19;
 
 /// The level of the effort `fast`, at which time counts as well as size.
-pub const FAST_LEVEL: i32 = 9;
+pub(crate) const FAST_LEVEL: i32 = 9;
 
 impl Default for Options {
     fn default() -> Self {
@@ -189,7 +189,7 @@ impl From<Malformed> for DecodeError {
 /// Returns the MD5 of a BEAM file's essential chunks. The loaded module answers it to
 /// `Module:module_info(md5)`.
 #[must_use]
-pub fn beam_md5(file: &[u8]) -> Option<[u8; 16]> {
+pub(crate) fn beam_md5(file: &[u8]) -> Option<[u8; 16]> {
     let module = beam::Module::unpack(file, beam::Reading::Base).ok()?;
     let container = module.container().ok()?;
     Some(beam::module_md5(&container))
@@ -198,14 +198,14 @@ pub fn beam_md5(file: &[u8]) -> Option<[u8; 16]> {
 /// Returns a fingerprint of this host's zlib. A zlib that deflates to other bytes has another
 /// fingerprint.
 #[must_use]
-pub fn zlib_fingerprint() -> [u8; 8] {
+pub(crate) fn zlib_fingerprint() -> [u8; 8] {
     zlib::fingerprint()
 }
 
 /// Returns the OTP release that a BEAM file was compiled for; `None` if the bytes are not a BEAM
 /// file.
 #[must_use]
-pub fn beam_origin(file: &[u8]) -> Option<BeamOrigin> {
+pub(crate) fn beam_origin(file: &[u8]) -> Option<BeamOrigin> {
     beam::origin(file)
 }
 

@@ -33,7 +33,7 @@ const BLOCK_BYTES: usize = 128 << 10;
 
 /// The effort of the search for matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Search {
+pub(crate) enum Search {
     /// Finds long matches anywhere and short ones nearby, in a hundredth of the time of
     /// [`Search::Deep`].
     Quick,
@@ -68,7 +68,7 @@ pub fn compress(prefix: &[u8], content: &[u8], level: i32) -> Result<Vec<u8>, Co
 ///
 /// If the compressor fails, the frame holds the content uncompressed.
 #[must_use]
-pub fn compress_bare(prefix: &[u8], content: &[u8], search: Search) -> Vec<u8> {
+pub(crate) fn compress_bare(prefix: &[u8], content: &[u8], search: Search) -> Vec<u8> {
     compress_bare_within(prefix, content, search, compress_bound(content.len()))
         .unwrap_or_else(|| stored(prefix.len(), content))
 }
@@ -76,7 +76,7 @@ pub fn compress_bare(prefix: &[u8], content: &[u8], search: Search) -> Vec<u8> {
 /// Compresses `content` into one bare frame of less than `limit` bytes. Returns `None` as soon as
 /// it is clear that this is impossible.
 #[must_use]
-pub fn compress_bare_within(
+pub(crate) fn compress_bare_within(
     prefix: &[u8],
     content: &[u8],
     search: Search,
@@ -176,7 +176,12 @@ pub(super) fn stored(prefix_len: usize, content: &[u8]) -> Vec<u8> {
 }
 
 /// Decompresses one frame of at most `limit` bytes of content that refers to `prefix`.
-pub fn decompress(prefix: &[u8], frame: &[u8], limit: usize) -> Result<Vec<u8>, DecompressError> {
+#[cfg(any(test, fuzzing))]
+pub(crate) fn decompress(
+    prefix: &[u8],
+    frame: &[u8],
+    limit: usize,
+) -> Result<Vec<u8>, DecompressError> {
     let declared = zstd::zstd_safe::get_frame_content_size(frame)
         .ok()
         .flatten()
@@ -188,7 +193,7 @@ pub fn decompress(prefix: &[u8], frame: &[u8], limit: usize) -> Result<Vec<u8>, 
 
 /// Decompresses one frame that refers to `prefix`, with or without a content length in the frame.
 /// Fails if the content is longer than `limit` bytes.
-pub fn decompress_bare(
+pub(crate) fn decompress_bare(
     prefix: &[u8],
     frame: &[u8],
     limit: usize,

@@ -77,7 +77,7 @@ pub struct CodedPiece {
 }
 
 /// Encodes the pack of `outline`. It passes the bytes to `sink` in order.
-pub fn encode_pack(
+pub(crate) fn encode_pack(
     outline: &Outline,
     source: &dyn ContentSource,
     coding: Coding,

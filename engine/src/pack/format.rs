@@ -348,7 +348,6 @@ impl Sealer {
 #[derive(Debug)]
 pub struct RecordReader<'a> {
     input: Reader<'a>,
-    pack: &'a [u8],
 }
 
 impl<'a> RecordReader<'a> {
@@ -357,7 +356,6 @@ impl<'a> RecordReader<'a> {
     pub fn new(pack: &'a [u8]) -> Self {
         Self {
             input: Reader::new(pack),
-            pack,
         }
     }
 
@@ -380,14 +378,15 @@ impl<'a> RecordReader<'a> {
         Ok(payload)
     }
 
-    /// Checks that the trailer, and nothing else, comes next.
-    pub fn finish(mut self) -> Result<(), PackError> {
+    /// Checks that the trailer of `pack`, and nothing else, comes next.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn finish(mut self, pack: &[u8]) -> Result<(), PackError> {
         use sha2::Digest;
         let before = self.input.offset();
         let payload = self.record(limits::PACK_RECORD_BYTES)?;
         let mut input = Reader::new(payload);
         expect_type(&mut input, TRAILER)?;
-        let expected: [u8; 32] = sha2::Sha256::digest(&self.pack[..before]).into();
+        let expected: [u8; 32] = sha2::Sha256::digest(&pack[..before]).into();
         let found = input.array::<32>()?;
         input.finish()?;
         self.input.finish()?;

@@ -28,7 +28,7 @@ const ANCHORS: usize = 8;
 
 /// A function that returns the chunks of held or new content, in order, with their lengths in
 /// bytes; empty if they are unknown.
-pub type ChunksOf<'a> = &'a dyn Fn(&Sha256) -> Vec<(ChunkId, u64)>;
+pub(crate) type ChunksOf<'a> = &'a dyn Fn(&Sha256) -> Vec<(ChunkId, u64)>;
 
 /// Divides the content that `plan` sends of `new` into frames.
 #[must_use]

@@ -43,7 +43,7 @@ pub enum Effort {
 
 impl Effort {
     /// Both efforts.
-    pub const ALL: [Self; 2] = [Self::Best, Self::Fast];
+    pub(crate) const ALL: [Self; 2] = [Self::Best, Self::Fast];
 
     /// Returns zstd's level.
     pub(crate) fn level(self) -> i32 {
@@ -137,7 +137,7 @@ impl Outline {
 
     /// Returns the snapshot to which the pack brings a target.
     #[must_use]
-    pub fn snapshot(&self) -> SnapshotId {
+    pub(crate) fn snapshot(&self) -> SnapshotId {
         self.header.snapshot
     }
 

@@ -12,7 +12,7 @@ use crate::bytes::{ReadError, Reader};
 use crate::limits;
 
 /// The file that names the version of the release to start.
-pub const START_ERL_DATA: &str = "releases/start_erl.data";
+pub(crate) const START_ERL_DATA: &str = "releases/start_erl.data";
 
 /// The maximum size of `releases/start_erl.data`.
 pub const START_ERL_BYTES: usize = 4096;
@@ -161,7 +161,7 @@ impl BootScript {
 
     /// Returns every directory that the script names, as written, without duplicates.
     #[must_use]
-    pub fn directories(&self) -> Vec<&str> {
+    pub(crate) fn directories(&self) -> Vec<&str> {
         let mut paths: Vec<&Arc<[String]>> = self.loads.iter().map(|load| &load.path).collect();
         // Consecutive loads share their path.
         paths.dedup_by(|a, b| Arc::ptr_eq(a, b));

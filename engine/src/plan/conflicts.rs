@@ -99,7 +99,7 @@ impl<'a> Unknown<'a> {
 
     /// Returns the question to the target about an entry: its path, and its size if it is a file.
     #[must_use]
-    pub fn wish(&self, index: usize) -> (Vec<u8>, Option<u64>) {
+    pub(crate) fn wish(&self, index: usize) -> (Vec<u8>, Option<u64>) {
         let entry = &self.new.entries()[index];
         let size = entry.content().map(|(size, _)| size);
         (entry.path.as_bytes().to_vec(), size)
@@ -126,7 +126,7 @@ impl<'a> Unknown<'a> {
 /// Lists the conflicts. `found` is the target's answer about unknown paths. `takes_over` says
 /// whether scanned entries outside a release's own directories count as relsync's too.
 #[must_use]
-pub fn conflicts(
+pub(crate) fn conflicts(
     held: Held<'_>,
     new: &Manifest,
     found: &BTreeMap<usize, Standing>,

@@ -131,7 +131,7 @@ impl Plan {
     /// Returns the mount points of the target that the plan would replace, or remove as files. A
     /// directory that is a mount point stays, with other content.
     #[must_use]
-    pub fn needs_place_of(
+    pub(crate) fn needs_place_of(
         &self,
         held: Held<'_>,
         new: &Manifest,
@@ -156,7 +156,7 @@ impl Plan {
 
     /// Stops sending the new entries that the target already has, given by index, although relsync
     /// did not install them.
-    pub fn find_there(&mut self, there: &BTreeSet<usize>) {
+    pub(crate) fn find_there(&mut self, there: &BTreeSet<usize>) {
         let is_there = |at: usize| there.contains(&at);
         let sources = || self.entries.iter().map(|entry| entry.source);
         // An entry whose content another entry needs must be sent for that one.
@@ -186,7 +186,7 @@ impl Plan {
 
     /// Sums up the plan for `new`, the manifest it was made for.
     #[must_use]
-    pub fn totals(&self, new: &Manifest) -> Totals {
+    pub(crate) fn totals(&self, new: &Manifest) -> Totals {
         let mut totals = Totals {
             removed: self.deletes.len() as u64,
             ..Totals::default()
@@ -271,7 +271,7 @@ fn has_own(held: Held<'_>) -> bool {
 
 /// Returns whether a release would change nothing but the target's own file.
 #[must_use]
-pub fn differs_in_own_only(base: &Manifest, new: &Manifest) -> bool {
+pub(crate) fn differs_in_own_only(base: &Manifest, new: &Manifest) -> bool {
     let others = |manifest: &Manifest| -> Vec<Entry> {
         let entries = manifest.entries().iter();
         let others = entries.filter(|entry| !is_targets_own(entry.path.as_bytes()));
@@ -315,7 +315,7 @@ fn plan_deletes(held: Held<'_>, new: &Manifest, rules: &Rules<'_>) -> (Vec<usize
 
 /// A changed file that decides what the release boots: its path, and the size and hash of its new
 /// content, if it stays.
-pub type BootChange = (Vec<u8>, Option<(u64, Sha256)>);
+pub(crate) type BootChange = (Vec<u8>, Option<(u64, Sha256)>);
 
 /// The change of a module's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -330,7 +330,7 @@ pub enum ModuleAction {
 
 /// A change of a compiled module's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModuleChange {
+pub(crate) struct ModuleChange {
     /// The file's path.
     pub path: Vec<u8>,
     /// The change.
@@ -343,7 +343,7 @@ impl Plan {
     /// Lists the files of code that the plan changes: compiled modules and archives of them. Their
     /// directory does not matter, because only the target's VM knows where it loads code from.
     #[must_use]
-    pub fn module_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<ModuleChange> {
+    pub(crate) fn module_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<ModuleChange> {
         let mut changes = Vec::new();
         for (planned, entry) in self.entries.iter().zip(new.entries()) {
             let action = match (planned.change, planned.source) {
@@ -398,7 +398,7 @@ impl Plan {
     /// Lists the files that decide what the new release boots, as far as the plan changes them.
     /// Gives their paths and their new content.
     #[must_use]
-    pub fn boot_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<BootChange> {
+    pub(crate) fn boot_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<BootChange> {
         let planned = self.entries.iter().zip(new.entries());
         let comes = planned
             .filter(|(planned, entry)| planned.change != Change::Kept && tells_boot(entry))

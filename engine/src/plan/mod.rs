@@ -11,7 +11,5 @@ mod entries;
 pub mod installed;
 pub mod next_boot;
 
-pub use entries::{
-    BootChange, Change, ModuleAction, ModuleChange, Plan, PlannedEntry, Rules, Source, Totals,
-    differs_in_own_only,
-};
+pub(crate) use entries::differs_in_own_only;
+pub use entries::{Change, ModuleAction, Plan, PlannedEntry, Rules, Source, Totals};

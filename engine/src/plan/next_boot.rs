@@ -113,7 +113,7 @@ impl NextBoot {
 
     /// Returns the place of a directory.
     #[must_use]
-    pub fn place(&self, written: &str) -> Place {
+    pub(crate) fn place(&self, written: &str) -> Place {
         let in_release = match written.split_once('/') {
             Some(("$ROOT", rest)) if self.is_own_root => normal(rest),
             Some(("$RELEASE_LIB", rest)) => normal(&format!("lib/{rest}")),
@@ -168,7 +168,7 @@ impl NextBoot {
 
     /// Lists the directories whose place only the target knows, as written.
     #[must_use]
-    pub fn elsewhere(&self) -> BTreeSet<String> {
+    pub(crate) fn elsewhere(&self) -> BTreeSet<String> {
         let directories = self.script.directories().into_iter();
         let places = directories.map(|written| self.place(written));
         places

@@ -11,11 +11,11 @@
 use fastcdc::v2020::FastCDC;
 
 /// Content of at most this size is always one chunk.
-pub const MIN_CHUNK_BYTES: usize = 16 * 1024;
+pub(crate) const MIN_CHUNK_BYTES: usize = 16 * 1024;
 /// The average size of a chunk.
-pub const AVERAGE_CHUNK_BYTES: usize = 64 * 1024;
+pub(crate) const AVERAGE_CHUNK_BYTES: usize = 64 * 1024;
 /// The maximum size of a chunk.
-pub const MAX_CHUNK_BYTES: usize = 256 * 1024;
+pub(crate) const MAX_CHUNK_BYTES: usize = 256 * 1024;
 
 /// Finds the length of the first chunk of `buffer`.
 ///

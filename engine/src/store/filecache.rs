@@ -27,7 +27,7 @@ pub(crate) struct CachedFile {
 }
 
 /// Encodes files that ascend by path.
-pub(crate) fn encode(files: &[CachedFile]) -> Vec<u8> {
+pub(super) fn encode(files: &[CachedFile]) -> Vec<u8> {
     let mut writer = Writer::with_capacity(files.len() * 128 + 16);
     writer.u8(VERSION);
     writer.length(files.len());
@@ -46,7 +46,7 @@ pub(crate) fn encode(files: &[CachedFile]) -> Vec<u8> {
 }
 
 /// Decodes files. A damaged cache counts as empty.
-pub(crate) fn decode(bytes: &[u8]) -> Vec<CachedFile> {
+pub(super) fn decode(bytes: &[u8]) -> Vec<CachedFile> {
     let Some((bytes, crc)) = bytes.split_last_chunk::<4>() else {
         return Vec::new();
     };
@@ -85,7 +85,7 @@ fn read_files(mut reader: Reader<'_>) -> Result<Vec<CachedFile>, ReadError> {
 
 /// A lookup of files in ascending order of their paths. It is faster than a search for each.
 #[derive(Debug)]
-pub(crate) struct Cursor<'a> {
+pub(super) struct Cursor<'a> {
     files: std::iter::Peekable<std::slice::Iter<'a, CachedFile>>,
 }
 

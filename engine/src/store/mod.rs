@@ -51,7 +51,7 @@ pub use content::ContentReader;
 pub use error::StoreError;
 pub use rebuild::RebuildReport;
 pub use segment::Damage;
-pub use snapshot::{NAME_BYTES, NOTE_BYTES, SnapshotMeta, SnapshotRecord};
+pub use snapshot::{SnapshotMeta, SnapshotRecord};
 pub use take::{Exclusion, ScanOptions, ScanProgress, ScanReport};
 
 use index::{Index, Location};
@@ -282,14 +282,6 @@ impl Store {
         }
     }
 
-    /// Reads a manifest by the target's id of it.
-    pub fn manifest_by_sha(&self, sha256: &ManifestId) -> Result<Option<Manifest>, StoreError> {
-        match self.index.snapshot_of(sha256)? {
-            Some(id) => self.manifest(&id),
-            None => Ok(None),
-        }
-    }
-
     /// Stores a manifest, for example one that a target has installed.
     pub fn put_manifest(&self, bytes: &[u8]) -> Result<(SnapshotId, ManifestId), StoreError> {
         let manifest = Manifest::decode(bytes)?;
@@ -310,13 +302,16 @@ impl Store {
     }
 
     /// Tells whether the store has a content.
-    pub fn has_content(&self, sha256: &Sha256) -> Result<bool, StoreError> {
+    pub(crate) fn has_content(&self, sha256: &Sha256) -> Result<bool, StoreError> {
         self.index.has_content(sha256)
     }
 
     /// Lists the chunks of a content with their sizes; returns `None` if the store does not have
     /// it.
-    pub fn chunks_of(&self, sha256: &Sha256) -> Result<Option<Vec<(ChunkId, u32)>>, StoreError> {
+    pub(crate) fn chunks_of(
+        &self,
+        sha256: &Sha256,
+    ) -> Result<Option<Vec<(ChunkId, u32)>>, StoreError> {
         let content = self.content(sha256)?;
         Ok(content.map(|content| content.chunks().collect()))
     }
@@ -389,7 +384,7 @@ impl Store {
     }
 
     /// Rebuilds the index from the segments, in one transaction.
-    pub fn rebuild_index(&self) -> Result<RebuildReport, StoreError> {
+    pub(crate) fn rebuild_index(&self) -> Result<RebuildReport, StoreError> {
         let report = self.index.write(|changes| {
             changes.clear()?;
             rebuild::fill(changes, &self.segments_dir)

@@ -22,7 +22,7 @@ pub(crate) struct Recipe {
 
 impl Recipe {
     /// Encodes the chunks; the size is their sum.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::with_capacity(self.chunks.len() * CHUNK_REF_BYTES);
         for chunk in &self.chunks {
             writer.bytes(chunk.id.as_bytes());
@@ -32,7 +32,7 @@ impl Recipe {
     }
 
     /// Returns `None` if the bytes are not a valid recipe.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut chunks = Vec::with_capacity(bytes.len() / CHUNK_REF_BYTES);
         let mut reader = Reader::new(bytes);
         while !reader.is_empty() {

@@ -319,7 +319,7 @@ pub(crate) struct Segment {
 
 /// A part of a segment.
 #[derive(Debug)]
-pub(crate) enum Found<'a> {
+pub(super) enum Found<'a> {
     /// A sound record.
     Record {
         offset: u64,

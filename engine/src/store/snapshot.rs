@@ -7,9 +7,9 @@ use crate::bytes::{ReadError, Reader, Writer};
 use crate::tree::id::{ManifestId, SnapshotId};
 
 /// The maximum size of a name or a tag in bytes.
-pub const NAME_BYTES: usize = 128;
+pub(crate) const NAME_BYTES: usize = 128;
 /// The maximum size of a note in bytes.
-pub const NOTE_BYTES: usize = 64 * 1024;
+pub(crate) const NOTE_BYTES: usize = 64 * 1024;
 
 const EVENT_TAKEN: u8 = 0;
 const EVENT_SEEN: u8 = 1;
@@ -95,7 +95,7 @@ pub(crate) enum EventKind {
 }
 
 impl Event {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new();
         writer.u64(self.seq);
         writer.u64(self.time_ns.cast_unsigned());
@@ -126,7 +126,7 @@ impl Event {
     }
 
     /// Returns `None` if the bytes are not an event that this relsync knows.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         // The index stores numbers as signed ones.
         let seq = reader
@@ -138,7 +138,7 @@ impl Event {
             EVENT_TAKEN => EventKind::Taken {
                 parent: match reader.blob(32).ok()? {
                     [] => None,
-                    parent => Some(SnapshotId::from_slice(parent)?),
+                    parent => Some(SnapshotId(parent.try_into().ok()?)),
                 },
                 name: text(reader.blob(NAME_BYTES))?,
                 note: text(reader.blob(NOTE_BYTES))?,

@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use sha2::{Digest, Sha256};
 
 /// The oldest OTP release that the agent runs on.
-pub const OLDEST_OTP_RELEASE: u32 = 23;
+pub(crate) const OLDEST_OTP_RELEASE: u32 = 23;
 
 /// The expressions that the target evaluates before it has any of our modules, one per line:
 /// [`boot`] and [`fetch`].
@@ -27,7 +27,7 @@ pub fn boot() -> &'static str {
 
 /// Returns the Erlang expressions that load the agent. They use the variables `Host`, `Release`,
 /// `State` and `Hash`.
-pub fn fetch() -> &'static str {
+pub(crate) fn fetch() -> &'static str {
     EXPRESSIONS.lines().nth(1).unwrap_or_default()
 }
 
@@ -48,7 +48,7 @@ const VERSION_BYTES: usize = 16;
 
 impl Variant {
     /// Returns the agent's version. By it, a target knows whether it has loaded this agent.
-    pub fn version(&self) -> &'static [u8] {
+    pub(crate) fn version(&self) -> &'static [u8] {
         &self.blob[..VERSION_BYTES]
     }
 }
@@ -69,7 +69,7 @@ fn variant(name: &'static str, blob: &'static [u8]) -> Variant {
 }
 
 /// Returns both variants, the one for the older releases first.
-pub fn both() -> &'static [Variant; 2] {
+pub(crate) fn both() -> &'static [Variant; 2] {
     &VARIANTS
 }
 

@@ -38,7 +38,7 @@ impl Greeting {
     }
 
     /// Returns the name of this session while it holds the target.
-    pub fn holder(&self) -> &str {
+    pub(crate) fn holder(&self) -> &str {
         let mut end = self.host.len().min(HOLDER_BYTES);
         while !self.host.is_char_boundary(end) {
             end -= 1;

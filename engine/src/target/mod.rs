@@ -24,11 +24,11 @@ pub use apply::{
 pub use found::{Found, FoundDirectory};
 pub use greeting::{AgentSent, Greeting};
 pub use open::{Address, OpenError, Target};
-pub use patience::{Patience, Pauses};
+pub use patience::Patience;
+pub(crate) use patience::Pauses;
 pub use place::Place;
 pub use status::{
-    Current, Drift, ID_BEGINNING_BYTES, Incoming, KeptGeneration, LastPack, Leftovers, PackEnd,
-    TargetStatus, VmLife,
+    Current, Drift, Incoming, KeptGeneration, LastPack, Leftovers, PackEnd, TargetStatus, VmLife,
 };
 pub use unload::Unloaded;
 pub use words::{ErrorKind, HookFailure, ModuleState, Step};

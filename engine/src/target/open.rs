@@ -57,7 +57,7 @@ impl OpenError {
     /// Whether waiting may help after a link was lost. The target may be restarting, or may still
     /// hold the session that was lost.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
+    pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Connect(_)
             | Self::Session(SessionError::Busy { .. } | SessionError::Returning) => true,
@@ -120,14 +120,14 @@ impl Target {
     }
 
     /// Ends a session, whether or not the target still listens.
-    pub async fn close(&mut self, session: Session) {
+    pub(crate) async fn close(&mut self, session: Session) {
         self.count(&session);
         // The target has answered everything that mattered.
         let _ = tokio::time::timeout(self.patience.goodbye, session.close()).await;
     }
 
     /// Drops a session whose target cannot or must not be told.
-    pub fn abandon(&mut self, session: Session) {
+    pub(crate) fn abandon(&mut self, session: Session) {
         self.count(&session);
     }
 

@@ -70,7 +70,7 @@ impl Default for Patience {
 
 impl Patience {
     /// Returns the pauses before `attempts` new attempts, each twice the one before.
-    pub fn pauses(&self, attempts: u32) -> Pauses {
+    pub(crate) fn pauses(&self, attempts: u32) -> Pauses {
         Pauses {
             left: attempts,
             next: self.first_pause,
@@ -81,7 +81,7 @@ impl Patience {
 
 /// The pauses before new attempts. The iterator ends with the attempts.
 #[derive(Debug, Clone)]
-pub struct Pauses {
+pub(crate) struct Pauses {
     left: u32,
     next: Duration,
     longest: Duration,

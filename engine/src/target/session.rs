@@ -91,7 +91,7 @@ pub enum SessionError {
 impl SessionError {
     /// Returns whether a new session could succeed after this error ended the last one.
     #[must_use]
-    pub fn is_lost_link(&self) -> bool {
+    pub(crate) fn is_lost_link(&self) -> bool {
         matches!(
             self,
             Self::Transport(
@@ -126,7 +126,7 @@ impl Session {
     }
 
     /// Lets the agent be silent for this much longer from now on; without an amount, forever.
-    pub fn allow_more_silence(&mut self, more: Option<Duration>) {
+    pub(crate) fn allow_more_silence(&mut self, more: Option<Duration>) {
         self.silence = more.and_then(|more| self.silence?.checked_add(more));
     }
 

@@ -4,7 +4,7 @@ use crate::plan::installed::DriftKind;
 use crate::target::apply::ModuleStatus;
 
 /// The number of an id's bytes that tell it from the few others that a host or a target knows.
-pub const ID_BEGINNING_BYTES: usize = 8;
+pub(crate) const ID_BEGINNING_BYTES: usize = 8;
 
 /// The length of the fingerprint of how a zlib deflates.
 const ZLIB_FINGERPRINT_BYTES: usize = 8;
@@ -168,7 +168,7 @@ pub struct VmLife {
 impl VmLife {
     /// The version of the release that the boot file lies with.
     #[must_use]
-    pub fn booted_version(&self) -> Option<String> {
+    pub(crate) fn booted_version(&self) -> Option<String> {
         let boot = String::from_utf8_lossy(self.boot.as_deref()?).into_owned();
         let (version, _) = boot.strip_prefix("releases/")?.split_once('/')?;
         Some(version.to_owned())
@@ -176,7 +176,7 @@ impl VmLife {
 
     /// Whether the VM was booted from another release than a start would boot now.
     #[must_use]
-    pub fn runs_another_release(&self) -> bool {
+    pub(crate) fn runs_another_release(&self) -> bool {
         matches!((&self.named, self.booted_version()), (Some(named), Some(booted)) if *named != booted)
     }
 }

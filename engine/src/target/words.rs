@@ -14,7 +14,8 @@ macro_rules! words {
 
         impl $name {
             /// The words that this version knows.
-            pub const KNOWN: &[&str] = &[$($word),*];
+            #[cfg(test)]
+            pub(crate) const KNOWN: &[&str] = &[$($word),*];
 
             /// Returns the word as it travels.
             #[must_use]

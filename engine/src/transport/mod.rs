@@ -27,7 +27,7 @@ pub const MAX_SENT_MESSAGE: usize = 64 * 1024;
 
 /// The largest message that any transport takes from a target, in bytes; what claims to be larger
 /// is refused unread.
-pub const MAX_RECEIVED_MESSAGE: usize = 1024 * 1024;
+pub(crate) const MAX_RECEIVED_MESSAGE: usize = 1024 * 1024;
 
 /// A two-way stream of messages with the agent on one target.
 pub trait Channel: Send {

@@ -39,7 +39,7 @@ impl RateLimiter {
 
     /// Returns the number of bytes to write between two calls of [`take`](Self::take), so that the
     /// flow is even.
-    pub fn piece_size(&self) -> usize {
+    pub(crate) fn piece_size(&self) -> usize {
         let piece = (self.bytes_per_s.get() / 20).clamp(MIN_PIECE, MAX_PIECE);
         usize::try_from(piece).unwrap_or(usize::MAX)
     }

@@ -16,7 +16,7 @@ use crate::limits;
 use crate::tree::id::Sha256;
 
 /// The name of the state directory, which no manifest may touch.
-pub const STATE_DIR: &str = ".relsync";
+pub(crate) const STATE_DIR: &str = ".relsync";
 
 /// The file that each target owns from its first install on: the cookie of its release.
 const TARGETS_OWN: &[u8] = b"releases/COOKIE";
@@ -82,7 +82,7 @@ impl EntryPath {
 
     /// Returns the path as a relative path of this platform.
     #[must_use]
-    pub fn as_path(&self) -> &Path {
+    pub(crate) fn as_path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.0))
     }
 
@@ -93,7 +93,8 @@ impl EntryPath {
     }
 
     /// Iterates over the components, at least one.
-    pub fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
         self.0.split(|byte| *byte == b'/')
     }
 
@@ -204,7 +205,7 @@ impl Mode {
 
     /// Keeps the permission bits of a `st_mode`.
     #[must_use]
-    pub fn from_st_mode(st_mode: u32) -> Self {
+    pub(crate) fn from_st_mode(st_mode: u32) -> Self {
         let [.., high, low] = (st_mode & Self::MAX).to_be_bytes();
         Self(u16::from_be_bytes([high, low]))
     }
@@ -303,18 +304,9 @@ impl Entry {
         }
     }
 
-    /// Returns the permission bits; `None` for a symlink, which has none.
-    #[must_use]
-    pub fn mode(&self) -> Option<Mode> {
-        match self.kind {
-            EntryKind::File { mode, .. } | EntryKind::Dir { mode } => Some(mode),
-            EntryKind::Symlink { .. } => None,
-        }
-    }
-
     /// Returns whether this is a directory.
     #[must_use]
-    pub fn is_dir(&self) -> bool {
+    pub(crate) fn is_dir(&self) -> bool {
         matches!(self.kind, EntryKind::Dir { .. })
     }
 }

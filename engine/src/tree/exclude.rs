@@ -184,14 +184,14 @@ impl Rules {
     /// Keeps these system libraries, such as `kernel-9.0`, together with the shared libraries in
     /// them. A system library without its shared libraries would not work.
     #[must_use]
-    pub fn with_system_libs(mut self, names: impl IntoIterator<Item = Vec<u8>>) -> Self {
+    pub(crate) fn with_system_libs(mut self, names: impl IntoIterator<Item = Vec<u8>>) -> Self {
         self.whole_system_libs.extend(names);
         self
     }
 
     /// Keeps everything in every system library.
     #[must_use]
-    pub fn own_system_libs(mut self) -> Self {
+    pub(crate) fn own_system_libs(mut self) -> Self {
         self.own_system_libs = true;
         self
     }
@@ -212,7 +212,7 @@ impl Rules {
 
     /// Leaves out the object store at this path relative to the root.
     #[must_use]
-    pub fn without_store(mut self, path: Vec<u8>) -> Self {
+    pub(crate) fn without_store(mut self, path: Vec<u8>) -> Self {
         self.store = Some(path);
         self
     }
@@ -263,7 +263,7 @@ impl Rules {
     /// Decides about an entry by its path relative to the root. `None` means that the entry is
     /// kept.
     #[must_use]
-    pub fn exclusion(&self, path: &[u8], is_dir: bool) -> Option<Reason> {
+    pub(crate) fn exclusion(&self, path: &[u8], is_dir: bool) -> Option<Reason> {
         if path == STATE_DIR.as_bytes() {
             return Some(Reason::StateDir);
         }
@@ -334,7 +334,7 @@ fn is_residue(path: &[u8], is_dir: bool) -> bool {
 
 /// Tells whether a path is exactly `lib/<otp application>-<version>`.
 #[must_use]
-pub fn is_system_library(path: &[u8]) -> bool {
+pub(crate) fn is_system_library(path: &[u8]) -> bool {
     let Some(name) = path.strip_prefix(b"lib/") else {
         return false;
     };

@@ -22,12 +22,6 @@ macro_rules! hash_id {
             pub fn from_hex(hex: &str) -> Option<Self> {
                 parse_hex(hex).map(Self)
             }
-
-            /// Takes exactly 32 bytes; returns `None` for any other length.
-            #[must_use]
-            pub fn from_slice(bytes: &[u8]) -> Option<Self> {
-                bytes.try_into().ok().map(Self)
-            }
         }
 
         impl fmt::Display for $name {

@@ -7,9 +7,6 @@
 //! strictly, and every path's parent is one of its directories. All limits hold, and there is
 //! exactly one encoding.
 
-use std::fmt::Write as _;
-use std::sync::OnceLock;
-
 use thiserror::Error;
 
 use crate::bytes::{ReadError, Reader, Writer};
@@ -92,8 +89,6 @@ pub struct Manifest {
     bytes: Vec<u8>,
     id: SnapshotId,
     sha256: ManifestId,
-    /// Indexes of the file entries, ordered by (hash, index).
-    by_content: OnceLock<Vec<usize>>,
 }
 
 impl PartialEq for Manifest {
@@ -129,7 +124,8 @@ impl Manifest {
     }
 
     /// Takes entries in any order. Two entries with the same path are an error.
-    pub fn from_unsorted(mut entries: Vec<Entry>) -> Result<Self, ManifestError> {
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn from_unsorted(mut entries: Vec<Entry>) -> Result<Self, ManifestError> {
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Self::new(entries)
     }
@@ -159,7 +155,6 @@ impl Manifest {
             sha256: ManifestId::of(&bytes),
             entries,
             bytes,
-            by_content: OnceLock::new(),
         }
     }
 
@@ -222,7 +217,7 @@ impl Manifest {
 
     /// Returns the entries whose path begins with these bytes.
     #[must_use]
-    pub fn starting_with(&self, prefix: &[u8]) -> &[Entry] {
+    pub(crate) fn starting_with(&self, prefix: &[u8]) -> &[Entry] {
         let start = self
             .entries
             .partition_point(|entry| entry.path.as_bytes() < prefix);
@@ -230,26 +225,11 @@ impl Manifest {
         &found[..found.partition_point(|entry| entry.path.as_bytes().starts_with(prefix))]
     }
 
-    /// Returns the indexes of all files with this content, ascending.
-    #[must_use]
-    pub fn with_content(&self, sha256: &Sha256) -> &[usize] {
-        let hash = |index: &usize| self.entries[*index].content().map(|(_, hash)| hash);
-        let by_content = self.by_content.get_or_init(|| {
-            let mut files: Vec<usize> = (0..self.entries.len())
-                .filter(|index| self.entries[*index].content().is_some())
-                .collect();
-            files.sort_unstable_by_key(|index| (hash(index), *index));
-            files
-        });
-        let start = by_content.partition_point(|index| hash(index) < Some(*sha256));
-        let found = &by_content[start..];
-        &found[..found.partition_point(|index| hash(index) == Some(*sha256))]
-    }
-
     /// Returns a listing for people and tests: one line per entry, separated by tabs. The `.txt`
     /// files beside the golden vectors have this form.
-    #[must_use]
-    pub fn listing(&self) -> String {
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn listing(&self) -> String {
+        use std::fmt::Write as _;
         let mut text = format!("blake3\t{}\nsha256\t{}\n", self.id, self.sha256);
         for Entry { path, kind } in &self.entries {
             // Writing to a string cannot fail.

@@ -145,7 +145,7 @@ impl FileStat {
     /// shortly before `now_ns`, because its time stamp's clock may not have ticked since. The next
     /// scan hashes such a file again. (Git calls such a file racily clean.)
     #[must_use]
-    pub fn is_racy(&self, now_ns: i64) -> bool {
+    pub(crate) fn is_racy(&self, now_ns: i64) -> bool {
         [self.mtime_ns, self.ctime_ns].into_iter().any(|stamp| {
             let tick = if stamp % NS_PER_S == 0 {
                 COARSE_TICK_NS
@@ -219,7 +219,7 @@ pub struct Walk {
 }
 
 /// Walks a directory on all of rayon's threads.
-pub fn walk(root: &Path, rules: &Rules) -> Result<Walk, ScanError> {
+pub(crate) fn walk(root: &Path, rules: &Rules) -> Result<Walk, ScanError> {
     let dir = open_root(root)?;
     let walker = Walker {
         root: &dir,
@@ -400,7 +400,7 @@ pub struct Read {
 
 /// The reasons why a file was not read.
 #[derive(Debug)]
-pub enum ReadFileError<E> {
+pub(crate) enum ReadFileError<E> {
     /// The file has a fault.
     File(ProblemKind),
     /// The consumer of the content failed.
@@ -409,7 +409,7 @@ pub enum ReadFileError<E> {
 
 /// The ways in which a consumer of content can fail.
 #[derive(Debug)]
-pub enum ConsumeError<E> {
+pub(crate) enum ConsumeError<E> {
     /// Reading from the file failed.
     Read(io::Error),
     /// The consumer failed for a reason of its own.

@@ -43,7 +43,7 @@ impl Lost {
 
     /// Tells how the update ended, from what the target says in a new session.
     #[must_use]
-    pub fn aftermath(&self, after: &TargetStatus) -> Aftermath {
+    pub(crate) fn aftermath(&self, after: &TargetStatus) -> Aftermath {
         let generation =
             |current: &Option<Current>| current.as_ref().map_or(0, |current| current.generation);
         let snapshot = |current: &Option<Current>| current.as_ref().map(|current| current.snapshot);

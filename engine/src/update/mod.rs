@@ -49,16 +49,18 @@ use crate::tree::manifest::{Manifest, ManifestError};
 pub use aftermath::{Aftermath, Lost};
 pub use build::{Packs, build};
 pub use driver::{
-    Doing, Ending, Event, Examination, Fallback, OnEvent, OtherRun, Outcome, Release, Restarted,
-    Rollback, RollbackReport, RollbackTo, Stage, Unreached, Update, UpdateError, confirm, examine,
+    Doing, Ending, Event, Examination, Fallback, OtherRun, Outcome, Release, Restarted, Rollback,
+    RollbackReport, RollbackTo, Stage, Unreached, Update, UpdateError, confirm, examine,
     is_in_doubt, reload_code, roll_back, status, update_target,
 };
 pub use tokio_util::sync::CancellationToken;
 
-pub use next_boot::{BootFault, Looked, look, system_library};
+pub(crate) use next_boot::system_library;
+pub use next_boot::{BootFault, Looked, look};
 pub use other_otp::OtherOtp;
 pub use plan::plan;
-pub use send::{send, send_hooks};
+pub use send::send;
+pub(crate) use send::send_hooks;
 pub use spool::Pack;
 pub use worker::WorkerStopped;
 
@@ -388,7 +390,7 @@ impl Planned {
 
     /// The error that a push ends with if the plan must not be carried out.
     #[must_use]
-    pub fn refusal(&self, new: &Manifest) -> Option<PushError> {
+    pub(crate) fn refusal(&self, new: &Manifest) -> Option<PushError> {
         let other_otp = self.other_otp.clone().map(PushError::OtherOtp);
         let boot_fault = self.boot_fault.clone().map(PushError::NextBoot);
         self.refused_conflicts(new).or(other_otp).or(boot_fault)
@@ -515,7 +517,7 @@ pub async fn push(
 
 /// Brings the code that the target of `session` runs to the files that are installed there. The
 /// `options` say how, and with which hooks.
-pub async fn reload(
+pub(crate) async fn reload(
     session: &mut Session,
     status: &TargetStatus,
     options: &PushOptions,

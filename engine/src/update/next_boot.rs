@@ -185,7 +185,7 @@ impl Looked {
     /// Lists the system libraries that the target lacks, such as `kernel-9.0`. Its Erlang does not
     /// have them, or a boot variable points into the release for them and they are missing there.
     #[must_use]
-    pub fn lacking(&self) -> Vec<String> {
+    pub(crate) fn lacking(&self) -> Vec<String> {
         let indexes = self.found.lacking.iter();
         let answered: BTreeSet<usize> = indexes
             .filter_map(|index| usize::try_from(*index).ok())
@@ -285,7 +285,7 @@ fn content(store: &Store, entry: &Entry, limit: usize) -> Option<Vec<u8>> {
 
 /// Returns the system library that a path of a release lies in, such as `kernel-9.0`.
 #[must_use]
-pub fn system_library(path: &[u8]) -> Option<&str> {
+pub(crate) fn system_library(path: &[u8]) -> Option<&str> {
     let library = path
         .strip_prefix(b"lib/")?
         .split(|byte| *byte == b'/')

@@ -19,7 +19,7 @@ const HOOKS_WITHOUT_A_WORD: u32 = 3;
 /// Sends a hooks module, and returns the target's replies meanwhile. If only the target can compile
 /// the hooks, nothing more is sent until the target accepts them. The host cannot have checked
 /// them.
-pub async fn send_hooks(
+pub(crate) async fn send_hooks(
     session: &mut Session,
     hooks: &Hooks,
     presync_now: bool,

@@ -10,7 +10,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::limits;
 use crate::pack::encode::{ContentSource, EncodeError, PackSummary, encode_pack};
 use crate::pack::{Coding, Outline};
 use crate::tree::id::{PackId, SnapshotId};
@@ -50,7 +49,7 @@ impl Pack {
 
     /// Returns the snapshot to which the pack brings a target.
     #[must_use]
-    pub fn snapshot(&self) -> SnapshotId {
+    pub(crate) fn snapshot(&self) -> SnapshotId {
         self.snapshot
     }
 
@@ -62,26 +61,12 @@ impl Pack {
 
     /// Returns the pack's figures and the coding of its pieces.
     #[must_use]
-    pub fn summary(&self) -> &Arc<PackSummary> {
+    pub(crate) fn summary(&self) -> &Arc<PackSummary> {
         &self.summary
     }
 
     /// Fills `buffer` with the bytes that begin at `offset`.
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.spool.read_exact_at(buffer, offset)
-    }
-
-    /// Writes the whole pack.
-    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut buffer = vec![0; limits::MIB];
-        let mut offset = 0;
-        while offset < self.size() {
-            let left = usize::try_from(self.size() - offset).unwrap_or(buffer.len());
-            let length = left.min(buffer.len());
-            self.read_at(offset, &mut buffer[..length])?;
-            out.write_all(&buffer[..length])?;
-            offset += length as u64;
-        }
-        Ok(())
     }
 }

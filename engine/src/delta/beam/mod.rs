@@ -31,7 +31,7 @@ mod tables;
 pub(super) use iff::{Container, Reading};
 pub(super) use join::join;
 pub(super) use module::{Module, Tables};
-pub use origin::BeamOrigin;
+pub(crate) use origin::BeamOrigin;
 pub(super) use origin::origin;
 pub(super) use split::{Role, split};
 

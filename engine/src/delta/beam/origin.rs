@@ -23,7 +23,7 @@ const LONG_ATOMS_OTP: u64 = 28;
 
 /// The origin of a module, and the releases that can load it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BeamOrigin {
+pub(crate) struct BeamOrigin {
     /// The release whose compiler made it. If that is unknown, the first release that could have
     /// made it.
     pub compiled_by: u64,

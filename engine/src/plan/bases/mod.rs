@@ -74,7 +74,7 @@ pub trait Contents {
 }
 
 /// A chooser of bases among the files of a target.
-pub struct Bases<'a> {
+pub(crate) struct Bases<'a> {
     index: Index<'a>,
     contents: &'a dyn Contents,
     /// The sketches made so far; `None` for a content that could not be read.
@@ -113,7 +113,7 @@ type Alike = Option<u64>;
 impl<'a> Bases<'a> {
     /// Indexes the files of a target.
     #[must_use]
-    pub fn new(held: Held<'a>, contents: &'a dyn Contents) -> Self {
+    pub(crate) fn new(held: Held<'a>, contents: &'a dyn Contents) -> Self {
         Self {
             index: Index::new(held),
             contents,
@@ -123,13 +123,13 @@ impl<'a> Bases<'a> {
 
     /// Returns the first held file with this content.
     #[must_use]
-    pub fn with_content(&self, sha256: &Sha256) -> Option<usize> {
+    pub(crate) fn with_content(&self, sha256: &Sha256) -> Option<usize> {
         self.index.with_content(sha256)
     }
 
     /// Returns the held file that a delta of `entry` should refer to.
     #[must_use]
-    pub fn like(&mut self, entry: &Entry) -> Option<usize> {
+    pub(crate) fn like(&mut self, entry: &Entry) -> Option<usize> {
         let (size, sha256) = entry.content()?;
         if self.index.contents() == 0 {
             return None;

@@ -265,18 +265,6 @@ impl Index {
         })
     }
 
-    pub(crate) fn snapshot_of(
-        &self,
-        sha256: &ManifestId,
-    ) -> Result<Option<SnapshotId>, StoreError> {
-        self.read(|connection| {
-            connection
-                .prepare_cached("SELECT id FROM manifests WHERE sha256 = ?1")?
-                .query_row([sha256.0], |row| Ok(SnapshotId(row.get(0)?)))
-                .optional()
-        })
-    }
-
     pub(crate) fn snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>, StoreError> {
         let sql = format!("SELECT {SNAPSHOT_COLUMNS} WHERE snapshots.id = ?1");
         Ok(self.snapshots_by(&sql, params![id.0])?.pop())

@@ -58,10 +58,7 @@ fn a_deleted_index_is_made_again() {
         store.stats().expect("stats"),
     );
     assert_eq!(after, before);
-    assert_eq!(
-        store.manifest_by_sha(&learned.1).expect("manifest"),
-        Some(foreign)
-    );
+    assert_eq!(store.manifest(&learned.0).expect("manifest"), Some(foreign));
     fixture.write("lib/b", &noise(20_000, "b"));
     fs::remove_file(fixture.root().join("lib/c")).expect("remove");
     fixture.assert_readable(&store, &manifest);

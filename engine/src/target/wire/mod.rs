@@ -15,7 +15,10 @@ mod result;
 mod status;
 mod words;
 
-pub use parts::{Assembler, MAX_PART_BYTES, parts};
+pub(crate) use parts::Assembler;
+#[cfg(any(test, fuzzing))]
+pub(crate) use parts::MAX_PART_BYTES;
+pub use parts::parts;
 pub use reply::Reply;
 pub use request::Request;
 
@@ -27,7 +30,7 @@ use crate::bytes::ReadError;
 pub const PROTOCOL: u64 = 4;
 
 /// The largest message of an agent: a manifest with everything around it.
-pub const MAX_REPLY_BYTES: usize = 80 << 20;
+pub(crate) const MAX_REPLY_BYTES: usize = 80 << 20;
 
 /// Compresses what a message, or the agent's launch, carries as zlib data.
 pub(crate) fn deflate(content: &[u8]) -> Vec<u8> {

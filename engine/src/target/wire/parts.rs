@@ -3,7 +3,7 @@
 use super::{MAX_REPLY_BYTES, WireError};
 
 /// The bytes of a message in one part.
-pub const MAX_PART_BYTES: usize = 32 * 1024;
+pub(crate) const MAX_PART_BYTES: usize = 32 * 1024;
 
 /// Cuts a message into the parts that a transport carries one by one.
 pub fn parts(message: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
@@ -20,13 +20,13 @@ pub fn parts(message: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
 
 /// A joiner of parts into messages, one message after the other.
 #[derive(Debug, Default)]
-pub struct Assembler {
+pub(crate) struct Assembler {
     pending: Vec<u8>,
 }
 
 impl Assembler {
     /// Takes a part. Returns the message, if the part completes one.
-    pub fn add(&mut self, part: &[u8]) -> Result<Option<Vec<u8>>, WireError> {
+    pub(crate) fn add(&mut self, part: &[u8]) -> Result<Option<Vec<u8>>, WireError> {
         let (&flag, bytes) = part.split_first().ok_or(WireError::Empty)?;
         if self.pending.len() + bytes.len() > MAX_REPLY_BYTES {
             return Err(WireError::TooLarge {

@@ -17,7 +17,7 @@ use super::link::{Link, Timing};
 use super::node_name::{Cookie, LocalName, NodeName};
 
 /// EPMD's usual port.
-pub const EPMD_PORT: u16 = 4369;
+pub(crate) const EPMD_PORT: u16 = 4369;
 
 /// The first version of the distribution protocol that OTP 23 introduced.
 const OTP_23_PROTOCOL: u16 = 6;

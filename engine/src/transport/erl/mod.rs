@@ -34,7 +34,7 @@ mod node_name;
 mod reason;
 mod term;
 
-pub use connect::{EPMD_PORT, ErlTarget, connect};
+pub use connect::{ErlTarget, connect};
 pub use connection::{Connection, ErlChannel, Event};
 pub use control::{Call, SpawnBond};
 pub use error::{ConnectError, HandshakeStep};

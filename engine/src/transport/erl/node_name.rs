@@ -77,7 +77,7 @@ impl NodeName {
     }
 
     /// Returns whether this is a long name (`-name`): its host has a domain or is an address.
-    pub fn is_long(&self) -> bool {
+    pub(crate) fn is_long(&self) -> bool {
         self.host().contains(['.', ':'])
     }
 

@@ -49,7 +49,7 @@ pub use rollback::{RollbackReport, roll_back};
 pub use session::{Examination, examine, reload_code, status};
 
 /// The caller's function that hears each event.
-pub type OnEvent<'a> = dyn FnMut(Event<'_>) + Send + 'a;
+pub(crate) type OnEvent<'a> = dyn FnMut(Event<'_>) + Send + 'a;
 
 /// One target, and the caller's function that hears of it.
 struct Driver<'a, 'e> {
