@@ -1,8 +1,17 @@
 //! Errors in words: the one place that turns errors into a message, a hint and an exit code.
 //!
 //! A [`CliError`] carries the facts, and [`CliError::explain`] says them. The message is a sentence
-//! with its causes. The hint says what to try next. Neither ever holds the cookie, and text from a
-//! target loses its control characters.
+//! with its causes. Its text stands at the variant: here, or in the engine for an error of the
+//! engine. The hint says what to try next. Neither ever holds the cookie, and text from a target
+//! loses its control characters.
+//!
+//! | file | hints and exit codes of errors |
+//! |---|---|
+//! | `reach` | before a target answers: options, files, hooks on the host, the connection, the cookie |
+//! | `session` | once it answers: the link, the conversation, the update |
+//! | `remote` | that the agent sends, failed hooks among them |
+//! | `store` | of the release that is read, and of the store |
+//! | here | of everything else, like an update that was rolled back |
 
 mod reach;
 mod remote;

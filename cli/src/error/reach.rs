@@ -110,8 +110,8 @@ pub(super) fn target_class(error: &TargetError) -> Class<'static> {
         ),
         TargetError::Untrusted { way } => {
             let hint = format!(
-                "if that node is yours, run `relsync trust {way}` once, or name it with -d; \
-                 or bind a cookie to it in the user's config.toml: the guide on security tells how, and why"
+                "if that node is yours, run `relsync trust {way}` once, or give these options yourself; \
+                 the guide on security tells why, and how a cookie is bound to its nodes"
             );
             return ("untrusted_node", Exit::Usage, Some(printable(&hint)));
         }
