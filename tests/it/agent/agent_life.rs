@@ -125,7 +125,7 @@ fn another_version_takes_the_place_of_the_one_before() {
 fn a_probation_keeps_its_version() {
     let rig = installed();
     rig.release(2);
-    rig.push_and_vanish(&rig.device(), "60s");
+    rig.push_and_vanish(&rig.device(), "10m");
     rig.node.wait_for("whereis(relsync_session)", "undefined");
     make_another_version(&rig);
     let result = rig.push(&["status"], 1);
@@ -163,11 +163,11 @@ fn the_agent_is_unloaded_when_asked_to() {
     );
     // Cached modules are loaded again.
     rig.release(2);
-    let result = rig.push(&["--confirm-timeout", "60s"], 0);
+    let result = rig.push(&["--confirm-timeout", "10m"], 0);
     assert!(sent(&result) < WITHOUT_AGENT_BYTES, "{result}");
 
     rig.release(1);
-    rig.push_and_vanish(&rig.device(), "60s");
+    rig.push_and_vanish(&rig.device(), "10m");
     rig.node.wait_for("whereis(relsync_session)", "undefined");
     assert_eq!(
         rig.push(&["agent", "unload"], 1)["error"]["kind"],

@@ -113,10 +113,10 @@ fn a_probation_leaves_nothing_when_it_expires() {
 #[test]
 fn a_probation_leaves_nothing_when_it_is_confirmed() {
     let rig = rig();
-    rig.push(&["--confirm-timeout", "60s"], 0);
+    rig.push(&["--confirm-timeout", "10m"], 0);
     as_it_was(&rig);
     rig.release(1);
-    rig.push_and_vanish(&rig.device(), "60s");
+    rig.push_and_vanish(&rig.device(), "10m");
     assert_eq!(rig.push(&["status"], 0)["current"]["state"], "probation");
     rig.node
         .wait_for("is_pid(whereis(relsync_agent_probation))", "true");
@@ -127,7 +127,7 @@ fn a_probation_leaves_nothing_when_it_is_confirmed() {
 #[test]
 fn a_killed_probation_leaves_nothing() {
     let rig = rig();
-    rig.push_and_vanish(&rig.device(), "60s");
+    rig.push_and_vanish(&rig.device(), "10m");
     rig.node
         .eval("exit(whereis(relsync_agent_probation), kill)");
     as_it_was(&rig);

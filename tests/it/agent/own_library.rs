@@ -68,7 +68,7 @@ fn a_pushed_agent_and_the_releases_own_leave_each_other_alone() {
         let before = rig.node.eval(RUNNING);
         assert!(before.contains("relsync_lib_loader"), "{before}");
         rig.release(2);
-        rig.push(&["--confirm-timeout", "60s"], 0);
+        rig.push(&["--confirm-timeout", "10m"], 0);
         rig.push(&["status"], 0);
         let unloaded = rig.push(&["agent", "unload"], 0);
         let unloaded = unloaded["modules"].as_array().expect("modules");

@@ -43,7 +43,7 @@ fn a_release_is_planned_pushed_confirmed_and_rolled_back() {
         "a plan changes nothing"
     );
 
-    let second = rig.push(&["push", "--confirm-timeout", "30s"], 0);
+    let second = rig.push(&["push", "--confirm-timeout", "10m"], 0);
     assert_eq!(second["outcome"], "applied");
     assert_eq!(second["base"], first["snapshot"]);
     assert_eq!(second["probation_ms"], serde_json::Value::Null, "confirmed");
@@ -133,7 +133,7 @@ fn a_probation_that_runs_out_brings_the_old_release_back() {
     let dist_port = proxy.port().to_string();
     let pushed = rig.push(&["--dist-port", &dist_port, "--confirm-timeout", "2s"], 3);
     assert_eq!(pushed["error"]["kind"], "not_confirmed", "{pushed}");
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     // While it goes back the target is busy, before that it is on probation.
     let status = loop {
         let run = rig.run(&["status", "--json"]);
