@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Says what sessions leave behind in a target's VM: many `status`, then pushes and rollbacks in turn, against one node.
 #
-#   scripts/soak.sh [STATUSES [ROUNDS]]    300 and 40; a round is a push of new code and a rollback
+#   scripts/soak.sh [STATUSES [ROUNDS [OTP]]]    1000, 200 and 25; a round is a push of new code and a rollback
 #
-# Prints what the VM holds before, after the first and after the second part. The node is one of this machine's Erlang,
-# in a temporary directory (TMPDIR) and on loopback. RELSYNC names the binary (target/release/relsync).
+# Prints what the VM and the destination hold before, after the first and after the second part, and how long a command
+# took at the beginning and at the end of each part. The node is one of that OTP release (scripts/otp-run.sh), in a
+# temporary directory (TMPDIR) and on loopback. RELSYNC names the binary (target/release/relsync).
 #
 # Exit codes: 0 nothing grew beyond its bound, 1 something did, or a command failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 relsync=$(realpath "${RELSYNC:-target/release/relsync}")
-statuses=${1:-300} rounds=${2:-40}
+statuses=${1:-1000} rounds=${2:-200} otp=${3:-25}
 # So often is everything done before counting starts: by then the generations that are kept have been reached.
 warm_up=12
 work=$(mktemp -d "${TMPDIR:-/tmp}/soak-of-relsync.XXXXXX")
@@ -33,7 +34,7 @@ make_release() {
   mkdir -p "$work/release/lib/soak-1.0/ebin" "$work/beams"
   echo '{application, soak, [{vsn, "1.0"}, {modules, [soak]}, {applications, [kernel, stdlib]}]}.' \
     >"$work/release/lib/soak-1.0/ebin/soak.app"
-  erl -noinput -boot no_dot_erlang -eval '
+  scripts/otp-run.sh "$otp" erl -noinput -boot no_dot_erlang -eval '
     [begin
        {ok, soak, Beam} = compile:forms([{attribute, 1, module, soak}, {attribute, 1, export, [{f, 0}]},
          {function, 1, f, 0, [{clause, 1, [], [], [{integer, 1, N}]}]}]),
@@ -48,7 +49,7 @@ make_release() {
 start_node() {
   mkfifo "$work/ask"
   exec 3<>"$work/ask"
-  erl -noshell -name "$node" -setcookie "$RELSYNC_COOKIE" -kernel inet_dist_use_interface '{127,0,0,1}' \
+  scripts/otp-run.sh "$otp" erl -noshell -name "$node" -setcookie "$RELSYNC_COOKIE" -kernel inet_dist_use_interface '{127,0,0,1}' \
     -pa "$work/device/lib/soak-1.0/ebin" -eval '
       Count = fun(Loop) ->
         io:get_line(""),
@@ -56,9 +57,10 @@ start_node() {
         [garbage_collect(P) || P <- processes()],
         {ok, Status} = file:read_file("/proc/self/status"),
         {match, [Rss]} = re:run(Status, "VmRSS:\\s+(\\d+)", [{capture, all_but_first, list}]),
-        io:format("counted ~s ~b ~b ~b ~b ~b ~b ~b~n", [Rss, erlang:memory(code) div 1024, erlang:memory(ets) div 1024,
+        {ok, Open} = file:list_dir("/proc/self/fd"),
+        io:format("counted ~s ~b ~b ~b ~b ~b ~b ~b ~b~n", [Rss, erlang:memory(code) div 1024, erlang:memory(ets) div 1024,
           erlang:system_info(atom_count), length(code:all_loaded()), length(processes()), length(erlang:ports()),
-          length(ets:all())]),
+          length(ets:all()), length(Open)]),
         Loop(Loop)
       end,
       spawn(fun() -> Count(Count) end).' <"$work/ask" >"$work/answers" 2>&1 &
@@ -81,7 +83,15 @@ count() {
     [ "$(grep -c '^counted' "$work/answers" || true)" -gt "$before" ] && break
     sleep 0.1
   done
-  grep '^counted' "$work/answers" | tail -n 1 | cut -d' ' -f2-
+  printf '%s %s %s\n' "$(grep '^counted' "$work/answers" | tail -n 1 | cut -d' ' -f2-)" \
+    "$(find "$work/device" | wc -l)" "$(find "$work/device" -printf '%i\n' | sort -u | wc -l)"
+}
+
+# The milliseconds that a command takes, the mean of ten.
+ten_ms() {
+  local begun=${EPOCHREALTIME/./}
+  for _ in $(seq 10); do "$@"; done
+  echo $(((${EPOCHREALTIME/./} - begun) / 10000))
 }
 
 pushed=0
@@ -99,10 +109,13 @@ on_node push -l "$work/release"
 count >/dev/null
 for _ in $(seq "$warm_up"); do on_node status; round; done
 read -ra before < <(count)
+first_ms=$(ten_ms on_node status)
 for _ in $(seq "$statuses"); do on_node status; done
 read -ra between < <(count)
+second_ms=$(ten_ms on_node status)
 for _ in $(seq "$rounds"); do round; done
 read -ra after < <(count)
+third_ms=$(ten_ms on_node status)
 
 # What may grow: memory a little, as the VM's allocators see fit; nothing that is counted.
 failed=0
@@ -116,7 +129,7 @@ row() {
   printf '%-18s %10d %10d %10d   %s  %s\n' "$name" "$b" "$m" "$a" "$(awk "BEGIN { printf \"%.3f\", $a / $b }")" "$verdict"
 }
 
-printf '%-18s %10s %10s %10s   %s\n' "" before "$statuses status" "$rounds rounds" ratio
+printf '%-18s %10s %10s %10s   %s\n' "OTP $otp" before "$statuses status" "$rounds rounds" ratio
 row 'RSS, kB' 0 10
 row 'code, kB' 1 1
 row 'ETS, kB' 2 1
@@ -125,4 +138,9 @@ row modules 4 0
 row processes 5 0
 row ports 6 0
 row 'ETS tables' 7 0
+row 'open files' 8 0
+row files 9 0
+row inodes 10 0
+# Another load of the machine is no fault.
+printf '%-18s %10d %10d %10d\n' 'ms, a status' "$first_ms" "$second_ms" "$third_ms"
 exit "$failed"
