@@ -6,9 +6,9 @@
 %% answer may come from anybody, so it is bounded and made printable.
 %%
 %% Without such sockets, or in another network name space (a container's), nothing is locked here.
-%% Then `relsync_lib_apply' refuses an update that met another one. Any user may take a name. So a
-%% holder counts only if it could write to the destination: root, the directory's owner, or our own
-%% user.
+%% Any user may take a name. So a holder counts only if it could write to the destination: root, the
+%% directory's owner, or our own user. Only these are told who the holder is. Where this lock does
+%% not count, that in the state directory does (relsync_lib_lock_file).
 %%
 %% The lock belongs to the calling process, which stores it in its dictionary.
 -module(relsync_lib_lock).
@@ -53,7 +53,7 @@ take(Name, Owner, Who, Tries) ->
         {ok, Socket} ->
             {Kind, Text} = Who,
             Answer = [kind_byte(Kind), Text, " on ", atom_to_list(node())],
-            Herald = relsync_lib_worker:start(fun() -> answer(Socket, Answer) end),
+            Herald = relsync_lib_worker:start(fun() -> answer(Socket, Owner, Answer) end),
             put(?HELD, {Socket, Herald}),
             ok;
         {error, eaddrinuse} ->
@@ -79,18 +79,20 @@ listen(Name) ->
         _:_ -> {error, unavailable}
     end.
 
-%% Answers callers until the socket ends.
-answer(Socket, Answer) ->
+%% Answers callers until the socket ends. A stranger hears nothing of who works here, only that
+%% somebody does.
+answer(Socket, Owner, [Kind | _] = Answer) ->
     case gen_tcp:accept(Socket) of
         {ok, Caller} ->
-            _ = gen_tcp:send(Caller, Answer),
+            Told = case may_hold(Caller, Owner) of true -> Answer; false -> [Kind] end,
+            _ = gen_tcp:send(Caller, Told),
             _ = gen_tcp:close(Caller),
-            answer(Socket, Answer);
+            answer(Socket, Owner, Answer);
         {error, closed} ->
             ok;
         {error, _} ->
             timer:sleep(?TRY_PAUSE_MS),
-            answer(Socket, Answer)
+            answer(Socket, Owner, Answer)
     end.
 
 ask(Name, Owner) ->
@@ -108,6 +110,10 @@ ask(Name, Owner) ->
             answered({error, Reason})
     end.
 
+answered({ok, <<?SESSION_BYTE>>}) ->
+    {holder, ?UNKNOWN};
+answered({ok, <<?RETURNING_BYTE>>}) ->
+    {holder, {returning, element(2, ?UNKNOWN)}};
 answered({ok, <<?SESSION_BYTE, Text/binary>>}) ->
     {holder, {session, shown(Text)}};
 answered({ok, <<?RETURNING_BYTE, Text/binary>>}) ->
