@@ -41,7 +41,7 @@ case ${1:-} in
     ;;
   only) run "$own" tests "${2:?which modules?}" ;;
   golden) run "$own" golden ;;
-  crash) RELSYNC_CRASH=full run "$own" tests 'relsync_lib_(crash_SUITE|disk_errors_tests|lost_writes_tests)' ;;
+  crash) RELSYNC_CRASH=full run "$own" tests 'relsync_lib_(crash_SUITE|second_SUITE|disk_errors_tests|lost_writes_tests)' ;;
   *)
     echo 'usage: scripts/erl-test.sh test|only PATTERN|golden|crash' >&2
     exit 2

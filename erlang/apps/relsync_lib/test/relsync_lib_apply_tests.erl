@@ -225,7 +225,7 @@ one_generation(#{root := Root, roots := Roots, generations := Generations}, Numb
 
 %% The checks above can fail: without recovery a cut leaves a mix of two generations.
 recovery_is_needed_test_() ->
-    {timeout, 60, fun() ->
+    {timeout, 600, fun() ->
         Mixed = [Number || Number <- lists:seq(1, 200), is_mix(hd(?INTERRUPTED_SEEDS), Number)],
         true = length(Mixed) > 3
     end}.

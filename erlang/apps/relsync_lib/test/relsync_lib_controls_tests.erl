@@ -12,11 +12,13 @@
 
 %% Without a journal a cut in the middle of the switch leaves a mix.
 journal_is_needed_test_() ->
-    {timeout, 60, fun() ->
-        old = cut_and_recovered(fun(Cut) -> Cut() end),
-        NoJournal = "write_journal(_Dir, _Journal) -> ok.",
+    {timeout, 600, fun() ->
+        old = cut_and_recovered(fun(Cut, _) -> Cut() end),
         Unjournalled = fun() ->
-            cut_and_recovered(fun(Cut) -> relsync_lib_mutant:with_function(relsync_lib_state, NoJournal, Cut) end)
+            cut_and_recovered(fun(Cut, #{state := Dir}) ->
+                Cut(),
+                ok = relsync_lib_state:delete_journal(Dir)
+            end)
         end,
         %% The undo record stands in for a journal that is gone.
         old = Unjournalled(),
@@ -28,7 +30,7 @@ cut_and_recovered(How) ->
     #{device := Device, action := {push, Pack}} = Case = relsync_lib_crash_case:make(push),
     relsync_lib_crash_case:reset(Case),
     _ = relsync_lib_crash_node:boot(Device),
-    How(fun() -> cut_in_switch(Pack, Device) end),
+    How(fun() -> cut_in_switch(Pack, Device) end, relsync_lib_roots:new(Device)),
     {ok, Session, #{generation := Generation}} = relsync_lib_test_host:hello(Device),
     ok = relsync_lib_test_host:bye(Session),
     Which = relsync_lib_crash_case:check(Case, {Generation, relsync_lib_crash_node:answers()}),
@@ -123,7 +125,7 @@ two_generations() ->
 
 %% Without the lock a second session takes a running update for one that crashed.
 lock_is_needed_test_() ->
-    {timeout, 60, fun() ->
+    {timeout, 600, fun() ->
         case os:type() of
             {unix, linux} ->
                 {refused, ok} = met_in_mid_update(),

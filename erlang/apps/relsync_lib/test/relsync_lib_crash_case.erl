@@ -7,7 +7,7 @@
 %% that a starting VM loads from.
 -module(relsync_lib_crash_case).
 
--export([names/0, make/1, reset/1, delete/1, run/1, check/2, tree/1, modules/0, hooks/0]).
+-export([names/0, make/1, third/1, reset/1, delete/1, run/1, check/2, tree/1, modules/0, hooks/0]).
 
 -define(HOOK_POINTS, ["presync", "postsync", "health", "rollback"]).
 
@@ -123,6 +123,21 @@ act(#{action := recover, device := Device}) ->
             {error, Error}
     end.
 
+%% @doc Returns a push of a third release over the old one of a case, and the state that it leads to.
+third(#{device := Device, action := {push, _}} = Case) ->
+    reset(Case),
+    #{base := Base} = relsync_lib_push:installed(relsync_lib_roots:new(Device)),
+    Tree = maps:merge(new_tree_there(), third_files()),
+    {{push, pack(Base, maps:merge(new_tree(), third_files()))}, {2, Tree, answers(third)}}.
+
+third_files() ->
+    #{
+        <<"lib/keep-1.0/ebin/crash_keep.beam">> => module(crash_keep, third),
+        <<"lib/moved-1.1/ebin/crash_moved.beam">> => module(crash_moved, third),
+        <<"bin/third">> => {file, 8#755, <<"third">>},
+        <<"link">> => {symlink, <<"bin/third">>}
+    }.
+
 %% @doc Says which of the two states a destination has, by its record, its tree and the answers of
 %% its modules.
 check(#{old := Old, new := New, device := Device}, {Generation, Answers}) ->
@@ -170,6 +185,8 @@ modules() -> [crash_keep, crash_gone, crash_moved, crash_still, crash_fresh].
 
 answers(old) ->
     [{crash_keep, old}, {crash_gone, old}, {crash_moved, old}, {crash_still, same}, {crash_fresh, undef}];
+answers(third) ->
+    [{crash_keep, third}, {crash_gone, undef}, {crash_moved, third}, {crash_still, same}, {crash_fresh, new}];
 answers(new) ->
     [{crash_keep, new}, {crash_gone, undef}, {crash_moved, new}, {crash_still, same}, {crash_fresh, new}].
 
@@ -247,10 +264,12 @@ new_tree_there() ->
     },
     maps:merge(maps:merge(new_tree(), Stays), unmanaged()).
 
-pack(Base) ->
-    Gone = maps:without(maps:keys(new_tree()), old_tree()),
+pack(Base) -> pack(Base, new_tree()).
+
+pack(Base, New) ->
+    Gone = maps:without(maps:keys(New), old_tree()),
     Deletes = [I || {I, Entry} <- relsync_lib_manifest:entries(Base), is_map_key(relsync_lib_manifest:path(Entry), Gone)],
-    relsync_lib_trees:pack(Base, old_tree(), new_tree(), #{deletes => Deletes}).
+    relsync_lib_trees:pack(Base, old_tree(), New, #{deletes => Deletes}).
 
 module(Name, Answer) ->
     {file, 8#644, compiled({Name, Answer}, io_lib:format("-module(~s).~n-export([v/0]).~nv() -> ~p.~n", [Name, Answer]))}.

@@ -2,7 +2,7 @@
 %% after it.
 -module(relsync_lib_crash_node).
 
--export([boot/1, run/2, greet/1, answers/0, use_recorded_coding/0]).
+-export([boot/1, run/2, run_beside/3, second/2, greet/1, answers/0, use_recorded_coding/0, without_locks/1]).
 
 %% @doc Loads code as a VM that starts on this destination does, from the directories in the
 %% release's boot file. Code of another destination is removed.
@@ -35,6 +35,49 @@ run(Case, Fault) ->
     Count = relsync_lib_fault:count(),
     relsync_lib_fault:disarm(),
     {Result, Count}.
+
+%% @doc Runs the action of a case, and stops before an operation until the file `Pause' is deleted.
+run_beside(Case, At, Pause) ->
+    Result = run(Case, #{at => At, action => {first, fun() -> pause(Pause) end}}),
+    ok = file:write_file(Pause ++ ".done", <<>>),
+    Result.
+
+pause(Pause) ->
+    ok = file:write_file(Pause, <<>>),
+    await_deleted(Pause).
+
+await_deleted(File) ->
+    case filelib:is_file(File) of
+        true ->
+            timer:sleep(2),
+            await_deleted(File);
+        false ->
+            ok
+    end.
+
+%% @doc Runs a session beside another VM's: a push, or only a greeting.
+second({push, Pack}, Device) -> relsync_lib_test_host:push(Device, Pack, []);
+second(greet, Device) ->
+    case relsync_lib_test_host:hello(Device) of
+        {ok, Session, _} -> relsync_lib_test_host:bye(Session);
+        {error, Error} -> {error, Error}
+    end.
+
+%% @doc From now on, these locks exclude nobody in this VM.
+without_locks(Modules) ->
+    Sources = #{
+        relsync_lib_lock => "take(_, _) -> ok.\nrelease() -> ok.\n",
+        relsync_lib_lock_file => "-export([is_kept/1]).\ntake(_, _) -> ok.\nrelease() -> ok.\nis_kept(_) -> true.\n"
+    },
+    lists:foreach(
+        fun(Module) ->
+            Head = io_lib:format("-module(~s).~n-export([take/2, release/0]).~n", [Module]),
+            Beam = relsync_lib_test_release:beam([Head, map_get(Module, Sources)]),
+            _ = code:purge(Module),
+            {module, Module} = code:load_binary(Module, "without lock", Beam)
+        end,
+        Modules
+    ).
 
 %% @doc Runs a session that only greets.
 greet(Device) ->

@@ -41,7 +41,7 @@ needed_syncs("full") ->
     needed_syncs(false) ++
         [
             {push, sync_file, "/.relsync/staging/"},
-            {push, sync_file, "/.relsync/current.tmp"},
+            {push, sync_file, "/.relsync/staging/current-"},
             %% The undo record of a later push would tell.
             {first_push, sync_dir, "/.relsync"},
             {rollback, sync_dir, "/.relsync"},
@@ -63,7 +63,8 @@ is_needed(Name, Sync, What) ->
     Pattern = <<Device/binary, (list_to_binary(What))/binary>>,
     Rule = fun
         (Op, [Path]) when Op =:= Sync ->
-            case Path =:= Pattern orelse lists:suffix("/", What) andalso binary:longest_common_prefix([Path, Pattern]) =:= byte_size(Pattern) of
+            IsBeginning = What =/= "" andalso lists:member(lists:last(What), "/-"),
+            case Path =:= Pattern orelse IsBeginning andalso binary:longest_common_prefix([Path, Pattern]) =:= byte_size(Pattern) of
                 true -> skip;
                 false -> run
             end;

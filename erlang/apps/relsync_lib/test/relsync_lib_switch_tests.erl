@@ -192,7 +192,13 @@ durable_order_test() ->
         JournalRename = At(rename, <<".relsync/journal">>),
         Switched = At(rename, <<"lib/a">>),
         Current = At(rename, <<".relsync/current">>),
-        true = At(sync_file, <<".relsync/staging/1">>) < At(sync_dir, <<".relsync/staging">>),
+        [Staged | _] = [
+            N
+         || {N, {sync_file, [File]}} <- Log,
+            filename:dirname(File) =:= under(Root, <<".relsync/staging">>),
+            binary:last(File) =:= $1
+        ],
+        true = Staged < At(sync_dir, <<".relsync/staging">>),
         true = At(sync_dir, <<".relsync/staging">>) < JournalRename,
         true = At(sync_dir, <<".relsync/generations/0">>) < JournalRename,
         true = At(sync_dir, <<".relsync/generations">>) < JournalRename,

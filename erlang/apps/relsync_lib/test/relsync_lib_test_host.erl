@@ -24,9 +24,13 @@ hello(Destination) ->
             error:badarg -> Host ! {relsync, <<0, 16#80, 2, 1, "?">>}
         end
     end),
-    Session = #{agent => Agent, monitor => Monitor},
+    greeted(#{agent => Agent, monitor => Monitor}).
+
+greeted(Session) ->
     case await(Session) of
         {hello_reply, Status} -> {ok, Session, Status};
+        %% A sign of life.
+        {credit, _} -> greeted(Session);
         {error, Error} -> ended(Session, Error)
     end.
 

@@ -4,7 +4,7 @@
 %%% All other lines are kept as the node's output.
 -module(relsync_lib_test_node).
 
--export([start/1, call/4, output/1, stop/1, forget/1]).
+-export([start/1, call/4, cast/4, result/2, output/1, stop/1, forget/1]).
 -export([serve/0]).
 
 -define(MARK, "@@relsync@@").
@@ -36,11 +36,18 @@ start(Args) ->
     Node.
 
 %% @doc Applies a function in the node. An exception there becomes one here.
-call(#{inbox := Inbox} = Node, M, F, A) ->
+call(Node, M, F, A) ->
+    result(Node, cast(Node, M, F, A)).
+
+%% @doc Begins a call; `result/2' waits for its end.
+cast(#{inbox := Inbox}, M, F, A) ->
     Id = erlang:unique_integer([positive]),
     File = filename:join(Inbox, integer_to_list(Id)),
     ok = file:write_file(File ++ ".tmp", term_to_binary({Id, M, F, A})),
     ok = file:rename(File ++ ".tmp", File ++ ".call"),
+    Id.
+
+result(Node, Id) ->
     case await(Node, Id, 60000) of
         {ok, {returned, Value}} -> Value;
         {ok, {raised, Class, Reason, Stack}} -> erlang:raise(Class, {in_node, Reason, Stack}, [])

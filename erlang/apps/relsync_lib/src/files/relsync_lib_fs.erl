@@ -32,6 +32,8 @@
     directory/1,
     owner/1,
     own_user/0,
+    own_process/0,
+    is_running/1,
     identity/1,
     list/1,
     read_link/1,
@@ -46,6 +48,7 @@
     create/1,
     open_append/2,
     write/2,
+    grow/2,
     write_content/2,
     made/1,
     finish/4,
@@ -60,6 +63,7 @@
     set_mode/2,
     set_attributes/3,
     make_dir/1,
+    make_private_dir/1,
     delete_dir/1,
     delete_file/1,
     delete_tree/1,
@@ -89,6 +93,7 @@
 -define(HOLE_BYTES, 4096).
 -define(ZEROS_KEY, relsync_lib_fs_zeros).
 -define(MAX_MOUNTINFO_BYTES, 16777216).
+-define(MAX_KERNEL_TEXT_BYTES, 4096).
 
 op(Name, Args, Fun) ->
     relsync_lib_watch:step(),
@@ -171,6 +176,56 @@ owner(Path) ->
 %% @doc Returns the user as which this VM works on files, if the system tells.
 -spec own_user() -> {ok, non_neg_integer()} | {error, file:posix() | badarg}.
 own_user() -> owner(<<"/proc/self/.">>).
+
+%% @doc Returns a line that identifies this VM's process: the machine's boot, the name space of
+%% process numbers, the number, and the time of its start. What the kernel does not tell is empty.
+-spec own_process() -> binary().
+own_process() ->
+    Number = list_to_binary(os:getpid()),
+    iolist_to_binary(lists:join($\s, [boot(), name_space(), Number, start_time(Number)])).
+
+%% @doc Says whether another process than this VM's runs on this machine, if the kernel tells.
+-spec is_running(binary()) -> boolean() | unknown.
+is_running(Line) ->
+    {Boot, NameSpace, Own} = {boot(), name_space(), list_to_binary(os:getpid())},
+    case binary:split(Line, <<" ">>, [global]) of
+        [Boot, NameSpace, Number, Started] when Boot =/= <<>>, NameSpace =/= <<>>, Started =/= <<>> ->
+            Number =/= Own andalso start_time(Number) =:= Started;
+        _ ->
+            unknown
+    end.
+
+boot() -> binary:replace(kernel_text(<<"/proc/sys/kernel/random/boot_id">>), <<"\n">>, <<>>).
+
+name_space() ->
+    case read_link(<<"/proc/self/ns/pid">>) of
+        {ok, Name} -> Name;
+        {error, _} -> <<>>
+    end.
+
+%% The name of the program, in parentheses, may contain anything.
+start_time(Number) ->
+    case binary:split(kernel_text(<<"/proc/", Number/binary, "/stat">>), <<") ">>, [global]) of
+        [_, _ | _] = Parts ->
+            Fields = binary:split(lists:last(Parts), <<" ">>, [global]),
+            lists:nth(min(20, length(Fields)), Fields);
+        _ ->
+            <<>>
+    end.
+
+%% The kernel's own files have no size.
+kernel_text(Path) ->
+    case prim_file:open(Path, [read, raw, binary]) of
+        {ok, Handle} ->
+            Read = file:read(Handle, ?MAX_KERNEL_TEXT_BYTES),
+            close(Handle),
+            case Read of
+                {ok, Text} -> Text;
+                _ -> <<>>
+            end;
+        {error, _} ->
+            <<>>
+    end.
 
 %% @doc Returns the identity of a regular file's content, which no other file has, whatever their
 %% names. Also returns its size.
@@ -392,6 +447,19 @@ open_at(Path, Offset) ->
 write(Handle, Bytes) ->
     op(write, [Handle, Bytes], fun() -> file:write(Handle, Bytes) end).
 
+%% @doc Writes one byte at the end of an existing file. Nothing is lost if it does not get there, so
+%% this is not among the operations that tests disturb.
+-spec grow(binary(), non_neg_integer()) -> result().
+grow(Path, Size) ->
+    case open_at(Path, max(1, Size)) of
+        {ok, Handle} ->
+            Written = file:write(Handle, <<".">>),
+            close(Handle),
+            Written;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
 %% @doc Writes content and leaves out blocks of zeros. If the file system supports holes, they take
 %% no space.
 -spec write_content(handle(), binary()) -> result().
@@ -597,6 +665,28 @@ write_info(Path, Info) ->
 -spec make_dir(binary()) -> result().
 make_dir(Path) ->
     op(make_dir, [Path], fun() -> relsync_lib_place:in_parent(Path, fun prim_file:make_dir/1) end).
+
+%% @doc Makes a directory that only its owner may enter. The emulator makes directories as open as the
+%% system lets it. Somebody who opens one before its mode is changed keeps it open. So a program
+%% makes the directory with the right mode, if the target has one (relsync_lib_tools).
+-spec make_private_dir(binary()) -> result().
+make_private_dir(Path) ->
+    op(make_dir, [Path], fun() -> relsync_lib_place:in_parent(Path, fun make_private/1) end).
+
+make_private(Place) ->
+    case relsync_lib_tools:make_private_dir(visible(Place)) of
+        ok ->
+            ok;
+        unknown ->
+            case prim_file:make_dir(Place) of
+                ok -> prim_file:write_file_info(Place, #file_info{mode = 8#700}, [{time, posix}]);
+                {error, Reason} -> {error, Reason}
+            end
+    end.
+
+%% Another process sees the descriptors of this one under its number.
+visible(<<"/proc/self/", Rest/binary>>) -> <<"/proc/", (list_to_binary(os:getpid()))/binary, "/", Rest/binary>>;
+visible(Path) -> Path.
 
 %% @doc Removes an empty directory; returns `eexist' if it is not empty.
 -spec delete_dir(binary()) -> result().

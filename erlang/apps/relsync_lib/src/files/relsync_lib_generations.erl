@@ -6,7 +6,7 @@
 %% generations, goes back to them and drops them.
 -module(relsync_lib_generations).
 
--export([current/1, leftovers/1, number/1, next/1, chain/2, numbers/1, way_back/2, changes/1, history/1, manifest/2]).
+-export([current/1, leftovers/1, number/1, is_same/2, next/1, chain/2, numbers/1, way_back/2, changes/1, history/1, manifest/2]).
 
 %% @doc Returns the current generation. A record that cannot be read counts as missing.
 -spec current(relsync_lib_state:dir()) -> relsync_lib_state:current() | none.
@@ -25,6 +25,14 @@ number(#{generation := Generation}) -> Generation.
 -spec leftovers(relsync_lib_state:current() | none) -> [relsync_lib_record:leftover()].
 leftovers(#{leftovers := Leftovers}) -> Leftovers;
 leftovers(_) -> [].
+
+%% @doc Says whether two records are of one generation. The state of a probation may differ.
+-spec is_same(relsync_lib_state:current() | none, relsync_lib_state:current() | none) -> boolean().
+is_same(#{} = One, #{} = Other) ->
+    Keys = [generation, snapshot, manifest],
+    maps:with(Keys, One) =:= maps:with(Keys, Other);
+is_same(One, Other) ->
+    One =:= Other.
 
 %% @doc Returns the number of the next generation. It is above the current one and all that were
 %% undone since. If the current one is unknown, it is above all that are kept.
@@ -45,16 +53,18 @@ chain(Dir, Current) -> chain(Dir, Current, fun relsync_lib_state:read_undo/2).
 
 chain(_Dir, none, _Read) ->
     [];
-chain(Dir, #{generation := Generation}, Read) ->
+chain(Dir, Current, Read) ->
     Undos = [Undo || N <- relsync_lib_state:generations(Dir), {ok, Undo} <- [Read(Dir, N)]],
-    links(Generation, lists:reverse(Undos)).
+    links(Current, lists:reverse(Undos)).
 
-links(_Generation, []) ->
+%% A record of another release with the same number, which another session undid, leads nowhere.
+links(_Current, []) ->
     [];
-links(Generation, [#{from := #{generation := Generation}, to := To} = Undo | Rest]) ->
-    [Undo | links(number(To), Rest)];
-links(Generation, [_ | Rest]) ->
-    links(Generation, Rest).
+links(Current, [#{from := From, to := To} = Undo | Rest]) ->
+    case is_same(From, Current) of
+        true -> [Undo | links(To, Rest)];
+        false -> links(Current, Rest)
+    end.
 
 %% @doc Returns the numbers of the generations that a chain leads to, the newest first.
 -spec numbers([relsync_lib_state:undo()]) -> [non_neg_integer()].

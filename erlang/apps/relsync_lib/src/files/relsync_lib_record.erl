@@ -43,7 +43,9 @@
     new := current() | none,
     %% The number of earlier generations to keep, and of their bytes.
     keep := non_neg_integer(),
-    keep_bytes := non_neg_integer() | infinity
+    keep_bytes := non_neg_integer() | infinity,
+    %% A random number, so that no two journals are equal. Earlier versions wrote none.
+    token => <<_:128>>
 }.
 -type undo() :: #{
     from := current(),
@@ -234,6 +236,8 @@ is_state(_) ->
 is_current_or_none(none) -> true;
 is_current_or_none(Term) -> is_current(Term).
 
+is_journal(#{token := Token} = Journal) ->
+    is_binary(Token) andalso byte_size(Token) =:= 16 andalso is_journal(maps:remove(token, Journal));
 is_journal(
     #{direction := Direction, changes := Changes, old := Old, new := New, keep := Keep, keep_bytes := Bytes}
 ) when

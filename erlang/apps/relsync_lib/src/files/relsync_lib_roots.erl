@@ -25,7 +25,9 @@
 -define(DIRS, [
     <<"manifests">>, <<"installed">>, <<"generations">>, <<"incoming">>, <<"staging">>, <<"agent">>, <<"displaced">>
 ]).
--define(FILES, [<<"current">>, <<"ended">>, <<"last_pack">>, <<"code">>, <<"journal">>, <<"reserve">>]).
+-define(FILES, [
+    <<"current">>, <<"ended">>, <<"last_pack">>, <<"code">>, <<"journal">>, <<"lock">>, <<"reserve">>
+]).
 -define(WRITABLE_BY_OTHERS, 8#022).
 
 %% @doc Returns the roots of a destination that is written and read at the same place.

@@ -14,6 +14,9 @@
     prepare_dirs/1,
     read_current/1,
     write_current/2,
+    staged_record/1,
+    stage_current/3,
+    put_current/2,
     delete_current/1,
     read_manifest/2,
     write_manifest/2,
@@ -22,6 +25,9 @@
     read_journal/1,
     write_journal/2,
     delete_journal/1,
+    seal_journal/1,
+    is_sealed/2,
+    is_in_place/2,
     read_undo/2,
     read_undo_ends/2,
     write_undo/3,
@@ -47,12 +53,14 @@
     format_error/1
 ]).
 
--export_type([dir/0, current/0, journal/0, undo/0, installed/0, damage/0, error/0]).
+-export_type([dir/0, current/0, journal/0, seal/0, undo/0, installed/0, damage/0, error/0]).
 
 -type dir() :: binary().
 -type current() :: relsync_lib_record:current().
 -type installed() :: relsync_lib_record:installed().
 -type journal() :: relsync_lib_record:journal().
+%% The hash of a journal's bytes, and the facts about its file.
+-opaque seal() :: {Sha256 :: binary(), {Identity :: term(), Size :: non_neg_integer()}}.
 -type undo() :: relsync_lib_record:undo().
 -type code() :: relsync_lib_record:code().
 -type damage() ::
@@ -71,7 +79,8 @@
     <<"manifests">>, <<"installed">>, <<"generations">>, <<"incoming">>, <<"staging">>, <<"agent">>
 ]).
 -define(LEFTOVERS, [
-    <<"current.tmp">>, <<"journal.tmp">>, <<"last_pack.tmp">>, <<"ended">>, <<"ended.tmp">>, <<"code.tmp">>, <<"reserve.tmp">>, <<"reserve">>
+    <<"current.tmp">>, <<"journal.tmp">>, <<"last_pack.tmp">>, <<"ended">>, <<"ended.tmp">>, <<"code.tmp">>, <<"reserve.tmp">>, <<"reserve">>,
+    <<"lock.tmp">>, <<"directory.tmp">>
 ]).
 
 %% Directories
@@ -92,16 +101,20 @@ make_real_dir(Dir, Name) ->
         {error, Reason} -> {error, {cannot, make_dir, Name, Reason}}
     end.
 
+%% Nobody else enters the state directory, so the directories in it may change their modes.
 make_private_dir(Path, Name) ->
-    Steps = [
-        fun() -> relsync_lib_fs:make_dir(Path) end,
-        fun() -> relsync_lib_fs:set_mode(Path, 8#700) end,
-        fun() -> sync_name(Path, Name) end
-    ],
+    Steps =
+        case Name of
+            <<>> -> [
+                fun() -> relsync_lib_fs:make_private_dir(Path) end,
+                fun() -> relsync_lib_fs:sync_dir(filename:dirname(Path)) end
+            ];
+            _ -> [
+                fun() -> relsync_lib_fs:make_dir(Path) end,
+                fun() -> relsync_lib_fs:set_mode(Path, 8#700) end
+            ]
+        end,
     explain(make_dir, Name, each(fun(Step) -> Step() end, Steps)).
-
-sync_name(Dir, <<>>) -> relsync_lib_fs:sync_dir(filename:dirname(Dir));
-sync_name(_Path, _Name) -> ok.
 
 %% @doc Returns the path of a file whose name is relative to the state directory.
 -spec file_name(dir(), binary()) -> binary().
@@ -124,6 +137,32 @@ read_current(Dir) ->
 -spec write_current(dir(), current()) -> ok | {error, error()}.
 write_current(Dir, Current) ->
     write_record(Dir, <<"current">>, current, Current).
+
+%% @doc Returns the name of a record that is staged, which is as unique as the token.
+-spec staged_record(<<_:128>>) -> binary().
+staged_record(<<Token:128>>) ->
+    iolist_to_binary(io_lib:format("staging/current-~32.16.0b", [Token])).
+
+%% @doc Writes and syncs the record of a generation that does not count yet.
+-spec stage_current(dir(), binary(), current()) -> ok | {error, error()}.
+stage_current(Dir, Name, Current) ->
+    Path = file_name(Dir, Name),
+    case relsync_lib_record:encode(current, Current) of
+        {ok, Bytes} ->
+            Steps = [fun() -> write_new(Path, Bytes) end, fun() -> relsync_lib_fs:sync_file(Path) end],
+            explain(write, Name, each(fun(Step) -> Step() end, Steps));
+        {error, Reason} ->
+            {error, {cannot, write, Name, Reason}}
+    end.
+
+%% @doc Makes a staged record that of the current generation.
+-spec put_current(dir(), binary()) -> ok | {error, error()}.
+put_current(Dir, Name) ->
+    Steps = [
+        fun() -> take_place(file_name(Dir, Name), file_name(Dir, <<"current">>)) end,
+        fun() -> relsync_lib_fs:sync_dir(Dir) end
+    ],
+    explain(write, <<"current">>, each(fun(Step) -> Step() end, Steps)).
 
 -spec delete_current(dir()) -> ok | {error, error()}.
 delete_current(Dir) -> delete_record(Dir, <<"current">>).
@@ -193,6 +232,29 @@ write_journal(Dir, Journal) ->
 
 -spec delete_journal(dir()) -> ok | {error, error()}.
 delete_journal(Dir) -> delete_record(Dir, <<"journal">>).
+
+%% @doc Returns what tells this journal from any other one, also from one with the same content.
+-spec seal_journal(dir()) -> {ok, seal()} | {error, error()}.
+seal_journal(Dir) ->
+    File = file_name(Dir, <<"journal">>),
+    case {relsync_lib_fs:read_file(File, relsync_lib_record:max_bytes()), relsync_lib_fs:identity(File)} of
+        {{ok, Bytes}, {ok, Identity, Size}} -> {ok, {crypto:hash(sha256, Bytes), {Identity, Size}}};
+        {{error, Reason}, _} -> {error, {damaged, <<"journal">>, Reason}};
+        {_, {error, Reason}} -> {error, {damaged, <<"journal">>, Reason}}
+    end.
+
+%% @doc Says whether the journal still has the same bytes.
+-spec is_sealed(dir(), seal()) -> boolean().
+is_sealed(Dir, {Sha256, _}) ->
+    case relsync_lib_fs:read_file(file_name(Dir, <<"journal">>), relsync_lib_record:max_bytes()) of
+        {ok, Bytes} -> crypto:hash(sha256, Bytes) =:= Sha256;
+        {error, _} -> false
+    end.
+
+%% @doc Says whether the journal still is the same file. It costs one look.
+-spec is_in_place(dir(), seal()) -> boolean().
+is_in_place(Dir, {_, {Identity, Size}}) ->
+    relsync_lib_fs:identity(file_name(Dir, <<"journal">>)) =:= {ok, Identity, Size}.
 
 -spec read_undo(dir(), non_neg_integer()) -> {ok, undo()} | none | damage().
 read_undo(Dir, Generation) ->

@@ -6,7 +6,7 @@
 %% for each.
 -module(relsync_lib_tools).
 
--export([run_script/4, free_bytes/1, sync_file_system/1, capabilities/1, set_capabilities/2]).
+-export([run_script/4, free_bytes/1, make_private_dir/1, sync_file_system/1, capabilities/1, set_capabilities/2]).
 
 -define(TIMEOUT_MS, 5000).
 -define(SCRIPT_TIMEOUT_MS, 2000).
@@ -35,6 +35,25 @@ parse_df(Output) ->
     case re:run(Output, Columns, [{capture, [1], binary}]) of
         {match, [KiB]} -> binary_to_integer(KiB) * 1024;
         nomatch -> unknown
+    end.
+
+%% @doc Makes a directory for its owner alone; `unknown' if that fails, for whatever reason.
+-spec make_private_dir(binary()) -> ok | unknown.
+make_private_dir(Dir) ->
+    case tool("mkdir") of
+        none ->
+            unknown;
+        Mkdir ->
+            %% With `-m', some versions change the mode only afterwards.
+            case tool("sh") of
+                none ->
+                    unknown;
+                Shell ->
+                    case run_tool(Shell, ["-c", "umask 077 && exec \"$0\" -- \"$1\"", Mkdir, Dir]) of
+                        {ok, _} -> ok;
+                        failed -> unknown
+                    end
+            end
     end.
 
 %% @doc Syncs everything on the file system of a directory to the medium. Returns `unknown' if that

@@ -73,6 +73,8 @@
     decode :: decode(),
     deletes :: [relsync_lib_manifest:entry()],
     mtime :: integer(),
+    %% A random number, in the names of staged files.
+    attempt :: non_neg_integer(),
     %% The first entry of the new manifest whose source is not decided.
     next = 0 :: relsync_lib_manifest:index(),
     open = none :: none | #open_file{},
@@ -95,6 +97,7 @@
 -define(MAX_FRAME_MEMORY, 8388608).
 -define(BLOCK_BYTES, 4096).
 -define(RESERVE_BYTES, 1048576).
+-define(MAX_ENTRIES, 1000000).
 -define(BYTES_PER_ENTRY, 512).
 %% After this time, any later write shows in a file's time, even one in the same second.
 -define(AGE_SECONDS, 2).
@@ -139,8 +142,13 @@ new(#{snapshot := Snapshot}, Options, New, Deletes) ->
         snapshot = Snapshot,
         decode = maps:get(decode, Options, fun relsync_lib_delta:decode/3),
         deletes = Deletes,
-        mtime = max(0, Now - ?AGE_SECONDS)
+        mtime = max(0, Now - ?AGE_SECONDS),
+        attempt = attempt()
     }.
+
+attempt() ->
+    <<Number:32>> = crypto:strong_rand_bytes(4),
+    Number.
 
 check_delete(Entry, New) ->
     Path = relsync_lib_manifest:path(Entry),
@@ -364,7 +372,7 @@ with_made(_Handle, Stage) -> Stage.
 sync_together(#stage{unsynced = Unsynced} = Stage) ->
     lists:foreach(
         fun({Handle, Index}) ->
-            wrote(staged_name(Index), relsync_lib_fs:sync_open_file(Handle, staged_file(Index, Stage))),
+            wrote(staged_name(Index, Stage), relsync_lib_fs:sync_open_file(Handle, staged_file(Index, Stage))),
             relsync_lib_fs:close(Handle)
         end,
         lists:reverse(Unsynced)
@@ -374,10 +382,12 @@ sync_together(#stage{unsynced = Unsynced} = Stage) ->
 close_unsynced(#stage{unsynced = Unsynced}) ->
     lists:foreach(fun({Handle, _}) -> relsync_lib_fs:close(Handle) end, Unsynced).
 
-staged_name(Index) -> <<"staging/", (integer_to_binary(Index))/binary>>.
+%% No two attempts use the same names, so that one never takes a file of another for its own.
+staged_name(Index, #stage{attempt = Attempt}) ->
+    <<"staging/", (integer_to_binary(Attempt * ?MAX_ENTRIES + Index))/binary>>.
 
-staged_file(Index, #stage{roots = #{state := Dir}}) ->
-    relsync_lib_state:file_name(Dir, staged_name(Index)).
+staged_file(Index, #stage{roots = #{state := Dir}} = Stage) ->
+    relsync_lib_state:file_name(Dir, staged_name(Index, Stage)).
 
 %% Files without pieces
 
@@ -507,7 +517,7 @@ copy_for_mode(Index, Path, Mode, Sha256, #stage{roots = #{write := Root}} = Stag
         {ok, {file, _, _, Mtime}} ->
             File = open_staged(Index, Stage),
             case relsync_lib_bases:opened(Path, relsync_lib_fs:open_read(From), fun(H) -> copy_rest(H, File) end) of
-                {ok, Sha256} -> {{Path, {file, staged_name(Index), Mode, Mtime}}, finish_file(File, Mode, Mtime, Stage)};
+                {ok, Sha256} -> {{Path, {file, staged_name(Index, Stage), Mode, Mtime}}, finish_file(File, Mode, Mtime, Stage)};
                 {ok, _} -> throw({base_changed, Path});
                 {error, Reason} -> throw({cannot, write, Path, Reason})
             end;
@@ -560,10 +570,10 @@ describe(#stage{new = New} = Stage, Wanted, Summary) ->
         summary => Summary
     }.
 
-sources(#stage{kept = Kept, staged = Staged, installed = Installed, mtime = Mtime}) ->
+sources(#stage{kept = Kept, staged = Staged, installed = Installed, mtime = Mtime} = Stage) ->
     maps:merge(
         maps:map(fun(_, Base) -> {kept, live, maps:get(Base, Installed, unknown)} end, Kept),
-        maps:map(fun(Index, true) -> {staged, staged_name(Index), Mtime} end, Staged)
+        maps:map(fun(Index, true) -> {staged, staged_name(Index, Stage), Mtime} end, Staged)
     ).
 
 done(ok) -> ok;

@@ -70,6 +70,7 @@ run(Host, Hello) ->
         exit:host_lost -> ok;
         Class:Reason:Stack -> Send(error, relsync_lib_refusal:error(internal, crash_text(Class, Reason, Stack)))
     end,
+    relsync_lib_lock_file:release(),
     relsync_lib_lock:release().
 
 -spec greet(relsync_lib_update:send(), binary()) -> ok.
@@ -175,6 +176,8 @@ answer(Name, Fields, #{send := Send} = State) ->
     catch
         throw:{refuse, Kind, Text} ->
             fail(State, Send, Kind, Text);
+        throw:{busy, {_, Holder}} ->
+            fail(State, Send, busy, ["the target is busy with ", Holder]);
         throw:{given_up, Kind, Text} ->
             fail(State#{hooks := none}, Send, Kind, Text);
         exit:host_lost ->
@@ -221,12 +224,14 @@ handle(apply, Fields, #{receiving := #{receiver := Receiver} = Receiving} = Stat
     relsync_lib_receiver:is_complete(Receiver) orelse refuse(pack, "the pack is not complete"),
     apply_pack(Fields, Receiving, State);
 handle(rollback, Fields, #{receiving := none, roots := Roots, send := Send, hooks := Hooks} = State) ->
+    change(Roots),
     Send(result, relsync_lib_update:rollback(Fields, Roots, Hooks, Send)),
     State#{base := none, hooks := none};
 handle(reload, Fields, #{receiving := none, roots := Roots, send := Send, hooks := Hooks} = State) ->
     Send(result, relsync_lib_update:reload(Fields, Roots, Hooks, Send)),
     State#{hooks := none};
 handle(confirm, Fields, #{roots := Roots, send := Send} = State) ->
+    change(Roots),
     Send(result, relsync_lib_update:confirm(Fields, Roots)),
     State;
 handle(plan_reload, Fields, #{roots := Roots, send := Send} = State) ->
@@ -259,6 +264,13 @@ handle(status, Fields, #{roots := Roots, send := Send} = State) ->
     State;
 handle(Name, _, _) ->
     refuse(protocol, io_lib:format("the message ~s came out of turn", [Name])).
+
+%% Without a state directory, nothing is installed that could change.
+change(#{state := Dir} = Roots) ->
+    case relsync_lib_fs:info(Dir) of
+        {ok, {dir, _}} -> relsync_lib_contact:lock(Roots);
+        _ -> ok
+    end.
 
 %%% Manifests
 
@@ -296,6 +308,7 @@ begin_pack(_, _) ->
 %% Who else made the destination meanwhile, or installed something there, comes first.
 lock_new(#{locked := Locked, roots := #{state := Dir} = Roots} = State) ->
     checked(relsync_lib_state, relsync_lib_contact:prepare_root(Roots)),
+    relsync_lib_contact:lock(Roots),
     try Locked orelse lock(Roots) of
         true when Locked -> State;
         true ->

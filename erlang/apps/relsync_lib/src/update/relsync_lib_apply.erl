@@ -18,6 +18,7 @@
 -export([
     prepare/3,
     switch/1,
+    switch_again/1,
     commit/1,
     abort/1,
     complete/2,
@@ -41,11 +42,14 @@
     keep_bytes => non_neg_integer() | infinity,
     %% The entries that stay beside the new tree until the VM has restarted.
     leftovers => [relsync_lib_pins:leftover()],
+    %% The installed generation that the update was planned against.
+    planned => relsync_lib_state:current() | none,
     now := integer()
 }.
 -opaque transaction() :: #{
     roots := relsync_lib_roots:roots(),
     journal := relsync_lib_state:journal(),
+    seal := relsync_lib_state:seal(),
     manifest := relsync_lib_manifest:manifest() | none,
     installed := relsync_lib_state:installed(),
     %% The attributes that new files could not take over from old ones.
@@ -55,6 +59,7 @@
 -type error() ::
     unfinished
     | interfered
+    | planned_otherwise
     | no_number
     | nothing_installed
     | {nothing_known, relsync_lib_state:damage()}
@@ -78,6 +83,7 @@ prepare(#{state := Dir} = Roots, Staged, Options) ->
     try
         New = successor(Dir, Manifest, Snapshot, Options),
         relsync_lib_state:read_journal(Dir) =:= none orelse throw(unfinished),
+        relsync_lib_generations:is_same(Old, maps:get(planned, Options, Old)) orelse throw(planned_otherwise),
         state(relsync_lib_state:prepare_dirs(Dir)),
         {Changes, Lost} = preserve(relsync_lib_preserve:changes(Roots, Generation, Wanted)),
         Undo = #{from => New, to => Old, changes => relsync_lib_change:reverse(Changes)},
@@ -88,14 +94,18 @@ prepare(#{state := Dir} = Roots, Staged, Options) ->
             old => Old,
             new => New,
             keep => maps:get(keep, Options),
-            keep_bytes => maps:get(keep_bytes, Options, infinity)
+            keep_bytes => maps:get(keep_bytes, Options, infinity),
+            token => crypto:strong_rand_bytes(16)
         },
         state(relsync_lib_state:sync_generations(Dir)),
         state(relsync_lib_state:write_reserve(Dir)),
         state(relsync_lib_state:write_journal(Dir, Journal)),
-        {ok, #{roots => Roots, journal => Journal, manifest => Manifest, installed => Installed, lost => Lost}}
+        Seal = sealed(relsync_lib_state:seal_journal(Dir)),
+        {ok, #{
+            roots => Roots, journal => Journal, seal => Seal, manifest => Manifest, installed => Installed, lost => Lost
+        }}
     catch
-        throw:Refused when Refused =:= unfinished; Refused =:= no_number ->
+        throw:Refused when Refused =:= unfinished; Refused =:= no_number; Refused =:= planned_otherwise ->
             {error, Refused};
         throw:Reason ->
             abandon(Dir, Generation),
@@ -148,68 +158,138 @@ forget(Dir, Generation) ->
 -spec generation(transaction()) -> non_neg_integer().
 generation(#{journal := #{new := New}}) -> relsync_lib_generations:number(New).
 
-%% @doc Moves the live tree. After an error, the caller aborts a forward transaction.
-%% `relsync_lib_recover' completes one that goes back.
+%% @doc Moves the live tree. After an error, the caller aborts a forward transaction, and tries one
+%% that goes back again. After `interfered', it does neither: another session has taken over.
 -spec switch(transaction()) -> {ok, report()} | {error, error()}.
-switch(#{roots := Roots, journal := #{direction := Direction, changes := Changes} = Journal} = Transaction) ->
+switch(#{roots := #{state := Dir}, seal := Seal} = Transaction) ->
+    case check_ours(Transaction) of
+        ok -> run_switch(Transaction, #{is_ours => fun() -> relsync_lib_state:is_in_place(Dir, Seal) end});
+        {error, Reason} ->
+            %% Nothing was moved. The journal must not undo what the other session has installed.
+            _ = delete_own_journal(Transaction),
+            {error, Reason}
+    end.
+
+%% @doc Moves what an earlier run of the switch has not moved.
+-spec switch_again(transaction()) -> {ok, report()} | {error, error()}.
+switch_again(Transaction) -> run_switch(Transaction, again).
+
+run_switch(#{roots := Roots, journal := #{direction := Direction, changes := Changes} = Journal} = Transaction, Run) ->
     Purpose =
         case Direction of
             forward -> forward;
             backward -> {restore, relsync_lib_generations:number(maps:get(new, Journal))}
         end,
-    Switched = relsync_lib_switch:run(Roots, Changes, Purpose),
+    Switched = relsync_lib_switch:run(Roots, Changes, Purpose, Run),
+    Checked =
+        case Switched of
+            {ok, _} -> ok;
+            {error, _} -> check_ours(Transaction)
+        end,
     %% A hook may follow, and may unmount a file system that nobody has open.
     relsync_lib_place:release(),
-    case Switched of
-        {ok, Report} -> {ok, maps:get(lost, Transaction, []) ++ Report};
-        {error, Reason} -> {error, {switch, Reason}}
+    case {Switched, Checked} of
+        {{ok, Report}, _} -> {ok, maps:get(lost, Transaction, []) ++ Report};
+        {_, {error, Reason}} -> {error, Reason};
+        {{error, interfered}, _} -> {error, interfered};
+        {{error, Reason}, _} -> {error, {switch, Reason}}
     end.
+
+%% A lock may not have kept another session away: one of another container or machine, for example.
+%% That session may have mistaken this transaction for a crashed one, and undone it. A damage of the
+%% medium is not another session.
+check_ours(#{roots := #{state := Dir}, journal := Journal, seal := Seal}) ->
+    #{old := Old, new := New, direction := Direction} = Journal,
+    IsJournal =
+        relsync_lib_state:is_sealed(Dir, Seal) orelse
+            case relsync_lib_state:read_journal(Dir) of
+                {ok, Journal} -> true;
+                {damaged, _, _} -> true;
+                _ -> false
+            end,
+    IsCurrent =
+        case relsync_lib_state:read_current(Dir) of
+            {ok, Old} -> true;
+            none when Old =:= none -> true;
+            %% A commit that failed may have got this far.
+            {ok, New} when Direction =:= backward -> true;
+            none when New =:= none, Direction =:= backward -> true;
+            {damaged, _, _} -> true;
+            _ -> false
+        end,
+    case IsJournal andalso IsCurrent andalso relsync_lib_lock_file:is_kept(Dir) of
+        true -> ok;
+        false -> {error, interfered}
+    end;
+%% A recovery continues what it found.
+check_ours(_) ->
+    ok.
 
 %% @doc Makes the switch count. An error means that it does not count, and the caller aborts.
 %% `{ok, Leftovers}' lists the steps of the clean-up that failed.
 -spec commit(transaction()) -> {ok, [error()]} | {error, error()}.
-commit(#{roots := Roots, journal := #{direction := backward, changes := Changes} = Journal}) ->
-    case tree_synced(relsync_lib_switch:sync(Roots, Changes)) of
+commit(#{roots := Roots, journal := #{direction := backward, changes := Changes} = Journal} = Transaction) ->
+    Steps = [
+        fun() -> check_ours(Transaction) end,
+        fun() -> tree_synced(relsync_lib_switch:sync(Roots, Changes)) end,
+        fun() -> check_ours(Transaction) end
+    ],
+    case in_order(Steps) of
         ok -> complete_backward(Roots, Journal);
         {error, Reason} -> {error, Reason}
     end;
-commit(#{roots := Roots, journal := Journal, manifest := Manifest, installed := Installed}) ->
+commit(#{roots := Roots, journal := Journal, manifest := Manifest, installed := Installed} = Transaction) ->
     #{state := Dir} = Roots,
-    #{changes := Changes, new := New} = Journal,
+    #{changes := Changes, new := New, token := Token} = Journal,
+    Counting = in_force(New),
+    %% Another session that undoes this transaction (relsync_lib_recover) empties `staging' first. So the record gets to
+    %% its place from there only if the transaction was not undone.
+    Name = relsync_lib_state:staged_record(Token),
     Sha256 = relsync_lib_manifest:sha256(Manifest),
     Steps = [
-        fun() -> is_ours(Dir, Journal) end,
+        fun() -> check_ours(Transaction) end,
         fun() -> tree_synced(relsync_lib_switch:sync(Roots, Changes)) end,
         fun() -> wrap(relsync_lib_state:write_manifest(Dir, Manifest)) end,
         fun() -> wrap(relsync_lib_state:write_installed(Dir, Sha256, Installed)) end,
-        fun() -> wrap(relsync_lib_state:write_current(Dir, in_force(New))) end
+        fun() -> wrap(relsync_lib_state:stage_current(Dir, Name, Counting)) end,
+        fun() -> check_ours(Transaction) end,
+        fun() -> wrap(relsync_lib_state:put_current(Dir, Name)) end
     ],
     case in_order(Steps) of
         ok ->
-            {ok, tidy(Dir, Journal)};
+            {ok, tidy(Dir, Journal, fun() -> delete_own_journal(Transaction) end)};
         {error, Reason} ->
             %% The rename may have happened even if syncing it failed. Then it counts.
-            case has_counted(Dir, Journal) of
-                true -> {ok, [Reason]};
-                false -> {error, Reason}
+            case relsync_lib_state:read_current(Dir) of
+                {ok, Counting} -> {ok, [Reason]};
+                _ -> {error, Reason}
             end
     end.
 
 %% The remaining steps once `current' names the new generation.
-tidy(Dir, Journal) ->
+tidy(Dir, Journal, DeleteJournal) ->
     failures([
-        fun() -> wrap(relsync_lib_state:delete_journal(Dir)) end,
+        DeleteJournal,
         fun() -> wrap(relsync_lib_state:free_reserve(Dir)) end,
         fun() -> drop_beyond(Dir, Journal) end,
         fun() -> wrap(relsync_lib_state:clear_staging(Dir)) end
     ]).
 
-drop_beyond(Dir, #{new := New} = Journal) ->
+%% Another session may have found the committed transaction, ended it, and begun its own.
+delete_own_journal(#{roots := #{state := Dir}, seal := Seal}) ->
+    case relsync_lib_state:is_sealed(Dir, Seal) orelse relsync_lib_state:read_journal(Dir) of
+        {ok, _} -> ok;
+        none -> ok;
+        _ -> wrap(relsync_lib_state:delete_journal(Dir))
+    end.
+
+%% Only earlier generations than the new one go. What there is of later ones is another session's.
+drop_beyond(Dir, #{new := #{generation := Generation} = New} = Journal) ->
     Kept = kept(Dir, relsync_lib_generations:numbers(relsync_lib_generations:chain(Dir, New)), Journal),
     in_order(
         [
             fun() -> wrap(relsync_lib_state:drop_generation(Dir, N)) end
-         || N <- relsync_lib_state:generations(Dir), not lists:member(N, Kept)
+         || N <- relsync_lib_state:generations(Dir), N < Generation, not lists:member(N, Kept)
         ] ++ [fun() -> wrap(relsync_lib_state:drop_displaced(Dir, Kept)) end]
     ).
 
@@ -239,19 +319,10 @@ within([{Newest, Bytes} | Older], Quota) ->
 %% @doc Undoes a forward transaction; may be called again after an error. The report lists the
 %% entries that the undo had to leave or move aside.
 -spec abort(transaction()) -> {ok, report()} | {error, error()}.
-abort(#{roots := #{state := Dir} = Roots, journal := #{direction := forward} = Journal}) ->
-    case is_ours(Dir, Journal) of
+abort(#{roots := Roots, journal := #{direction := forward} = Journal} = Transaction) ->
+    case check_ours(Transaction) of
         ok -> undo(Roots, Journal);
         {error, Reason} -> {error, Reason}
-    end.
-
-%% Two VMs may run from one destination. A session in the other one may have mistaken this
-%% transaction for a crashed one, and undone it.
-is_ours(Dir, Journal) ->
-    case relsync_lib_state:read_journal(Dir) of
-        {ok, Journal} -> ok;
-        {damaged, _, _} -> ok;
-        _ -> {error, interfered}
     end.
 
 %% @doc Takes the live tree back to the state before the changes, together with its records.
@@ -293,7 +364,7 @@ restore_current(Dir, Old) ->
 %% Pinned entries that would be removed stay as leftovers. In the state before the first push, no
 %% leftovers can be recorded.
 -spec rollback(relsync_lib_roots:roots(), non_neg_integer(), #{
-    now := integer(), pins => relsync_lib_pins:found()
+    now := integer(), pins => relsync_lib_pins:found(), planned => relsync_lib_state:current() | none
 }) ->
     {ok, transaction()} | {error, error()}.
 rollback(#{state := Dir} = Roots, To, #{now := Now} = Options) ->
@@ -304,7 +375,10 @@ rollback(#{state := Dir} = Roots, To, #{now := Now} = Options) ->
         end,
     Current = relsync_lib_generations:current(Dir),
     Chain = relsync_lib_generations:chain(Dir, Current),
+    IsPlanned = relsync_lib_generations:is_same(Current, maps:get(planned, Options, Current)),
     case {relsync_lib_state:read_journal(Dir), relsync_lib_generations:way_back(To, Chain)} of
+        {none, _} when not IsPlanned ->
+            {error, planned_otherwise};
         {none, none} ->
             {error, not_kept(Dir, To, Chain)};
         {none, Undos} ->
@@ -352,7 +426,8 @@ prepare_rollback(#{state := Dir} = Roots, Current, Undos, Hold, Now) ->
         old => Current,
         new => New,
         keep => 0,
-        keep_bytes => infinity
+        keep_bytes => infinity,
+        token => crypto:strong_rand_bytes(16)
     },
     try
         prepared(relsync_lib_preserve:check_mounts(Roots, Changes)),
@@ -360,8 +435,9 @@ prepare_rollback(#{state := Dir} = Roots, Current, Undos, Hold, Now) ->
         lists:foreach(fun(Change) -> check_content(Dir, Change, Known) end, Changes),
         state(relsync_lib_state:write_reserve(Dir)),
         state(relsync_lib_state:write_journal(Dir, Journal)),
+        Seal = sealed(relsync_lib_state:seal_journal(Dir)),
         state(relsync_lib_state:free_reserve(Dir)),
-        {ok, #{roots => Roots, journal => Journal, manifest => none, installed => #{}}}
+        {ok, #{roots => Roots, journal => Journal, seal => Seal, manifest => none, installed => #{}}}
     catch
         throw:Reason ->
             abandon_rollback(Dir),
@@ -409,13 +485,13 @@ known_content(Dir, #{manifest := Sha256}) ->
 %% @doc Continues after an interruption: a transaction that counts, or one that must be completed.
 -spec complete(relsync_lib_roots:roots(), relsync_lib_state:journal()) -> {ok, report()} | {error, error()}.
 complete(#{state := Dir}, #{direction := forward} = Journal) ->
-    case tidy(Dir, Journal) of
+    case tidy(Dir, Journal, fun() -> wrap(relsync_lib_state:delete_journal(Dir)) end) of
         [] -> {ok, []};
         [Reason | _] -> {error, Reason}
     end;
 complete(Roots, #{direction := backward} = Journal) ->
     Transaction = #{roots => Roots, journal => Journal, manifest => none, installed => #{}},
-    case switch(Transaction) of
+    case switch_again(Transaction) of
         {ok, Report} ->
             case commit(Transaction) of
                 {ok, []} -> {ok, Report};
@@ -429,7 +505,7 @@ complete(Roots, #{direction := backward} = Journal) ->
 %% @doc Says whether a forward transaction has reached the point where it counts.
 -spec has_counted(relsync_lib_state:dir(), relsync_lib_state:journal()) -> boolean().
 has_counted(Dir, #{new := New}) ->
-    relsync_lib_generations:number(relsync_lib_generations:current(Dir)) =:= relsync_lib_generations:number(New).
+    relsync_lib_generations:is_same(relsync_lib_generations:current(Dir), New).
 
 complete_backward(#{state := Dir}, #{new := New} = Journal) ->
     Steps = [
@@ -522,6 +598,9 @@ moved({error, Reason}) -> throw({switch, Reason}).
 synced(ok) -> ok;
 synced({error, Reason}) -> throw({switch, Reason}).
 
+sealed({ok, Seal}) -> Seal;
+sealed({error, Reason}) -> throw({state, Reason}).
+
 preserve({ok, Changes, Lost}) -> {Changes, Lost};
 preserve({error, Reason}) -> throw({prepare, Reason}).
 
@@ -533,7 +612,9 @@ prepared({error, Reason}) -> throw({prepare, Reason}).
 format_error(unfinished) ->
     "an earlier update was interrupted and has not been recovered yet";
 format_error(interfered) ->
-    "a session on another node with the same destination has undone the update";
+    "another session with the same destination has undone this one's changes; push again";
+format_error(planned_otherwise) ->
+    "another session has installed something here since this one began; push again";
 format_error(nothing_installed) ->
     "relsync has installed nothing here, so there is nothing to go back from";
 format_error({nothing_known, Damage}) ->

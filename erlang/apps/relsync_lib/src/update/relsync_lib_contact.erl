@@ -5,7 +5,7 @@
 %% as absent.
 -module(relsync_lib_contact).
 
--export([recover/1, damage_fields/1, damaged_generations/1, prepare_root/1]).
+-export([recover/1, lock/1, damage_fields/1, damaged_generations/1, prepare_root/1]).
 
 %% What is damaged, and what is done about it.
 -type damage() :: #{what := binary(), repair := binary()}.
@@ -13,8 +13,10 @@
 
 %% @doc Ends a transaction that an earlier session left, files and code, and says what came of it.
 -spec recover(relsync_lib_roots:roots()) -> recovered().
-recover(Roots) ->
+recover(#{state := Dir} = Roots) ->
     Changes = relsync_lib_recover:pending(Roots),
+    %% What looks interrupted may be under way, in a session that the first lock did not keep away.
+    _ = (Changes =/= [] orelse relsync_lib_state:read_journal(Dir) =/= none) andalso lock(Roots),
     case relsync_lib_recover:recover(Roots) of
         {ok, nothing} -> #{};
         {ok, undone, Report} -> recovered("an interrupted switch was undone", Report, Changes, Roots);
@@ -49,6 +51,15 @@ follow(Changes, #{write := Root, state := Dir} = Roots) ->
                 Reason
         end,
     [["the running code could not follow: ", relsync_lib_reload:format_error(Failed)] || Failed =/= none].
+
+%% @doc Takes the lock that a session needs before it changes anything. Throws the holder.
+-spec lock(relsync_lib_roots:roots()) -> ok.
+lock(#{state := Dir}) ->
+    {_, Who} = relsync_lib_session_name:who(),
+    case relsync_lib_lock_file:take(Dir, [Who, " on ", atom_to_list(node())]) of
+        ok -> ok;
+        {busy, Holder} -> throw({busy, {session, Holder}})
+    end.
 
 %% @doc A damage as the fields that tell the host of it.
 -spec damage_fields({binary(), binary()}) -> damage().

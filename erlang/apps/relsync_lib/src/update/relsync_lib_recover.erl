@@ -45,7 +45,11 @@ recover(#{state := Dir} = Roots) ->
     end.
 
 recover_recorded(#{state := Dir} = Roots, #{direction := Direction} = Journal) ->
-    case Direction =:= backward orelse relsync_lib_apply:has_counted(Dir, Journal) of
+    IsDone = Direction =:= backward orelse relsync_lib_apply:has_counted(Dir, Journal),
+    %% If the session whose transaction this is still runs after all, it can neither move a file nor
+    %% commit from here on.
+    _ = IsDone orelse relsync_lib_state:clear_staging(Dir),
+    case IsDone orelse relsync_lib_apply:has_counted(Dir, Journal) of
         true -> completed(relsync_lib_apply:complete(Roots, Journal));
         false -> undone(relsync_lib_apply:undo(Roots, Journal))
     end.

@@ -81,6 +81,8 @@ apply_error_kind({_, {cannot, _, _, Posix}}) -> posix_kind(Posix);
 apply_error_kind({prepare, {cannot_keep, _, Posix}}) -> posix_kind(Posix);
 apply_error_kind({prepare, {mount_point, _}}) -> mount_point;
 apply_error_kind({no_generation, _, _}) -> no_generation;
+apply_error_kind(interfered) -> base_changed;
+apply_error_kind(planned_otherwise) -> base_changed;
 apply_error_kind({installed_already, _}) -> no_generation;
 apply_error_kind(nothing_installed) -> no_generation;
 apply_error_kind({lost_content, _}) -> no_generation;

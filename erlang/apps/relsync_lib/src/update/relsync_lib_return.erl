@@ -34,7 +34,14 @@ locked(#{read := Read} = Roots, Who, Fun) ->
             relsync_lib_lock:release(),
             failed;
         _ ->
-            Done = Fun(),
+            Done =
+                try
+                    relsync_lib_contact:lock(Roots),
+                    Fun()
+                catch
+                    throw:{busy, _} -> busy_elsewhere
+                end,
+            relsync_lib_lock_file:release(),
             relsync_lib_lock:release(),
             Done
     end.

@@ -39,7 +39,7 @@ look(#{read := Read, write := Write, state := Dir} = Roots, Checksum) ->
                 Fields = leftover_fields(Current, #{
                     current => current_fields(Current), drift => [drift_fields(D) || D <- Drift]
                 }),
-                {Fields, #{manifest => Manifest, installed => Installed, drift => Drift}, Damages};
+                {Fields, #{manifest => Manifest, installed => Installed, drift => Drift, current => Current}, Damages};
             {none, Damages} ->
                 {#{}, none, Damages}
         end,
@@ -79,12 +79,13 @@ details(Roots) ->
 %% @doc Reads what stands at a destination that has no record, and lists what of it cannot be in a
 %% manifest.
 -spec scan(relsync_lib_roots:roots()) -> {relsync_lib_update:base(), [{relsync_lib_path:path(), term()}]}.
-scan(#{read := Read}) ->
+scan(#{read := Read, state := Dir}) ->
+    Current = relsync_lib_generations:current(Dir),
     case relsync_lib_inventory:scan(lists:last(Read), #{now => erlang:system_time(second)}) of
         {ok, Manifest, Installed, LeftOut} ->
-            {#{manifest => Manifest, installed => Installed, drift => []}, LeftOut};
+            {#{manifest => Manifest, installed => Installed, drift => [], current => Current}, LeftOut};
         {error, {cannot_list, _, enoent}} ->
-            {#{manifest => relsync_lib_manifest:empty(), installed => #{}, drift => []}, []};
+            {#{manifest => relsync_lib_manifest:empty(), installed => #{}, drift => [], current => Current}, []};
         {error, Reason} ->
             relsync_lib_refusal:refuse(io, relsync_lib_inventory:format_error(Reason))
     end.

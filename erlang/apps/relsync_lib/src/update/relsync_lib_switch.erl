@@ -20,7 +20,7 @@
 %% depends on the order. Directories come before that, and removals after it.
 -module(relsync_lib_switch).
 
--export([run/3, sync/2, format_error/1]).
+-export([run/3, run/4, sync/2, format_error/1]).
 
 -export_type([purpose/0, report/0, error/0]).
 
@@ -32,14 +32,26 @@
     | {special, relsync_lib_path:path()}
     | {displaced, relsync_lib_path:path(), Name :: binary()}
 ].
+%% How a run begins. `again' accepts what an earlier run of the same changes has done. A first run
+%% does not: a file to be put in place that is missing is an error. It asks from time to time whether
+%% the changes are still to be made.
+-type beginning() :: again | #{is_ours := fun(() -> boolean())}.
 -type error() ::
     relsync_lib_path:parents_error()
+    | interfered
     | {not_empty, relsync_lib_path:path()}
     | {special, relsync_lib_path:path()}
     | {vanished, relsync_lib_path:path()}
     | {no_content, relsync_lib_path:path()}
     | {cannot, Action :: atom(), relsync_lib_path:path(), file:posix() | badarg}.
 
+%% The name of a new directory before it is moved to its place.
+-define(NEW_DIR, <<"directory.tmp">>).
+%% New entries of a directory with this bit get its group.
+-define(GROUP_BIT, 8#2000).
+%% When a first run asked last, and how often it asks.
+-define(ASKED, relsync_lib_switch_asked).
+-define(ASK_MS, 5).
 %% Only used if the tree spans several file systems.
 -define(IN_TREE_NAME, <<".relsync-switch.tmp">>).
 
@@ -50,14 +62,21 @@
     %% Whether each operation is bound to its directory (relsync_lib_place), so that no look at
     %% those above is needed.
     is_held :: boolean(),
+    begun = again :: beginning(),
     report = [] :: report()
 }).
 
 %% @doc Runs changes. An error leaves the tree in between; see the module's text.
 -spec run(relsync_lib_roots:roots(), [relsync_lib_change:change()], purpose()) ->
     {ok, report()} | {error, error()}.
-run(#{write := Root, state := Dir}, Changes, Purpose) ->
-    Run = #run{root = Root, dir = Dir, purpose = Purpose, is_held = relsync_lib_place:is_held(Root)},
+run(Roots, Changes, Purpose) -> run(Roots, Changes, Purpose, again).
+
+%% @doc Does the same, for the first time or again.
+-spec run(relsync_lib_roots:roots(), [relsync_lib_change:change()], purpose(), beginning()) ->
+    {ok, report()} | {error, error()}.
+run(#{write := Root, state := Dir}, Changes, Purpose, Begun) ->
+    Run = #run{root = Root, dir = Dir, purpose = Purpose, begun = Begun, is_held = relsync_lib_place:is_held(Root)},
+    _ = erase(?ASKED),
     {Clearing, Placing, Removing} = relsync_lib_change:order(Changes),
     try
         lists:foreach(fun(Change) -> is_new_dir(Change, Run) orelse open_dir(Change, Run) end, Changes),
@@ -68,6 +87,21 @@ run(#{write := Root, state := Dir}, Changes, Purpose) ->
         {ok, lists:reverse(Removed#run.report)}
     catch
         throw:{?MODULE, Reason} -> {error, Reason}
+    end.
+
+%% Another session that took this run for one that was cut off has undone it. Then each further
+%% operation would spoil that session's tree.
+ask(#run{begun = again}) ->
+    ok;
+ask(#run{begun = #{is_ours := IsOurs}}) ->
+    Now = erlang:monotonic_time(millisecond),
+    case get(?ASKED) of
+        Asked when is_integer(Asked), Now < Asked + ?ASK_MS ->
+            ok;
+        _ ->
+            _ = put(?ASKED, Now),
+            IsOurs() orelse fail(interfered),
+            ok
     end.
 
 %% Directories that their owner may not write into are opened for the run.
@@ -110,14 +144,18 @@ close_dir(_Change, _Run) ->
 %% Removing
 
 %% A path that is known to be a file is removed by one operation.
-remove({Path, {file, _, _, _}, absent} = Change, #run{purpose = forward, is_held = true} = Run) ->
+remove(Change, Run) ->
+    ask(Run),
+    remove_asked(Change, Run).
+
+remove_asked({Path, {file, _, _, _}, absent} = Change, #run{purpose = forward, is_held = true} = Run) ->
     case relsync_lib_fs:delete_file(full(Path, Run)) of
         ok -> Run;
         %% A link has appeared above it. A look would find nothing there.
         {error, eloop} -> fail({cannot, delete, Path, eloop});
         {error, _} -> remove_seen(Change, Run)
     end;
-remove(Change, Run) ->
+remove_asked(Change, Run) ->
     remove_seen(Change, Run).
 
 remove_seen({Path, Old, absent}, Run) ->
@@ -173,7 +211,11 @@ rename_simple({Path, _Old, {file, Source, _, _}} = Change, Root, Dir) ->
         {error, _} -> Change
     end.
 
-place(Change, #run{purpose = forward, is_held = true, root = Root, dir = Dir} = Run) ->
+place(Change, Run) ->
+    ask(Run),
+    place_asked(Change, Run).
+
+place_asked(Change, #run{purpose = forward, is_held = true, root = Root, dir = Dir} = Run) ->
     case is_new_dir(Change, Run) of
         true ->
             make_new_dir(Change, Run);
@@ -183,21 +225,67 @@ place(Change, #run{purpose = forward, is_held = true, root = Root, dir = Dir} = 
                 _ -> place_seen(Change, Run)
             end
     end;
-place(Change, Run) ->
+place_asked(Change, Run) ->
     place_seen(Change, Run).
 
-%% A directory that is known to be new takes one operation, and a look at the mode that it got.
 make_new_dir({Path, _Old, {dir, Mode}} = Change, Run) ->
-    case relsync_lib_fs:make_dir(full(Path, Run)) of
+    case make_dir(Path, Mode bor 8#700, Run) of
         ok ->
-            case look(Path, Run) of
-                {dir, Made} when Made =:= Mode bor 8#700 -> ok;
-                _ -> chmod(Path, Mode bor 8#700, Run)
-            end,
             Run;
         {error, _} ->
             open_dir(Change, Run),
             place_seen(Change, Run)
+    end.
+
+%% Makes a directory that is never more open than its mode. The system gives new directories a mode.
+%% If that may be too open, the directory is made in the state directory, which nobody else enters,
+%% and moved to its place. A directory that gets its group from the one above it is not moved.
+make_dir(Path, Mode, #run{dir = Dir} = Run) when Mode band 8#055 =/= 8#055 ->
+    Private = relsync_lib_state:file_name(Dir, ?NEW_DIR),
+    Steps = [
+        fun() -> relsync_lib_fs:delete_tree(Private) end,
+        fun() -> relsync_lib_fs:make_dir(Private) end,
+        fun() -> relsync_lib_fs:set_mode(Private, Mode) end,
+        fun() -> relsync_lib_fs:rename(Private, full(Path, Run)) end
+    ],
+    case has_group_from_above(Path, Run) orelse in_order(Steps) of
+        true ->
+            make_dir_there(Path, Mode, Run);
+        ok ->
+            ok;
+        {error, Reason} ->
+            _ = relsync_lib_fs:delete_tree(Private),
+            case Reason of
+                exdev -> make_dir_there(Path, Mode, Run);
+                _ -> {error, Reason}
+            end
+    end;
+make_dir(Path, Mode, Run) ->
+    make_dir_there(Path, Mode, Run).
+
+%% One operation, and a look at the mode that it got.
+make_dir_there(Path, Mode, Run) ->
+    case relsync_lib_fs:make_dir(full(Path, Run)) of
+        ok ->
+            case look(Path, Run) of
+                {dir, Mode} -> ok;
+                _ -> chmod(Path, Mode, Run)
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end.
+
+has_group_from_above(Path, Run) ->
+    case look(relsync_lib_path:parent(Path), Run) of
+        {dir, Mode} -> Mode band ?GROUP_BIT =/= 0;
+        _ -> true
+    end.
+
+in_order([]) -> ok;
+in_order([Step | Rest]) ->
+    case Step() of
+        ok -> in_order(Rest);
+        {error, Reason} -> {error, Reason}
     end.
 
 place_seen({Path, _Old, New}, #run{root = Root} = Run) ->
@@ -212,8 +300,7 @@ place_node({dir, _Mode}, _Path, {dir, _}, Run) ->
     Run;
 place_node({dir, Mode}, Path, Live, Run) ->
     Cleared = clear_leaf(Path, Live, Run),
-    Made = done(make_dir, Path, relsync_lib_fs:make_dir(full(Path, Run)), Cleared),
-    chmod(Path, Mode bor 8#700, Made),
+    Made = done(make_dir, Path, make_dir(Path, Mode bor 8#700, Run), Cleared),
     keep_name(Path, Made);
 place_node({mode, Mode}, _Path, {file, Mode, _, _}, Run) ->
     Run;
@@ -242,7 +329,7 @@ place_node({file, Source, Mode, Mtime}, Path, Live, #run{dir = Dir} = Run) ->
                     Cleared = clear_dir(Path, Live, Run),
                     move(From, Path, fun(To) -> relsync_lib_fs:copy(From, To) end, Cleared)
             end;
-        {{error, enoent}, {file, Mode, _, Mtime}} ->
+        {{error, enoent}, {file, Mode, _, Mtime}} when Run#run.begun =:= again ->
             %% An earlier run has moved it already.
             Run;
         {{error, Reason}, _} when Reason =/= enoent ->
@@ -398,6 +485,8 @@ format_error({not_empty, Path}) ->
     ["the directory \"", relsync_lib_path:display(Path), "\" must make way for a file but is not empty"];
 format_error({special, Path}) ->
     ["\"", relsync_lib_path:display(Path), "\" is neither file, directory nor symbolic link; relsync does not touch it"];
+format_error(interfered) ->
+    "another session with the same destination has undone the switch";
 format_error({vanished, Path}) ->
     ["\"", relsync_lib_path:display(Path), "\" vanished during the switch"];
 format_error({no_content, Path}) ->

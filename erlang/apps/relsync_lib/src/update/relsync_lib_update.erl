@@ -73,7 +73,9 @@
 -type base() :: #{
     manifest := relsync_lib_manifest:manifest(),
     installed := relsync_lib_state:installed(),
-    drift := [relsync_lib_inventory:drift()]
+    drift := [relsync_lib_inventory:drift()],
+    %% The installed generation, when this was found.
+    current := relsync_lib_state:current() | none
 }.
 %% An update under way.
 -record(update, {
@@ -115,7 +117,8 @@
     relsync_lib_update_hooks:hooks(),
     send()
 ) -> result().
-update(#{pack_id := PackId} = Fields, Stage, #{manifest := Base}, #{state := Dir} = Roots, Hooks, Send) ->
+update(#{pack_id := PackId} = Fields, Stage, #{manifest := Base, current := Planned}, Roots, Hooks, Send) ->
+    #{state := Dir} = Roots,
     Last = #{
         pack => PackId,
         generation => relsync_lib_generations:next(Dir),
@@ -146,6 +149,7 @@ update(#{pack_id := PackId} = Fields, Stage, #{manifest := Base}, #{state := Dir
         keep => maps:get(keep, Fields, 2),
         keep_bytes => maps:get(keep_bytes, Fields, infinity),
         leftovers => maps:get(leftovers, Stays),
+        planned => Planned,
         now => erlang:system_time(second)
     },
     Prepare = fun() -> relsync_lib_apply:prepare(Roots, Staged#{wanted := Held}, Options) end,
@@ -192,6 +196,7 @@ probation(Result, {probation, Timeout, _}, _) ->
 -spec rollback(request(), relsync_lib_roots:roots(), relsync_lib_update_hooks:hooks(), send()) ->
     result().
 rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
+    Planned = relsync_lib_generations:current(Dir),
     History = relsync_lib_generations:history(Roots),
     To = rollback_target(Fields, History, Dir),
     Changes =
@@ -205,7 +210,9 @@ rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
     {_, Kept} = relsync_lib_pins:hold_back(Changes, Pins),
     Nodes = [{Path, New} || {Path, _, New} <- Changes],
     Restart = restart_way(Mode, Fields, relsync_lib_restart:update_facts(Nodes, [], Roots), Roots),
-    Prepare = fun() -> relsync_lib_apply:rollback(Roots, To, #{now => erlang:system_time(second), pins => Pins}) end,
+    Prepare = fun() ->
+        relsync_lib_apply:rollback(Roots, To, #{now => erlang:system_time(second), pins => Pins, planned => Planned})
+    end,
     Send(step, #{step => rollback}),
     Paths = [Path || {Path, _, _} <- Changes],
     Context = relsync_lib_update_hooks:context(undo, snapshot_of(To, History), To, Paths, Dir),
@@ -374,11 +381,15 @@ switch(#update{transaction = Transaction} = Update0, Mode) ->
     case relsync_lib_apply:switch(Transaction) of
         {ok, Report} ->
             reload(noted([relsync_lib_refusal:report_text(Line) || Line <- Report], Update), Mode);
+        %% The files are another session's now.
+        {error, interfered} ->
+            give_up_apply(Update, interfered, []);
         {error, Reason} when Update#update.direction =:= back ->
             complete(Update, Reason, Mode);
         {error, Reason} ->
             case undo_files(Update) of
                 {ok, Notes} -> give_up_apply(Update, Reason, Notes);
+                interfered -> give_up_apply(Update, interfered, []);
                 {error, Failed} ->
                     give_up(Update, damaged, half_done(relsync_lib_apply:format_error(Reason), Failed))
             end
@@ -386,7 +397,7 @@ switch(#update{transaction = Transaction} = Update0, Mode) ->
 
 %% There is no way but on: what failed once is tried once more, and after that by the next session.
 complete(#update{transaction = Transaction} = Update, First, Mode) ->
-    case relsync_lib_apply:switch(Transaction) of
+    case relsync_lib_apply:switch_again(Transaction) of
         {ok, _} -> reload(noted([relsync_lib_apply:format_error(First)], Update), Mode);
         {error, Reason} ->
             give_up(Update, damaged, relsync_lib_refusal:unfinished(relsync_lib_apply:format_error(Reason)))
@@ -399,6 +410,7 @@ undo_files(#update{transaction = none}) ->
 undo_files(#update{transaction = Transaction}) ->
     case relsync_lib_apply:abort(Transaction) of
         {ok, Report} -> {ok, [relsync_lib_refusal:report_text(Line) || Line <- Report]};
+        {error, interfered} -> interfered;
         {error, Reason} -> {error, relsync_lib_apply:format_error(Reason)}
     end.
 
@@ -466,6 +478,8 @@ commit(#update{hooks = Hooks, roots = #{state := Dir}} = Update, Mode, Result) -
                 downtime_us => Downtime,
                 needs_restart => Mode =/= vm andalso maps:get(vm_restart, Result, false)
             });
+        {error, interfered} when Update#update.direction =:= back ->
+            give_up_apply(Update, interfered, []);
         {error, Reason} when Update#update.direction =:= back ->
             give_up(Update, damaged, relsync_lib_refusal:unfinished(relsync_lib_apply:format_error(Reason)));
         {error, Reason} ->
@@ -487,7 +501,7 @@ commit_files(#update{transaction = none}) ->
     {ok, []};
 commit_files(#update{direction = back, transaction = Transaction}) ->
     case relsync_lib_apply:commit(Transaction) of
-        {error, _} -> relsync_lib_apply:commit(Transaction);
+        {error, Reason} when Reason =/= interfered -> relsync_lib_apply:commit(Transaction);
         Committed -> Committed
     end;
 commit_files(#update{transaction = Transaction}) ->
@@ -514,6 +528,7 @@ roll_back(#update{undo = {undo, Undo}} = Update, Kind, Text) ->
     Code = relsync_lib_reload_undo:undo(Undo),
     case Undone of
         {ok, Notes} -> rolled_back(Update, Kind, Text, Notes, Code);
+        interfered -> give_up_apply(Update, interfered, []);
         {error, Failed} -> give_up(Update, damaged, half_done(Text, Failed))
     end.
 
