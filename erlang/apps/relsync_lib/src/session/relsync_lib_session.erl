@@ -34,15 +34,15 @@
     %% There is nothing to lock, and nobody to meet, as long as there is no destination.
     locked := boolean(),
     checksum := boolean(),
-    %% What the target holds: the installed manifest or that of a scan, once asked for.
+    %% The contents of the target: the installed manifest, or that of a scan once the host asked for it.
     base := none | relsync_lib_update:base(),
     hooks := relsync_lib_update_hooks:hooks(),
     receiving := none | receiving(),
-    %% What stands in the place of new entries, as far as the host was told.
+    %% The entries in the place of new ones that the host was told of.
     found := #{relsync_lib_path:path() => true},
-    %% What came of an interrupted transaction that this session found.
+    %% The outcome of an interrupted transaction that this session found.
     recovered => relsync_lib_wire:fields(),
-    %% What the target held at the greeting, up to the first request.
+    %% The status at the greeting, until the first request.
     greeted => relsync_lib_status:status()
 }.
 -type receiving() :: #{
@@ -105,8 +105,8 @@ greet(Send, Hello) ->
             refuse(protocol, relsync_lib_wire:format_error(Reason))
     end.
 
-%% What arrived is not to be sent again, even if this session comes to nothing. A state directory is made for it in a
-%% destination that is going to be changed; where that fails, the agent goes without a cache.
+%% The agent's blob has arrived and must not be sent again, even if this session fails. If the host is going to
+%% change the destination, a state directory is made for the blob. Where that fails, the blob is not kept.
 keep_blob(#{locked := IsThere, roots := #{state := Dir}}, MayPrepare) ->
     HasState =
         case relsync_lib_fs:info(Dir) of
@@ -254,7 +254,7 @@ handle(status, Fields, #{roots := Roots, send := Send} = State) ->
     Verify = maps:get(verify, Fields, false),
     Status =
         case State of
-            %% What was found for the greeting a moment ago need not be looked for again.
+            %% The status of the greeting is a moment old, and is used again.
             #{greeted := Greeted, checksum := Verify} -> Greeted;
             #{} -> element(1, relsync_lib_status:look(Roots, Verify))
         end,
@@ -305,7 +305,7 @@ begin_pack(#{pack_id := PackId, size := Size, offset := Offset}, #{roots := #{st
 begin_pack(_, _) ->
     refuse(protocol, "the announcement of a pack lacks its id, size or offset").
 
-%% Who else made the destination meanwhile, or installed something there, comes first.
+%% Another session that created the destination meanwhile, or installed something there, goes first.
 lock_new(#{locked := Locked, roots := #{state := Dir} = Roots} = State) ->
     checked(relsync_lib_state, relsync_lib_contact:prepare_root(Roots)),
     relsync_lib_contact:lock(Roots),
@@ -351,7 +351,7 @@ received({error, {pack, Reason}}, PackId, Roots) ->
 received({error, {refused, Reason}}, PackId, Roots) ->
     drop_pack(PackId, Roots, relsync_lib_refusal:error_kind(Reason), relsync_lib_stage:format_error(Reason)).
 
-%% What is wrong with a pack does not become right by continuing it.
+%% A pack that is wrong does not become right when it is continued.
 -spec drop_pack(relsync_lib_incoming:pack_id(), relsync_lib_roots:roots(), relsync_lib_refusal:kind(), unicode:chardata()) -> no_return().
 drop_pack(PackId, #{state := Dir}, Kind, Text) ->
     _ = relsync_lib_incoming:delete(Dir, PackId),

@@ -1,13 +1,13 @@
 %% @doc What a session finds at a destination, and puts right before anything else.
 %%
-%% Owns the end of what an earlier session left (files by relsync_lib_apply, code by relsync_lib_reload), the
-%% naming of generations that are lost, and the making of a new destination. What is damaged is named, and counts
-%% as absent.
+%% This module owns the end of a transaction that an earlier session left: its files go through
+%% relsync_lib_apply, its code through relsync_lib_reload. It also names generations that are lost, and
+%% makes a new destination. A damaged record is named, and counts as absent.
 -module(relsync_lib_contact).
 
 -export([recover/1, lock/1, damage_fields/1, damaged_generations/1, prepare_root/1]).
 
-%% What is damaged, and what is done about it.
+%% The record that is damaged, and what the next push does about it.
 -type damage() :: #{what := binary(), repair := binary()}.
 -type recovered() :: #{recovered => binary()}.
 
@@ -15,7 +15,7 @@
 -spec recover(relsync_lib_roots:roots()) -> recovered().
 recover(#{state := Dir} = Roots) ->
     Changes = relsync_lib_recover:pending(Roots),
-    %% What looks interrupted may be under way, in a session that the first lock did not keep away.
+    %% A switch that looks interrupted may be that of a session which the first lock did not keep away.
     _ = (Changes =/= [] orelse relsync_lib_state:read_journal(Dir) =/= none) andalso lock(Roots),
     case relsync_lib_recover:recover(Roots) of
         {ok, nothing} -> #{};
@@ -73,7 +73,7 @@ damaged_generations(Dir) ->
      || N <- relsync_lib_state:generations(Dir), Problem <- undo_problem(Dir, N)
     ].
 
-%% What is kept of the current generation has no record before an update is prepared.
+%% The directory of the current generation has no record until an update is prepared.
 undo_problem(Dir, N) ->
     case {relsync_lib_state:read_undo_ends(Dir, N), relsync_lib_state:read_current(Dir)} of
         {{ok, _}, _} -> [];

@@ -8,7 +8,7 @@
 
 -export_type([damages/0]).
 
-%% What is damaged, and what is done about it.
+%% The records that are damaged, and what the next push does about each.
 -type damages() :: [{binary(), binary()}].
 
 %% @doc Reads what is installed; what is damaged is named and counts as absent.

@@ -5,9 +5,9 @@
 %% the session's name is taken, so that no host interferes, and the destination is rolled back, files and
 %% code, without any host.
 %%
-%% What is true stands in `current': the generation, until when, and how long at most. A timer only says
-%% when to look there. So a VM that restarted loses nothing but the timer, and the next session starts it
-%% anew.
+%% The record `current' holds the facts: the generation, the end of its probation, and the longest time
+%% that it may last. A timer only says when to look there. So a VM that restarted loses nothing but the
+%% timer, and the next session starts it anew.
 %%
 %% | timer     | event                     | then                                                 |
 %% |-----------|---------------------------|------------------------------------------------------|
@@ -41,7 +41,7 @@
     return := return(),
     generation := pos_integer(),
     phase := waiting | held | returning,
-    %% Of the timer, the session or the return that the next event comes from.
+    %% The reference of the timer, the session or the return that the next event comes from.
     ref := reference()
 }.
 -type timers() :: #{relsync_lib_state:dir() => timer()}.
@@ -125,7 +125,7 @@ answer({cancel, Dir}, Timers) ->
 due(Ref, Timers) ->
     with(Ref, Timers, fun(Dir, Timer) -> Timers#{Dir := return(Timer)} end).
 
-%% What was replaced meanwhile is nobody's.
+%% An event of a timer that was replaced meanwhile is ignored.
 with(Ref, Timers, Fun) ->
     case [Found || {_, #{ref := R}} = Found <- maps:to_list(Timers), R =:= Ref] of
         [{Dir, Timer}] -> Fun(Dir, Timer);

@@ -46,7 +46,7 @@ locked(#{read := Read} = Roots, Who, Fun) ->
             Done
     end.
 
-%% What a session that died in an update left comes first: it stands in the way.
+%% A session may have died in an update. Its transaction is ended first, because it is in the way.
 roll_back(#{state := Dir} = Roots, Generation) ->
     _ = (catch relsync_lib_contact:recover(Roots)),
     case relsync_lib_state:read_current(Dir) of

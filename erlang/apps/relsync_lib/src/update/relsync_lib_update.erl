@@ -38,12 +38,12 @@
 ]).
 -export_type([send/0, request/0, result/0, base/0]).
 
-%% What `receive' takes at most; also less than `infinity'.
+%% The longest timeout that `receive' accepts. It also stands for `infinity'.
 -define(MAX_TIMEOUT_MS, 16#FFFFFFFF).
 
-%% What the host hears on the way: `step' and `output', and what is `staged'.
+%% Tells the host the steps of the update, the output of hooks, and how much is staged.
 -type send() :: fun((atom(), map()) -> ok).
-%% What is asked for; what is absent has its default.
+%% The host's request. A field that is absent has its default.
 -type request() :: #{
     pack_id => relsync_lib_incoming:pack_id(),
     reload => relsync_lib_reload:mode(),
@@ -53,7 +53,7 @@
     confirm_timeout => non_neg_integer(),
     generation => non_neg_integer(),
     snapshot => <<_:256>>,
-    %% What stands in the place of new entries and was named to the host.
+    %% The entries in the place of new ones that the host was told of.
     found => #{relsync_lib_path:path() => true},
     _ => _
 }.
@@ -94,11 +94,11 @@
     %% The applications that ran before anything was disturbed.
     ran = [] :: [relsync_lib_apps:app()],
     modules = [] :: [relsync_lib_modules:told()],
-    %% Whose funs have no code any more, and which applications were stopped and started.
+    %% The modules whose funs have no code any more, and the applications that were stopped and started.
     ended = [] :: [module()],
     restarted = [] :: [atom()],
     notes = [] :: [unicode:chardata()],
-    %% What failed on the way back.
+    %% The error that a step of the way back met.
     failed = none :: none | relsync_lib_refusal:error(),
     %% How the VM restarts in the end, if it does.
     restart = none :: none | relsync_lib_restart:way(),
@@ -183,7 +183,7 @@ last_pack(#{generation := Generation}, Last) -> Last#{outcome := applied, genera
 probation_state(#{confirm_timeout := Timeout}, Mode) -> {probation, min(Timeout, ?MAX_TIMEOUT_MS), Mode};
 probation_state(_, _) -> confirmed.
 
-%% What was taken back leads to where a probation of before goes on.
+%% After an update that was taken back, an earlier probation goes on.
 probation(#{outcome := rolled_back} = Result, _, _) ->
     Result;
 probation(Result, confirmed, #{state := Dir}) ->
@@ -232,7 +232,7 @@ rollback(Fields, #{state := Dir} = Roots, Hooks, Send) ->
         restart = Restart
     },
     Result = run(Back, Mode, Prepare),
-    %% Not before: where the way back fails, the timer has to try it again.
+    %% The timer is not cancelled earlier, because it tries again if the way back fails.
     relsync_lib_probation:cancel(Dir),
     Result.
 
@@ -344,7 +344,7 @@ run(#update{disturbs = Disturbs, roots = Roots, hooks = Hooks} = Planned0, Mode,
             give_up(Update, internal, Text)
     end.
 
-%% Whom `presync' has stopped is in nobody's way.
+%% Processes that `presync' has stopped are not in the way.
 check_users(#update{spares = true, plan = Plan} = Update) ->
     Update#update{plan = relsync_lib_reload:spare_users(Plan)};
 check_users(#update{plan = Plan} = Update) ->
