@@ -56,19 +56,18 @@ fn a_command_costs_a_large_vm_next_to_nothing() {
     assert!(switches() - before > PROCESSES);
 
     for command in ["status", "plan", "push", "doctor"] {
-        // The VM may still walk over its processes for what came before.
-        let mut before = switches();
-        loop {
-            let now = switches();
-            if now - before < PROCESSES / 10 {
-                break;
-            }
-            before = now;
-        }
-        let before = switches();
-        rig.push(&[command], 0);
-        let taken = switches() - before;
-        assert!(taken < PROCESSES, "{command}: {taken}");
+        // The VM may still walk over its processes for what came before. If a command itself makes
+        // the VM do so, it does every time.
+        let taken = || {
+            let before = switches();
+            rig.push(&[command], 0);
+            switches() - before
+        };
+        let all: Vec<u64> = std::iter::repeat_with(taken)
+            .take(20)
+            .take_while(|taken| *taken >= PROCESSES)
+            .collect();
+        assert!(all.len() < 20, "{command}: {all:?}");
     }
 }
 
