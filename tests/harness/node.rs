@@ -17,10 +17,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The time limit for a node's start. The slowest runs under an emulator on a busy machine.
-const START_TIMEOUT: Duration = Duration::from_secs(90);
+const START_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The time limit for an expression.
-const EVAL_TIMEOUT: Duration = Duration::from_secs(60);
+const EVAL_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The node's first output once it is ready, followed by its port for expressions and its process
 /// id.
