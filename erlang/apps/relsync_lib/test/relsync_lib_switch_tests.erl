@@ -245,3 +245,20 @@ same(Expected, Root) ->
         Expected -> ok;
         Actual -> error({other_tree, Expected, Actual})
     end.
+
+%% After each operation, a private directory is absent or private: the state directory too.
+private_directories_test() ->
+    Root = relsync_lib_trees:new_root("private"),
+    Private = [<<".relsync">>, <<"private">>],
+    Modes = fun() ->
+        [Mode || Name <- Private, {ok, {dir, Mode}} <- [relsync_lib_fs:info(relsync_lib_path:join(Root, Name))]]
+    end,
+    #{base := Base} = Contact = relsync_lib_push:first_contact(relsync_lib_roots:new(Root)),
+    Tree = #{<<"private">> => {dir, 8#700}, <<"private/f">> => {file, 8#600, <<"f">>}, <<"open">> => {dir, 8#755}},
+    put(seen, []),
+    relsync_lib_fault:arm(#{watch => fun(_, _, _) -> put(seen, Modes() ++ get(seen)) end}),
+    {ok, []} = relsync_lib_push:run(relsync_lib_trees:pack(Base, #{}, Tree), Contact, commit),
+    relsync_lib_fault:disarm(),
+    [8#700] = lists:usort(erase(seen)),
+    Tree = relsync_lib_trees:read(Root),
+    relsync_lib_trees:remove(Root).

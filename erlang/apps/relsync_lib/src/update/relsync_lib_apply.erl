@@ -49,7 +49,8 @@
 -opaque transaction() :: #{
     roots := relsync_lib_roots:roots(),
     journal := relsync_lib_state:journal(),
-    seal := relsync_lib_state:seal(),
+    %% Absent in a recovery.
+    seal => relsync_lib_state:seal(),
     manifest := relsync_lib_manifest:manifest() | none,
     installed := relsync_lib_state:installed(),
     %% The attributes that new files could not take over from old ones.
