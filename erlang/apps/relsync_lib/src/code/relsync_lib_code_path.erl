@@ -14,7 +14,7 @@
 %%% never change.
 -module(relsync_lib_code_path).
 
--export([plan/3, change/3, order/3, entries/2, locate/2, identity/1, app_name/1, is_archived/1, archive/1, root/1]).
+-export([plan/3, change/3, order/3, entries/2, locate/2, app_name/1, is_archived/1, archive/1, root/1]).
 
 -export_type([root/0, plan/0, step/0, entry/0, identity/0, env/0, place/0]).
 

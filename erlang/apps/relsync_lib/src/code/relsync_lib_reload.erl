@@ -22,7 +22,7 @@
 %%% reload with the term that `reload/1' returned.
 -module(relsync_lib_reload).
 
--export([plan/4, acting/1, check_users/1, spare_users/1, reload/1, notes/1, ended_text/1, format_error/1]).
+-export([plan/4, acting/1, check_users/1, spare_users/1, reload/1, notes/1, format_error/1]).
 
 -export_type([mode/0, plan/0, result/0, reason/0]).
 

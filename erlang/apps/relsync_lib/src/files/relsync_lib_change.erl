@@ -8,7 +8,7 @@
 %% point between them.
 -module(relsync_lib_change).
 
--export([reverse/1, compose/2, order/1, check/1, path/1, wanted/1]).
+-export([reverse/1, compose/2, order/1, check/1]).
 
 -export_type([change/0, old/0, file_node/0]).
 
@@ -20,9 +20,6 @@
     | {dir, Mode :: 0..8#7777}
     | {symlink, Target :: binary()}
     | {mode, Mode :: 0..8#7777}.
-
--spec path(change()) -> relsync_lib_path:path().
-path({Path, _Old, _New}) -> Path.
 
 -spec wanted(change()) -> file_node().
 wanted({_Path, _Old, New}) -> New.

@@ -30,7 +30,6 @@
     examine/1,
     examine_held/1,
     directory/1,
-    owner/1,
     own_user/0,
     own_process/0,
     is_running/1,

@@ -4,7 +4,7 @@
 %% and throws `malformed'. It is the twin of engine/src/delta/beam/module.rs and tables.rs.
 -module(relsync_lib_delta_tables).
 
--export([read/1, empty/0, room/1, atoms/1, rows/2, entries/1, types/1, match/2, match_functions/2]).
+-export([read/1, empty/0, room/1, entries/1, types/1, match/2, match_functions/2]).
 -export([to_new/2, to_new_from_one/2, import_keys/1, function_keys/1, symbol_keys/1]).
 
 -export_type([tables/0, matching/0, chunks/0]).

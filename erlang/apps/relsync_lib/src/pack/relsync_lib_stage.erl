@@ -10,7 +10,7 @@
 %% The content of `staging' is removed first.
 -module(relsync_lib_stage).
 
--export([take/3, start/2, frame/3, finish/1, manifest/1, format_error/1]).
+-export([take/3, start/2, frame/3, finish/1, format_error/1]).
 
 -export_type([stage/0, options/0, staged/0, error/0]).
 
@@ -178,10 +178,6 @@ clear_staging(#stage{roots = #{state := Dir}}) ->
     Staging = relsync_lib_state:staging_dir(Dir),
     wrote(<<"staging">>, relsync_lib_fs:delete_tree(Staging)),
     done(relsync_lib_state:prepare_dirs(Dir)).
-
-%% @doc Returns the manifest that the pack leads to.
--spec manifest(stage()) -> relsync_lib_manifest:manifest().
-manifest(#stage{new = New}) -> New.
 
 %% Frames
 

@@ -11,7 +11,7 @@
 %% decide otherwise. So if this is uncertain, either place counts.
 -module(relsync_lib_boot).
 
--export([vm/0, boot_file/0, live/1, after_update/2, faults/2, new_faults/2, check/2, answer/2, status/1, format_fault/1]).
+-export([vm/0, boot_file/0, live/1, after_update/2, faults/2, new_faults/2, check/2, answer/2, status/1]).
 
 -export_type([vm/0, tree/0, fault/0, faults/0]).
 

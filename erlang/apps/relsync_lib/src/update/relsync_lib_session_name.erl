@@ -5,7 +5,7 @@
 %% there, take the name in the same way. The VM takes it back when its holder ends, however it ends.
 -module(relsync_lib_session_name).
 
--export([take/1, holder/0, who/0]).
+-export([take/1, who/0]).
 
 -define(NAME, relsync_session).
 -define(WHO, relsync_who).
