@@ -10,9 +10,12 @@
 //! The file cannot hold the cookie, because it is made to be committed.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::value::Error as Unread;
+use serde::de::{Error as _, Visitor};
+use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 
 use crate::args::{
     ApplyArgs, FromFile, HooksArg, LinkArgs, Mode, PresyncTime, Reload, ReloadArgs, RestartArgs,
@@ -187,14 +190,14 @@ fn parse_error(origin: &Origin, text: &str, error: &toml::de::Error) -> ConfigEr
         let named = unnamed.map_or_else(String::new, |key| format!(", `{key}`"));
         format!(", line {}{named}", line + 1)
     });
-    let message = error.message();
-    let (problem, known) = match message.split_once(", expected one of ") {
-        Some((problem, known)) if problem.starts_with("unknown field") => {
-            let keys = known.split(", ").map(|key| key.trim_matches('`'));
+    let unknown = error.span().and_then(|span| unknown_key(text, span));
+    let (problem, known) = match unknown {
+        Some(key) => {
+            let keys = known_keys().iter().copied();
             let keys: Vec<&str> = keys.filter(|key| !NOT_LISTED.contains(key)).collect();
-            (problem, Some(keys.join(", ")))
+            (format!("unknown field `{key}`"), Some(keys.join(", ")))
         }
-        _ => (message, None),
+        None => (error.message().to_owned(), None),
     };
     let mut problem = problem.replace("wanted string or table", "expected a string");
     for number in ["u16", "u32", "u64"] {
@@ -207,6 +210,48 @@ fn parse_error(origin: &Origin, text: &str, error: &toml::de::Error) -> ConfigEr
         problem,
         known,
     }
+}
+
+/// The place of an error, if it is a key that the file does not know.
+fn unknown_key(text: &str, span: Range<usize>) -> Option<&str> {
+    let key = text.get(span.clone())?;
+    let before = text[..span.start].rsplit('\n').next().unwrap_or_default();
+    let after = text[span.end..].trim_start_matches(' ');
+    let is_key =
+        before.trim_start_matches(['[', ' ']).is_empty() && after.starts_with(['=', ']', '.']);
+    (is_key && !known_keys().contains(&key)).then_some(key)
+}
+
+/// The keys of the file, as serde knows them.
+fn known_keys() -> &'static [&'static str] {
+    struct Fields<'a>(&'a mut &'static [&'static str]);
+
+    impl<'de> Deserializer<'de> for Fields<'_> {
+        type Error = Unread;
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Unread> {
+            *self.0 = fields;
+            Err(Unread::custom("only the fields count"))
+        }
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Unread> {
+            Err(Unread::custom("options are a struct"))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit
+            unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    let mut fields: &[&str] = &[];
+    let _ = Options::deserialize(Fields(&mut fields));
+    fields
 }
 
 /// The key that a line of the file sets, if it sets one.
