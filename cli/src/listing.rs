@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use relsync_engine::pack::encode::{CodedPiece, PackSummary};
 use relsync_engine::plan::conflicts::Conflict;
-use relsync_engine::plan::installed::Held;
+use relsync_engine::plan::installed::TargetTree;
 use relsync_engine::plan::{Change, Source, Totals};
 use relsync_engine::tree::entry::{Entry, EntryPath};
 use relsync_engine::tree::manifest::Manifest;
@@ -49,7 +49,7 @@ pub(crate) fn changes<'a>(planned: &'a Planned, new: &'a Manifest) -> Vec<EntryC
         let action = match plan.change {
             Change::Added => Action::Create,
             Change::Changed => Action::Update,
-            Change::Kept => continue,
+            Change::Unchanged => continue,
         };
         let copied_from = match plan.source {
             Some(Source::Copy { base }) => held.base(base).map(|base| &base.path),
@@ -210,7 +210,10 @@ pub(crate) struct Coding<'a> {
 }
 
 /// Sums up the pieces of a pack by the entries of the new manifest.
-pub(crate) fn codings<'a>(pieces: &[CodedPiece], held: Held<'a>) -> BTreeMap<usize, Coding<'a>> {
+pub(crate) fn codings<'a>(
+    pieces: &[CodedPiece],
+    held: TargetTree<'a>,
+) -> BTreeMap<usize, Coding<'a>> {
     let mut codings: BTreeMap<usize, Coding<'a>> = BTreeMap::new();
     for piece in pieces {
         let words = piece.how.to_string();

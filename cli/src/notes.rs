@@ -61,7 +61,7 @@ impl Notes {
         let mut entries = new.entries().iter().zip(&planned.plan.entries);
         let own = entries.find(|(entry, _)| is_targets_own(entry.path.as_bytes()));
         if let Some((entry, plan)) = own
-            && plan.change == Change::Kept
+            && plan.change == Change::Unchanged
             && planned
                 .base
                 .get(entry.path.as_bytes())
@@ -175,7 +175,7 @@ impl Notes {
 /// The entry on the target that this one changes or follows.
 fn entry_before<'a>(planned: &'a Planned, plan: &PlannedEntry, entry: &Entry) -> Option<&'a Entry> {
     match (plan.change, plan.source) {
-        (Change::Kept, _) | (_, None | Some(Source::Keep)) => None,
+        (Change::Unchanged, _) | (_, None | Some(Source::Keep)) => None,
         (Change::Changed, _) => planned.base.get(entry.path.as_bytes()),
         (Change::Added, Some(Source::Send { base: Some(base) })) => planned.held().base(base),
         (Change::Added, _) => None,

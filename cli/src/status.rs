@@ -88,7 +88,7 @@ fn known(args: &StatusArgs, status: &TargetStatus, output: &Output) -> Known {
         };
         let snapshots = store.list()?;
         let installed = snapshots.iter().find(|record| record.id == id);
-        let kept = status.kept.iter().filter_map(|kept| {
+        let kept = status.earlier.iter().filter_map(|kept| {
             let beginning = kept.manifest?;
             let is_it = |record: &&SnapshotRecord| record.manifest.0.starts_with(&beginning);
             let record = snapshots.iter().find(is_it)?;
@@ -155,9 +155,9 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
             ));
         }
     }
-    if status.current.is_some() && !status.kept.is_empty() {
+    if status.current.is_some() && !status.earlier.is_empty() {
         let kept: Vec<String> = status
-            .kept
+            .earlier
             .iter()
             .map(|kept| kept_text(kept.generation, status, known))
             .collect();
@@ -340,7 +340,7 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
         "free_bytes": status.free_bytes,
         "writable": status.writable,
         "current": current,
-        "kept": status.kept.iter().map(|kept| kept.generation).collect::<Vec<_>>(),
+        "kept": status.earlier.iter().map(|kept| kept.generation).collect::<Vec<_>>(),
         "kept_bytes": kept_bytes,
         "kept_snapshots": kept_snapshots,
         "drift": {
@@ -364,7 +364,7 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use relsync_engine::target::{Current, Drift, KeptGeneration};
+    use relsync_engine::target::{Current, Drift, EarlierGeneration};
 
     use super::*;
 
@@ -382,8 +382,8 @@ mod tests {
                 index: 0,
                 kind: DriftKind::Changed,
             }],
-            kept: [1, 2]
-                .map(|generation| KeptGeneration {
+            earlier: [1, 2]
+                .map(|generation| EarlierGeneration {
                     generation,
                     manifest: None,
                 })

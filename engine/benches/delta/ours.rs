@@ -8,7 +8,7 @@ use relsync_engine::delta::{self, Limits, Options, Piece};
 use relsync_engine::pack::FrameHead;
 use relsync_engine::pack::frames;
 use relsync_engine::plan::bases;
-use relsync_engine::plan::installed::Held;
+use relsync_engine::plan::installed::TargetTree;
 use relsync_engine::plan::{Plan, Rules};
 use relsync_engine::store::chunk;
 use relsync_engine::tree::entry::{Entry, EntryKind, EntryPath, Mode};
@@ -97,7 +97,7 @@ impl Ours {
         );
         let contents = Contents::of(pair);
         let drift = BTreeMap::new();
-        let held = Held {
+        let held = TargetTree {
             manifest: &old,
             drift: &drift,
             inventory: false,

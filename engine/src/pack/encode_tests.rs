@@ -11,7 +11,7 @@ use crate::golden_tests::{check_golden, golden_dir};
 use crate::limits;
 use crate::pack::{BaseRange, Effort, FrameHead, Header, Piece, RecordReader};
 use crate::plan::bases::Contents;
-use crate::plan::installed::{DriftKind, Held};
+use crate::plan::installed::{DriftKind, TargetTree};
 use crate::plan::{Plan, Rules};
 use crate::tree::entry::{Entry, EntryKind, EntryPath, Mode};
 use crate::tree::manifest::Manifest;
@@ -221,7 +221,7 @@ fn outline(old: &Tree, new: &Tree) -> Outline {
 }
 
 fn outline_of(old: &Tree, new: &Tree, drift: &BTreeMap<usize, DriftKind>) -> Outline {
-    let held = Held {
+    let held = TargetTree {
         manifest: &old.manifest,
         drift,
         inventory: false,
@@ -304,7 +304,7 @@ fn pieces() -> Vector {
             .expect("a frame"),
     };
     let drift = BTreeMap::new();
-    let held = Held {
+    let held = TargetTree {
         manifest: &old.manifest,
         drift: &drift,
         inventory: false,
@@ -470,8 +470,8 @@ fn an_id_names_the_bytes_of_a_pack() {
 }
 
 /// Senders read one pack at their own places.
-#[test]
-fn a_pack_is_read_anywhere() {
+#[tokio::test]
+async fn a_pack_is_read_anywhere() {
     let Vector { old, new, pack, .. } = update();
     let dir = tempfile::tempdir().expect("a directory");
     let outline = outline(&old, &new);
@@ -479,14 +479,12 @@ fn a_pack_is_read_anywhere() {
     assert_eq!(built.id(), outline.id(CODING));
     assert_eq!(built.snapshot(), new.manifest.id());
     assert_eq!(built.size(), pack.len() as u64);
-    let mut all = vec![0; pack.len()];
-    let mut part = [0; 7];
-    built.read_at(9, &mut part).expect("a part");
-    built.read_at(0, &mut all).expect("all of it");
+    let part = built.read(9, 7).await.expect("a part");
+    let all = built.read(0, pack.len()).await.expect("all of it");
     assert_eq!(part, pack[9..16]);
     assert_eq!(all, pack);
     let end = built.size() - 3;
-    assert!(built.read_at(end, &mut part).is_err());
+    assert!(built.read(end, 7).await.is_err());
 }
 
 #[test]
@@ -505,7 +503,7 @@ fn a_plan_names_the_mount_points_that_it_would_replace() {
         ("stays", b"1"),
     ]);
     let drift = BTreeMap::new();
-    let held = Held {
+    let held = TargetTree {
         manifest: &old.manifest,
         drift: &drift,
         inventory: false,

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use crate::limits::{self, MIB};
 use crate::pack::{BaseRange, FrameHead, Piece};
-use crate::plan::installed::Held;
+use crate::plan::installed::TargetTree;
 use crate::plan::{Plan, Source};
 use crate::tree::entry::Entry;
 use crate::tree::id::{ChunkId, Sha256};
@@ -34,7 +34,7 @@ pub(crate) type ChunksOf<'a> = &'a dyn Fn(&Sha256) -> Vec<(ChunkId, u64)>;
 #[must_use]
 pub fn frames(
     plan: &Plan,
-    held: Held<'_>,
+    held: TargetTree<'_>,
     new: &Manifest,
     chunks_of: ChunksOf<'_>,
 ) -> Vec<FrameHead> {

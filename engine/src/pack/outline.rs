@@ -15,7 +15,7 @@ use crate::limits;
 use crate::pack::frames::{ChunksOf, frames};
 use crate::pack::{Cursor, FrameHead, Header, MAGIC, VERSION};
 use crate::plan::Plan;
-use crate::plan::installed::Held;
+use crate::plan::installed::TargetTree;
 use crate::tree::entry::Entry;
 use crate::tree::id::{PackId, Sha256, SnapshotId};
 use crate::tree::manifest::Manifest;
@@ -90,7 +90,7 @@ impl Outline {
     /// compressed.
     pub fn new(
         plan: &Plan,
-        held: Held<'_>,
+        held: TargetTree<'_>,
         new: &Manifest,
         chunks_of: ChunksOf<'_>,
     ) -> Result<Self, CompressError> {
@@ -112,7 +112,7 @@ impl Outline {
     pub(super) fn of_frames(
         header: Header,
         heads: Vec<FrameHead>,
-        held: Held<'_>,
+        held: TargetTree<'_>,
         new: &Manifest,
     ) -> Self {
         let mut offsets = Offsets::default();

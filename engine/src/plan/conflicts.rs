@@ -9,8 +9,9 @@
 //! one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
-use crate::plan::installed::Held;
+use crate::plan::installed::TargetTree;
 use crate::tree::entry::{Entry, EntryKind, is_targets_own};
 use crate::tree::manifest::Manifest;
 
@@ -41,21 +42,22 @@ pub struct Conflict {
 
 /// The new entries at whose paths the target may have something that its manifest does not list.
 #[derive(Debug)]
-pub struct Unknown<'a> {
-    new: &'a Manifest,
-    below: HashMap<&'a [u8], Vec<usize>>,
+pub struct Unknown {
+    new: Arc<Manifest>,
+    /// The entries below a directory of the new manifest, by the directory's index.
+    below: HashMap<Option<usize>, Vec<usize>>,
     first: Vec<usize>,
 }
 
-impl<'a> Unknown<'a> {
+impl Unknown {
     /// Lists these entries. `left_out` holds the paths that a scan left out.
     #[must_use]
-    pub fn new(held: Held<'_>, new: &'a Manifest, left_out: &[Vec<u8>]) -> Self {
+    pub fn new(held: TargetTree<'_>, new: &Arc<Manifest>, left_out: &[Vec<u8>]) -> Self {
         let is_known = |path: &[u8]| held.manifest.index_of(path).is_some();
         let entries = new.entries().iter().enumerate();
         let unknown = entries.filter(|(_, entry)| !is_known(entry.path.as_bytes()));
         let mut all = Self {
-            new,
+            new: Arc::clone(new),
             below: HashMap::new(),
             first: Vec::new(),
         };
@@ -70,6 +72,7 @@ impl<'a> Unknown<'a> {
             match entry.path.parent() {
                 // If a directory does not exist, nothing is below it.
                 Some(parent) if !is_known(parent) => {
+                    let parent = new.index_of(parent);
                     all.below.entry(parent).or_default().push(index);
                 }
                 _ => all.first.push(index),
@@ -90,10 +93,7 @@ impl<'a> Unknown<'a> {
         let dirs = found
             .iter()
             .filter(|(_, standing)| *standing == Standing::Dir);
-        let below = dirs.filter_map(|(at, _)| {
-            let path = self.new.entries()[*at].path.as_bytes();
-            self.below.get(path)
-        });
+        let below = dirs.filter_map(|(at, _)| self.below.get(&Some(*at)));
         self.batches(below.flatten().copied())
     }
 
@@ -127,7 +127,7 @@ impl<'a> Unknown<'a> {
 /// whether scanned entries outside a release's own directories count as relsync's too.
 #[must_use]
 pub(crate) fn conflicts(
-    held: Held<'_>,
+    held: TargetTree<'_>,
     new: &Manifest,
     found: &BTreeMap<usize, Standing>,
     takes_over: bool,
@@ -209,8 +209,8 @@ mod tests {
         manifest: &'a Manifest,
         drift: &'a BTreeMap<usize, crate::plan::installed::DriftKind>,
         inventory: bool,
-    ) -> Held<'a> {
-        Held {
+    ) -> TargetTree<'a> {
+        TargetTree {
             manifest,
             drift,
             inventory,
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn only_what_may_be_there_is_asked_about() {
         let base = manifest(&["lib/", "lib/a/", "lib/a/x=1"]);
-        let new = manifest(&[
+        let new = Arc::new(manifest(&[
             "etc/",
             "etc/c=1",
             "lib/",
@@ -231,7 +231,7 @@ mod tests {
             "lib/b/c/",
             "lib/b/c/d=1",
             "lib/b/e=1",
-        ]);
+        ]));
         let none = BTreeMap::new();
         let unknown = Unknown::new(held(&base, &none, false), &new, &[]);
         let names = |batches: Vec<Vec<usize>>| -> Vec<String> {
@@ -255,7 +255,9 @@ mod tests {
     fn paths_are_asked_about_in_batches() {
         let base = manifest(&[]);
         let long: Vec<String> = (0..3000).map(|n| format!("{n:0>200}=x")).collect();
-        let new = manifest(&long.iter().map(String::as_str).collect::<Vec<_>>());
+        let new = Arc::new(manifest(
+            &long.iter().map(String::as_str).collect::<Vec<_>>(),
+        ));
         let none = BTreeMap::new();
         let batches = Unknown::new(held(&base, &none, false), &new, &[]).first();
         assert_eq!(batches.len(), 3);

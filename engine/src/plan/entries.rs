@@ -11,7 +11,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::plan::bases::{Bases, Contents};
-use crate::plan::installed::{DriftKind, Held};
+use crate::plan::installed::{DriftKind, TargetTree};
 use crate::tree::entry::{Entry, EntryKind, is_targets_own};
 use crate::tree::id::Sha256;
 use crate::tree::manifest::Manifest;
@@ -64,7 +64,7 @@ pub enum Change {
     /// The target has something else at its path, or its permissions differ.
     Changed,
     /// The target has it already.
-    Kept,
+    Unchanged,
 }
 
 /// The plan for one entry of the new snapshot.
@@ -108,7 +108,7 @@ pub struct Totals {
 impl Plan {
     /// Compares `new` with the target's tree.
     #[must_use]
-    pub fn new(held: Held<'_>, new: &Manifest, rules: &Rules<'_>) -> Self {
+    pub fn new(held: TargetTree<'_>, new: &Manifest, rules: &Rules<'_>) -> Self {
         let mut bases = Bases::new(held, rules.contents);
         let mut sent = HashMap::new();
         let entries = new
@@ -133,14 +133,14 @@ impl Plan {
     #[must_use]
     pub(crate) fn needs_place_of(
         &self,
-        held: Held<'_>,
+        held: TargetTree<'_>,
         new: &Manifest,
         mounts: &[Vec<u8>],
     ) -> Vec<Vec<u8>> {
         let needs_place = |path: &Vec<u8>| match new.index_of(path) {
             Some(index) => {
                 let is_dir = matches!(new.entries()[index].kind, EntryKind::Dir { .. });
-                !is_dir && self.entries[index].change != Change::Kept
+                !is_dir && self.entries[index].change != Change::Unchanged
             }
             None => held.manifest.index_of(path).is_some_and(|index| {
                 let is_dir = matches!(held.manifest.entries()[index].kind, EntryKind::Dir { .. });
@@ -181,7 +181,7 @@ impl Plan {
     /// Returns whether the target needs no change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.deletes.is_empty() && self.entries.iter().all(|e| e.change == Change::Kept)
+        self.deletes.is_empty() && self.entries.iter().all(|e| e.change == Change::Unchanged)
     }
 
     /// Sums up the plan for `new`, the manifest it was made for.
@@ -196,7 +196,7 @@ impl Plan {
             match planned.change {
                 Change::Added => totals.added += 1,
                 Change::Changed => totals.changed += 1,
-                Change::Kept => totals.kept += 1,
+                Change::Unchanged => totals.kept += 1,
             }
             match planned.source {
                 Some(Source::Keep) | None => {}
@@ -212,7 +212,7 @@ impl Plan {
 }
 
 fn plan_entry(
-    held: Held<'_>,
+    held: TargetTree<'_>,
     bases: &mut Bases<'_>,
     sent: &mut HashMap<Sha256, usize>,
     own_is_there: bool,
@@ -224,7 +224,7 @@ fn plan_entry(
     let old = there.map(|at| &held.manifest.entries()[at]);
     if is_targets_own(entry.path.as_bytes()) && (own_is_there || has_own(held)) {
         return PlannedEntry {
-            change: Change::Kept,
+            change: Change::Unchanged,
             source: entry.content().map(|_| Source::Keep),
         };
     }
@@ -255,14 +255,14 @@ fn plan_entry(
     };
     let change = match (old, drift) {
         (None, _) | (_, Some(DriftKind::Missing)) => Change::Added,
-        (Some(old), None) if old.kind == entry.kind => Change::Kept,
+        (Some(old), None) if old.kind == entry.kind => Change::Unchanged,
         _ => Change::Changed,
     };
     PlannedEntry { change, source }
 }
 
 /// Returns whether the target's manifest says that it has its own file.
-fn has_own(held: Held<'_>) -> bool {
+fn has_own(held: TargetTree<'_>) -> bool {
     let mut entries = held.manifest.entries().iter().enumerate();
     entries.any(|(at, entry)| {
         is_targets_own(entry.path.as_bytes()) && held.drift.get(&at) != Some(&DriftKind::Missing)
@@ -285,7 +285,11 @@ fn content_is_there(drift: Option<DriftKind>) -> bool {
     matches!(drift, None | Some(DriftKind::Mode))
 }
 
-fn plan_deletes(held: Held<'_>, new: &Manifest, rules: &Rules<'_>) -> (Vec<usize>, Vec<usize>) {
+fn plan_deletes(
+    held: TargetTree<'_>,
+    new: &Manifest,
+    rules: &Rules<'_>,
+) -> (Vec<usize>, Vec<usize>) {
     let mut deletes = Vec::new();
     let mut left_alone = Vec::new();
     let ours = !held.inventory || rules.delete_extraneous;
@@ -343,7 +347,7 @@ impl Plan {
     /// Lists the files of code that the plan changes: compiled modules and archives of them. Their
     /// directory does not matter, because only the target's VM knows where it loads code from.
     #[must_use]
-    pub(crate) fn module_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<ModuleChange> {
+    pub(crate) fn module_changes(&self, held: TargetTree<'_>, new: &Manifest) -> Vec<ModuleChange> {
         let mut changes = Vec::new();
         for (planned, entry) in self.entries.iter().zip(new.entries()) {
             let action = match (planned.change, planned.source) {
@@ -383,7 +387,8 @@ impl Plan {
         let planned = self.entries.iter().zip(new.entries());
         let causes = planned.filter_map(|(plan, entry)| {
             let path = entry.path.as_bytes();
-            if plan.change == Change::Kept || matches!(plan.source, None | Some(Source::Keep)) {
+            if plan.change == Change::Unchanged || matches!(plan.source, None | Some(Source::Keep))
+            {
                 return None;
             }
             if let Some(dir) = runtime_dir(path) {
@@ -398,10 +403,10 @@ impl Plan {
     /// Lists the files that decide what the new release boots, as far as the plan changes them.
     /// Gives their paths and their new content.
     #[must_use]
-    pub(crate) fn boot_changes(&self, held: Held<'_>, new: &Manifest) -> Vec<BootChange> {
+    pub(crate) fn boot_changes(&self, held: TargetTree<'_>, new: &Manifest) -> Vec<BootChange> {
         let planned = self.entries.iter().zip(new.entries());
         let comes = planned
-            .filter(|(planned, entry)| planned.change != Change::Kept && tells_boot(entry))
+            .filter(|(planned, entry)| planned.change != Change::Unchanged && tells_boot(entry))
             .map(|(_, entry)| (entry.path.as_bytes().to_vec(), entry.content()))
             .filter(|(_, content)| content.is_some());
         let goes = self.deletes.iter().map(|at| &held.manifest.entries()[*at]);

@@ -8,7 +8,7 @@ use crate::tree::manifest::Manifest;
 
 /// The target's tree, as far as the host knows it.
 #[derive(Debug, Clone, Copy)]
-pub struct Held<'a> {
+pub struct TargetTree<'a> {
     /// The manifest that the target and the host agree on.
     pub manifest: &'a Manifest,
     /// The entries of the manifest that somebody else changed, by index.
@@ -28,7 +28,7 @@ pub enum DriftKind {
     Mode,
 }
 
-impl<'a> Held<'a> {
+impl<'a> TargetTree<'a> {
     /// Returns a base by its index; `None` if there is no such base.
     #[must_use]
     pub fn base(&self, index: usize) -> Option<&'a Entry> {

@@ -28,7 +28,7 @@ pub use patience::Patience;
 pub(crate) use patience::Pauses;
 pub use place::Place;
 pub use status::{
-    Current, Drift, Incoming, KeptGeneration, LastPack, Leftovers, PackEnd, TargetStatus, VmLife,
+    Current, Drift, EarlierGeneration, Incoming, LastPack, Leftovers, PackEnd, TargetStatus, VmLife,
 };
 pub use unload::Unloaded;
 pub use words::{ErrorKind, HookFailure, ModuleState, Step};

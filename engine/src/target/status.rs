@@ -37,7 +37,7 @@ pub struct TargetStatus {
     /// The bytes of a pack that may be under way.
     pub credit: u64,
     /// The generations that can be restored without the host.
-    pub kept: Vec<KeptGeneration>,
+    pub earlier: Vec<EarlierGeneration>,
     /// The fingerprint of the way in which the target's zlib deflates.
     pub zlib: Option<[u8; ZLIB_FINGERPRINT_BYTES]>,
     /// The end of the last pack, if there was one.
@@ -108,7 +108,7 @@ pub struct Incoming {
 
 /// A generation that can be restored without the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct KeptGeneration {
+pub struct EarlierGeneration {
     /// The generation's number.
     pub generation: u64,
     /// The beginning of its manifest's SHA-256. The state before the first push has none.

@@ -8,7 +8,7 @@ use crate::tree::id::SnapshotId;
 
 /// An update whose end is not known.
 #[derive(Debug, Clone)]
-pub struct Lost {
+pub struct UpdateInDoubt {
     before: Option<Current>,
     last_before: Option<LastPack>,
     snapshot: SnapshotId,
@@ -29,7 +29,7 @@ pub enum Aftermath {
     Replaced,
 }
 
-impl Lost {
+impl UpdateInDoubt {
     /// Keeps what is needed to tell the end later: what the target said `before`, and what it was
     /// to get.
     pub(super) fn new(before: &TargetStatus, snapshot: SnapshotId, pack: [u8; 32]) -> Self {
@@ -117,7 +117,7 @@ mod tests {
             (current(3, 1), None, before.clone(), Replaced),
         ];
         for (old, now, last_pack, expected) in table {
-            let lost = Lost {
+            let in_doubt = UpdateInDoubt {
                 before: old.clone(),
                 last_before: before.clone(),
                 snapshot: SnapshotId([2; 32]),
@@ -128,14 +128,14 @@ mod tests {
                 last_pack,
                 ..TargetStatus::default()
             };
-            assert_eq!(lost.aftermath(&after), expected, "{old:?}: {after:?}");
+            assert_eq!(in_doubt.aftermath(&after), expected, "{old:?}: {after:?}");
         }
     }
 
     #[test]
     fn attempts_with_one_pack_are_told_apart() {
         for (begun_ms, expected) in [(100, Aftermath::Unchanged), (200, Aftermath::RolledBack)] {
-            let lost = Lost {
+            let in_doubt = UpdateInDoubt {
                 before: current(3, 1),
                 last_before: last(5, PackEnd::RolledBack, 100),
                 snapshot: SnapshotId([2; 32]),
@@ -146,13 +146,13 @@ mod tests {
                 last_pack: last(5, PackEnd::RolledBack, begun_ms),
                 ..TargetStatus::default()
             };
-            assert_eq!(lost.aftermath(&after), expected);
+            assert_eq!(in_doubt.aftermath(&after), expected);
         }
     }
 
     #[test]
     fn an_interrupted_switch_is_a_way_back_though_nothing_was_written_down() {
-        let lost = Lost {
+        let in_doubt = UpdateInDoubt {
             before: None,
             last_before: None,
             snapshot: SnapshotId([2; 32]),
@@ -162,6 +162,6 @@ mod tests {
             recovered: Some("an interrupted switch was undone".to_owned()),
             ..TargetStatus::default()
         };
-        assert_eq!(lost.aftermath(&after), Aftermath::RolledBack);
+        assert_eq!(in_doubt.aftermath(&after), Aftermath::RolledBack);
     }
 }

@@ -12,7 +12,7 @@ use crate::target::wire::{Reply, Request};
 /// exist.
 pub(super) async fn standing(
     session: &mut Session,
-    unknown: &Unknown<'_>,
+    unknown: &Unknown,
 ) -> Result<BTreeMap<usize, Standing>, PushError> {
     let mut all = BTreeMap::new();
     let mut batches = unknown.first();

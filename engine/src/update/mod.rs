@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 use crate::pack::encode::{EncodeError, PackSummary};
 use crate::plan::conflicts::Conflict;
-use crate::plan::installed::{DriftKind, Held};
+use crate::plan::installed::{DriftKind, TargetTree};
 use crate::plan::{Plan, Totals, differs_in_own_only};
 use crate::store::{Store, StoreError};
 use crate::target::session::{Session, SessionError};
@@ -46,7 +46,7 @@ use crate::target::{
 use crate::tree::id::SnapshotId;
 use crate::tree::manifest::{Manifest, ManifestError};
 
-pub use aftermath::{Aftermath, Lost};
+pub use aftermath::{Aftermath, UpdateInDoubt};
 pub use build::{Packs, build};
 pub use driver::{
     Doing, Ending, Event, Examination, Fallback, OtherRun, Outcome, Release, Restarted, Rollback,
@@ -213,7 +213,7 @@ pub enum PushEvent<'a> {
     },
     /// The host tells the target to apply. A caller that leaves from here on has to ask the target
     /// what became of the update.
-    Ordered(&'a Lost),
+    Ordered(&'a UpdateInDoubt),
     /// The agent begins a step.
     Step(&'a Step),
     /// A hook printed something.
@@ -248,8 +248,8 @@ pub struct Planned {
 impl Planned {
     /// The content that the plan was made against.
     #[must_use]
-    pub fn held(&self) -> Held<'_> {
-        Held {
+    pub fn held(&self) -> TargetTree<'_> {
+        TargetTree {
             manifest: &self.base,
             drift: &self.drift,
             inventory: self.inventory,
@@ -298,7 +298,7 @@ pub enum PushError {
     #[error("the host lost the target while it applied the update")]
     LostWhileApplying {
         /// The update that was under way.
-        lost: Box<Lost>,
+        in_doubt: Box<UpdateInDoubt>,
         /// The session's failure.
         #[source]
         source: SessionError,

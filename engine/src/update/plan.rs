@@ -15,7 +15,7 @@ use crate::plan::bases::Contents;
 use crate::plan::boot_script::{START_ERL_BYTES, START_ERL_DATA};
 use crate::plan::conflicts::Standing;
 use crate::plan::conflicts::{Unknown, conflicts};
-use crate::plan::installed::{DriftKind, Held};
+use crate::plan::installed::{DriftKind, TargetTree};
 use crate::plan::{Plan, Rules, Source, Totals};
 use crate::store::Store;
 use crate::target::session::{Session, unexpected};
@@ -39,7 +39,12 @@ pub async fn plan(
     on_event: &mut (dyn FnMut(PushEvent<'_>) + Send),
 ) -> Result<Arc<Planned>, PushError> {
     let base = base(session, status, store, on_event).await?;
-    let unknown = Unknown::new(base.held(), new, &base.left_out);
+    let manifest = Arc::clone(new);
+    let (base, unknown) = blocking(move || {
+        let unknown = Unknown::new(base.held(), &manifest, &base.left_out);
+        Ok::<_, PushError>((base, unknown))
+    })
+    .await?;
     let found = standing(session, &unknown).await?;
     let planning = Planning {
         status: status.clone(),
@@ -80,8 +85,8 @@ struct Base {
 }
 
 impl Base {
-    fn held(&self) -> Held<'_> {
-        Held {
+    fn held(&self) -> TargetTree<'_> {
+        TargetTree {
             manifest: &self.manifest,
             drift: &self.drift,
             inventory: self.inventory,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::{Hooks, Lost, Pack, Presync, PushError, PushEvent, PushOptions};
+use super::{Hooks, Pack, Presync, PushError, PushEvent, PushOptions, UpdateInDoubt};
 use crate::target::session::{Session, SessionError, unexpected};
 use crate::target::wire::{Reply, Request};
 use crate::target::{ApplyResult, ErrorKind, HooksKind, HooksPoint, Step, TargetStatus};
@@ -113,15 +113,15 @@ impl<'a> Sender<'a> {
         pack: &Pack,
     ) -> Result<ApplyResult, PushError> {
         self.send_pack(status, options, pack).await?;
-        let lost = Lost::new(status, pack.snapshot(), pack.id().0);
-        match self.apply(options, pack, &lost).await {
+        let in_doubt = UpdateInDoubt::new(status, pack.snapshot(), pack.id().0);
+        match self.apply(options, pack, &in_doubt).await {
             Ok(result) => Ok(result),
             Err(SessionError::Remote(remote)) => Err(SessionError::Remote(remote).into()),
             // Any other end of the session leaves open whether the target did all, a part or
             // nothing of it.
             Err(source) => {
-                let lost = Box::new(lost);
-                Err(PushError::LostWhileApplying { lost, source })
+                let in_doubt = Box::new(in_doubt);
+                Err(PushError::LostWhileApplying { in_doubt, source })
             }
         }
     }
@@ -149,7 +149,6 @@ impl<'a> Sender<'a> {
             offset,
         };
         self.session.send(&request).await?;
-        let mut buffer = vec![0; DATA_BYTES];
         while self.queued < self.total {
             self.take_waiting_replies()?;
             while self.credit == 0 {
@@ -158,11 +157,8 @@ impl<'a> Sender<'a> {
             }
             let left = self.credit.min(self.total - self.queued);
             let length = usize::try_from(left).unwrap_or(DATA_BYTES).min(DATA_BYTES);
-            let chunk = &mut buffer[..length];
-            pack.read_at(self.queued, chunk).map_err(PushError::Spool)?;
-            self.session
-                .send(&Request::PackData(chunk.to_vec()))
-                .await?;
+            let bytes = pack.read(self.queued, length).await?;
+            self.session.send(&Request::PackData(bytes)).await?;
             self.queued += length as u64;
             self.credit -= length as u64;
             self.report();
@@ -222,7 +218,7 @@ impl<'a> Sender<'a> {
         &mut self,
         options: &PushOptions,
         pack: &Pack,
-        lost: &Lost,
+        in_doubt: &UpdateInDoubt,
     ) -> Result<ApplyResult, SessionError> {
         let request = Request::Apply {
             reload: options.reload,
@@ -232,7 +228,7 @@ impl<'a> Sender<'a> {
             keep_bytes: options.keep_bytes,
             restart_command: options.restart_command.clone(),
         };
-        (self.on_event)(PushEvent::Ordered(lost));
+        (self.on_event)(PushEvent::Ordered(in_doubt));
         self.session.send(&request).await?;
         loop {
             match self.session.receive_checked().await? {

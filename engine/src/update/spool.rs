@@ -5,11 +5,13 @@
 //! once the pack is built.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::PushError;
+use super::worker::blocking;
 use crate::pack::encode::{ContentSource, EncodeError, PackSummary, encode_pack};
 use crate::pack::{Coding, Outline};
 use crate::tree::id::{PackId, SnapshotId};
@@ -17,7 +19,7 @@ use crate::tree::id::{PackId, SnapshotId};
 /// A built pack, which can be sent to any number of targets.
 #[derive(Debug)]
 pub struct Pack {
-    spool: File,
+    spool: Arc<File>,
     snapshot: SnapshotId,
     summary: Arc<PackSummary>,
 }
@@ -35,7 +37,7 @@ impl Pack {
         let summary = encode_pack(outline, source, coding, &mut sink)?;
         let spool = spool.into_inner();
         Ok(Self {
-            spool: spool.map_err(|error| EncodeError::Sink(error.into_error()))?,
+            spool: Arc::new(spool.map_err(|error| EncodeError::Sink(error.into_error()))?),
             snapshot: outline.snapshot(),
             summary: Arc::new(summary),
         })
@@ -65,8 +67,14 @@ impl Pack {
         &self.summary
     }
 
-    /// Fills `buffer` with the bytes that begin at `offset`.
-    pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.spool.read_exact_at(buffer, offset)
+    /// Reads `length` bytes that begin at `offset`.
+    pub(crate) async fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, PushError> {
+        let spool = Arc::clone(&self.spool);
+        blocking(move || {
+            let mut bytes = vec![0; length];
+            let read = spool.read_exact_at(&mut bytes, offset);
+            read.map(|()| bytes).map_err(PushError::Spool)
+        })
+        .await
     }
 }

@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, HashMap};
 use super::Contents;
 use crate::limits;
 use crate::plan::installed::DriftKind;
-use crate::plan::installed::Held;
+use crate::plan::installed::TargetTree;
 use crate::tree::entry::{Entry, is_targets_own};
 use crate::tree::id::{ChunkId, Sha256};
 
 /// The held files that may be bases: those that have content and are still as installed.
 pub(super) struct Index<'a> {
-    held: Held<'a>,
+    held: TargetTree<'a>,
     by_content: HashMap<Sha256, usize>,
     by_unversioned: HashMap<Vec<u8>, Bucket>,
     by_name: HashMap<&'a [u8], Bucket>,
@@ -25,7 +25,7 @@ pub(super) struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    pub(super) fn new(held: Held<'a>) -> Self {
+    pub(super) fn new(held: TargetTree<'a>) -> Self {
         let mut index = Self {
             held,
             by_content: HashMap::new(),

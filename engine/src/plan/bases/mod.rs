@@ -49,7 +49,7 @@ use index::Index;
 use sketch::Sketch;
 
 use crate::limits;
-use crate::plan::installed::Held;
+use crate::plan::installed::TargetTree;
 use crate::tree::entry::Entry;
 use crate::tree::id::{ChunkId, Sha256};
 
@@ -113,7 +113,7 @@ type Alike = Option<u64>;
 impl<'a> Bases<'a> {
     /// Indexes the files of a target.
     #[must_use]
-    pub(crate) fn new(held: Held<'a>, contents: &'a dyn Contents) -> Self {
+    pub(crate) fn new(held: TargetTree<'a>, contents: &'a dyn Contents) -> Self {
         Self {
             index: Index::new(held),
             contents,

@@ -80,7 +80,7 @@ impl Contents for Counted {
 fn chosen(held: Files<'_>, new: Files<'_>, contents: &Counted) -> Vec<Option<String>> {
     let (base, manifest) = (manifest(held), manifest(new));
     let drift = BTreeMap::new();
-    let held = Held {
+    let held = TargetTree {
         manifest: &base,
         drift: &drift,
         inventory: false,
@@ -286,7 +286,7 @@ fn what_the_host_lacks_or_the_target_changed_is_no_base() {
     let (base, manifest) = (manifest(&held), manifest(&new));
     let at = base.index_of(b"priv/a.txt").expect("held");
     let drift = BTreeMap::from([(at, DriftKind::Changed)]);
-    let held_files = Held {
+    let held_files = TargetTree {
         manifest: &base,
         drift: &drift,
         inventory: false,
@@ -318,7 +318,7 @@ fn unreadable_content_is_taken_by_its_path() {
         ("lib/x-1.0/ebin/m.beam", text("b", 9)),
     ]);
     let drift = BTreeMap::new();
-    let held = Held {
+    let held = TargetTree {
         manifest: &base,
         drift: &drift,
         inventory: false,

@@ -5,7 +5,7 @@ use super::fields::{Field, Fields};
 use super::result::decode_module;
 use super::words::{DRIFTS, GENERATION_STATES, PACK_OUTCOMES, word};
 use crate::target::status::{
-    Current, Drift, Incoming, KeptGeneration, LastPack, Leftovers, PackEnd, TargetStatus, VmLife,
+    Current, Drift, EarlierGeneration, Incoming, LastPack, Leftovers, PackEnd, TargetStatus, VmLife,
 };
 
 pub(super) fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireError> {
@@ -24,7 +24,7 @@ pub(super) fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireErro
             10 => status.incoming = Some(decode_incoming(field.nested())?),
             11 => status.damage.push(decode_damage(field.nested())?),
             12 => status.credit = field.number()?,
-            13 => status.kept.push(decode_kept(field.nested())?),
+            13 => status.earlier.push(decode_earlier(field.nested())?),
             14 => status.recovered = Some(field.text()),
             43 => status.zlib = Some(field.array()?),
             42 => status.last_pack = Some(decode_last_pack(field.nested())?),
@@ -90,17 +90,17 @@ fn decode_damage(fields: Fields<'_>) -> Result<(String, String), WireError> {
     Ok((fields.find_text(1)?, fields.find_text(2)?))
 }
 
-fn decode_kept(fields: Fields<'_>) -> Result<KeptGeneration, WireError> {
-    let mut kept = KeptGeneration::default();
+fn decode_earlier(fields: Fields<'_>) -> Result<EarlierGeneration, WireError> {
+    let mut earlier = EarlierGeneration::default();
     fields.each(|field| {
         match field.tag {
-            1 => kept.generation = field.number()?,
-            2 => kept.manifest = Some(field.array()?),
+            1 => earlier.generation = field.number()?,
+            2 => earlier.manifest = Some(field.array()?),
             _ => {}
         }
         Ok(())
     })?;
-    Ok(kept)
+    Ok(earlier)
 }
 
 fn decode_kept_bytes(fields: Fields<'_>) -> Result<(u64, u64), WireError> {

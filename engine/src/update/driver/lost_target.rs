@@ -11,13 +11,13 @@ use super::{Driver, Outcome};
 use crate::target::OpenError;
 use crate::target::TargetStatus;
 use crate::target::session::SessionError;
-use crate::update::{Aftermath, Doing, Lost, Unreached, UpdateError};
+use crate::update::{Aftermath, Doing, Unreached, UpdateError, UpdateInDoubt};
 
 impl Driver<'_, '_> {
     /// Asks a target that was lost while it applied an update for the outcome.
     pub(super) async fn find_out(
         &mut self,
-        lost: &Lost,
+        in_doubt: &UpdateInDoubt,
         outcome: &mut Outcome,
     ) -> Result<(), UpdateError> {
         let patience = self.target.patience.clone();
@@ -30,7 +30,7 @@ impl Driver<'_, '_> {
             match self.open().await {
                 Ok((session, status)) => {
                     self.target.close(session).await;
-                    return told(lost.aftermath(&status), &status, outcome);
+                    return told(in_doubt.aftermath(&status), &status, outcome);
                 }
                 Err(error) => {
                     let is_at_work = matches!(

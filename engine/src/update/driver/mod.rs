@@ -38,7 +38,7 @@ use crate::target::{OpenError, Target};
 use crate::tree::id::SnapshotId;
 use crate::update::worker::blocking;
 use crate::update::{
-    Looked, Lost, PathRule, PushEnd, PushError, PushEvent, PushReport, look, push,
+    Looked, PathRule, PushEnd, PushError, PushEvent, PushReport, UpdateInDoubt, look, push,
 };
 
 pub use confirmation::confirm;
@@ -121,17 +121,17 @@ impl Driver<'_, '_> {
         outcome: &mut Outcome,
     ) -> Result<Done, UpdateError> {
         let report = match self.attempts(update, outcome).await {
-            Err(UpdateError::Push(PushError::LostWhileApplying { lost, source })) => {
+            Err(UpdateError::Push(PushError::LostWhileApplying { in_doubt, source })) => {
                 let error = PushError::LostWhileApplying {
-                    lost: lost.clone(),
+                    in_doubt: in_doubt.clone(),
                     source,
                 };
                 self.tell(Event::LooksForTarget(error.into()));
-                self.find_out(&lost, outcome).await?;
+                self.find_out(&in_doubt, outcome).await?;
                 return self.after_apply(update, outcome, false).await;
             }
-            Err(UpdateError::CancelledOrdered(lost)) => {
-                let told = self.find_out(&lost, outcome).await;
+            Err(UpdateError::CancelledOrdered(in_doubt)) => {
+                let told = self.find_out(&in_doubt, outcome).await;
                 told.map_err(|error| match error {
                     UpdateError::LostAndUnchanged => UpdateError::Cancelled,
                     error => error,
@@ -298,9 +298,9 @@ impl Driver<'_, '_> {
         let on_event = &mut *self.on_event;
         let mut on_push = |event: PushEvent<'_>| {
             match &event {
-                PushEvent::Ordered(lost) => {
+                PushEvent::Ordered(in_doubt) => {
                     on_event(Event::Stage(Stage::Ordered));
-                    ordered = Some(Box::new(Lost::clone(lost)));
+                    ordered = Some(Box::new(UpdateInDoubt::clone(in_doubt)));
                 }
                 PushEvent::Step(step) => {
                     *hooks_ran |= **step != Step::Switch;
@@ -329,7 +329,7 @@ impl Driver<'_, '_> {
         match (pushed, ordered) {
             (Some(pushed), _) => Ok(pushed?),
             (None, None) => Err(UpdateError::Cancelled),
-            (None, Some(lost)) => Err(UpdateError::CancelledOrdered(lost)),
+            (None, Some(in_doubt)) => Err(UpdateError::CancelledOrdered(in_doubt)),
         }
     }
 
@@ -346,12 +346,19 @@ impl Driver<'_, '_> {
         let installed = status.current.as_ref();
         let installed = installed.map(|current| SnapshotId(current.snapshot));
         // The applications that an earlier update brought stay, and are relsync's own.
-        let (mut along, asked) = brought(update, installed).await?;
+        let systems = system_libraries(update, installed).await?;
+        let mut along = systems.ours;
         take_along(update, &along).await?;
         if installed == Some(update.release.manifest.id()) {
             return Ok(());
         }
-        let looked = look(session, &update.store, &update.release.manifest, asked).await?;
+        let looked = look(
+            session,
+            &update.store,
+            &update.release.manifest,
+            systems.unknown,
+        )
+        .await?;
         let lacking = looked.lacking();
         if !lacking.is_empty() {
             self.tell(Event::TakesAlong(&lacking));
@@ -385,12 +392,19 @@ impl Update {
     }
 }
 
-/// Parts Erlang's own applications that the release leaves out. The first list is of those that an
-/// earlier update brought; the second is of those that the host asks the target about.
-async fn brought(
+/// Erlang's own applications that a release leaves out.
+struct SystemLibraries {
+    /// The applications that an earlier update installed.
+    ours: Vec<String>,
+    /// The applications that the host asks the target about.
+    unknown: Vec<String>,
+}
+
+/// Parts Erlang's own applications that the release leaves out.
+async fn system_libraries(
     update: &Update,
     installed: Option<SnapshotId>,
-) -> Result<(Vec<String>, Vec<String>), UpdateError> {
+) -> Result<SystemLibraries, UpdateError> {
     let store = Arc::clone(&update.store);
     let systems = update.release.system_libs.clone();
     blocking(move || {
@@ -403,7 +417,8 @@ async fn brought(
             base.as_ref()
                 .is_some_and(|base| base.get(dir.as_bytes()).is_some())
         };
-        Ok(systems.into_iter().partition(is_ours))
+        let (ours, unknown) = systems.into_iter().partition(is_ours);
+        Ok(SystemLibraries { ours, unknown })
     })
     .await
 }

@@ -9,7 +9,7 @@ use crate::target::session::SessionError;
 use crate::target::{RemoteError, TargetStatus};
 use crate::tree::entry::Escaped;
 use crate::tree::manifest::Manifest;
-use crate::update::{Lost, PushError, PushReport, WorkerStopped};
+use crate::update::{PushError, PushReport, UpdateInDoubt, WorkerStopped};
 
 /// The end of an update, and the state of the target since.
 #[derive(Debug)]
@@ -213,7 +213,7 @@ pub enum UpdateError {
     Cancelled,
     /// The caller cancelled while the order to apply was being sent.
     #[error("cancelled while the order to apply was on its way")]
-    CancelledOrdered(Box<Lost>),
+    CancelledOrdered(Box<UpdateInDoubt>),
     /// The caller cancelled while the VM restarted.
     #[error("cancelled while the VM restarted")]
     CancelledRestart {
