@@ -1,13 +1,16 @@
 //! The check that the store holds everything it should.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 
-use super::Store;
 use super::error::StoreError;
+use super::index::ChunkRow;
+use super::segment::{Damage, Segment, list_segments};
+use super::{Store, io_error};
 use crate::tree::entry::Entry;
 use crate::tree::id::{ChunkId, Sha256};
+use crate::tree::manifest::Manifest;
 
 /// The result of a check.
 #[derive(Debug, Default)]
@@ -30,6 +33,20 @@ pub(super) fn check(store: &Store, read_data: bool) -> Result<CheckReport, Store
     let mut report = CheckReport::default();
     let chunks = check_chunks(store, read_data, &mut report)?;
     let contents = check_contents(store, &chunks, read_data, &mut report)?;
+    let names = list_segments(&store.segments_dir)
+        .map_err(|source| io_error("read", &store.segments_dir, source))?;
+    for name in names {
+        let path = name.path(&store.segments_dir);
+        if let Ok(Err(damage)) = Segment::open(&path)
+            && (damage == Damage::NoFile || store.index.has_segment(&name)?)
+        {
+            report.problems.push(StoreError::Segment {
+                path,
+                offset: 0,
+                damage,
+            });
+        }
+    }
     for record in store.index.snapshots()? {
         report.snapshots += 1;
         let manifest = match store.manifest(&record.id) {
@@ -44,20 +61,40 @@ pub(super) fn check(store: &Store, read_data: bool) -> Result<CheckReport, Store
                 continue;
             }
         };
-        let mut named = HashSet::new();
-        for entry in manifest.entries() {
-            let missing = Entry::content(entry)
-                .filter(|(_, sha256)| !contents.contains(sha256) && named.insert(*sha256));
-            if let Some((_, sha256)) = missing {
-                report.problems.push(StoreError::MissingContent {
-                    sha256,
-                    path: entry.path.to_string(),
-                    snapshot: record.id,
-                });
-            }
-        }
+        report.problems.extend(problems(&manifest, &contents));
     }
     Ok(report)
+}
+
+/// Lists the files of a manifest whose content is missing or has another size. Each content is named
+/// once.
+pub(super) fn problems(manifest: &Manifest, contents: &HashMap<Sha256, u64>) -> Vec<StoreError> {
+    let mut named = HashSet::new();
+    let mut problems = Vec::new();
+    for entry in manifest.entries() {
+        let Some((size, sha256)) = Entry::content(entry) else {
+            continue;
+        };
+        let stored = contents.get(&sha256).copied();
+        if stored == Some(size) || !named.insert(sha256) {
+            continue;
+        }
+        let (path, snapshot) = (entry.path.to_string(), manifest.id());
+        problems.push(match stored {
+            None => StoreError::MissingContent {
+                sha256,
+                path,
+                snapshot,
+            },
+            Some(stored) => StoreError::WrongSize {
+                path,
+                snapshot,
+                size,
+                stored,
+            },
+        });
+    }
+    problems
 }
 
 fn check_chunks(
@@ -68,7 +105,7 @@ fn check_chunks(
     let chunks = store.index.chunks()?;
     let checked: Vec<Result<u64, StoreError>> = chunks
         .par_iter()
-        .map(|(id, at)| {
+        .map(|ChunkRow { id, at, .. }| {
             if read_data {
                 store.chunk_at(id, at).map(|chunk| chunk.len() as u64)
             } else {
@@ -83,7 +120,7 @@ fn check_chunks(
         }
     }
     report.chunks = chunks.len() as u64;
-    Ok(chunks.into_iter().map(|(id, _)| id).collect())
+    Ok(chunks.into_iter().map(|chunk| chunk.id).collect())
 }
 
 fn check_contents(
@@ -91,11 +128,11 @@ fn check_contents(
     chunks: &HashSet<ChunkId>,
     read_data: bool,
     report: &mut CheckReport,
-) -> Result<HashSet<Sha256>, StoreError> {
+) -> Result<HashMap<Sha256, u64>, StoreError> {
     let contents = store.index.contents()?;
     let checked: Vec<Result<u64, StoreError>> = contents
         .par_iter()
-        .map(|sha256| {
+        .map(|(sha256, _)| {
             let Some(content) = store.content(sha256)? else {
                 return Ok(0);
             };

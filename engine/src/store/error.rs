@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::lock::Waiting;
 use super::segment::Damage;
 use crate::tree::id::{ChunkId, Sha256, SnapshotId};
 use crate::tree::manifest::ManifestError;
@@ -22,6 +23,48 @@ pub enum StoreError {
         path: PathBuf,
         /// The system's error.
         source: io::Error,
+    },
+    /// The store belongs to another user, who could have put anything into it.
+    #[error("`{}` belongs to another user (uid {owner})", path.display())]
+    Foreign {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// Other users may write to the store.
+    #[error("other users may write to `{}` (mode {mode:04o})", path.display())]
+    Open {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// Another program has something locked for too long.
+    #[error("`{}` is locked: it is used by {waiting}", path.display())]
+    Locked {
+        /// The locked file, or the store.
+        path: PathBuf,
+        /// The other program.
+        waiting: Waiting,
+    },
+    /// There is no space for the index.
+    #[error("cannot write to `{}`: no space is left on the device", path.display())]
+    Full {
+        /// The index's path.
+        path: PathBuf,
+    },
+    /// The store cannot be written to.
+    #[error("the store `{}` is read-only", path.display())]
+    ReadOnly {
+        /// The store's directory, or its index.
+        path: PathBuf,
+    },
+    /// The file system has no locks, so nobody knows who uses the store.
+    #[error("the file system of `{}` cannot lock files", path.display())]
+    NoLocks {
+        /// The store's directory.
+        path: PathBuf,
     },
     /// `SQLite` reported an error.
     #[error("the index `{}` of the store cannot be used", path.display())]
@@ -74,6 +117,20 @@ pub enum StoreError {
         path: String,
         /// The snapshot.
         snapshot: SnapshotId,
+    },
+    /// A snapshot gives a file another size than its content has.
+    #[error(
+        "snapshot {snapshot} says that `{path}` has {size} bytes, but its content has {stored}"
+    )]
+    WrongSize {
+        /// The file's path in the snapshot.
+        path: String,
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// The size that the snapshot says.
+        size: u64,
+        /// The content's size.
+        stored: u64,
     },
     /// A content does not match its hash, although each of its chunks does.
     #[error("the store's chunks of content {sha256} give other content")]
@@ -157,6 +214,41 @@ fn list(ids: &[SnapshotId]) -> String {
 }
 
 impl StoreError {
+    /// Tells whether the index cannot be used and another one must be made. An error that may pass,
+    /// like too many open files, is not one of these.
+    pub(super) fn is_damaged_index(&self) -> bool {
+        use rusqlite::ErrorCode;
+        match self {
+            Self::Index { source, .. } => !matches!(
+                source.sqlite_error_code(),
+                Some(
+                    ErrorCode::CannotOpen
+                        | ErrorCode::SystemIoFailure
+                        | ErrorCode::OutOfMemory
+                        | ErrorCode::PermissionDenied
+                )
+            ),
+            Self::IndexRow { .. } => true,
+            Self::Io { source, path, .. } => {
+                source.kind() == io::ErrorKind::InvalidData && path.ends_with(super::INDEX_FILE)
+            }
+            _ => false,
+        }
+    }
+
+    /// Tells whether there was no space for the store.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Full { .. } => true,
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            _ => false,
+        }
+    }
+
     /// Says what to try next, if there is something to try.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
@@ -164,6 +256,17 @@ impl StoreError {
             Self::Index { .. } | Self::IndexRow { .. } | Self::MissingManifest { .. } => {
                 Some("`relsync store repair` rebuilds the index from the segments")
             }
+            Self::Foreign { .. } => Some(
+                "run relsync as that user, or copy the store with `cp -r` and name the copy with --store",
+            ),
+            Self::Open { .. } => Some(
+                "if you trust what is in the store, take the permission away with `chmod -R go-w`",
+            ),
+            Self::Locked { .. } => Some("wait until that program ends, then try again"),
+            Self::Full { .. } => Some(NO_SPACE_HINT),
+            Self::ReadOnly { .. } => Some(READ_ONLY_HINT),
+            Self::NoLocks { .. } => Some("move the store to a local disk"),
+            Self::WrongSize { .. } => Some("do not use this store; take the snapshot again"),
             Self::Newer { .. } => Some("use the newer relsync, or another --store"),
             Self::Segment { .. }
             | Self::MissingChunk { .. }
@@ -178,10 +281,31 @@ impl StoreError {
             Self::InvalidName { .. } => {
                 Some("use 1 to 128 characters without spaces, not `latest`, not starting with `-`")
             }
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some("free some space, or use another --store")
-            }
+            Self::Io { source, .. } => io_hint(source),
             _ => None,
         }
+    }
+}
+
+const NO_SPACE_HINT: &str =
+    "free some space, for example with `relsync store gc`, or use another --store";
+const READ_ONLY_HINT: &str =
+    "a read-only store can be listed, checked, exported and pushed from; to change it, copy it";
+
+fn io_hint(source: &io::Error) -> Option<&'static str> {
+    use rustix::io::Errno;
+    match Errno::from_io_error(source) {
+        Some(Errno::NOSPC | Errno::DQUOT) => Some(NO_SPACE_HINT),
+        Some(Errno::ROFS) => Some(READ_ONLY_HINT),
+        Some(Errno::MFILE | Errno::NFILE) => {
+            Some("close programs, or raise the limit of open files with `ulimit -n`")
+        }
+        Some(Errno::ACCESS | Errno::PERM) => {
+            Some("check who owns the store's directory, or use another --store")
+        }
+        _ if source.kind() == io::ErrorKind::InvalidData => {
+            Some("remove it if it is not yours; `relsync store repair` makes a missing index again")
+        }
+        _ => None,
     }
 }

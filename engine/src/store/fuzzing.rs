@@ -91,6 +91,7 @@ pub fn segment_records(mut input: &[u8]) {
             .expect("appending");
     }
     writer.sync().expect("written");
+    writer.commit();
     drop(writer);
     let store = Store::open(dir.path()).expect("an index is made of any segment");
     look_around(&store);

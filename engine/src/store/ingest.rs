@@ -1,9 +1,10 @@
 //! The way of files into the store: hash, cut, compress, append.
 //!
 //! All of this may run on many threads at once. Records are appended as soon as they are ready, and
-//! [`Pending`] lists them. Only [`super::take`] puts them into the index, after a sync.
+//! [`Pending`] lists them. They enter the index with [`Pending::put`], within a commit.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
@@ -13,11 +14,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rayon::prelude::*;
 use sha2::Digest;
 
-use super::Store;
+use super::appender::{Place, Ticket};
 use super::error::StoreError;
-use super::index::{Changes, Location};
+use super::index::Changes;
 use super::recipe::{ChunkRef, Recipe};
-use super::segment::{RecordKind, SegmentName, pack};
+use super::segment::{RecordKind, pack};
+use super::{Appending, Run, Store};
 use crate::limits::MIB;
 use crate::store::chunk::first_cut;
 use crate::tree::entry::EntryPath;
@@ -31,10 +33,10 @@ const BUFFER_BYTES: usize = 4 * MIB;
 /// the buffer.
 const END_MARGIN_BYTES: usize = 64;
 
-/// A record that is appended but not in the index.
+/// A chunk's record that is appended but not in the index.
 #[derive(Debug)]
 struct Appended {
-    at: Location,
+    ticket: Ticket,
     raw_bytes: u32,
     record_bytes: u64,
 }
@@ -42,26 +44,14 @@ struct Appended {
 /// The appended records that are not in the index yet.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    segments: HashSet<SegmentName>,
     chunks: HashMap<ChunkId, Appended>,
-    contents: HashMap<Sha256, Recipe>,
-    manifests: Vec<(SnapshotId, ManifestId, Location)>,
+    contents: HashMap<Sha256, (Recipe, Ticket)>,
+    manifests: Vec<(SnapshotId, ManifestId, Ticket)>,
 }
 
 impl Pending {
     pub(crate) fn is_empty(&self) -> bool {
         self.chunks.is_empty() && self.contents.is_empty() && self.manifests.is_empty()
-    }
-
-    /// Lists the segments that records were appended to.
-    pub(crate) fn segments(&self) -> impl Iterator<Item = &SegmentName> {
-        self.segments.iter()
-    }
-
-    fn use_segment(&mut self, at: &Location) {
-        if !self.segments.contains(&at.segment) {
-            self.segments.insert(at.segment.clone());
-        }
     }
 
     pub(crate) fn chunk_count(&self) -> usize {
@@ -79,23 +69,26 @@ impl Pending {
         self.chunks.values().map(|chunk| chunk.record_bytes).sum()
     }
 
-    /// Puts everything into the index. The segments must be synced.
-    pub(crate) fn put(&self, changes: &Changes<'_>) -> Result<(), StoreError> {
+    /// Puts everything into the index, within a commit.
+    pub(super) fn put(
+        &self,
+        changes: &Changes<'_>,
+        appending: &Appending<'_>,
+    ) -> Result<(), StoreError> {
         for (id, chunk) in &self.chunks {
-            let segment = changes.segment(&chunk.at.segment)?;
-            changes.put_chunk(
-                id,
-                segment,
-                chunk.at.offset,
-                chunk.raw_bytes,
-                chunk.record_bytes,
-            )?;
+            if let Place::At(at) = appending.place(chunk.ticket)? {
+                let segment = changes.segment(&at.segment)?;
+                changes.put_chunk(id, segment, at.offset, chunk.raw_bytes, chunk.record_bytes)?;
+            }
         }
-        for (sha256, recipe) in &self.contents {
+        for (sha256, (recipe, ticket)) in &self.contents {
+            appending.place(*ticket)?;
             changes.put_content(sha256, recipe)?;
         }
-        for (id, sha256, at) in &self.manifests {
-            changes.put_manifest(id, sha256, changes.segment(&at.segment)?, at.offset)?;
+        for (id, sha256, ticket) in &self.manifests {
+            if let Place::At(at) = appending.place(*ticket)? {
+                changes.put_manifest(id, sha256, changes.segment(&at.segment)?, at.offset)?;
+            }
         }
         Ok(())
     }
@@ -105,23 +98,20 @@ impl Pending {
 pub(crate) struct Ingest<'a> {
     store: &'a Store,
     pending: Mutex<Pending>,
+    _run: Run<'a>,
 }
 
 impl<'a> Ingest<'a> {
-    pub(crate) fn new(store: &'a Store) -> Self {
-        Self {
+    pub(crate) fn new(store: &'a Store) -> Result<Self, StoreError> {
+        Ok(Self {
             store,
             pending: Mutex::default(),
-        }
+            _run: Run::new(store)?,
+        })
     }
 
-    pub(crate) fn into_pending(self) -> Pending {
-        self.pending
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn pending(&self) -> MutexGuard<'_, Pending> {
+    /// Returns what was appended.
+    pub(crate) fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -219,15 +209,13 @@ impl<'a> Ingest<'a> {
         if let Some(record) = record {
             let mut pending = self.pending();
             // Another thread may have stored the same chunk meanwhile.
-            if !pending.chunks.contains_key(&id) {
-                let at = self.store.append(&record)?;
-                pending.use_segment(&at);
-                let appended = Appended {
-                    at,
-                    raw_bytes: record.header.raw_bytes,
-                    record_bytes: record.header.record_bytes(),
-                };
-                pending.chunks.insert(id, appended);
+            if let Entry::Vacant(place) = pending.chunks.entry(id) {
+                let header = record.header;
+                place.insert(Appended {
+                    ticket: self.store.append(record)?,
+                    raw_bytes: header.raw_bytes,
+                    record_bytes: header.record_bytes(),
+                });
             }
         }
         let bytes = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
@@ -246,10 +234,8 @@ impl<'a> Ingest<'a> {
                 path: path.to_owned(),
             })?;
         let mut pending = self.pending();
-        if !pending.contents.contains_key(&sha256) {
-            let at = self.store.append(&record)?;
-            pending.use_segment(&at);
-            pending.contents.insert(sha256, recipe);
+        if let Entry::Vacant(place) = pending.contents.entry(sha256) {
+            place.insert((recipe, self.store.append(record)?));
         }
         Ok(())
     }
@@ -268,9 +254,8 @@ impl<'a> Ingest<'a> {
             .map_err(|source| self.store.write_error(source))?;
         // A manifest cannot be larger than a payload may be.
         if let Some(record) = record {
-            let at = self.store.append(&record)?;
-            self.pending().use_segment(&at);
-            self.pending().manifests.push((id, sha256, at));
+            let ticket = self.store.append(record)?;
+            self.pending().manifests.push((id, sha256, ticket));
         }
         Ok(())
     }

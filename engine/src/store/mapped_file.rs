@@ -1,14 +1,16 @@
 //! Files mapped into memory.
 //!
 //! Only files that nobody shortens may be mapped: reading a page past the end of a shortened file
-//! kills the process. So relsync maps segments of the object store, which only ever grow. It never
-//! maps files of a release, which a build may rewrite at any moment.
+//! kills the process. So relsync maps segments of the object store. Only bytes that no index names
+//! are ever cut off, and only a process that has the store for itself reads those. It never maps
+//! files of a release, which a build may rewrite at any moment.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
 use memmap2::Mmap;
+
+use super::private;
 
 /// A read-only view of a file's bytes as they were when the file was opened.
 #[derive(Debug)]
@@ -17,15 +19,16 @@ pub(crate) struct MappedFile {
 }
 
 impl MappedFile {
-    /// Maps all of a file that is only ever appended to.
+    /// Maps all of a regular file.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let file = private::open_file(path, false)?;
         #[expect(
             unsafe_code,
             reason = "the caller maps only files that are never shortened or rewritten"
         )]
-        // SAFETY: one process creates a segment and appends to it. No code shortens a segment or
-        // changes a byte that was written. Another program that does so damages the store anyway.
+        // SAFETY: no code changes a byte of a segment that the index names, or cuts it off. Only
+        // such bytes are read, but for a process that has the store for itself, so that nobody
+        // writes. Another program that shortens a segment damages the store anyway.
         let map = unsafe { Mmap::map(&file)? };
         Ok(Self { map })
     }

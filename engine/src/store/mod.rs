@@ -3,69 +3,90 @@
 //! ```text
 //! DIR/index.sqlite          the places of all records; can be rebuilt
 //! DIR/segments/<hex>.seg    the records: chunks, contents, manifests, events
+//! DIR/lock, DIR/writer      empty files to lock; see `lock`
 //! ```
 //!
 //! The store owns everything below its directory and nothing else. It does not know targets, packs
 //! or plans. It reads neither the clock nor the environment: the time comes with [`SnapshotMeta`],
 //! the directory with [`Store::open`].
 //!
-//! **Locking.** Any number of processes and threads may use one store. Each process appends to a
-//! segment of its own, so writing data needs no lock. `SQLite` locks the index; a writer holds that
-//! lock only while it adds a finished snapshot. If two processes store the same chunk at once, it
-//! is stored twice, which costs only space.
+//! **Locking.** Any number of processes and threads may use one store; see `lock` for who waits for
+//! whom. Each process appends to a segment that it has locked. `SQLite` locks the index; a writer
+//! holds that lock only while it adds a finished snapshot. [`Store::collect`] and [`Store::repair`]
+//! wait until nobody else has the store open.
 //!
 //! **Crash behaviour.** Data is appended and synced before the index names it, and the index is
-//! committed last. So a crash leaves at most bytes that nothing refers to. The snapshot that was
-//! being taken is lost; all others are whole. The index may lose its last "seen" times and cached
-//! file stats. If the index is missing, opening the store rebuilds it from the segments.
+//! committed last. So a crash leaves at most bytes that nothing refers to, and the next writer
+//! deletes them. The snapshot that was being taken is lost; all others are whole. The index may lose
+//! its last "seen" times and cached file stats. If the index is missing, opening the store rebuilds
+//! it from the segments.
+//!
+//! **Permissions.** Only the owner may read the store; see `private`. A store that cannot be written
+//! to can be read.
 //!
 //! **Invariant.** Everything is checked when it is read: records by CRC-32, chunks and manifests by
 //! BLAKE3.
 
+mod appender;
 mod check;
 pub mod chunk;
+mod collect;
 mod content;
 mod error;
+mod fault;
 mod filecache;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod index;
 mod ingest;
+pub mod keep;
+mod lock;
 mod mapped_file;
+mod private;
 mod rebuild;
 mod recipe;
 mod segment;
 mod snapshot;
 mod take;
 
-use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::collections::HashMap;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 pub use check::CheckReport;
+pub use collect::CollectReport;
 pub use content::ContentReader;
 pub use error::StoreError;
+pub use lock::{Tell, Waiting};
 pub use rebuild::RebuildReport;
 pub use segment::Damage;
 pub use snapshot::{SnapshotMeta, SnapshotRecord};
 pub use take::{Exclusion, ScanOptions, ScanProgress, ScanReport};
 
-use index::{Index, Location};
+use appender::{Appender, Around, Place, Ticket};
+use index::{Changes, Index, Location, side_file};
 use ingest::Ingest;
+use keep::KeepRules;
+use lock::Lock;
 use recipe::ChunkRef;
-use segment::{PackedRecord, RecordHeader, RecordKind, Segment, SegmentName, SegmentWriter};
+use segment::{PackedRecord, RecordHeader, RecordKind, Segment, SegmentName};
 use snapshot::{Event, EventKind, is_valid_name};
 
+use crate::tree::entry::Entry;
 use crate::tree::exclude::Rules;
 use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::tree::manifest::Manifest;
 
 const INDEX_FILE: &str = "index.sqlite";
 const SEGMENTS_DIR: &str = "segments";
+const LOCK_FILE: &str = "lock";
+const WRITER_FILE: &str = "writer";
+/// The longest time to wait for a process that has the store for itself, or to get it for oneself.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The fewest digits that may stand for a snapshot's id.
 const SHORTEST_PREFIX: usize = 4;
 
@@ -92,49 +113,67 @@ pub struct StoreStats {
     pub segment_bytes: u64,
 }
 
+/// The way to tell the user what relsync waits for.
+#[derive(Clone)]
+struct Teller(Arc<Tell>);
+
+impl Teller {
+    fn silent() -> Self {
+        Self(Arc::new(|_| ()))
+    }
+
+    fn tell(&self, waiting: Waiting) {
+        (self.0)(waiting);
+    }
+}
+
+impl std::fmt::Debug for Teller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Teller")
+    }
+}
+
 /// An open object store.
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
     segments_dir: PathBuf,
+    writer_lock: PathBuf,
     index: Index,
     appender: Mutex<Appender>,
     /// The segments that are open for reading.
     readers: Mutex<HashMap<SegmentName, Arc<Segment>>>,
     rebuilt: Option<RebuildReport>,
+    teller: Teller,
+    is_read_only: bool,
+    /// The file `lock`. It is locked as long as the store is open.
+    lock_file: Option<File>,
 }
 
-/// The segment that this process appends to.
-#[derive(Debug, Default)]
-struct Appender {
-    /// The segment's writer; `None` until there is something to append.
-    writer: Option<SegmentWriter>,
-    /// The segments on which a write or a sync failed. The records appended to them may be missing.
-    lost: HashSet<SegmentName>,
+/// The appender, locked, and what it needs.
+struct Appending<'a> {
+    appender: &'a mut Appender,
+    around: Around<'a>,
 }
 
-impl Appender {
-    /// Stops using the segment. After a failure, it is unknown how much of it is on disk.
-    fn give_up(&mut self) {
-        let lost = self.writer.take().map(|writer| writer.name().clone());
-        self.lost.extend(lost);
-    }
+/// A run that may append records; see [`appender`].
+struct Run<'a>(&'a Store);
 
-    /// Appends a record to the segment, or to the next one if that is full.
-    fn append(&mut self, dir: &Path, record: &PackedRecord) -> io::Result<Location> {
-        if let Some(full) = self.writer.as_mut().filter(|writer| writer.is_full()) {
-            full.sync()?;
-            self.writer = None;
+impl<'a> Run<'a> {
+    fn new(store: &'a Store) -> Result<Self, StoreError> {
+        if store.is_read_only {
+            return Err(StoreError::ReadOnly {
+                path: store.dir.clone(),
+            });
         }
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            empty => empty.insert(SegmentWriter::create(dir)?),
-        };
-        let offset = writer.append(record)?;
-        Ok(Location {
-            segment: writer.name().clone(),
-            offset,
-        })
+        store.appender().begin();
+        Ok(Self(store))
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        self.0.appender().end();
     }
 }
 
@@ -143,49 +182,133 @@ impl Store {
     ///
     /// If there are segments but no index, the index is rebuilt from them; see [`Store::rebuilt`].
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        Self::open_in(dir, Teller::silent())
+    }
+
+    /// Opens the store, as [`Store::open`]. Whenever relsync waits for another process, `tell` is
+    /// called with what it waits for.
+    pub fn open_telling(dir: &Path, tell: Arc<Tell>) -> Result<Self, StoreError> {
+        Self::open_in(dir, Teller(tell))
+    }
+
+    fn open_in(dir: &Path, teller: Teller) -> Result<Self, StoreError> {
         let segments_dir = dir.join(SEGMENTS_DIR);
-        // Releases hold secrets, so only the store's owner may read it.
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&segments_dir)
-            .map_err(|source| io_error("create", &segments_dir, source))?;
+        let made = private::create_dir(&segments_dir);
+        if dir.exists() {
+            private::check_dir(dir)?;
+        }
+        if segments_dir.exists() {
+            private::check_dir(&segments_dir)?;
+        }
+        let is_writable =
+            |dir: &Path| rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok();
+        if dir.is_dir() && !(is_writable(dir) && (made.is_err() || is_writable(&segments_dir))) {
+            return Self::open_read_only(dir, segments_dir, teller);
+        }
+        made.map_err(|source| io_error("create", &segments_dir, source))?;
+        let lock_path = dir.join(LOCK_FILE);
+        let lock = lock::open(&lock_path).map_err(|source| io_error("open", &lock_path, source))?;
+        let index_path = dir.join(INDEX_FILE);
         let mut rebuilt = None;
-        let index = Index::open(&dir.join(INDEX_FILE), |changes| {
-            let report = rebuild::fill(changes, &segments_dir)?;
-            rebuilt = (report.segments > 0).then_some(report);
+        let index = open_index(&index_path, lock.as_ref(), &teller, &mut || {
+            rebuilt = make_index(&index_path, &segments_dir)?;
             Ok(())
         })?;
         Ok(Self {
             dir: dir.to_owned(),
             segments_dir,
+            writer_lock: dir.join(WRITER_FILE),
             index,
             appender: Mutex::default(),
             readers: Mutex::default(),
             rebuilt,
+            teller,
+            is_read_only: false,
+            lock_file: lock,
+        })
+    }
+
+    fn open_read_only(
+        dir: &Path,
+        segments_dir: PathBuf,
+        teller: Teller,
+    ) -> Result<Self, StoreError> {
+        let lock_path = dir.join(LOCK_FILE);
+        let lock = lock::open(&lock_path).map_err(|source| io_error("open", &lock_path, source))?;
+        if let Some(file) = &lock {
+            share(file, &lock_path, &teller)?;
+        }
+        let mut rebuilt = None;
+        let index = Index::open_read_only(
+            &dir.join(INDEX_FILE),
+            teller.clone(),
+            |changes| {
+                let report = rebuild::fill(changes, &segments_dir)?;
+                rebuilt = (report.segments > 0).then_some(report);
+                Ok(())
+            },
+            |changes| adopt(changes, &segments_dir),
+        )?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            segments_dir,
+            writer_lock: dir.join(WRITER_FILE),
+            index,
+            appender: Mutex::default(),
+            readers: Mutex::default(),
+            rebuilt,
+            teller,
+            is_read_only: true,
+            lock_file: lock,
         })
     }
 
     /// Rebuilds the index of a store, even if it cannot be opened. An unreadable old index is kept
-    /// beside the new one.
+    /// beside the new one. Waits until nobody else has the store open.
     pub fn repair(dir: &Path) -> Result<RebuildReport, StoreError> {
-        match Self::open(dir).and_then(|store| store.rebuild_index()) {
-            Err(StoreError::Index { path, .. }) => {
-                let name = |suffix: &str| dir.join(format!("{INDEX_FILE}{suffix}"));
-                let damaged = name(".damaged");
-                fs::rename(&path, &damaged).map_err(|source| io_error("rename", &path, source))?;
-                for side in [name("-wal"), name("-shm")] {
-                    match fs::remove_file(&side) {
-                        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                            return Err(io_error("remove", &side, source));
-                        }
-                        _ => {}
-                    }
-                }
-                Self::open(dir)?.rebuild_index()
+        Self::repair_in(dir, Teller::silent())
+    }
+
+    /// Rebuilds the index, as [`Store::repair`]. Calls `tell` as [`Store::open_telling`] does.
+    pub fn repair_telling(dir: &Path, tell: Arc<Tell>) -> Result<RebuildReport, StoreError> {
+        Self::repair_in(dir, Teller(tell))
+    }
+
+    fn repair_in(dir: &Path, teller: Teller) -> Result<RebuildReport, StoreError> {
+        let store = match Self::open_in(dir, teller.clone()) {
+            Err(error) if error.is_damaged_index() => {
+                set_aside(dir, &teller)?;
+                Self::open_in(dir, teller)
             }
-            repaired => repaired,
+            opened => opened,
+        }?;
+        store.be_alone()?;
+        store.rebuild_index()
+    }
+
+    /// Waits until nobody else has the store open. Nobody else opens it before this value is dropped,
+    /// unless the file system has no locks.
+    fn be_alone(&self) -> Result<Lock, StoreError> {
+        if self.is_read_only {
+            return Err(StoreError::ReadOnly {
+                path: self.dir.clone(),
+            });
         }
+        match &self.lock_file {
+            Some(file) => lock_out(file, &self.dir, &self.teller),
+            None => Ok(Lock::Unknown),
+        }
+    }
+
+    /// Forgets the snapshots that the rules do not keep, and deletes what no snapshot needs. Waits
+    /// until nobody else has the store open. With `dry_run`, it changes nothing.
+    pub fn collect(
+        self,
+        rules: &KeepRules,
+        now_ns: i64,
+        dry_run: bool,
+    ) -> Result<CollectReport, StoreError> {
+        collect::collect(&self, rules, now_ns, dry_run)
     }
 
     /// Returns the report of the rebuild, if opening the store had to rebuild its index.
@@ -282,16 +405,31 @@ impl Store {
         }
     }
 
+    /// Checks that the store has every content of a manifest, with the size that the manifest says.
+    /// Somebody else may have written the store.
+    pub fn check_contents(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let mut contents = HashMap::new();
+        for (_, sha256) in manifest.entries().iter().filter_map(Entry::content) {
+            if let Some(content) = self.content(&sha256)? {
+                contents.insert(sha256, content.size());
+            }
+        }
+        match check::problems(manifest, &contents).into_iter().next() {
+            Some(problem) => Err(problem),
+            None => Ok(()),
+        }
+    }
+
     /// Stores a manifest, for example one that a target has installed.
     pub fn put_manifest(&self, bytes: &[u8]) -> Result<(SnapshotId, ManifestId), StoreError> {
         let manifest = Manifest::decode(bytes)?;
-        let ingest = Ingest::new(self);
+        let ingest = Ingest::new(self)?;
         ingest.manifest(manifest.id(), manifest.sha256(), bytes)?;
-        let pending = ingest.into_pending();
+        let pending = ingest.pending();
         if !pending.is_empty() {
-            self.sync(pending.segments())?;
-            self.index.write(|changes| pending.put(changes))?;
+            self.commit(|changes, appending| pending.put(changes, appending))?;
         }
+        drop(pending);
         Ok((manifest.id(), manifest.sha256()))
     }
 
@@ -343,14 +481,54 @@ impl Store {
         self.happen(id, now_ns, EventKind::Removed)
     }
 
+    /// Notes that a target runs a snapshot, so that the snapshot is kept. Does nothing if the store
+    /// does not have it, knows it already, or cannot be written to.
+    pub fn target_runs(
+        &self,
+        target: &str,
+        id: &SnapshotId,
+        now_ns: i64,
+    ) -> Result<(), StoreError> {
+        let known = self.index.targets()?;
+        let is_known = known
+            .iter()
+            .any(|(name, runs)| name == target && runs == id);
+        if self.is_read_only || is_known || self.index.snapshot(id)?.is_none() {
+            return Ok(());
+        }
+        let target = target.to_owned();
+        self.happen(id, now_ns, EventKind::Runs { target })
+    }
+
     fn happen(&self, id: &SnapshotId, now_ns: i64, kind: EventKind) -> Result<(), StoreError> {
-        self.index.write(|changes| {
+        let _run = Run::new(self)?;
+        self.commit(|changes, appending| {
             if !changes.has_snapshot(id)? {
                 return Err(StoreError::NoSuchSnapshot {
                     spec: id.to_string(),
                 });
             }
-            self.record_event(changes, *id, now_ns, kind, None)
+            appending.events(changes, std::iter::once((*id, kind)), now_ns, None)
+        })
+    }
+
+    /// Brings appended records into the index: syncs them, then changes the index in one
+    /// transaction. If it fails, the index is as it was.
+    ///
+    /// A thread locks the appender before the index, never the other way round.
+    fn commit<T>(
+        &self,
+        change: impl FnOnce(&Changes<'_>, &mut Appending<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.appending(|appending| {
+            appending.appender.ready(&appending.around)?;
+            let done = self.index.write(|changes| {
+                let done = change(changes, appending)?;
+                appending.appender.put_lengths(changes)?;
+                Ok(done)
+            })?;
+            appending.appender.committed();
+            Ok(done)
         })
     }
 
@@ -383,8 +561,9 @@ impl Store {
         check::check(self, read_data)
     }
 
-    /// Rebuilds the index from the segments, in one transaction.
-    pub(crate) fn rebuild_index(&self) -> Result<RebuildReport, StoreError> {
+    /// Rebuilds the index from the segments, in one transaction. The caller has the store for
+    /// itself.
+    fn rebuild_index(&self) -> Result<RebuildReport, StoreError> {
         let report = self.index.write(|changes| {
             changes.clear()?;
             rebuild::fill(changes, &self.segments_dir)
@@ -487,38 +666,167 @@ impl Store {
         io_error("write to", &self.segments_dir, source)
     }
 
-    /// Appends a record to this process's segment.
-    fn append(&self, record: &PackedRecord) -> Result<Location, StoreError> {
-        let mut appender = self.appender();
-        let appended = appender.append(&self.segments_dir, record);
-        appended.map_err(|source| {
-            appender.give_up();
-            self.write_error(source)
+    /// Does something with the appender and what it needs.
+    fn appending<T>(
+        &self,
+        action: impl FnOnce(&mut Appending<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        action(&mut Appending {
+            appender: &mut self.appender(),
+            around: Around {
+                dir: &self.segments_dir,
+                writer_lock: &self.writer_lock,
+                index: &self.index,
+                teller: &self.teller,
+            },
         })
     }
 
-    fn append_event(&self, id: &SnapshotId, event: &Event) -> Result<Location, StoreError> {
-        let record = segment::pack(RecordKind::Event, id.0, &event.encode());
-        let record = record.map_err(|source| self.write_error(source))?;
-        // An event is far smaller than the limit of a payload.
-        let record = record.ok_or_else(|| self.write_error(io::ErrorKind::FileTooLarge.into()))?;
-        self.append(&record)
+    /// Appends a record. Its place is known after a commit.
+    fn append(&self, record: PackedRecord) -> Result<Ticket, StoreError> {
+        self.appending(|appending| appending.appender.append(record, &appending.around))
+    }
+}
+
+impl Appending<'_> {
+    fn place(&self, ticket: Ticket) -> Result<Place, StoreError> {
+        self.appender.place(ticket, self.around.dir)
     }
 
-    /// Makes all appended records survive a power failure. Fails if a segment in `used` was given
-    /// up meanwhile, even by another thread.
-    fn sync<'a>(&self, mut used: impl Iterator<Item = &'a SegmentName>) -> Result<(), StoreError> {
-        let mut appender = self.appender();
-        if let Some(Err(source)) = appender.writer.as_mut().map(SegmentWriter::sync) {
-            appender.give_up();
-            return Err(self.write_error(source));
-        }
-        if used.any(|segment| appender.lost.contains(segment)) {
-            let source = io::Error::other("an earlier write to a segment failed");
-            return Err(self.write_error(source));
-        }
-        Ok(())
+    /// Appends an event within a commit.
+    fn event(&mut self, id: &SnapshotId, event: &Event) -> Result<(), StoreError> {
+        let write_error = |source| io_error("write to", self.around.dir, source);
+        let record = segment::pack(RecordKind::Event, id.0, &event.encode());
+        let record = record.map_err(write_error)?;
+        // An event is far smaller than the limit of a payload.
+        let record = record.ok_or_else(|| write_error(io::ErrorKind::FileTooLarge.into()))?;
+        self.appender.append_event(&record, &self.around)
     }
+
+    /// Appends events, syncs them and applies them to the index, within a commit. `manifest` is that
+    /// of a snapshot that was taken.
+    fn events(
+        &mut self,
+        changes: &Changes<'_>,
+        kinds: impl Iterator<Item = (SnapshotId, EventKind)>,
+        time_ns: i64,
+        manifest: Option<&Manifest>,
+    ) -> Result<(), StoreError> {
+        let totals = manifest.map(rebuild::ManifestTotals::of);
+        for (id, kind) in kinds {
+            let seq = changes.next_seq()?;
+            let event = Event { seq, time_ns, kind };
+            self.event(&id, &event)?;
+            rebuild::apply_event(changes, id, &event, totals.as_ref())?;
+        }
+        self.appender.sync(&self.around)
+    }
+}
+
+/// Takes the lock that all users of the store share, for this process alone.
+fn lock_out(file: &File, dir: &Path, teller: &Teller) -> Result<Lock, StoreError> {
+    let path = dir.join(LOCK_FILE);
+    let taken = lock::exclusive(file, PATIENCE, Waiting::Users, teller);
+    match taken.map_err(|source| io_error("lock", &path, source))? {
+        Lock::Held => Err(StoreError::Locked {
+            path: dir.to_owned(),
+            waiting: Waiting::Users,
+        }),
+        taken => Ok(taken),
+    }
+}
+
+/// Renames an index that cannot be used, so that another one can be made.
+fn set_aside(dir: &Path, teller: &Teller) -> Result<(), StoreError> {
+    let lock_path = dir.join(LOCK_FILE);
+    let lock = lock::open(&lock_path).map_err(|source| io_error("open", &lock_path, source))?;
+    if let Some(file) = &lock {
+        lock_out(file, dir, teller)?;
+    }
+    let path = dir.join(INDEX_FILE);
+    let damaged = side_file(&path, ".damaged");
+    fs::rename(&path, &damaged).map_err(|source| io_error("rename", &path, source))?;
+    for side in [side_file(&path, "-wal"), side_file(&path, "-shm")] {
+        match fs::remove_file(&side) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", &side, source));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Opens the index. If it must be made or brought up to date, `make` does so while nobody else has
+/// the store open.
+fn open_index(
+    path: &Path,
+    lock: Option<&File>,
+    teller: &Teller,
+    make: &mut dyn FnMut() -> Result<(), StoreError>,
+) -> Result<Index, StoreError> {
+    let failed = |source| io_error("lock", path, source);
+    let started = Instant::now();
+    loop {
+        if let Some(file) = lock {
+            share(file, path, teller)?;
+        }
+        if let Some(index) = Index::open(path, teller.clone())? {
+            return Ok(index);
+        }
+        let taken = match lock {
+            Some(file) => {
+                file.unlock().map_err(failed)?;
+                lock::try_exclusive(file).map_err(failed)?
+            }
+            None => Lock::Unknown,
+        };
+        if taken != Lock::Held {
+            make()?;
+        } else if started.elapsed() > PATIENCE {
+            return Err(StoreError::Locked {
+                path: path.to_owned(),
+                waiting: Waiting::Users,
+            });
+        } else {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Takes part in a lock that all users of the store share.
+fn share(file: &File, path: &Path, teller: &Teller) -> Result<(), StoreError> {
+    let taken = lock::shared(file, PATIENCE, Waiting::Alone, teller);
+    match taken.map_err(|source| io_error("lock", path, source))? {
+        Lock::Held => Err(StoreError::Locked {
+            path: path.to_owned(),
+            waiting: Waiting::Alone,
+        }),
+        Lock::Taken | Lock::Unknown => Ok(()),
+    }
+}
+
+fn make_index(path: &Path, segments_dir: &Path) -> Result<Option<RebuildReport>, StoreError> {
+    let mut rebuilt = None;
+    Index::make(
+        path,
+        |changes| {
+            let report = rebuild::fill(changes, segments_dir)?;
+            rebuilt = (report.segments > 0).then_some(report);
+            Ok(())
+        },
+        |changes| adopt(changes, segments_dir),
+    )?;
+    Ok(rebuilt)
+}
+
+/// Brings all segments into an index of an earlier version, which did not list those that have
+/// nothing but events.
+fn adopt(changes: &Changes<'_>, dir: &Path) -> Result<(), StoreError> {
+    for name in segment::list_segments(dir).map_err(|source| io_error("read", dir, source))? {
+        changes.segment(&name)?;
+    }
+    Ok(())
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> StoreError {

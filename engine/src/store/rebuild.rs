@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::error::StoreError;
 use super::index::Changes;
+use super::io_error;
 use super::recipe::Recipe;
 use super::segment::{
     Damage, Found, RecordHeader, RecordKind, Segment, SegmentName, list_segments, unpack,
@@ -70,11 +71,7 @@ struct Gathered {
 /// Fills an empty index.
 pub(super) fn fill(changes: &Changes<'_>, dir: &Path) -> Result<RebuildReport, StoreError> {
     let mut gathered = Gathered::default();
-    let read_error = |path: &Path, source| StoreError::Io {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    };
+    let read_error = |path: &Path, source| io_error("read", path, source);
     for name in list_segments(dir).map_err(|source| read_error(dir, source))? {
         let path = name.path(dir);
         match Segment::open(&path).map_err(|source| read_error(&path, source))? {
@@ -92,6 +89,7 @@ fn gather(
     gathered: &mut Gathered,
 ) -> Result<(), StoreError> {
     let number = changes.segment(name)?;
+    changes.put_length(name, segment.length())?;
     gathered.report.segments += 1;
     segment.for_each(|found| match found {
         Found::Damaged(range) => {
@@ -233,5 +231,7 @@ pub(super) fn apply_event(
         EventKind::Tagged { .. } => Ok(()),
         EventKind::Untagged { tag } => changes.remove_tag(tag),
         EventKind::Removed => changes.remove_snapshot(&id),
+        EventKind::Runs { target } if changes.has_snapshot(&id)? => changes.put_target(target, &id),
+        EventKind::Runs { .. } => Ok(()),
     }
 }

@@ -3,19 +3,22 @@
 //! This module owns the bytes described in `store-format.md`, section *Object store*. It knows
 //! nothing of the index.
 //!
-//! The process that created a segment is the only one to write to it, and nobody shortens it. A
-//! record counts once it is complete. Header and payload have checksums, so readers can tell a torn
-//! tail from data. A crash leaves such a tail, and so does a process that is appending now. Nobody
-//! cuts a torn tail off; readers skip it.
+//! One process at a time writes to a segment, and has its lock then. A record counts once it is
+//! complete. Header and payload have checksums, so readers can tell a torn tail from data. A crash
+//! leaves such a tail, and so does a process that is appending now; readers skip it. The next writer
+//! cuts off what the index does not name. It never shortens or changes what the index names.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use zstd::bulk::{Compressor, Decompressor};
 
+use super::lock::{self, Lock};
+use super::{fault, private};
 use crate::bytes::{Reader, Writer};
 use crate::limits;
 use crate::store::mapped_file::MappedFile;
@@ -58,6 +61,9 @@ impl RecordKind {
 /// The faults of bytes in a segment.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Damage {
+    /// A pipe, a directory, a link or a device stands where a segment should be.
+    #[error("it is not a regular file")]
+    NoFile,
     /// The file does not start as a segment does.
     #[error("the file is not a segment")]
     NoSegment,
@@ -152,7 +158,14 @@ fn salted_crc(salt: [u8; SALT_BYTES], bytes: &[u8]) -> u32 {
 #[derive(Debug)]
 pub(crate) struct PackedRecord {
     pub(crate) header: RecordHeader,
-    payload: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl PackedRecord {
+    /// Returns the number of bytes that the record takes in a segment.
+    pub(crate) fn bytes(&self) -> usize {
+        HEADER_BYTES + self.payload.len()
+    }
 }
 
 /// Compresses a payload, unless that saves nothing. Returns `None` if it is larger than
@@ -219,33 +232,46 @@ pub(crate) fn unpack(header: &RecordHeader, payload: &[u8]) -> Result<Vec<u8>, D
 pub(crate) struct SegmentName(pub(crate) String);
 
 impl SegmentName {
+    /// Returns `None` for what cannot be the name of a file in the store.
+    pub(crate) fn new(name: String) -> Option<Self> {
+        let is_sound =
+            (1..=32).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        is_sound.then_some(Self(name))
+    }
+
     pub(crate) fn path(&self, dir: &Path) -> PathBuf {
         dir.join(format!("{}.{EXTENSION}", self.0))
     }
 }
 
-/// Lists the segments in a directory, ascending by name. Ignores other files.
+/// Lists the segments in a directory, ascending by name. Ignores files of other names.
 pub(crate) fn list_segments(dir: &Path) -> io::Result<Vec<SegmentName>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
         let stem = name.to_str().and_then(|name| name.strip_suffix(".seg"));
-        if let Some(stem) = stem {
-            names.push(SegmentName(stem.to_owned()));
-        }
+        names.extend(stem.and_then(|stem| SegmentName::new(stem.to_owned())));
     }
     names.sort();
     Ok(names)
 }
 
-/// A new segment that records are appended to.
+/// A segment that records are appended to. The process has its lock.
+///
+/// A new segment that was never committed is deleted when it is dropped, and bytes after the
+/// committed end of an older one are cut off.
 #[derive(Debug)]
 pub(crate) struct SegmentWriter {
-    file: BufWriter<File>,
+    file: File,
+    /// The bytes that are appended and not written yet.
+    buffer: Vec<u8>,
     dir: PathBuf,
     name: SegmentName,
     salt: [u8; SALT_BYTES],
     length: u64,
+    /// The length that the index knows; 0 for a new segment.
+    committed: u64,
+    is_own: bool,
     is_synced: bool,
     is_named: bool,
 }
@@ -253,30 +279,85 @@ pub(crate) struct SegmentWriter {
 impl SegmentWriter {
     /// Creates a segment under a random name.
     pub(crate) fn create(dir: &Path) -> io::Result<Self> {
-        let mut salt = [0; SALT_BYTES];
-        getrandom::fill(&mut salt).map_err(io::Error::other)?;
-        let name = SegmentName(format!("{:016x}", u64::from_be_bytes(salt)));
-        let path = name.path(dir);
-        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        let mut file = BufWriter::with_capacity(limits::MIB, file);
-        let mut header = Writer::new();
-        header.bytes(MAGIC);
-        header.u8(VERSION);
-        header.bytes(&salt);
-        file.write_all(header.as_slice())?;
-        Ok(Self {
+        loop {
+            let mut salt = [0; SALT_BYTES];
+            getrandom::fill(&mut salt).map_err(io::Error::other)?;
+            let name = SegmentName(format!("{:016x}", u64::from_be_bytes(salt)));
+            fault::step("create a segment");
+            let file = private::create_file(&name.path(dir))?;
+            lock::try_exclusive(&file)?;
+            if file.metadata()?.nlink() == 0 {
+                // Another process found it before it was locked, and took it for left.
+                continue;
+            }
+            let mut writer = Self::new(file, dir, name, salt, 0);
+            let mut header = Writer::new();
+            header.bytes(MAGIC);
+            header.u8(VERSION);
+            header.bytes(&salt);
+            writer.buffer.extend_from_slice(header.as_slice());
+            writer.length = FILE_HEADER_BYTES as u64;
+            return Ok(writer);
+        }
+    }
+
+    /// Goes on with a segment that the index knows up to a length. What is after it was never
+    /// committed and is cut off. Returns `None` if another process writes to it.
+    pub(crate) fn resume(dir: &Path, name: &SegmentName, length: u64) -> io::Result<Option<Self>> {
+        let mut file = private::open_file(&name.path(dir), true)?;
+        if lock::try_exclusive(&file)? != Lock::Taken {
+            return Ok(None);
+        }
+        let there = file.metadata()?.len();
+        let mut header = [0; FILE_HEADER_BYTES];
+        file.read_exact(&mut header)?;
+        let Ok(salt) = read_file_header(&header) else {
+            return Ok(None);
+        };
+        if there < length || length < FILE_HEADER_BYTES as u64 {
+            return Ok(None);
+        }
+        if there > length {
+            file.set_len(length)?;
+        }
+        file.seek(SeekFrom::Start(length))?;
+        let mut writer = Self::new(file, dir, name.clone(), salt, length);
+        writer.is_named = true;
+        Ok(Some(writer))
+    }
+
+    fn new(
+        file: File,
+        dir: &Path,
+        name: SegmentName,
+        salt: [u8; SALT_BYTES],
+        committed: u64,
+    ) -> Self {
+        Self {
             file,
+            buffer: Vec::new(),
             dir: dir.to_owned(),
             name,
             salt,
-            length: FILE_HEADER_BYTES as u64,
+            length: committed,
+            committed,
+            is_own: committed == 0,
             is_synced: false,
             is_named: false,
-        })
+        }
     }
 
     pub(crate) fn name(&self) -> &SegmentName {
         &self.name
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Tells whether this process created the segment.
+    pub(crate) fn is_own(&self) -> bool {
+        self.is_own
     }
 
     /// Tells whether the segment is so large that the next record belongs in another one.
@@ -288,8 +369,11 @@ impl SegmentWriter {
     pub(crate) fn append(&mut self, record: &PackedRecord) -> io::Result<u64> {
         let offset = self.length;
         self.is_synced = false;
-        self.file.write_all(&record.header.encode(self.salt))?;
-        self.file.write_all(&record.payload)?;
+        self.buffer.extend(record.header.encode(self.salt));
+        self.buffer.extend_from_slice(&record.payload);
+        if self.buffer.len() >= limits::MIB {
+            self.flush()?;
+        }
         self.length += record.header.record_bytes();
         Ok(offset)
     }
@@ -299,14 +383,41 @@ impl SegmentWriter {
         if self.is_synced {
             return Ok(());
         }
-        self.file.flush()?;
-        self.file.get_ref().sync_data()?;
+        self.flush()?;
+        fault::step("sync a segment");
+        self.file.sync_data()?;
         if !self.is_named {
             File::open(&self.dir)?.sync_all()?;
             self.is_named = true;
         }
         self.is_synced = true;
         Ok(())
+    }
+
+    /// Notes that the index names everything that was appended.
+    pub(crate) fn commit(&mut self) {
+        self.committed = self.length;
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        fault::step("write to a segment");
+        self.file.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl Drop for SegmentWriter {
+    fn drop(&mut self) {
+        if self.committed == self.length {
+            return;
+        }
+        if self.committed == 0 {
+            let _ = fs::remove_file(self.name.path(&self.dir));
+        } else {
+            // Only records that no index names go, so no reader looks at them.
+            let _ = self.file.set_len(self.committed);
+        }
     }
 }
 
@@ -332,7 +443,12 @@ pub(super) enum Found<'a> {
 
 impl Segment {
     pub(crate) fn open(path: &Path) -> io::Result<Result<Self, Damage>> {
-        let map = MappedFile::open(path)?;
+        let map = match MappedFile::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Ok(Err(Damage::NoFile));
+            }
+            map => map?,
+        };
         Ok(read_file_header(map.bytes()).map(|salt| Self { map, salt }))
     }
 
@@ -410,6 +526,7 @@ mod tests {
             offsets.push(writer.append(&record.expect("fits")).expect("append"));
         }
         writer.sync().expect("sync");
+        writer.commit();
         (writer.name().path(dir), offsets)
     }
 

@@ -11,12 +11,18 @@ pub(crate) const NAME_BYTES: usize = 128;
 /// The maximum size of a note in bytes.
 pub(crate) const NOTE_BYTES: usize = 64 * 1024;
 
+/// The limit of sequence numbers. It leaves room for more events than a store can ever have.
+pub(crate) const MAX_SEQ: u64 = 1 << 62;
+/// The maximum size of a target's name in bytes.
+const TARGET_BYTES: usize = 4096;
+
 const EVENT_TAKEN: u8 = 0;
 const EVENT_SEEN: u8 = 1;
 const EVENT_TAGGED: u8 = 2;
 const EVENT_UNTAGGED: u8 = 3;
 const EVENT_REMOVED: u8 = 4;
 const EVENT_DESCRIBED: u8 = 5;
+const EVENT_RUNS: u8 = 6;
 
 /// The caller's description of a snapshot to be taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -92,6 +98,8 @@ pub(crate) enum EventKind {
     Untagged { tag: String },
     /// The snapshot and its tags were removed.
     Removed,
+    /// A target runs the snapshot, and no longer any other.
+    Runs { target: String },
 }
 
 impl Event {
@@ -121,6 +129,10 @@ impl Event {
                 writer.blob(tag.as_bytes());
             }
             EventKind::Removed => writer.u8(EVENT_REMOVED),
+            EventKind::Runs { target } => {
+                writer.u8(EVENT_RUNS);
+                writer.blob(target.as_bytes());
+            }
         }
         writer.into_vec()
     }
@@ -128,11 +140,7 @@ impl Event {
     /// Returns `None` if the bytes are not an event that this relsync knows.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
-        // The index stores numbers as signed ones.
-        let seq = reader
-            .u64()
-            .ok()
-            .filter(|seq| i64::try_from(*seq).is_ok())?;
+        let seq = reader.u64().ok().filter(|seq| *seq < MAX_SEQ)?;
         let time_ns = reader.u64().ok()?.cast_signed();
         let kind = match reader.u8().ok()? {
             EVENT_TAKEN => EventKind::Taken {
@@ -140,21 +148,24 @@ impl Event {
                     [] => None,
                     parent => Some(SnapshotId(parent.try_into().ok()?)),
                 },
-                name: text(reader.blob(NAME_BYTES))?,
+                name: name(reader.blob(NAME_BYTES))?,
                 note: text(reader.blob(NOTE_BYTES))?,
             },
             EVENT_SEEN => EventKind::Seen,
             EVENT_DESCRIBED => EventKind::Described {
-                name: text(reader.blob(NAME_BYTES))?,
+                name: name(reader.blob(NAME_BYTES))?,
                 note: text(reader.blob(NOTE_BYTES))?,
             },
             EVENT_TAGGED => EventKind::Tagged {
-                tag: text(reader.blob(NAME_BYTES))??,
+                tag: name(reader.blob(NAME_BYTES))??,
             },
             EVENT_UNTAGGED => EventKind::Untagged {
-                tag: text(reader.blob(NAME_BYTES))??,
+                tag: name(reader.blob(NAME_BYTES))??,
             },
             EVENT_REMOVED => EventKind::Removed,
+            EVENT_RUNS => EventKind::Runs {
+                target: text(reader.blob(TARGET_BYTES))??,
+            },
             _ => return None,
         };
         reader.finish().ok()?;
@@ -168,6 +179,12 @@ fn text(bytes: Result<&[u8], ReadError>) -> Option<Option<String>> {
     Some((!text.is_empty()).then(|| text.to_owned()))
 }
 
+/// Reads a name or a tag that a user could have given. The inner `None` means that there is none.
+fn name(bytes: Result<&[u8], ReadError>) -> Option<Option<String>> {
+    let name = text(bytes)?;
+    name.as_deref().is_none_or(is_valid_name).then_some(name)
+}
+
 /// Tells whether text can be a snapshot's name or tag. A command line must not mistake it for
 /// something else, and it must not garble a terminal.
 pub(crate) fn is_valid_name(name: &str) -> bool {
@@ -176,7 +193,15 @@ pub(crate) fn is_valid_name(name: &str) -> bool {
         && name != "latest"
         && SnapshotId::from_hex(name).is_none()
         && !name.starts_with('-')
-        && !name.chars().any(|c| c.is_control() || c.is_whitespace())
+        && !name
+            .chars()
+            .any(|c| c.is_control() || c.is_whitespace() || is_invisible(c))
+}
+
+/// Tells whether a character is invisible, or changes the direction of the text around it.
+fn is_invisible(character: char) -> bool {
+    matches!(character, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -204,12 +229,13 @@ mod tests {
             tag().prop_map(|tag| EventKind::Tagged { tag }),
             tag().prop_map(|tag| EventKind::Untagged { tag }),
             Just(EventKind::Removed),
+            "[a-z@./]{1,20}".prop_map(|target| EventKind::Runs { target }),
         ]
     }
 
     proptest! {
         #[test]
-        fn events_come_back(seq in 0_u64..=i64::MAX.cast_unsigned(), time_ns: i64, kind in any_kind()) {
+        fn events_come_back(seq in 0..MAX_SEQ, time_ns: i64, kind in any_kind()) {
             let event = Event { seq, time_ns, kind };
             let bytes = event.encode();
             prop_assert_eq!(Event::decode(&bytes), Some(event));
@@ -236,6 +262,7 @@ mod tests {
             ("-x", false),
             ("a b", false),
             ("a\x1b", false),
+            ("a\u{202e}b", false),
             (&long, false),
             (&id, false),
             (&id[1..], true),

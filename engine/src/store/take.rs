@@ -11,7 +11,7 @@ use super::Store;
 use super::error::StoreError;
 use super::filecache::{self, CachedFile, Cursor};
 use super::ingest::{Ingest, Pending, hash_file};
-use super::snapshot::{Event, EventKind, NOTE_BYTES, SnapshotMeta, SnapshotRecord, is_valid_name};
+use super::snapshot::{EventKind, NOTE_BYTES, SnapshotMeta, SnapshotRecord, is_valid_name};
 use crate::tree::entry::{Entry, EntryKind, EntryPath, Mode};
 use crate::tree::exclude::{Reason, Rules};
 use crate::tree::id::Sha256;
@@ -106,11 +106,11 @@ pub(super) fn take_snapshot(
     let cached = store.index.file_cache(&root_key)?;
     let cached = cached.map_or_else(Vec::new, |bytes| filecache::decode(&bytes));
     let usable = if options.rehash_all { &[][..] } else { &cached };
-    let ingest = Ingest::new(store);
+    let ingest = Ingest::new(store)?;
     let mut scanned = scan_files(&ingest, walk, usable, meta.now_ns, progress)?;
     let manifest = Manifest::new(std::mem::take(&mut scanned.entries))?;
     ingest.manifest(manifest.id(), manifest.sha256(), manifest.encode())?;
-    let pending = ingest.into_pending();
+    let pending = ingest.pending();
     let new_cache = (scanned.cache != cached).then(|| filecache::encode(&scanned.cache));
     let new_cache = new_cache.as_deref().map(|files| (&root_key[..], files));
     let (record, is_new) = record(store, &manifest, &pending, new_cache, meta)?;
@@ -144,7 +144,7 @@ fn count(count: usize) -> u64 {
 
 /// Puts a snapshot into the store.
 ///
-/// The order is: sync the segments, change the index, append and sync the event, commit. So the
+/// The order is: sync the records, change the index, append and sync the event, commit. So the
 /// index never names a record that a power failure could undo.
 fn record(
     store: &Store,
@@ -164,9 +164,8 @@ fn record(
             put_cache(changes, cache)
         })?;
     } else {
-        store.sync(pending.segments())?;
-        is_new = store.index.write(|changes| {
-            pending.put(changes)?;
+        is_new = store.commit(|changes, appending| {
+            pending.put(changes, appending)?;
             put_cache(changes, cache)?;
             let is_new = !changes.has_snapshot(&id)?;
             let kind = if is_new {
@@ -181,7 +180,12 @@ fn record(
             } else {
                 EventKind::Seen
             };
-            store.record_event(changes, manifest.id(), meta.now_ns, kind, Some(manifest))?;
+            appending.events(
+                changes,
+                std::iter::once((id, kind)),
+                meta.now_ns,
+                Some(manifest),
+            )?;
             Ok(is_new)
         })?;
         store.index.checkpoint()?;
@@ -198,25 +202,6 @@ fn put_cache(
     match cache {
         Some((root, files)) => changes.put_file_cache(root, files),
         None => Ok(()),
-    }
-}
-
-impl Store {
-    /// Appends an event to a segment, syncs it and applies it to the index.
-    pub(super) fn record_event(
-        &self,
-        changes: &super::index::Changes<'_>,
-        id: crate::tree::id::SnapshotId,
-        time_ns: i64,
-        kind: EventKind,
-        manifest: Option<&Manifest>,
-    ) -> Result<(), StoreError> {
-        let seq = changes.next_seq()?;
-        let event = Event { seq, time_ns, kind };
-        let at = self.append_event(&id, &event)?;
-        self.sync(std::iter::once(&at.segment))?;
-        let totals = manifest.map(super::rebuild::ManifestTotals::of);
-        super::rebuild::apply_event(changes, id, &event, totals.as_ref())
     }
 }
 

@@ -1,6 +1,8 @@
 //! Tests of taking snapshots, finding them, and several processes at once.
 
+mod collecting;
 mod damaged_store;
+mod sharing;
 
 use std::os::unix::fs::symlink;
 use std::process::Command;

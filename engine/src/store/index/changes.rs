@@ -7,7 +7,7 @@ use rusqlite::{Transaction, params};
 use crate::store::error::StoreError;
 use crate::store::recipe::Recipe;
 use crate::store::segment::SegmentName;
-use crate::store::snapshot::SnapshotRecord;
+use crate::store::snapshot::{MAX_SEQ, SnapshotRecord};
 use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 
 /// The changes of the index within one transaction.
@@ -31,10 +31,7 @@ impl Changes<'_> {
     }
 
     fn error(&self, source: rusqlite::Error) -> StoreError {
-        StoreError::Index {
-            path: self.path.to_owned(),
-            source,
-        }
+        super::error(self.path, source)
     }
 
     /// Removes all rows, cached file stats included.
@@ -42,20 +39,29 @@ impl Changes<'_> {
         self.transaction
             .execute_batch(
                 "DELETE FROM chunks; DELETE FROM contents; DELETE FROM manifests; DELETE FROM snapshots;
-                 DELETE FROM tags; DELETE FROM segments; DELETE FROM file_caches;",
+                 DELETE FROM tags; DELETE FROM segments; DELETE FROM file_caches;
+                 DELETE FROM lengths; DELETE FROM targets;",
             )
             .map_err(|source| self.error(source))
     }
 
     /// Returns the next sequence number, which is larger than all before.
     pub(crate) fn next_seq(&self) -> Result<u64, StoreError> {
-        self.transaction
+        let seq: u64 = self
+            .transaction
             .query_row(
                 "UPDATE counters SET value = value + 1 WHERE name = 'seq' RETURNING value",
                 [],
                 |row| row.get(0),
             )
-            .map_err(|source| self.error(source))
+            .map_err(|source| self.error(source))?;
+        if seq < MAX_SEQ {
+            return Ok(seq);
+        }
+        Err(StoreError::IndexRow {
+            path: self.path.to_owned(),
+            what: format!("the sequence number {seq} is too large"),
+        })
     }
 
     /// Ensures that the next sequence number is larger than one that is in use.
@@ -174,6 +180,7 @@ impl Changes<'_> {
 
     pub(crate) fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
         self.run("DELETE FROM tags WHERE snapshot = ?1", [id.0])?;
+        self.run("DELETE FROM targets WHERE snapshot = ?1", [id.0])?;
         self.run("DELETE FROM snapshots WHERE id = ?1", [id.0])
             .map(drop)
     }
@@ -196,5 +203,78 @@ impl Changes<'_> {
             params![root, files],
         )
         .map(drop)
+    }
+
+    /// Notes how far a segment belongs to the index.
+    pub(crate) fn put_length(&self, name: &SegmentName, bytes: u64) -> Result<(), StoreError> {
+        let segment = self.segment(name)?;
+        self.run(
+            "INSERT OR REPLACE INTO lengths VALUES (?1, ?2)",
+            params![segment, bytes],
+        )
+        .map(drop)
+    }
+
+    /// Removes a segment. No row may name it any more.
+    pub(crate) fn remove_segment(&self, name: &SegmentName) -> Result<(), StoreError> {
+        let segment = self.segment(name)?;
+        self.run("DELETE FROM lengths WHERE segment = ?1", [segment])?;
+        self.run("DELETE FROM segments WHERE id = ?1", [segment])
+            .map(drop)
+    }
+
+    pub(crate) fn move_chunk(
+        &self,
+        id: &ChunkId,
+        segment: i64,
+        offset: u64,
+    ) -> Result<(), StoreError> {
+        self.run(
+            "UPDATE chunks SET segment = ?2, offset = ?3 WHERE id = ?1",
+            params![id.0, segment, offset],
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn move_manifest(
+        &self,
+        id: &SnapshotId,
+        segment: i64,
+        offset: u64,
+    ) -> Result<(), StoreError> {
+        self.run(
+            "UPDATE manifests SET segment = ?2, offset = ?3 WHERE id = ?1",
+            params![id.0, segment, offset],
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn remove_chunk(&self, id: &ChunkId) -> Result<(), StoreError> {
+        self.run("DELETE FROM chunks WHERE id = ?1", [id.0])
+            .map(drop)
+    }
+
+    pub(crate) fn remove_content(&self, sha256: &Sha256) -> Result<(), StoreError> {
+        self.run("DELETE FROM contents WHERE sha256 = ?1", [sha256.0])
+            .map(drop)
+    }
+
+    pub(crate) fn remove_manifest(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        self.run("DELETE FROM manifests WHERE id = ?1", [id.0])
+            .map(drop)
+    }
+
+    /// Notes which snapshot a target runs.
+    pub(crate) fn put_target(&self, name: &str, id: &SnapshotId) -> Result<(), StoreError> {
+        self.run(
+            "INSERT OR REPLACE INTO targets VALUES (?1, ?2)",
+            params![name, id.0],
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn remove_file_cache(&self, root: &[u8]) -> Result<(), StoreError> {
+        self.run("DELETE FROM file_caches WHERE root = ?1", [root])
+            .map(drop)
     }
 }
