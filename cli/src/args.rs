@@ -586,7 +586,7 @@ pub(crate) enum SnapshotCommand {
         #[command(flatten)]
         local: LocalArgs,
     },
-    /// Forget a snapshot
+    /// Forget a snapshot; `store gc` frees its space
     Rm {
         /// Its id, the start of its id, its name or a tag, or `latest`
         snapshot: String,
@@ -599,6 +599,9 @@ pub(crate) enum SnapshotCommand {
         snapshot: String,
         /// The directory; it must be empty or not exist
         dir: PathBuf,
+        /// Keep set-user-ID, set-group-ID and sticky bits, which are left out otherwise
+        #[arg(long)]
+        as_is: bool,
         #[command(flatten)]
         local: LocalArgs,
     },
@@ -625,6 +628,38 @@ pub(crate) enum StoreCommand {
         #[command(flatten)]
         local: LocalArgs,
     },
+    /// Delete what no snapshot needs; with rules, forget snapshots first
+    Gc {
+        #[command(flatten)]
+        keep: KeepArgs,
+        /// Show what would be forgotten and freed
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+        #[command(flatten)]
+        local: LocalArgs,
+    },
+}
+
+/// The rules for which snapshots are kept. A snapshot that no rule keeps is forgotten; without any
+/// rule, all are kept.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Keep")]
+pub(crate) struct KeepArgs {
+    /// Keep the last N snapshots, by when each was last seen
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) keep_last: u32,
+    /// Keep the last snapshot of each of the last N days (UTC) that have one
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) keep_daily: u32,
+    /// Keep the last snapshot of each of the last N weeks that have one
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) keep_weekly: u32,
+    /// Keep the last snapshot of each of the last N months that have one
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) keep_monthly: u32,
+    /// Keep the snapshot with this tag; may be given several times
+    #[arg(long, value_name = "TAG")]
+    pub(crate) keep_tag: Vec<String>,
 }
 
 /// A cookie; never shown.

@@ -16,10 +16,34 @@ use relsync_engine::tree::manifest::Manifest;
 
 use crate::error::CliError;
 
-/// Writes the entries of a manifest into `dir`, which must be empty or not exist.
-pub(crate) fn export(store: &Store, manifest: &Manifest, dir: &Path) -> Result<(), CliError> {
+/// The permission bits that a snapshot from elsewhere may set: read, write and execute.
+const PLAIN_BITS: u32 = 0o777;
+
+/// Writes the entries of a manifest into `dir`, which must be empty or not exist. Returns the number
+/// of entries that lost a bit beyond [`PLAIN_BITS`], which only `as_is` keeps.
+///
+/// Somebody else may have written the store. So the sizes are checked before anything is written,
+/// and compared with the free space.
+pub(crate) fn export(
+    store: &Store,
+    manifest: &Manifest,
+    dir: &Path,
+    as_is: bool,
+) -> Result<usize, CliError> {
+    store.check_contents(manifest)?;
+    check_space(manifest, dir)?;
     make_root(dir)?;
-    let mut dirs: Vec<(PathBuf, Mode)> = Vec::new();
+    let mut changed = 0;
+    let mut bits = |mode: Mode| {
+        let bits = if as_is {
+            mode.bits()
+        } else {
+            mode.bits() & PLAIN_BITS
+        };
+        changed += usize::from(bits != mode.bits());
+        bits
+    };
+    let mut dirs: Vec<(PathBuf, u32)> = Vec::new();
     for entry in manifest.entries() {
         let path = entry.path.below(dir);
         if let Some(parent) = path.parent() {
@@ -28,7 +52,7 @@ pub(crate) fn export(store: &Store, manifest: &Manifest, dir: &Path) -> Result<(
         match &entry.kind {
             EntryKind::Dir { mode } => {
                 fs::create_dir_all(&path).map_err(|source| failed(&path, source))?;
-                dirs.push((path, *mode));
+                dirs.push((path, bits(*mode)));
             }
             EntryKind::Symlink { target } => {
                 let target = std::ffi::OsStr::from_bytes(target.as_bytes());
@@ -38,7 +62,7 @@ pub(crate) fn export(store: &Store, manifest: &Manifest, dir: &Path) -> Result<(
                 write_file(
                     store,
                     &path,
-                    *mode,
+                    bits(*mode),
                     sha256,
                     &entry.path.to_string(),
                     manifest.id(),
@@ -48,8 +72,29 @@ pub(crate) fn export(store: &Store, manifest: &Manifest, dir: &Path) -> Result<(
     }
     // Modes of directories come last, and innermost first, because a directory may not be writable.
     for (path, mode) in dirs.into_iter().rev() {
-        fs::set_permissions(&path, Permissions::from_mode(mode.bits()))
+        fs::set_permissions(&path, Permissions::from_mode(mode))
             .map_err(|source| failed(&path, source))?;
+    }
+    Ok(changed)
+}
+
+/// Refuses an export that does not fit on the file system.
+fn check_space(manifest: &Manifest, dir: &Path) -> Result<(), CliError> {
+    let absolute = std::path::absolute(dir).map_err(|source| failed(dir, source))?;
+    let there = absolute
+        .ancestors()
+        .find_map(|dir| rustix::fs::statvfs(dir).ok());
+    let Some(system) = there else {
+        return Ok(());
+    };
+    let free = system.f_bavail.saturating_mul(system.f_frsize);
+    let needed = manifest.content_bytes();
+    if needed > free {
+        return Err(CliError::NoRoom {
+            path: dir.display().to_string(),
+            needed,
+            free,
+        });
     }
     Ok(())
 }
@@ -71,7 +116,7 @@ fn make_root(dir: &Path) -> Result<(), CliError> {
 fn write_file(
     store: &Store,
     path: &Path,
-    mode: Mode,
+    mode: u32,
     sha256: &Sha256,
     name: &str,
     snapshot: SnapshotId,
@@ -89,8 +134,12 @@ fn write_file(
             path: name.to_owned(),
             snapshot,
         })?;
-    content.copy_to(&mut file)?;
-    file.set_permissions(Permissions::from_mode(mode.bits()))
+    if let Err(error) = content.copy_to(&mut file) {
+        // What is not the snapshot's content must not stand there as if it were.
+        let _ = fs::remove_file(path);
+        return Err(error.into());
+    }
+    file.set_permissions(Permissions::from_mode(mode))
         .map_err(|source| failed(path, source))
 }
 

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use relsync_engine::store::Exclusion;
+use relsync_engine::store::{Exclusion, Store};
 use relsync_engine::target::Target;
 use relsync_engine::target::{ApplyOutcome, ApplyResult, ReloadMode};
+use relsync_engine::tree::id::SnapshotId;
 use relsync_engine::tree::manifest::Manifest;
 use relsync_engine::update::{
     self, Ending, Hooks, Outcome as UpdateOutcome, Presync, PushEnd, PushError, PushOptions,
@@ -21,6 +22,7 @@ use crate::error::{CliError, Exit};
 use crate::events::Events;
 use crate::hooks::{self, HooksFile};
 use crate::interrupt::Interrupt;
+use crate::machine;
 use crate::notes::Notes;
 use crate::output::{Output, printable};
 use crate::plan;
@@ -104,6 +106,7 @@ async fn push(
     let outcome = update::update_target(&mut target, update, interrupt.asked(), &mut say).await;
     drop(events);
     report.set_traffic(target.traffic());
+    remember(&store, &target, &outcome, output);
     let notes = outcome
         .report
         .as_ref()
@@ -133,6 +136,29 @@ async fn read_options(
     let (checksum, bwlimit) = (args.apply.checksum, args.link.bwlimit);
     let target = trust::target(&args.target, checksum, bwlimit, output).await?;
     Ok((args, target, hooks))
+}
+
+/// Notes what the target runs, so that `store gc` keeps it.
+fn remember(store: &Store, target: &Target, outcome: &UpdateOutcome, output: &Output) {
+    let runs = match outcome.ending {
+        Ending::UpToDate { .. } | Ending::Applied { .. } | Ending::Unsettled(_) => {
+            Some(outcome.release.id())
+        }
+        _ => {
+            let current = outcome.status.as_ref().and_then(|it| it.current.as_ref());
+            current.map(|current| SnapshotId(current.snapshot))
+        }
+    };
+    let Some(id) = runs else {
+        return;
+    };
+    let destination = String::from_utf8_lossy(&target.greeting.destination);
+    let name = format!("{}:{destination}", target.address.node());
+    if let Err(error) = store.target_runs(&name, &id, machine::now_ns()) {
+        output.warning(&format!(
+            "cannot note in the store what the target runs: {error}"
+        ));
+    }
 }
 
 /// Does all that needs no target.

@@ -92,12 +92,19 @@ pub(crate) fn run(command: SnapshotCommand, output: &Output) -> Result<Exit, Cli
         SnapshotCommand::Export {
             snapshot,
             dir,
+            as_is,
             local,
             ..
         } => {
             let store = open(local, output)?;
             let (record, manifest) = find(&store, &snapshot)?;
-            export::export(&store, &manifest, &dir)?;
+            let changed = export::export(&store, &manifest, &dir, as_is)?;
+            if changed > 0 {
+                output.warning(&format!(
+                    "{} got no set-user-ID, set-group-ID or sticky bit (--as-is keeps them)",
+                    Count(changed, "entry")
+                ));
+            }
             let bytes = manifest.content_bytes();
             output.line(&format!(
                 "{}, {}, in {}",

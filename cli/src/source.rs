@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use relsync_engine::store::{
-    Exclusion, ScanOptions, ScanReport, SnapshotMeta, SnapshotRecord, Store, StoreError,
+    Exclusion, ScanOptions, ScanReport, SnapshotMeta, SnapshotRecord, Store, StoreError, Tell,
 };
 use relsync_engine::tree::entry::Escaped;
 use relsync_engine::tree::exclude::{Action, PatternError, Reason, Rules};
@@ -43,11 +44,17 @@ pub(crate) fn release_dir(args: &SourceArgs) -> Option<PathBuf> {
 
 /// Opens the store.
 pub(crate) fn open_store(args: &StoreArgs, output: &Output) -> Result<Store, CliError> {
-    let store = Store::open(&store_dir(args)?)?;
+    let store = Store::open_telling(&store_dir(args)?, tell(output))?;
     if store.rebuilt().is_some() {
         output.warning("the store's index was missing; relsync has rebuilt it from the segments");
     }
     Ok(store)
+}
+
+/// Says what the store waits for.
+pub(crate) fn tell(output: &Output) -> Arc<Tell> {
+    let output = output.clone();
+    Arc::new(move |waiting| output.warning(&format!("waiting for {waiting}")))
 }
 
 /// The store's directory.
@@ -146,6 +153,7 @@ pub(crate) fn snapshot(
         let manifest = store
             .manifest(&id)?
             .ok_or(StoreError::MissingManifest { id })?;
+        store.check_contents(&manifest)?;
         return Ok(Snapshot {
             release: Release::new(manifest),
             exclusions: Vec::new(),

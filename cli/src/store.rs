@@ -1,12 +1,15 @@
-//! `store`: inspects, checks and repairs the local object store.
+//! `store`: inspects, checks, repairs and cleans up the local object store.
 
-use relsync_engine::store::{CheckReport, RebuildReport, Store, StoreStats};
+use relsync_engine::store::keep::KeepRules;
+use relsync_engine::store::{CheckReport, CollectReport, RebuildReport, Store, StoreStats};
 use serde_json::{Value, json};
 
-use crate::args::{LocalArgs, OutputArgs, StoreCommand};
+use crate::args::{KeepArgs, LocalArgs, OutputArgs, StoreCommand};
 use crate::config_file;
 use crate::error::{CliError, Exit};
-use crate::output::Output;
+use crate::machine;
+use crate::output::{Output, printable};
+use crate::report::short;
 use crate::source;
 use crate::units::{Bytes, Count};
 
@@ -14,9 +17,10 @@ impl StoreCommand {
     /// How its results are shown.
     pub(crate) fn output(&self) -> OutputArgs {
         match self {
-            Self::Stats { local, .. } | Self::Check { local, .. } | Self::Repair { local, .. } => {
-                local.output
-            }
+            Self::Stats { local, .. }
+            | Self::Check { local, .. }
+            | Self::Repair { local, .. }
+            | Self::Gc { local, .. } => local.output,
         }
     }
 }
@@ -36,8 +40,19 @@ pub(crate) fn run(command: StoreCommand, output: &Output) -> Result<Exit, CliErr
         }
         StoreCommand::Repair { mut local, .. } => {
             config_file::read_for_store(&mut local, output)?;
-            let report = Store::repair(&source::store_dir(&local.store)?)?;
+            let dir = source::store_dir(&local.store)?;
+            let report = Store::repair_telling(&dir, source::tell(output))?;
             say_repair(&report, output)?;
+        }
+        StoreCommand::Gc {
+            keep,
+            dry_run,
+            local,
+            ..
+        } => {
+            let store = open(local, output)?;
+            let report = store.collect(&rules(keep), machine::now_ns(), dry_run)?;
+            say_gc(&report, dry_run, output);
         }
     }
     Ok(Exit::Done)
@@ -47,6 +62,57 @@ pub(crate) fn run(command: StoreCommand, output: &Output) -> Result<Exit, CliErr
 pub(crate) fn open(mut local: LocalArgs, output: &Output) -> Result<Store, CliError> {
     config_file::read_for_store(&mut local, output)?;
     source::open_store(&local.store, output)
+}
+
+fn rules(args: KeepArgs) -> KeepRules {
+    KeepRules {
+        last: args.keep_last,
+        daily: args.keep_daily,
+        weekly: args.keep_weekly,
+        monthly: args.keep_monthly,
+        tags: args.keep_tag,
+    }
+}
+
+fn say_gc(report: &CollectReport, dry_run: bool, output: &Output) {
+    let mut forgotten = 0_u64;
+    for (record, reasons) in &report.snapshots {
+        let id = record.id.to_string();
+        let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+        let is_kept = !reasons.is_empty();
+        forgotten += u64::from(!is_kept);
+        if is_kept {
+            let reasons = printable(&reasons.join(", "));
+            output.detail(&format!("  keeps {}: {reasons}", short(&id)));
+        } else if dry_run {
+            output.line(&format!("  would forget {}", short(&id)));
+        } else {
+            output.line(&format!("  forgot {}", short(&id)));
+        }
+        let event = json!({"snapshot": id, "kept": is_kept, "reasons": reasons});
+        output.event("keep", &event);
+    }
+    let freed = report.bytes_before.saturating_sub(report.bytes_after);
+    let (would, frees) = if dry_run {
+        ("would ", "free")
+    } else {
+        ("", "freed")
+    };
+    output.line(&format!(
+        "{would}{frees} {}; the store has {} in {}",
+        Bytes(freed),
+        Bytes(report.bytes_after),
+        Count(report.segments_after, "segment")
+    ));
+    output.result(&json!({
+        "outcome": if dry_run { "dry-run" } else { "ok" },
+        "snapshots": report.snapshots.len() as u64 - forgotten,
+        "forgotten": forgotten,
+        "freed_bytes": freed,
+        "copied_bytes": report.copied_bytes,
+        "store_bytes": report.bytes_after,
+        "segments": report.segments_after,
+    }));
 }
 
 fn say_stats(store: &Store, stats: &StoreStats, output: &Output) {

@@ -39,7 +39,7 @@ use crate::origin;
 use crate::output::printable;
 use crate::own_file::FileError;
 use crate::target::TargetError;
-use crate::units::{Count, Elapsed};
+use crate::units::{Bytes, Count, Elapsed};
 use crate::whole::WholeError;
 
 use reach::{bindings_hint, config_hint, connect_class, file_hint, hooks_hint, target_class};
@@ -305,6 +305,20 @@ pub(crate) enum CliError {
     NotEmpty {
         /// The directory.
         path: String,
+    },
+    /// An export is larger than the file system has room for.
+    #[error(
+        "the snapshot has {}, but the file system of {path} has {} free",
+        Bytes(*.needed),
+        Bytes(*.free)
+    )]
+    NoRoom {
+        /// The directory.
+        path: String,
+        /// The bytes of the snapshot.
+        needed: u64,
+        /// The bytes that are free.
+        free: u64,
     },
     /// The store is damaged.
     #[error("the check found {} in the store", Count(*.count, "problem"))]
@@ -598,6 +612,11 @@ impl CliError {
                 "not_empty",
                 Exit::Failed,
                 hint("name a directory that does not exist"),
+            ),
+            Self::NoRoom { .. } => (
+                "no_room",
+                Exit::Failed,
+                hint("free some space, or export to another file system"),
             ),
             Self::StoreDamaged { .. } => (
                 "store_damaged",

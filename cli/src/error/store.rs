@@ -19,6 +19,14 @@ pub(super) fn store_class(error: &StoreError) -> Class<'static> {
             ("usage", Exit::Usage, own_hint())
         }
         StoreError::FileTooLarge { .. } => ("too_large", Exit::Failed, own_hint()),
+        StoreError::Locked { .. } | StoreError::NoLocks { .. } => {
+            ("store_locked", Exit::Store, own_hint())
+        }
+        StoreError::ReadOnly { .. } => ("store_read_only", Exit::Store, own_hint()),
+        StoreError::Foreign { .. } | StoreError::Open { .. } => {
+            ("store_not_private", Exit::Store, own_hint())
+        }
+        error if error.is_full() => ("store_full", Exit::Store, own_hint()),
         _ => ("store", Exit::Store, own_hint()),
     }
 }

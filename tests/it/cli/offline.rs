@@ -291,6 +291,72 @@ fn the_store_is_checked_and_repaired() {
 }
 
 #[test]
+fn the_store_is_cleaned_up() {
+    let cli = with_release();
+    for step in 0..3 {
+        write(
+            &cli.dir().join("rel/lib/app-1.0/priv/step"),
+            &step.to_string(),
+        );
+        assert_eq!(cli.run(&["snapshot", "create", "rel"]).code, Some(0));
+    }
+    let gc = ["store", "gc", "--keep-last", "1", "--json"];
+    let planned = cli.run(&[&gc[..], &["--dry-run"]].concat()).result();
+    assert_eq!(
+        (&planned["outcome"], &planned["forgotten"]),
+        (&"dry-run".into(), &2.into())
+    );
+    assert_eq!(
+        cli.run(&["store", "stats", "--json"]).result()["snapshots"],
+        3
+    );
+    let done = cli.run(&gc).result();
+    assert_eq!(
+        (&done["outcome"], &done["snapshots"]),
+        (&"ok".into(), &1.into())
+    );
+    assert_eq!(
+        cli.run(&["store", "stats", "--json"]).result()["snapshots"],
+        1
+    );
+    assert_eq!(cli.run(&["store", "check", "--read-data"]).code, Some(0));
+}
+
+#[test]
+fn a_store_that_others_may_write_to_is_refused() {
+    let cli = with_release();
+    assert_eq!(cli.run(&["snapshot", "create", "rel"]).code, Some(0));
+    let store = cli.dir().join("store");
+    fs::set_permissions(&store, fs::Permissions::from_mode(0o777)).expect("chmod");
+    let run = cli.run(&["snapshot", "list", "--json"]);
+    assert_eq!(run.code, Some(10), "{run:?}");
+    assert_eq!(run.result()["error"]["kind"], "store_not_private");
+}
+
+#[test]
+fn an_export_leaves_out_special_bits() {
+    let cli = with_release();
+    let special = cli.dir().join("rel/bin/special");
+    write(&special, "x");
+    fs::set_permissions(&special, fs::Permissions::from_mode(0o4755)).expect("chmod");
+    assert_eq!(cli.run(&["snapshot", "create", "rel"]).code, Some(0));
+    for (arguments, dir, expected) in [
+        (&[][..], "plain", 0o755),
+        (&["--as-is"][..], "same", 0o4755),
+    ] {
+        let run = cli.run(&[&["snapshot", "export", "latest", dir], arguments].concat());
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let exported = fs::metadata(cli.dir().join(dir).join("bin/special")).expect("exported");
+        assert_eq!(exported.permissions().mode() & 0o7777, expected);
+        assert_eq!(
+            run.err.contains("set-user-ID"),
+            expected == 0o755,
+            "{run:?}"
+        );
+    }
+}
+
+#[test]
 fn the_environment_wins_over_the_file_and_flags_over_both() {
     let cli = with_release();
     let file = "local-path = \"rel\"\ntimeout = \"1s\"\ndefault-profile = \"p\"\n[profiles.p]\ndestination-node = \"from file\"\n";

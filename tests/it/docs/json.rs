@@ -75,6 +75,11 @@ const RUNS: &[(&str, &[&str], i32)] = &[
         0,
     ),
     ("A repair of the store", &["store", "repair"], 0),
+    (
+        "Freeing space in the store",
+        &["store", "gc", "--keep-last", "1"],
+        0,
+    ),
 ];
 
 /// Runs everything, and returns the lines of each run.
