@@ -3,8 +3,8 @@
 #
 #   scripts/gc-bench.sh [SNAPSHOTS [KEEP]]
 #
-# It makes a release of 300 files and 5.4 MB. Before each snapshot, it changes three of the files and
-# a part of a fourth. relsync and restic each take all snapshots (1,000), then keep the last ones
+# It makes a release of 300 files and 5.4 MB. Before each snapshot, it changes three of the files
+# and a part of a fourth. relsync and restic each take all snapshots (1,000), then keep the last ones
 # (10). Everything happens in a temporary directory (TMPDIR).
 #
 # RELSYNC names the binary to measure.

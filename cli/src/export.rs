@@ -19,8 +19,8 @@ use crate::error::CliError;
 /// The permission bits that a snapshot from elsewhere may set: read, write and execute.
 const PLAIN_BITS: u32 = 0o777;
 
-/// Writes the entries of a manifest into `dir`, which must be empty or not exist. Returns the number
-/// of entries that lost a bit beyond [`PLAIN_BITS`], which only `as_is` keeps.
+/// Writes the entries of a manifest into `dir`, which must be empty or not exist. Returns the
+/// number of entries that lost a bit beyond [`PLAIN_BITS`], which only `as_is` keeps.
 ///
 /// Somebody else may have written the store. So the sizes are checked before anything is written,
 /// and compared with the free space.

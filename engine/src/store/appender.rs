@@ -5,10 +5,10 @@
 //! segment that is there; a run with more creates a segment of its own. So many small runs make one
 //! file, and a run that ends early leaves none.
 //!
-//! **Locking.** A segment's writer has its lock from its creation on, until the index names it or the
-//! writer is dropped. A segment that no index names and whose lock is free was left by a process
-//! that was killed; [`sweep`] deletes it. Before a run writes its first byte to disk, it takes the
-//! lock `writer`, and drops the records that another process has stored meanwhile.
+//! **Locking.** A segment's writer has its lock from its creation on, until the index names it or
+//! the writer is dropped. A segment that no index names and whose lock is free was left by a
+//! process that was killed; [`sweep`] deletes it. Before a run writes its first byte to disk, it
+//! takes the lock `writer`, and drops the records that another process has stored meanwhile.
 //!
 //! **Crash behaviour.** A crash leaves a segment that no index names, or bytes after the committed
 //! end of a segment. The next writer deletes the one and cuts off the other.
@@ -280,8 +280,8 @@ fn room(around: &Around<'_>) -> Option<SegmentWriter> {
     })
 }
 
-/// Deletes the segments that a killed process left: no index names them, and nobody has them locked.
-/// Returns their number and size. A segment that cannot be deleted stays.
+/// Deletes the segments that a killed process left: no index names them, and nobody has them
+/// locked. Returns their number and size. A segment that cannot be deleted stays.
 pub(super) fn sweep(dir: &Path, index: &Index) -> (u64, u64) {
     let (mut count, mut bytes) = (0, 0);
     let (Ok(names), Ok(indexed)) = (list_segments(dir), index.segment_names()) else {

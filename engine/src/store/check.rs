@@ -66,8 +66,8 @@ pub(super) fn check(store: &Store, read_data: bool) -> Result<CheckReport, Store
     Ok(report)
 }
 
-/// Lists the files of a manifest whose content is missing or has another size. Each content is named
-/// once.
+/// Lists the files of a manifest whose content is missing or has another size. Each content is
+/// named once.
 pub(super) fn problems(manifest: &Manifest, contents: &HashMap<Sha256, u64>) -> Vec<StoreError> {
     let mut named = HashSet::new();
     let mut problems = Vec::new();

@@ -1,8 +1,8 @@
 //! Collecting garbage: forgets snapshots, and deletes what no snapshot needs.
 //!
 //! The process has the store for itself. It marks what the remaining snapshots need. It copies that
-//! out of the segments that hold too much else, or that are small, into new ones. Then it deletes the
-//! old ones.
+//! out of the segments that hold too much else, or that are small, into new ones. Then it deletes
+//! the old ones.
 //!
 //! **Crash behaviour.** Each batch is written and synced; then one transaction of the index moves
 //! the rows to the new segments; then the old segments are deleted. Before the commit the new
@@ -35,14 +35,15 @@ const SMALL_BYTES: u64 = 8 << 20;
 const SMALL_COUNT: usize = 4;
 /// A segment is rewritten if more than one part in this many is garbage.
 const GARBAGE_PART: u64 = 20;
-/// The bytes that are copied before the old segments of a batch are deleted. A batch needs that much
-/// free space.
+/// The bytes that are copied before the old segments of a batch are deleted. A batch needs that
+/// much free space.
 const BATCH_BYTES: u64 = 256 << 20;
 
 /// The result of collecting garbage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CollectReport {
-    /// All snapshots there were, each with the reasons to keep it. One without reasons is forgotten.
+    /// All snapshots there were, each with the reasons to keep it. One without reasons is
+    /// forgotten.
     pub snapshots: Vec<(SnapshotRecord, Vec<Reason>)>,
     /// The number of segments before.
     pub segments_before: u64,

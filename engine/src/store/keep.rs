@@ -2,8 +2,8 @@
 //!
 //! The rules are those of restic's `forget`: a snapshot is kept if any rule keeps it. A rule for
 //! days keeps the last snapshot of each of the last days that have one; likewise for weeks and
-//! months. The time of a snapshot is when a scanned tree last matched it. Days are those of UTC, and
-//! weeks begin on Monday.
+//! months. The time of a snapshot is when a scanned tree last matched it. Days are those of UTC,
+//! and weeks begin on Monday.
 
 use std::collections::BTreeMap;
 

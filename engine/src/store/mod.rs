@@ -17,12 +17,12 @@
 //!
 //! **Crash behaviour.** Data is appended and synced before the index names it, and the index is
 //! committed last. So a crash leaves at most bytes that nothing refers to, and the next writer
-//! deletes them. The snapshot that was being taken is lost; all others are whole. The index may lose
-//! its last "seen" times and cached file stats. If the index is missing, opening the store rebuilds
-//! it from the segments.
+//! deletes them. The snapshot that was being taken is lost; all others are whole. The index may
+//! lose its last "seen" times and cached file stats. If the index is missing, opening the store
+//! rebuilds it from the segments.
 //!
-//! **Permissions.** Only the owner may read the store; see `private`. A store that cannot be written
-//! to can be read.
+//! **Permissions.** Only the owner may read the store; see `private`. A store that cannot be
+//! written to can be read.
 //!
 //! **Invariant.** Everything is checked when it is read: records by CRC-32, chunks and manifests by
 //! BLAKE3.
@@ -286,8 +286,8 @@ impl Store {
         store.rebuild_index()
     }
 
-    /// Waits until nobody else has the store open. Nobody else opens it before this value is dropped,
-    /// unless the file system has no locks.
+    /// Waits until nobody else has the store open. Nobody else opens it before this value is
+    /// dropped, unless the file system has no locks.
     fn be_alone(&self) -> Result<Lock, StoreError> {
         if self.is_read_only {
             return Err(StoreError::ReadOnly {
@@ -703,8 +703,8 @@ impl Appending<'_> {
         self.appender.append_event(&record, &self.around)
     }
 
-    /// Appends events, syncs them and applies them to the index, within a commit. `manifest` is that
-    /// of a snapshot that was taken.
+    /// Appends events, syncs them and applies them to the index, within a commit. `manifest` is
+    /// that of a snapshot that was taken.
     fn events(
         &mut self,
         changes: &Changes<'_>,

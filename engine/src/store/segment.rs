@@ -5,8 +5,8 @@
 //!
 //! One process at a time writes to a segment, and has its lock then. A record counts once it is
 //! complete. Header and payload have checksums, so readers can tell a torn tail from data. A crash
-//! leaves such a tail, and so does a process that is appending now; readers skip it. The next writer
-//! cuts off what the index does not name. It never shortens or changes what the index names.
+//! leaves such a tail, and so does a process that is appending now; readers skip it. The next
+//! writer cuts off what the index does not name. It never shortens or changes what the index names.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
