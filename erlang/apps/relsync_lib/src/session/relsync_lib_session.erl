@@ -307,7 +307,9 @@ begin_pack(_, _) ->
 
 %% Another session that created the destination meanwhile, or installed something there, goes first.
 lock_new(#{locked := Locked, roots := #{state := Dir} = Roots} = State) ->
+    change(Roots),
     checked(relsync_lib_state, relsync_lib_contact:prepare_root(Roots)),
+    %% A new state directory has the lock file only now.
     relsync_lib_contact:lock(Roots),
     try Locked orelse lock(Roots) of
         true when Locked -> State;
