@@ -25,7 +25,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(120), future)
+        tokio::time::timeout(Duration::from_secs(900), future)
             .await
             .expect("it hangs")
     })
