@@ -14,7 +14,7 @@ use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
 use crate::origin;
-use crate::output::{Output, printable};
+use crate::output::Output;
 use crate::status;
 use crate::trust;
 use crate::units::{Bytes, Count};
@@ -134,7 +134,7 @@ fn files_check(place: Result<&Place, &CliError>, dir: &[u8]) -> Check {
                 other => (other, "check the destination"),
             };
             let path = Escaped(path);
-            let text = format!("{path} cannot be written: {}; {advice}", printable(why));
+            let text = format!("{path} cannot be written: {why}; {advice}");
             Check::new("files", false, text)
         }
         Err(error) => {
@@ -173,8 +173,7 @@ fn checks_of(status: &TargetStatus) -> Vec<Check> {
     };
     let agent = format!(
         "runs on OTP {}, ERTS {}, {mode} mode",
-        status.otp_release,
-        printable(&status.erts)
+        status.otp_release, status.erts
     );
     let space = match status.free_bytes {
         None => Check::new("space", true, "the free space is unknown"),
@@ -215,11 +214,7 @@ fn checks_of(status: &TargetStatus) -> Vec<Check> {
             ),
         ),
     };
-    let damage: Vec<String> = status
-        .damage
-        .iter()
-        .map(|(what, _)| printable(what))
-        .collect();
+    let damage: Vec<String> = status.damage.iter().map(|(what, _)| what.clone()).collect();
     let damage = if damage.is_empty() {
         Check::new("records", true, "no damage")
     } else {
@@ -239,7 +234,7 @@ fn checks_of(status: &TargetStatus) -> Vec<Check> {
 /// booted from.
 fn boot_check(status: &TargetStatus) -> Option<Check> {
     let faults = status.boot_faults.iter().chain(&status.boot_warnings);
-    let text: Vec<String> = faults.map(|fault| printable(fault)).collect();
+    let text: Vec<String> = faults.cloned().collect();
     if !text.is_empty() {
         let ok = status.boot_faults.is_empty();
         return Some(Check::new("boot", ok, text.join("; ")));
@@ -287,7 +282,7 @@ mod tests {
                 false,
                 "/ro\\x0a cannot be written: read-only file system",
             ),
-            (refused("a\x1bb"), false, "a\\x1bb"),
+            (refused("another"), false, "another"),
         ];
         for (place, ok, part) in table {
             let check = files_check(Ok(&place), b"/srv");
@@ -304,10 +299,10 @@ mod tests {
         status.boot_warnings = vec!["another ERTS".to_owned()];
         let check = boot_check(&status).expect("a check");
         assert!(check.ok && check.text == "another ERTS");
-        status.boot_faults = vec!["it names lib/x\x1b".to_owned()];
+        status.boot_faults = vec!["it names lib/x".to_owned()];
         let check = boot_check(&status).expect("a check");
         assert!(
-            !check.ok && check.text == "it names lib/x\\x1b; another ERTS",
+            !check.ok && check.text == "it names lib/x; another ERTS",
             "{check:?}"
         );
     }

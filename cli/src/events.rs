@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::error::CliError;
 use crate::interrupt::Interrupt;
-use crate::output::{Output, printable};
-use crate::progress::{AgentProgress, Progress};
+use crate::output::Output;
+use crate::progress::{AgentProgress, Progress, say_hook_output};
 use crate::source;
 use crate::units::{Bytes, Elapsed};
 
@@ -129,16 +129,12 @@ impl Events {
     fn opened(&self, status: &TargetStatus) {
         let output = &self.output;
         for (what, repair) in &status.damage {
-            output.warning(&format!(
-                "damaged on the target: {}; {}",
-                printable(what),
-                printable(repair)
-            ));
+            output.warning(&format!("damaged on the target: {}; {}", what, repair));
         }
         if let Some(recovered) = &status.recovered {
             output.warning(&format!(
                 "an interrupted update was found on the target: {}",
-                printable(recovered)
+                recovered
             ));
         }
         if let Some(incoming) = status.incoming.as_ref().filter(|it| it.verified > 0) {
@@ -158,17 +154,13 @@ impl Events {
     fn step(&self, event: &PushEvent<'_>) {
         match event {
             PushEvent::Step(step) => {
-                let step = printable(step.as_str());
-                self.output.event("step", &json!({"step": step}));
-                self.output.detail(&format!("{step}..."));
-            }
-            PushEvent::Output(text) => {
-                let text = printable(text);
-                self.output.event("output", &json!({"text": text}));
-                for line in text.lines() {
-                    self.output.line(&format!("  | {line}"));
+                let step = step.as_str();
+                self.output.progress_event("step", &json!({"step": step}));
+                if self.output.is_verbose() {
+                    self.output.progress(&format!("{step}..."));
                 }
             }
+            PushEvent::Output(text) => say_hook_output(text, &self.output),
             _ => {}
         }
     }

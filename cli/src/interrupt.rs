@@ -6,20 +6,25 @@
 //! |---|---|
 //! | nothing is ordered | closes its session and reports |
 //! | the order to apply is on its way | closes the connection, and asks the target on a new one |
-//! | the target applies | waits for the answer, which stopping would lose; a second Ctrl-C leaves |
+//! | the target applies | waits for the answer, which stopping would lose |
 //! | an update waits to be confirmed | stops, and says how long the target still runs the update |
 //!
 //! A busy command that does not react in time is ended from here. That does no harm: the store and
 //! the target survive it at any moment.
+//!
+//! The second signal ends the process at once, and without a word: its reader may have stalled. The
+//! first one has said what that means.
 
+use std::future::pending;
 use std::process;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use relsync_engine::update::{CancellationToken, Stage};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::error::{CliError, Exit};
@@ -28,16 +33,36 @@ use crate::output::{Output, error_value};
 /// How long a command has to stop by itself.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// The error that a command reports if it ends at once.
-fn left(stage: Stage) -> CliError {
+/// How long the reader may take for the last words.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The pause between two looks at the reader.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a signal means in a stage.
+enum Meaning {
+    /// The command ends with this error, if it does not end by itself.
+    Leaves(CliError),
+    /// The command waits for the target, for this.
+    Waits(&'static str),
+}
+
+fn meaning(stage: Stage) -> Meaning {
     match stage {
-        Stage::Free => CliError::Interrupted,
-        Stage::Ordered | Stage::Applying => CliError::InterruptedApplying,
-        Stage::Confirming { generation, ends } => CliError::InterruptedConfirming {
-            generation,
-            left: ends.saturating_duration_since(Instant::now()),
-            asked: true,
-        },
+        Stage::Free => Meaning::Leaves(CliError::Interrupted),
+        Stage::Ordered => Meaning::Waits(
+            "the end of the update is on its way: closing the connection, to ask the target what became of it",
+        ),
+        Stage::Applying => {
+            Meaning::Waits("the target is applying the update: waiting until it ends")
+        }
+        Stage::Confirming { generation, ends } => {
+            Meaning::Leaves(CliError::InterruptedConfirming {
+                generation,
+                left: ends.saturating_duration_since(Instant::now()),
+                asked: true,
+            })
+        }
     }
 }
 
@@ -46,6 +71,8 @@ fn left(stage: Stage) -> CliError {
 pub(crate) struct Interrupt {
     asked: CancellationToken,
     stage: Arc<watch::Sender<Stage>>,
+    /// Whether the command has ended, and has told how.
+    ended: Arc<AtomicBool>,
 }
 
 impl Interrupt {
@@ -54,8 +81,9 @@ impl Interrupt {
         let interrupt = Self {
             asked: CancellationToken::new(),
             stage: Arc::new(watch::Sender::new(Stage::Free)),
+            ended: Arc::default(),
         };
-        let Self { asked, stage } = interrupt.clone();
+        let listener = interrupt.clone();
         let output = output.clone();
         // If no thread can be started, Ctrl-C keeps its usual meaning.
         let _ = thread::Builder::new()
@@ -65,7 +93,7 @@ impl Interrupt {
                     .enable_all()
                     .build();
                 if let Ok(runtime) = runtime {
-                    runtime.block_on(watch_signals(&asked, &stage, &output));
+                    runtime.block_on(listener.watch(&output));
                 }
             });
         interrupt
@@ -85,49 +113,81 @@ impl Interrupt {
     pub(crate) fn set_stage(&self, stage: Stage) {
         self.stage.send_replace(stage);
     }
+
+    /// Says that the command has ended, and has told how.
+    pub(crate) fn set_ended(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    async fn watch(&self, output: &Output) {
+        let (Ok(interrupts), Ok(terminations)) = (
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::terminate()),
+        ) else {
+            return;
+        };
+        let mut signals = Signals {
+            interrupts,
+            terminations,
+        };
+        signals.next().await;
+        let begun = *self.stage.borrow();
+        self.asked.cancel();
+        tokio::select! {
+            biased;
+            () = signals.next() => {}
+            () = self.end(begun, output) => {}
+        }
+        process::exit(i32::from(Exit::Interrupted.code()));
+    }
+
+    /// Ends a command that does not end by itself. Waits without end for one that has told how it
+    /// ended, and for one that must not be ended.
+    async fn end(&self, begun: Stage, output: &Output) {
+        if let Meaning::Waits(what) = meaning(begun) {
+            return wait(what, output).await;
+        }
+        tokio::time::sleep(GRACE).await;
+        if self.ended.load(Ordering::Relaxed) {
+            return pending().await;
+        }
+        // The order may have gone out in the meantime: only the target knows the outcome.
+        let now = *self.stage.borrow();
+        let error = match meaning(now) {
+            Meaning::Waits(what) => return wait(what, output).await,
+            Meaning::Leaves(error) => error,
+        };
+        let explained = error.explain();
+        output.problem(&explained);
+        output.result(&json!({"outcome": "failed", "error": error_value(&explained)}));
+        let told = async {
+            while !output.is_done() {
+                tokio::time::sleep(LOOK_PAUSE).await;
+            }
+        };
+        let _stalled = tokio::time::timeout(LAST_WORDS, told).await;
+    }
 }
 
-async fn watch_signals(asked: &CancellationToken, stage: &watch::Sender<Stage>, output: &Output) {
-    let (Ok(mut interrupts), Ok(mut terminations)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        return;
-    };
-    tokio::select! {
-        _ = interrupts.recv() => {}
-        _ = terminations.recv() => {}
-    }
-    let begun = *stage.borrow();
-    asked.cancel();
-    let doing = match begun {
-        Stage::Ordered => Some(
-            "the end of the update is on its way: closing the connection, to ask the target what became of it",
-        ),
-        Stage::Applying => Some("the target is applying the update: waiting until it ends"),
-        Stage::Free | Stage::Confirming { .. } => None,
-    };
-    if let Some(doing) = doing {
-        output.warning(&format!("{doing}; press Ctrl-C again to leave at once"));
-        interrupts.recv().await;
-        let now = *stage.borrow();
-        leave(&left(now), output);
-    }
-    tokio::select! {
-        () = tokio::time::sleep(GRACE) => {}
-        _ = interrupts.recv() => {}
-    }
-    if matches!(*stage.borrow(), Stage::Ordered | Stage::Applying) {
-        // The order went out in the meantime: only the target knows the outcome.
-        interrupts.recv().await;
-    }
-    let now = *stage.borrow();
-    leave(&left(now), output);
+/// The signals that ask a command to stop.
+struct Signals {
+    interrupts: Signal,
+    terminations: Signal,
 }
 
-fn leave(error: &CliError, output: &Output) -> ! {
-    let explained = error.explain();
-    output.problem(&explained);
-    output.result(&json!({"outcome": "failed", "error": error_value(&explained)}));
-    process::exit(i32::from(Exit::Interrupted.code()));
+impl Signals {
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupts.recv() => {}
+            _ = self.terminations.recv() => {}
+        }
+    }
+}
+
+/// Says for what the command waits, and what a second signal does. Then waits without end.
+async fn wait(what: &str, output: &Output) {
+    output.warning(&format!(
+        "{what}; press Ctrl-C again to leave at once: the target then ends the update alone, and `relsync status` shows what became of it"
+    ));
+    pending().await
 }

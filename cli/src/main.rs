@@ -7,7 +7,8 @@
 //! | `target`, `machine`, `source`, `whole`, `hooks` | the inputs: the node, this host, the snapshot (and whether it is a whole release), the hooks |
 //! | `push`, `reload`, `rollback`, `status`, `doctor`, `unload` | the commands on a target |
 //! | `snapshot`, `export`, `store` | the commands on the local store |
-//! | `plan`, `listing`, `notes`, `terms`, `report`, `events`, `progress`, `output` | what relsync prints |
+//! | `plan`, `listing`, `notes`, `terms`, `report`, `events`, `progress` | what relsync prints |
+//! | `output`, `printable`, `printer` | the one way to the terminal |
 //! | `interrupt`, `error` | Ctrl-C; errors as prose, hint and exit code |
 
 mod args;
@@ -29,6 +30,8 @@ mod origin;
 mod output;
 mod own_file;
 mod plan;
+mod printable;
+mod printer;
 mod progress;
 mod push;
 #[cfg(test)]
@@ -50,16 +53,17 @@ mod whole;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use relsync_engine::update::CancellationToken;
 use serde_json::json;
 
 use args::{AgentCommand, Cli, Command, OutputArgs};
 use error::{CliError, Exit};
 use interrupt::Interrupt;
-use output::{Output, error_value};
+use output::{Output, Stalled, error_value};
 
 fn main() -> ExitCode {
     let command = Cli::parse().into_command();
-    let output = Output::new(output_args(&command));
+    let output = Output::new(output_args(&command), stalled(&command));
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -67,11 +71,15 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(source) => {
             let action = "start".to_owned();
-            return fail(&CliError::Local { action, source }, &output).into();
+            let exit = fail(&CliError::Local { action, source }, &output);
+            output.finish(&CancellationToken::new());
+            return exit.into();
         }
     };
     let interrupt = Interrupt::listen(&output);
-    let exit = runtime.block_on(run(command, &output, interrupt));
+    let exit = runtime.block_on(run(command, &output, &interrupt));
+    interrupt.set_ended();
+    output.finish(interrupt.asked());
     // A scan that was interrupted need not be waited for.
     runtime.shutdown_background();
     exit.into()
@@ -94,11 +102,22 @@ fn output_args(command: &Command) -> OutputArgs {
     }
 }
 
-async fn run(command: Command, output: &Output, interrupt: Interrupt) -> Exit {
+/// What the command does while its reader stalls.
+fn stalled(command: &Command) -> Stalled {
+    match command {
+        Command::Snapshot(_)
+        | Command::Store(_)
+        | Command::Completions { .. }
+        | Command::Man { .. } => Stalled::Waits,
+        _ => Stalled::GoesOn,
+    }
+}
+
+async fn run(command: Command, output: &Output, interrupt: &Interrupt) -> Exit {
     let ended = match command {
         // These two report failures, and end on Ctrl-C, in their own way.
-        Command::Push(args) => Ok(push::run(args.update, args.dry_run, output, &interrupt).await),
-        Command::Plan(args) => Ok(push::run(*args, true, output, &interrupt).await),
+        Command::Push(args) => Ok(push::run(args.update, args.dry_run, output, interrupt).await),
+        Command::Plan(args) => Ok(push::run(*args, true, output, interrupt).await),
         Command::Status(args) => {
             or_interrupted(status::run(args, output), interrupt, CliError::Interrupted).await
         }
@@ -146,7 +165,7 @@ async fn run(command: Command, output: &Output, interrupt: Interrupt) -> Exit {
 
 async fn or_interrupted(
     command: impl Future<Output = Result<Exit, CliError>>,
-    interrupt: Interrupt,
+    interrupt: &Interrupt,
     told: CliError,
 ) -> Result<Exit, CliError> {
     tokio::select! {
@@ -158,7 +177,7 @@ async fn or_interrupted(
 fn print_completions(shell: clap_complete::Shell, output: &Output) {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "relsync", &mut script);
-    output.raw(&script);
+    output.raw(script);
 }
 
 fn print_manual(names: &[String], output: &Output) -> Result<Exit, CliError> {
@@ -176,7 +195,7 @@ fn print_manual(names: &[String], output: &Output) -> Result<Exit, CliError> {
             action: "write the manual page".to_owned(),
             source,
         })?;
-    output.raw(&page);
+    output.raw(page);
     Ok(Exit::Done)
 }
 

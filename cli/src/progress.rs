@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use relsync_engine::pack::encode::PackSummary;
 use relsync_engine::target::AgentSent;
 use relsync_engine::target::{Incoming, Step};
@@ -14,7 +13,8 @@ use relsync_engine::update::{Planned, PushEvent};
 use serde_json::json;
 
 use crate::listing;
-use crate::output::{Output, printable};
+use crate::output::Output;
+use crate::printer::Bar;
 use crate::units::Bytes;
 use relsync_engine::plan::Totals;
 use relsync_engine::tree::manifest::Manifest;
@@ -34,7 +34,7 @@ pub(crate) struct Progress {
     reloads: bool,
     incoming: Option<Incoming>,
     reported: Option<Instant>,
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
 }
 
 impl Progress {
@@ -105,11 +105,8 @@ impl Progress {
             ),
         };
         self.output.line(&format!("Sending {size}{what}..."));
-        if pack.pack_bytes >= SMALLEST_BAR_BYTES
-            && let Some(bar) = bar(&self.output, pack.pack_bytes)
-        {
-            self.output = self.output.with_bar(bar.clone());
-            self.bar = Some(bar);
+        if pack.pack_bytes >= SMALLEST_BAR_BYTES {
+            self.bar = self.output.bar(pack.pack_bytes);
         }
     }
 
@@ -126,16 +123,16 @@ impl Progress {
     fn sending(&mut self, sent: u64, taken: u64, total: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(taken);
-            if taken == total {
-                bar.finish_and_clear();
-            }
+        }
+        if taken == total {
+            self.bar = None;
         }
         let due = self
             .reported
             .is_none_or(|at| at.elapsed() >= REPORT_INTERVAL);
         if self.output.is_json() && (due || taken == total) {
             self.reported = Some(Instant::now());
-            self.output.event(
+            self.output.progress_event(
                 "progress",
                 &json!({"sent_bytes": sent, "taken_bytes": taken, "total_bytes": total}),
             );
@@ -147,8 +144,8 @@ impl Progress {
     }
 
     fn step(&self, step: &Step) {
-        let word = printable(step.as_str());
-        self.output.event("step", &json!({"step": word}));
+        self.output
+            .progress_event("step", &json!({"step": step.as_str()}));
         let line = match step {
             Step::Presync => "Running presync...",
             Step::Switch if self.changes() => "Switching to the new files...",
@@ -159,16 +156,12 @@ impl Progress {
             Step::Rollback => "Running rollback...",
             _ => return,
         };
-        self.output.line(line);
+        self.output.progress(line);
     }
 
     /// A hook's output, as it came. The line's end may come later.
     fn hook_output(&self, text: &str) {
-        let text = printable(text);
-        self.output.event("output", &json!({"text": text}));
-        for line in text.lines() {
-            self.output.line(&format!("  | {line}"));
-        }
+        say_hook_output(text, &self.output);
     }
 }
 
@@ -177,7 +170,7 @@ pub(crate) struct AgentProgress {
     output: Output,
     reported: Option<Instant>,
     is_all_told: bool,
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
 }
 
 impl AgentProgress {
@@ -199,7 +192,7 @@ impl AgentProgress {
                 Bytes(total)
             ));
             self.output.event("step", &json!({"step": "agent"}));
-            self.bar = bar(&self.output, total);
+            self.bar = self.output.bar(total);
         }
         if let Some(bar) = &self.bar {
             bar.set_position(sent);
@@ -212,37 +205,15 @@ impl AgentProgress {
             self.is_all_told = sent == total;
             self.reported = Some(Instant::now());
             let value = json!({"sent_bytes": sent, "total_bytes": total});
-            self.output.event("agent", &value);
+            self.output.progress_event("agent", &value);
         }
     }
 }
 
-impl Drop for AgentProgress {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-/// A progress bar for a number of bytes, for people.
-fn bar(output: &Output, bytes: u64) -> Option<ProgressBar> {
-    if output.is_json() {
-        return None;
-    }
-    let bar = ProgressBar::new(bytes);
-    let template =
-        "{bar:32} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} ETA {eta}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    Some(bar)
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+/// Says what a hook printed.
+pub(crate) fn say_hook_output(text: &str, output: &Output) {
+    output.progress_event("output", &json!({"text": text}));
+    for line in text.lines() {
+        output.progress(&format!("  | {line}"));
     }
 }

@@ -24,7 +24,7 @@ use crate::hooks::{self, HooksFile};
 use crate::interrupt::Interrupt;
 use crate::machine;
 use crate::notes::Notes;
-use crate::output::{Output, printable};
+use crate::output::Output;
 use crate::plan;
 use crate::report::{Figures, Outcome, Report};
 use crate::source;
@@ -347,7 +347,7 @@ impl Shown<'_> {
             self.output,
             report,
         );
-        let foreseen = forecast.notes.iter().map(|note| printable(note));
+        let foreseen = forecast.notes.iter().cloned();
         report.notes.extend(foreseen);
         if self.options.reload == ReloadMode::Soft {
             report.foresee_refusal();

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::error::{CliError, Exit, Explained, IN_USE_HINT, OTHER_OTP_HINT};
 use crate::notes::some_of;
-use crate::output::{Output, error_value, printable};
+use crate::output::{Output, error_value};
 use crate::units::{Bytes, Count, Elapsed};
 
 /// The number of digits of a snapshot's id in texts for people.
@@ -168,15 +168,15 @@ pub(crate) struct Module {
 }
 
 fn as_text<S: Serializer>(word: &impl ToString, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&printable(&word.to_string()))
+    serializer.serialize_str(&word.to_string())
 }
 
 impl From<&ModuleStatus> for Module {
     fn from(status: &ModuleStatus) -> Self {
         Self {
-            module: printable(&status.name),
+            module: status.name.clone(),
             status: status.status.clone(),
-            detail: printable(&status.detail),
+            detail: status.detail.clone(),
         }
     }
 }
@@ -186,7 +186,7 @@ impl Module {
     pub(crate) fn line(&self) -> String {
         let word = match &self.status {
             ModuleState::Reload | ModuleState::Load | ModuleState::Unchanged => "ok".to_owned(),
-            other => printable(other.as_str()),
+            other => other.as_str().to_owned(),
         };
         if self.detail.is_empty() {
             format!("  {word} {}", self.module)
@@ -270,7 +270,7 @@ impl Report {
     /// Says that the VM is back, with what is installed.
     pub(crate) fn note_restarted(&mut self, restarted: &Restarted) {
         let boot = restarted.boot.as_deref().map_or_else(String::new, |boot| {
-            let boot = printable(&String::from_utf8_lossy(boot));
+            let boot = String::from_utf8_lossy(boot);
             format!(", booted from {boot}")
         });
         let took = Elapsed(restarted.took);
@@ -294,8 +294,7 @@ impl Report {
         if self.modules.iter().any(goes_in) {
             self.runs = Some(true);
         }
-        self.notes
-            .extend(result.notes.iter().map(|note| printable(note)));
+        self.notes.extend(result.notes.iter().cloned());
         self.set_disturbed(result);
         if result.needs_restart && result.outcome != ApplyOutcome::RolledBack {
             self.note_waiting();
@@ -349,9 +348,8 @@ impl Report {
     }
 
     fn set_disturbed(&mut self, result: &ApplyResult) {
-        let names = |names: &[String]| names.iter().map(|name| printable(name)).collect();
-        self.ended_funs = names(&result.ended_funs);
-        self.restarted = names(&result.restarted);
+        self.ended_funs.clone_from(&result.ended_funs);
+        self.restarted.clone_from(&result.restarted);
     }
 
     /// Takes over what becomes of each module.
@@ -399,7 +397,7 @@ impl Report {
         self.would_be_refused = Some("other_otp".to_owned());
         self.notes.push(format!(
             "the push would be refused: {}; {OTHER_OTP_HINT}",
-            printable(&other.to_string())
+            other
         ));
     }
 
@@ -589,7 +587,7 @@ mod tests {
                 status: ModuleState::Reload,
                 detail: String::new(),
             }],
-            notes: vec!["a \x1b note".to_owned()],
+            notes: vec!["a note".to_owned()],
             downtime_us: 1500,
             ..ApplyResult::default()
         }
@@ -633,7 +631,7 @@ mod tests {
             json!([{"module": "app_server", "status": "reload"}])
         );
         assert_eq!(value["downtime_ms"], 1.5);
-        assert_eq!(value["notes"], json!(["a \\x1b note"]));
+        assert_eq!(value["notes"], json!(["a note"]));
         assert!(value.get("error").is_none());
     }
 
@@ -727,17 +725,17 @@ mod tests {
             elsewhere.warning()
         );
         report.set_modules(&[
-            module("a", "foreign", "/old\x1b/ebin"),
+            module("a", "foreign", "/old/ebin"),
             module("b", "foreign", ""),
             module("c", "reload", ""),
         ]);
         let elsewhere = report.loaded_elsewhere.as_ref().expect("found");
         assert_eq!(
             serde_json::to_value(elsewhere).expect("JSON"),
-            json!({"modules": 2, "first": "a", "directory": "/old\\x1b/ebin"})
+            json!({"modules": 2, "first": "a", "directory": "/old/ebin"})
         );
         let warning = elsewhere.warning();
-        for part in ["2 modules", "a from /old\\x1b/ebin", "check -p"] {
+        for part in ["2 modules", "a from /old/ebin", "check -p"] {
             assert!(warning.contains(part), "{warning}");
         }
         let summary = report.summary();

@@ -14,7 +14,7 @@ use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
 use crate::hooks;
-use crate::output::{Output, printable};
+use crate::output::Output;
 use crate::report::{Outcome, Report};
 use crate::source;
 use crate::trust;
@@ -121,7 +121,7 @@ fn take(result: &ApplyResult, report: &mut Report) {
     report.set_result(result);
     if let Some(error) = &result.error {
         // The files are back. A restart loads the code from them, and starts what a hook did not.
-        let message = printable(&error.message);
+        let message = &error.message;
         let failed = if error.kind == ErrorKind::Hooks {
             "the earlier release is back, but"
         } else {

@@ -141,8 +141,9 @@ fn create(
     } else {
         "already known"
     };
+    output.line(&id);
     output.line(&format!(
-        "{id}\n{}, {}, {news}; {} read, {} stored",
+        "{}, {}, {news}; {} read, {} stored",
         Count(manifest.len(), "entry"),
         Bytes(report.content_bytes),
         Bytes(report.hashed_bytes),
@@ -196,7 +197,7 @@ fn show(store: &Store, spec: &str, output: &Output) -> Result<(), CliError> {
     ];
     for (field, text) in named {
         if let Some(text) = text {
-            output.line(&format!("{field:8} {}", crate::output::printable(&text)));
+            output.line(&format!("{field:8} {text}"));
         }
     }
     for entry in manifest.entries() {

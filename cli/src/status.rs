@@ -14,7 +14,7 @@ use crate::args::StatusArgs;
 use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
-use crate::output::{Output, printable};
+use crate::output::Output;
 use crate::report::{Module, short};
 use crate::source;
 use crate::trust;
@@ -122,8 +122,7 @@ fn names(record: &SnapshotRecord) -> Vec<String> {
 fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
     output.line(&format!(
         "{node}: OTP {}, ERTS {}",
-        status.otp_release,
-        printable(&status.erts)
+        status.otp_release, status.erts
     ));
     match &status.current {
         None if status.damage.is_empty() => output.line("relsync has installed nothing yet"),
@@ -175,24 +174,17 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
         ));
     }
     for (what, repair) in &status.damage {
-        output.line(&format!(
-            "damaged: {}; {}",
-            printable(what),
-            printable(repair)
-        ));
+        output.line(&format!("damaged: {}; {}", what, repair));
     }
     if let Some(recovered) = &status.recovered {
-        output.line(&format!(
-            "an interrupted update was found: {}",
-            printable(recovered)
-        ));
+        output.line(&format!("an interrupted update was found: {}", recovered));
     }
     say_modules(status, output);
     for fault in &status.boot_faults {
-        output.line(&format!("a restart would fail: {}", printable(fault)));
+        output.line(&format!("a restart would fail: {fault}"));
     }
     for warning in &status.boot_warnings {
-        output.line(&format!("warning: {}", printable(warning)));
+        output.line(&format!("warning: {warning}"));
     }
     if let (true, [_, ..]) = (status.boot_faults.is_empty(), status.boots.as_slice()) {
         output.line(&format!("a restart finds what it needs: {}", boots(status)));
@@ -208,7 +200,7 @@ fn say(node: &str, status: &TargetStatus, known: &Known, output: &Output) {
 
 /// The boot files that were looked at.
 pub(crate) fn boots(status: &TargetStatus) -> String {
-    let boots: Vec<String> = status.boots.iter().map(|boot| printable(boot)).collect();
+    let boots = &status.boots;
     boots.join(", ")
 }
 
@@ -310,7 +302,7 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
     let damage: Vec<Value> = status
         .damage
         .iter()
-        .map(|(what, repair)| json!({"what": printable(what), "repair": printable(repair)}))
+        .map(|(what, repair)| json!({"what": what, "repair": repair}))
         .collect();
     let kept_bytes: Vec<Value> = status
         .kept_bytes
@@ -334,7 +326,7 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
     json!({
         "node": node,
         "otp_release": status.otp_release,
-        "erts": printable(&status.erts),
+        "erts": status.erts,
         "embedded": status.embedded,
         "has_zstd": status.has_zstd,
         "free_bytes": status.free_bytes,
@@ -351,13 +343,13 @@ fn value(node: &str, status: &TargetStatus, known: &Known) -> Value {
         },
         "incoming_bytes": status.incoming.map(|incoming| incoming.verified),
         "damage": damage,
-        "recovered": status.recovered.as_deref().map(printable),
+        "recovered": status.recovered,
         "leftovers": status.leftovers.tops.iter().map(|path| Escaped(path).to_string()).collect::<Vec<_>>(),
         "modules": status.modules.iter().map(Module::from).collect::<Vec<_>>(),
         "boot": {
-            "faults": status.boot_faults.iter().map(|fault| printable(fault)).collect::<Vec<_>>(),
-            "warnings": status.boot_warnings.iter().map(|warning| printable(warning)).collect::<Vec<_>>(),
-            "files": status.boots.iter().map(|boot| printable(boot)).collect::<Vec<_>>(),
+            "faults": status.boot_faults,
+            "warnings": status.boot_warnings,
+            "files": status.boots,
         },
     })
 }
@@ -389,7 +381,7 @@ mod tests {
                 })
                 .to_vec(),
             kept_bytes: vec![(2, 5_000), (1, 0)],
-            damage: vec![("current\x1b".to_owned(), "inventory".to_owned())],
+            damage: vec![("current".to_owned(), "inventory".to_owned())],
             ..TargetStatus::default()
         };
         let known = Known {
@@ -423,6 +415,6 @@ mod tests {
             "1 (0 B, snapshot 020202020202 v0 old)"
         );
         assert_eq!(kept_text(7, &status, &known), "7");
-        assert_eq!(value["damage"][0]["what"], "current\\x1b");
+        assert_eq!(value["damage"][0]["what"], "current");
     }
 }

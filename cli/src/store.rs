@@ -8,7 +8,7 @@ use crate::args::{KeepArgs, LocalArgs, OutputArgs, StoreCommand};
 use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::machine;
-use crate::output::{Output, printable};
+use crate::output::Output;
 use crate::report::short;
 use crate::source;
 use crate::units::{Bytes, Count};
@@ -82,7 +82,7 @@ fn say_gc(report: &CollectReport, dry_run: bool, output: &Output) {
         let is_kept = !reasons.is_empty();
         forgotten += u64::from(!is_kept);
         if is_kept {
-            let reasons = printable(&reasons.join(", "));
+            let reasons = reasons.join(", ");
             output.detail(&format!("  keeps {}: {reasons}", short(&id)));
         } else if dry_run {
             output.line(&format!("  would forget {}", short(&id)));

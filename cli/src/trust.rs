@@ -13,7 +13,7 @@ use crate::bindings::{Bindings, Way};
 use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::machine;
-use crate::output::{Output, printable};
+use crate::output::Output;
 use crate::target::{self, TargetError};
 use crate::units::Rate;
 
@@ -56,7 +56,7 @@ async fn ask(way: &Way, output: &Output) -> Result<bool, CliError> {
 fn remember(bindings: &Bindings, way: &Way) -> Result<String, CliError> {
     let path = bindings.remember(way)?;
     let path = path.display();
-    Ok(printable(&format!("{path} now lists {way}")))
+    Ok(format!("{path} now lists {way}"))
 }
 
 /// Runs `trust`.

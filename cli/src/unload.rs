@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::args::ConfirmArgs;
 use crate::config_file;
 use crate::error::{CliError, Exit};
-use crate::output::{Output, printable};
+use crate::output::Output;
 use crate::trust;
 use crate::units::Count;
 
@@ -22,7 +22,7 @@ pub(crate) async fn run(mut args: ConfirmArgs, output: &Output) -> Result<Exit, 
         Unloaded::Probation => Err(CliError::AgentInUse),
         Unloaded::Modules(modules) => {
             for module in &modules {
-                output.detail(&format!("  removed {}", printable(module)));
+                output.detail(&format!("  removed {module}"));
             }
             output.line(&match modules.len() {
                 0 => format!("{node} has no agent loaded"),

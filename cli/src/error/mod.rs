@@ -36,7 +36,6 @@ use crate::bindings::BindingsError;
 use crate::config::ConfigError;
 use crate::hooks::HooksError;
 use crate::origin;
-use crate::output::printable;
 use crate::own_file::FileError;
 use crate::target::TargetError;
 use crate::units::{Bytes, Count, Elapsed};
@@ -251,12 +250,12 @@ pub(crate) enum CliError {
         generation: u64,
     },
     /// The target applied the update and then undid it.
-    #[error("the target rolled the update back: {}", printable(&.0.message))]
+    #[error("the target rolled the update back: {}", .0.message)]
     RolledBack(RemoteError),
     /// The target applied the update and then undid it, but its VM does not run all of the old code.
     #[error(
         "the target rolled the update back, but its VM does not run all that it ran before: {}",
-        printable(&.0.message)
+        .0.message
     )]
     RolledBackInPart(RemoteError),
     /// The host could not confirm the new generation before its probation was over.
@@ -275,7 +274,7 @@ pub(crate) enum CliError {
     /// The user pressed Ctrl-C.
     #[error("interrupted; the target is unchanged")]
     Interrupted,
-    /// The user pressed Ctrl-C twice while the target was applying.
+    /// The user pressed Ctrl-C while the target was told to apply.
     #[error("interrupted while the target received the end of the update, or applied it")]
     InterruptedApplying,
     /// The user pressed Ctrl-C while the host asked the target to go back, or to confirm.
@@ -400,11 +399,12 @@ impl CliError {
 
     /// Says what happened, as a part of another message.
     pub(crate) fn reason(&self) -> String {
-        let mut message = printable(&self.to_string());
+        let mut message = self.to_string();
         let mut cause = self.source();
         while let Some(error) = cause {
-            let text = printable(error.to_string().trim_end());
-            if !message.contains(&text) {
+            let text = error.to_string();
+            let text = text.trim_end();
+            if !message.contains(text) {
                 let _ = write!(message, ": {text}");
             }
             cause = error.source();
@@ -425,7 +425,7 @@ impl CliError {
             message.push_str("; nothing was changed on the target");
         }
         if let Self::Hooks(HooksError::Compile { messages, .. }) = self {
-            let _ = write!(message, ":\n{}", printable(messages.trim_end()));
+            let _ = write!(message, ":\n{}", messages.trim_end());
         }
         message
     }

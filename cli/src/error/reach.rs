@@ -7,7 +7,6 @@ use crate::bindings::BindingsError;
 use crate::config::ConfigError;
 use crate::hooks::HooksError;
 use crate::machine;
-use crate::output::printable;
 use crate::own_file::FileError;
 use crate::target::TargetError;
 
@@ -45,7 +44,6 @@ pub(super) fn file_hint(error: &FileError, option: &str) -> Option<String> {
         | FileError::Text { .. }
         | FileError::TooLarge { .. } => None,
     }
-    .map(|hint| printable(&hint))
 }
 
 pub(super) fn bindings_hint(error: &BindingsError) -> Option<String> {
@@ -55,7 +53,7 @@ pub(super) fn bindings_hint(error: &BindingsError) -> Option<String> {
             Some("the file and its directory must belong to you".to_owned())
         }
         BindingsError::File(FileError::Writable { place, .. }) => {
-            Some(printable(&format!("`chmod go-w {}`", place.display())))
+            Some(format!("`chmod go-w {}`", place.display()))
         }
         BindingsError::File(error) => file_hint(error, "--config"),
         BindingsError::Parse { .. } => {
@@ -82,7 +80,7 @@ pub(super) fn target_class(error: &TargetError) -> Class<'static> {
             let hint = format!(
                 "add the node's host: a node on this machine is most likely {name}@{host}; `node().` in its shell shows its name"
             );
-            return ("bad_node_name", Exit::Usage, Some(printable(&hint)));
+            return ("bad_node_name", Exit::Usage, Some(hint));
         }
         TargetError::NodeName(_) => (
             "bad_node_name",
@@ -113,7 +111,7 @@ pub(super) fn target_class(error: &TargetError) -> Class<'static> {
                 "if that node is yours, run `relsync trust {way}` once, or give these options yourself; \
                  the guide on security tells why, and how a cookie is bound to its nodes"
             );
-            return ("untrusted_node", Exit::Usage, Some(printable(&hint)));
+            return ("untrusted_node", Exit::Usage, Some(hint));
         }
         TargetError::NoSsh => (
             "usage",
@@ -165,8 +163,8 @@ pub(super) fn connect_class(error: &ConnectError) -> Class<'static> {
             "no node is registered there: is the release running, and with a name (-sname or -name)?".to_owned(),
         ),
         ConnectError::NotRegistered { registered, .. } => {
-            let names: Vec<String> = registered.iter().map(|name| printable(name)).collect();
-            ("unknown_node", format!("the nodes there are called {}", names.join(", ")))
+            let names = registered.join(", ");
+            ("unknown_node", format!("the nodes there are called {names}"))
         }
         ConnectError::TooOld { .. } => ("old_otp", "relsync needs OTP 23 or newer on the target".to_owned()),
         ConnectError::NodeRefused { .. } => (

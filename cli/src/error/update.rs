@@ -4,7 +4,6 @@ use relsync_engine::target::OpenError;
 use relsync_engine::update::{OtherRun, Unreached, UpdateError};
 
 use super::CliError;
-use crate::output::printable;
 use crate::units::Count;
 
 /// How many modules with other code than their files an error names.
@@ -111,7 +110,7 @@ fn runs_text(runs: &OtherRun) -> String {
         }
         OtherRun::Modules(modules) => {
             let names = modules.iter().take(SHOWN_MODULES);
-            let names: Vec<String> = names.map(|name| printable(name)).collect();
+            let names: Vec<&str> = names.map(String::as_str).collect();
             let count = Count(modules.len(), "module");
             let more = if modules.len() > SHOWN_MODULES {
                 ", …"
@@ -141,8 +140,8 @@ mod tests {
         let table = [
             (booted, "booted from release 2"),
             (
-                OtherRun::Modules(vec!["sample\x1b".to_owned()]),
-                "1 module of the release run other code than the files hold (sample\\x1b)",
+                OtherRun::Modules(vec!["sample".to_owned()]),
+                "1 module of the release run other code than the files hold (sample)",
             ),
             (OtherRun::Nothing, "runs nothing of what is installed"),
         ];

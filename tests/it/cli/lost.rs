@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,14 +52,7 @@ fn an_interrupted_push_leaves_the_target_and_goes_on_later() {
         .map(|line| line.expect("text"))
         .find(sending)
         .expect("progress");
-    let pid = running.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .expect("kill runs")
-            .success()
-    );
+    signal(&running, "-INT");
     let last = lines
         .map(|line| line.expect("text"))
         .last()
@@ -205,9 +198,7 @@ fn an_interrupted_push_does_not_wait_for_what_waits_here() {
     // All of it is queued, and sending it would take most of a minute.
     thread::sleep(Duration::from_secs(1));
     let interrupted = Instant::now();
-    let pid = running.id().to_string();
-    let killed = Command::new("kill").args(["-INT", &pid]).status();
-    assert!(killed.expect("kill runs").success());
+    signal(&running, "-INT");
     let said: Vec<String> = lines.map(|line| line.expect("text")).collect();
     assert_eq!(
         running.wait().expect("an end").code(),
@@ -247,9 +238,7 @@ fn an_interrupted_rollback_does_not_say_that_nothing_happens() {
         .expect("relsync runs");
     let mut lines = BufReader::new(running.stdout.take().expect("its output")).lines();
     assert!(lines.any(|line| line.is_ok_and(|line| line.starts_with("Rolling back"))));
-    let pid = running.id().to_string();
-    let killed = Command::new("kill").args(["-INT", &pid]).status();
-    assert!(killed.expect("kill runs").success());
+    signal(&running, "-INT");
     let ended = running.wait_with_output().expect("an end");
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(130), "{said}");
@@ -305,4 +294,67 @@ fn a_session_of_ones_own_that_ends_is_waited_for() {
         "{run:?}"
     );
     assert!(!run.err.contains("nothing was changed"), "{run:?}");
+}
+
+/// The reader of the output stalls (`less`, Ctrl-S) while a hook prints more than a pipe holds. The
+/// update goes its way, and the process ends on one signal.
+#[test]
+fn a_reader_that_stalls_holds_up_neither_the_target_nor_the_end() {
+    let rig = Rig::new();
+    rig.release(1);
+    assert_eq!(rig.push(&[], 0)["outcome"], "applied");
+    rig.load();
+    rig.release(2);
+    let source = "-module(chatty).\n-export([presync/0]).\n\
+                  presync() -> [io:put_chars([lists:duplicate(100, $a), 10]) || _ <- lists:seq(1, 3000)], ok.\n";
+    fs::write(rig.cli.dir().join("chatty.erl"), source).expect("a file");
+    let mut running = rig
+        .command(&["-H", "chatty.erl"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("relsync runs");
+    rig.node.wait_for("sample:version()", "2");
+    rig.node.wait_for("whereis(relsync_session)", "undefined");
+    assert!(
+        running.try_wait().expect("a state").is_none(),
+        "it waits for its reader"
+    );
+    signal(&running, "-TERM");
+    // Nobody has read a byte.
+    assert_eq!(running.wait().expect("an end").code(), Some(0));
+    assert_eq!(rig.push(&["status"], 0)["current"]["generation"], 2);
+}
+
+#[test]
+fn the_second_signal_ends_the_process_without_a_word() {
+    let rig = Rig::new();
+    rig.release(1);
+    let source = "-module(slow).\n-export([presync/0]).\npresync() -> timer:sleep(600000).\n";
+    fs::write(rig.cli.dir().join("slow.erl"), source).expect("a file");
+    for (first, second) in [("-TERM", "-TERM"), ("-INT", "-TERM"), ("-TERM", "-INT")] {
+        let mut running = rig
+            .command(&["-H", "slow.erl"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("relsync runs");
+        let mut lines = BufReader::new(running.stdout.take().expect("its output")).lines();
+        assert!(lines.any(|line| line.is_ok_and(|line| line.starts_with("Running presync"))));
+        signal(&running, first);
+        let errors = BufReader::new(running.stderr.take().expect("its errors"));
+        let mut errors = errors.lines().map(|line| line.expect("text"));
+        let told = errors.next().expect("a word on the second signal");
+        assert!(told.contains("again to leave at once"), "{told}");
+        signal(&running, second);
+        assert_eq!(running.wait().expect("an end").code(), Some(130));
+        assert_eq!((errors.next(), lines.count()), (None, 0));
+        rig.node.eval("exit(whereis(relsync_session), kill)");
+        rig.node.wait_for("whereis(relsync_session)", "undefined");
+    }
+}
+
+fn signal(process: &Child, name: &str) {
+    let pid = process.id().to_string();
+    let killed = Command::new("kill").args([name, &pid]).status();
+    assert!(killed.expect("kill runs").success());
 }

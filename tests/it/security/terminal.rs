@@ -1,5 +1,7 @@
 //! A target's text on the terminal.
 
+use std::thread;
+
 use relsync_engine::target::wire::PROTOCOL;
 use relsync_tests::rogue::Script;
 
@@ -9,7 +11,7 @@ use super::{Trap, field, greeting, inventory, message, number};
 /// out, wherever the text appears.
 #[test]
 fn a_target_cannot_drive_the_terminal() {
-    let evil = "\u{1b}]0;owned\u{7}\u{9b}2J\rgone".as_bytes();
+    let evil = "\u{1b}]0;owned\u{7}\u{9b}2J\r\u{202e}gone\nforged".as_bytes();
     let error = [field(1, b"io"), field(2, evil), field(3, evil)];
     let module = [field(1, evil), field(2, evil), field(3, evil)].concat();
     let result = [
@@ -63,24 +65,36 @@ fn a_target_cannot_drive_the_terminal() {
         let script = [&[noisy.clone(), left_out.clone()][..], &progress, &[ending]].concat();
         scripts.push((script, "push"));
     }
-    for (script, command) in scripts {
-        let trap = Trap::new(Script::Say(script));
-        let verbose: &[&str] = if command == "push" {
-            &["-v", "--retries", "0"]
-        } else {
-            &[]
-        };
-        let mut running = trap.command(&[&[command][..], verbose].concat());
-        let output = running.output().expect("relsync runs");
-        let shown = [output.stdout, output.stderr].concat();
-        let shown = String::from_utf8_lossy(&shown);
-        assert!(
-            shown.contains("owned"),
-            "{command}: nothing of it is shown: {shown}"
-        );
-        let drives = shown
-            .chars()
-            .any(|c| c.is_control() && c != '\n' && c != '\t');
-        assert!(!drives, "{command}: {shown:?}");
+    // Most of the time is spent waiting for the target.
+    thread::scope(|scope| {
+        for (script, command) in &scripts {
+            for more in [&[][..], &["--json"]] {
+                scope.spawn(move || check(script, command, more));
+            }
+        }
+    });
+}
+
+/// A target with this script is asked. What it says must not drive the terminal, or look like a line
+/// of relsync.
+fn check(script: &[Vec<u8>], command: &str, more: &[&str]) {
+    let trap = Trap::new(Script::Say(script.to_vec()));
+    let verbose: &[&str] = if command == "push" {
+        &["-v", "--retries", "0"]
+    } else {
+        &[]
+    };
+    let mut running = trap.command(&[&[command][..], verbose, more].concat());
+    let output = running.output().expect("relsync runs");
+    let shown = [output.stdout, output.stderr].concat();
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(
+        shown.contains("owned"),
+        "{command}: nothing of it is shown: {shown}"
+    );
+    for line in shown.lines() {
+        let drives = |c: char| c.is_control() && c != '\t' || c == '\u{202e}';
+        assert!(!line.contains(drives), "{command}: {line:?}");
+        assert!(!line.starts_with("forged"), "{command}: {shown:?}");
     }
 }

@@ -180,7 +180,7 @@ fn bad_samples_are_found() {
         ("engine/src/lib.rs", "unsafe { f() }\n", &["engine/src/lib.rs:1: unsafe: only engine/src/store/mapped_file.rs may say `unsafe`"]),
         ("engine/src/store/mapped_file.rs", "unsafe { f() }\n", &[]),
         ("cli/src/push.rs", "writeln!(io::stdout(), \"\");\n", &["cli/src/push.rs:1: surroundings: one file of the command owns it, and this is not the one: `io::stdout`"]),
-        ("cli/src/output.rs", "writeln!(io::stdout(), \"\");\n", &[]),
+        ("cli/src/printer.rs", "writeln!(io::stdout(), \"\");\n", &[]),
         // SQL.
         ("engine/src/store/take.rs", "use rusqlite::params;\n", &["engine/src/store/take.rs:1: sql: only engine/src/store/index/ uses `rusqlite`"]),
         ("engine/src/store/take.rs", "run(\"SELECT id FROM chunks\");\n", &["engine/src/store/take.rs:1: sql: SQL stands in engine/src/store/index/ only, not `SELECT`"]),

@@ -79,9 +79,9 @@ pub(super) const UNSAFE_FILE: &str = "engine/src/store/mapped_file.rs";
 /// The command's files that may touch the process's surroundings, and the words allowed there.
 #[rustfmt::skip]
 pub(super) const CLI_SURROUNDINGS: &[(&str, &[&str], &str)] = &[
-    ("cli/src/output.rs", &["io::stdout", "io::stderr"], "owns the terminal"),
+    ("cli/src/printer.rs", &["io::stdout", "io::stderr"], "owns the terminal"),
     ("cli/src/machine.rs", &["env::"], "owns what this host says of itself"),
-    ("cli/src/interrupt.rs", &["process::exit"], "a second Ctrl-C ends the process at once"),
+    ("cli/src/interrupt.rs", &["process::exit"], "a second signal ends the process at once"),
 ];
 
 /// Every file keeps to what it may touch.
@@ -166,7 +166,7 @@ fn check_cli(source: &Source, lines: &[Line], findings: &mut Findings) {
         lines,
         &["println!", "eprintln!", "print!", "eprint!"],
         "surroundings",
-        "cli/src/output.rs prints, not",
+        "cli/src/printer.rs prints, not",
     );
 }
 
