@@ -151,6 +151,9 @@ pub(crate) struct TargetArgs {
     /// How long each step of connecting may take [default: 10s]
     #[arg(long, value_name = "TIME", env = "RELSYNC_TIMEOUT")]
     pub(crate) timeout: Option<Span>,
+    /// How long the whole command may take; then it ends as with Ctrl-C, but with exit code 1, 3 or 5
+    #[arg(long, value_name = "TIME", env = "RELSYNC_DEADLINE")]
+    pub(crate) deadline: Option<Span>,
     /// Take options from this profile of relsync.toml
     #[arg(
         long,

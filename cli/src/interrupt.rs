@@ -12,6 +12,9 @@
 //! A busy command that does not react in time is ended from here. That does no harm: the store and
 //! the target survive it at any moment.
 //!
+//! A deadline (`--deadline`) asks in the same way as the first signal. It does not wait for a target
+//! that applies: the command then ends with the exit code for a target whose state is unknown.
+//!
 //! The second signal ends the process at once, and without a word: its reader may have stalled. The
 //! first one has said what that means.
 
@@ -73,15 +76,21 @@ pub(crate) struct Interrupt {
     stage: Arc<watch::Sender<Stage>>,
     /// Whether the command has ended, and has told how.
     ended: Arc<AtomicBool>,
+    /// The time that the command has.
+    deadline: Option<Duration>,
+    /// Whether that time is over, and the command was asked to stop for it.
+    is_late: Arc<AtomicBool>,
 }
 
 impl Interrupt {
     /// Begins to listen.
-    pub(crate) fn listen(output: &Output) -> Self {
+    pub(crate) fn listen(output: &Output, deadline: Option<Duration>) -> Self {
         let interrupt = Self {
             asked: CancellationToken::new(),
             stage: Arc::new(watch::Sender::new(Stage::Free)),
             ended: Arc::default(),
+            deadline,
+            is_late: Arc::default(),
         };
         let listener = interrupt.clone();
         let output = output.clone();
@@ -119,6 +128,32 @@ impl Interrupt {
         self.ended.store(true, Ordering::Relaxed);
     }
 
+    /// Returns the error of an interrupted command, which the deadline may have interrupted.
+    pub(crate) fn told(&self, error: CliError) -> CliError {
+        let is_interrupted = matches!(
+            error,
+            CliError::Interrupted
+                | CliError::InterruptedApplying
+                | CliError::InterruptedChange
+                | CliError::InterruptedRestart { .. }
+                | CliError::InterruptedConfirming { .. }
+        );
+        match self.deadline {
+            Some(after) if is_interrupted && self.is_late.load(Ordering::Relaxed) => {
+                let told = Box::new(error);
+                CliError::Deadline { after, told }
+            }
+            _ => error,
+        }
+    }
+
+    async fn deadline(&self) {
+        match self.deadline {
+            Some(deadline) => tokio::time::sleep(deadline).await,
+            None => pending().await,
+        }
+    }
+
     async fn watch(&self, output: &Output) {
         let (Ok(interrupts), Ok(terminations)) = (
             signal(SignalKind::interrupt()),
@@ -130,34 +165,42 @@ impl Interrupt {
             interrupts,
             terminations,
         };
-        signals.next().await;
+        tokio::select! {
+            () = signals.next() => {}
+            () = self.deadline() => self.is_late.store(true, Ordering::Relaxed),
+        }
         let begun = *self.stage.borrow();
         self.asked.cancel();
-        tokio::select! {
+        let exit = tokio::select! {
             biased;
-            () = signals.next() => {}
-            () = self.end(begun, output) => {}
-        }
-        process::exit(i32::from(Exit::Interrupted.code()));
+            () = signals.next() => Exit::Interrupted,
+            exit = self.end(begun, output) => exit,
+        };
+        process::exit(i32::from(exit.code()));
     }
 
     /// Ends a command that does not end by itself. Waits without end for one that has told how it
     /// ended, and for one that must not be ended.
-    async fn end(&self, begun: Stage, output: &Output) {
-        if let Meaning::Waits(what) = meaning(begun) {
-            return wait(what, output).await;
+    async fn end(&self, begun: Stage, output: &Output) -> Exit {
+        let is_late = self.is_late.load(Ordering::Relaxed);
+        if let (Meaning::Waits(what), false) = (meaning(begun), is_late) {
+            wait(what, output).await;
         }
         tokio::time::sleep(GRACE).await;
         if self.ended.load(Ordering::Relaxed) {
-            return pending().await;
+            pending::<()>().await;
         }
         // The order may have gone out in the meantime: only the target knows the outcome.
         let now = *self.stage.borrow();
         let error = match meaning(now) {
-            Meaning::Waits(what) => return wait(what, output).await,
             Meaning::Leaves(error) => error,
+            Meaning::Waits(_) if is_late => CliError::InterruptedApplying,
+            Meaning::Waits(what) => {
+                wait(what, output).await;
+                CliError::InterruptedApplying
+            }
         };
-        let explained = error.explain();
+        let explained = self.told(error).explain();
         output.problem(&explained);
         output.result(&json!({"outcome": "failed", "error": error_value(&explained)}));
         let told = async {
@@ -166,6 +209,7 @@ impl Interrupt {
             }
         };
         let _stalled = tokio::time::timeout(LAST_WORDS, told).await;
+        explained.exit
     }
 }
 
@@ -189,5 +233,5 @@ async fn wait(what: &str, output: &Output) {
     output.warning(&format!(
         "{what}; press Ctrl-C again to leave at once: the target then ends the update alone, and `relsync status` shows what became of it"
     ));
-    pending().await
+    pending::<()>().await;
 }

@@ -51,6 +51,7 @@ mod unload;
 mod whole;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use relsync_engine::update::CancellationToken;
@@ -76,7 +77,7 @@ fn main() -> ExitCode {
             return exit.into();
         }
     };
-    let interrupt = Interrupt::listen(&output);
+    let interrupt = Interrupt::listen(&output, deadline(&command));
     let exit = runtime.block_on(run(command, &output, &interrupt));
     interrupt.set_ended();
     output.finish(interrupt.asked());
@@ -102,10 +103,31 @@ fn output_args(command: &Command) -> OutputArgs {
     }
 }
 
+/// The time that the command may take, if it has a limit.
+fn deadline(command: &Command) -> Option<Duration> {
+    let target = match command {
+        Command::Push(args) => &args.update.target,
+        Command::Plan(args) => &args.target,
+        Command::Status(args) => &args.target,
+        Command::Rollback(args) => &args.target,
+        Command::Reload(args) => &args.target,
+        Command::Confirm(args) => &args.target,
+        Command::Doctor(args) => &args.target,
+        Command::Agent(AgentCommand::Unload(args)) => &args.target,
+        Command::Trust(_)
+        | Command::Snapshot(_)
+        | Command::Store(_)
+        | Command::Completions { .. }
+        | Command::Man { .. } => return None,
+    };
+    target.deadline.map(|span| span.0)
+}
+
 /// What the command does while its reader stalls.
 fn stalled(command: &Command) -> Stalled {
     match command {
-        Command::Snapshot(_)
+        Command::Trust(_)
+        | Command::Snapshot(_)
         | Command::Store(_)
         | Command::Completions { .. }
         | Command::Man { .. } => Stalled::Waits,
@@ -170,7 +192,7 @@ async fn or_interrupted(
 ) -> Result<Exit, CliError> {
     tokio::select! {
         ended = command => ended,
-        () = interrupt.wait() => Err(told),
+        () = interrupt.wait() => Err(interrupt.told(told)),
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) async fn run(
     };
     let pushed = push(args, dry_run, output, interrupt, &mut report).await;
     report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let explained = pushed.err().map(|error| error.explain());
+    let explained = pushed.err().map(|error| interrupt.told(error).explain());
     if let Some(explained) = &explained {
         report.set_error(explained);
     }

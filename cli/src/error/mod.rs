@@ -277,6 +277,14 @@ pub(crate) enum CliError {
     /// The user pressed Ctrl-C while the target was told to apply.
     #[error("interrupted while the target received the end of the update, or applied it")]
     InterruptedApplying,
+    /// The time of the command was over.
+    #[error("the deadline of {} passed{}", Elapsed(*after), consequence(told))]
+    Deadline {
+        /// The time that the command had.
+        after: Duration,
+        /// What it interrupted, as with Ctrl-C.
+        told: Box<CliError>,
+    },
     /// The user pressed Ctrl-C while the host asked the target to go back, or to confirm.
     #[error("interrupted; the target still does what the host has already asked for")]
     InterruptedChange,
@@ -351,6 +359,12 @@ pub(crate) enum CliError {
         /// How many were made.
         count: usize,
     },
+}
+
+/// What an interruption meant for the target, as the end of another sentence.
+fn consequence(told: &CliError) -> String {
+    let told = told.to_string();
+    told.strip_prefix("interrupted").unwrap_or(&told).to_owned()
 }
 
 /// A sentence on a target whose newest generation waits to be confirmed.
@@ -606,6 +620,15 @@ impl CliError {
                 "interrupted",
                 Exit::Interrupted,
                 hint("`relsync confirm` keeps the new release, as does the same push again"),
+            ),
+            Self::Deadline { told, .. } => (
+                "deadline",
+                match **told {
+                    Self::Interrupted => Exit::Failed,
+                    Self::InterruptedConfirming { .. } => Exit::RolledBack,
+                    _ => Exit::Unreachable,
+                },
+                told.classify().2,
             ),
             Self::Local { .. } => ("io", Exit::Failed, None),
             Self::NotEmpty { .. } => (

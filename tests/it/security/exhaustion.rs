@@ -78,6 +78,22 @@ fn a_peer_that_stalls_is_given_up() {
     assert!(start.elapsed() < SOON);
 }
 
+/// A target that only ticks is waited for as long as the user says. Nothing was ordered, so nothing
+/// has changed.
+#[test]
+fn a_deadline_ends_the_command() {
+    let trap = Trap::saying(&[]);
+    for command in ["push", "status"] {
+        let run = trap.run(&[command, "--json", "--deadline", "1s"]);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        let error = run.result()["error"].clone();
+        assert_eq!(error["kind"], "deadline", "{run:?}");
+        let told = error["message"].as_str().expect("a message");
+        assert!(told.starts_with("the deadline of 1"), "{told}");
+        assert!(told.ends_with("the target is unchanged"), "{told}");
+    }
+}
+
 /// Content that makes the search for matches quadratic (CVE-2026-70453). Content of one byte, or
 /// with a short period, takes at most a few times as long as random content.
 #[test]
