@@ -50,6 +50,18 @@ pub(crate) const LOOK_CONFIGS_BYTES: usize = 512 * KIB;
 /// Each of these commands has the path of its moment.
 pub(crate) const BOOT_SCRIPT_ITEMS: usize = 8192;
 
+/// The size of a text of a target that people read, in bytes. Longer ones are cut.
+pub const TARGET_TEXT_BYTES: usize = KIB;
+/// The number of notes, faults or warnings in one message of a target.
+pub const TARGET_NOTES: usize = 1024;
+/// The number of modules, applications, generations or paths in one list of a target. A VM with
+/// more modules than this is not known.
+pub const TARGET_LIST: usize = 65_536;
+/// The number of steps that a target tells in answer to one request.
+pub const TARGET_STEPS: usize = 64;
+/// The bytes of a hook's output that are shown.
+pub const HOOK_OUTPUT_BYTES: usize = MIB;
+
 /// The number of held files that are weighed as bases for one reason: similar path, same name, or
 /// shared chunks.
 pub(crate) const BASE_CANDIDATES: usize = 16;

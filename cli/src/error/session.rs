@@ -14,23 +14,34 @@ pub(super) fn session_class(error: &SessionError) -> Class<'_> {
     let hint = |text: &str| Some(text.to_owned());
     match error {
         SessionError::Transport(transport) => transport_class(transport),
-        SessionError::Wire(_) | SessionError::Unexpected { .. } | SessionError::Protocol { .. } => {
-            (
-                "protocol",
-                Exit::Failed,
-                hint("use the same version of relsync for every push to this target"),
-            )
-        }
+        SessionError::Wire(_)
+        | SessionError::Unexpected { .. }
+        | SessionError::TooManySteps { .. }
+        | SessionError::Protocol { .. } => (
+            "protocol",
+            Exit::Failed,
+            hint("use the same version of relsync for every push to this target"),
+        ),
         SessionError::Remote(remote) => (
             remote.kind.as_str(),
             remote_exit(&remote.kind),
             refusal_hint(remote),
         ),
-        SessionError::Hung { .. } => (
+        SessionError::Hung { .. }
+        | SessionError::NoAnswer { .. }
+        | SessionError::Unfinished { .. }
+        | SessionError::Stuck { .. } => (
             "hung",
             Exit::Unreachable,
             hint(
                 "`exit(whereis(relsync_session), kill)` on the target ends the session; then `relsync status` tells which release the target runs",
+            ),
+        ),
+        SessionError::FalseClaim(_) => (
+            "false_claim",
+            Exit::Unreachable,
+            hint(
+                "do not trust this target: look at the device itself; `relsync status` only repeats what the target says",
             ),
         ),
         SessionError::Busy { .. } => ("busy", Exit::Failed, remote_hint(&ErrorKind::Busy)),

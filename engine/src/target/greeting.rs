@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::target::session::SILENCE;
+use crate::target::deadline::{ANSWER, GREETING, SILENCE};
 
 /// The maximum length of a session's name. One byte holds the length.
 const HOLDER_BYTES: usize = 120;
@@ -44,6 +44,11 @@ impl Greeting {
             end -= 1;
         }
         &self.host[..end]
+    }
+
+    /// Returns the time in which the agent answers. With `checksum`, it hashes every file first.
+    pub(super) fn limit(&self) -> Duration {
+        if self.checksum { ANSWER } else { GREETING }
     }
 
     /// Returns the directory that an update writes to.

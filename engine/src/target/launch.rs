@@ -47,9 +47,13 @@ pub(super) async fn open(
     let versions = erl::list(vec![binding("Versions", erl::binary(&versions))]);
     let agent = evaluate(&mut connection, &variables, agent::boot(), versions).await?;
     let meter = connection.meter();
-    let mut session = Session::new(connection.into_channel(agent), greeting.silence);
+    let channel = connection.into_channel(agent);
+    let mut session = Session::new(channel, greeting.silence, greeting.limit());
     match greet(&mut session, greeting, &meter, on_sent).await {
-        Ok(status) => Ok((session, status)),
+        Ok(status) => {
+            session.set_greeted();
+            Ok((session, status))
+        }
         Err(error) => {
             // The next session must not meet the process that refuses.
             let _what_counts_is_known = session.close().await;

@@ -5,8 +5,11 @@
 
 pub mod agent;
 mod apply;
+pub(crate) mod claim;
+mod deadline;
 mod found;
 mod greeting;
+mod hook_output;
 mod launch;
 mod open;
 mod patience;
@@ -21,6 +24,7 @@ pub use apply::{
     ApplyOutcome, ApplyResult, HooksKind, HooksPoint, ModuleStatus, PlannedFiles, ReloadMode,
     RemoteError,
 };
+pub use claim::{FalseClaim, Number};
 pub use found::{Found, FoundDirectory};
 pub use greeting::{AgentSent, Greeting};
 pub use open::{Address, OpenError, Target};

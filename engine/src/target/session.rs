@@ -7,27 +7,27 @@
 //!
 //! A silent agent differs from a target that is gone: the connection lives, but the agent's process
 //! hangs. While the agent works on files, it gives a sign of life three times a minute (a `CREDIT`
-//! of zero bytes). So silence has a limit. A caller that starts longer work, such as hooks, raises
-//! the limit.
+//! of zero bytes). So silence has a limit, and the answer has another one (`deadline`). A caller
+//! that starts longer work, such as hooks, raises both. What a target says without being asked, its
+//! steps and the output of its hooks, is bounded too.
 
 use std::fmt;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::limits;
 use crate::target::apply::RemoteError;
+use crate::target::claim::FalseClaim;
+use crate::target::deadline::{Deadline, Overdue, is_moving};
+use crate::target::hook_output::HookOutput;
 use crate::target::wire::{Assembler, Reply, Request, WireError, parts};
 use crate::transport::{Channel, Counters, TransportError};
 
+pub use crate::target::deadline::{ANSWER, GREETING, SILENCE};
+
 /// The time to wait until the agent has ended.
 const GOODBYE: Duration = Duration::from_secs(5);
-
-/// The time for which an agent may be silent, unless it was asked for work that takes longer.
-pub const SILENCE: Duration = Duration::from_secs(180);
-
-/// The rate over the socket that shows a slow link instead of a silent agent. It is more than ticks
-/// make, even of a peer that ticks several times a second, and less than any useful link carries.
-const MOVING_BYTES_PER_S: u64 = 100;
 
 /// The reasons why a session cannot continue.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,35 @@ pub enum SessionError {
         /// The time of the silence.
         after: Duration,
     },
+    /// The agent sends something, but no answer.
+    #[error("the target has not answered for {} s, although it still sends", after.as_secs())]
+    NoAnswer {
+        /// The time since the request.
+        after: Duration,
+    },
+    /// The agent began a message and does not end it.
+    #[error("the target began a message, sent {bytes} bytes of it in {} s, and did not end it", after.as_secs())]
+    Unfinished {
+        /// The bytes that came.
+        bytes: usize,
+        /// The time since the last complete message.
+        after: Duration,
+    },
+    /// The target does not take what the host sends.
+    #[error("the target has taken nothing of what the host sent for {} s, although it still ticks", after.as_secs())]
+    Stuck {
+        /// The time for which it took nothing.
+        after: Duration,
+    },
+    /// The agent tells more steps than an update has.
+    #[error("the target told more than {limit} steps of one update")]
+    TooManySteps {
+        /// The limit.
+        limit: usize,
+    },
+    /// The agent's answer contradicts the request.
+    #[error(transparent)]
+    FalseClaim(#[from] FalseClaim),
     /// The agent's message cannot be read.
     #[error("the host cannot read the agent's message")]
     Wire(#[from] WireError),
@@ -88,7 +117,29 @@ pub enum SessionError {
     },
 }
 
+impl From<Overdue> for SessionError {
+    fn from(overdue: Overdue) -> Self {
+        match overdue {
+            Overdue::Silent { after } => Self::Hung { after },
+            Overdue::Unfinished { bytes, after } => Self::Unfinished { bytes, after },
+            Overdue::NoAnswer { after } => Self::NoAnswer { after },
+        }
+    }
+}
+
 impl SessionError {
+    /// Returns whether the connection lives, but the agent does not do its part in time.
+    #[must_use]
+    pub(crate) fn is_hung(&self) -> bool {
+        matches!(
+            self,
+            Self::Hung { .. }
+                | Self::NoAnswer { .. }
+                | Self::Unfinished { .. }
+                | Self::Stuck { .. }
+        )
+    }
+
     /// Returns whether a new session could succeed after this error ended the last one.
     #[must_use]
     pub(crate) fn is_lost_link(&self) -> bool {
@@ -105,7 +156,13 @@ impl SessionError {
 pub struct Session {
     channel: Box<dyn Channel>,
     assembler: Assembler,
-    silence: Option<Duration>,
+    deadline: Deadline,
+    /// The limit of a message that the host sends.
+    silence: Duration,
+    hook_output: HookOutput,
+    steps: usize,
+    /// A reply that waits for its turn.
+    waiting: Option<Reply>,
 }
 
 impl fmt::Debug for Session {
@@ -116,18 +173,30 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Takes over a channel to the agent. The agent must give a sign of life at least this often.
-    pub fn new(channel: impl Channel + 'static, silence: Duration) -> Self {
+    /// Takes over a channel to the agent. The agent must give a sign of life at least this often, and
+    /// greet within `greeting`.
+    pub fn new(channel: impl Channel + 'static, silence: Duration, greeting: Duration) -> Self {
+        let mut deadline = Deadline::new(silence, greeting);
+        deadline.asked(channel.counters());
         Self {
             channel: Box::new(channel),
             assembler: Assembler::default(),
-            silence: Some(silence),
+            deadline,
+            silence,
+            hook_output: HookOutput::default(),
+            steps: 0,
+            waiting: None,
         }
     }
 
-    /// Lets the agent be silent for this much longer from now on; without an amount, forever.
-    pub(crate) fn allow_more_silence(&mut self, more: Option<Duration>) {
-        self.silence = more.and_then(|more| self.silence?.checked_add(more));
+    /// The greeting is done: the other answers may take longer.
+    pub(super) fn set_greeted(&mut self) {
+        self.deadline.set_answer(ANSWER);
+    }
+
+    /// Lets the agent take this much longer from now on; without an amount, forever.
+    pub(crate) fn allow_more_time(&mut self, more: Option<Duration>) {
+        self.deadline.allow_more(more);
     }
 
     /// Sends a request.
@@ -137,47 +206,94 @@ impl Session {
 
     /// Sends a message's bytes.
     pub(crate) async fn send_message(&mut self, message: &[u8]) -> Result<(), SessionError> {
+        self.steps = 0;
         for part in parts(message) {
-            self.channel.send(&part).await?;
+            self.send_part(&part).await?;
         }
+        self.deadline.asked(self.channel.counters());
         Ok(())
+    }
+
+    /// Sends a part. The target may take it slowly, but not stop.
+    async fn send_part(&mut self, part: &[u8]) -> Result<(), SessionError> {
+        let silence = self.silence;
+        let mut sent = self.channel.counters().sent_bytes;
+        loop {
+            if let Ok(queued) = timeout(silence, self.channel.send(part)).await {
+                return Ok(queued?);
+            }
+            let before = std::mem::replace(&mut sent, self.channel.counters().sent_bytes);
+            if !is_moving(sent - before, silence) {
+                return Err(SessionError::Stuck { after: silence });
+            }
+        }
     }
 
     /// Waits for the agent's next message of any kind. If this future is dropped, nothing is lost.
     pub async fn receive(&mut self) -> Result<Reply, SessionError> {
+        if let Some(reply) = self.waiting.take() {
+            return Ok(reply);
+        }
         loop {
-            let part = self.receive_part().await?;
-            let Some(message) = self.assembler.add(&part)? else {
-                continue;
-            };
+            let message = self.receive_message().await?;
             match Reply::decode(&message)? {
                 // This is a sign of life.
                 Reply::Credit { bytes: 0 } => {}
-                reply => return Ok(reply),
+                Reply::Output { text } => {
+                    if let Some(text) = self.hook_output.take(text) {
+                        return Ok(Reply::Output { text });
+                    }
+                }
+                reply @ Reply::Credit { .. } => return Ok(reply),
+                reply => {
+                    self.count_step(&reply)?;
+                    let Some(text) = self.hook_output.end() else {
+                        return Ok(reply);
+                    };
+                    self.waiting = Some(reply);
+                    return Ok(Reply::Output { text });
+                }
+            }
+        }
+    }
+
+    fn count_step(&mut self, reply: &Reply) -> Result<(), SessionError> {
+        self.steps += usize::from(matches!(reply, Reply::Step { .. }));
+        let limit = limits::TARGET_STEPS;
+        if self.steps > limit {
+            return Err(SessionError::TooManySteps { limit });
+        }
+        Ok(())
+    }
+
+    async fn receive_message(&mut self) -> Result<Vec<u8>, SessionError> {
+        loop {
+            let part = self.receive_part().await?;
+            let message = self.assembler.add(&part)?;
+            self.deadline
+                .heard(self.channel.counters(), message.is_some());
+            if let Some(message) = message {
+                return Ok(message);
             }
         }
     }
 
     async fn receive_part(&mut self) -> Result<Vec<u8>, SessionError> {
-        let Some(silence) = self.silence else {
-            return Ok(self.channel.receive().await?);
-        };
-        let mut moved = self.moved_bytes();
         loop {
-            if let Ok(part) = timeout(silence, self.channel.receive()).await {
+            let pending_bytes = self.assembler.pending_bytes();
+            let ends = self.deadline.ends(self.channel.counters(), pending_bytes);
+            let Some(ends) = ends else {
+                return Ok(self.channel.receive().await?);
+            };
+            // A peer that floods the host must not get around this: its next part is always there.
+            if Instant::now() >= ends {
+                let counters = self.channel.counters();
+                return Err(self.deadline.overdue(counters, pending_bytes).into());
+            }
+            if let Ok(part) = timeout_at(ends, self.channel.receive()).await {
                 return Ok(part?);
             }
-            let before = std::mem::replace(&mut moved, self.moved_bytes());
-            let moved_bytes = u128::from(moved - before) * 1_000;
-            if moved_bytes < u128::from(MOVING_BYTES_PER_S) * silence.as_millis() {
-                return Err(SessionError::Hung { after: silence });
-            }
         }
-    }
-
-    fn moved_bytes(&self) -> u64 {
-        let counters = self.channel.counters();
-        counters.sent_bytes + counters.received_bytes
     }
 
     /// Waits for the agent's next message. An error of the agent becomes an error here.
@@ -233,35 +349,67 @@ pub(crate) fn unexpected(expected: &'static str, reply: &Reply) -> SessionError 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::future::pending;
-    use std::sync::atomic::{AtomicU64, Ordering};
 
     use futures::future::BoxFuture;
+    use tokio::time::sleep;
 
     use super::*;
 
-    /// A peer that sends no message, while its bytes arrive.
-    struct Silent {
-        /// The bytes that arrive between two looks.
-        step_bytes: u64,
-        received_bytes: AtomicU64,
+    /// A target that acts again and again at an interval.
+    struct Peer {
+        interval: Duration,
+        /// The parts that it sends, one after the other, the last one for ever.
+        parts: VecDeque<Vec<u8>>,
+        /// The bytes over the socket in an interval, either way, without a part.
+        received_bytes: u64,
+        sent_bytes: u64,
+        counters: Counters,
+        takes: bool,
     }
 
-    impl Channel for Silent {
+    impl Peer {
+        fn saying(interval: Duration, parts: &[&[u8]]) -> Self {
+            Self {
+                interval,
+                parts: parts.iter().map(|part| part.to_vec()).collect(),
+                received_bytes: 0,
+                sent_bytes: 0,
+                counters: Counters::default(),
+                takes: true,
+            }
+        }
+
+        async fn step(&mut self) {
+            sleep(self.interval).await;
+            self.counters.received_bytes += self.received_bytes;
+            self.counters.sent_bytes += self.sent_bytes;
+        }
+    }
+
+    impl Channel for Peer {
         fn send<'a>(&'a mut self, _: &'a [u8]) -> BoxFuture<'a, Result<(), TransportError>> {
-            Box::pin(async { Ok(()) })
+            let takes = self.takes;
+            Box::pin(async move { if takes { Ok(()) } else { pending().await } })
         }
 
         fn receive(&mut self) -> BoxFuture<'_, Result<Vec<u8>, TransportError>> {
-            Box::pin(pending())
+            Box::pin(async {
+                loop {
+                    self.step().await;
+                    let part = match self.parts.len() {
+                        0 => continue,
+                        1 => self.parts.front().cloned(),
+                        _ => self.parts.pop_front(),
+                    };
+                    return Ok(part.unwrap_or_default());
+                }
+            })
         }
 
         fn counters(&self) -> Counters {
-            let step = self.step_bytes;
-            Counters {
-                received_bytes: self.received_bytes.fetch_add(step, Ordering::Relaxed),
-                ..Counters::default()
-            }
+            self.counters
         }
 
         fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), TransportError>> {
@@ -269,23 +417,137 @@ mod tests {
         }
     }
 
-    /// Tells whether a session gives up a peer from which so many bytes arrive in each 100 ms.
-    async fn gives_up(step_bytes: u64) -> bool {
-        let channel = Silent {
-            step_bytes,
-            received_bytes: AtomicU64::new(0),
-        };
-        let mut session = Session::new(channel, Duration::from_millis(100));
-        let answer = timeout(Duration::from_secs(1), session.receive()).await;
-        matches!(answer, Ok(Err(SessionError::Hung { .. })))
+    const SECOND: Duration = Duration::from_secs(1);
+    const ALIVE: &[u8] = &[0, 0x83, 1, 1, 0];
+
+    fn session(peer: Peer) -> Session {
+        Session::new(peer, SILENCE, GREETING)
     }
 
-    #[tokio::test]
-    async fn ticks_are_no_answer_and_a_slow_link_is_no_silence() {
-        assert!(gives_up(0).await);
-        // 40 bytes a second: ten ticks.
-        assert!(gives_up(4).await);
-        // 1 kB a second.
-        assert!(!gives_up(100).await);
+    /// Returns how a session ends that waits for an answer, and after how many seconds.
+    async fn outlasts(peer: Peer) -> (SessionError, u64) {
+        let begun = Instant::now();
+        let error = session(peer).receive().await.expect_err("no answer");
+        (error, begun.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ticks_are_no_answer() {
+        for received_bytes in [0, 4, 40] {
+            let peer = Peer {
+                received_bytes,
+                ..Peer::saying(SECOND, &[])
+            };
+            let (error, seconds) = outlasts(peer).await;
+            assert!(matches!(error, SessionError::Hung { .. }), "{error:?}");
+            // Bytes on the socket may be the beginning of a part.
+            assert!((180..1000).contains(&seconds), "{seconds}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_bytes_without_a_part_ends_too() {
+        let peer = Peer {
+            received_bytes: 1_000_000,
+            ..Peer::saying(SECOND, &[])
+        };
+        let (error, seconds) = outlasts(peer).await;
+        assert!(matches!(error, SessionError::NoAnswer { .. }), "{error:?}");
+        assert!((300..302).contains(&seconds), "{seconds}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_trickles_in_has_one_deadline() {
+        let (error, seconds) = outlasts(Peer::saying(SECOND, &[&[1, 0]])).await;
+        assert!(
+            matches!(error, SessionError::Unfinished { bytes, .. } if bytes > 100),
+            "{error:?}"
+        );
+        assert!((180..200).contains(&seconds), "{seconds}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn signs_of_life_are_no_answer() {
+        for interval in [Duration::from_millis(20), SECOND, Duration::from_secs(100)] {
+            let (error, seconds) = outlasts(Peer::saying(interval, &[ALIVE])).await;
+            assert!(matches!(error, SessionError::NoAnswer { .. }), "{error:?}");
+            assert!((300..500).contains(&seconds), "{interval:?}: {seconds}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_link_is_no_silence() {
+        // A message of 1 MB at 500 bytes a second.
+        let mut part = vec![0x41; 32_001];
+        part[0] = 1;
+        let mut parts = vec![part.as_slice(); 32];
+        parts.push(&[0, 0]);
+        let peer = Peer {
+            received_bytes: 32_001,
+            ..Peer::saying(Duration::from_secs(64), &parts)
+        };
+        let (error, seconds) = outlasts(peer).await;
+        assert!(matches!(error, SessionError::Wire(_)), "{error:?}");
+        assert!(seconds > 2000, "{seconds}");
+        // The host's own bytes are on their way.
+        let peer = Peer {
+            sent_bytes: 200,
+            ..Peer::saying(SECOND, &[])
+        };
+        let mut session = session(peer);
+        let day = Duration::from_secs(86_400);
+        assert!(timeout(day, session.receive()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_target_that_takes_nothing_is_given_up() {
+        let peer = Peer {
+            takes: false,
+            ..Peer::saying(SECOND, &[ALIVE])
+        };
+        let error = session(peer).send(&Request::Bye).await;
+        assert!(
+            matches!(error, Err(SessionError::Stuck { after: SILENCE })),
+            "{error:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hooks_may_take_as_long_as_they_are_allowed_to() {
+        let day = Duration::from_secs(86_400);
+        for (more, least) in [(Some(day), 86_400), (None, 86_400 * 30)] {
+            let mut session = session(Peer::saying(SECOND * 60, &[ALIVE]));
+            session.allow_more_time(more);
+            let waited = timeout(day * 30, session.receive()).await;
+            assert_eq!(waited.is_err(), more.is_none());
+            assert!(Instant::now().elapsed().as_secs() <= least);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn steps_and_output_without_end_are_bounded() {
+        let step = [0, 0x86, 1, 6, b's', b'w', b'i', b't', b'c', b'h'];
+        let mut told = session(Peer::saying(SECOND, &[&step]));
+        let mut steps = 0;
+        let error = loop {
+            match told.receive().await {
+                Ok(Reply::Step { .. }) => steps += 1,
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, SessionError::TooManySteps { .. }));
+        assert_eq!(steps, limits::TARGET_STEPS);
+        let line = [&[0, 0x85, 1, 100][..], &[b'a'; 99], b"\n"].concat();
+        let lines = limits::HOOK_OUTPUT_BYTES / 100 + 10;
+        let mut said = vec![line.as_slice(); lines];
+        said.push(&step);
+        let mut session = session(Peer::saying(SECOND / 100, &said));
+        session.allow_more_time(None);
+        let mut last = String::new();
+        while let Ok(Reply::Output { text }) = session.receive().await {
+            last = text;
+        }
+        assert_eq!(last, "\n… and 10 more lines\n");
     }
 }

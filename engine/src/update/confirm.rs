@@ -1,6 +1,7 @@
 //! The end of a probation.
 
 use crate::target::ApplyResult;
+use crate::target::claim;
 use crate::target::session::{Session, SessionError, unexpected};
 use crate::target::wire::{Reply, Request};
 
@@ -16,7 +17,10 @@ pub(super) async fn end_probation(
     };
     session.send(&request).await?;
     match session.receive_checked().await? {
-        Reply::Result(result) => Ok(*result),
+        Reply::Result(result) => {
+            claim::check_confirmed(&result, generation, snapshot)?;
+            Ok(*result)
+        }
         other => Err(unexpected("a result", &other)),
     }
 }

@@ -13,7 +13,7 @@ use super::plan::inflate;
 use super::{Packs, PathRule, Presync, PushOptions, push};
 use crate::fuzzing::take_part;
 use crate::store::{ScanOptions, SnapshotMeta, Store};
-use crate::target::session::{SILENCE, Session};
+use crate::target::session::{GREETING, SILENCE, Session};
 use crate::target::wire::{Reply, parts};
 use crate::target::{ReloadMode, TargetStatus};
 use crate::transport::{Channel, Counters, TransportError};
@@ -140,7 +140,7 @@ impl Rig {
             said: said.into_iter(),
             sent: Arc::clone(&sent),
         };
-        let mut session = Session::new(script, SILENCE);
+        let mut session = Session::new(script, SILENCE, GREETING);
         let pushed = self.runtime.block_on(push(
             &mut session,
             &status,

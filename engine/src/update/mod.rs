@@ -39,6 +39,7 @@ use crate::plan::conflicts::Conflict;
 use crate::plan::installed::{DriftKind, TargetTree};
 use crate::plan::{Plan, Totals, differs_in_own_only};
 use crate::store::{Store, StoreError};
+use crate::target::claim;
 use crate::target::session::{Session, SessionError};
 use crate::target::{
     ApplyOutcome, ApplyResult, ErrorKind, HooksKind, ReloadMode, Step, TargetStatus,
@@ -508,11 +509,28 @@ pub async fn push(
     let pack = build(status, store, new, &planned, options).await?;
     on_event(PushEvent::Packed(pack.summary()));
     let result = send(session, status, &pack, options, on_event).await?;
+    if let Some(limit) = module_limit(&planned.base, new) {
+        claim::check_modules(&result, limit).map_err(SessionError::from)?;
+    }
     Ok(PushReport {
         planned,
         pack: Some(Arc::clone(pack.summary())),
         end: PushEnd::Applied(Box::new(result)),
     })
+}
+
+/// The number of modules that two releases can have together. Of those in an archive, the host does
+/// not know the number.
+fn module_limit(base: &Manifest, new: &Manifest) -> Option<usize> {
+    let mut limit = 0;
+    for entry in base.entries().iter().chain(new.entries()) {
+        let path = entry.path.as_bytes();
+        if path.ends_with(b".ez") {
+            return None;
+        }
+        limit += usize::from(path.ends_with(b".beam"));
+    }
+    Some(limit)
 }
 
 /// Brings the code that the target of `session` runs to the files that are installed there. The

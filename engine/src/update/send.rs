@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use super::{Hooks, Pack, Presync, PushError, PushEvent, PushOptions, UpdateInDoubt};
+use crate::target::claim;
 use crate::target::session::{Session, SessionError, unexpected};
 use crate::target::wire::{Reply, Request};
 use crate::target::{ApplyResult, ErrorKind, HooksKind, HooksPoint, Step, TargetStatus};
@@ -44,7 +45,7 @@ pub(crate) async fn send_hooks(
     // If `presync` fails, the others run to undo it before the target answers.
     let limit = hooks.timeout_ms.map(Duration::from_millis);
     let all = limit.and_then(|limit| limit.checked_mul(HOOKS_WITHOUT_A_WORD));
-    session.allow_more_silence(all);
+    session.allow_more_time(all);
     Ok(replies)
 }
 
@@ -115,7 +116,12 @@ impl<'a> Sender<'a> {
         self.send_pack(status, options, pack).await?;
         let in_doubt = UpdateInDoubt::new(status, pack.snapshot(), pack.id().0);
         match self.apply(options, pack, &in_doubt).await {
-            Ok(result) => Ok(result),
+            Ok(result) => {
+                let probation_ms = options.confirm_timeout_ms;
+                claim::check_applied(&result, status, pack.snapshot().0, probation_ms)
+                    .map_err(SessionError::from)?;
+                Ok(result)
+            }
             Err(SessionError::Remote(remote)) => Err(SessionError::Remote(remote).into()),
             // Any other end of the session leaves open whether the target did all, a part or
             // nothing of it.
@@ -200,7 +206,10 @@ impl<'a> Sender<'a> {
         self.session.send(&request).await?;
         loop {
             match self.session.receive_checked().await? {
-                Reply::Result(result) => return Ok(*result),
+                Reply::Result(result) => {
+                    claim::check_unchanged(&result, status).map_err(SessionError::from)?;
+                    return Ok(*result);
+                }
                 reply => self.take(&reply)?,
             }
         }

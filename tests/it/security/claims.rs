@@ -83,3 +83,48 @@ fn indexes_and_numbers_of_a_target_stay_in_their_tables() {
         }
     }
 }
+
+/// A target that says it is done is not believed. It has to name what was pushed.
+#[test]
+fn nothing_is_called_done_that_is_not_what_was_pushed() {
+    let said = vec![greeting(&[]), inventory(b"RSMF\x01\0", 6)];
+    let results = [
+        vec![number(1, 0), number(2, 1)],
+        vec![number(1, 0), number(2, 1), field(9, &[7; 32])],
+        vec![number(1, 2), number(2, u64::MAX), field(9, &[0; 32])],
+    ];
+    for result in results {
+        let trap = Trap::new(Script::Serve(said.clone(), message(0x87, &result)));
+        let run = trap.run(&["push", "--json", "--retries", "0"]);
+        assert_eq!(run.code, Some(5), "{run:?}");
+        let result = run.result();
+        assert_eq!(result["outcome"], "failed", "{run:?}");
+        assert_eq!(result["error"]["kind"], "false_claim", "{run:?}");
+        let told = result["error"]["message"].as_str().expect("a message");
+        assert!(told.contains("the target says that it runs"), "{told}");
+    }
+}
+
+/// Texts, lists and output of a target are bounded, wherever they would be shown.
+#[test]
+fn what_a_target_says_is_bounded() {
+    let endless = vec![b'x'; 1 << 20];
+    let busy = Trap::saying(&[&message(0x80, &[field(2, &endless)])]);
+    let run = busy.run(&["push", "--json", "--retries", "0"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.out.len() < 10_000 && run.out.contains('…'), "{run:?}");
+    let damage = field(11, &[field(1, b"x"), field(2, b"y")].concat());
+    let trap = Trap::saying(&[&greeting(&vec![damage; 100_000])]);
+    let run = trap.run(&["push", "--json", "--retries", "0"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let told = run.result()["error"]["message"].to_string();
+    assert!(
+        told.contains("names more than 1024 damaged files"),
+        "{told}"
+    );
+    let mut said = vec![greeting(&[]), inventory(b"RSMF\x01\0", 6)];
+    said.extend(vec![message(0x86, &[field(1, b"switch")]); 100]);
+    let run = Trap::new(Script::Say(said)).run(&["push", "--json", "--retries", "0"]);
+    assert_ne!(run.code, Some(0), "{run:?}");
+    assert!(run.out.contains("more than 64 steps"), "{run:?}");
+}

@@ -3,6 +3,7 @@
 use super::words::word;
 use super::{MAX_REPLY_BYTES, WireError};
 use crate::bytes::{Reader, Writer};
+use crate::limits;
 
 /// A message under construction; fields are added in the order of their tags.
 pub(super) struct Message(Writer);
@@ -103,6 +104,20 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Adds an element to a list, unless the list has as many as `limit` already.
+pub(super) fn add<T>(
+    list: &mut Vec<T>,
+    element: T,
+    what: &'static str,
+    limit: usize,
+) -> Result<(), WireError> {
+    if list.len() == limit {
+        return Err(WireError::TooMany { what, limit });
+    }
+    list.push(element);
+    Ok(())
+}
+
 #[derive(Clone, Copy)]
 pub(super) struct Field<'a> {
     message: u8,
@@ -133,8 +148,21 @@ impl<'a> Field<'a> {
         word(words, self.number()?).ok_or_else(|| self.malformed())
     }
 
+    /// A text for people, of which at most [`limits::TARGET_TEXT_BYTES`] are kept.
     pub(super) fn text(self) -> String {
-        String::from_utf8_lossy(self.value).into_owned()
+        let kept = self.value.len().min(limits::TARGET_TEXT_BYTES);
+        let mut text = String::from_utf8_lossy(&self.value[..kept]).into_owned();
+        if kept < self.value.len() {
+            // The cut may have halved a character.
+            text.truncate(text.trim_end_matches('\u{fffd}').len());
+            text.push('…');
+        }
+        text
+    }
+
+    /// A path, of which at most [`limits::PATH_BYTES`] are kept.
+    pub(super) fn path(self) -> Vec<u8> {
+        self.value[..self.value.len().min(limits::PATH_BYTES)].to_vec()
     }
 
     pub(super) fn array<const N: usize>(self) -> Result<[u8; N], WireError> {

@@ -15,10 +15,8 @@ mod result;
 mod status;
 mod words;
 
-pub(crate) use parts::Assembler;
-#[cfg(any(test, fuzzing))]
-pub(crate) use parts::MAX_PART_BYTES;
 pub use parts::parts;
+pub(crate) use parts::{Assembler, MAX_PART_BYTES};
 pub use reply::Reply;
 pub use request::Request;
 
@@ -57,6 +55,17 @@ pub enum WireError {
     #[error("the message has more than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
+        limit: usize,
+    },
+    /// A part has no bytes, but announces more parts.
+    #[error("a part of the message is empty, although it is not the last one")]
+    EmptyPart,
+    /// A list has more elements than any target needs.
+    #[error("the message names more than {limit} {what}")]
+    TooMany {
+        /// The elements.
+        what: &'static str,
+        /// The limit.
         limit: usize,
     },
     /// A field lacks bytes, or has bytes that it must not have.

@@ -25,6 +25,11 @@ pub(crate) struct Assembler {
 }
 
 impl Assembler {
+    /// Returns how many bytes of a message have arrived that is not complete.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Takes a part. Returns the message, if the part completes one.
     pub(crate) fn add(&mut self, part: &[u8]) -> Result<Option<Vec<u8>>, WireError> {
         let (&flag, bytes) = part.split_first().ok_or(WireError::Empty)?;
@@ -32,6 +37,10 @@ impl Assembler {
             return Err(WireError::TooLarge {
                 limit: MAX_REPLY_BYTES,
             });
+        }
+        // With such parts, a message would never grow, and never end.
+        if flag == 1 && bytes.is_empty() {
+            return Err(WireError::EmptyPart);
         }
         self.pending.extend_from_slice(bytes);
         match flag {

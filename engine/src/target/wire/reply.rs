@@ -1,10 +1,11 @@
 //! The agent's answers.
 
 use super::WireError;
-use super::fields::{Field, Fields};
+use super::fields::{Field, Fields, add};
 use super::result::{decode_error, decode_result};
 use super::status::decode_status;
 use super::words::{MANIFEST_SOURCES, PLACES, PlaceKind, STANDINGS, StandingKind, word};
+use crate::limits;
 use crate::plan::conflicts::Standing;
 use crate::target::apply::{ApplyResult, RemoteError};
 use crate::target::found::{Found, FoundDirectory};
@@ -106,7 +107,7 @@ impl Reply {
                 bytes: fields.find_number(2)?,
             }),
             0x85 => Ok(Self::Output {
-                text: fields.find_text(1)?,
+                text: decode_output(fields)?,
             }),
             0x86 => Ok(Self::Step {
                 step: Step::from(fields.find_text(1)?.as_str()),
@@ -157,6 +158,14 @@ fn decode_boot(fields: Fields<'_>) -> Result<Reply, WireError> {
     Ok(reply)
 }
 
+/// A hook's output is longer than other texts. The session bounds all of it together.
+fn decode_output(fields: Fields<'_>) -> Result<String, WireError> {
+    let text = fields.find(1)?;
+    Ok(text.map_or_else(String::new, |field| {
+        String::from_utf8_lossy(field.value).into_owned()
+    }))
+}
+
 fn decode_manifest(fields: Fields<'_>) -> Result<Reply, WireError> {
     let (mut inventory, mut compressed, mut size, mut left_out) =
         (false, Vec::new(), 0, Vec::new());
@@ -165,7 +174,12 @@ fn decode_manifest(fields: Fields<'_>) -> Result<Reply, WireError> {
             1 => inventory = field.word(MANIFEST_SOURCES)?,
             2 => compressed = field.value.to_vec(),
             3 => size = field.number()?,
-            4 => left_out.push(field.value.to_vec()),
+            4 => add(
+                &mut left_out,
+                field.path(),
+                "paths that were left out",
+                limits::TARGET_LIST,
+            )?,
             _ => {}
         }
         Ok(())
@@ -182,7 +196,12 @@ fn decode_taken(fields: Fields<'_>) -> Result<Reply, WireError> {
     let mut found = Vec::new();
     fields.each(|field| {
         if field.tag == 1 {
-            found.push(decode_standing(field)?);
+            add(
+                &mut found,
+                decode_standing(field)?,
+                "paths",
+                limits::MANIFEST_ENTRIES,
+            )?;
         }
         Ok(())
     })?;
@@ -199,10 +218,7 @@ fn decode_place(fields: Fields<'_>) -> Result<Place, WireError> {
         PlaceKind::Writable => Place::Writable,
         PlaceKind::Absent => Place::Absent,
         PlaceKind::Refused => Place::Refused {
-            path: fields
-                .find(2)?
-                .map(|field| field.value.to_vec())
-                .unwrap_or_default(),
+            path: fields.find(2)?.map(Field::path).unwrap_or_default(),
             reason: fields.find_text(3)?,
         },
     })
@@ -215,11 +231,7 @@ fn decode_standing(field: Field<'_>) -> Result<(u64, Standing), WireError> {
     let standing = match kind {
         StandingKind::File => Standing::File(content.map(Field::array).transpose()?),
         StandingKind::Dir => Standing::Dir,
-        StandingKind::Symlink => Standing::Symlink(
-            content
-                .map(|field| field.value.to_vec())
-                .unwrap_or_default(),
-        ),
+        StandingKind::Symlink => Standing::Symlink(content.map(Field::path).unwrap_or_default()),
         StandingKind::Other => Standing::Other,
     };
     Ok((fields.find_number(1)?, standing))
@@ -229,9 +241,24 @@ fn decode_found(fields: Fields<'_>) -> Result<Found, WireError> {
     let mut found = Found::default();
     fields.each(|field| {
         match field.tag {
-            1 => found.directories.push(decode_directory(field.nested())?),
-            2 => found.lacking.push(field.number()?),
-            3 => found.config_faults.push(field.text()),
+            1 => add(
+                &mut found.directories,
+                decode_directory(field.nested())?,
+                "directories",
+                limits::BOOT_SCRIPT_ITEMS,
+            )?,
+            2 => add(
+                &mut found.lacking,
+                field.number()?,
+                "libraries",
+                limits::TARGET_LIST,
+            )?,
+            3 => add(
+                &mut found.config_faults,
+                field.text(),
+                "faults",
+                limits::TARGET_NOTES,
+            )?,
             _ => {}
         }
         Ok(())
@@ -244,7 +271,7 @@ fn decode_directory(fields: Fields<'_>) -> Result<FoundDirectory, WireError> {
     fields.each(|field| {
         match field.tag {
             1 => directory.missing = true,
-            2 => directory.path = Some(field.value.to_vec()),
+            2 => directory.path = Some(field.path()),
             3 => directory.unknown = true,
             _ => {}
         }

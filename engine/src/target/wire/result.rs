@@ -1,8 +1,9 @@
 //! The end of an update, and errors.
 
 use super::WireError;
-use super::fields::Fields;
+use super::fields::{Fields, add};
 use super::words::OUTCOMES;
+use crate::limits;
 use crate::target::apply::{ApplyResult, ModuleStatus, RemoteError};
 use crate::target::words::{ErrorKind, HookFailure, ModuleState};
 
@@ -12,15 +13,35 @@ pub(super) fn decode_result(fields: Fields<'_>) -> Result<ApplyResult, WireError
         match field.tag {
             1 => result.outcome = field.word(OUTCOMES)?,
             2 => result.generation = field.number()?,
-            3 => result.modules.push(decode_module(field.nested())?),
-            4 => result.notes.push(field.text()),
+            3 => add(
+                &mut result.modules,
+                decode_module(field.nested())?,
+                "modules",
+                limits::TARGET_LIST,
+            )?,
+            4 => add(
+                &mut result.notes,
+                field.text(),
+                "notes",
+                limits::TARGET_NOTES,
+            )?,
             5 => result.downtime_us = field.number()?,
             6 => result.error = Some(decode_error(field.nested())?),
             7 => result.needs_restart = true,
             8 => result.probation_ms = Some(field.number()?),
             9 => result.snapshot = Some(field.array()?),
-            15 => result.ended_funs.push(field.text()),
-            16 => result.restarted.push(field.text()),
+            15 => add(
+                &mut result.ended_funs,
+                field.text(),
+                "modules",
+                limits::TARGET_LIST,
+            )?,
+            16 => add(
+                &mut result.restarted,
+                field.text(),
+                "applications",
+                limits::TARGET_LIST,
+            )?,
             _ => {}
         }
         Ok(())

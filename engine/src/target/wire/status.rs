@@ -1,9 +1,10 @@
 //! What a target says of itself.
 
 use super::WireError;
-use super::fields::{Field, Fields};
+use super::fields::{Field, Fields, add};
 use super::result::decode_module;
 use super::words::{DRIFTS, GENERATION_STATES, PACK_OUTCOMES, word};
+use crate::limits;
 use crate::target::status::{
     Current, Drift, EarlierGeneration, Incoming, LastPack, Leftovers, PackEnd, TargetStatus, VmLife,
 };
@@ -20,11 +21,26 @@ pub(super) fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireErro
             6 => status.free_bytes = Some(field.number()?),
             7 => status.writable = true,
             8 => status.current = Some(decode_current(field.nested())?),
-            9 => status.drift.push(decode_drift(field)?),
+            9 => add(
+                &mut status.drift,
+                decode_drift(field)?,
+                "changed entries",
+                limits::MANIFEST_ENTRIES,
+            )?,
             10 => status.incoming = Some(decode_incoming(field.nested())?),
-            11 => status.damage.push(decode_damage(field.nested())?),
+            11 => add(
+                &mut status.damage,
+                decode_damage(field.nested())?,
+                "damaged files",
+                limits::TARGET_NOTES,
+            )?,
             12 => status.credit = field.number()?,
-            13 => status.earlier.push(decode_earlier(field.nested())?),
+            13 => add(
+                &mut status.earlier,
+                decode_earlier(field.nested())?,
+                "generations",
+                limits::TARGET_LIST,
+            )?,
             14 => status.recovered = Some(field.text()),
             43 => status.zlib = Some(field.array()?),
             42 => status.last_pack = Some(decode_last_pack(field.nested())?),
@@ -32,14 +48,44 @@ pub(super) fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireErro
             38 => status.vm = decode_vm(field.nested())?,
             25 => status.stale = field.number()?,
             26 => status.waiting = field.number()?,
-            20 => status.modules.push(decode_module(field.nested())?),
-            21 => status.kept_bytes.push(decode_kept_bytes(field.nested())?),
-            22 => status.mounts.push(field.value.to_vec()),
+            20 => add(
+                &mut status.modules,
+                decode_module(field.nested())?,
+                "modules",
+                limits::TARGET_LIST,
+            )?,
+            21 => add(
+                &mut status.kept_bytes,
+                decode_kept_bytes(field.nested())?,
+                "generations",
+                limits::TARGET_LIST,
+            )?,
+            22 => add(
+                &mut status.mounts,
+                field.path(),
+                "mount points",
+                limits::TARGET_LIST,
+            )?,
             40 => status.runs = true,
-            41 => status.release_root = Some(field.value.to_vec()),
-            34 => status.boot_faults.push(field.text()),
-            35 => status.boot_warnings.push(field.text()),
-            36 => status.boots.push(field.text()),
+            41 => status.release_root = Some(field.path()),
+            34 => add(
+                &mut status.boot_faults,
+                field.text(),
+                "faults",
+                limits::TARGET_NOTES,
+            )?,
+            35 => add(
+                &mut status.boot_warnings,
+                field.text(),
+                "warnings",
+                limits::TARGET_NOTES,
+            )?,
+            36 => add(
+                &mut status.boots,
+                field.text(),
+                "boot files",
+                limits::TARGET_LIST,
+            )?,
             _ => {}
         }
         Ok(())
@@ -134,7 +180,12 @@ fn decode_leftovers(fields: Fields<'_>) -> Result<Leftovers, WireError> {
     fields.each(|field| {
         match field.tag {
             1 => leftovers.count = field.number()?,
-            2 => leftovers.tops.push(field.value.to_vec()),
+            2 => add(
+                &mut leftovers.tops,
+                field.path(),
+                "leftovers",
+                limits::TARGET_LIST,
+            )?,
             _ => {}
         }
         Ok(())
@@ -148,7 +199,7 @@ fn decode_vm(fields: Fields<'_>) -> Result<VmLife, WireError> {
         match field.tag {
             1 => vm.creation = field.number()?,
             2 => vm.os_pid = field.number()?,
-            3 => vm.boot = Some(field.value.to_vec()),
+            3 => vm.boot = Some(field.path()),
             4 => vm.named = Some(field.text()),
             _ => {}
         }

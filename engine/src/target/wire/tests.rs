@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use super::fields::Message;
 use super::*;
 use crate::golden_tests::{check_golden, golden_dir};
+use crate::limits;
 
 use replies::replies;
 use requests::requests;
@@ -76,6 +77,27 @@ fn boot_messages_are_decoded() {
     for (bytes, reply) in table {
         assert_eq!(Reply::decode(bytes), Ok(reply), "{bytes:?}");
     }
+}
+
+#[test]
+fn what_a_target_says_is_bounded() {
+    let text = |bytes: &[u8]| [&[0x88, 2][..], &[0x84, 0x10], bytes].concat();
+    // 2052 bytes, and the cut halves a character of two.
+    let long = [&b"x"[..], "ä".repeat(1025).as_bytes(), b"y"].concat();
+    let Ok(Reply::Error(error)) = Reply::decode(&text(&long)) else {
+        panic!("no error");
+    };
+    assert_eq!(error.message, format!("x{}…", "ä".repeat(511)));
+    let note = [4, 1, b'n'];
+    let notes = |count| [&[0x87][..], &note.repeat(count)].concat();
+    assert!(Reply::decode(&notes(limits::TARGET_NOTES)).is_ok());
+    let error = Reply::decode(&notes(limits::TARGET_NOTES + 1));
+    assert!(
+        matches!(error, Err(WireError::TooMany { what: "notes", .. })),
+        "{error:?}"
+    );
+    let mut assembler = Assembler::default();
+    assert_eq!(assembler.add(&[1]), Err(WireError::EmptyPart));
 }
 
 #[test]

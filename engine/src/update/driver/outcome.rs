@@ -280,13 +280,13 @@ impl UpdateError {
 
     /// Returns whether the session ended in a way that leaves no peer for a good-bye.
     pub(super) fn is_hung_up(&self) -> bool {
-        matches!(
-            self,
-            Self::Push(
-                PushError::Session(SessionError::Transport(_) | SessionError::Hung { .. })
-                    | PushError::LostWhileApplying { .. }
-            ) | Self::CancelledOrdered(_)
-        )
+        match self {
+            Self::Push(PushError::Session(error)) => {
+                error.is_hung() || matches!(error, SessionError::Transport(_))
+            }
+            Self::Push(PushError::LostWhileApplying { .. }) | Self::CancelledOrdered(_) => true,
+            _ => false,
+        }
     }
 }
 

@@ -5,10 +5,12 @@ use tokio_util::sync::CancellationToken;
 use super::restart::Restart;
 use super::{Driver, OnEvent, is_refused_hooks};
 use crate::target::Target;
+use crate::target::claim;
 use crate::target::session::{Session, SessionError};
 use crate::target::wire::{Reply, Request};
 use crate::target::{
-    ApplyOutcome, ApplyResult, ErrorKind, HooksPoint, ReloadMode, Step, TargetStatus,
+    ApplyOutcome, ApplyResult, ErrorKind, FalseClaim, HooksPoint, Number, ReloadMode, Step,
+    TargetStatus,
 };
 use crate::tree::id::SnapshotId;
 use crate::update::{
@@ -51,7 +53,7 @@ pub async fn roll_back(
         }
         let mut hooks_ran = false;
         let answer = driver
-            .ask_rollback(&mut session, &rollback, !status.writable, &mut hooks_ran)
+            .ask_rollback(&mut session, &rollback, &status, &mut hooks_ran)
             .await;
         driver.target.close(session).await;
         match answer {
@@ -92,12 +94,12 @@ impl Driver<'_, '_> {
         &mut self,
         session: &mut Session,
         rollback: &Rollback,
-        presync_now: bool,
+        status: &TargetStatus,
         hooks_ran: &mut bool,
     ) -> Result<ApplyResult, SessionError> {
         if let Some(hooks) = &rollback.hooks {
             let point = HooksPoint::Undo;
-            for reply in send_hooks(session, hooks, presync_now, point).await? {
+            for reply in send_hooks(session, hooks, !status.writable, point).await? {
                 self.tell_reply(&reply);
             }
         }
@@ -105,6 +107,7 @@ impl Driver<'_, '_> {
         loop {
             let reply = session.receive_checked().await?;
             if let Reply::Result(result) = reply {
+                check(&result, rollback.to, status)?;
                 return Ok(*result);
             }
             *hooks_ran |= matches!(
@@ -124,6 +127,20 @@ impl Driver<'_, '_> {
             // No other event is requested, and no other matters.
             _ => {}
         }
+    }
+}
+
+/// Compares the target's result with the request.
+fn check(result: &ApplyResult, to: RollbackTo, status: &TargetStatus) -> Result<(), FalseClaim> {
+    match to {
+        _ if result.outcome == ApplyOutcome::RolledBack => Ok(()),
+        RollbackTo::Generation(generation) => claim::check_number(result, Number::Is(generation)),
+        RollbackTo::Snapshot(snapshot) => claim::check_snapshot(result, snapshot.0),
+        // The generation before the installed one is the newest that the target keeps.
+        RollbackTo::Previous => match status.earlier.iter().map(|it| it.generation).max() {
+            Some(newest) => claim::check_number(result, Number::Is(newest)),
+            None => Ok(()),
+        },
     }
 }
 
