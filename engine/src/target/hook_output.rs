@@ -13,8 +13,11 @@ pub(super) struct HookOutput {
 impl HookOutput {
     /// Takes what the hook printed. Returns the part that is passed on.
     pub(super) fn take(&mut self, mut text: String) -> Option<String> {
-        let left = HOOK_OUTPUT_BYTES - self.passed_bytes;
-        let rest = text.split_off(text.floor_char_boundary(left));
+        let mut left = text.len().min(HOOK_OUTPUT_BYTES - self.passed_bytes);
+        while !text.is_char_boundary(left) {
+            left -= 1;
+        }
+        let rest = text.split_off(left);
         self.passed_bytes += text.len();
         if !rest.is_empty() {
             // A character that does not fit fills the rest.
