@@ -46,7 +46,6 @@ needed_syncs("full") ->
             {first_push, sync_dir, "/.relsync"},
             {rollback, sync_dir, "/.relsync"},
             {push, sync_dir, "/lib/keep-1.0/ebin"},
-            {push, sync_file, "/bin/start"},
             {rollback, sync_dir, "/lib/keep-1.0/ebin"},
             {rollback, sync_dir, "/lib/moved-1.0"},
             {recover_push, sync_dir, "/lib/keep-1.0/ebin"}
