@@ -38,11 +38,12 @@ build: ## Builds the release binary, target/release/relsync
 demo: setup-build build ## Shows an update of a running release
 	@scripts/demo.sh
 
+# Most tests wait for nodes, so more of them run at once than there are processors.
 test: setup quick-check ## Runs all tests, against every OTP release that can be had here
 	@$(MAKE) --no-print-directory otp-roots \
 	  || echo 'note: not all OTP releases could be had; the tests run against those that are here' >&2
 	@echo "testing against OTP $$(scripts/otp-run.sh --list | paste -sd ' ' -)"
-	cargo test --workspace
+	cargo test --workspace -- --test-threads 4
 	scripts/erl-test.sh test
 
 crash: setup ## Kills, cuts, fills and damages at every moment of an update; takes half an hour or more

@@ -634,7 +634,7 @@ pub(crate) enum StoreCommand {
     /// Delete what no snapshot needs; with rules, forget snapshots first
     Gc {
         #[command(flatten)]
-        keep: KeepArgs,
+        keep: RetentionArgs,
         /// Show what would be forgotten and freed
         #[arg(short = 'n', long)]
         dry_run: bool,
@@ -647,7 +647,7 @@ pub(crate) enum StoreCommand {
 /// rule, all are kept.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Keep")]
-pub(crate) struct KeepArgs {
+pub(crate) struct RetentionArgs {
     /// Keep the last N snapshots, by when each was last seen
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) keep_last: u32,

@@ -32,8 +32,6 @@ use crate::trust;
 use crate::units::Span;
 use crate::whole;
 
-const DEFAULT_KEEP: u32 = 2;
-
 /// A push that is ready on the host's side.
 struct Job {
     target: Target,
@@ -217,9 +215,10 @@ fn prepare(
 }
 
 pub(crate) fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> PushOptions {
+    let default = PushOptions::default();
     PushOptions {
         reload: args.reload.unwrap_or(Reload::Soft).into(),
-        keep: u64::from(args.keep.unwrap_or(DEFAULT_KEEP)),
+        keep: args.keep.map_or(default.keep, u64::from),
         keep_bytes: args.keep_bytes.map(|size| size.0),
         confirm_timeout_ms: args.confirm_timeout.and_then(Span::limit_ms),
         hooks,
@@ -232,7 +231,7 @@ pub(crate) fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> 
         max_delete: args.max_delete,
         dry_run,
         restart_command: args.restart.restart_command.clone(),
-        ..PushOptions::default()
+        ..default
     }
 }
 

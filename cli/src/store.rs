@@ -4,7 +4,7 @@ use relsync_engine::store::keep::KeepRules;
 use relsync_engine::store::{CheckReport, CollectReport, RebuildReport, Store, StoreStats};
 use serde_json::{Value, json};
 
-use crate::args::{KeepArgs, LocalArgs, OutputArgs, StoreCommand};
+use crate::args::{LocalArgs, OutputArgs, RetentionArgs, StoreCommand};
 use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::machine;
@@ -64,7 +64,7 @@ pub(crate) fn open(mut local: LocalArgs, output: &Output) -> Result<Store, CliEr
     source::open_store(&local.store, output)
 }
 
-fn rules(args: KeepArgs) -> KeepRules {
+fn rules(args: RetentionArgs) -> KeepRules {
     KeepRules {
         last: args.keep_last,
         daily: args.keep_daily,

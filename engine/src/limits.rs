@@ -1,7 +1,8 @@
 //! The limits of `store-format.md`, section *Conventions*: the most that a file or a peer may
 //! claim.
 //!
-//! The agent has its own copy of those that it needs, each in the module that decodes.
+//! The agent has its own copy of those that it needs, each in the module that decodes. The sizes of
+//! the store's own files are in `store/segment.rs` and `store/appender.rs`.
 //!
 //! Every length is checked against one of these before anything is allocated for it. The last ones
 //! are the host's own. They bound the work that it spends on choosing bases.

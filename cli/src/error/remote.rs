@@ -16,7 +16,7 @@ pub(crate) const BOOT_HINT: &str = "push what the message names as well (an --ex
 pub(crate) const OTHER_OTP_HINT: &str = "build the release with the OTP that the target runs; if the release brings its own ERTS, --reload vm starts it with that";
 
 /// How the process ends when the agent refuses. All refusals but one leave the target unchanged.
-pub(super) fn remote_exit(kind: &ErrorKind) -> Exit {
+pub(super) fn refusal_exit(kind: &ErrorKind) -> Exit {
     match kind {
         ErrorKind::Path => Exit::Usage,
         ErrorKind::Damaged => Exit::HalfDone,

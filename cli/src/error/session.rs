@@ -6,7 +6,7 @@ use relsync_engine::target::session::SessionError;
 use relsync_engine::transport::TransportError;
 use relsync_engine::update::PushError;
 
-use super::remote::{refusal_hint, remote_exit, remote_hint};
+use super::remote::{refusal_exit, refusal_hint, remote_hint};
 use super::store::store_class;
 use super::{Class, Exit};
 
@@ -24,7 +24,7 @@ pub(super) fn session_class(error: &SessionError) -> Class<'_> {
         ),
         SessionError::Remote(remote) => (
             remote.kind.as_str(),
-            remote_exit(&remote.kind),
+            refusal_exit(&remote.kind),
             refusal_hint(remote),
         ),
         SessionError::Hung { .. }

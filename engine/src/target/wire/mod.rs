@@ -24,7 +24,7 @@ use std::io::Read;
 
 use crate::bytes::ReadError;
 
-/// The version of the protocol that this host speaks.
+/// The version of the protocol that this host speaks. The agent's is in `relsync_lib_session`.
 pub const PROTOCOL: u64 = 4;
 
 /// The largest message of an agent: a manifest with everything around it.
