@@ -17,7 +17,6 @@ old_code_test_() ->
             fun funs_survive_there_back_and_there_again/1,
             fun funs_of_the_version_before_last_end_and_are_told/1,
             fun callers_of_funs_notice_nothing/1,
-            fun standing_still_is_needed/1,
             fun undo_keeps_funs_and_who_runs_the_new_code/1,
             fun soft_undo_kills_nobody/1,
             fun soft_undo_keeps_a_new_module_that_a_process_lives_in/1,
@@ -197,14 +196,6 @@ funs_of_the_version_before_last_end_and_are_told(Release) ->
 %% Processes call funs without a pause, while modules go back and forth.
 callers_of_funs_notice_nothing(Release) ->
     ?assertEqual(0, failures(Release, 10, #{stand_still_ms => 60000})).
-
-%% A caller is hit only now and then, so it may take many updates.
-standing_still_is_needed(Release) ->
-    Fails = fun
-        Fails(0) -> false;
-        Fails(Left) -> failures(Release, 10, #{stand_still_ms => 0}) > 0 orelse Fails(Left - 1)
-    end,
-    ?assert(Fails(50)).
 
 failures(#{root := Root} = Release, Times, Limits) ->
     Names = [list_to_atom("oc_m" ++ integer_to_list(N)) || N <- lists:seq(1, 10)],
