@@ -74,7 +74,7 @@ pub(crate) fn cookie_file() -> Option<String> {
 
 fn cookie_in(path: &Path) -> Option<String> {
     let metadata = fs::metadata(path).ok()?;
-    if metadata.len() > MAX_COOKIE_FILE_BYTES {
+    if !metadata.is_file() || metadata.len() > MAX_COOKIE_FILE_BYTES {
         return None;
     }
     non_blank(&fs::read_to_string(path).ok()?)
@@ -108,4 +108,19 @@ pub(crate) fn now_ns() -> i64 {
 fn non_blank(text: &str) -> Option<String> {
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_is_read_from_a_regular_file_only() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("cookie");
+        fs::write(&file, "secret\n").expect("a file");
+        assert_eq!(cookie_in(&file).as_deref(), Some("secret"));
+        // Its size is 0, and reading it never ends.
+        assert_eq!(cookie_in(Path::new("/dev/zero")), None);
+    }
 }
