@@ -44,6 +44,11 @@ pub(super) fn session_class(error: &SessionError) -> Class<'_> {
                 "do not trust this target: look at the device itself; `relsync status` only repeats what the target says",
             ),
         ),
+        SessionError::InvalidEnd(_) => (
+            "protocol",
+            Exit::Unreachable,
+            hint("`relsync status` tells which release the target runs"),
+        ),
         SessionError::Busy { .. } => ("busy", Exit::Failed, remote_hint(&ErrorKind::Busy)),
         SessionError::Returning => (
             "busy",

@@ -24,6 +24,24 @@ fn node() -> NodeName {
 }
 
 #[test]
+fn after_an_order_nobody_says_that_nothing_was_changed() {
+    let unexpected = || SessionError::Unexpected {
+        expected: "a result",
+        found: "a greeting",
+    };
+    let before = CliError::from(unexpected()).explain();
+    assert_eq!(before.exit, Exit::Failed);
+    assert!(
+        before
+            .message
+            .ends_with("nothing was changed on the target")
+    );
+    let after = CliError::from(SessionError::InvalidEnd(Box::new(unexpected()))).explain();
+    assert_eq!(after.exit, Exit::Unreachable);
+    assert!(!after.message.contains("nothing was changed"), "{after:?}");
+}
+
+#[test]
 fn every_kind_has_its_exit_code() {
     let io = || std::io::Error::other("oh");
     let scan = |error| CliError::Store(StoreError::Scan(error));

@@ -115,6 +115,29 @@ pub enum SessionError {
         /// The protocol that the agent speaks.
         found: u64,
     },
+    /// The agent was told to change the target, and gave no valid answer. It may have done it.
+    #[error("the target was told to act and may have done so, but its answer is invalid")]
+    InvalidEnd(#[source] Box<SessionError>),
+}
+
+impl SessionError {
+    /// Returns the error as one that came after an order to change the target. A refusal, a lost
+    /// link and a silence say themselves what they leave open.
+    pub(crate) fn after_order(self) -> Self {
+        match self {
+            Self::Wire(_)
+            | Self::Unexpected { .. }
+            | Self::TooManySteps { .. }
+            | Self::Busy { .. }
+            | Self::Returning
+            | Self::Transport(
+                TransportError::Oversized { .. }
+                | TransportError::Malformed { .. }
+                | TransportError::MessageTooLarge { .. },
+            ) => Self::InvalidEnd(Box::new(self)),
+            other => other,
+        }
+    }
 }
 
 impl From<Overdue> for SessionError {

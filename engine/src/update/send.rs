@@ -205,12 +205,13 @@ impl<'a> Sender<'a> {
         };
         self.session.send(&request).await?;
         loop {
-            match self.session.receive_checked().await? {
+            let reply = self.session.receive_checked().await;
+            match reply.map_err(SessionError::after_order)? {
                 Reply::Result(result) => {
                     claim::check_unchanged(&result, status).map_err(SessionError::from)?;
                     return Ok(*result);
                 }
-                reply => self.take(&reply)?,
+                reply => self.take(&reply).map_err(SessionError::after_order)?,
             }
         }
     }

@@ -105,7 +105,10 @@ impl Driver<'_, '_> {
         }
         session.send(&request(rollback)).await?;
         loop {
-            let reply = session.receive_checked().await?;
+            let reply = session
+                .receive_checked()
+                .await
+                .map_err(SessionError::after_order)?;
             if let Reply::Result(result) = reply {
                 check(&result, rollback.to, status)?;
                 return Ok(*result);
