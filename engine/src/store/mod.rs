@@ -206,7 +206,9 @@ impl Store {
             return Self::open_read_only(dir, segments_dir, teller);
         }
         made.map_err(|source| io_error("create", &segments_dir, source))?;
+        private::check_file(&dir.join(WRITER_FILE))?;
         let lock_path = dir.join(LOCK_FILE);
+        private::check_file(&lock_path)?;
         let lock = lock::open(&lock_path).map_err(|source| io_error("open", &lock_path, source))?;
         let index_path = dir.join(INDEX_FILE);
         let mut rebuilt = None;
@@ -234,6 +236,7 @@ impl Store {
         teller: Teller,
     ) -> Result<Self, StoreError> {
         let lock_path = dir.join(LOCK_FILE);
+        private::check_file(&lock_path)?;
         let lock = lock::open(&lock_path).map_err(|source| io_error("open", &lock_path, source))?;
         if let Some(file) = &lock {
             share(file, &lock_path, &teller)?;

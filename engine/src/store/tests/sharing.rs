@@ -30,11 +30,15 @@ fn only_the_owner_can_read_a_store() {
     {
         assert_eq!(mode(file), 0o600, "{}", file.display());
     }
-    // A store of an earlier version may have an index that others can read.
-    set_mode(&index, 0o644);
-    drop(fixture.store());
-    assert_eq!(mode(&index), 0o600);
-    for path in [&dir, &dir.join(SEGMENTS_DIR), &index] {
+    // A store of an earlier version, or a copy of one, may have files that others can read. Who can
+    // read a lock file can take its lock.
+    let locks = [dir.join(LOCK_FILE), dir.join(WRITER_FILE)];
+    for file in locks.iter().chain([&index]) {
+        set_mode(file, 0o644);
+        drop(fixture.store());
+        assert_eq!(mode(file), 0o600, "{}", file.display());
+    }
+    for path in [&dir, &dir.join(SEGMENTS_DIR), &index, &locks[0], &locks[1]] {
         let before = mode(path);
         set_mode(path, before | 0o020);
         let error = Store::open(&dir).expect_err("open to the group");
