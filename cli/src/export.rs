@@ -6,7 +6,7 @@
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use relsync_engine::store::{Store, StoreError};
@@ -18,6 +18,8 @@ use crate::error::CliError;
 
 /// The permission bits that a snapshot from elsewhere may set: read, write and execute.
 const PLAIN_BITS: u32 = 0o777;
+/// The permission of everybody to write.
+const WRITABLE_BY_ALL: u32 = 0o002;
 
 /// Writes the entries of a manifest into `dir`, which must be empty or not exist. Returns the
 /// number of entries that lost a bit beyond [`PLAIN_BITS`], which only `as_is` keeps.
@@ -102,8 +104,19 @@ fn check_space(manifest: &Manifest, dir: &Path) -> Result<(), CliError> {
 fn make_root(dir: &Path) -> Result<(), CliError> {
     DirBuilder::new()
         .recursive(true)
+        .mode(0o755)
         .create(dir)
         .map_err(|source| failed(dir, source))?;
+    // Others could plant links in it while the export runs.
+    let metadata = fs::metadata(dir).map_err(|source| failed(dir, source))?;
+    let is_own = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+    if !is_own || metadata.mode() & WRITABLE_BY_ALL != 0 {
+        let why = "the directory belongs to another user, or others may write to it";
+        return Err(failed(
+            dir,
+            io::Error::new(io::ErrorKind::PermissionDenied, why),
+        ));
+    }
     let mut there = fs::read_dir(dir).map_err(|source| failed(dir, source))?;
     if there.next().is_some() {
         return Err(CliError::NotEmpty {

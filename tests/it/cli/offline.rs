@@ -255,6 +255,15 @@ fn snapshots_are_tagged_exported_and_forgotten() {
         id.as_str(),
         "the copy is the same tree"
     );
+    // Others could plant links in it.
+    let open = cli.dir().join("open");
+    fs::create_dir(&open).expect("mkdir");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("chmod");
+    let refused = cli.run(&["snapshot", "export", "good", "open"]);
+    assert!(
+        refused.code == Some(1) && refused.err.contains("others may write to it"),
+        "{refused:?}"
+    );
     let full = cli.run(&["snapshot", "export", "good", "copy"]);
     assert!(
         full.code == Some(1) && full.err.contains("not empty"),
