@@ -16,6 +16,7 @@ old_code_test_() ->
             fun code_that_is_held_is_recognised/1,
             fun funs_survive_there_back_and_there_again/1,
             fun funs_of_the_version_before_last_end_and_are_told/1,
+            fun code_without_funs_leaves_none_in_the_vm/1,
             fun callers_of_funs_notice_nothing/1,
             fun undo_keeps_funs_and_who_runs_the_new_code/1,
             fun soft_undo_kills_nobody/1,
@@ -192,6 +193,25 @@ funs_of_the_version_before_last_end_and_are_told(Release) ->
     ?assert(string:find(Note, "oc_a, oc_b") =/= nomatch),
     ?assertError({badfun, _}, First(x)),
     ?assertEqual({2, x}, Second(x)).
+
+%% From OTP 28 on, the VM may remember every fun that it was ever asked for.
+code_without_funs_leaves_none_in_the_vm(Release) ->
+    Source = fun(V) ->
+        io_lib:format("-module(oc_a).\n-export([v/0, l/1, 'a-b/1-c-0-'/0]).\n"
+            "v() -> ~p.\nl(L) -> [{~p, X} || X <- L].\n'a-b/1-c-0-'() -> ok.\n", [V, V])
+    end,
+    Push = fun(V) -> {{ok, #{ended := []}, _}, _} = push(Release, [stage(Release, ?A, beam(Source(V)))], soft) end,
+    [Push(V) || V <- [2, 3, 4]],
+    Before = funs_in_vm(),
+    [Push(V) || V <- [5, 6, 7]],
+    ?assertEqual(Before, funs_in_vm()).
+
+funs_in_vm() ->
+    erlang:garbage_collect(),
+    {match, [Count]} = re:run(
+        erlang:system_info(info), "hash_table:fun_[a-z_]+\n(?:.+\n)*?objs: ([0-9]+)", [{capture, all_but_first, binary}]
+    ),
+    binary_to_integer(Count).
 
 %% Processes call funs without a pause, while modules go back and forth.
 callers_of_funs_notice_nothing(Release) ->

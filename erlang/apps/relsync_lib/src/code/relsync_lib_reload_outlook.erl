@@ -69,7 +69,7 @@ ended(_Items, Mode) when Mode =:= none; Mode =:= vm ->
 ended(Items, _Mode) ->
     Purged = [I || #{status := S} = I <- Items, S =:= reload orelse S =:= remove orelse S =:= load orelse S =:= in_use],
     WithOldCode = relsync_lib_code:old_code([M || #{module := M} <- Purged]),
-    [M || #{module := M} = Item <- Purged, lists:member(M, WithOldCode), not returns(Item), relsync_lib_code:has_funs(M)].
+    [M || #{module := M} = Item <- Purged, lists:member(M, WithOldCode), relsync_lib_code:has_funs(M), not returns(Item)].
 
 returns(#{module := Module, md5 := MD5}) -> relsync_lib_code:seems_held(Module, MD5);
 returns(_) -> false.
