@@ -435,7 +435,10 @@ impl CliError {
     /// The error and its causes as one sentence; a cause that repeats the text before it is left out.
     fn message(&self) -> String {
         let mut message = self.reason();
-        if self.exit() == Exit::Failed && self.concerns_target() {
+        let interfered = self
+            .remote()
+            .is_some_and(|remote| remote.kind == ErrorKind::Interfered);
+        if self.exit() == Exit::Failed && self.concerns_target() && !interfered {
             message.push_str("; nothing was changed on the target");
         }
         if let Self::Hooks(HooksError::Compile { messages, .. }) = self {

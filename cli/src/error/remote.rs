@@ -65,6 +65,9 @@ pub(super) fn remote_hint(kind: &ErrorKind) -> Option<String> {
         ErrorKind::Pack | ErrorKind::BaseChanged => {
             "something else changed the target meanwhile: push again with --checksum"
         }
+        ErrorKind::Interfered => {
+            "`relsync status` shows what is installed now; push again when nobody else does"
+        }
         ErrorKind::Hooks => "correct the hooks; what they printed, if they ran, is shown above",
         ErrorKind::HooksExports => {
             "export a hook, or rename the function that only looks like one: relsync would never call it"

@@ -254,11 +254,13 @@ fn a_failure_before_any_change_says_so() {
         !rolled_back.message.contains("nothing was changed"),
         "{rolled_back:?}"
     );
-    let half_done = CliError::from(SessionError::Remote(remote("damaged"))).explain();
-    assert!(
-        !half_done.message.contains("nothing was changed"),
-        "{half_done:?}"
-    );
+    for kind in ["damaged", "interfered"] {
+        let changed = CliError::from(SessionError::Remote(remote(kind))).explain();
+        assert!(
+            !changed.message.contains("nothing was changed"),
+            "{changed:?}"
+        );
+    }
 }
 
 fn lost_and_rolled_back(other_code: usize) -> CliError {
@@ -310,6 +312,7 @@ fn kinds_of_the_agent_have_hints() {
         ("space", "--keep"),
         ("boot", "--exclude"),
         ("base_changed", "--checksum"),
+        ("interfered", "relsync status"),
         ("damaged", "before its VM restarts"),
     ];
     for (kind, expected) in table {

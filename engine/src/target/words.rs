@@ -73,6 +73,8 @@ words! {
         Pack = "pack",
         /// The target no longer holds what the update is built on.
         BaseChanged = "base_changed",
+        /// Another session changed the destination at the same time.
+        Interfered = "interfered",
         /// Hooks cannot be loaded, or one of them failed.
         Hooks = "hooks",
         /// A hooks module exports something else than hooks.

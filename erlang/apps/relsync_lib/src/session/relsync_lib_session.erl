@@ -316,9 +316,9 @@ lock_new(#{locked := Locked, roots := #{state := Dir} = Roots} = State) ->
         true ->
             case relsync_lib_state:read_current(Dir) of
                 none -> State#{locked := true};
-                _ -> refuse(base_changed, "another session has installed something here meanwhile")
+                _ -> refuse(interfered, "another session has installed something here meanwhile")
             end;
-        false -> refuse(base_changed, "the destination has gone since this session created it")
+        false -> refuse(interfered, "the destination has gone since this session created it")
     catch
         throw:{busy, {_, Holder}} -> refuse(busy, ["the target is busy with ", Holder])
     end.

@@ -55,8 +55,8 @@ words(module_status) ->
     ]);
 words(error_kind) ->
     spelt([
-        protocol, path, busy, state, conflict, space, read_only, io, pack, base_changed, hooks, hooks_exports,
-        same_name, mount_point, in_use, bad_beam, other_otp, restart, on_load, reload, damaged, no_generation,
+        protocol, path, busy, state, conflict, space, read_only, io, pack, base_changed, interfered, hooks,
+        hooks_exports, same_name, mount_point, in_use, bad_beam, other_otp, restart, on_load, reload, damaged, no_generation,
         not_on_probation, boot, zlib_differs, internal
     ]);
 words(hook_failure) ->

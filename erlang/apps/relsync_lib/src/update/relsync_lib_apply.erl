@@ -613,9 +613,9 @@ prepared({error, Reason}) -> throw({prepare, Reason}).
 format_error(unfinished) ->
     "an earlier update was interrupted and has not been recovered yet";
 format_error(interfered) ->
-    "another session with the same destination has undone this one's changes; push again";
+    "another session has changed the same destination meanwhile: its files are as that one left them, and this update does not count";
 format_error(planned_otherwise) ->
-    "another session has installed something here since this one began; push again";
+    "another session has installed something here since this one began, and this one has changed nothing";
 format_error(nothing_installed) ->
     "relsync has installed nothing here, so there is nothing to go back from";
 format_error({nothing_known, Damage}) ->

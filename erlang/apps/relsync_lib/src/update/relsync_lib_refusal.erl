@@ -23,6 +23,7 @@
     | io
     | pack
     | base_changed
+    | interfered
     | hooks
     %% A hook ran and did not let the update pass.
     | {hooks, refused | unhealthy | timeout}
@@ -81,8 +82,8 @@ apply_error_kind({_, {cannot, _, _, Posix}}) -> posix_kind(Posix);
 apply_error_kind({prepare, {cannot_keep, _, Posix}}) -> posix_kind(Posix);
 apply_error_kind({prepare, {mount_point, _}}) -> mount_point;
 apply_error_kind({no_generation, _, _}) -> no_generation;
-apply_error_kind(interfered) -> base_changed;
-apply_error_kind(planned_otherwise) -> base_changed;
+apply_error_kind(interfered) -> interfered;
+apply_error_kind(planned_otherwise) -> interfered;
 apply_error_kind({installed_already, _}) -> no_generation;
 apply_error_kind(nothing_installed) -> no_generation;
 apply_error_kind({lost_content, _}) -> no_generation;
