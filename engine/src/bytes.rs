@@ -7,6 +7,8 @@
 //! against a limit that the caller named, and against the bytes that are left. It accepts only
 //! canonical bytes: the [`Writer`] would produce the same ones.
 
+use std::io::Read as _;
+
 use thiserror::Error;
 
 /// The longest varint: 9 bytes of 7 bits and one of 1 bit.
@@ -49,6 +51,15 @@ pub enum ReadError {
         /// The number of bytes that follow.
         left: usize,
     },
+}
+
+/// Compresses bytes as zlib data, like the content of a field or the agent's launch.
+pub(crate) fn deflate(content: &[u8]) -> Vec<u8> {
+    let mut deflated = Vec::new();
+    let read = flate2::read::ZlibEncoder::new(content, flate2::Compression::best())
+        .read_to_end(&mut deflated);
+    debug_assert!(read.is_ok(), "reading from memory does not fail");
+    deflated
 }
 
 /// A reader that takes fields off the front of a slice.

@@ -1,10 +1,9 @@
-//! Starts the agent on a node over Erlang distribution.
+//! Starts the agent in a VM that the host has reached.
 //!
-//! This module owns the one call that the target runs before any module of ours is there, and the
+//! This module owns the program that the VM evaluates before any module of ours is there, and the
 //! exchange that follows it. The agent comes from the target's cache, or the host sends it once
 //! (store-format.md, "Agent blob").
 
-use std::fmt::Write as _;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -12,9 +11,8 @@ use crate::target::agent;
 use crate::target::greeting::{AgentSent, Greeting};
 use crate::target::session::{Session, SessionError, unexpected};
 use crate::target::status::TargetStatus;
-use crate::target::wire::{self, PROTOCOL, Reply, Request};
-use crate::transport::erl::{self, Call, Connection, Pid, SpawnBond, Term};
-use crate::transport::{Meter, TransportError};
+use crate::target::wire::{PROTOCOL, Reply, Request};
+use crate::transport::{Meter, Program, Variable, Vm, program};
 
 /// The time between two reports of the agent on its way.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
@@ -23,7 +21,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// the host has to send the agent, `on_sent` hears of it at the beginning, a few times a second,
 /// and at the end.
 pub(super) async fn open(
-    mut connection: Connection,
+    vm: Box<dyn Vm>,
     greeting: &Greeting,
     on_sent: &mut (dyn FnMut(AgentSent) + Send),
 ) -> Result<(Session, TargetStatus), SessionError> {
@@ -39,15 +37,16 @@ pub(super) async fn open(
         .each_ref()
         .map(agent::Variant::version)
         .concat();
-    let variables = [
-        ("Who", binary(greeting.holder().as_bytes())),
-        ("Hello", binary(&hello)),
-    ];
-    // Versions do not compress.
-    let versions = erl::list(vec![binding("Versions", erl::binary(&versions))]);
-    let agent = evaluate(&mut connection, &variables, agent::boot(), versions).await?;
-    let meter = connection.meter();
-    let channel = connection.into_channel(agent);
+    let program = Program {
+        variables: &[
+            Variable::text("Who", greeting.holder().as_bytes()),
+            Variable::text("Hello", &hello),
+            Variable::random("Versions", &versions),
+        ],
+        expressions: agent::boot(),
+    };
+    let meter = vm.meter();
+    let channel = vm.evaluate(&program).await?;
     let mut session = Session::new(channel, greeting.silence, greeting.limit());
     match greet(&mut session, greeting, &meter, on_sent).await {
         Ok(status) => {
@@ -60,33 +59,6 @@ pub(super) async fn open(
             Err(error)
         }
     }
-}
-
-/// Starts a process on the node that evaluates expressions. The values of variables stand before
-/// the expressions in Erlang's text; the bindings come beside it.
-pub(super) async fn evaluate(
-    connection: &mut Connection,
-    variables: &[(&str, String)],
-    expressions: &str,
-    bindings: Term,
-) -> Result<Pid, TransportError> {
-    let program = program(variables, expressions);
-    let mut all = vec![("P", erl::binary(&program)), ("B", bindings)];
-    all.extend(
-        STEPS.iter().map(|(name, module, function, arity)| {
-            (*name, erl::function(module, function, *arity))
-        }),
-    );
-    // Erlang looks up bindings in the order of their names.
-    all.sort_by_key(|(name, _)| *name);
-    let all = all.into_iter().map(|(name, value)| binding(name, value));
-    let arguments = [boot_expression(), erl::list(all.collect())];
-    let call = Call {
-        module: "erl_eval",
-        function: "expr",
-        arguments: &arguments,
-    };
-    connection.spawn(&call, SpawnBond::Monitor).await
 }
 
 async fn greet(
@@ -126,10 +98,10 @@ fn variant_for(release: u64) -> Result<&'static agent::Variant, SessionError> {
 fn loading(release: u64, greeting: &Greeting) -> Result<Vec<u8>, SessionError> {
     let variables = [
         ("Release", release.to_string()),
-        ("State", binary(&greeting.state_dir())),
-        ("Hash", binary(&variant_for(release)?.sha256)),
+        ("State", program::binary_text(&greeting.state_dir())),
+        ("Hash", program::binary_text(&variant_for(release)?.sha256)),
     ];
-    Ok(program(&variables, agent::fetch()))
+    Ok(program::compress(&variables, agent::fetch()))
 }
 
 /// Sends the agent and waits for its first words.
@@ -164,71 +136,4 @@ async fn send_agent(
             () = tokio::time::sleep(WATCH_INTERVAL) => {}
         }
     }
-}
-
-/// Compresses expressions, with the values of their variables before them. The program then carries
-/// only once what the values have in common.
-fn program(variables: &[(&str, String)], expressions: &str) -> Vec<u8> {
-    let mut text = String::new();
-    for (name, value) in variables {
-        text.push_str(name);
-        // Without the space, Erlang would read `=<<`, which begins with another operator.
-        text.push_str("= ");
-        text.push_str(value);
-        text.push(',');
-    }
-    text.push_str(expressions);
-    wire::deflate(text.as_bytes())
-}
-
-/// Bytes as Erlang's text of a binary.
-pub(super) fn binary(bytes: &[u8]) -> String {
-    let mut text = String::from("<<\"");
-    for byte in bytes {
-        match byte {
-            b'"' | b'\\' => text.extend(['\\', char::from(*byte)]),
-            b' '..=b'~' => text.push(char::from(*byte)),
-            _ => {
-                let _infallible = write!(text, "\\x{byte:02x}");
-            }
-        }
-    }
-    text.push_str("\">>");
-    text
-}
-
-/// The steps that make a running program of compressed text. Each goes under the name of a
-/// variable, which is shorter than its name in the abstract form.
-const STEPS: [(&str, &str, &str, u8); 6] = [
-    ("U", "zlib", "uncompress", 1),
-    ("L", "erlang", "binary_to_list", 1),
-    ("S", "erl_scan", "string", 1),
-    ("E", "erlang", "element", 2),
-    ("Q", "erl_parse", "parse_exprs", 1),
-    ("X", "erl_eval", "exprs", 2),
-];
-
-/// The abstract form of `erl_eval:exprs(Program, B)`. The program's text comes compressed as `P`.
-fn boot_expression() -> Term {
-    let node = |kind: &'static str, rest: Vec<Term>| {
-        let mut elements = vec![erl::atom(kind), erl::integer(0)];
-        elements.extend(rest);
-        erl::tuple(elements)
-    };
-    let var = |name: &'static str| node("var", vec![erl::atom(name)]);
-    let call = |step: &'static str, arguments: Vec<Term>| {
-        node("call", vec![var(step), erl::list(arguments)])
-    };
-    let second = |of: Term| {
-        let two = node("integer", vec![erl::integer(2)]);
-        call("E", vec![two, of])
-    };
-    let text = call("L", vec![call("U", vec![var("P")])]);
-    let tokens = second(call("S", vec![text]));
-    let program = second(call("Q", vec![tokens]));
-    call("X", vec![program, var("B")])
-}
-
-fn binding(name: &str, value: Term) -> Term {
-    erl::tuple(vec![erl::atom(name), value])
 }

@@ -11,8 +11,8 @@ use crate::target::patience::Patience;
 use crate::target::session::{Session, SessionError};
 use crate::target::status::TargetStatus;
 use crate::target::unload::{self, Unloaded};
-use crate::transport::erl::{self, ConnectError, Connection, ErlTarget, NodeName};
-use crate::transport::{Counters, TransportError};
+use crate::transport::erl::{self, ConnectError, ErlTarget, NodeName};
+use crate::transport::{Counters, TransportError, Vm};
 
 /// The place of a target, and the transport that reaches it.
 #[derive(Debug, Clone)]
@@ -31,12 +31,12 @@ impl Address {
 
     /// Connects. If the host was connected before under a name of its own, the target may still
     /// hold that connection. The new connection takes its place.
-    async fn connect(&self, again: bool) -> Result<Connection, ConnectError> {
+    async fn connect(&self, again: bool) -> Result<Box<dyn Vm>, ConnectError> {
         match self {
             Self::Erl(target) => {
                 let mut target = target.clone();
                 target.take_over |= again;
-                erl::connect(&target).await
+                Ok(Box::new(erl::connect(&target).await?))
             }
         }
     }
@@ -104,9 +104,9 @@ impl Target {
     ) -> Result<(Session, TargetStatus), OpenError> {
         let deadline = Instant::now() + self.patience.busy;
         loop {
-            let connection = self.address.connect(self.was_connected).await?;
+            let vm = self.address.connect(self.was_connected).await?;
             self.was_connected = true;
-            let opened = launch::open(connection, &self.greeting, on_sent).await;
+            let opened = launch::open(vm, &self.greeting, on_sent).await;
             let ends_soon = match &opened {
                 Err(SessionError::Busy { holder }) => *holder == self.greeting.holder(),
                 Err(SessionError::Returning) => true,
@@ -140,11 +140,9 @@ impl Target {
 
     /// Removes the agent's modules from the target's VM.
     pub async fn unload_agent(&mut self) -> Result<Unloaded, OpenError> {
-        let mut connection = self.address.connect(self.was_connected).await?;
+        let vm = self.address.connect(self.was_connected).await?;
         let holder = self.greeting.holder();
-        let unloaded = unload::unload(&mut connection, holder, unload::MODULE_TIMEOUT).await;
-        // The target has answered what counts.
-        let _ = connection.close().await;
+        let unloaded = unload::unload(vm, holder, unload::MODULE_TIMEOUT).await;
         unloaded.map_err(|error: TransportError| SessionError::from(error).into())
     }
 }

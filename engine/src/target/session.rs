@@ -198,11 +198,11 @@ impl fmt::Debug for Session {
 impl Session {
     /// Takes over a channel to the agent. The agent must give a sign of life at least this often, and
     /// greet within `greeting`.
-    pub fn new(channel: impl Channel + 'static, silence: Duration, greeting: Duration) -> Self {
+    pub fn new(channel: Box<dyn Channel>, silence: Duration, greeting: Duration) -> Self {
         let mut deadline = Deadline::new(silence, greeting);
         deadline.asked(channel.counters());
         Self {
-            channel: Box::new(channel),
+            channel,
             assembler: Assembler::default(),
             deadline,
             silence,
@@ -444,7 +444,7 @@ mod tests {
     const ALIVE: &[u8] = &[0, 0x83, 1, 1, 0];
 
     fn session(peer: Peer) -> Session {
-        Session::new(peer, SILENCE, GREETING)
+        Session::new(Box::new(peer), SILENCE, GREETING)
     }
 
     /// Returns how a session ends that waits for an answer, and after how many seconds.

@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::target::launch;
-use crate::transport::TransportError;
-use crate::transport::erl::{self, Connection, Event};
+use crate::transport::{Channel, Program, TransportError, Variable, Vm};
 
 /// The time that a VM may take for one module, because it looks at each of its processes.
 pub(super) const MODULE_TIMEOUT: Duration = Duration::from_secs(180);
@@ -77,18 +75,28 @@ enum Answer {
 /// Removes the agent's modules. The target tells other sessions the `holder`. Each module may take
 /// up to `limit`.
 pub(super) async fn unload(
-    connection: &mut Connection,
+    vm: Box<dyn Vm>,
     holder: &str,
     limit: Duration,
 ) -> Result<Unloaded, TransportError> {
-    let variables = [("Who", launch::binary(holder.as_bytes()))];
-    launch::evaluate(connection, &variables, PROGRAM, erl::list(Vec::new())).await?;
+    let program = Program {
+        variables: &[Variable::text("Who", holder.as_bytes())],
+        expressions: PROGRAM,
+    };
+    let mut channel = vm.evaluate(&program).await?;
+    let unloaded = receive(&mut *channel, limit).await;
+    // The target has answered what counts.
+    let _ = channel.close().await;
+    unloaded
+}
+
+async fn receive(channel: &mut dyn Channel, limit: Duration) -> Result<Unloaded, TransportError> {
     let mut modules = Vec::new();
     let mut end = None;
     loop {
-        let event = timeout(limit, connection.receive()).await;
-        match event.map_err(|_| TransportError::Silent { after: limit })?? {
-            Event::Message(message) => match decode(&message) {
+        let message = timeout(limit, channel.receive()).await;
+        match message.map_err(|_| TransportError::Silent { after: limit })? {
+            Ok(message) => match decode(&message) {
                 Some(Answer::Removed(module)) if modules.len() < MAX_MODULES => {
                     modules.push(module);
                 }
@@ -100,7 +108,7 @@ pub(super) async fn unload(
                 }
             },
             // The session's name is free again only now.
-            Event::Ended { reason, .. } => {
+            Err(TransportError::AgentEnded { reason }) => {
                 return match end {
                     Some(Some(refused)) => Ok(refused),
                     Some(None) => {
@@ -110,6 +118,7 @@ pub(super) async fn unload(
                     None => Err(TransportError::AgentEnded { reason }),
                 };
             }
+            Err(error) => return Err(error),
         }
     }
 }

@@ -8,8 +8,11 @@
 //! that is not [`TransportError::MessageTooLarge`] nothing more is sent or received.
 
 pub mod erl;
+mod link;
 mod meter;
+pub(crate) mod program;
 mod rate;
+mod stream;
 
 use std::io;
 use std::sync::Arc;
@@ -17,8 +20,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+pub use link::Timing;
 pub use meter::Counters;
 pub(crate) use meter::Meter;
+pub(crate) use program::{Program, Variable};
 pub use rate::RateLimiter;
 
 /// The maximum size of a message that any transport sends, in bytes. Larger ones would delay ticks
@@ -45,6 +50,21 @@ pub trait Channel: Send {
     /// Sends what is queued, ends the connection and waits a short while for the target to do the
     /// same.
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), TransportError>>;
+}
+
+/// A VM that the host has reached, before it runs any code of ours.
+pub(crate) trait Vm: Send {
+    /// Starts a process on the target that evaluates a program, and returns the channel to it.
+    ///
+    /// The process has the host as its group leader. That answers no I/O requests, so the program
+    /// sets another one.
+    fn evaluate<'a>(
+        self: Box<Self>,
+        program: &'a Program<'a>,
+    ) -> BoxFuture<'a, Result<Box<dyn Channel>, TransportError>>;
+
+    /// Returns the meter of the socket. It can be read while the channel is busy.
+    fn meter(&self) -> Arc<Meter>;
 }
 
 /// The reasons why an established connection carries no more messages.

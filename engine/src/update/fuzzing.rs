@@ -140,7 +140,7 @@ impl Rig {
             said: said.into_iter(),
             sent: Arc::clone(&sent),
         };
-        let mut session = Session::new(script, SILENCE, GREETING);
+        let mut session = Session::new(Box::new(script), SILENCE, GREETING);
         let pushed = self.runtime.block_on(push(
             &mut session,
             &status,

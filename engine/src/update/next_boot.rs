@@ -18,7 +18,7 @@ use crate::plan::boot_script::START_ERL_DATA;
 use crate::plan::next_boot::{NextBoot, NextBootError};
 use crate::store::Store;
 use crate::target::session::{Session, unexpected};
-use crate::target::wire::{self, Reply, Request};
+use crate::target::wire::{Reply, Request};
 use crate::target::{Found, FoundDirectory};
 use crate::tree::entry::Entry;
 use crate::tree::exclude;
@@ -170,7 +170,7 @@ fn configs(store: &Store, new: &Manifest, planned: &Planned) -> Vec<(Vec<u8>, Ve
         let Some(content) = content(store, entry, limits::CONFIG_BYTES) else {
             continue;
         };
-        let content = wire::deflate(&content);
+        let content = crate::bytes::deflate(&content);
         let Some(left) = room.checked_sub(content.len() + path.len()) else {
             continue;
         };

@@ -19,7 +19,7 @@ use crate::plan::installed::{DriftKind, TargetTree};
 use crate::plan::{Plan, Rules, Source, Totals};
 use crate::store::Store;
 use crate::target::session::{Session, unexpected};
-use crate::target::wire::{self, Reply, Request};
+use crate::target::wire::{Reply, Request};
 use crate::target::{ApplyResult, PlannedFiles, ReloadMode, TargetStatus};
 use crate::tree::entry::{Entry, is_targets_own};
 use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
@@ -404,7 +404,7 @@ fn boot_files(
                 let size = usize::try_from(size).unwrap_or(0);
                 let content =
                     ContentSource::read(store, &sha256, 0, size).map_err(EncodeError::from)?;
-                Some(wire::deflate(&content))
+                Some(crate::bytes::deflate(&content))
             }
             None => None,
         };

@@ -23,9 +23,9 @@ pub(super) const WINGS: &[Wing] = &[
     Wing { name: "hooks", may_use: &["delta"] },
     Wing { name: "plan", may_use: &["bytes", "limits", "tree", "store", "delta"] },
     Wing { name: "pack", may_use: &["bytes", "limits", "tree", "delta", "plan"] },
-    Wing { name: "transport", may_use: &["limits"] },
+    Wing { name: "transport", may_use: &["bytes", "limits"] },
     Wing { name: "target", may_use: &["bytes", "limits", "plan", "transport"] },
-    Wing { name: "update", may_use: &["limits", "tree", "store", "delta", "plan", "pack", "transport", "target"] },
+    Wing { name: "update", may_use: &["bytes", "limits", "tree", "store", "delta", "plan", "pack", "transport", "target"] },
 ];
 
 /// The rooms of a wing, bottom first. A room uses only those before it.

@@ -20,8 +20,6 @@ pub(crate) use parts::{Assembler, MAX_PART_BYTES};
 pub use reply::Reply;
 pub use request::Request;
 
-use std::io::Read;
-
 use crate::bytes::ReadError;
 
 /// The version of the protocol that this host speaks. The agent's is in `relsync_lib_session`.
@@ -29,15 +27,6 @@ pub const PROTOCOL: u64 = 4;
 
 /// The largest message of an agent: a manifest with everything around it.
 pub(crate) const MAX_REPLY_BYTES: usize = 80 << 20;
-
-/// Compresses what a message, or the agent's launch, carries as zlib data.
-pub(crate) fn deflate(content: &[u8]) -> Vec<u8> {
-    let mut deflated = Vec::new();
-    let read = flate2::read::ZlibEncoder::new(content, flate2::Compression::best())
-        .read_to_end(&mut deflated);
-    debug_assert!(read.is_ok(), "reading from memory does not fail");
-    deflated
-}
 
 /// The reasons for which an agent's bytes cannot be decoded.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
+use super::super::link::{Link, Timing};
 use super::super::{Meter, RateLimiter};
 use super::connection::Connection;
 use super::epmd::{self, Answer};
 use super::error::ConnectError;
 use super::handshake::{self, Offer};
-use super::link::{Link, Timing};
+use super::inbound;
 use super::node_name::{Cookie, LocalName, NodeName};
 
 /// EPMD's usual port.
@@ -111,6 +112,7 @@ pub async fn connect(target: &ErlTarget) -> Result<Connection, ConnectError> {
         target.timing,
         target.limiter.clone(),
         meter.clone(),
+        inbound::decode,
     );
     Ok(Connection::new(
         link,

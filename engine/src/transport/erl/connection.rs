@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::super::{Channel, Counters, MAX_SENT_MESSAGE, Meter, TransportError};
 use super::control::{self, Call, SpawnBond};
-use super::link::{Inbound, Link};
+use super::inbound::{ErlLink, Inbound};
 use super::node_name::NodeName;
 use super::term::{Pid, Reference};
 
@@ -43,7 +43,7 @@ pub enum Event {
 
 /// A connection to a node. When it is dropped, it hangs up at once.
 pub struct Connection {
-    link: Link,
+    link: ErlLink,
     meter: Arc<Meter>,
     node: NodeName,
     local_name: NodeName,
@@ -58,7 +58,7 @@ pub struct Connection {
 
 impl Connection {
     pub(super) fn new(
-        link: Link,
+        link: ErlLink,
         meter: Arc<Meter>,
         node: NodeName,
         local_name: NodeName,

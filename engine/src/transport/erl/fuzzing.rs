@@ -9,9 +9,10 @@ use tokio::io::{join, sink};
 use tokio::runtime::Runtime;
 
 use super::super::Meter;
+use super::super::link::{Link, Timing};
 use super::control::{self, Signal};
 use super::handshake::{Offer, shake_hands};
-use super::link::{Inbound, Link, Timing};
+use super::inbound::{self, Inbound};
 use super::node_name::{Cookie, LocalName, NodeName};
 use super::reason;
 use super::term;
@@ -144,7 +145,8 @@ pub fn erl_link(input: &[u8]) {
     block_on(async {
         let meter = Arc::new(Meter::default());
         let reader = Cursor::new(input.to_vec());
-        let mut link = Link::start(reader, sink(), Timing::default(), None, meter.clone());
+        let timing = Timing::default();
+        let mut link = Link::start(reader, sink(), timing, None, meter.clone(), inbound::decode);
         let mut received = 0;
         while let Ok(inbound) = link.receive().await {
             match inbound {

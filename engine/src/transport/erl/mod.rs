@@ -26,10 +26,11 @@ mod connection;
 mod control;
 mod epmd;
 mod error;
+mod evaluate;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod handshake;
-mod link;
+mod inbound;
 mod node_name;
 mod reason;
 mod term;
@@ -38,7 +39,6 @@ pub use connect::{ErlTarget, connect};
 pub use connection::{Connection, ErlChannel, Event};
 pub use control::{Call, SpawnBond};
 pub use error::{ConnectError, HandshakeStep};
-pub use link::Timing;
 pub use node_name::{Cookie, CookieError, LocalName, NodeName, NodeNameError};
 pub use term::{
     Pid, Reference, Term, TermError, atom, binary, decode, function, integer, list, tuple,

@@ -1,13 +1,14 @@
-//! The established connection: frames, ticks, liveness.
+//! An established connection: frames, ticks, liveness.
 //!
 //! This module owns two tasks, one per direction. So sending never waits for reading, and ticks
 //! flow while the session computes. A frame is a four-byte length followed by that many bytes.
-//! Length zero is a tick.
+//! Length zero is a tick. Every transport has this framing: that of the Erlang distribution
+//! protocol. The transport says what a frame means ([`Received`]).
 //!
 //! - The writer takes everything queued in one piece and writes it at the allowed rate. It ticks
 //!   when it has written nothing for [`Timing::tick`]. It also answers the target's ticks, for a
 //!   target whose tick time is shorter than usual.
-//! - The reader passes on what concerns the session, and answers what the protocol wants answered.
+//! - The reader passes on what concerns the session, and answers what the transport wants answered.
 //!   It gives up when nothing, not even a tick, came for [`Timing::silence`].
 //!
 //! **Bounds.** At most [`QUEUE_BYTES`] wait to be written, and at most [`INBOX_FRAMES`] received
@@ -23,9 +24,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::super::{MAX_RECEIVED_MESSAGE, Meter, RateLimiter, TransportError};
-use super::control::{self, Signal};
-use super::term::{Pid, Reference};
+use super::{MAX_RECEIVED_MESSAGE, Meter, RateLimiter, TransportError};
 
 /// The maximum number of bytes that wait to be written.
 const QUEUE_BYTES: usize = 192 * 1024;
@@ -36,7 +35,8 @@ const INBOX_FRAMES: usize = 4;
 /// The number of bytes that are gathered before they are written together.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// The maximum bytes of a frame beyond its message: the control tuple with its pids and references.
+/// The maximum bytes of a frame beyond its message, like the control tuple of the distribution
+/// protocol with its pids and references.
 const FRAME_OVERHEAD: usize = 8 * 1024;
 
 /// The writer answers a tick unless it has written something within this time.
@@ -66,51 +66,43 @@ impl Default for Timing {
     }
 }
 
-/// A received frame that concerns the session.
-#[derive(Debug)]
-pub(super) enum Inbound {
-    Message {
-        to: Pid,
-        content: Vec<u8>,
-    },
-    Exit {
-        from: Pid,
-        reason: String,
-    },
-    Down {
-        monitor: Reference,
-        reason: String,
-    },
-    SpawnReply {
-        request: Reference,
-        result: Result<Pid, String>,
-    },
+/// The meaning of a received frame.
+pub(super) enum Received<I> {
+    /// It concerns the session.
+    Inbound(I),
+    /// The transport answers it with another frame, its length included.
+    Answer(Vec<u8>),
+    /// It means nothing to the host.
+    Ignored,
 }
 
 type Queued = (Vec<u8>, OwnedSemaphorePermit);
 
 /// The session's end of the connection. When it is dropped, it closes the socket at once.
-pub(super) struct Link {
+pub(super) struct Link<I> {
     queue: mpsc::UnboundedSender<Queued>,
     room: Arc<Semaphore>,
-    inbox: mpsc::Receiver<Inbound>,
+    inbox: mpsc::Receiver<I>,
     failure: watch::Receiver<Option<TransportError>>,
     writer: JoinHandle<()>,
     reader: JoinHandle<()>,
 }
 
-impl Link {
-    /// Takes over a connection after its handshake. Must be called within a Tokio runtime.
-    pub(super) fn start<R, W>(
+impl<I: Send + 'static> Link<I> {
+    /// Takes over a connection after its handshake. Must be called within a Tokio runtime. `decode`
+    /// tells what a received frame means.
+    pub(super) fn start<R, W, D>(
         reader: R,
         writer: W,
         timing: Timing,
         limiter: Option<RateLimiter>,
         meter: Arc<Meter>,
+        decode: D,
     ) -> Self
     where
         R: AsyncRead + Unpin + Send + 'static,
         W: AsyncWrite + Unpin + Send + 'static,
+        D: FnMut(&[u8]) -> Result<Received<I>, TransportError> + Send + 'static,
     {
         let (queue, queued) = mpsc::unbounded_channel();
         let (inbox_sender, inbox) = mpsc::channel(INBOX_FRAMES);
@@ -128,6 +120,7 @@ impl Link {
         };
         let read = Reader {
             stream: reader,
+            decode,
             silence: timing.silence,
             ticked,
             inbox: inbox_sender,
@@ -160,7 +153,7 @@ impl Link {
 
     /// Takes the next received frame. Frames that came before a failure are returned before it. If
     /// this future is dropped, nothing was taken.
-    pub(super) async fn receive(&mut self) -> Result<Inbound, TransportError> {
+    pub(super) async fn receive(&mut self) -> Result<I, TransportError> {
         tokio::select! {
             biased;
             Some(inbound) = self.inbox.recv() => Ok(inbound),
@@ -187,7 +180,7 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl<I> Drop for Link<I> {
     fn drop(&mut self) {
         self.writer.abort();
         self.reader.abort();
@@ -279,17 +272,22 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     }
 }
 
-struct Reader<R> {
+struct Reader<R, I, D> {
     stream: R,
+    decode: D,
     silence: Duration,
     ticked: Arc<Notify>,
-    inbox: mpsc::Sender<Inbound>,
+    inbox: mpsc::Sender<I>,
     queue: mpsc::WeakUnboundedSender<Queued>,
     room: Arc<Semaphore>,
     meter: Arc<Meter>,
 }
 
-impl<R: AsyncRead + Unpin> Reader<R> {
+impl<R, I, D> Reader<R, I, D>
+where
+    R: AsyncRead + Unpin,
+    D: FnMut(&[u8]) -> Result<Received<I>, TransportError>,
+{
     async fn run(mut self) -> Result<(), TransportError> {
         let limit = MAX_RECEIVED_MESSAGE + FRAME_OVERHEAD;
         let mut frame = Vec::new();
@@ -338,24 +336,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     async fn handle(&mut self, frame: &[u8]) -> Result<(), TransportError> {
-        let signal = control::decode_frame(frame).map_err(|error| TransportError::Malformed {
-            what: error.to_string(),
-        })?;
-        let inbound = match signal {
-            Signal::Message { content, .. } if content.len() > MAX_RECEIVED_MESSAGE => {
-                let (size, limit) = (content.len() as u64, MAX_RECEIVED_MESSAGE as u64);
-                return Err(TransportError::Oversized { size, limit });
+        match (self.decode)(frame)? {
+            // If nobody receives any more, the connection is closing. Then the rest is read only to
+            // see the hang-up.
+            Received::Inbound(inbound) => {
+                let _ = self.inbox.send(inbound).await;
             }
-            Signal::Message { to, content } => Inbound::Message { to, content },
-            Signal::Exit { from, reason, .. } => Inbound::Exit { from, reason },
-            Signal::Down { monitor, reason } => Inbound::Down { monitor, reason },
-            Signal::SpawnReply { request, result } => Inbound::SpawnReply { request, result },
-            Signal::Unlink { answer } => return self.answer(answer).await,
-            Signal::Other => return Ok(()),
-        };
-        // If nobody receives any more, the connection is closing. Then the rest is read only to see
-        // the hang-up.
-        let _ = self.inbox.send(inbound).await;
+            Received::Answer(answer) => self.answer(answer).await?,
+            Received::Ignored => {}
+        }
         Ok(())
     }
 
@@ -395,33 +384,44 @@ mod tests {
             .block_on(future)
     }
 
-    fn link(timing: Timing, limiter: Option<RateLimiter>) -> (Link, DuplexStream, Arc<Meter>) {
+    /// Takes frames as they are, but not the one that says "abcd".
+    fn decode(frame: &[u8]) -> Result<Received<Vec<u8>>, TransportError> {
+        match frame {
+            b"abcd" => Err(TransportError::Malformed {
+                what: "abcd".to_owned(),
+            }),
+            _ => Ok(Received::Inbound(frame.to_vec())),
+        }
+    }
+
+    fn frame(content: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(content.len()).unwrap();
+        [&length.to_be_bytes(), content].concat()
+    }
+
+    fn link(
+        timing: Timing,
+        limiter: Option<RateLimiter>,
+    ) -> (Link<Vec<u8>>, DuplexStream, Arc<Meter>) {
         let (ours, theirs) = tokio::io::duplex(256 * 1024);
         let (reader, writer) = tokio::io::split(ours);
         let meter = Arc::new(Meter::default());
         (
-            Link::start(reader, writer, timing, limiter, meter.clone()),
+            Link::start(reader, writer, timing, limiter, meter.clone(), decode),
             theirs,
             meter,
         )
-    }
-
-    fn pid() -> Pid {
-        Pid::new("me@host", 1, 0, 1)
     }
 
     #[test]
     fn frames_arrive_even_if_they_trickle() {
         block_on(async {
             let (mut link, mut peer, meter) = link(FAST, None);
-            for byte in control::encode_message(&pid(), b"slow") {
+            for byte in frame(b"slow") {
                 peer.write_all(&[byte]).await.unwrap();
                 tokio::task::yield_now().await;
             }
-            let Inbound::Message { to, content } = link.receive().await.unwrap() else {
-                panic!("no message")
-            };
-            assert_eq!((to, &content[..]), (pid(), &b"slow"[..]));
+            assert_eq!(link.receive().await.unwrap(), b"slow");
             assert_eq!(meter.counters().round_trips, 0);
         });
     }
@@ -490,12 +490,10 @@ mod tests {
                     peer.write_all(&[0; 4]).await.unwrap();
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
-                peer.write_all(&control::encode_message(&pid(), b"x"))
-                    .await
-                    .unwrap();
+                peer.write_all(&frame(b"x")).await.unwrap();
                 peer
             });
-            assert!(matches!(link.receive().await, Ok(Inbound::Message { .. })));
+            assert!(link.receive().await.is_ok());
             let mut answers = vec![1; 8];
             let mut peer = ticking.await.unwrap();
             let read = timeout(FAST.silence, peer.read_exact(&mut answers)).await;
@@ -509,7 +507,7 @@ mod tests {
     fn a_peer_that_does_not_read_holds_the_sender_back() {
         block_on(async {
             let (mut link, _peer, _) = link(Timing::default(), None);
-            let frame = vec![0; 64 * 1024];
+            let frame = vec![7; 64 * 1024];
             let sending = async {
                 for _ in 0..32 {
                     link.send(frame.clone()).await.unwrap();
@@ -551,14 +549,9 @@ mod tests {
     fn a_closed_connection_is_told_to_sender_and_receiver() {
         block_on(async {
             let (mut link, mut peer, _) = link(FAST, None);
-            peer.write_all(&control::encode_message(&pid(), b"last"))
-                .await
-                .unwrap();
+            peer.write_all(&frame(b"last")).await.unwrap();
             drop(peer);
-            assert!(
-                matches!(link.receive().await, Ok(Inbound::Message { .. })),
-                "what came before"
-            );
+            assert!(link.receive().await.is_ok(), "what came before");
             assert!(matches!(link.receive().await, Err(TransportError::Closed)));
             assert!(matches!(
                 link.send(vec![0; 4]).await,
