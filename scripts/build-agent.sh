@@ -11,7 +11,7 @@ set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 out=${1:-$repo/engine/agent}
 app=$repo/erlang/apps/relsync_lib
-boot=("$repo"/erlang/apps/relsync_boot/src/relsync_{boot,fetch}.erl)
+boot=("$repo"/erlang/apps/relsync_boot/src/relsync_{boot,fetch,stdio}.erl)
 builder=$repo/scripts/agent_blob.escript
 
 mkdir -p "$out"

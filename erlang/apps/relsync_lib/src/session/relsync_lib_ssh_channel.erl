@@ -32,7 +32,7 @@
 -define(TICK_MS, 15000).
 -define(SILENCE_MS, 75000).
 %% The time that a host may take for one window of the channel.
--define(SEND_MS, 300000).
+-define(SEND_MS, 120000).
 
 %% A gate looks at the bindings of a program before it is evaluated.
 -type gate() :: {module(), Function :: atom()}.
@@ -176,10 +176,9 @@ start(Frame, #{options := Options} = State) ->
             #{gate := {Module, Function}} -> Module:Function(Bindings);
             _ -> evaluate
         end,
-    Channel = self(),
     case Verdict of
-        evaluate -> {ok, State#{session := start_session(fun() -> evaluate(Bindings, Program) end)}};
-        {run, Run} -> {ok, State#{session := start_session(fun() -> Run(Channel, Bindings) end)}};
+        evaluate -> {ok, State#{session := evaluate(Bindings, Program)}};
+        {run, Run} -> {ok, State#{session := run(Run, Bindings)}};
         {refuse, Part} -> refuse(Part, State)
     end.
 
@@ -187,23 +186,29 @@ refuse(Part, State) ->
     {_, Sent} = last(send(Part, State)),
     finish(normal, Sent).
 
-%% The group leader of the session's process is its host.
-start_session(Run) ->
+%% The group leader of the session's process is its host. A program may remove this module from the
+%% VM, so the process that evaluates it runs none of its code.
+evaluate(Bindings, Program) ->
+    Text = "group_leader(Relsync,self())," ++ binary_to_list(zlib:uncompress(Program)),
+    {ok, Tokens, _} = erl_scan:string(Text),
+    {ok, Expressions} = erl_parse:parse_exprs(Tokens),
+    start_session(erl_eval, exprs, [Expressions, lists:sort([{'Relsync', self()} | Bindings])]).
+
+run(Run, Bindings) ->
     Channel = self(),
-    {Session, Monitor} = spawn_opt(
+    start_session(erlang, apply, [
         fun() ->
             group_leader(Channel, self()),
-            Run()
+            Run(Channel, Bindings)
         end,
-        [monitor, {max_heap_size, 0}]
-    ),
-    spawn(fun() -> watch(Channel, Session) end),
-    {Session, Monitor}.
+        []
+    ]).
 
-evaluate(Bindings, Program) ->
-    {ok, Tokens, _} = erl_scan:string(binary_to_list(zlib:uncompress(Program))),
-    {ok, Expressions} = erl_parse:parse_exprs(Tokens),
-    erl_eval:exprs(Expressions, lists:sort(Bindings)).
+start_session(Module, Function, Arguments) ->
+    Channel = self(),
+    {Session, _} = Started = spawn_opt(Module, Function, Arguments, [monitor, {max_heap_size, 0}]),
+    spawn(fun() -> watch(Channel, Session) end),
+    Started.
 
 %% Tells the session that its host is lost, in the words that it would hear of a node.
 watch(Channel, Session) ->

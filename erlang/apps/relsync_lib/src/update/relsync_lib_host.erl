@@ -6,11 +6,29 @@
 
 -export([send/2, is_lost/0]).
 
+%% The number of messages that wait for a process of this VM, beyond which a sender waits. A node's
+%% connection holds its senders back by itself.
+-define(MAX_WAITING, 16).
+-define(PAUSE_MS, 5).
+
 %% @doc Sends one part of a message. A host that has gone is not looked for.
+%%
+%% The process of another node is the host itself. A process of this VM passes on what it gets to a
+%% host that may be slow (relsync_lib_ssh_channel).
 -spec send(pid(), binary()) -> ok.
 send(Host, Part) ->
+    node(Host) =:= node() andalso await_room(Host),
     _ = erlang:send(Host, {relsync, Part}, [noconnect]),
     ok.
+
+await_room(Host) ->
+    case process_info(Host, message_queue_len) of
+        {message_queue_len, Waiting} when Waiting > ?MAX_WAITING ->
+            timer:sleep(?PAUSE_MS),
+            await_room(Host);
+        _ ->
+            ok
+    end.
 
 %% @doc Says whether the host is lost; the message that says so stays for the session's loop.
 -spec is_lost() -> boolean().

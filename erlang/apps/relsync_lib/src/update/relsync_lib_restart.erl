@@ -63,7 +63,7 @@ vm(Roots) ->
     Boot = relsync_lib_pins:booted(Roots),
     Named = named(fun(Path) -> read_live(Path, Roots) end),
     maps:filter(fun(_, Value) -> Value =/= none end, #{
-        creation => erlang:system_info(creation),
+        creation => creation(),
         os_pid => list_to_integer(os:getpid()),
         boot => Boot,
         named =>
@@ -72,6 +72,13 @@ vm(Roots) ->
                 _ -> none
             end
     }).
+
+%% A VM that is no node has no creation. Its start and its application controller distinguish it.
+creation() ->
+    case is_alive() of
+        true -> erlang:system_info(creation);
+        false -> erlang:phash2({erlang:system_info(start_time), whereis(application_controller)}, 1 bsl 32)
+    end.
 
 %% @doc Says which of the files that an update removes will stay, and how the VM will restart if
 %% requested. Refuses if it cannot restart.
