@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 pub(crate) const OLDEST_OTP_RELEASE: u32 = 23;
 
 /// The expressions that the target evaluates before it has any of our modules, one per line:
-/// [`boot`] and [`fetch`].
+/// [`boot`], [`fetch`] and [`stdio`].
 const EXPRESSIONS: &str = include_str!("../../agent/boot.txt");
 
 /// Returns the Erlang expressions that begin a session. They use the variables `Who`, `Versions`
@@ -29,6 +29,12 @@ pub fn boot() -> &'static str {
 /// `State` and `Hash`.
 pub(crate) fn fetch() -> &'static str {
     EXPRESSIONS.lines().nth(1).unwrap_or_default()
+}
+
+/// Returns the Erlang expressions with which a throw-away VM speaks a session on its standard
+/// channels. They use no variables.
+pub(crate) fn stdio() -> &'static str {
+    EXPRESSIONS.lines().nth(2).unwrap_or_default()
 }
 
 /// The agent's modules, compiled for a range of OTP releases.

@@ -153,9 +153,8 @@ impl Channel for StreamChannel {
 /// compressed text.
 fn start(program: &Program<'_>) -> Vec<u8> {
     let variables = program.variables.iter();
-    let bindings = variables.map(|Variable { name, value, .. }| {
-        tuple(vec![atom(name), binary(value)])
-    });
+    let bindings =
+        variables.map(|Variable { name, value, .. }| tuple(vec![atom(name), binary(value)]));
     let text = program::compress(&[], program.expressions);
     let term: Term = tuple(vec![list(bindings.collect()), binary(&text)]);
     let mut bytes = Vec::new();

@@ -206,7 +206,7 @@ fn each_release_loads_its_variant_and_accepts_the_boot_expressions() {
                         ])
                     end || {{Text, Arguments}} <- lists:zip(
                         binary:split(Boot, <<"\n">>, [global, trim]),
-                        [['Who', 'Versions', 'Hello'], ['Host', 'Release', 'State', 'Hash']]
+                        [['Who', 'Versions', 'Hello'], ['Host', 'Release', 'State', 'Hash'], []]
                     )],
                    io:format("~b", [length(Modules)])"#,
                 variant.name

@@ -20,7 +20,9 @@ mod surroundings;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use erlang::{CODE_CALLERS, FILES_MODULE, PLACES_MODULE, TOOLS_MODULE, WORKER_MODULE};
+use erlang::{
+    ALONE_MODULES, CODE_CALLERS, FILES_MODULE, PLACES_MODULE, TOOLS_MODULE, WORKER_MODULE,
+};
 use layers::{CLI_LAYERS, ROOMS, WINGS};
 use source::{Line, Source, read_repository, used_paths};
 use surroundings::{ASYNC, CLI_SURROUNDINGS, PURE, RUSQLITE_NAMED, SQL_DIR, UNSAFE_FILE};
@@ -142,7 +144,8 @@ fn tables_are_sound() {
     }
     assert!(exists(&format!("{SQL_DIR}mod.rs")));
     let modules = CODE_CALLERS.iter().map(|(module, ..)| *module);
-    for module in modules.chain([FILES_MODULE, PLACES_MODULE, TOOLS_MODULE, WORKER_MODULE]) {
+    let named = [FILES_MODULE, PLACES_MODULE, TOOLS_MODULE, WORKER_MODULE];
+    for module in modules.chain(named).chain(ALONE_MODULES.iter().copied()) {
         let file = format!("/{module}.erl");
         assert!(
             sources.iter().any(|source| source.path.ends_with(&file)),
