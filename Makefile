@@ -19,7 +19,7 @@ help: ## Lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
 	  || sed -nE 's/^([a-z-]+):.*## (.*)/  make \1  \2/p' Makefile
 
-setup: ## Installs what building and testing needs beyond Rust (Erlang, a C compiler, rebar3, Elixir)
+setup: ## Installs what building and testing needs beyond Rust (Erlang, a C compiler, rebar3, Elixir, OpenSSH)
 	@scripts/setup.sh --tests
 
 # Without what only the tests need.

@@ -56,7 +56,7 @@ impl Check {
 pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, CliError> {
     config_file::fill_target(&mut args.target, output)?;
     let mut target = trust::target(&args.target, false, None, output).await?;
-    let mut events = Events::of_command(target.address.node().as_str(), output);
+    let mut events = Events::of_command(&target.address.name(), output);
     let mut say = |event: Event<'_>| events.say(event);
     let found = update::examine(&mut target, &mut say).await;
     let Examination {
@@ -84,9 +84,9 @@ pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, C
     }
     match checks.iter().filter(|check| !check.ok).count() {
         0 => {
-            output.line(&format!("{} can be updated", target.address.node()));
+            output.line(&format!("{} can be updated", target.address.name()));
             output.result(
-                &json!({"outcome": "ok", "node": target.address.node().as_str(), "checks": checks.len()}),
+                &json!({"outcome": "ok", "node": target.address.name(), "checks": checks.len()}),
             );
             Ok(Exit::Done)
         }
@@ -162,7 +162,7 @@ fn origin_check(status: &TargetStatus, target: &Target, is_new: bool) -> Check {
 }
 
 fn session_text(target: &Target) -> String {
-    format!("{} is found and accepts the cookie", target.address.node())
+    format!("{} is found and accepts the cookie", target.address.name())
 }
 
 fn checks_of(status: &TargetStatus) -> Vec<Check> {

@@ -92,7 +92,7 @@ async fn push(
         })??,
         () = interrupt.wait() => return Err(CliError::Interrupted),
     };
-    report.node = target.address.node().to_string();
+    report.node = target.address.name();
     let doing = if dry_run { "Looking at" } else { "Updating" };
     output.line(&format!("{doing} {}...", report.node));
     let release = Arc::clone(&update.release.manifest);
@@ -151,7 +151,7 @@ fn remember(store: &Store, target: &Target, outcome: &UpdateOutcome, output: &Ou
         return;
     };
     let destination = String::from_utf8_lossy(&target.greeting.destination);
-    let name = format!("{}:{destination}", target.address.node());
+    let name = format!("{}:{destination}", target.address.name());
     if let Err(error) = store.target_runs(&name, &id, machine::now_ns()) {
         output.warning(&format!(
             "cannot note in the store what the target runs: {error}"

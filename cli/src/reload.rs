@@ -41,7 +41,7 @@ pub(crate) async fn run(mut args: ReloadArgs, output: &Output) -> Result<Exit, C
     };
     let options = push::options(&apply, loaded.map(|loaded| loaded.hooks), false);
     let mut report = Report {
-        node: target.address.node().to_string(),
+        node: target.address.name(),
         ..Report::default()
     };
     output.line(&format!("Reloading {}...", report.node));

@@ -55,7 +55,7 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
         restart_command: args.restart.restart_command.clone(),
     };
     let mut report = Report {
-        node: target.address.node().to_string(),
+        node: target.address.name(),
         ..Report::default()
     };
     output.line(&format!("Rolling back {}...", report.node));
@@ -75,7 +75,7 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
 pub(crate) async fn confirm(mut args: ConfirmArgs, output: &Output) -> Result<Exit, CliError> {
     config_file::fill_target(&mut args.target, output)?;
     let mut target = trust::target(&args.target, false, None, output).await?;
-    let node = target.address.node().to_string();
+    let node = target.address.name();
     let mut events = Events::of_command(&node, output);
     let mut say = |event: Event<'_>| events.say(event);
     let result = update::confirm(&mut target, &mut say).await?;

@@ -49,7 +49,7 @@ pub(crate) async fn run(mut args: StatusArgs, output: &Output) -> Result<Exit, C
     file.config.fill_store(&mut args.store);
     file.say(None, output);
     let mut target = trust::target(&args.target, args.checksum, None, output).await?;
-    let node = target.address.node().to_string();
+    let node = target.address.name();
     let mut events = Events::of_command(&node, output);
     let mut say_event = |event: Event<'_>| events.say(event);
     let status = update::status(&mut target, args.checksum, &mut say_event).await?;

@@ -229,14 +229,16 @@ mod tests {
     }
 
     fn erl(target: &Target) -> &ErlTarget {
-        let Address::Erl(erl) = &target.address;
-        erl
+        match &target.address {
+            Address::Erl(erl) => erl,
+            Address::Ssh(_) => panic!("a target over SSH"),
+        }
     }
 
     #[test]
     fn defaults_are_those_of_the_original() {
         let target = resolve(&args(), false, None).expect("a target");
-        assert_eq!(target.address.node().as_str(), "app@board");
+        assert_eq!(target.address.name(), "app@board");
         assert_eq!(target.greeting.destination, b"/srv/erlang");
         assert_eq!(target.greeting.writable, None);
         assert_eq!(erl(&target).epmd_port, 4369);
@@ -300,7 +302,7 @@ mod tests {
             ..args()
         };
         let target = resolve(&args, false, None).expect("a target");
-        assert_eq!(target.address.node().as_str(), "app@board");
+        assert_eq!(target.address.name(), "app@board");
         assert_eq!(erl(&target).host.as_deref(), Some("::1"));
         assert_eq!(erl(&target).dist_port, Some(9100));
     }

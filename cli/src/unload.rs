@@ -16,7 +16,7 @@ pub(crate) async fn run(mut args: ConfirmArgs, output: &Output) -> Result<Exit, 
     config_file::fill_target(&mut args.target, output)?;
     let mut target = trust::target(&args.target, false, None, output).await?;
     let unloaded = target.unload_agent().await?;
-    let node = target.address.node();
+    let node = target.address.name();
     match unloaded {
         Unloaded::Busy { holder } => Err(SessionError::Busy { holder }.into()),
         Unloaded::Probation => Err(CliError::AgentInUse),
@@ -33,7 +33,7 @@ pub(crate) async fn run(mut args: ConfirmArgs, output: &Output) -> Result<Exit, 
             });
             output.result(&json!({
                 "outcome": "ok",
-                "node": node.as_str(),
+                "node": node,
                 "modules": modules,
             }));
             Ok(Exit::Done)

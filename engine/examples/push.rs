@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut say = |event: Event<'_>| println!("{event:?}");
     let outcome = update_target(&mut target, update, &CancellationToken::new(), &mut say).await;
 
-    println!("{}: {:?}", target.address.node(), outcome.ending);
+    println!("{}: {:?}", target.address.name(), outcome.ending);
     match outcome.ending.into_error() {
         Some(error) => Err(error.into()),
         None => Ok(()),

@@ -10,6 +10,7 @@ pub mod proxy;
 pub mod release;
 pub mod rig;
 pub mod rogue;
+pub mod sshd;
 pub mod tally;
 pub mod tracer;
 

@@ -8,6 +8,7 @@
 //! | file | hints and exit codes of errors |
 //! |---|---|
 //! | `reach` | before a target answers: options, files, hooks on the host, the connection, the cookie |
+//! | `ssh` | on the way to a target over SSH: the server, its host key, the login, channels |
 //! | `session` | once it answers: the link, the conversation, the update |
 //! | `remote` | that the agent sends, failed hooks among them |
 //! | `store` | of the release that is read, and of the store |
@@ -16,6 +17,7 @@
 mod reach;
 mod remote;
 mod session;
+mod ssh;
 mod store;
 mod update;
 
@@ -28,6 +30,7 @@ use relsync_engine::store::StoreError;
 use relsync_engine::target::session::SessionError;
 use relsync_engine::target::{ErrorKind, RemoteError};
 use relsync_engine::transport::erl::ConnectError;
+use relsync_engine::transport::ssh::SshError;
 use relsync_engine::tree::entry::Escaped;
 use relsync_engine::tree::scan::ScanError;
 use relsync_engine::update::PushError;
@@ -45,6 +48,7 @@ use reach::{bindings_hint, config_hint, connect_class, file_hint, hooks_hint, ta
 pub(crate) use remote::{IN_USE_HINT, OTHER_OTP_HINT};
 use remote::{refusal_hint, remote_hint};
 use session::{push_class, session_class};
+use ssh::ssh_class;
 use store::{directory_class, store_class};
 
 /// An error's kind, which programs can rely on, how the process ends, and what to try next.
@@ -157,6 +161,12 @@ pub(crate) enum CliError {
     /// The host cannot connect.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The host cannot connect over SSH.
+    #[error(transparent)]
+    Ssh(#[from] SshError),
+    /// This version has no session over SSH.
+    #[error("this version cannot update a target over SSH")]
+    NoSessionOverSsh,
     /// A session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -516,6 +526,8 @@ impl CliError {
                 hint("say where the store is with --store DIR"),
             ),
             Self::Connect(error) => connect_class(error),
+            Self::Ssh(error) => ssh_class(error),
+            Self::NoSessionOverSsh => ("usage", Exit::Usage, hint("use --mode erl")),
             Self::Session(error) => session_class(error),
             Self::Push(error) => push_class(error),
             Self::NewDestination { release_root, .. } => (

@@ -13,6 +13,8 @@ impl From<OpenError> for CliError {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::Connect(error) => Self::Connect(error),
+            OpenError::Ssh(error) => Self::Ssh(error),
+            OpenError::NoSessionOverSsh => Self::NoSessionOverSsh,
             OpenError::Session(error) => Self::Session(error),
         }
     }

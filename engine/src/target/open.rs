@@ -11,7 +11,8 @@ use crate::target::patience::Patience;
 use crate::target::session::{Session, SessionError};
 use crate::target::status::TargetStatus;
 use crate::target::unload::{self, Unloaded};
-use crate::transport::erl::{self, ConnectError, ErlTarget, NodeName};
+use crate::transport::erl::{self, ConnectError, ErlTarget};
+use crate::transport::ssh::{SshError, SshTarget};
 use crate::transport::{Counters, TransportError, Vm};
 
 /// The place of a target, and the transport that reaches it.
@@ -19,25 +20,29 @@ use crate::transport::{Counters, TransportError, Vm};
 pub enum Address {
     /// A node, over the Erlang distribution protocol.
     Erl(ErlTarget),
+    /// A server, over SSH.
+    Ssh(SshTarget),
 }
 
 impl Address {
-    /// Returns the node's name.
-    pub fn node(&self) -> &NodeName {
+    /// Returns the target's name: that of its node, or `USER@HOST:PORT`.
+    pub fn name(&self) -> String {
         match self {
-            Self::Erl(target) => &target.node,
+            Self::Erl(target) => target.node.to_string(),
+            Self::Ssh(target) => target.to_string(),
         }
     }
 
     /// Connects. If the host was connected before under a name of its own, the target may still
     /// hold that connection. The new connection takes its place.
-    async fn connect(&self, again: bool) -> Result<Box<dyn Vm>, ConnectError> {
+    async fn connect(&self, again: bool) -> Result<Box<dyn Vm>, OpenError> {
         match self {
             Self::Erl(target) => {
                 let mut target = target.clone();
                 target.take_over |= again;
                 Ok(Box::new(erl::connect(&target).await?))
             }
+            Self::Ssh(_) => Err(OpenError::NoSessionOverSsh),
         }
     }
 }
@@ -48,6 +53,12 @@ pub enum OpenError {
     /// The host cannot reach the target.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The host cannot reach the target over SSH.
+    #[error(transparent)]
+    Ssh(#[from] SshError),
+    /// This version reaches the target over SSH, but has no session there.
+    #[error("this version cannot update a target over SSH")]
+    NoSessionOverSsh,
     /// The host reaches the target, but the agent cannot start there, or refuses.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -61,6 +72,8 @@ impl OpenError {
         match self {
             Self::Connect(_)
             | Self::Session(SessionError::Busy { .. } | SessionError::Returning) => true,
+            Self::Ssh(error) => error.is_passing(),
+            Self::NoSessionOverSsh => false,
             Self::Session(error) => error.is_lost_link(),
         }
     }

@@ -7,11 +7,13 @@
 //! **Invariant.** A transport carries whole messages, in order, or fails for good: after an error
 //! that is not [`TransportError::MessageTooLarge`] nothing more is sent or received.
 
+mod dial;
 pub mod erl;
 mod link;
 mod meter;
 pub(crate) mod program;
 mod rate;
+pub mod ssh;
 mod stream;
 
 use std::io;
@@ -128,7 +130,12 @@ pub enum TransportError {
 }
 
 impl From<io::Error> for TransportError {
+    /// A stream over another transport hands its own failure on as the error's cause.
     fn from(source: io::Error) -> Self {
+        let inner = source.get_ref().and_then(|inner| inner.downcast_ref());
+        if let Some(inner) = inner {
+            return Self::clone(inner);
+        }
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
         match source.kind() {
             BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => Self::Closed,

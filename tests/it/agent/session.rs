@@ -74,7 +74,7 @@ pub(crate) async fn open_with(
         .await;
     opened.map_err(|error| match error {
         OpenError::Session(error) => error,
-        OpenError::Connect(error) => panic!("no connection: {error}"),
+        error => panic!("no connection: {error}"),
     })
 }
 

@@ -6,6 +6,7 @@ mod endings;
 mod link_rate;
 mod messages;
 mod odd_nodes;
+mod ssh;
 
 use std::time::Duration;
 

@@ -1,13 +1,12 @@
 //! Finds a node, connects to it and shakes hands.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
+use super::super::dial::{self, DialFailure, LookupFailure, dial};
 use super::super::link::{Link, Timing};
 use super::super::{Meter, RateLimiter};
 use super::connection::Connection;
@@ -130,30 +129,21 @@ fn random_words() -> Result<[u32; 3], ConnectError> {
     Ok([word()?, word()?, word()?])
 }
 
-/// Looks up the host. IPv4 addresses come first, because nodes listen on IPv4 by default.
 async fn resolve(target: &ErlTarget) -> Result<Vec<SocketAddr>, ConnectError> {
     let host = target.dialled_host();
-    let unknown = |source| ConnectError::HostUnknown {
-        node: target.node.clone(),
-        host: host.to_owned(),
-        source,
-    };
-    let looked_up = timeout(target.connect_timeout, lookup_host((host, 0)))
+    dial::resolve(host, target.connect_timeout)
         .await
-        .map_err(|_| ConnectError::HostTimeout {
-            host: host.to_owned(),
-            timeout: target.connect_timeout,
-        })?;
-    let mut addresses: Vec<SocketAddr> = looked_up.map_err(unknown)?.collect();
-    addresses.sort_by_key(SocketAddr::is_ipv6);
-    addresses.dedup();
-    if addresses.is_empty() {
-        return Err(unknown(io::Error::new(
-            io::ErrorKind::NotFound,
-            "the name has no address",
-        )));
-    }
-    Ok(addresses)
+        .map_err(|failure| match failure {
+            LookupFailure::Timeout => ConnectError::HostTimeout {
+                host: host.to_owned(),
+                timeout: target.connect_timeout,
+            },
+            LookupFailure::Unknown(source) => ConnectError::HostUnknown {
+                node: target.node.clone(),
+                host: host.to_owned(),
+                source,
+            },
+        })
 }
 
 async fn find_port(
@@ -207,42 +197,6 @@ async fn registered_names(
     timeout(target.connect_timeout, epmd::ask_names(stream, meter))
         .await
         .unwrap_or_default()
-}
-
-/// The reasons why connecting to every address failed.
-enum DialFailure {
-    Refused,
-    Timeout,
-    Io(io::Error),
-}
-
-/// Tries the addresses in turn. Each gets an equal share of the time that is left.
-async fn dial(
-    addresses: &[SocketAddr],
-    port: u16,
-    limit: Duration,
-) -> Result<TcpStream, DialFailure> {
-    let deadline = Instant::now() + limit;
-    let mut refused = false;
-    let mut failure = DialFailure::Timeout;
-    for (index, address) in addresses.iter().enumerate() {
-        let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-        let share = deadline.saturating_duration_since(Instant::now()) / left;
-        let mut address = *address;
-        address.set_port(port);
-        match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => refused = true,
-            Ok(Err(error)) => failure = DialFailure::Io(error),
-            Err(_) => failure = DialFailure::Timeout,
-        }
-    }
-    // A refusal says most: the host is up.
-    Err(if refused {
-        DialFailure::Refused
-    } else {
-        failure
-    })
 }
 
 fn epmd_error(target: &ErlTarget, failure: DialFailure) -> ConnectError {
