@@ -278,6 +278,16 @@ impl OtpDaemon {
         self.dir.path().join("id")
     }
 
+    /// Lets another key in.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn allow(&self, key: &str) {
+        let file = self.dir.path().join("authorized_keys");
+        let all = fs::read_to_string(&file).expect("the keys");
+        fs::write(&file, format!("{all}{key}\n")).expect("a file");
+    }
+
     /// Writes a file of known hosts with its key, and returns its path.
     ///
     /// # Panics

@@ -1,5 +1,12 @@
 //! Authenticates the user: which proofs are tried, and in which order.
 //!
+//! | order | proof | unless |
+//! |---|---|---|
+//! | 1 | the files that the user named, by the agent if it holds the key | |
+//! | 2 | the other keys of the agent | only the named files are wanted |
+//! | 3 | the usual files | only the named files are wanted |
+//! | 4 | a password, or the answers to the server's questions | the server does not take it |
+//!
 //! A key is first offered without a signature. Only when the server takes it, its file is decrypted
 //! or the user is asked for its passphrase. What was opened or asked for is kept in memory, so a
 //! connection that is made again asks nobody.
@@ -8,38 +15,40 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use russh::client::AuthResult;
+use russh::client::{AuthResult, KeyboardInteractiveAuthResponse, Prompt};
 use russh::keys::agent::AgentIdentity;
-use russh::keys::signature::Signer as _;
-use russh::keys::ssh_encoding::Encode;
-use russh::keys::ssh_key::private::KeypairData;
-use russh::keys::{HashAlg, PrivateKey, PublicKey, decode_secret_key};
-use russh::{MethodKind, MethodSet, SendError, Signer};
+use russh::keys::ssh_key::public::KeyData;
+use russh::keys::{Algorithm, HashAlg, PrivateKey, PublicKey};
+use russh::{MethodKind, MethodSet};
 use tokio::time::sleep;
-use zeroize::Zeroizing;
 
+use super::agent::{Agent, AgentError, AgentSigner};
 use super::connect::Session;
-use super::error::SshError;
+use super::error::{SshError, printable};
+use super::key_file::{FileSigner, KeyFile, SignError};
 use super::secret::{Notice, Question, Secret};
 use super::target::{Identity, SshTarget};
 
-/// The maximum size of a file with a key.
-const MAX_KEY_BYTES: u64 = 1024 * 1024;
+/// The number of times that the user may type a password.
+const PASSWORDS: usize = 3;
 
-/// The number of times that the user may type a passphrase or a password.
-const ATTEMPTS: usize = 3;
+/// The maximum number of rounds and of questions in which a server may ask the user.
+const MAX_QUESTIONS: usize = 10;
 
-/// What was opened or asked for already.
+/// The maximum length of a server's question.
+const QUESTION_CHARACTERS: usize = 200;
+
+/// Keys that were opened, and passwords that were asked for: kept in memory only, and never shown.
 #[derive(Default)]
-pub(super) struct Kept {
-    keys: Mutex<HashMap<PathBuf, Arc<PrivateKey>>>,
+pub struct Kept {
+    /// Opened keys, by their files.
+    pub(super) keys: Mutex<HashMap<PathBuf, Arc<PrivateKey>>>,
+    /// Passwords that were right, by the target's name.
+    passwords: Mutex<HashMap<String, Secret>>,
 }
 
 impl fmt::Debug for Kept {
@@ -53,45 +62,58 @@ pub(super) async fn authenticate(
     session: &mut Session,
     target: &SshTarget,
 ) -> Result<(), SshError> {
-    Attempts {
+    let agent = Agent::reach(target, session.agent_session_binding()).await;
+    let attempts = Attempts {
         session,
         target,
+        agent,
+        seen: Vec::new(),
         tried: Vec::new(),
         offered: None,
         rsa_hash: None,
-    }
-    .run()
-    .await
+        locked: None,
+        asking: Asking::default(),
+    };
+    attempts.run().await
 }
 
 struct Attempts<'a> {
     session: &'a mut Session,
     target: &'a SshTarget,
+    agent: Option<Agent>,
+    /// The plain keys that were tried.
+    seen: Vec<KeyData>,
     /// What was tried, as errors tell it.
     tried: Vec<String>,
     /// The methods that the server takes, once it has told them.
     offered: Option<MethodSet>,
     /// The hash for RSA keys, once the server was asked.
     rsa_hash: Option<HashAlg>,
+    /// Why a key was not used that the server takes.
+    locked: Option<SshError>,
+    asking: Asking,
 }
 
 impl Attempts<'_> {
     async fn run(mut self) -> Result<(), SshError> {
-        if self.try_files().await? {
+        let is_in = self.try_files(true).await?
+            || self.try_others().await?
+            || self.try_none().await?
+            || self.try_password().await?
+            || self.try_questions().await?;
+        if is_in {
             return Ok(());
         }
-        if self.offered.is_none() && self.try_none().await? {
-            return Ok(());
+        if let Some(locked) = self.locked {
+            return Err(locked);
         }
         let offered = self.offered.as_deref().unwrap_or_default();
+        let offered = offered.iter().map(|method| <&str>::from(method).to_owned());
         Err(SshError::NotAuthenticated {
             place: self.target.place(),
             user: self.target.user.clone(),
             tried: self.tried,
-            offered: offered
-                .iter()
-                .map(|method| <&str>::from(method).to_owned())
-                .collect(),
+            offered: offered.collect(),
         })
     }
 
@@ -101,82 +123,297 @@ impl Attempts<'_> {
         offered.is_none_or(|offered| offered.contains(&method))
     }
 
+    /// Learns what the server takes, if no attempt has told yet.
     async fn try_none(&mut self) -> Result<bool, SshError> {
-        let user = self.target.user.clone();
-        let attempt = self.session.authenticate_none(user);
-        let result = within(self.target, &AtomicBool::new(false), attempt).await?;
+        if self.offered.is_some() {
+            return Ok(false);
+        }
+        let attempt = self.session.authenticate_none(self.target.user.clone());
+        let result = within(self.target, &self.asking, attempt).await?;
         self.judge(result.ok())
     }
 
-    async fn try_files(&mut self) -> Result<bool, SshError> {
-        for identity in &self.target.credentials.identities {
+    async fn try_others(&mut self) -> Result<bool, SshError> {
+        if self.target.credentials.identities_only {
+            return Ok(false);
+        }
+        Ok(self.try_agent().await? || self.try_files(false).await?)
+    }
+
+    async fn try_files(&mut self, is_named: bool) -> Result<bool, SshError> {
+        let identities = &self.target.credentials.identities;
+        for identity in identities.iter().filter(|it| it.is_named == is_named) {
             if !self.takes(MethodKind::PublicKey) {
                 return Ok(false);
             }
-            let key = match KeyFile::open(identity, self.target).await {
-                Ok(Some(key)) => key,
-                Ok(None) => continue,
-                Err(error) if identity.is_named => return Err(error),
+            let is_in = match KeyFile::open(identity, self.target).await {
+                Ok(Some(key)) => self.try_file(identity, key).await,
+                Ok(None) => Ok(false),
+                Err(error) => Err(error),
+            };
+            match is_in {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) if is_named || !is_of_a_key(&error) => return Err(error),
                 Err(error) => {
-                    self.skip(&error).await;
-                    continue;
+                    let reason = error.to_string();
+                    if matches!(error, SshError::KeyLocked { .. }) {
+                        self.locked.get_or_insert(error);
+                    }
+                    tell(self.target, Notice::KeySkipped { reason }).await;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Tries a file's certificate, and then its key.
+    async fn try_file(&mut self, identity: &Identity, mut key: KeyFile) -> Result<bool, SshError> {
+        let name = identity.file.display().to_string();
+        let hash = self.hash_for(&key.public).await;
+        if let Some(certificate) = key.certificate.clone() {
+            self.note(&format!("certificate of {name}"), &key.public);
+            let mut signer = FileSigner {
+                key: &mut key,
+                target: self.target,
+                asking: &self.asking,
+            };
+            let user = self.target.user.clone();
+            let attempt =
+                self.session
+                    .authenticate_certificate_with(user, certificate, hash, &mut signer);
+            let result = within(self.target, &self.asking, attempt).await?;
+            if self.judge_signed(result)? {
+                return Ok(true);
+            }
+        }
+        if self.seen.contains(key.public.key_data()) {
+            return Ok(false);
+        }
+        self.seen.push(key.public.key_data().clone());
+        self.note(&format!("key {name}"), &key.public);
+        let user = self.target.user.clone();
+        let public = key.public.clone();
+        if let Some(agent) = &mut self.agent
+            && agent.holds(public.key_data())
+        {
+            let asking = &self.asking;
+            let mut signer = AgentSigner { agent, asking };
+            let attempt = self.session.authenticate_publickey_with(
+                user.clone(),
+                public.clone(),
+                hash,
+                &mut signer,
+            );
+            let result = within(self.target, asking, attempt).await?;
+            if !matches!(result, Err(AgentError::Refused)) {
+                return self.judge(result.ok());
+            }
+        }
+        let mut signer = FileSigner {
+            key: &mut key,
+            target: self.target,
+            asking: &self.asking,
+        };
+        let attempt = self
+            .session
+            .authenticate_publickey_with(user, public, hash, &mut signer);
+        let result = within(self.target, &self.asking, attempt).await?;
+        self.judge_signed(result)
+    }
+
+    async fn try_agent(&mut self) -> Result<bool, SshError> {
+        let Some(mut agent) = self.agent.take() else {
+            return Ok(false);
+        };
+        for identity in agent.keys.clone() {
+            if !self.takes(MethodKind::PublicKey) {
+                break;
+            }
+            if self.try_agents(&mut agent, identity).await? {
+                return Ok(true);
+            }
+        }
+        self.agent = Some(agent);
+        Ok(false)
+    }
+
+    /// Tries a key of the agent.
+    async fn try_agents(
+        &mut self,
+        agent: &mut Agent,
+        identity: AgentIdentity,
+    ) -> Result<bool, SshError> {
+        let user = self.target.user.clone();
+        let public = identity.public_key().into_owned();
+        let hash = self.hash_for(&public).await;
+        let asking = &self.asking;
+        let result = match identity {
+            AgentIdentity::PublicKey { key, .. } => {
+                if self.seen.contains(key.key_data()) {
+                    return Ok(false);
+                }
+                self.seen.push(key.key_data().clone());
+                let mut signer = AgentSigner { agent, asking };
+                let attempt =
+                    self.session
+                        .authenticate_publickey_with(user, key, hash, &mut signer);
+                within(self.target, asking, attempt).await?
+            }
+            AgentIdentity::Certificate { certificate, .. } => {
+                let mut signer = AgentSigner { agent, asking };
+                let attempt = self.session.authenticate_certificate_with(
+                    user,
+                    certificate,
+                    hash,
+                    &mut signer,
+                );
+                within(self.target, asking, attempt).await?
+            }
+        };
+        self.note("key of the agent", &public);
+        match result {
+            Err(AgentError::Refused) => {
+                let fingerprint = public.fingerprint(HashAlg::Sha256);
+                let reason = format!("the agent does not sign with its key {fingerprint}");
+                tell(self.target, Notice::KeySkipped { reason }).await;
+                Ok(false)
+            }
+            result => self.judge(result.ok()),
+        }
+    }
+
+    async fn try_password(&mut self) -> Result<bool, SshError> {
+        let credentials = &self.target.credentials;
+        let name = self.target.to_string();
+        let kept = lock(&credentials.kept.passwords).get(&name).cloned();
+        let given = kept.or_else(|| credentials.password.clone());
+        for attempt in 0..PASSWORDS {
+            if !self.takes(MethodKind::Password) {
+                return Ok(false);
+            }
+            let password = match &given {
+                Some(given) if attempt == 0 => Some(given.clone()),
+                Some(_) => None,
+                None => {
+                    let question = Question::Password {
+                        user: self.target.user.clone(),
+                        place: self.target.place(),
+                        is_again: attempt > 0,
+                    };
+                    self.asking.ask(self.target, question).await
                 }
             };
-            if self.try_key(key).await? {
+            let Some(password) = password else {
+                return Ok(false);
+            };
+            if attempt == 0 {
+                self.tried.push("a password".to_owned());
+            }
+            let user = self.target.user.clone();
+            let attempt = self
+                .session
+                .authenticate_password(user, password.expose().to_owned());
+            let result = within(self.target, &self.asking, attempt).await?;
+            if self.judge(result.ok())? {
+                lock(&credentials.kept.passwords).insert(name, password);
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    async fn skip(&self, error: &SshError) {
-        let reason = error.to_string();
-        tell(self.target, Notice::KeySkipped { reason }).await;
+    /// Answers the server's own questions (RFC 4256).
+    async fn try_questions(&mut self) -> Result<bool, SshError> {
+        let credentials = &self.target.credentials;
+        let can_answer = credentials.password.is_some() || credentials.prompter.is_some();
+        // A server that takes a password has got it already.
+        let takes_password = self.offered.is_some() && self.takes(MethodKind::Password);
+        if !can_answer || takes_password || !self.takes(MethodKind::KeyboardInteractive) {
+            return Ok(false);
+        }
+        self.tried.push("keyboard-interactive".to_owned());
+        let user = self.target.user.clone();
+        let start = self
+            .session
+            .authenticate_keyboard_interactive_start(user, None::<String>);
+        let mut response = within(self.target, &self.asking, start).await?;
+        for _ in 0..MAX_QUESTIONS {
+            let prompts = match response {
+                Ok(KeyboardInteractiveAuthResponse::Success) => return Ok(true),
+                Ok(KeyboardInteractiveAuthResponse::Failure {
+                    remaining_methods,
+                    partial_success,
+                }) => {
+                    return self.judge(Some(AuthResult::Failure {
+                        remaining_methods,
+                        partial_success,
+                    }));
+                }
+                Ok(KeyboardInteractiveAuthResponse::InfoRequest { prompts, .. }) => prompts,
+                Err(_) => return self.judge(None),
+            };
+            let Some(answers) = self.answers(&prompts).await else {
+                return Ok(false);
+            };
+            let respond = self
+                .session
+                .authenticate_keyboard_interactive_respond(answers);
+            response = within(self.target, &self.asking, respond).await?;
+        }
+        Ok(false)
     }
 
-    async fn try_key(&mut self, key: KeyFile) -> Result<bool, SshError> {
-        let hash = match key.public.algorithm().is_rsa() {
-            true => Some(self.rsa_hash().await),
-            false => None,
-        };
-        self.tried.push(format!(
-            "publickey {} ({})",
-            key.file.display(),
-            key.public.algorithm()
-        ));
-        let public = key.public.clone();
-        let is_asking = Arc::new(AtomicBool::new(false));
-        let mut signer = FileSigner {
-            key,
-            target: self.target.clone(),
-            is_asking: is_asking.clone(),
-        };
-        let attempt = self.session.authenticate_publickey_with(
-            self.target.user.clone(),
-            public,
-            hash,
-            &mut signer,
-        );
-        match within(self.target, &is_asking, attempt).await? {
+    /// Returns the answers to a server's questions. A given password answers the only question that
+    /// is not to be seen.
+    async fn answers(&self, prompts: &[Prompt]) -> Option<Vec<String>> {
+        if prompts.len() > MAX_QUESTIONS {
+            return None;
+        }
+        let given = self.target.credentials.password.as_ref();
+        let mut answers = Vec::new();
+        for Prompt { prompt, echo } in prompts {
+            let answer = match given {
+                Some(password) if prompts.len() == 1 && !echo => password.clone(),
+                _ => {
+                    let question = Question::Servers {
+                        place: self.target.place(),
+                        text: printable(prompt.as_bytes(), QUESTION_CHARACTERS),
+                        is_visible: *echo,
+                    };
+                    self.asking.ask(self.target, question).await?
+                }
+            };
+            answers.push(answer.expose().to_owned());
+        }
+        Some(answers)
+    }
+
+    /// Notes a key that was tried, for errors.
+    fn note(&mut self, what: &str, key: &PublicKey) {
+        let fingerprint = key.fingerprint(HashAlg::Sha256);
+        self.tried.push(format!("{what} ({fingerprint})"));
+    }
+
+    /// Returns the hash with which a key signs, if it is an RSA key: never SHA-1.
+    async fn hash_for(&mut self, key: &PublicKey) -> Option<HashAlg> {
+        if !matches!(key.algorithm(), Algorithm::Rsa { .. }) {
+            return None;
+        }
+        if self.rsa_hash.is_none() {
+            let best = self.session.best_supported_rsa_hash().await;
+            let best = best.ok().flatten().flatten();
+            self.rsa_hash = Some(best.unwrap_or(HashAlg::Sha512));
+        }
+        self.rsa_hash
+    }
+
+    fn judge_signed(&mut self, result: Result<AuthResult, SignError>) -> Result<bool, SshError> {
+        match result {
             Ok(result) => self.judge(Some(result)),
             Err(SignError::Gone) => self.judge(None),
-            Err(SignError::Key(error)) if signer.key.is_named => Err(*error),
-            Err(SignError::Key(error)) => {
-                self.skip(&error).await;
-                Ok(false)
-            }
+            Err(SignError::Key(error)) => Err(*error),
         }
-    }
-
-    /// Returns the hash with which an RSA key signs: never SHA-1.
-    async fn rsa_hash(&mut self) -> HashAlg {
-        if let Some(hash) = self.rsa_hash {
-            return hash;
-        }
-        let best = self.session.best_supported_rsa_hash().await;
-        let hash = best.ok().flatten().flatten().unwrap_or(HashAlg::Sha512);
-        self.rsa_hash = Some(hash);
-        hash
     }
 
     /// Takes in the server's answer. Returns whether the user is in.
@@ -199,10 +436,44 @@ impl Attempts<'_> {
     }
 }
 
+/// Whether an error concerns one key, so that another one may do.
+fn is_of_a_key(error: &SshError) -> bool {
+    matches!(
+        error,
+        SshError::KeyLocked { .. }
+            | SshError::WrongPassphrase { .. }
+            | SshError::KeyUnreadable { .. }
+            | SshError::KeyOpenToOthers { .. }
+            | SshError::KeyInvalid { .. }
+    )
+}
+
+/// Whether a person is being asked. The time limit of the server's answer does not count then.
+#[derive(Debug, Default)]
+pub(super) struct Asking(AtomicBool);
+
+impl Asking {
+    /// Asks the user in a thread that may block. Returns none if nobody answers.
+    pub(super) async fn ask(&self, target: &SshTarget, question: Question) -> Option<Secret> {
+        let prompter = target.credentials.prompter.clone()?;
+        self.during(on_thread(move || prompter.ask(&question)))
+            .await
+            .flatten()
+    }
+
+    /// Waits for what takes a person's time.
+    pub(super) async fn during<T>(&self, waiting: impl Future<Output = T>) -> T {
+        self.0.store(true, Ordering::Relaxed);
+        let result = waiting.await;
+        self.0.store(false, Ordering::Relaxed);
+        result
+    }
+}
+
 /// Runs an attempt within the time limit. The time in which a person is asked does not count.
 async fn within<T>(
     target: &SshTarget,
-    is_asking: &AtomicBool,
+    asking: &Asking,
     attempt: impl Future<Output = T>,
 ) -> Result<T, SshError> {
     let mut attempt = std::pin::pin!(attempt);
@@ -211,7 +482,7 @@ async fn within<T>(
         tokio::select! {
             result = &mut attempt => return Ok(result),
             () = sleep(target.connect_timeout) => {
-                let is_asking = is_asking.load(Ordering::Relaxed);
+                let is_asking = asking.0.load(Ordering::Relaxed);
                 if !is_asking && !was_asking {
                     return Err(SshError::AuthenticationTimeout {
                         place: target.place(),
@@ -226,213 +497,19 @@ async fn within<T>(
     }
 }
 
-/// Asks the user in a thread that may block. Returns none if nobody answers.
-async fn ask(target: &SshTarget, question: Question) -> Option<Secret> {
-    let prompter = target.credentials.prompter.clone()?;
-    on_thread(move || prompter.ask(&question)).await.flatten()
-}
-
 async fn tell(target: &SshTarget, notice: Notice) {
     if let Some(prompter) = target.credentials.prompter.clone() {
         on_thread(move || prompter.tell(&notice)).await;
     }
 }
 
-async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Runs what may block. Returns none only if it panicked.
+pub(super) async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-/// A file with a private key, of which the public key is known.
-struct KeyFile {
-    file: PathBuf,
-    is_named: bool,
-    public: PublicKey,
-    content: KeyContent,
-}
-
-enum KeyContent {
-    Open(Arc<PrivateKey>),
-    Encrypted(Zeroizing<String>),
-}
-
-impl KeyFile {
-    /// Reads a key's file. Returns none if a file is missing that the user did not name.
-    async fn open(identity: &Identity, target: &SshTarget) -> Result<Option<Self>, SshError> {
-        let kept = lock(&target.credentials.kept.keys)
-            .get(&identity.file)
-            .cloned();
-        if let Some(key) = kept {
-            return Ok(Some(Self {
-                file: identity.file.clone(),
-                is_named: identity.is_named,
-                public: key.public_key().clone(),
-                content: KeyContent::Open(key),
-            }));
-        }
-        let Identity { file, is_named } = identity.clone();
-        let path = file.clone();
-        let text = match on_thread(move || read_key(&path)).await {
-            Some(Ok(text)) => text,
-            Some(Err(SshError::KeyUnreadable { source, .. }))
-                if !is_named && source.kind() == io::ErrorKind::NotFound =>
-            {
-                return Ok(None);
-            }
-            Some(Err(error)) => return Err(error),
-            None => return Ok(None),
-        };
-        let (public, content) = match decode_secret_key(&text, None) {
-            Ok(key) => {
-                let key = Arc::new(key);
-                (key.public_key().clone(), KeyContent::Open(key))
-            }
-            Err(error) => {
-                let public = public_part(&file, &text, &error)?;
-                (public, KeyContent::Encrypted(text))
-            }
-        };
-        Ok(Some(Self {
-            file,
-            is_named,
-            public,
-            content,
-        }))
-    }
-}
-
-fn read_key(file: &Path) -> Result<Zeroizing<String>, SshError> {
-    let unreadable = |source| SshError::KeyUnreadable {
-        file: file.to_owned(),
-        source,
-    };
-    let handle = File::open(file).map_err(unreadable)?;
-    let metadata = handle.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(unreadable(io::Error::other("it is not a regular file")));
-    }
-    let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 != 0 && metadata.uid() == rustix::process::geteuid().as_raw() {
-        return Err(SshError::KeyOpenToOthers {
-            file: file.to_owned(),
-            mode,
-        });
-    }
-    let mut text = Zeroizing::new(String::new());
-    handle
-        .take(MAX_KEY_BYTES)
-        .read_to_string(&mut text)
-        .map_err(unreadable)?;
-    Ok(text)
-}
-
-/// Returns the public key of a file that cannot be decoded without a passphrase. It stands in the
-/// file itself, or in the file beside it.
-fn public_part(file: &Path, text: &str, error: &russh::keys::Error) -> Result<PublicKey, SshError> {
-    let is_encrypted = matches!(error, russh::keys::Error::KeyIsEncrypted)
-        || text.contains("ENCRYPTED")
-        || PrivateKey::from_openssh(text).is_ok_and(|key| key.is_encrypted());
-    if !is_encrypted {
-        return Err(SshError::KeyInvalid {
-            file: file.to_owned(),
-            what: error.to_string().to_lowercase(),
-        });
-    }
-    if let Ok(key) = PrivateKey::from_openssh(text) {
-        return Ok(key.public_key().clone());
-    }
-    let mut beside = file.as_os_str().to_owned();
-    beside.push(".pub");
-    PublicKey::read_openssh_file(&beside).map_err(|_| SshError::KeyInvalid {
-        file: file.to_owned(),
-        what: format!(
-            "it is encrypted in an old format, and there is no public key in {}",
-            Path::new(&beside).display()
-        ),
-    })
-}
-
-/// Signs with a key of a file, and opens the key when it is needed.
-struct FileSigner {
-    key: KeyFile,
-    target: SshTarget,
-    is_asking: Arc<AtomicBool>,
-}
-
-/// The reasons why there is no signature.
-enum SignError {
-    /// The connection is gone.
-    Gone,
-    /// The key cannot be used.
-    Key(Box<SshError>),
-}
-
-impl From<SendError> for SignError {
-    fn from(_: SendError) -> Self {
-        Self::Gone
-    }
-}
-
-impl FileSigner {
-    async fn unlocked(&mut self) -> Result<Arc<PrivateKey>, SshError> {
-        let text = match &self.key.content {
-            KeyContent::Open(key) => return Ok(key.clone()),
-            KeyContent::Encrypted(text) => text.clone(),
-        };
-        let file = self.key.file.clone();
-        for _ in 0..ATTEMPTS {
-            let question = Question::Passphrase { file: file.clone() };
-            self.is_asking.store(true, Ordering::Relaxed);
-            let answer = ask(&self.target, question).await;
-            let Some(passphrase) = answer else {
-                return Err(SshError::KeyLocked { file });
-            };
-            let text = text.clone();
-            let decode = move || decode_secret_key(&text, Some(passphrase.expose()));
-            let decoded = on_thread(decode).await;
-            self.is_asking.store(false, Ordering::Relaxed);
-            if let Some(Ok(key)) = decoded {
-                let key = Arc::new(key);
-                lock(&self.target.credentials.kept.keys).insert(file, key.clone());
-                self.key.content = KeyContent::Open(key.clone());
-                return Ok(key);
-            }
-        }
-        Err(SshError::WrongPassphrase { file })
-    }
-}
-
-impl Signer for FileSigner {
-    type Error = SignError;
-
-    /// Returns the data with the signature after it.
-    async fn auth_sign(
-        &mut self,
-        _: &AgentIdentity,
-        hash: Option<HashAlg>,
-        mut data: Vec<u8>,
-    ) -> Result<Vec<u8>, SignError> {
-        let failed = |error| SignError::Key(Box::new(error));
-        let unlocked = self.unlocked().await;
-        self.is_asking.store(false, Ordering::Relaxed);
-        let key = unlocked.map_err(failed)?;
-        let signed = match key.key_data() {
-            KeypairData::Rsa(pair) => (pair, hash).try_sign(&data),
-            pair => pair.try_sign(&data),
-        };
-        let invalid = |what: String| {
-            failed(SshError::KeyInvalid {
-                file: self.key.file.clone(),
-                what,
-            })
-        };
-        let signature = signed.map_err(|error| invalid(error.to_string()))?;
-        signature
-            .encode_prefixed(&mut data)
-            .map_err(|error| invalid(error.to_string()))?;
-        Ok(data)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

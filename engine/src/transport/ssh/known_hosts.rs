@@ -215,7 +215,6 @@ impl KnownKeys {
                 return self.check_certificate(certificate, &authority);
             }
         }
-        // A key that is known for the host's port counts more than one for the bare name.
         if self.plain().any(|line| is_same_key(&line.key, &key)) {
             return Ok(());
         }
@@ -236,7 +235,9 @@ impl KnownKeys {
 
     /// Decides about a key of which nothing is known.
     fn meet(&self, key: &PublicKey) -> Result<(), SshError> {
-        let others: Vec<FileLine> = self.plain().map(|line| line.at.clone()).collect();
+        // Another server of the same host, on the usual port, has keys of its own.
+        let others = self.plain().filter(|line| line.is_full);
+        let others: Vec<FileLine> = others.map(|line| line.at.clone()).collect();
         match &self.accept_new {
             Some(file) if others.is_empty() => {
                 append(file, &self.names.full, key).map_err(|source| SshError::KnownHosts {
@@ -415,4 +416,240 @@ fn is_like(pattern: &str, name: &str) -> bool {
         }
     }
     pattern[at..].iter().all(|char| *char == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMf7cpVuwy+pfAjKbOtmKi5Qzqcp3zZ5f1UihnCV7ppU";
+    const OTHER: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILg/z0ZgxMP9lRcb1X4wd4wOGt8mR0p6u/EeibhjQuum";
+    const ECDSA: &str = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBLIe/8sk51zru1Eh4H1X7CTrATXbaJpFar18Wkzgx/jY4Ix5dPgk2nfPM3Eca35oTRbf3tenrQSCq4sXFk6HQQw=";
+    /// `[board]:2228`
+    const HASHED: &str = "|1|7lgA6rYAdqfBN7lgm7Js4Pp0FWQ=|9sxCcRoK5nzSVoGybhNLp2LNthY=";
+    const CERTIFICATE: &str = "ssh-ed25519-cert-v01@openssh.com ";
+    /// Certificates of [`KEY`] by [`OTHER`], until 2099.
+    const FOR_BOARD: &str = "AAAAIHNzaC1lZDI1NTE5LWNlcnQtdjAxQG9wZW5zc2guY29tAAAAIHwdjM28pf0czXWuVz9xQjBu/bVkjy8kURML/5ER3h7GAAAAIMf7cpVuwy+pfAjKbOtmKi5Qzqcp3zZ5f1UihnCV7ppUAAAAAAAAAAAAAAACAAAABHRlc3QAAAASAAAABWJvYXJkAAAABW90aGVyAAAAAF4L4QAAAAAA8qUjgAAAAAAAAAAAAAAAAAAAADMAAAALc3NoLWVkMjU1MTkAAAAguD/PRmDEw/2VFxvVfjB3jA4a3yZHSnq78R6JuGNC66YAAABTAAAAC3NzaC1lZDI1NTE5AAAAQGR63D8SLN72hCUtz2j2nv23Bjnp4qbAVHYv8z87BO/td2rr0HHSa5iGAl6dhIqP4PQZaskJOfsNyhvDgrYOUw8=";
+    const FOR_OTHERS: &str = "AAAAIHNzaC1lZDI1NTE5LWNlcnQtdjAxQG9wZW5zc2guY29tAAAAIEcTOdBvpma+OtbBLXGNa2NTXCZ8OjXf0neVHYFg7fONAAAAIMf7cpVuwy+pfAjKbOtmKi5Qzqcp3zZ5f1UihnCV7ppUAAAAAAAAAAAAAAACAAAABHRlc3QAAAAJAAAABW90aGVyAAAAAF4L4QAAAAAA8qUjgAAAAAAAAAAAAAAAAAAAADMAAAALc3NoLWVkMjU1MTkAAAAguD/PRmDEw/2VFxvVfjB3jA4a3yZHSnq78R6JuGNC66YAAABTAAAAC3NzaC1lZDI1NTE5AAAAQB7EMcHLkjSEgqnsmPm1G29r1wEHw42ToIvIlh72jQ7292+w7thOuqhqepqeUpJk4UWHAEnSu6nwB/5VSdTGYQE=";
+    const OF_A_USER: &str = "AAAAIHNzaC1lZDI1NTE5LWNlcnQtdjAxQG9wZW5zc2guY29tAAAAII98HDA7DdQnieEpIiD7eUgf9DcBb/nk7XasFI8akg7qAAAAIMf7cpVuwy+pfAjKbOtmKi5Qzqcp3zZ5f1UihnCV7ppUAAAAAAAAAAAAAAABAAAABHRlc3QAAAAJAAAABWJvYXJkAAAAAF4L4QAAAAAA8qUjgAAAAAAAAACCAAAAFXBlcm1pdC1YMTEtZm9yd2FyZGluZwAAAAAAAAAXcGVybWl0LWFnZW50LWZvcndhcmRpbmcAAAAAAAAAFnBlcm1pdC1wb3J0LWZvcndhcmRpbmcAAAAAAAAACnBlcm1pdC1wdHkAAAAAAAAADnBlcm1pdC11c2VyLXJjAAAAAAAAAAAAAAAzAAAAC3NzaC1lZDI1NTE5AAAAILg/z0ZgxMP9lRcb1X4wd4wOGt8mR0p6u/EeibhjQuumAAAAUwAAAAtzc2gtZWQyNTUxOQAAAEBNjA10KbStl55371oPvAkggKu4Tzo5CR8W/xVTMSOf+m9JHVi4DFzje9SGJnVPB3b6NMC3HTxhc55DSlI8en0M";
+    const CONDITIONAL: &str = "AAAAIHNzaC1lZDI1NTE5LWNlcnQtdjAxQG9wZW5zc2guY29tAAAAIFevR0BtXI1W+6NDBHMX1wYIjjsoMURlPpzRsenlD4TNAAAAIMf7cpVuwy+pfAjKbOtmKi5Qzqcp3zZ5f1UihnCV7ppUAAAAAAAAAAAAAAACAAAABHRlc3QAAAAJAAAABWJvYXJkAAAAAF4L4QAAAAAA8qUjgAAAABAAAAADb2RkAAAABQAAAAExAAAAAAAAAAAAAAAzAAAAC3NzaC1lZDI1NTE5AAAAILg/z0ZgxMP9lRcb1X4wd4wOGt8mR0p6u/EeibhjQuumAAAAUwAAAAtzc2gtZWQyNTUxOQAAAEBB6rPoFuPPYT7rv0Xh+liUt/XBMXlR7JjuA+9bg9ujo5gGagToUb1CeRsYsjySLv66pYsv5BptJZURNaYRMD0J";
+    /// This one is valid only in January 2020.
+    const EXPIRED: &str = "AAAAIHNzaC1lZDI1NTE5LWNlcnQtdjAxQG9wZW5zc2guY29tAAAAIASMr0+7y4EwxCe23vSVMaiJ1mWo7pbFycaEC42acd3NAAAAIMf7cpVuwy+pfAjKbOtmKi5Qzqcp3zZ5f1UihnCV7ppUAAAAAAAAAAAAAAACAAAABHRlc3QAAAAJAAAABWJvYXJkAAAAAF4L4QAAAAAAXjS/gAAAAAAAAAAAAAAAAAAAADMAAAALc3NoLWVkMjU1MTkAAAAguD/PRmDEw/2VFxvVfjB3jA4a3yZHSnq78R6JuGNC66YAAABTAAAAC3NzaC1lZDI1NTE5AAAAQBw/ZzgpZra675hhko8WaUEdf6G+ZwNV1+Qvm4VjeRuj+0SI3TAXj3RCo/BK7naQc0ntFPumb9g0VlH8e7KyfQY=";
+
+    fn key(text: &str) -> PublicKey {
+        PublicKey::from_openssh(text).expect("a key")
+    }
+
+    fn board() -> Place {
+        Place {
+            host: "Board".to_owned(),
+            port: 2228,
+        }
+    }
+
+    /// Checks a key or a certificate against a file of these lines.
+    fn check(lines: &str, shown: &str) -> Result<(), SshError> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("known");
+        std::fs::write(&file, lines).expect("a file");
+        let missing = dir.path().join("missing");
+        let known = KnownHosts {
+            files: vec![missing, file],
+            ..KnownHosts::default()
+        };
+        known.read(&board(), None)?.check(&parse(shown))
+    }
+
+    fn parse(shown: &str) -> PublicKeyOrCertificate {
+        if shown.contains("-cert-") {
+            Certificate::from_openssh(shown)
+                .expect("a certificate")
+                .into()
+        } else {
+            key(shown).into()
+        }
+    }
+
+    /// The first word of an error's name, or `ok`.
+    fn verdict(result: &Result<(), SshError>) -> &'static str {
+        match result {
+            Ok(()) => "ok",
+            Err(SshError::HostKeyUnknown { .. }) => "unknown",
+            Err(SshError::HostKeyChanged { .. }) => "changed",
+            Err(SshError::HostKeyRevoked { .. }) => "revoked",
+            Err(SshError::HostCertificate { .. }) => "certificate",
+            Err(_) => "other",
+        }
+    }
+
+    #[test]
+    fn lines_decide_about_a_key_as_they_do_for_openssh() {
+        let table = [
+            (String::new(), "unknown"),
+            (
+                format!("# {KEY}\n\n[board]:2228 {KEY} a comment # more\n"),
+                "ok",
+            ),
+            (format!("\t[board]:2228\t{KEY}"), "ok"),
+            (format!("[BOARD]:2228 {KEY}"), "ok"),
+            (format!("board {KEY}"), "ok"),
+            (format!("[board]:22 {KEY}"), "unknown"),
+            (format!("{HASHED} {KEY}"), "ok"),
+            (format!("{HASHED} {OTHER}"), "changed"),
+            (format!("elsewhere,[board]:2228 {KEY}"), "ok"),
+            (format!("[*]:2228 {KEY}"), "ok"),
+            (format!("[b?ard]:22* {KEY}"), "ok"),
+            (format!("*,![board]:2228 {KEY}"), "ok"),
+            (format!("[*]:*,![board]:2228 {KEY}"), "unknown"),
+            (format!("[board]:2228 {OTHER}"), "changed"),
+            (format!("[board]:2228 {OTHER}\n[board]:2228 {KEY}"), "ok"),
+            (format!("board {OTHER}"), "unknown"),
+            (format!("[board]:2228 {ECDSA}"), "unknown"),
+            (format!("[board]:2228 {KEY}\n@revoked * {KEY}"), "revoked"),
+            (
+                format!("[board]:2228 {KEY}\n@revoked elsewhere {KEY}"),
+                "ok",
+            ),
+            (format!("@cert-authority * {KEY}"), "unknown"),
+            (
+                format!("[board]:2228 ssh-odd AAAA\n[board]:2228\n[board]:2228 {KEY}"),
+                "ok",
+            ),
+            (format!("@odd * {OTHER}\n\u{0}\n[board]:2228 {KEY}"), "ok"),
+        ];
+        for (lines, expected) in table {
+            let result = check(&lines, KEY);
+            assert_eq!(verdict(&result), expected, "{lines:?}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_counts_by_its_authority_and_its_content() {
+        let trusted = format!("@cert-authority *,[*]:* {OTHER}");
+        let table = [
+            (trusted.clone(), FOR_BOARD, "ok"),
+            (trusted.clone(), FOR_OTHERS, "certificate"),
+            (trusted.clone(), OF_A_USER, "certificate"),
+            (trusted.clone(), CONDITIONAL, "certificate"),
+            (trusted.clone(), EXPIRED, "certificate"),
+            (
+                format!("{trusted}\n@revoked * {OTHER}"),
+                FOR_BOARD,
+                "revoked",
+            ),
+            (format!("{trusted}\n@revoked * {KEY}"), FOR_BOARD, "revoked"),
+            (format!("@cert-authority * {ECDSA}"), FOR_BOARD, "unknown"),
+            // An authority that nobody knows leaves the key itself.
+            (format!("[board]:2228 {KEY}"), FOR_OTHERS, "ok"),
+        ];
+        for (lines, shown, expected) in table {
+            let result = check(&lines, &format!("{CERTIFICATE}{shown}"));
+            assert_eq!(verdict(&result), expected, "{lines:?}: {result:?}");
+        }
+        let mut forged = FOR_BOARD.to_owned();
+        forged.replace_range(forged.len() - 8.., "AAAAAAA=");
+        let result = check(&trusted, &format!("{CERTIFICATE}{forged}"));
+        assert_eq!(verdict(&result), "certificate", "{result:?}");
+    }
+
+    #[test]
+    fn a_changed_key_is_told_with_both_fingerprints_and_the_line() {
+        let error = check(&format!("# one\n[board]:2228 {OTHER}\n"), KEY).expect_err("changed");
+        let SshError::HostKeyChanged {
+            key: shown,
+            known,
+            at,
+            ..
+        } = &error
+        else {
+            panic!("{error:?}")
+        };
+        let fingerprint = |text| key(text).fingerprint(HashAlg::Sha256).to_string();
+        assert_eq!(shown.fingerprint, fingerprint(KEY));
+        assert_eq!(known.fingerprint, fingerprint(OTHER));
+        assert_eq!((at.line, shown.kind.as_str()), (2, "ssh-ed25519"));
+        let text = error.to_string();
+        assert!(
+            text.contains(&shown.fingerprint) && text.contains(":2 says"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_types_of_known_keys_come_first() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("known");
+        std::fs::write(&file, format!("board {ECDSA}\n")).expect("a file");
+        let known = KnownHosts {
+            files: vec![file],
+            ..KnownHosts::default()
+        };
+        let keys = known.read(&board(), None).expect("keys");
+        let algorithms = keys.algorithms();
+        assert_eq!(algorithms[0], key(ECDSA).algorithm());
+        assert_eq!(algorithms.len(), accepted_algorithms().len());
+        assert!(keys.certificate_algorithms().is_empty());
+        assert!(!algorithms.contains(&Algorithm::Rsa { hash: None }));
+    }
+
+    #[test]
+    fn a_new_key_is_added_once_and_never_beside_another() {
+        use std::os::unix::fs::MetadataExt;
+
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("ssh/known");
+        let known = KnownHosts {
+            files: vec![file.clone()],
+            accept_new: Some(file.clone()),
+            ..KnownHosts::default()
+        };
+        let check = |text: &str| {
+            let keys = known.read(&board(), None).expect("keys");
+            verdict(&keys.check(&parse(text)))
+        };
+        assert_eq!(check(KEY), "ok");
+        let content = || std::fs::read_to_string(&file).expect("a file");
+        assert_eq!(content(), format!("[board]:2228 {KEY}\n"));
+        let mode = |path: &Path| std::fs::metadata(path).expect("metadata").mode() & 0o777;
+        assert_eq!((mode(&file), mode(&dir.path().join("ssh"))), (0o600, 0o700));
+        assert_eq!(check(KEY), "ok");
+        assert_eq!((check(OTHER), check(ECDSA)), ("changed", "unknown"));
+        assert_eq!(content().lines().count(), 1);
+        // Another server of the same host is no reason, and a last line may lack its end.
+        std::fs::write(&file, format!("board {OTHER}")).expect("a file");
+        assert_eq!(check(KEY), "ok");
+        assert_eq!(content(), format!("board {OTHER}\n[board]:2228 {KEY}\n"));
+    }
+
+    #[test]
+    fn an_alias_stands_for_the_host_and_its_port() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("known");
+        std::fs::write(&file, format!("device-7 {KEY}\n")).expect("a file");
+        let known = KnownHosts {
+            files: vec![file],
+            alias: Some("device-7".to_owned()),
+            accept_new: None,
+        };
+        let keys = known.read(&board(), None).expect("keys");
+        assert_eq!(verdict(&keys.check(&parse(KEY))), "ok");
+    }
+
+    #[test]
+    fn patterns_match_like_a_shell_does() {
+        let table = [
+            ("*", "", true),
+            ("a*c", "abbc", true),
+            ("a*c", "abcb", false),
+            ("a?c", "ac", false),
+            ("**b*", "aab", true),
+            ("", "a", false),
+            ("*.lan", "BOARD.LAN", true),
+        ];
+        for (pattern, name, expected) in table {
+            assert_eq!(is_like(pattern, name), expected, "{pattern} {name}");
+        }
+    }
 }

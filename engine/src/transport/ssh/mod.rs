@@ -12,16 +12,19 @@
 //! **Architecture Invariant.** Nothing here reads the environment, knows a home directory or asks a
 //! terminal. Paths, secrets and a [`Prompter`] come in with the [`SshTarget`].
 
+mod agent;
 mod auth;
 mod connect;
 mod connection;
 mod error;
+mod key_file;
 mod known_hosts;
 mod secret;
 mod socket;
 mod stream;
 mod target;
 
+pub use auth::Kept;
 pub use connect::connect;
 pub use connection::SshConnection;
 pub use error::{FileLine, HostKey, Place, SshError};

@@ -36,6 +36,8 @@ pub enum Question {
     Passphrase {
         /// The key's file.
         file: PathBuf,
+        /// Whether an earlier answer was wrong.
+        is_again: bool,
     },
     /// The user's password on a server.
     Password {
@@ -43,6 +45,8 @@ pub enum Question {
         user: String,
         /// The server.
         place: Place,
+        /// Whether an earlier answer was wrong.
+        is_again: bool,
     },
     /// A question of the server's own. Its text is the server's: printable, and bounded.
     Servers {

@@ -93,6 +93,6 @@ pub struct Credentials {
     pub password: Option<Secret>,
     /// The person who is asked for what is missing.
     pub prompter: Option<Arc<dyn Prompter>>,
-    /// What was asked for already.
-    pub(super) kept: Arc<Kept>,
+    /// What was opened or asked for already. Several targets may share it.
+    pub kept: Arc<Kept>,
 }

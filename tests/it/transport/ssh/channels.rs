@@ -1,11 +1,11 @@
 //! What the channels of a connection carry, and how they end.
 
-use relsync_engine::transport::ssh::{SshConnection, SshError, SshStream, SshTarget, connect};
+use relsync_engine::transport::ssh::{SshError, SshStream};
 use relsync_tests::node::{Node, NodeOptions};
 use relsync_tests::sshd::{OtpDaemon, Sshd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{at_otp, at_sshd, block_on};
+use super::{at_otp, at_sshd, block_on, connected};
 
 /// All bytes, many times over.
 fn all_bytes(size: usize) -> Vec<u8> {
@@ -32,10 +32,6 @@ async fn echo(stream: SshStream, sent: &[u8]) {
         received.len(),
         sent.len()
     );
-}
-
-async fn connected(target: &SshTarget) -> SshConnection {
-    connect(target).await.expect("a connection")
 }
 
 #[test]
