@@ -3,13 +3,14 @@
 %% The build turns the body of stdio/0 into text that `erl -eval' gets from a shell. It passes
 %% messages between the session's process and the host, as relsync_lib_ssh_channel does. The frames
 %% are those of store-format.md, "Streams". They come in on the standard input and go out on
-%% descriptor 3: whatever the VM prints goes elsewhere. A host that says nothing, not even a tick,
+%% descriptor 3: whatever the VM prints goes elsewhere. The first frame says that the VM runs. A host that says nothing, not even a tick,
 %% for 75 s counts as lost. A session that is lost ends by itself, and the VM with it.
 -module(relsync_stdio).
 -export([stdio/0]).
 
 stdio() ->
     Port = open_port({fd, 0, 3}, [{packet, 4}, binary, eof]),
+    port_command(Port, <<"relsync-ready\n">>),
     Host = self(),
     Lost = {nodedown, node()},
     {Bindings, Program} =

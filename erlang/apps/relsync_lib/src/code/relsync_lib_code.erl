@@ -7,7 +7,7 @@
 %%% code. The caller knows what it has done, and undoes it.
 -module(relsync_lib_code).
 
--export([is_embedded/0, loaded/0, facts/1, running_md5/1, file_now/2]).
+-export([is_throwaway/0, is_embedded/0, loaded/0, facts/1, running_md5/1, file_now/2]).
 -export([path/0, set_path/2, file_on_path/1, refresh_path_cache/0, list_archive/1]).
 -export([root_dir/0, lib_dir/0, given_dirs/0, boot_variables/0]).
 -export([prepare/1, finish/1, load_one/2, load_each/3, load_together/3]).
@@ -42,6 +42,12 @@
 -spec is_embedded() -> boolean().
 is_embedded() ->
     code:get_mode() =:= embedded.
+
+%% @doc Says whether this VM was started only to speak for the files of a release that does not run.
+%% Whatever it runs from the destination ends with the session.
+-spec is_throwaway() -> boolean().
+is_throwaway() ->
+    init:get_argument(relsync_files) =/= error.
 
 %% @doc Lists the modules that were loaded from a file.
 -spec loaded() -> [{module(), file:filename()}].

@@ -288,7 +288,13 @@ erts(Erts, Tree, #{otp := Otp, erts := Runs}) ->
         {false, _} -> {[Name], []}
     end.
 
-running(Tree, #{boot := File, variables := Variables, configs := Configs, embedded := Embedded}) ->
+running(Tree, VM) ->
+    case relsync_lib_code:is_throwaway() of
+        true -> {[], []};
+        false -> running_release(Tree, VM)
+    end.
+
+running_release(Tree, #{boot := File, variables := Variables, configs := Configs, embedded := Embedded}) ->
     Boot = relative(File, Tree),
     Gone = [{config, relative(Config, Tree)} || Config <- Configs, not is_config(relative(Config, Tree), Tree)],
     case read(Boot, Tree) of

@@ -14,7 +14,10 @@
 %% code path, a loaded module, or a file that it was booted from lies there. A directory above or
 %% below the root of the VM's release is not the release.
 -spec runs_from(relsync_lib_roots:roots()) -> boolean().
-runs_from(#{read := Read} = Roots) ->
+runs_from(Roots) ->
+    not relsync_lib_code:is_throwaway() andalso release_runs_from(Roots).
+
+release_runs_from(#{read := Read} = Roots) ->
     Known = [resolved(relsync_lib_modules:path_list(Root)) || Root <- Read],
     case release_root() of
         {ok, Root} ->
@@ -50,7 +53,10 @@ lies_in_really(Dirs, Written) ->
 %% @doc Finds the root of the release that the VM runs, with `lib' or `releases' in it.
 -spec release_root() -> {ok, file:filename()} | none.
 release_root() ->
-    release_root(dirs(relsync_lib_code:path()), booted(), argument(root)).
+    case relsync_lib_code:is_throwaway() of
+        true -> none;
+        false -> release_root(dirs(relsync_lib_code:path()), booted(), argument(root))
+    end.
 
 %% @doc Does the same for a code path, the directories that the VM was booted from, and Erlang's own
 %% root.

@@ -42,8 +42,8 @@
 
 %% @doc Returns the boot file, if it lies in the release.
 -spec booted(relsync_lib_roots:roots()) -> relsync_lib_path:path() | none.
-booted(#{read := Read}) ->
-    located_boot(boot_file(), [relsync_lib_code_path:root(relsync_lib_path:native(Root)) || Root <- Read]).
+booted(Roots) ->
+    boot(find(Roots)).
 
 located_boot(File, Roots) ->
     case located([File || File =/= none], Roots) of
@@ -53,7 +53,13 @@ located_boot(File, Roots) ->
 
 %% @doc Returns the files of the destination that this VM was booted from.
 -spec find(relsync_lib_roots:roots()) -> found().
-find(#{read := Read}) ->
+find(Roots) ->
+    case relsync_lib_code:is_throwaway() of
+        true -> #{boot => none, boot_trees => [], files => [], trees => [], runtime => [], paths => []};
+        false -> find_booted(Roots)
+    end.
+
+find_booted(#{read := Read}) ->
     Roots = [relsync_lib_code_path:root(relsync_lib_path:native(Root)) || Root <- Read],
     BootFile = boot_file(),
     Boot = located_boot(BootFile, Roots),
