@@ -13,7 +13,7 @@
 /// The question.
 pub(super) const QUESTION: &str = concat!(
     "#{}, _ = \"\n",
-    "~w|echo relsync-shell>&2|c\n",
+    "_ = ~w|echo relsync-shell>&2|c\n",
     ":io.put_chars(~c(relsync-elixir-#{:erlang.system_info(:otp_release)};))\n",
     "#\", io:put_chars(\"relsync-erlang-\" ++ erlang:system_info(otp_release) ++ \";\").",
 );
