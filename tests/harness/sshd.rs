@@ -255,12 +255,16 @@ impl OtpDaemon {
         let module = dir.path().join("relsync_test_echo.erl");
         fs::write(&module, ECHO).expect("a file");
         let at = dir.path().display();
+        let subsystems = match options.contains("{subsystems,") {
+            true => "",
+            false => "{subsystems, [{\"echo\", {M, []}}]},",
+        };
         let port = node.eval(&format!(
             "{{ok, _}} = application:ensure_all_started(ssh),
              {{ok, M, B}} = compile:file(\"{at}/relsync_test_echo\", [binary]),
              {{module, M}} = code:load_binary(M, \"echo\", B),
              {{ok, D}} = ssh:daemon({{127, 0, 0, 1}}, 0, [{{system_dir, \"{at}\"}}, {{user_dir, \"{at}\"}},
-                 {{parallel_login, true}}, {{subsystems, [{{\"echo\", {{M, []}}}}]}}, {options}]),
+                 {{parallel_login, true}}, {subsystems} {options}]),
              {{ok, Info}} = ssh:daemon_info(D),
              proplists:get_value(port, Info)."
         ));

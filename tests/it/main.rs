@@ -10,3 +10,4 @@ mod security;
 mod tidy;
 mod transport;
 mod update;
+mod ways;

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use relsync_engine::store::StoreError;
 use relsync_engine::target::session::SessionError;
-use relsync_engine::target::{ErrorKind, RemoteError};
+use relsync_engine::target::{EnterError, ErrorKind, RemoteError};
 use relsync_engine::transport::erl::ConnectError;
 use relsync_engine::transport::ssh::SshError;
 use relsync_engine::tree::entry::Escaped;
@@ -48,7 +48,7 @@ use reach::{bindings_hint, config_hint, connect_class, file_hint, hooks_hint, ta
 pub(crate) use remote::{IN_USE_HINT, OTHER_OTP_HINT};
 use remote::{refusal_hint, remote_hint};
 use session::{push_class, session_class};
-use ssh::ssh_class;
+use ssh::{enter_class, ssh_class};
 use store::{directory_class, store_class};
 
 /// An error's kind, which programs can rely on, how the process ends, and what to try next.
@@ -164,9 +164,9 @@ pub(crate) enum CliError {
     /// The host cannot connect over SSH.
     #[error(transparent)]
     Ssh(#[from] SshError),
-    /// This version has no session over SSH.
-    #[error("this version cannot update a target over SSH")]
-    NoSessionOverSsh,
+    /// The host cannot get from the SSH server into a VM.
+    #[error(transparent)]
+    Enter(#[from] EnterError),
     /// A session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -527,7 +527,7 @@ impl CliError {
             ),
             Self::Connect(error) => connect_class(error),
             Self::Ssh(error) => ssh_class(error),
-            Self::NoSessionOverSsh => ("usage", Exit::Usage, hint("use --mode erl")),
+            Self::Enter(error) => enter_class(error),
             Self::Session(error) => session_class(error),
             Self::Push(error) => push_class(error),
             Self::NewDestination { release_root, .. } => (

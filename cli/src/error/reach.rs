@@ -2,6 +2,7 @@
 
 use relsync_engine::transport::erl::{ConnectError, NodeName, NodeNameError};
 
+use super::ssh::ssh_class;
 use super::{Class, Exit};
 use crate::bindings::BindingsError;
 use crate::config::ConfigError;
@@ -137,6 +138,9 @@ pub(super) fn hooks_hint(error: &HooksError) -> Option<String> {
 }
 
 pub(super) fn connect_class(error: &ConnectError) -> Class<'static> {
+    if let ConnectError::Tunnel(error) = error {
+        return ssh_class(error);
+    }
     let (kind, hint) = match error {
         ConnectError::HostUnknown { node, host, .. } if host != node.host() => {
             ("unknown_host", format!("check --address: this machine cannot resolve {host}"))

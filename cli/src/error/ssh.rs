@@ -1,8 +1,56 @@
 //! Hints for errors on the way to a target over SSH.
 
+use relsync_engine::target::EnterError;
 use relsync_engine::transport::ssh::{FileLine, SshError};
 
+use super::reach::connect_class;
 use super::{Class, Exit};
+
+/// Returns the class of an error behind the SSH server.
+pub(super) fn enter_class(error: &EnterError) -> Class<'static> {
+    let (kind, hint) = match error {
+        EnterError::Ssh(error) => return ssh_class(error),
+        EnterError::Node { source, .. } => return connect_class(source),
+        EnterError::NoWay { .. } => (
+            "no_way",
+            "put the application relsyncd into the release, or the subsystem relsync into this daemon, or let the user run commands",
+        ),
+        EnterError::UnknownAnswer { .. } => (
+            "no_way",
+            "commands there must go to a POSIX shell, or to Erlang or Elixir",
+        ),
+        EnterError::NoAnswer { .. } => (
+            "timeout",
+            "the target may be overloaded: try again, with a longer --timeout",
+        ),
+        EnterError::OldOtp { .. } => ("old_otp", "update the target's OTP first, to 23 or newer"),
+        EnterError::NotTakenOver { .. } => (
+            "no_way",
+            "put the subsystem relsync into this daemon (see the guide to SSH)",
+        ),
+        EnterError::NoNode { .. } => (
+            "no_node",
+            "start the VM with a name (-name or -sname), or put relsyncd into the release; or stop the VM, then relsync updates its files",
+        ),
+        EnterError::SeveralVms { .. } => (
+            "no_node",
+            "name the node: relsync --mode erl --tunnel HOST -d NODE",
+        ),
+        EnterError::InvalidNode { .. } => (
+            "no_node",
+            "name the node, and its cookie with -c: relsync --mode erl --tunnel HOST -d NODE",
+        ),
+        EnterError::NoErlang => (
+            "no_erlang",
+            "check --destination-path: is there a release with its ERTS? Otherwise install Erlang on the target",
+        ),
+        EnterError::NotStarted { .. } => (
+            "no_erlang",
+            "check on the target that the ERTS of the release runs: erts-*/bin/erl",
+        ),
+    };
+    (kind, Exit::Unreachable, Some(hint.to_owned()))
+}
 
 pub(super) fn ssh_class(error: &SshError) -> Class<'static> {
     let (kind, hint) = reach_class(error)

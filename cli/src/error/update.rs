@@ -14,7 +14,7 @@ impl From<OpenError> for CliError {
         match error {
             OpenError::Connect(error) => Self::Connect(error),
             OpenError::Ssh(error) => Self::Ssh(error),
-            OpenError::NoSessionOverSsh => Self::NoSessionOverSsh,
+            OpenError::Enter(source) => Self::Enter(source),
             OpenError::Session(error) => Self::Session(error),
         }
     }

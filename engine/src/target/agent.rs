@@ -53,6 +53,11 @@ pub struct Variant {
 const VERSION_BYTES: usize = 16;
 
 impl Variant {
+    /// Returns the compressed external form of the modules.
+    pub(crate) fn modules(&self) -> &'static [u8] {
+        &self.blob[VERSION_BYTES..]
+    }
+
     /// Returns the agent's version. By it, a target knows whether it has loaded this agent.
     pub(crate) fn version(&self) -> &'static [u8] {
         &self.blob[..VERSION_BYTES]

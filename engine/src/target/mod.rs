@@ -17,6 +17,7 @@ mod place;
 pub mod session;
 mod status;
 mod unload;
+mod ways;
 pub mod wire;
 mod words;
 
@@ -27,7 +28,7 @@ pub use apply::{
 pub use claim::{FalseClaim, Number};
 pub use found::{Found, FoundDirectory};
 pub use greeting::{AgentSent, Greeting};
-pub use open::{Address, OpenError, Target};
+pub use open::{Address, OpenError, SshAddress, Target};
 pub use patience::Patience;
 pub(crate) use patience::Pauses;
 pub use place::Place;
@@ -35,4 +36,5 @@ pub use status::{
     Current, Drift, EarlierGeneration, Incoming, LastPack, Leftovers, PackEnd, TargetStatus, VmLife,
 };
 pub use unload::Unloaded;
+pub use ways::{EnterError, Evaluator, Way};
 pub use words::{ErrorKind, HookFailure, ModuleState, Step};

@@ -11,17 +11,18 @@ use crate::target::patience::Patience;
 use crate::target::session::{Session, SessionError};
 use crate::target::status::TargetStatus;
 use crate::target::unload::{self, Unloaded};
-use crate::transport::erl::{self, ConnectError, ErlTarget};
-use crate::transport::ssh::{SshError, SshTarget};
-use crate::transport::{Counters, TransportError, Vm};
+use crate::target::ways::{self, EnterError, Way, Wishes};
+use crate::transport::erl::{self, ConnectError, Cookie, ErlTarget};
+use crate::transport::ssh::{self, SshError, SshTarget};
+use crate::transport::{Counters, Timing, TransportError, Vm};
 
 /// The place of a target, and the transport that reaches it.
 #[derive(Debug, Clone)]
 pub enum Address {
     /// A node, over the Erlang distribution protocol.
     Erl(ErlTarget),
-    /// A server, over SSH.
-    Ssh(SshTarget),
+    /// A VM behind a server, over SSH.
+    Ssh(SshAddress),
 }
 
 impl Address {
@@ -29,20 +30,57 @@ impl Address {
     pub fn name(&self) -> String {
         match self {
             Self::Erl(target) => target.node.to_string(),
-            Self::Ssh(target) => target.to_string(),
+            Self::Ssh(address) => address.server.to_string(),
         }
     }
 
     /// Connects. If the host was connected before under a name of its own, the target may still
     /// hold that connection. The new connection takes its place.
-    async fn connect(&self, again: bool) -> Result<Box<dyn Vm>, OpenError> {
+    async fn connect(
+        &self,
+        again: bool,
+        destination: &[u8],
+        way: &mut Option<Way>,
+    ) -> Result<Box<dyn Vm>, OpenError> {
         match self {
             Self::Erl(target) => {
                 let mut target = target.clone();
                 target.take_over |= again;
                 Ok(Box::new(erl::connect(&target).await?))
             }
-            Self::Ssh(_) => Err(OpenError::NoSessionOverSsh),
+            Self::Ssh(address) => {
+                let server = ssh::connect(&address.server).await?;
+                let wishes = Wishes {
+                    destination,
+                    cookie: address.cookie.as_ref(),
+                    step: address.server.connect_timeout,
+                    timing: address.timing,
+                };
+                Ok(ways::enter(server, &wishes, way).await?)
+            }
+        }
+    }
+}
+
+/// A VM behind an SSH server.
+#[derive(Debug, Clone)]
+pub struct SshAddress {
+    /// The server.
+    pub server: SshTarget,
+    /// The cookie of the release's node, if the user names one. It counts if the server is a shell
+    /// beside the VM. Otherwise the target's own files tell it.
+    pub cookie: Option<Cookie>,
+    /// The times after which to tick and to give up.
+    pub timing: Timing,
+}
+
+impl SshAddress {
+    /// Returns the address of a server, with the usual times.
+    pub fn new(server: SshTarget) -> Self {
+        Self {
+            server,
+            cookie: None,
+            timing: Timing::default(),
         }
     }
 }
@@ -56,9 +94,9 @@ pub enum OpenError {
     /// The host cannot reach the target over SSH.
     #[error(transparent)]
     Ssh(#[from] SshError),
-    /// This version reaches the target over SSH, but has no session there.
-    #[error("this version cannot update a target over SSH")]
-    NoSessionOverSsh,
+    /// No way leads from the SSH server into a VM.
+    #[error(transparent)]
+    Enter(#[from] EnterError),
     /// The host reaches the target, but the agent cannot start there, or refuses.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -73,7 +111,7 @@ impl OpenError {
             Self::Connect(_)
             | Self::Session(SessionError::Busy { .. } | SessionError::Returning) => true,
             Self::Ssh(error) => error.is_passing(),
-            Self::NoSessionOverSsh => false,
+            Self::Enter(error) => error.is_passing(),
             Self::Session(error) => error.is_lost_link(),
         }
     }
@@ -90,6 +128,8 @@ pub struct Target {
     pub patience: Patience,
     traffic: Counters,
     was_connected: bool,
+    /// The way that was found into the VM.
+    way: Option<Way>,
 }
 
 impl Target {
@@ -101,6 +141,7 @@ impl Target {
             patience,
             traffic: Counters::default(),
             was_connected: false,
+            way: None,
         }
     }
 
@@ -117,7 +158,7 @@ impl Target {
     ) -> Result<(Session, TargetStatus), OpenError> {
         let deadline = Instant::now() + self.patience.busy;
         loop {
-            let vm = self.address.connect(self.was_connected).await?;
+            let vm = self.connect().await?;
             self.was_connected = true;
             let opened = launch::open(vm, &self.greeting, on_sent).await;
             let ends_soon = match &opened {
@@ -132,8 +173,21 @@ impl Target {
         }
     }
 
+    async fn connect(&mut self) -> Result<Box<dyn Vm>, OpenError> {
+        let destination = &self.greeting.destination;
+        let again = self.was_connected;
+        self.address
+            .connect(again, destination, &mut self.way)
+            .await
+    }
+
+    /// Returns the way that was last found from an SSH server into the VM.
+    pub fn way(&self) -> Option<Way> {
+        self.way
+    }
+
     /// Ends a session, whether or not the target still listens.
-    pub(crate) async fn close(&mut self, session: Session) {
+    pub async fn close(&mut self, session: Session) {
         self.count(&session);
         // The target has answered everything that mattered.
         let _ = tokio::time::timeout(self.patience.goodbye, session.close()).await;
@@ -153,7 +207,7 @@ impl Target {
 
     /// Removes the agent's modules from the target's VM.
     pub async fn unload_agent(&mut self) -> Result<Unloaded, OpenError> {
-        let vm = self.address.connect(self.was_connected).await?;
+        let vm = self.connect().await?;
         let holder = self.greeting.holder();
         let unloaded = unload::unload(vm, holder, unload::MODULE_TIMEOUT).await;
         unloaded.map_err(|error: TransportError| SessionError::from(error).into())

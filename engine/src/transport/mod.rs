@@ -27,6 +27,7 @@ pub use meter::Counters;
 pub(crate) use meter::Meter;
 pub(crate) use program::{Program, Variable};
 pub use rate::RateLimiter;
+pub(crate) use stream::StreamVm;
 
 /// The maximum size of a message that any transport sends, in bytes. Larger ones would delay ticks
 /// and cancellation on a slow link.

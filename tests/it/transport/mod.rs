@@ -6,7 +6,7 @@ mod endings;
 mod link_rate;
 mod messages;
 mod odd_nodes;
-mod ssh;
+pub(crate) mod ssh;
 
 use std::time::Duration;
 

@@ -157,6 +157,17 @@ pub enum EnterError {
     },
 }
 
+impl EnterError {
+    /// Whether waiting may help: the target may be restarting.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Ssh(error) => error.is_passing(),
+            Self::Node { .. } | Self::NoAnswer { .. } | Self::NotStarted { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// Enters a VM behind a server. The way that was found before is tried without asking again, and the
 /// one that is found is kept in its place.
 pub(super) async fn enter(
@@ -313,10 +324,7 @@ async fn exec(connection: &SshConnection, command: &str) -> Result<SshStream, En
 }
 
 /// Waits for [`READY`]. If it does not come, returns what came instead.
-async fn await_ready(
-    stream: SshStream,
-    limit: Duration,
-) -> Result<BufReader<SshStream>, String> {
+async fn await_ready(stream: SshStream, limit: Duration) -> Result<BufReader<SshStream>, String> {
     let mut stream = BufReader::new(stream);
     let mut preface = Vec::new();
     let waiting = async {
@@ -388,6 +396,12 @@ fn shorten(text: &str) -> String {
     }
     text[..end]
         .chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
         .collect()
 }

@@ -76,7 +76,11 @@ mod tests {
         let table: &[(&str, &str, Option<Commands>)] = &[
             ("relsync-erlang-25;ok", "", vm(Language::Erlang, 25)),
             ("relsync-elixir-27;:ok\r\n", "", vm(Language::Elixir, 27)),
-            ("", "sh: c: not found\nrelsync-shell\n", Some(Commands::Shell)),
+            (
+                "",
+                "sh: c: not found\nrelsync-shell\n",
+                Some(Commands::Shell),
+            ),
             ("relsync-erlang-", "", None),
             ("relsync-erlang-x;", "", None),
             ("Prohibited.", "", None),

@@ -40,7 +40,10 @@ mod tests {
     #[test]
     fn every_byte_arrives() {
         let bytes: Vec<u8> = (1..=255).collect();
-        let command = script(r#"A=$(printf "$1."); printf %s "${A%.}""#, &[&printf(&bytes)]);
+        let command = script(
+            r#"A=$(printf "$1."); printf %s "${A%.}""#,
+            &[&printf(&bytes)],
+        );
         let said = std::process::Command::new("sh")
             .args(["-c", &command])
             .output()

@@ -101,6 +101,7 @@ impl Survey {
         for line in lines {
             let (what, value) = line.split_once(' ').unwrap_or((line, ""));
             let text = || value.to_owned();
+            let has_room = survey.vms.len() < MAX_VMS;
             match (what, survey.vms.last_mut()) {
                 ("root", None) => survey.root = Some(text()),
                 ("named", None) => {
@@ -113,7 +114,7 @@ impl Survey {
                 ("erl", None) => survey.erl = Some(text()),
                 ("host", None) => survey.host = text(),
                 ("cookie", None) => survey.cookie = Some(text()),
-                ("vm", _) if survey.vms.len() < MAX_VMS => survey.vms.push(Vm {
+                ("vm", _) if has_room => survey.vms.push(Vm {
                     os_pid: text(),
                     ..Vm::default()
                 }),
@@ -157,7 +158,10 @@ impl Survey {
 impl Vm {
     /// Returns the value of the last flag of this name, which counts.
     fn argument(&self, flag: &str) -> Option<&str> {
-        let at = self.arguments.iter().rposition(|argument| argument == flag)?;
+        let at = self
+            .arguments
+            .iter()
+            .rposition(|argument| argument == flag)?;
         self.arguments.get(at + 1).map(String::as_str)
     }
 }

@@ -6,6 +6,8 @@
 
 use std::io::Read as _;
 
+use base64ct::{Base64, Encoding as _};
+
 use super::probe::Language;
 use crate::bytes;
 use crate::target::agent::Variant;
@@ -19,7 +21,7 @@ const MAX_MODULES_BYTES: u64 = 8 << 20;
 
 /// Returns the command for a VM that loads a variant of the agent.
 pub(super) fn command(language: Language, variant: &Variant) -> Option<String> {
-    let beam = base64(&bytes::deflate(&channel_module(variant)?));
+    let beam = Base64::encode_string(&bytes::deflate(&channel_module(variant)?));
     Some(match language {
         Language::Erlang => format!(
             "begin M = {MODULE}, B = zlib:uncompress(base64:decode(\"{beam}\")), \
@@ -47,7 +49,7 @@ fn channel_module(variant: &Variant) -> Option<Vec<u8>> {
         .take(MAX_MODULES_BYTES)
         .read_to_end(&mut term)
         .ok()?;
-    let (Term::List(modules), _) = erl::decode(&term).ok()? else {
+    let (Term::List(modules), _) = erl::decode(&term[1..]).ok()? else {
         return None;
     };
     modules.elements.into_iter().find_map(|module| {

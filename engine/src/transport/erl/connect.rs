@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite, split};
 use tokio::time::timeout;
 
 use super::super::dial::{self, DialFailure, LookupFailure, dial};
 use super::super::link::{Link, Timing};
+use super::super::ssh::{self, SshConnection, SshError, SshTarget};
 use super::super::{Meter, RateLimiter};
-use super::connection::Connection;
+use super::connection::{Below, Connection};
 use super::epmd::{self, Answer};
 use super::error::ConnectError;
 use super::handshake::{self, Offer};
@@ -30,6 +32,8 @@ pub struct ErlTarget {
     /// The host to connect to, if it is not the node name's host: for example the near end of a
     /// tunnel.
     pub host: Option<String>,
+    /// The SSH server on the node's machine through which the node and its EPMD are reached.
+    pub tunnel: Option<SshTarget>,
     /// The secret shared with the node.
     pub cookie: Cookie,
     /// EPMD's port on the host.
@@ -58,6 +62,7 @@ impl ErlTarget {
         Self {
             node,
             host: None,
+            tunnel: None,
             cookie,
             epmd_port: EPMD_PORT,
             dist_port: None,
@@ -78,19 +83,37 @@ impl ErlTarget {
 
 /// Connects to a node as a hidden node. Must be called within a Tokio runtime with time and I/O.
 pub async fn connect(target: &ErlTarget) -> Result<Connection, ConnectError> {
+    let route = match &target.tunnel {
+        Some(tunnel) => {
+            let connected = ssh::connect(tunnel).await;
+            Route::Through(Arc::new(
+                connected.map_err(|error| ConnectError::Tunnel(Box::new(error)))?,
+            ))
+        }
+        None => Route::Direct(resolve(target).await?),
+    };
+    connect_by(target, &route).await
+}
+
+/// Connects to a node as an SSH server sees it. The node and its EPMD listen on the loopback
+/// interface of the server's machine.
+pub(crate) async fn connect_through(
+    target: &ErlTarget,
+    server: Arc<SshConnection>,
+) -> Result<Connection, ConnectError> {
+    connect_by(target, &Route::Through(server)).await
+}
+
+async fn connect_by(target: &ErlTarget, route: &Route) -> Result<Connection, ConnectError> {
     let meter = Arc::new(Meter::default());
-    let addresses = resolve(target).await?;
     let port = match target.dist_port {
         Some(port) => port,
-        None => find_port(target, &addresses, &meter).await?,
+        None => find_port(target, route, &meter).await?,
     };
-    let mut stream = dial(&addresses, port, target.connect_timeout)
+    let mut stream = route
+        .dial(port, target.connect_timeout)
         .await
         .map_err(|failure| node_error(target, port, failure))?;
-    // Small requests wait for answers. TCP must not hold them back until there is more to send.
-    stream
-        .set_nodelay(true)
-        .map_err(|source| node_error(target, port, DialFailure::Io(source)))?;
     let [challenge, creation, salt] = random_words()?;
     let offer = Offer {
         node: &target.node,
@@ -104,24 +127,74 @@ pub async fn connect(target: &ErlTarget) -> Result<Connection, ConnectError> {
         creation: creation | 4,
     };
     let identity = handshake::shake_hands(&mut stream, &offer, &meter).await?;
-    let (reader, writer) = stream.into_split();
+    let (reader, writer) = split(stream);
+    let (limiter, below) = match route {
+        Route::Direct(_) => (target.limiter.clone(), None),
+        // The server's connection has the limiter.
+        Route::Through(server) => (None, Some(server.clone())),
+    };
     let link = Link::start(
         reader,
         writer,
         target.timing,
-        target.limiter.clone(),
+        limiter,
         meter.clone(),
         inbound::decode,
     );
     Ok(Connection::new(
-        link,
-        meter,
+        Below {
+            link,
+            meter,
+            server: below,
+        },
         target.node.clone(),
         identity.name,
         identity.creation,
         salt,
         target.connect_timeout,
     ))
+}
+
+/// The host, as an SSH server on the node's machine reaches it. Servers compare the text of an
+/// address with what they allow.
+const LOOPBACK: &str = "127.0.0.1";
+
+/// The way to the ports of a node's machine.
+enum Route {
+    /// To one of its addresses.
+    Direct(Vec<SocketAddr>),
+    /// Through an SSH server.
+    Through(Arc<SshConnection>),
+}
+
+/// A connection to a port.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Route {
+    async fn dial(&self, port: u16, limit: Duration) -> Result<Box<dyn Stream>, Failure> {
+        match self {
+            Self::Direct(addresses) => {
+                let stream = dial(addresses, port, limit).await.map_err(Failure::Dial)?;
+                // Small requests wait for answers. TCP must not hold them back until there is more
+                // to send.
+                let set = stream.set_nodelay(true);
+                set.map_err(|source| Failure::Dial(DialFailure::Io(source)))?;
+                Ok(Box::new(stream))
+            }
+            Self::Through(server) => {
+                let stream = server.forward(LOOPBACK, port).await;
+                Ok(Box::new(stream.map_err(Failure::Tunnel)?))
+            }
+        }
+    }
+}
+
+/// The reasons why connecting to a port failed.
+enum Failure {
+    Dial(DialFailure),
+    Tunnel(SshError),
 }
 
 fn random_words() -> Result<[u32; 3], ConnectError> {
@@ -146,24 +219,19 @@ async fn resolve(target: &ErlTarget) -> Result<Vec<SocketAddr>, ConnectError> {
         })
 }
 
-async fn find_port(
-    target: &ErlTarget,
-    addresses: &[SocketAddr],
-    meter: &Meter,
-) -> Result<u16, ConnectError> {
+async fn find_port(target: &ErlTarget, route: &Route, meter: &Meter) -> Result<u16, ConnectError> {
     let (host, port) = (target.dialled_host().to_owned(), target.epmd_port);
     let failed = |failure| epmd_error(target, failure);
-    let stream = dial(addresses, port, target.connect_timeout)
-        .await
-        .map_err(failed)?;
+    let stream = route.dial(port, target.connect_timeout).await;
+    let stream = stream.map_err(failed)?;
     let answer = timeout(
         target.connect_timeout,
         epmd::ask_port(stream, target.node.name(), meter),
     )
     .await;
     match answer
-        .map_err(|_| failed(DialFailure::Timeout))?
-        .map_err(|source| failed(DialFailure::Io(source)))?
+        .map_err(|_| failed(Failure::Dial(DialFailure::Timeout)))?
+        .map_err(|source| failed(Failure::Dial(DialFailure::Io(source))))?
     {
         Answer::Port {
             highest_version, ..
@@ -173,7 +241,7 @@ async fn find_port(
         Answer::Port { port, .. } => Ok(port),
         Answer::Garbage => Err(ConnectError::NotEpmd { host, port }),
         Answer::Unknown => {
-            let registered = registered_names(target, addresses, meter).await;
+            let registered = registered_names(target, route, meter).await;
             Err(ConnectError::NotRegistered {
                 node: target.node.clone(),
                 host,
@@ -186,12 +254,8 @@ async fn find_port(
 
 /// Returns the names that EPMD knows. They are only a hint, so the list is empty if EPMD does not
 /// answer.
-async fn registered_names(
-    target: &ErlTarget,
-    addresses: &[SocketAddr],
-    meter: &Meter,
-) -> Vec<String> {
-    let Ok(stream) = dial(addresses, target.epmd_port, target.connect_timeout).await else {
+async fn registered_names(target: &ErlTarget, route: &Route, meter: &Meter) -> Vec<String> {
+    let Ok(stream) = route.dial(target.epmd_port, target.connect_timeout).await else {
         return Vec::new();
     };
     timeout(target.connect_timeout, epmd::ask_names(stream, meter))
@@ -199,30 +263,34 @@ async fn registered_names(
         .unwrap_or_default()
 }
 
-fn epmd_error(target: &ErlTarget, failure: DialFailure) -> ConnectError {
+fn epmd_error(target: &ErlTarget, failure: Failure) -> ConnectError {
     let (host, port) = (target.dialled_host().to_owned(), target.epmd_port);
     match failure {
-        DialFailure::Refused => ConnectError::EpmdRefused { host, port },
-        DialFailure::Timeout => ConnectError::EpmdTimeout {
+        Failure::Dial(DialFailure::Refused) => ConnectError::EpmdRefused { host, port },
+        Failure::Dial(DialFailure::Timeout) => ConnectError::EpmdTimeout {
             host,
             port,
             timeout: target.connect_timeout,
         },
-        DialFailure::Io(source) => ConnectError::EpmdUnreachable { host, port, source },
+        Failure::Dial(DialFailure::Io(source)) => {
+            ConnectError::EpmdUnreachable { host, port, source }
+        }
+        Failure::Tunnel(source) => ConnectError::Tunnel(Box::new(source)),
     }
 }
 
-fn node_error(target: &ErlTarget, port: u16, failure: DialFailure) -> ConnectError {
+fn node_error(target: &ErlTarget, port: u16, failure: Failure) -> ConnectError {
     let (node, host) = (target.node.clone(), target.dialled_host().to_owned());
     match failure {
-        DialFailure::Refused => ConnectError::NodeRefused { node, host, port },
-        DialFailure::Timeout => ConnectError::NodeTimeout {
+        Failure::Dial(DialFailure::Refused) => ConnectError::NodeRefused { node, host, port },
+        Failure::Dial(DialFailure::Timeout) => ConnectError::NodeTimeout {
             node,
             host,
             port,
             timeout: target.connect_timeout,
         },
-        DialFailure::Io(source) => ConnectError::NodeUnreachable {
+        Failure::Tunnel(source) => ConnectError::Tunnel(Box::new(source)),
+        Failure::Dial(DialFailure::Io(source)) => ConnectError::NodeUnreachable {
             node,
             host,
             port,

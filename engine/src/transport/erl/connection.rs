@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::time::timeout;
 
+use super::super::ssh::SshConnection;
 use super::super::{Channel, Counters, MAX_SENT_MESSAGE, Meter, TransportError};
 use super::control::{self, Call, SpawnBond};
 use super::inbound::{ErlLink, Inbound};
@@ -41,10 +42,27 @@ pub enum Event {
     },
 }
 
+/// What a connection is made of.
+pub(super) struct Below {
+    pub(super) link: ErlLink,
+    /// The meter of the link.
+    pub(super) meter: Arc<Meter>,
+    /// The SSH server that the link goes through.
+    pub(super) server: Option<Arc<SshConnection>>,
+}
+
+/// The SSH server that a connection goes through. It counts the bytes, and knows no messages.
+struct Tunnel {
+    server: Arc<SshConnection>,
+    /// The round trips that the connection's own meter did not count.
+    round_trips: u64,
+}
+
 /// A connection to a node. When it is dropped, it hangs up at once.
 pub struct Connection {
     link: ErlLink,
     meter: Arc<Meter>,
+    tunnel: Option<Tunnel>,
     node: NodeName,
     local_name: NodeName,
     local_pid: Pid,
@@ -58,18 +76,30 @@ pub struct Connection {
 
 impl Connection {
     pub(super) fn new(
-        link: ErlLink,
-        meter: Arc<Meter>,
+        below: Below,
         node: NodeName,
         local_name: NodeName,
         creation: u32,
         salt: u32,
         spawn_timeout: Duration,
     ) -> Self {
+        let Below {
+            link,
+            meter,
+            server,
+        } = below;
+        let tunnel = server.map(|server| Tunnel {
+            round_trips: server
+                .counters()
+                .round_trips
+                .saturating_sub(meter.counters().round_trips),
+            server,
+        });
         let local_pid = Pid::new(local_name.as_str(), OUR_PROCESS, 0, creation);
         Self {
             link,
             meter,
+            tunnel,
             node,
             local_name,
             local_pid,
@@ -171,12 +201,23 @@ impl Connection {
 
     /// Returns the counts of the bytes sent and received so far.
     pub fn counters(&self) -> Counters {
-        self.meter.counters()
+        let own = self.meter.counters();
+        match &self.tunnel {
+            // The server's connection carries these bytes, and more.
+            Some(tunnel) => Counters {
+                round_trips: tunnel.round_trips + own.round_trips,
+                ..tunnel.server.counters()
+            },
+            None => own,
+        }
     }
 
-    /// Returns the meter behind the counters. It can be read while the connection is busy.
+    /// Returns the meter of the socket. It can be read while the connection is busy.
     pub(crate) fn meter(&self) -> Arc<Meter> {
-        self.meter.clone()
+        match &self.tunnel {
+            Some(tunnel) => tunnel.server.meter(),
+            None => self.meter.clone(),
+        }
     }
 
     /// Writes the queued messages, hangs up, and waits a short while for the node to close too.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use super::super::ssh::SshError;
 use super::node_name::NodeName;
 
 /// The message that the host was waiting for when the handshake failed.
@@ -31,6 +32,9 @@ impl fmt::Display for HandshakeStep {
 /// user must do something different.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// The SSH server in between lets nobody in, or cannot connect.
+    #[error(transparent)]
+    Tunnel(Box<SshError>),
     /// The host's name or address is unknown.
     #[error("cannot resolve the {} {host} of {node}", if host == node.host() { "host" } else { "address" })]
     HostUnknown {

@@ -35,6 +35,7 @@ mod node_name;
 mod reason;
 mod term;
 
+pub(crate) use connect::connect_through;
 pub use connect::{ErlTarget, connect};
 pub use connection::{Connection, ErlChannel, Event};
 pub use control::{Call, SpawnBond};

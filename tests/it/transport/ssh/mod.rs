@@ -33,11 +33,11 @@ fn named(file: PathBuf) -> Identity {
     }
 }
 
-fn at_sshd(sshd: &Sshd) -> SshTarget {
+pub(crate) fn at_sshd(sshd: &Sshd) -> SshTarget {
     target(sshd.port(), sshd.key(), sshd.known_hosts("ed25519"))
 }
 
-fn at_otp(daemon: &OtpDaemon) -> SshTarget {
+pub(crate) fn at_otp(daemon: &OtpDaemon) -> SshTarget {
     target(daemon.port(), daemon.key(), daemon.known_hosts())
 }
 
