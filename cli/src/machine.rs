@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::own_file::{self, FileError, Rules};
+
 /// The largest cookie file that is read.
 const MAX_COOKIE_FILE_BYTES: u64 = 4096;
 
@@ -57,9 +59,11 @@ pub(crate) fn caller() -> String {
 }
 
 /// The cookie in the user's `.erlang.cookie`, in the home directory or, as in OTP 25 and later, in the
-/// configuration directory.
-pub(crate) fn cookie_file() -> Option<String> {
-    let home = env::home_dir()?;
+/// configuration directory. As Erlang does, this refuses a file that others may read.
+pub(crate) fn cookie_file() -> Result<Option<String>, FileError> {
+    let Some(home) = env::home_dir() else {
+        return Ok(None);
+    };
     let configuration = if cfg!(target_os = "macos") {
         home.join("Library/Application Support")
     } else {
@@ -68,16 +72,23 @@ pub(crate) fn cookie_file() -> Option<String> {
             _ => home.join(".config"),
         }
     };
-    cookie_in(&home.join(".erlang.cookie"))
-        .or_else(|| cookie_in(&configuration.join("erlang/.erlang.cookie")))
+    match cookie_in(&home.join(".erlang.cookie"))? {
+        Some(cookie) => Ok(Some(cookie)),
+        None => cookie_in(&configuration.join("erlang/.erlang.cookie")),
+    }
 }
 
-fn cookie_in(path: &Path) -> Option<String> {
-    let metadata = fs::metadata(path).ok()?;
-    if !metadata.is_file() || metadata.len() > MAX_COOKIE_FILE_BYTES {
-        return None;
+fn cookie_in(path: &Path) -> Result<Option<String>, FileError> {
+    match own_file::read(path, Rules::Secret, MAX_COOKIE_FILE_BYTES) {
+        Ok(content) => match String::from_utf8(content) {
+            Ok(text) => Ok(non_blank(&text)),
+            Err(_) => Err(FileError::Text {
+                path: path.to_owned(),
+            }),
+        },
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
     }
-    non_blank(&fs::read_to_string(path).ok()?)
 }
 
 /// The directory for relsync's data of this user.
@@ -112,15 +123,32 @@ fn non_blank(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
-    fn a_cookie_is_read_from_a_regular_file_only() {
+    fn a_cookie_is_read_only_from_a_file_of_the_user_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("cookie");
+        assert!(matches!(cookie_in(&file), Ok(None)));
         fs::write(&file, "secret\n").expect("a file");
-        assert_eq!(cookie_in(&file).as_deref(), Some("secret"));
+        let mode = |mode| {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("a mode");
+            cookie_in(&file)
+        };
+        for private in [0o600, 0o400] {
+            let cookie = mode(private).expect("a cookie");
+            assert_eq!(cookie.as_deref(), Some("secret"));
+        }
+        for open in [0o640, 0o604, 0o610] {
+            let error = mode(open).expect_err("a refusal");
+            assert!(matches!(error, FileError::Readable { .. }), "{error}");
+        }
+        let below = cookie_in(&file.join("below"));
+        assert!(matches!(below, Ok(None)), "{below:?}");
         // Its size is 0, and reading it never ends.
-        assert_eq!(cookie_in(Path::new("/dev/zero")), None);
+        let device = cookie_in(Path::new("/dev/zero"));
+        assert!(matches!(device, Err(FileError::Kind { .. })), "{device:?}");
     }
 }

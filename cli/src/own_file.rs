@@ -105,7 +105,8 @@ fn it(path: &Path, place: &Path) -> String {
 impl FileError {
     /// Whether there is no such file.
     pub(crate) fn is_missing(&self) -> bool {
-        matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        use io::ErrorKind::{NotADirectory, NotFound};
+        matches!(self, Self::Read { source, .. } if matches!(source.kind(), NotFound | NotADirectory))
     }
 }
 

@@ -17,6 +17,7 @@ use relsync_engine::transport::erl::{
 use crate::args::{Mode, TargetArgs};
 use crate::bindings::{Bindings, Way};
 use crate::machine;
+use crate::own_file::FileError;
 use crate::units::Rate;
 
 /// The release's root on the target.
@@ -48,6 +49,9 @@ pub(crate) enum TargetError {
     /// The cookie is invalid.
     #[error(transparent)]
     Cookie(#[from] CookieError),
+    /// The file with the user's cookie is not used.
+    #[error(transparent)]
+    CookieFile(#[from] FileError),
     /// A directory on the target is not absolute.
     #[error("{option} must be an absolute path, but {} is not", path.display())]
     RelativePath {
@@ -103,7 +107,7 @@ pub(crate) fn resolve(
         .map(|path| absolute("--destination-rw-path", path))
         .transpose()?;
     greeting.checksum = checksum;
-    let secret = cookie(args, bindings.cookie(&node));
+    let secret = cookie(args, bindings.cookie(&node))?;
     let mut erl = ErlTarget::new(node, Cookie::new(&secret)?);
     if let Some(local) = local_name(args)? {
         erl.local = local;
@@ -168,11 +172,12 @@ fn address(text: &str) -> Option<(String, Option<u16>)> {
 }
 
 /// The cookie: of the command line or environment, bound to the node, of Erlang, or the default.
-fn cookie(args: &TargetArgs, bound: Option<&str>) -> String {
+fn cookie(args: &TargetArgs, bound: Option<&str>) -> Result<String, FileError> {
+    let file = || Ok(machine::cookie_file()?.unwrap_or_else(|| DEFAULT_COOKIE.to_owned()));
     match (&args.cookie, bound) {
-        (Some(secret), _) => secret.0.clone(),
-        (None, Some(bound)) => bound.to_owned(),
-        (None, None) => machine::cookie_file().unwrap_or_else(|| DEFAULT_COOKIE.to_owned()),
+        (Some(secret), _) => Ok(secret.0.clone()),
+        (None, Some(bound)) => Ok(bound.to_owned()),
+        (None, None) => file(),
     }
 }
 

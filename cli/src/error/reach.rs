@@ -47,16 +47,20 @@ pub(super) fn file_hint(error: &FileError, option: &str) -> Option<String> {
     }
 }
 
-pub(super) fn bindings_hint(error: &BindingsError) -> Option<String> {
+/// What to do about a file for which no option stands.
+fn own_hint(error: &FileError) -> Option<String> {
     match error {
-        // No option stands for these files.
-        BindingsError::File(FileError::Foreign { .. }) => {
+        FileError::Foreign { .. } => {
             Some("the file and its directory must belong to you".to_owned())
         }
-        BindingsError::File(FileError::Writable { place, .. }) => {
-            Some(format!("`chmod go-w {}`", place.display()))
-        }
-        BindingsError::File(error) => file_hint(error, "--config"),
+        FileError::Writable { place, .. } => Some(format!("`chmod go-w {}`", place.display())),
+        error => file_hint(error, "--config"),
+    }
+}
+
+pub(super) fn bindings_hint(error: &BindingsError) -> Option<String> {
+    match error {
+        BindingsError::File(error) => own_hint(error),
         BindingsError::Parse { .. } => {
             Some("write a line \"NODE\" = \"COOKIE\" below [cookies] for each node".to_owned())
         }
@@ -95,6 +99,11 @@ pub(super) fn target_class(error: &TargetError) -> Class<'static> {
             "bad_cookie",
             "set it with RELSYNC_COOKIE, ~/.erlang.cookie or --cookie",
         ),
+        TargetError::CookieFile(error) => {
+            let hint = own_hint(error)
+                .unwrap_or_else(|| "set the cookie with RELSYNC_COOKIE instead".to_owned());
+            return ("bad_cookie", Exit::Usage, Some(hint));
+        }
         TargetError::Address { .. } => (
             "usage",
             "write it as HOST or HOST:PORT; write an IPv6 address with a port as [ADDRESS]:PORT",

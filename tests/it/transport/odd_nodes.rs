@@ -1,8 +1,8 @@
 //! Nodes with an unusual setup, or at another place than their names say.
 
 use std::ffi::OsString;
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -279,7 +279,7 @@ fn the_cookie_is_where_otp_has_it() {
     ] {
         fs::create_dir_all(&dir).expect("a directory");
         let file = dir.join(".erlang.cookie");
-        fs::write(&file, format!("{}\n", rig.node.cookie())).expect("a file");
+        write_cookie(&file, &format!("{}\n", rig.node.cookie()));
         let mut command = command();
         if let Some(dir) = variable {
             command.env("XDG_CONFIG_HOME", dir);
@@ -290,8 +290,19 @@ fn the_cookie_is_where_otp_has_it() {
     }
     // The cookie in the home directory comes first.
     let config = rig.cli.dir().join(".config/erlang/.erlang.cookie");
-    fs::write(config, "wrong").expect("a file");
+    write_cookie(&config, "wrong");
     let home = rig.cli.dir().join(".erlang.cookie");
-    fs::write(home, rig.node.cookie()).expect("a file");
+    write_cookie(&home, rig.node.cookie());
     assert_eq!(Run::of(&mut command()).code, Some(0));
+    // Others may read it, which Erlang refuses as well.
+    fs::set_permissions(&home, Permissions::from_mode(0o644)).expect("a mode");
+    let run = Run::of(&mut command());
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(run.err.contains("chmod 600"), "{run:?}");
+}
+
+/// Erlang makes its file like this.
+fn write_cookie(path: &Path, cookie: &str) {
+    fs::write(path, cookie).expect("a file");
+    fs::set_permissions(path, Permissions::from_mode(0o400)).expect("a mode");
 }
