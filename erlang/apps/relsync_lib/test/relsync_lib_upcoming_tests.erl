@@ -14,6 +14,7 @@ upcoming_test_() ->
             {a_change_counts_before_what_is_there, fun a_change_counts_before_what_is_there/1},
             {a_file_that_goes_uncovers_that_of_the_other_root, fun a_file_that_goes_uncovers_that_of_the_other_root/1},
             {names_come_and_go, fun names_come_and_go/1},
+            {a_directory_that_cannot_be_listed_counts_as_code, fun a_directory_that_cannot_be_listed_counts_as_code/1},
             {the_path_is_that_of_the_release_that_will_boot, fun the_path_is_that_of_the_release_that_will_boot/1},
             {what_another_release_left_leaves_the_path, fun what_another_release_left_leaves_the_path/1},
             {without_a_boot_file_nothing_is_known, fun without_a_boot_file_nothing_is_known/1}
@@ -63,6 +64,16 @@ names_come_and_go(Release) ->
     true = relsync_lib_upcoming:has_code("lib/b-1/ebin", new(Release, [{<<"lib/b-1/ebin/b.beam">>, unknown}])),
     Held = #{"lib/a-1/ebin" => true},
     Held = relsync_lib_upcoming:held_dirs([<<"lib/a-1/ebin/a.beam">>, <<"lib/a-1/priv/x">>]).
+
+a_directory_that_cannot_be_listed_counts_as_code(#{root := Root} = Release) ->
+    write(Release, "lib/file", ""),
+    ok = file:make_symlink("loop", filename:join(Root, "lib/loop")),
+    {error, eloop} = file:list_dir(filename:join(Root, "lib/loop")),
+    [
+        Expected = relsync_lib_upcoming:has_code(Dir, new(Release, []))
+     || {Dir, Expected} <- [{"lib/loop", true}, {"lib/missing", false}, {"lib/file", false}, {"lib/file/below", false}]
+    ],
+    [] = relsync_lib_upcoming:names("lib/loop", new(Release, [])).
 
 boot(Path) ->
     %% Directories elsewhere do not matter.

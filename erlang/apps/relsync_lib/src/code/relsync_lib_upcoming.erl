@@ -79,14 +79,22 @@ read_first(Path, [Root | Roots]) ->
 read_bounded(File) ->
     relsync_lib_beam:read(File, #{max_beam_bytes => ?MAX_FILE_BYTES}).
 
-%% @doc Lists the future names in a directory of the root that changes.
+%% @doc Lists the future names in a directory of the root that changes, as far as they are known.
 -spec names(file:filename(), upcoming()) -> [string()].
-names(Rel, #{roots := [Root | _], dirs := Dirs}) ->
-    Now =
-        case file:list_dir(filename:join(Root, Rel)) of
-            {ok, Names} -> Names;
-            {error, _} -> []
-        end,
+names(Rel, Upcoming) ->
+    case list(Rel, Upcoming) of
+        {ok, Now} -> changed(Now, Rel, Upcoming);
+        unknown -> changed([], Rel, Upcoming)
+    end.
+
+list(Rel, #{roots := [Root | _]}) ->
+    case file:list_dir(filename:join(Root, Rel)) of
+        {ok, Names} -> {ok, Names};
+        {error, Missing} when Missing =:= enoent; Missing =:= enotdir -> {ok, []};
+        {error, _} -> unknown
+    end.
+
+changed(Now, Rel, #{dirs := Dirs}) ->
     case Dirs of
         #{Rel := Changed} ->
             [N || N <- Now, not is_map_key(N, Changed)] ++ [N || {N, present} <- maps:to_list(Changed)];
@@ -95,13 +103,15 @@ names(Rel, #{roots := [Root | _], dirs := Dirs}) ->
     end.
 
 %% @doc Says whether a directory of the root that changes will hold code or an application's
-%% description.
+%% description. One that cannot be listed may hold code, so it keeps its place on the path.
 -spec has_code(file:filename(), upcoming()) -> boolean().
 has_code(Rel, Upcoming) ->
-    lists:any(
-        fun(Name) -> lists:member(filename:extension(Name), [".beam", ".app"]) end,
-        names(Rel, Upcoming)
-    ).
+    case list(Rel, Upcoming) of
+        {ok, Now} -> lists:any(fun is_of_code/1, changed(Now, Rel, Upcoming));
+        unknown -> true
+    end.
+
+is_of_code(Name) -> lists:member(filename:extension(Name), [".beam", ".app"]).
 
 %% @doc Returns the directories of a root in the next start's code path, in order, as far as boot
 %% files tell.
