@@ -13,13 +13,12 @@ use relsync_engine::store::{Store, StoreError};
 use relsync_engine::tree::entry::{EntryKind, Mode};
 use relsync_engine::tree::id::{Sha256, SnapshotId};
 use relsync_engine::tree::manifest::Manifest;
+use relsync_engine::tree::owner;
 
 use crate::error::CliError;
 
 /// The permission bits that a snapshot from elsewhere may set: read, write and execute.
 const PLAIN_BITS: u32 = 0o777;
-/// The permission of everybody to write.
-const WRITABLE_BY_ALL: u32 = 0o002;
 
 /// Writes the entries of a manifest into `dir`, which must be empty or not exist. Returns the
 /// number of entries that lost a bit beyond [`PLAIN_BITS`], which only `as_is` keeps.
@@ -102,20 +101,18 @@ fn check_space(manifest: &Manifest, dir: &Path) -> Result<(), CliError> {
 }
 
 fn make_root(dir: &Path) -> Result<(), CliError> {
+    let refused = |why: String| failed(dir, io::Error::new(io::ErrorKind::PermissionDenied, why));
+    // Others could plant links in it, or exchange it, while the export runs.
+    owner::check_above(dir).map_err(|error| refused(error.to_string()))?;
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)
         .create(dir)
         .map_err(|source| failed(dir, source))?;
-    // Others could plant links in it while the export runs.
     let metadata = fs::metadata(dir).map_err(|source| failed(dir, source))?;
-    let is_own = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
-    if !is_own || metadata.mode() & WRITABLE_BY_ALL != 0 {
+    if !owner::is_own(metadata.uid()) || owner::is_writable_by_others(&metadata) {
         let why = "the directory belongs to another user, or others may write to it";
-        return Err(failed(
-            dir,
-            io::Error::new(io::ErrorKind::PermissionDenied, why),
-        ));
+        return Err(refused(why.to_owned()));
     }
     let mut there = fs::read_dir(dir).map_err(|source| failed(dir, source))?;
     if there.next().is_some() {

@@ -8,6 +8,9 @@
 //! systems give each user a group and a umask of 002. A link is held to the same rules, and so is
 //! what it leads to.
 //!
+//! The release of the working directory is held to the same rules: `./_rel`, unless the user names
+//! one. Its content is not looked at.
+//!
 //! A file that the user names is read whoever it belongs to. Every file must be a regular one, and is
 //! read up to a limit: a FIFO does not block relsync, and a device is not read.
 
@@ -16,15 +19,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use relsync_engine::tree::owner::{is_own, is_writable_by_others};
 use rustix::fs::OFlags;
 
-/// The bits of a mode that let others write, and those that let others do anything.
-const GROUP_WRITE: u32 = 0o020;
-const OTHERS_WRITE: u32 = 0o002;
+/// The bits of a mode that let others do anything.
 const OTHERS_ANY: u32 = 0o077;
-
-/// The largest list of users or groups that is read.
-const MAX_ACCOUNTS_BYTES: u64 = 1 << 20;
 
 /// The rules for a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +148,15 @@ pub(crate) fn read(path: &Path, rules: Rules, limit: u64) -> Result<Vec<u8>, Fil
     Ok(content)
 }
 
+/// Refuses a directory that relsync found by itself, if somebody else could have made or filled it.
+/// A missing one is accepted.
+pub(crate) fn check_dir(path: &Path) -> Result<(), FileError> {
+    match path.metadata() {
+        Ok(metadata) => check(path, &metadata),
+        Err(_) => Ok(()),
+    }
+}
+
 /// Whether a path is a link.
 pub(crate) fn is_link(path: &Path) -> bool {
     path.is_symlink()
@@ -201,60 +209,13 @@ enum Fault {
 }
 
 fn fault(metadata: &Metadata) -> Option<Fault> {
-    let mode = metadata.mode();
     if !is_own(metadata.uid()) {
         Some(Fault::Foreign)
-    } else if mode & OTHERS_WRITE != 0
-        || (mode & GROUP_WRITE != 0 && !is_private(metadata.uid(), metadata.gid()))
-    {
+    } else if is_writable_by_others(metadata) {
         Some(Fault::Writable)
     } else {
         None
     }
-}
-
-/// Whether an owner is the user, or root.
-fn is_own(uid: u32) -> bool {
-    uid == 0 || uid == rustix::process::geteuid().as_raw()
-}
-
-/// Whether nobody else than this user is in the group.
-fn is_private(uid: u32, gid: u32) -> bool {
-    let text = |path| {
-        let content = read(Path::new(path), Rules::Named, MAX_ACCOUNTS_BYTES).ok()?;
-        String::from_utf8(content).ok()
-    };
-    match (text("/etc/passwd"), text("/etc/group")) {
-        (Some(users), Some(groups)) => is_private_in(&users, &groups, uid, gid),
-        _ => false,
-    }
-}
-
-/// As [`is_private`], with the text of `/etc/passwd` and `/etc/group`. Where the machine asks another
-/// directory for its users, no group counts as private.
-fn is_private_in(users: &str, groups: &str, uid: u32, gid: u32) -> bool {
-    let records = |text: &str| -> Vec<Vec<String>> {
-        let fields = |line: &str| line.split(':').map(str::to_owned).collect();
-        text.lines().map(fields).collect()
-    };
-    let is_number = |field: Option<&String>, number: u32| {
-        field.and_then(|text| text.parse().ok()) == Some(number)
-    };
-    let users = records(users);
-    let user = users.iter().find(|user| is_number(user.get(2), uid));
-    let groups = records(groups);
-    let group = groups.iter().find(|group| is_number(group.get(2), gid));
-    let (Some(user), Some(group)) = (user, group) else {
-        return false;
-    };
-    let others_first_group = users
-        .iter()
-        .any(|other| other[0] != user[0] && is_number(other.get(3), gid));
-    let mut members = group.get(3).map_or("", String::as_str).split(',');
-    is_number(user.get(3), gid)
-        && group[0] == user[0]
-        && !others_first_group
-        && members.all(|member| member.is_empty() || member == user[0])
 }
 
 #[cfg(test)]
@@ -353,30 +314,11 @@ mod tests {
             matches!(larger, Err(FileError::TooLarge { limit: 6, .. })),
             "{larger:?}"
         );
+        let release = dir.path().join("release");
+        check_dir(&release).expect("nothing there");
+        fs::create_dir(&release).expect("a directory");
+        check_dir(&release).expect("own");
         let missing = read(&dir.path().join("missing"), Rules::Found, 7);
         assert!(missing.is_err_and(|error| error.is_missing()));
-    }
-
-    #[test]
-    fn a_group_of_one_is_private() {
-        let users = "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/:/bin/sh\nbob:x:1001:1001::/:/bin/sh\ncarl:x:1002:100::/:/bin/sh\ndan:x:1003:1003::/:/bin/sh\neve:x:1004:1003::/:/bin/sh\n";
-        let groups = "root:x:0:\nann:x:1000:\nbob:x:1001:bob,carl\nusers:x:100:\ndan:x:1003:\n";
-        let table = [
-            (1000, 1000, true),
-            (0, 0, true),
-            (1000, 1001, false),
-            // Another user is a member, or has it as the first group, or it has another name.
-            (1001, 1001, false),
-            (1003, 1003, false),
-            (1002, 100, false),
-            (1000, 4711, false),
-            (4711, 1000, false),
-        ];
-        for (uid, gid, expected) in table {
-            let private = is_private_in(users, groups, uid, gid);
-            assert_eq!(private, expected, "{uid}:{gid}");
-        }
-        assert!(!is_private_in("", "", 0, 0));
-        assert!(!is_private_in("::", "::", 0, 0));
     }
 }

@@ -18,6 +18,7 @@ use crate::error::CliError;
 use crate::machine;
 use crate::notes::some_of;
 use crate::output::Output;
+use crate::own_file;
 use crate::report::short;
 use crate::units::{Bytes, Count};
 
@@ -160,6 +161,9 @@ pub(crate) fn snapshot(
         });
     }
     let dir = release_dir(args).unwrap_or_default();
+    if args.local_path.is_none() {
+        own_file::check_dir(&dir).map_err(CliError::Release)?;
+    }
     let meta = SnapshotMeta {
         now_ns: machine::now_ns(),
         parent: None,

@@ -123,6 +123,9 @@ pub(crate) enum CliError {
     /// A file of options is missing, or somebody else's.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The release that relsync found by itself could be somebody else's.
+    #[error(transparent)]
+    Release(FileError),
     /// The user's own configuration cannot be used.
     #[error(transparent)]
     Bindings(#[from] BindingsError),
@@ -466,6 +469,7 @@ impl CliError {
         matches!(
             self,
             Self::Hooks(_)
+                | Self::Release(_)
                 | Self::Store(StoreError::Scan(_))
                 | Self::Whole(_)
                 | Self::NewDestination { .. }
@@ -501,6 +505,11 @@ impl CliError {
                 "probation",
                 Exit::Failed,
                 hint("`relsync confirm` or `relsync rollback` ends the probation"),
+            ),
+            Self::Release(error) => (
+                "others_release",
+                Exit::Failed,
+                file_hint(error, "--local-path"),
             ),
             Self::NothingToReload => ("usage", Exit::Usage, None),
             Self::Pattern(_) => (

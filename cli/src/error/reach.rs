@@ -31,7 +31,7 @@ pub(super) fn config_hint(error: &ConfigError) -> Option<String> {
 pub(super) fn file_hint(error: &FileError, option: &str) -> Option<String> {
     match error {
         FileError::Foreign { path, .. } => Some(format!(
-            "read it first: it decides what relsync does; then use it with {option} {}",
+            "look at it first: it decides what relsync does; then use it with {option} {}",
             path.display()
         )),
         FileError::Writable { path, place } => Some(format!(

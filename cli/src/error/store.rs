@@ -1,6 +1,7 @@
 //! Hints for errors on this machine: of the release that is read, and of the store.
 
 use relsync_engine::store::StoreError;
+use relsync_engine::tree::owner::PlaceError;
 use relsync_engine::tree::scan::ScanError;
 
 use super::{Class, Exit};
@@ -23,7 +24,9 @@ pub(super) fn store_class(error: &StoreError) -> Class<'static> {
             ("store_locked", Exit::Store, own_hint())
         }
         StoreError::ReadOnly { .. } => ("store_read_only", Exit::Store, own_hint()),
-        StoreError::Foreign { .. } | StoreError::Open { .. } => {
+        StoreError::Foreign { .. }
+        | StoreError::Open { .. }
+        | StoreError::Place(PlaceError::Open { .. } | PlaceError::Foreign { .. }) => {
             ("store_not_private", Exit::Store, own_hint())
         }
         error if error.is_full() => ("store_full", Exit::Store, own_hint()),

@@ -9,6 +9,7 @@ use super::lock::Waiting;
 use super::segment::Damage;
 use crate::tree::id::{ChunkId, Sha256, SnapshotId};
 use crate::tree::manifest::ManifestError;
+use crate::tree::owner::PlaceError;
 use crate::tree::scan::ScanError;
 
 /// The reasons why the object store failed. [`StoreError::hint`] says what to try next.
@@ -32,6 +33,9 @@ pub enum StoreError {
         /// Its owner.
         owner: u32,
     },
+    /// Other users could exchange the store, or a directory above it.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// Other users may write to the store.
     #[error("other users may write to `{}` (mode {mode:04o})", path.display())]
     Open {
@@ -258,6 +262,9 @@ impl StoreError {
             }
             Self::Foreign { .. } => Some(
                 "run relsync as that user, or copy the store with `cp -r` and name the copy with --store",
+            ),
+            Self::Place(PlaceError::Open { .. } | PlaceError::Foreign { .. }) => Some(
+                "name a store below a directory of your own with --store: those who may write there could exchange the store",
             ),
             Self::Open { .. } => Some(
                 "if you trust what is in the store, take the permission away with `chmod -R go-w`",

@@ -80,6 +80,7 @@ use crate::tree::entry::Entry;
 use crate::tree::exclude::Rules;
 use crate::tree::id::{ChunkId, ManifestId, Sha256, SnapshotId};
 use crate::tree::manifest::Manifest;
+use crate::tree::owner;
 
 const INDEX_FILE: &str = "index.sqlite";
 const SEGMENTS_DIR: &str = "segments";
@@ -193,13 +194,10 @@ impl Store {
 
     fn open_in(dir: &Path, teller: Teller) -> Result<Self, StoreError> {
         let segments_dir = dir.join(SEGMENTS_DIR);
+        owner::check_above(dir)?;
+        private::check_dir(dir)?;
         let made = private::create_dir(&segments_dir);
-        if dir.exists() {
-            private::check_dir(dir)?;
-        }
-        if segments_dir.exists() {
-            private::check_dir(&segments_dir)?;
-        }
+        private::check_dir(&segments_dir)?;
         let is_writable =
             |dir: &Path| rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok();
         if dir.is_dir() && !(is_writable(dir) && (made.is_err() || is_writable(&segments_dir))) {

@@ -1,8 +1,10 @@
 //! Files and directories that only their owner may read, whatever the process's umask says.
 //!
 //! Releases hold secrets, and a release that somebody else could change would run on the targets.
-//! So a store must belong to the user or to root, and nobody else may write to it. This module
-//! makes the store's files and directories, and refuses those of others.
+//! So a store must belong to the user or to root, and nobody else may write to it. Nobody else may be
+//! able to exchange it either ([`owner::check_above`](crate::tree::owner::check_above)): relsync
+//! checks and uses its files by their paths. This module makes the store's files and directories, and
+//! refuses those of others.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
@@ -68,10 +70,13 @@ fn not_regular() -> io::Error {
 }
 
 /// Refuses a directory of somebody else, and one that others may write to. A link to a directory
-/// counts as that directory.
+/// counts as that directory. One that is missing, or cannot be reached, is accepted: to make or to
+/// read it gives the error.
 pub(super) fn check_dir(path: &Path) -> Result<(), StoreError> {
-    let metadata = fs::metadata(path).map_err(|source| read_error(path, source))?;
-    check(path, &metadata, rustix::process::geteuid().as_raw())
+    match fs::metadata(path) {
+        Err(_) => Ok(()),
+        Ok(metadata) => check(path, &metadata, rustix::process::geteuid().as_raw()),
+    }
 }
 
 /// Refuses a file of somebody else, and one that others may write to. One that others may only read

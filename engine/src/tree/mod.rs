@@ -8,5 +8,6 @@ pub mod entry;
 pub mod exclude;
 pub mod id;
 pub mod manifest;
+pub mod owner;
 pub mod root_dir;
 pub mod scan;

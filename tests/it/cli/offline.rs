@@ -264,6 +264,11 @@ fn snapshots_are_tagged_exported_and_forgotten() {
         refused.code == Some(1) && refused.err.contains("others may write to it"),
         "{refused:?}"
     );
+    let below = cli.run(&["snapshot", "export", "good", "open/new"]);
+    assert!(
+        below.code == Some(1) && !open.join("new").exists(),
+        "{below:?}"
+    );
     let full = cli.run(&["snapshot", "export", "good", "copy"]);
     assert!(
         full.code == Some(1) && full.err.contains("not empty"),
@@ -340,6 +345,12 @@ fn a_store_that_others_may_write_to_is_refused() {
     let run = cli.run(&["snapshot", "list", "--json"]);
     assert_eq!(run.code, Some(10), "{run:?}");
     assert_eq!(run.result()["error"]["kind"], "store_not_private");
+    // Whoever may write to a directory above it can exchange it.
+    let arguments = ["snapshot", "list", "--json", "--store", "store/new/store"];
+    let run = cli.run(&arguments);
+    assert_eq!(run.code, Some(10), "{run:?}");
+    assert_eq!(run.result()["error"]["kind"], "store_not_private");
+    assert!(!store.join("new").exists());
 }
 
 #[test]

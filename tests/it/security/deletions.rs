@@ -86,9 +86,10 @@ fn unreadable_directories_stop_a_push(rig: &Rig) {
     let everybody = |path: &Path, mode| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("permissions")
     };
-    everybody(rig.cli.dir(), 0o777);
+    // Nobody makes a store here, and nobody else could exchange it.
+    everybody(rig.cli.dir(), 0o1777);
     everybody(&root.join("priv/kept"), 0o000);
-    let plain = rig.command(&["push", "--store", "store-of-nobody"]);
+    let plain = rig.command(&["push", "-l", "_rel", "--store", "store-of-nobody"]);
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])

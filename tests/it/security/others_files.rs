@@ -59,15 +59,24 @@ fn hooks_are_looked_for_only_where_nobody_else_can_put_them() {
     Release::new(cli.dir().join("_rel")).file("lib/app-1/priv/data", b"x");
     let hooks = "-module(hooks).\n-export([presync/0]).\npresync() -> ok.\n";
     fs::write(cli.dir().join("hooks.erl"), hooks).expect("a file");
-    // No node is there: the push ends with exit code 5 once the hooks are ready.
-    let push = |hooks: &str| {
-        let arguments = ["-d", "a@localhost", "--dist-port", "1", "-H", hooks];
-        cli.run(&arguments)
+    // No node is there: the push ends with exit code 5 once the hooks are ready. The store is not in
+    // the directory that others can write to.
+    let aside = Cli::new();
+    let push = |arguments: &[&str]| {
+        let mut command = cli.command();
+        command.env("RELSYNC_STORE", aside.dir().join("store"));
+        command.args(["-d", "a@localhost", "--dist-port", "1"]);
+        Run::of(command.args(arguments))
     };
-    let run = push("hooks");
+    let run = push(&["-H", "hooks"]);
     assert_eq!(run.code, Some(5), "{run:?}");
     assert!(run.err.starts_with("using hooks hooks.erl\n"), "{run:?}");
+    // Nor is a release that others can exchange pushed, unless it is named.
     mode(cli.dir(), 0o777);
+    let run = push(&[]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.err.contains("--local-path ./_rel"), "{run:?}");
+    let push = |hooks: &str| push(&[&["-l", "_rel", "-H"], &[hooks][..]].concat());
     let run = push("hooks");
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(
