@@ -118,8 +118,9 @@ count() {
     [ "$(grep -c '^counted' "$work/answers" || true)" -gt "$before" ] && break
     sleep 0.1
   done
-  printf '%s %s %s\n' "$(grep '^counted' "$work/answers" | tail -n 1 | cut -d' ' -f2-)" \
-    "$(find "$work/device" | wc -l)" "$(find "$work/device" -printf '%i\n' | sort -u | wc -l)"
+  printf '%s %s %s %s %s\n' "$(grep '^counted' "$work/answers" | tail -n 1 | cut -d' ' -f2-)" \
+    "$(find "$work/device" | wc -l)" "$(find "$work/device" -printf '%i\n' | sort -u | wc -l)" \
+    "$(du -sk "$work/store" | cut -f1)" "$(find "$work/store" -type f | wc -l)"
 }
 
 # The milliseconds that a command takes, the mean of ten.
@@ -183,7 +184,9 @@ row 'ETS tables' 7 0
 row 'open files' 8 0
 row files 9 0
 row inodes 10 0
-# Another load of the machine is no fault.
+# The host's store keeps every release. Another load of the machine is no fault.
+printf '%-18s %10d %10d %10d\n' 'store, kB' "${before[11]}" "${between[11]}" "${after[11]}"
+printf '%-18s %10d %10d %10d\n' 'store files' "${before[12]}" "${between[12]}" "${after[12]}"
 printf '%-18s %10d %10d %10d\n' 'ms, a status' "$first_ms" "$second_ms" "$third_ms"
 echo "the same loads in a VM without relsync: $plain_kb kB of code"
 exit "$failed"
