@@ -147,10 +147,8 @@ pub(super) fn hooks_hint(error: &HooksError) -> Option<String> {
 }
 
 pub(super) fn connect_class(error: &ConnectError) -> Class<'static> {
-    if let ConnectError::Tunnel(error) = error {
-        return ssh_class(error);
-    }
     let (kind, hint) = match error {
+        ConnectError::Tunnel(error) => return ssh_class(error),
         ConnectError::HostUnknown { node, host, .. } if host != node.host() => {
             ("unknown_host", format!("check --address: this machine cannot resolve {host}"))
         }

@@ -3,7 +3,8 @@
 //! This module owns the expressions that the target evaluates for it. A session cannot do it,
 //! because its process runs the very code that is to go. The expressions remove the modules that
 //! were loaded under the file name `relsync`, in any version. They also remove what the loader left
-//! in the environment. The cached blob in a state directory stays. If the link to the target is
+//! in the environment. The module that carries the messages of this very call goes when the channel
+//! has ended. The cached blob in a state directory stays. If the link to the target is
 //! lost meanwhile, the target has lost some modules. The next session loads them again.
 
 use std::time::Duration;
@@ -21,18 +22,28 @@ const PROGRAM: &str = r#"
 Host = group_leader(),
 group_leader(whereis(init), self()),
 Say = fun(Kind, Text) -> Host ! {relsync, <<Kind, Text/binary>>} end,
+Remove = fun(Module) ->
+    code:purge(Module),
+    code:delete(Module),
+    code:purge(Module)
+end,
 case {catch register(relsync_session, self()), whereis(relsync_agent_probation)} of
     {true, undefined} ->
         put(relsync_who, {2, Who}),
+        Modules = [Module || Module <- erlang:loaded(), {file, "relsync"} <- [code:is_loaded(Module)]],
+        Bearers = [Module || Module <- Modules, node(Host) =:= node(), Module =:= relsync_agent_ssh_channel],
         lists:foreach(
             fun(Module) ->
-                code:purge(Module),
-                code:delete(Module),
-                code:purge(Module),
+                Remove(Module),
                 Say(1, atom_to_binary(Module, utf8))
             end,
-            [Module || Module <- erlang:loaded(), {file, "relsync"} <- [code:is_loaded(Module)]]
+            Modules -- Bearers
         ),
+        spawn(fun() ->
+            Monitor = monitor(process, Host),
+            receive {'DOWN', Monitor, process, _, _} -> lists:foreach(Remove, Bearers) end
+        end),
+        [Say(1, atom_to_binary(Module, utf8)) || Module <- Bearers],
         application:unset_env(relsync_agent_blob, blob),
         Say(0, <<>>);
     {true, _} ->

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use relsync_engine::target::session::Session;
 use relsync_engine::target::{
-    Address, AgentSent, OpenError, Patience, SshAddress, Target, TargetStatus, Way,
+    Address, AgentSent, OpenError, Patience, SshAddress, Target, TargetStatus, Unloaded, Way,
 };
 use relsync_engine::transport::ssh::SshTarget;
 use relsync_tests::node::{Node, NodeOptions};
@@ -79,6 +79,18 @@ fn a_channel_of_another_daemon_is_taken_over() {
         }
     });
     node.wait_for("whereis(relsync_session)", "undefined");
+    block_on(async {
+        let mut target = behind(at_otp(&daemon), dir.path());
+        let Unloaded::Modules(modules) = target.unload_agent().await.expect("an answer") else {
+            panic!("not unloaded");
+        };
+        assert!(modules.contains(&"relsync_agent_ssh_channel".to_owned()));
+        assert!(modules.len() > 50, "{modules:?}");
+    });
+    node.wait_for(
+        "[M || M <- erlang:loaded(), {file, \"relsync\"} <- [code:is_loaded(M)]]",
+        "[]",
+    );
 }
 
 #[test]
