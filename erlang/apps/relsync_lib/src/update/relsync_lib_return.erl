@@ -4,7 +4,7 @@
 %% interferes, and the lock, and rolls the destination back, files and code.
 -module(relsync_lib_return).
 
--export([await_confirmation/1, resume/1, take_back/2]).
+-export([await_confirmation/1, resume/1, take_back/2, recover/2]).
 
 %% @doc Starts the timer of what is on probation in a destination; one that runs for it already is replaced.
 -spec await_confirmation(relsync_lib_roots:roots()) -> ok.
@@ -23,8 +23,34 @@ take_back(Roots, Generation) ->
         Busy -> Busy
     end.
 
+%% @doc Ends a transaction that was cut off, as a session does at its beginning, without any host.
+%% Gives what it did. A session that is there does the same.
+-spec recover(relsync_lib_roots:roots(), relsync_lib_lock:who()) ->
+    nothing | {recovered, binary()} | {busy, pid() | undefined} | busy_elsewhere | failed.
+recover(Roots, Who) ->
+    case relsync_lib_session_name:take(Who) of
+        ok -> alone(Roots, Who, fun() -> recover(Roots) end);
+        Busy -> Busy
+    end.
+
+recover(Roots) ->
+    try relsync_lib_contact:recover(Roots) of
+        #{recovered := Text} -> {recovered, Text};
+        #{} -> nothing
+    catch
+        throw:{refuse, _, Text} ->
+            error_logger:error_msg("relsync: ~ts~n", [relsync_lib_refusal:text(Text)]),
+            failed
+    end.
+
 %% Sessions of other VMs count as well.
-locked(#{read := Read} = Roots, Who, Fun) ->
+locked(Roots, Who, Fun) ->
+    alone(Roots, Who, fun() ->
+        relsync_lib_contact:lock(Roots),
+        Fun()
+    end).
+
+alone(#{read := Read} = Roots, Who, Fun) ->
     Taken = relsync_lib_lock:take(Roots, Who),
     relsync_lib_place:start(Read),
     case {Taken, relsync_lib_roots:check(Roots)} of
@@ -36,7 +62,6 @@ locked(#{read := Read} = Roots, Who, Fun) ->
         _ ->
             Done =
                 try
-                    relsync_lib_contact:lock(Roots),
                     Fun()
                 catch
                     throw:{busy, _} -> busy_elsewhere
@@ -55,18 +80,23 @@ roll_back(#{state := Dir} = Roots, Generation) ->
             error_logger:warning_msg(Warning, [Generation]),
             %% Nobody is there to be asked. A module that a process is in the way of does not keep a broken release alive:
             %% the rest goes back, and the process is spared.
-            Fields = #{reload => Reload, spares => true},
-            Result = (catch relsync_lib_update:rollback(Fields, Roots, none, fun(_, _) -> ok end)),
+            Back = fun(Mode) -> catch relsync_lib_update:rollback(#{reload => Mode, spares => true}, Roots, none, fun(_, _) -> ok end) end,
+            Result =
+                case Back(Reload) of
+                    %% A VM that cannot restart by itself goes back on disk, and its next start is that of the old release.
+                    {refuse, restart, _} -> Back(none);
+                    Answer -> Answer
+                end,
             case Result of
-                #{generation := Back, error := #{message := Text}} ->
-                    error_logger:error_msg("relsync: generation ~b is installed again, but ~ts~n", [Back, Text]),
+                #{generation := Old, error := #{message := Text}} ->
+                    error_logger:error_msg("relsync: generation ~b is installed again, but ~ts~n", [Old, Text]),
                     done;
-                #{generation := Back, needs_restart := true} ->
+                #{generation := Old, needs_restart := true} ->
                     Partly = "relsync: generation ~b is installed again; some of its code waits for a restart of the VM~n",
-                    error_logger:warning_msg(Partly, [Back]),
+                    error_logger:warning_msg(Partly, [Old]),
                     done;
-                #{generation := Back} ->
-                    error_logger:info_msg("relsync: generation ~b runs again~n", [Back]),
+                #{generation := Old} ->
+                    error_logger:info_msg("relsync: generation ~b runs again~n", [Old]),
                     done;
                 _ ->
                     Failure = "relsync: the rollback of generation ~b failed: ~tP~n",

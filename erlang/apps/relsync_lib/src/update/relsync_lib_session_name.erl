@@ -5,7 +5,7 @@
 %% there, take the name in the same way. The VM takes it back when its holder ends, however it ends.
 -module(relsync_lib_session_name).
 
--export([take/1, who/0]).
+-export([take/1, who/0, busy/1]).
 
 -define(NAME, relsync_session).
 -define(WHO, relsync_who).
@@ -34,6 +34,22 @@ who() ->
         {?SESSION_TAG, Text} -> {session, Text};
         {?RETURNING_TAG, Text} -> {returning, Text};
         undefined -> {session, <<"?">>}
+    end.
+
+%% @doc Says who another process is that has the name, in the fields of `BOOT'. It may have ended.
+-spec busy(pid() | undefined) -> #{holder | returning => binary()} | none.
+busy(undefined) ->
+    none;
+busy(Pid) ->
+    case process_info(Pid, dictionary) of
+        {dictionary, Values} ->
+            case proplists:get_value(?WHO, Values) of
+                {?RETURNING_TAG, Text} -> #{returning => Text};
+                {_, Text} -> #{holder => Text};
+                undefined -> none
+            end;
+        undefined ->
+            none
     end.
 
 tagged({session, Text}) -> {?SESSION_TAG, Text};
