@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the agent with the OTP releases that are here; `rebar3` in erlang/ does the rest.
+# Tests the agent and relsyncd with the OTP releases that are here; `rebar3` in erlang/ does the rest.
 #
 #   scripts/erl-test.sh test          all tests, with every release
 #   scripts/erl-test.sh only PATTERN  the test modules and suites that match the regular expression, with this machine's Erlang
@@ -19,7 +19,7 @@ export ERL_CRASH_DUMP=$repo/target/erl_crash.dump
 run() {
   local release=$1 what=$2
   shift 2
-  scripts/otp-run.sh "$release" escript scripts/erl_test.escript "$what" "target/erl/$release" erlang/apps/relsync_lib "$@"
+  scripts/otp-run.sh "$release" escript scripts/erl_test.escript "$what" "target/erl/$release" erlang/apps/relsync_lib:erlang/apps/relsyncd "$@"
 }
 
 own=$(erl -noinput -boot no_dot_erlang -eval 'io:format("~s", [erlang:system_info(otp_release)]), halt().')

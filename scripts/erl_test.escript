@@ -1,20 +1,22 @@
 #!/usr/bin/env escript
-%% @doc Compiles and tests one application of the umbrella with the OTP release that runs this; called by erl-test.sh.
+%% @doc Compiles and tests applications of the umbrella with the OTP release that runs this; called by erl-test.sh.
 %%
-%%   erl_test.escript tests BUILD_DIR APP_DIR [REGEXP]     the test modules and suites that match
-%%   erl_test.escript golden BUILD_DIR APP_DIR             the tests whose names begin with "golden"
+%%   erl_test.escript tests BUILD_DIR APP_DIRS [REGEXP]    the test modules and suites that match
+%%   erl_test.escript golden BUILD_DIR APP_DIRS            the tests whose names begin with "golden"
+%%
+%% APP_DIRS are directories with a colon between them, each of which may use those before it.
 %%
 %% It needs neither rebar3 nor Common Test, which not every release has here. Exits with 1 when a test fails.
 -mode(compile).
 
-main(["tests", BuildDir, AppDir]) ->
-    finish(tests(BuildDir, AppDir, ""));
-main(["tests", BuildDir, AppDir, Only]) ->
-    finish(tests(BuildDir, AppDir, Only));
-main(["golden", BuildDir, AppDir]) ->
-    finish(golden(BuildDir, AppDir));
+main(["tests", BuildDir, AppDirs]) ->
+    finish(tests(BuildDir, AppDirs, ""));
+main(["tests", BuildDir, AppDirs, Only]) ->
+    finish(tests(BuildDir, AppDirs, Only));
+main(["golden", BuildDir, AppDirs]) ->
+    finish(golden(BuildDir, AppDirs));
 main(_) ->
-    finish({error, "usage: erl_test.escript tests BUILD_DIR APP_DIR [REGEXP] | golden BUILD_DIR APP_DIR"}).
+    finish({error, "usage: erl_test.escript tests BUILD_DIR APP_DIRS [REGEXP] | golden BUILD_DIR APP_DIRS"}).
 
 finish(ok) ->
     ok;
@@ -23,16 +25,29 @@ finish({error, Why}) ->
     halt(1).
 
 %% The modules of the tests, compiled and on the code path, as are those that they test.
-compiled(BuildDir, AppDir) ->
+compiled(BuildDir, AppDirs) ->
     Ebin = filename:join(BuildDir, "ebin"),
     TestEbin = filename:join(BuildDir, "test"),
-    compile(Ebin, sources(filename:join(AppDir, "src"))),
-    Sources = sources(filename:join(AppDir, "test")),
+    Apps = string:lexemes(AppDirs, ":"),
+    compile(Ebin, sources(Apps, "src")),
+    lists:foreach(fun(App) -> describe(Ebin, App) end, Apps),
+    Sources = sources(Apps, "test"),
     compile(TestEbin, Sources),
     [list_to_atom(filename:basename(Source, ".erl")) || Source <- Sources].
 
-sources(Dir) ->
-    [filename:join(Dir, Name) || Name <- lists:sort(filelib:wildcard("**/*.erl", Dir))].
+sources(Apps, Folder) ->
+    [
+        filename:join(Dir, Name)
+     || App <- Apps,
+        Dir <- [filename:join(App, Folder)],
+        Name <- lists:sort(filelib:wildcard("**/*.erl", Dir))
+    ].
+
+%% An application can be started only if its description is on the code path.
+describe(Ebin, App) ->
+    Name = filename:basename(App),
+    {ok, _} = file:copy(filename:join([App, "src", Name ++ ".app.src"]), filename:join(Ebin, Name ++ ".app")),
+    ok.
 
 %% Starts from an empty directory, so that no beam of a vanished source is tested.
 compile(Ebin, Sources) ->
@@ -52,8 +67,8 @@ compile(Ebin, Sources) ->
     ],
     Failed =:= [] orelse finish({error, ["does not compile: ", lists:join(", ", Failed)]}).
 
-golden(BuildDir, AppDir) ->
-    run_tests([Test || Module <- compiled(BuildDir, AppDir), Test <- golden_tests(Module)]).
+golden(BuildDir, AppDirs) ->
+    run_tests([Test || Module <- compiled(BuildDir, AppDirs), Test <- golden_tests(Module)]).
 
 golden_tests(Module) ->
     {module, Module} = code:ensure_loaded(Module),
@@ -62,8 +77,8 @@ golden_tests(Module) ->
         [{generator, Module, Name} || Name <- Names, lists:suffix("_test_", atom_to_list(Name))].
 
 %% Runs every module `*_tests' and `*_SUITE'; the other modules in the test directory are their support.
-tests(BuildDir, AppDir, Only) ->
-    Modules = compiled(BuildDir, AppDir),
+tests(BuildDir, AppDirs, Only) ->
+    Modules = compiled(BuildDir, AppDirs),
     run_eunit([M || M <- Modules, re:run(atom_to_list(M), "_(tests|SUITE)$") =/= nomatch, re:run(atom_to_list(M), Only) =/= nomatch]).
 
 run_eunit([]) ->
@@ -82,7 +97,7 @@ run_apart(Modules) ->
             io:format("~s:~n", [Module]),
             Result = run_tests(tests_of(Module)),
             true = code:set_path(Path),
-            [forget(M) || {M, _} <- code:all_loaded(), lists:prefix("relsync_", atom_to_list(M))],
+            [forget(M) || {M, _} <- code:all_loaded(), lists:prefix("relsync", atom_to_list(M))],
             Result =/= ok
         end,
         Modules
