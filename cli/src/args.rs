@@ -96,7 +96,7 @@ pub(crate) enum Command {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Target")]
 pub(crate) struct TargetArgs {
-    /// The node to update, as name@host
+    /// The node to update, as name@host; in mode ssh, the target as [USER@]HOST
     #[arg(short, long, value_name = "NODE", env = "RELSYNC_DESTINATION_NODE")]
     pub(crate) destination_node: Option<String>,
     /// The release's root directory on the target [default: /srv/erlang]
@@ -133,18 +133,58 @@ pub(crate) struct TargetArgs {
     /// How to reach the target [default: erl]
     #[arg(short = 'M', long, value_enum, env = "RELSYNC_MODE")]
     pub(crate) mode: Option<Mode>,
-    /// The SSH port, in mode ssh
-    #[arg(short = 'P', long, hide = true, env = "RELSYNC_PORT")]
+    /// The port in mode ssh [default: that of your configuration of ssh, else 2228]
+    #[arg(short = 'P', long, env = "RELSYNC_PORT", help_heading = "SSH")]
     pub(crate) port: Option<u16>,
-    /// The SSH user, in mode ssh
-    #[arg(short, long, hide = true, env = "RELSYNC_USER")]
+    /// The user to log in as in mode ssh [default: that of your configuration of ssh, else your own name]
+    #[arg(short, long, env = "RELSYNC_USER", help_heading = "SSH")]
     pub(crate) user: Option<String>,
+    /// A private key to log in with, tried before all others; may be repeated
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "RELSYNC_IDENTITY",
+        help_heading = "SSH"
+    )]
+    pub(crate) identity: Vec<PathBuf>,
+    /// Add the target's host key to your known hosts, if no key is known for it
+    #[arg(
+        long,
+        env = "RELSYNC_ACCEPT_NEW_HOST_KEY",
+        value_parser = BoolishValueParser::new(),
+        help_heading = "SSH"
+    )]
+    pub(crate) accept_new_host_key: bool,
+    /// Take the password from this file, which only you may be able to read, instead of RELSYNC_PASSWORD
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "RELSYNC_PASSWORD_FILE",
+        help_heading = "SSH"
+    )]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Use this configuration of ssh instead of your own; `none` stands for an empty one
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "RELSYNC_SSH_CONFIG",
+        help_heading = "SSH"
+    )]
+    pub(crate) ssh_config: Option<PathBuf>,
     /// Connect here instead of to the host in the node's name; a port is the node's own and sets EPMD aside
     #[arg(long, value_name = "HOST[:PORT]", env = "RELSYNC_ADDRESS")]
     pub(crate) address: Option<String>,
     /// The node's own port; relsync then does not ask EPMD
     #[arg(long, value_name = "PORT", env = "RELSYNC_DIST_PORT")]
     pub(crate) dist_port: Option<u16>,
+    /// Reach the node and its EPMD through this SSH server, in mode erl
+    #[arg(
+        long,
+        value_name = "[USER@]HOST[:PORT]",
+        env = "RELSYNC_TUNNEL",
+        help_heading = "SSH"
+    )]
+    pub(crate) tunnel: Option<String>,
     /// The port of the target's EPMD [default: 4369]
     #[arg(long, value_name = "PORT", env = "RELSYNC_EPMD_PORT")]
     pub(crate) epmd_port: Option<u16>,
@@ -179,12 +219,16 @@ pub(crate) struct TargetArgs {
 pub(crate) struct FromFile {
     /// The node.
     pub(crate) node: bool,
+    /// The port of mode ssh.
+    pub(crate) port: bool,
     /// The address.
     pub(crate) address: bool,
     /// The node's own port.
     pub(crate) dist_port: bool,
     /// The port of EPMD.
     pub(crate) epmd_port: bool,
+    /// The server of the tunnel.
+    pub(crate) tunnel: bool,
 }
 
 /// The hooks that were asked for.
@@ -519,6 +563,9 @@ pub(crate) struct TrustArgs {
     /// The port of its EPMD that relsync.toml names for it
     #[arg(long, value_name = "PORT", requires = "node")]
     pub(crate) epmd_port: Option<u16>,
+    /// The SSH server that relsync.toml names for it
+    #[arg(long, value_name = "[USER@]HOST[:PORT]", requires = "node")]
+    pub(crate) tunnel: Option<String>,
     /// Take the node from this profile of relsync.toml
     #[arg(
         long,
@@ -687,7 +734,7 @@ impl fmt::Debug for Secret {
 pub(crate) enum Mode {
     /// Erlang's distribution protocol
     Erl,
-    /// SSH, to a node that runs relsyncd; refused in this version
+    /// SSH
     Ssh,
 }
 

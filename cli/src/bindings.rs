@@ -74,6 +74,8 @@ pub(crate) struct Way {
     pub(crate) dist_port: Option<u16>,
     /// The port of the node's EPMD.
     pub(crate) epmd_port: Option<u16>,
+    /// The SSH server through which the node is reached.
+    pub(crate) tunnel: Option<String>,
 }
 
 /// Shows the way as options of `relsync trust`, which is also its line in the list.
@@ -89,6 +91,9 @@ impl fmt::Display for Way {
         if let Some(port) = self.epmd_port {
             write!(f, " --epmd-port {port}")?;
         }
+        if let Some(server) = &self.tunnel {
+            write!(f, " --tunnel {server}")?;
+        }
         Ok(())
     }
 }
@@ -102,7 +107,7 @@ impl Way {
         let Some(node) = &args.destination_node else {
             return Ok(None);
         };
-        if !(of.node || of.address || of.dist_port || of.epmd_port) {
+        if !(of.node || of.address || of.dist_port || of.epmd_port || of.tunnel) {
             return Ok(None);
         }
         Ok(Some(Self {
@@ -110,12 +115,16 @@ impl Way {
             address: args.address.clone().filter(|_| of.address),
             dist_port: args.dist_port.filter(|_| of.dist_port),
             epmd_port: args.epmd_port.filter(|_| of.epmd_port),
+            tunnel: args.tunnel.clone().filter(|_| of.tunnel),
         }))
     }
 
     /// Whether the node's name alone decides where relsync connects.
     fn is_direct(&self) -> bool {
-        self.address.is_none() && self.dist_port.is_none() && self.epmd_port.is_none()
+        self.address.is_none()
+            && self.dist_port.is_none()
+            && self.epmd_port.is_none()
+            && self.tunnel.is_none()
     }
 }
 
@@ -259,6 +268,7 @@ mod tests {
             address: None,
             dist_port: None,
             epmd_port: None,
+            tunnel: None,
         }
     }
 
@@ -366,6 +376,7 @@ mod tests {
             address: Some("10.0.0.7".to_owned()),
             dist_port: Some(9100),
             epmd_port: Some(4370),
+            tunnel: Some("pi@gate".to_owned()),
             from_file,
             ..TargetArgs::default()
         };
@@ -381,11 +392,14 @@ mod tests {
         assert_eq!(way(node).as_deref(), Some("app@board"));
         let all = FromFile {
             node: true,
+            port: false,
+            tunnel: true,
             address: true,
             dist_port: true,
             epmd_port: true,
         };
-        let line = "app@board --address 10.0.0.7 --dist-port 9100 --epmd-port 4370";
+        let line =
+            "app@board --address 10.0.0.7 --dist-port 9100 --epmd-port 4370 --tunnel pi@gate";
         assert_eq!(way(all).as_deref(), Some(line));
         let port = FromFile {
             dist_port: true,

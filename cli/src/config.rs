@@ -23,8 +23,8 @@ use crate::args::{
 };
 use crate::units::{Rate, Size, Span};
 
-/// Keys that a hint does not list: tables, and options that no mode of this version takes.
-const NOT_LISTED: [&str; 3] = ["profiles", "port", "user"];
+/// Keys that a hint does not list: tables.
+const NOT_LISTED: [&str; 1] = ["profiles"];
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +74,11 @@ pub(crate) struct Options {
     mode: Option<Mode>,
     port: Option<u16>,
     user: Option<String>,
+    identity: Vec<String>,
     address: Option<String>,
     dist_port: Option<u16>,
     epmd_port: Option<u16>,
+    tunnel: Option<String>,
     timeout: Option<Span>,
     local_path: Option<PathBuf>,
     store: Option<PathBuf>,
@@ -147,6 +149,14 @@ impl Config {
     /// A path on this host, which the file writes relative to itself.
     fn local_file(&self, pick: impl Fn(&Options) -> Option<PathBuf>) -> Option<PathBuf> {
         Some(self.dir().join(self.first(pick)?))
+    }
+
+    /// A private key's file: relative to the file, or to the home directory.
+    fn key_file(&self, text: &str) -> PathBuf {
+        match text.strip_prefix("~/") {
+            Some(_) => text.into(),
+            None => self.dir().join(text),
+        }
     }
 
     fn all(&self, pick: impl Fn(&Options) -> &Vec<String>) -> Vec<String> {
@@ -318,9 +328,11 @@ impl Config {
     pub(crate) fn fill_target(&self, args: &mut TargetArgs) {
         let open = FromFile {
             node: args.destination_node.is_none(),
+            port: args.port.is_none(),
             address: args.address.is_none(),
             dist_port: args.dist_port.is_none(),
             epmd_port: args.epmd_port.is_none(),
+            tunnel: args.tunnel.is_none(),
         };
         // A name of either kind on the command line overrides a name of either kind in the file.
         let named = args.sname.is_some() || args.name.is_some();
@@ -339,13 +351,20 @@ impl Config {
             address,
             dist_port,
             epmd_port,
+            tunnel,
             timeout,
         );
+        if args.identity.is_empty() {
+            let files = self.all(|options| &options.identity);
+            args.identity = files.iter().map(|file| self.key_file(file)).collect();
+        }
         args.from_file = FromFile {
             node: open.node && args.destination_node.is_some(),
+            port: open.port && args.port.is_some(),
             address: open.address && args.address.is_some(),
             dist_port: open.dist_port && args.dist_port.is_some(),
             epmd_port: open.epmd_port && args.epmd_port.is_some(),
+            tunnel: open.tunnel && args.tunnel.is_some(),
         };
     }
 

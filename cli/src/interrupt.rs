@@ -32,6 +32,7 @@ use tokio::sync::watch;
 
 use crate::error::{CliError, Exit};
 use crate::output::{Output, error_value};
+use crate::terminal;
 
 /// How long a command has to stop by itself.
 const GRACE: Duration = Duration::from_secs(3);
@@ -176,6 +177,7 @@ impl Interrupt {
             () = signals.next() => Exit::Interrupted,
             exit = self.end(begun, output) => exit,
         };
+        terminal::restore();
         process::exit(i32::from(exit.code()));
     }
 

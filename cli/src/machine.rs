@@ -5,6 +5,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -47,15 +48,57 @@ fn said_by(program: &str, arguments: &[&str]) -> Option<String> {
 
 /// The user who runs relsync, as `user@machine`.
 pub(crate) fn caller() -> String {
+    format!("{}@{}", user(), host_name())
+}
+
+/// The user who runs relsync.
+pub(crate) fn user() -> String {
     let user = env::var("USER").or_else(|_| env::var("LOGNAME")).ok();
-    let user = user
-        .as_deref()
+    user.as_deref()
         .and_then(non_blank)
         // A container or a service manager may set neither.
         .or_else(|| said_by("id", &["-un"]))
         .or_else(|| said_by("id", &["-u"]))
-        .unwrap_or_else(|| "someone".to_owned());
-    format!("{user}@{}", host_name())
+        .unwrap_or_else(|| "someone".to_owned())
+}
+
+/// The user's home directory.
+pub(crate) fn home_dir() -> Option<PathBuf> {
+    env::home_dir().filter(|home| !home.as_os_str().is_empty())
+}
+
+/// A path in which `~/` stands for the home directory.
+pub(crate) fn in_home(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), home_dir()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
+    }
+}
+
+/// The socket of the user's SSH agent.
+pub(crate) fn ssh_agent() -> Option<PathBuf> {
+    let socket = env::var_os("SSH_AUTH_SOCK")?;
+    (!socket.is_empty()).then(|| socket.into())
+}
+
+/// The password for SSH that the user has put into the environment.
+pub(crate) fn password() -> Option<String> {
+    env::var("RELSYNC_PASSWORD").ok()
+}
+
+/// The output of a program, or the last line of its complaints if it failed.
+pub(crate) fn output_of(program: &str, arguments: &[String]) -> io::Result<Result<String, String>> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        return Ok(Ok(text(&output.stdout)));
+    }
+    let said = text(&output.stderr);
+    let lines: Vec<&str> = said.lines().map(str::trim).collect();
+    Ok(Err(lines.join("; ")))
 }
 
 /// The cookie in the user's `.erlang.cookie`, in the home directory or, as in OTP 25 and later, in the

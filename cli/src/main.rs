@@ -33,6 +33,7 @@ mod plan;
 mod printable;
 mod printer;
 mod progress;
+mod prompter;
 mod push;
 #[cfg(test)]
 mod reference_tests;
@@ -41,9 +42,12 @@ mod report;
 mod rollback;
 mod snapshot;
 mod source;
+mod ssh;
+mod ssh_config;
 mod status;
 mod store;
 mod target;
+mod terminal;
 mod terms;
 mod trust;
 mod units;
@@ -81,6 +85,7 @@ fn main() -> ExitCode {
     let exit = runtime.block_on(run(command, &output, &interrupt));
     interrupt.set_ended();
     output.finish(interrupt.asked());
+    terminal::restore();
     // A scan that was interrupted need not be waited for.
     runtime.shutdown_background();
     exit.into()

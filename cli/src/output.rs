@@ -20,6 +20,7 @@ use crate::args::OutputArgs;
 use crate::error::Explained;
 use crate::printable::{printable, printable_json};
 use crate::printer::{Bar, Printer, Stream, Weight};
+use crate::terminal;
 
 /// How long a reader may take nothing after the end of a command on a target.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,6 +36,9 @@ pub(crate) enum Stalled {
     /// The command goes on: a target must not wait for a reader.
     GoesOn,
 }
+
+/// The longest password or passphrase.
+const MAX_SECRET_BYTES: u64 = 1024;
 
 /// The longest answer to a question.
 const MAX_ANSWER_BYTES: u64 = 80;
@@ -148,6 +152,23 @@ impl Output {
             .take(MAX_ANSWER_BYTES)
             .read_line(&mut answer);
         read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes")
+    }
+
+    /// Asks the user for a line, which is not seen while it is typed unless it may be. Returns none if
+    /// nothing was typed.
+    pub(crate) fn ask_secret(&self, question: &str, is_visible: bool) -> Option<String> {
+        if !is_visible {
+            terminal::hide();
+        }
+        let question = printable(question).into_owned();
+        self.write(Stream::Error, Weight::Last, question);
+        let answer = terminal::read_line(MAX_SECRET_BYTES);
+        if !is_visible {
+            terminal::restore();
+            // The user's own line end was not seen either.
+            self.write(Stream::Error, Weight::Last, "\n".to_owned());
+        }
+        answer
     }
 
     /// Finished text of relsync's own: a manual page or completions.

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use relsync_engine::target::{Address, Greeting, Patience, Target};
+use relsync_engine::target::{Address, Greeting, Patience, SshAddress, Target};
 use relsync_engine::transport::RateLimiter;
 use relsync_engine::transport::erl::{
     Cookie, CookieError, ErlTarget, LocalName, NodeName, NodeNameError,
@@ -18,6 +18,7 @@ use crate::args::{Mode, TargetArgs};
 use crate::bindings::{Bindings, Way};
 use crate::machine;
 use crate::own_file::FileError;
+use crate::ssh::{self, SshOptionError};
 use crate::units::Rate;
 
 /// The release's root on the target.
@@ -75,9 +76,9 @@ pub(crate) enum TargetError {
         /// The node and the way to it.
         way: Way,
     },
-    /// This version lacks the transport.
-    #[error("this version does not have the mode ssh")]
-    NoSsh,
+    /// The options name no valid target over SSH.
+    #[error(transparent)]
+    Ssh(#[from] SshOptionError),
 }
 
 /// Reads the arguments; `checksum` tells whether the target finds changed files by hash. `bindings`
@@ -88,14 +89,24 @@ pub(crate) fn resolve(
     bwlimit: Option<Rate>,
     bindings: &Bindings,
 ) -> Result<Target, TargetError> {
-    if args.mode == Some(Mode::Ssh) {
-        return Err(TargetError::NoSsh);
-    }
-    let node = args
+    let name = args
         .destination_node
         .as_deref()
         .ok_or(TargetError::NoNode)?;
-    let node = NodeName::parse(node).map_err(TargetError::NodeName)?;
+    let greeting = greeting(args, checksum)?;
+    let limiter = bwlimit
+        .and_then(|rate| NonZeroU64::new(rate.0))
+        .map(RateLimiter::new);
+    let timeout = args.timeout.map_or(DEFAULT_TIMEOUT, |span| span.0);
+    let address = match args.mode {
+        Some(Mode::Ssh) => Address::Ssh(behind(args, name, timeout, limiter)?),
+        Some(Mode::Erl) | None => Address::Erl(erl(args, name, timeout, limiter, bindings)?),
+    };
+    Ok(Target::new(address, greeting, Patience::default()))
+}
+
+/// The host's first message.
+fn greeting(args: &TargetArgs, checksum: bool) -> Result<Greeting, TargetError> {
     let destination = args
         .destination_path
         .as_deref()
@@ -107,6 +118,34 @@ pub(crate) fn resolve(
         .map(|path| absolute("--destination-rw-path", path))
         .transpose()?;
     greeting.checksum = checksum;
+    Ok(greeting)
+}
+
+/// A VM behind an SSH server.
+fn behind(
+    args: &TargetArgs,
+    name: &str,
+    timeout: Duration,
+    limiter: Option<RateLimiter>,
+) -> Result<SshAddress, TargetError> {
+    let is_of_file = args.from_file.node || args.from_file.port;
+    let mut address = SshAddress::new(ssh::resolve(args, name, timeout, limiter, is_of_file)?);
+    // A server that only a file names could pass the proof of the cookie on to another node.
+    if let Some(secret) = args.cookie.as_ref().filter(|_| !is_of_file) {
+        address.cookie = Some(Cookie::new(&secret.0)?);
+    }
+    Ok(address)
+}
+
+/// A node, over Erlang's distribution.
+fn erl(
+    args: &TargetArgs,
+    name: &str,
+    timeout: Duration,
+    limiter: Option<RateLimiter>,
+    bindings: &Bindings,
+) -> Result<ErlTarget, TargetError> {
+    let node = NodeName::parse(name).map_err(TargetError::NodeName)?;
     let secret = cookie(args, bindings.cookie(&node))?;
     let mut erl = ErlTarget::new(node, Cookie::new(&secret)?);
     if let Some(local) = local_name(args)? {
@@ -124,17 +163,20 @@ pub(crate) fn resolve(
         }
         erl.dist_port = port.or(args.dist_port);
     }
-    erl.connect_timeout = args.timeout.map_or(DEFAULT_TIMEOUT, |span| span.0);
-    erl.limiter = bwlimit
-        .and_then(|rate| NonZeroU64::new(rate.0))
-        .map(RateLimiter::new);
+    erl.connect_timeout = timeout;
+    erl.limiter = limiter;
+    if let Some(text) = &args.tunnel {
+        let is_of_file = args.from_file.tunnel;
+        let mut server = ssh::resolve_tunnel(args, text, timeout, is_of_file)?;
+        server.limiter = erl.limiter.take();
+        erl.tunnel = Some(server);
+    }
     if let Some(way) = Way::of_file(args).map_err(TargetError::NodeName)?
         && !bindings.allow(&way, &secret)
     {
         return Err(TargetError::Untrusted { way });
     }
-    let patience = Patience::default();
-    Ok(Target::new(Address::Erl(erl), greeting, patience))
+    Ok(erl)
 }
 
 /// Reads an address, or says that it is none.
@@ -345,7 +387,6 @@ mod tests {
                 },
                 "--dist-port",
             ),
-            (|args| args.mode = Some(Mode::Ssh), "ssh"),
             (
                 |args| {
                     args.from_file = FromFile {

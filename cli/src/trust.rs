@@ -4,8 +4,11 @@
 //! On a terminal the user is asked once. Elsewhere the command is refused, and the error says how to
 //! allow it. `bindings` explains why, and keeps the answers.
 
-use relsync_engine::target::Target;
+use std::sync::Arc;
+
+use relsync_engine::target::{Address, Target};
 use relsync_engine::transport::erl::NodeName;
+use relsync_engine::transport::ssh::Prompter;
 use serde_json::json;
 
 use crate::args::{TargetArgs, TrustArgs};
@@ -14,6 +17,7 @@ use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::machine;
 use crate::output::Output;
+use crate::prompter::Terminal;
 use crate::target::{self, TargetError};
 use crate::units::Rate;
 
@@ -26,16 +30,24 @@ pub(crate) async fn target(
 ) -> Result<Target, CliError> {
     let bindings = Bindings::load(machine::config_dir())?;
     let resolve = |bindings: &Bindings| target::resolve(args, checksum, bwlimit, bindings);
-    match resolve(&bindings) {
+    let mut resolved = match resolve(&bindings) {
         Err(TargetError::Untrusted { way }) if output.can_ask() => {
             if !ask(&way, output).await? {
                 return Err(TargetError::Untrusted { way }.into());
             }
             output.aside(&remember(&bindings, &way)?);
-            Ok(resolve(&Bindings::load(machine::config_dir())?)?)
+            resolve(&Bindings::load(machine::config_dir())?)?
         }
-        resolved => Ok(resolved?),
+        resolved => resolved?,
+    };
+    let server = match &mut resolved.address {
+        Address::Ssh(address) => Some(&mut address.server),
+        Address::Erl(node) => node.tunnel.as_mut(),
+    };
+    if let Some(server) = server {
+        server.set_prompter(&(Arc::new(Terminal(output.clone())) as Arc<dyn Prompter>));
     }
+    Ok(resolved)
 }
 
 /// Asks the user. A thread waits for the answer, so that Ctrl-C is heard.
@@ -75,6 +87,7 @@ fn way(args: &TrustArgs, output: &Output) -> Result<Way, CliError> {
         address: args.address.clone(),
         dist_port: args.dist_port,
         epmd_port: args.epmd_port,
+        tunnel: args.tunnel.clone(),
         ..TargetArgs::default()
     };
     let named = if args.node.is_some() {
@@ -98,5 +111,6 @@ fn way(args: &TrustArgs, output: &Output) -> Result<Way, CliError> {
         address: named.address,
         dist_port: named.dist_port,
         epmd_port: named.epmd_port,
+        tunnel: named.tunnel,
     })
 }

@@ -2,7 +2,7 @@
 
 use relsync_engine::transport::erl::{ConnectError, NodeName, NodeNameError};
 
-use super::ssh::ssh_class;
+use super::ssh::{ssh_class, ssh_option_class};
 use super::{Class, Exit};
 use crate::bindings::BindingsError;
 use crate::config::ConfigError;
@@ -123,10 +123,7 @@ pub(super) fn target_class(error: &TargetError) -> Class<'static> {
             );
             return ("untrusted_node", Exit::Usage, Some(hint));
         }
-        TargetError::NoSsh => (
-            "usage",
-            "use --mode erl, which needs nothing installed on the target",
-        ),
+        TargetError::Ssh(error) => return ssh_option_class(error),
     };
     (kind, Exit::Usage, Some(hint.to_owned()))
 }

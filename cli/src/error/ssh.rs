@@ -3,8 +3,9 @@
 use relsync_engine::target::EnterError;
 use relsync_engine::transport::ssh::{FileLine, SshError};
 
-use super::reach::connect_class;
+use super::reach::{connect_class, file_hint};
 use super::{Class, Exit};
+use crate::ssh::SshOptionError;
 
 /// Returns the class of an error behind the SSH server.
 pub(super) fn enter_class(error: &EnterError) -> Class<'static> {
@@ -57,6 +58,35 @@ pub(super) fn ssh_class(error: &SshError) -> Class<'static> {
         .or_else(|| host_key_class(error))
         .unwrap_or_else(|| login_class(error));
     (kind, Exit::Unreachable, Some(hint))
+}
+
+/// What to do about options that name no valid target.
+pub(super) fn ssh_option_class(error: &SshOptionError) -> Class<'static> {
+    let (kind, hint) = match error {
+        SshOptionError::Name { .. } => (
+            "usage",
+            "write it as [USER@]HOST; write an IPv6 address with a port as [ADDRESS]:PORT",
+        ),
+        SshOptionError::Twice { .. } => ("usage", "say it once"),
+        SshOptionError::Config(_) => (
+            "ssh_config",
+            "`ssh -G HOST` shows the same; --ssh-config names another file, and --ssh-config none uses no file",
+        ),
+        SshOptionError::ProxyCommand { .. } => (
+            "ssh_config",
+            "use ProxyJump there, or --ssh-config with a file that does",
+        ),
+        SshOptionError::Jumps { .. } => ("ssh_config", "check ProxyJump: it may lead in a circle"),
+        SshOptionError::PasswordFile(error) => {
+            let hint = file_hint(error, "--password-file");
+            return ("config", Exit::Usage, hint);
+        }
+        SshOptionError::Password { .. } => (
+            "untrusted_node",
+            "name the target with -d, and the port with -P; or leave the password out: relsync then asks for it, or uses your keys",
+        ),
+    };
+    (kind, Exit::Usage, Some(hint.to_owned()))
 }
 
 type Hinted = (&'static str, String);

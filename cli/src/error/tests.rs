@@ -48,7 +48,6 @@ fn every_kind_has_its_exit_code() {
     let lost = || SessionError::Transport(TransportError::Closed);
     let table: Vec<(CliError, &str, u8)> = vec![
         (TargetError::NoNode.into(), "usage", 2),
-        (TargetError::NoSsh.into(), "usage", 2),
         (
             CliError::Target(TargetError::NodeName(
                 NodeName::parse("x").expect_err("no name"),

@@ -4,3 +4,4 @@ mod bad_input;
 mod lost;
 mod offline;
 mod online;
+mod ssh;

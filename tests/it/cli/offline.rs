@@ -45,10 +45,6 @@ fn wrong_usage_exits_with_2() {
         (&["-d", "app@a b"], "app@a b"),
         (&["-d", "app@localhost", "-c", ""], "cookie is empty"),
         (
-            &["-d", "app@localhost", "-M", "ssh", "-P", "2228", "-u", "me"],
-            "ssh",
-        ),
-        (
             &["-d", "app@localhost", "-p", "relative"],
             "--destination-path",
         ),

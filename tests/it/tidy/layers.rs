@@ -76,7 +76,15 @@ pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
     (
         "what is meant",
         &[
-            "args", "bindings", "config", "hooks", "machine", "own_file", "target",
+            "args",
+            "bindings",
+            "config",
+            "hooks",
+            "machine",
+            "own_file",
+            "ssh",
+            "ssh_config",
+            "target",
         ],
     ),
     (
@@ -90,9 +98,11 @@ pub(super) const CLI_LAYERS: &[(&str, &[&str])] = &[
             "output",
             "printable",
             "printer",
+            "prompter",
             "plan",
             "progress",
             "report",
+            "terminal",
             "whole",
         ],
     ),

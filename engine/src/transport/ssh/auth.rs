@@ -3,8 +3,8 @@
 //! | order | proof | unless |
 //! |---|---|---|
 //! | 1 | the files that the user named, by the agent if it holds the key | |
-//! | 2 | the other keys of the agent | only the named files are wanted |
-//! | 3 | the usual files | only the named files are wanted |
+//! | 2 | the other keys of the agent | only keys of files are wanted |
+//! | 3 | the usual files | |
 //! | 4 | a password, or the answers to the server's questions | the server does not take it |
 //!
 //! A key is first offered without a signature. Only when the server takes it, its file is decrypted
@@ -134,10 +134,8 @@ impl Attempts<'_> {
     }
 
     async fn try_others(&mut self) -> Result<bool, SshError> {
-        if self.target.credentials.identities_only {
-            return Ok(false);
-        }
-        Ok(self.try_agent().await? || self.try_files(false).await?)
+        let with_agent = !self.target.credentials.identities_only;
+        Ok((with_agent && self.try_agent().await?) || self.try_files(false).await?)
     }
 
     async fn try_files(&mut self, is_named: bool) -> Result<bool, SshError> {

@@ -226,8 +226,8 @@ pub enum SshError {
         /// The time waited.
         timeout: Duration,
     },
-    /// A key needs a passphrase, and nobody can be asked.
-    #[error("the key {} is encrypted, and there is no terminal to ask for its passphrase", file.display())]
+    /// A key needs a passphrase, and nobody can be asked, or nobody answers.
+    #[error("the key {} is encrypted, and nobody has given its passphrase", file.display())]
     KeyLocked {
         /// The key's file.
         file: PathBuf,

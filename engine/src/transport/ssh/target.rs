@@ -54,6 +54,14 @@ impl SshTarget {
         }
     }
 
+    /// Makes this person answer for the target, and for all servers on the way to it.
+    pub fn set_prompter(&mut self, prompter: &Arc<dyn Prompter>) {
+        self.credentials.prompter = Some(Arc::clone(prompter));
+        if let Some(jump) = &mut self.jump {
+            jump.set_prompter(prompter);
+        }
+    }
+
     /// Returns the host and port.
     pub fn place(&self) -> Place {
         Place {
@@ -87,7 +95,7 @@ pub struct Credentials {
     pub agent: Option<PathBuf>,
     /// Files with private keys, in the order in which they are tried.
     pub identities: Vec<Identity>,
-    /// Whether to try only the keys of these files, and of the agent only the same keys.
+    /// Whether to use the agent only for the keys of these files.
     pub identities_only: bool,
     /// The user's password on the server.
     pub password: Option<Secret>,
