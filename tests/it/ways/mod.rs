@@ -8,6 +8,7 @@ use relsync_engine::target::{
 };
 use relsync_engine::transport::ssh::SshTarget;
 use relsync_tests::node::{Node, NodeOptions};
+use relsync_tests::otp;
 use relsync_tests::sshd::{OtpDaemon, Sshd};
 
 use crate::agent::session::{block_on, greeting};
@@ -49,26 +50,43 @@ const ERLANG: &str = "{exec, case list_to_integer(erlang:system_info(otp_release
     _ -> erlang_eval
  end}, {shell, disabled}";
 
-#[test]
-fn a_session_is_a_subsystem() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let node = Node::start(NodeOptions::default());
-    let daemon = daemon_with_subsystem(&node);
-    block_on(async {
-        let mut target = behind(at_otp(&daemon), dir.path());
-        let (session, status) = open(&mut target).await.expect("a session");
-        assert!(status.writable);
-        assert_eq!(target.way(), Some(Way::Subsystem));
-        target.close(session).await;
-    });
-    node.wait_for("whereis(relsync_session)", "undefined");
+/// The options of a daemon that evaluates Elixir, like that of `nerves_ssh`.
+const ELIXIR: &str = "{exec, {direct, fun(Command) ->
+    {Value, _} = 'Elixir.Code':eval_string(Command),
+    {ok, 'Elixir.Kernel':inspect(Value)}
+ end}}, {id_string, random}";
+
+/// Where Debian has Elixir.
+const ELIXIR_DIR: &str = "/usr/lib/elixir/lib/elixir/ebin";
+
+/// Starts a node of each OTP release that is here, for a test.
+fn each_release(mut test: impl FnMut(NodeOptions)) {
+    let options: Vec<_> = [23, 25, 27, 29].into_iter().filter_map(otp::node).collect();
+    assert!(!options.is_empty(), "no Erlang is here");
+    options.into_iter().for_each(&mut test);
 }
 
 #[test]
-fn a_channel_of_another_daemon_is_taken_over() {
+fn a_session_is_a_subsystem() {
+    each_release(|options| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let node = Node::start(options);
+        let daemon = daemon_with_subsystem(&node);
+        block_on(async {
+            let mut target = behind(at_otp(&daemon), dir.path());
+            let (session, status) = open(&mut target).await.expect("a session");
+            assert!(status.writable);
+            assert_eq!(target.way(), Some(Way::Subsystem));
+            target.close(session).await;
+        });
+        node.wait_for("whereis(relsync_session)", "undefined");
+    });
+}
+
+/// Opens sessions through a daemon that evaluates commands, and unloads the agent.
+fn is_taken_over(node: &Node, options: &str) {
     let dir = tempfile::tempdir().expect("a directory");
-    let node = Node::start(NodeOptions::default());
-    let daemon = OtpDaemon::start(&node, ERLANG);
+    let daemon = OtpDaemon::start(node, options);
     block_on(async {
         let mut target = behind(at_otp(&daemon), dir.path());
         for _ in 0..2 {
@@ -91,6 +109,29 @@ fn a_channel_of_another_daemon_is_taken_over() {
         "[M || M <- erlang:loaded(), {file, \"relsync\"} <- [code:is_loaded(M)]]",
         "[]",
     );
+}
+
+#[test]
+fn a_channel_of_a_daemon_that_evaluates_erlang_is_taken_over() {
+    each_release(|options| is_taken_over(&Node::start(options), ERLANG));
+}
+
+#[test]
+fn a_channel_of_a_daemon_that_evaluates_elixir_is_taken_over() {
+    if !Path::new(ELIXIR_DIR).is_dir() {
+        return;
+    }
+    let mut tried = 0;
+    each_release(|mut options| {
+        options.args.extend(["-pa", ELIXIR_DIR].map(Into::into));
+        let node = Node::start(options);
+        // Debian's Elixir does not run on each of them.
+        if node.eval("catch begin {ok, _} = application:ensure_all_started(elixir), {2, _} = 'Elixir.Code':eval_string(<<\"1 + 1\">>), ok end.") == "ok" {
+            is_taken_over(&node, ELIXIR);
+            tried += 1;
+        }
+    });
+    assert!(tried > 0, "Elixir runs on no release");
 }
 
 #[test]
