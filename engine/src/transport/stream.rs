@@ -188,3 +188,81 @@ fn decode(frame: &[u8]) -> Result<Received<Inbound>, TransportError> {
     };
     Ok(Received::Inbound(inbound))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::super::erl;
+    use super::*;
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
+
+    /// Starts a program on a VM that the test plays.
+    async fn started() -> (Box<dyn Channel>, DuplexStream, Vec<u8>) {
+        let (ours, mut theirs) = tokio::io::duplex(256 * 1024);
+        let (reader, writer) = tokio::io::split(ours);
+        let meter = Arc::new(Meter::default());
+        let vm = StreamVm::new(reader, writer, Timing::default(), meter, Box::new(()));
+        let program = Program {
+            variables: &[Variable::text("Who", b"me"), Variable::random("V", &[0, 1])],
+            expressions: "ok.",
+        };
+        let channel = Box::new(vm).evaluate(&program).await.unwrap();
+        let size = theirs.read_u32().await.unwrap();
+        let mut first = vec![0; usize::try_from(size).unwrap()];
+        theirs.read_exact(&mut first).await.unwrap();
+        (channel, theirs, first)
+    }
+
+    #[test]
+    fn the_first_frame_carries_the_program_and_its_variables() {
+        block_on(async {
+            let (_channel, _vm, first) = started().await;
+            let (term, rest) = erl::decode(&first[1..]).unwrap();
+            assert!(rest.is_empty());
+            let expected = tuple(vec![
+                list(vec![
+                    tuple(vec![atom("Who"), binary(b"me")]),
+                    tuple(vec![atom("V"), binary(&[0, 1])]),
+                ]),
+                binary(&program::compress(&[], "ok.")),
+            ]);
+            assert_eq!(term, expected);
+        });
+    }
+
+    #[test]
+    fn frames_are_messages_until_the_process_ends() {
+        block_on(async {
+            let (mut channel, mut vm, _) = started().await;
+            channel.send(b"\0part").await.unwrap();
+            let mut sent = [0; 9];
+            vm.read_exact(&mut sent).await.unwrap();
+            assert_eq!(&sent, b"\0\0\0\x05\0part");
+            vm.write_all(b"\0\0\0\x04\0aft\0\0\0\0\0\0\0\x07\x02normal")
+                .await
+                .unwrap();
+            assert_eq!(channel.receive().await.unwrap(), b"\0aft");
+            let end = channel.receive().await.unwrap_err();
+            assert!(matches!(end, TransportError::AgentEnded { reason } if reason == "normal"));
+        });
+    }
+
+    #[test]
+    fn a_long_reason_and_a_large_message_are_bounded() {
+        let long = [&[END][..], &[b'x'; 5000]].concat();
+        let Ok(Received::Inbound(Inbound::Ended { reason })) = decode(&long) else {
+            panic!("no end");
+        };
+        assert_eq!(reason.len(), MAX_REASON);
+        let large = decode(&vec![0; MAX_RECEIVED_MESSAGE + 1]);
+        assert!(matches!(large, Err(TransportError::Oversized { .. })));
+    }
+}
