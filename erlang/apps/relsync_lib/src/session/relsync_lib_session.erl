@@ -147,7 +147,7 @@ loop(State, Parts) ->
                         {ok, {bye, _}} ->
                             leave(State);
                         {ok, {Name, Fields}} ->
-                            answer(Name, Fields, State);
+                            answer(Name, requested(Fields), State);
                         {error, Reason} ->
                             leave(State),
                             refuse(protocol, relsync_lib_wire:format_error(Reason))
@@ -166,6 +166,13 @@ leave(#{receiving := Receiving, hooks := Hooks, send := Send}) ->
     is_map(Receiving) andalso stop_receiving(Receiving),
     relsync_lib_update_hooks:release(Hooks, Send),
     ok.
+
+%% A throw-away VM runs no code of the release.
+requested(Fields) ->
+    case relsync_lib_code:is_throwaway() andalso maps:get(reload, Fields, soft) =/= vm of
+        true -> Fields#{reload => none};
+        false -> Fields
+    end.
 
 %% The host sends ahead, so after an error nothing of what follows may be carried out: an `APPLY' must not
 %% come to pass without the hooks that failed before it. What was being received is kept.
@@ -228,6 +235,8 @@ handle(rollback, Fields, #{receiving := none, roots := Roots, send := Send, hook
     Send(result, relsync_lib_update:rollback(Fields, Roots, Hooks, Send)),
     State#{base := none, hooks := none};
 handle(reload, Fields, #{receiving := none, roots := Roots, send := Send, hooks := Hooks} = State) ->
+    relsync_lib_code:is_throwaway() andalso maps:get(reload, Fields) =:= none andalso
+        refuse(reload, "no VM runs the release, so there is no code to reload"),
     Send(result, relsync_lib_update:reload(Fields, Roots, Hooks, Send)),
     State#{hooks := none};
 handle(confirm, Fields, #{roots := Roots, send := Send} = State) ->

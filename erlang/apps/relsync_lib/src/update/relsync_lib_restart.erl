@@ -34,6 +34,7 @@
     | {goes, relsync_lib_path:path()}
     | {runtime, Running :: binary(), New :: binary()}
     | no_shell
+    | runs_not
     | {no_command, file:posix() | atom()}.
 
 %% The time that the host has to receive the result before the VM restarts.
@@ -45,6 +46,8 @@
 -define(MAX_HEART_COMMAND, 2046).
 %% The variables that programs which start a VM set for the release they start.
 -define(START_VARIABLES, ["ROOTDIR", "BINDIR", "EMU", "PROGNAME", "ERTS_VSN", "ERTS_DIR"]).
+%% The variable that a throw-away VM is started with (relsync_stdio).
+-define(THROWAWAY_VARIABLES, ["ERL_CRASH_DUMP_SECONDS"]).
 -define(RELEASE_PREFIXES, ["RELEASE_", "REL_", "RELX_", "VMARGS_", "CONFIG_"]).
 %% Waits for the end of process $1, for at most $2 seconds. (A process that has ended and was not
 %% waited for is a zombie.) Then runs $3 and writes its output to $4.
@@ -144,14 +147,20 @@ named(Read) ->
 %% @doc Chooses the way in which the VM restarts into the release that `Facts' describe. With the
 %% command `none', the VM ends, and its supervisor starts it again.
 -spec way(binary() | undefined, facts(), relsync_lib_roots:roots()) -> {ok, way()} | {error, error()}.
-way(<<"none">>, _, _) ->
+way(Command, Facts, Roots) ->
+    case relsync_lib_code:is_throwaway() andalso lists:member(Command, [undefined, <<"none">>]) of
+        true -> {error, runs_not};
+        false -> way_from(Command, Facts, Roots)
+    end.
+
+way_from(<<"none">>, _, _) ->
     {ok, stop};
-way(Command, _, _) when is_binary(Command) ->
+way_from(Command, _, _) when is_binary(Command) ->
     case os:find_executable("sh", "/bin:/usr/bin") of
         false -> {error, no_shell};
         _ -> {ok, {command, Command}}
     end;
-way(undefined, Facts, Roots) ->
+way_from(undefined, Facts, Roots) ->
     case heart_command() of
         "" -> init(Facts, Roots);
         Command -> {ok, {heart, Command}}
@@ -189,7 +198,11 @@ init(#{stays := Stays, named := Named, runtime_changes := RuntimeChanges}, Roots
 
 %% @doc Says how the VM restarts.
 -spec text(way()) -> unicode:chardata().
-text({command, Command}) -> ["the VM stops, and is started again by: ", Command];
+text({command, Command}) ->
+    case relsync_lib_code:is_throwaway() of
+        true -> ["no VM runs the release; it is started by: ", Command];
+        false -> ["the VM stops, and is started again by: ", Command]
+    end;
 text(stop) -> "the VM stops; its supervisor starts it again";
 text({heart, Command}) -> ["the VM ends, and heart starts it again by: ", Command];
 text(init) -> "the VM restarts within its process (init:restart/0)".
@@ -227,7 +240,8 @@ later(Function) ->
 %% start script would mistake them for the user's settings.
 outdated(Roots) ->
     Version = relsync_lib_pins:version(relsync_lib_pins:find(Roots)),
-    [Name || Name <- ?START_VARIABLES, os:getenv(Name) =/= false] ++
+    Own = [Name || Name <- ?THROWAWAY_VARIABLES, relsync_lib_code:is_throwaway()],
+    [Name || Name <- Own ++ ?START_VARIABLES, os:getenv(Name) =/= false] ++
         [
             Name
          || Version =/= none,
@@ -265,5 +279,7 @@ format_error({runtime, Running, New}) ->
     ];
 format_error({no_command, Reason}) ->
     io_lib:format("the VM was not stopped, because the target cannot run the shell that would start it again: ~tp", [Reason]);
+format_error(runs_not) ->
+    "no VM runs the release: say with which command it is started (--start COMMAND)";
 format_error(no_shell) ->
     "the target has no /bin/sh that could run a restart command".
