@@ -9,6 +9,13 @@
 -export([stdio/0]).
 
 stdio() ->
+    %% The agent needs crypto. Another ERTS of the target may have it.
+    code:load_file(crypto) =:= {module, crypto} orelse
+        filelib:wildcard(code:lib_dir() ++ "/crypto-*/ebin/crypto.beam") =/= [] orelse
+        begin
+            io:put_chars(standard_error, "this Erlang has no crypto\n"),
+            halt(1)
+        end,
     Port = open_port({fd, 0, 3}, [{packet, 4}, binary, eof]),
     port_command(Port, <<"relsync-ready\n">>),
     Host = self(),

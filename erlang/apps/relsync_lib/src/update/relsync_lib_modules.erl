@@ -20,8 +20,11 @@
 changes(Wanted, Base, Dir) ->
     [
         {module_action(Path, New, Base), Path, source_file(New, Dir)}
-     || {Path, New} <- Wanted, is_code(Path), moves_code(New)
+     || runs_code(), {Path, New} <- Wanted, is_code(Path), moves_code(New)
     ].
+
+%% A throw-away VM runs no code of the release.
+runs_code() -> not relsync_lib_code:is_throwaway().
 
 %% @doc Does the same for changes whose files have moved or are about to. `Where' returns the place
 %% of each new content.
@@ -33,7 +36,7 @@ changes(Wanted, Base, Dir) ->
 changes_back(Changes, Where) ->
     [
         {module_action(Old, New), Path, Where(Path, New)}
-     || {Path, Old, New} <- Changes, is_code(Path), New =/= Old, moves_code(New)
+     || runs_code(), {Path, Old, New} <- Changes, is_code(Path), New =/= Old, moves_code(New)
     ].
 
 module_action(_, absent, _) ->
@@ -147,7 +150,7 @@ outlook(#{modules := Modules} = Fields, #{write := Root, state := Dir} = Roots) 
     Limits = limits(Roots, #{changes => Boot, manifest => relsync_lib_installed:manifest(Dir)}),
     Changes = [
         {maps:get(action, M, added), Path, expected(M)}
-     || #{path := Path} = M <- Modules
+     || runs_code(), #{path := Path} = M <- Modules
     ],
     Mode = maps:get(reload, Fields, soft),
     case relsync_lib_reload_outlook:outlook(path_list(Root), relsync_lib_otp_apps:foreseen(Changes), Mode, Limits) of
@@ -178,8 +181,9 @@ boot_content(_) ->
 %% files that it has read.
 -spec stale(relsync_lib_roots:roots()) -> {Reloadable :: non_neg_integer(), Waiting :: non_neg_integer()}.
 stale(#{write := Root, state := Dir} = Roots) ->
+    Runs = runs_code(),
     case relsync_lib_installed:manifest(Dir) of
-        none ->
+        Manifest when Manifest =:= none; Runs =:= false ->
             {0, 0};
         Manifest ->
             #{known := Known} = Limits = limits(Roots, #{manifest => Manifest}),
@@ -192,7 +196,7 @@ stale(#{write := Root, state := Dir} = Roots) ->
 -spec stale(relsync_lib_roots:roots(), pos_integer()) -> [told()].
 stale(#{write := Root, state := Dir} = Roots, Max) ->
     Limits = limits(Roots, #{manifest => relsync_lib_installed:manifest(Dir)}),
-    Stale = relsync_lib_stale:modules(path_list(Root), Limits, Max),
+    Stale = [Module || runs_code(), Module <- relsync_lib_stale:modules(path_list(Root), Limits, Max)],
     [
         #{name => Module, status => OnDisk, detail => relsync_lib_refusal:text(relsync_lib_path:display_native(File))}
      || #{module := Module, file := File, on_disk := OnDisk} <- Stale
