@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use russh::client::{self, Config, DisconnectReason, Handle};
@@ -14,15 +13,13 @@ use tokio::time::timeout;
 
 use super::super::dial::{self, DialFailure, LookupFailure, dial};
 use super::super::{Meter, RateLimiter, TransportError};
+use super::alive;
 use super::auth;
 use super::connection::{Shared, SshConnection};
 use super::error::{SshError, printable};
 use super::known_hosts::KnownKeys;
 use super::socket::{Line, Socket};
 use super::target::SshTarget;
-
-/// The number of keepalives without an answer after which the connection counts as lost.
-const KEEPALIVES: u32 = 4;
 
 /// The maximum length of the server's identification, and of its other words, in errors.
 const SHOWN_CHARACTERS: usize = 100;
@@ -120,19 +117,13 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         Arc::default()
     };
     let (socket, line, cutter) = Socket::start(stream, counted, limiter);
-    let config = Arc::new(config(target, &known));
-    let shared = Arc::new(Shared {
-        line: line.clone(),
-        ended: watch::Sender::new(None),
-        _cutter: cutter,
-        _jump: jump,
-    });
+    let config = Arc::new(config(&known));
+    let ended = watch::Sender::new(None);
     let verdict = Arc::new(Mutex::new(None));
     let client = Client {
         known,
         verdict: verdict.clone(),
-        ended: shared.ended.clone(),
-        silence: target.silence,
+        ended: ended.clone(),
     };
     let connecting = client::connect_stream(config, socket, client);
     let connected = timeout(target.connect_timeout, connecting).await;
@@ -147,10 +138,18 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         (None, Err(_)) => return Err(stalled(target, &line)),
     };
     auth::authenticate(&mut handle, target).await?;
-    Ok(SshConnection {
+    let server_id = identification(&line.heard()).unwrap_or_default();
+    let shared = Arc::new(Shared {
         handle,
+        line,
+        ended,
+        _cutter: cutter,
+        _jump: jump,
+    });
+    tokio::spawn(alive::watch(Arc::downgrade(&shared), target.silence));
+    Ok(SshConnection {
         place: target.place(),
-        server_id: identification(&line.heard()).unwrap_or_default(),
+        server_id,
         meter,
         step_timeout: target.connect_timeout,
         shared,
@@ -158,7 +157,7 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     })
 }
 
-fn config(target: &SshTarget, known: &KnownKeys) -> Config {
+fn config(known: &KnownKeys) -> Config {
     Config {
         client_id: russh::SshId::Standard("SSH-2.0-relsync".into()),
         preferred: Preferred {
@@ -166,8 +165,6 @@ fn config(target: &SshTarget, known: &KnownKeys) -> Config {
             host_key_certificates: known.certificate_algorithms().into(),
             ..Preferred::default()
         },
-        keepalive_interval: Some(target.silence / (KEEPALIVES + 1)),
-        keepalive_max: KEEPALIVES as usize,
         nodelay: true,
         ..Config::default()
     }
@@ -189,7 +186,6 @@ pub(super) struct Client {
     /// Why the server's key is not accepted.
     verdict: Arc<Mutex<Option<SshError>>>,
     ended: watch::Sender<Option<TransportError>>,
-    silence: Duration,
 }
 
 impl client::Handler for Client {
@@ -208,18 +204,24 @@ impl client::Handler for Client {
     async fn disconnected(&mut self, reason: DisconnectReason<Failure>) -> Result<(), Failure> {
         let failure = match reason {
             DisconnectReason::ReceivedDisconnect(_) => TransportError::Closed,
-            DisconnectReason::Error(Failure(error)) => transport_error(error, self.silence),
+            DisconnectReason::Error(Failure(error)) => transport_error(error),
         };
-        self.ended.send_replace(Some(failure));
+        end(&self.ended, failure);
         Ok(())
     }
 }
 
-fn transport_error(error: russh::Error, silence: Duration) -> TransportError {
+/// Notes why the connection ended. The first reason counts.
+pub(super) fn end(ended: &watch::Sender<Option<TransportError>>, failure: TransportError) {
+    ended.send_if_modified(|known| {
+        let is_first = known.is_none();
+        known.get_or_insert(failure);
+        is_first
+    });
+}
+
+fn transport_error(error: russh::Error) -> TransportError {
     match error {
-        russh::Error::KeepaliveTimeout | russh::Error::InactivityTimeout => {
-            TransportError::Silent { after: silence }
-        }
         russh::Error::IO(source) => source.into(),
         russh::Error::Disconnect | russh::Error::HUP => TransportError::Closed,
         other => TransportError::Malformed {

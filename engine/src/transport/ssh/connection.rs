@@ -22,6 +22,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the connection and its streams share.
 pub(super) struct Shared {
+    pub(super) handle: Handle<Client>,
     pub(super) line: Arc<Line>,
     /// Why the connection ended.
     pub(super) ended: watch::Sender<Option<TransportError>>,
@@ -40,7 +41,6 @@ impl Shared {
 
 /// A connection to an SSH server that has let the user in.
 pub struct SshConnection {
-    pub(super) handle: Handle<Client>,
     pub(super) place: Place,
     pub(super) server_id: String,
     pub(super) meter: Arc<Meter>,
@@ -105,9 +105,10 @@ impl SshConnection {
             port,
         };
         let purpose = format!("a connection to {to}");
-        let opening = self
-            .handle
-            .channel_open_direct_tcpip(host, u32::from(port), "127.0.0.1", 0);
+        let opening =
+            self.shared
+                .handle
+                .channel_open_direct_tcpip(host, u32::from(port), "127.0.0.1", 0);
         match timeout(self.step_timeout, opening).await {
             Ok(Ok(channel)) => Ok(SshStream::new(channel, Vec::new(), self.shared.clone())),
             Ok(Err(russh::Error::ChannelOpenFailure(
@@ -132,8 +133,9 @@ impl SshConnection {
     pub async fn close(self) {
         let goodbye = async {
             let by_us = Disconnect::ByApplication;
-            let _it_may_be_gone = self.handle.disconnect(by_us, "", "").await;
-            self.handle.await
+            let _it_may_be_gone = self.shared.handle.disconnect(by_us, "", "").await;
+            let mut ended = self.shared.ended.subscribe();
+            ended.wait_for(Option::is_some).await.is_ok()
         };
         let _it_ends_either_way = timeout(CLOSE_TIMEOUT, goodbye).await;
     }
@@ -155,7 +157,7 @@ impl SshConnection {
         request: impl AsyncFnOnce(&Channel<Msg>) -> Result<(), russh::Error>,
     ) -> Result<Option<SshStream>, SshError> {
         let starting = async {
-            let mut channel = self.handle.channel_open_session().await?;
+            let mut channel = self.shared.handle.channel_open_session().await?;
             request(&channel).await?;
             let mut early = Vec::new();
             loop {

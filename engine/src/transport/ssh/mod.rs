@@ -13,6 +13,7 @@
 //! terminal. Paths, secrets and a [`Prompter`] come in with the [`SshTarget`].
 
 mod agent;
+mod alive;
 mod auth;
 mod connect;
 mod connection;

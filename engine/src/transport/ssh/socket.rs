@@ -8,7 +8,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -41,6 +41,9 @@ pub(super) struct Line {
     cut: AtomicBool,
     cut_waker: AtomicWaker,
     heard: Mutex<Vec<u8>>,
+    /// The numbers of bytes that were read and written.
+    read: AtomicU64,
+    written: AtomicU64,
 }
 
 /// Ends the byte stream when it is dropped.
@@ -63,6 +66,8 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Socket<S> {
             cut: AtomicBool::new(false),
             cut_waker: AtomicWaker::new(),
             heard: Mutex::default(),
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
         });
         let writer = tokio::spawn(write(line.clone(), writer, limiter));
         let cutter = Cutter {
@@ -82,13 +87,30 @@ impl Line {
     pub(super) fn heard(&self) -> Vec<u8> {
         lock(&self.heard).clone()
     }
+
+    /// Returns numbers that change while the line is alive: what came, and what was written while
+    /// more waits. A keepalive waits behind that, so it cannot be answered yet.
+    pub(super) fn signs_of_life(&self) -> [u64; 2] {
+        let queue = lock(&self.outgoing.queue);
+        let is_waiting = queue.bytes.len() + queue.taken > 0;
+        let written = self.written.load(Ordering::Relaxed);
+        [
+            self.read.load(Ordering::Relaxed),
+            if is_waiting { written } else { 0 },
+        ]
+    }
+
+    /// Ends the byte stream: nothing more is read or written.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.cut_waker.wake();
+        self.outgoing.fail();
+    }
 }
 
 impl Drop for Cutter {
     fn drop(&mut self) {
-        self.line.cut.store(true, Ordering::Release);
-        self.line.cut_waker.wake();
-        self.line.outgoing.fail();
+        self.line.cut();
         self.writer.abort();
     }
 }
@@ -201,6 +223,8 @@ async fn write<S: AsyncWrite>(
                 return line.outgoing.fail();
             }
             line.meter.sent(piece.len());
+            line.written
+                .fetch_add(piece.len() as u64, Ordering::Relaxed);
             line.outgoing.written(piece.len());
         }
         if writer.flush().await.is_err() {
@@ -227,6 +251,9 @@ impl<S: AsyncRead> AsyncRead for Socket<S> {
         let read = &buffer.filled()[before..];
         if !read.is_empty() {
             this.line.meter.received(read.len());
+            this.line
+                .read
+                .fetch_add(read.len() as u64, Ordering::Relaxed);
             this.line.meter.message_arrived();
             let mut heard = lock(&this.line.heard);
             let room = HEARD_BYTES - heard.len();

@@ -1,15 +1,19 @@
 //! Connections that end, or fall silent.
 
 use std::io;
-use std::time::Duration;
+use std::num::NonZeroU64;
+use std::time::{Duration, Instant};
 
-use relsync_engine::transport::TransportError;
+use relsync_engine::transport::{RateLimiter, TransportError};
 use relsync_tests::sshd::Sshd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::{at_sshd, block_on, connected};
+
+/// The silence after which a connection is lost in these tests.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// What a relay does with the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +62,7 @@ fn a_lost_connection_is_told_to_its_streams() {
             target.known_hosts.files = vec![known.clone()];
             target.known_hosts.accept_new = Some(known);
             target.port = port;
-            target.silence = Duration::from_millis(500);
+            target.silence = SILENCE;
             let connection = connected(&target).await;
             let stream = connection.subsystem("echo").await.expect("an answer");
             let mut stream = stream.expect("a subsystem");
@@ -81,37 +85,42 @@ fn a_lost_connection_is_told_to_its_streams() {
 }
 
 #[test]
-fn an_idle_connection_stays_up_and_a_limit_holds() {
+fn a_quiet_connection_stays_up() {
     let sshd = Sshd::start();
     block_on(async {
         let mut target = at_sshd(&sshd);
-        target.silence = Duration::from_millis(500);
-        let limit = std::num::NonZeroU64::new(200_000).expect("a rate");
-        target.limiter = Some(relsync_engine::transport::RateLimiter::new(limit));
+        target.silence = SILENCE;
         let connection = connected(&target).await;
         let stream = connection.subsystem("echo").await.expect("an answer");
         let mut stream = stream.expect("a subsystem");
-        // While the limit holds the stream back, keepalives still go out and answers come in.
-        let start = std::time::Instant::now();
-        let sent = vec![7; 300_000];
-        let (mut reader, mut writer) = tokio::io::split(&mut stream);
-        let reading = async {
-            let mut received = vec![0; sent.len()];
-            reader.read_exact(&mut received).await.expect("all of it");
-            received
-        };
-        let writing = async { writer.write_all(&sent).await.expect("taken") };
-        let (received, ()) = tokio::join!(reading, writing);
-        assert!(received == sent);
-        assert!(
-            start.elapsed() >= Duration::from_millis(1_200),
-            "{:?}",
-            start.elapsed()
-        );
-        tokio::time::sleep(3 * target.silence).await;
+        tokio::time::sleep(2 * SILENCE).await;
         stream.write_all(b"still there").await.expect("taken");
         let mut answer = [0; 11];
         stream.read_exact(&mut answer).await.expect("an answer");
+        connection.close().await;
+    });
+}
+
+#[test]
+fn a_low_bandwidth_limit_holds_and_is_no_silence() {
+    const SENT: usize = 100_000;
+    let sshd = Sshd::start();
+    block_on(async {
+        let mut target = at_sshd(&sshd);
+        target.silence = SILENCE;
+        let limit = NonZeroU64::new(20_000).expect("a rate");
+        target.limiter = Some(RateLimiter::new(limit));
+        let connection = connected(&target).await;
+        // The server says nothing until it has got all.
+        let stream = connection.exec(b"wc -c").await.expect("an answer");
+        let mut stream = stream.expect("a command");
+        let start = Instant::now();
+        stream.write_all(&vec![7; SENT]).await.expect("taken");
+        stream.shutdown().await.expect("an end");
+        let mut count = String::new();
+        stream.read_to_string(&mut count).await.expect("a count");
+        assert_eq!(count.trim(), SENT.to_string());
+        assert!(start.elapsed() >= 2 * SILENCE, "{:?}", start.elapsed());
         connection.close().await;
     });
 }
