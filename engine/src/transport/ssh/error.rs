@@ -161,9 +161,9 @@ pub enum SshError {
         /// The host and port.
         place: Place,
         /// The server's key.
-        key: HostKey,
+        key: Box<HostKey>,
         /// The known key.
-        known: HostKey,
+        known: Box<HostKey>,
         /// The line that has the known key.
         at: FileLine,
     },
@@ -173,7 +173,7 @@ pub enum SshError {
         /// The host and port.
         place: Place,
         /// The server's key.
-        key: HostKey,
+        key: Box<HostKey>,
         /// The line that revokes it.
         at: FileLine,
     },

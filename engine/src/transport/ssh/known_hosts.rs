@@ -225,8 +225,8 @@ impl KnownKeys {
         match known {
             Some(line) => Err(SshError::HostKeyChanged {
                 place: self.place.clone(),
-                key: show(&key),
-                known: show(&line.key),
+                key: Box::new(show(&key)),
+                known: Box::new(show(&line.key)),
                 at: line.at.clone(),
             }),
             None => self.meet(&key),
@@ -267,7 +267,7 @@ impl KnownKeys {
             None => Ok(()),
             Some(line) => Err(SshError::HostKeyRevoked {
                 place: self.place.clone(),
-                key: show(key),
+                key: Box::new(show(key)),
                 at: line.at.clone(),
             }),
         }
