@@ -63,6 +63,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "greeting",
             "patience",
             "launch",
+            "ways",
             "unload",
             "open",
         ],
