@@ -83,7 +83,8 @@ pub(crate) fn ssh_agent() -> Option<PathBuf> {
 
 /// The password for SSH that the user has put into the environment.
 pub(crate) fn password() -> Option<String> {
-    env::var("RELSYNC_PASSWORD").ok()
+    let password = env::var("RELSYNC_PASSWORD").ok()?;
+    (!password.is_empty()).then_some(password)
 }
 
 /// The output of a program, or the last line of its complaints if it failed.

@@ -282,10 +282,7 @@ impl Attempts<'_> {
     }
 
     async fn try_password(&mut self) -> Result<bool, SshError> {
-        let credentials = &self.target.credentials;
-        let name = self.target.to_string();
-        let kept = lock(&credentials.kept.passwords).get(&name).cloned();
-        let given = kept.or_else(|| credentials.password.clone());
+        let given = self.given_password();
         for attempt in 0..PASSWORDS {
             if !self.takes(MethodKind::Password) {
                 return Ok(false);
@@ -314,11 +311,25 @@ impl Attempts<'_> {
                 .authenticate_password(user, password.expose().to_owned());
             let result = within(self.target, &self.asking, attempt).await?;
             if self.judge(result.ok())? {
-                lock(&credentials.kept.passwords).insert(name, password);
+                self.keep_password(password);
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// The password that was right before, or that came with the target.
+    fn given_password(&self) -> Option<Secret> {
+        let credentials = &self.target.credentials;
+        let kept = lock(&credentials.kept.passwords)
+            .get(&self.target.to_string())
+            .cloned();
+        kept.or_else(|| credentials.password.clone())
+    }
+
+    fn keep_password(&self, password: Secret) {
+        let kept = &self.target.credentials.kept.passwords;
+        lock(kept).insert(self.target.to_string(), password);
     }
 
     /// Answers the server's own questions (RFC 4256).
@@ -336,9 +347,15 @@ impl Attempts<'_> {
             .session
             .authenticate_keyboard_interactive_start(user, None::<String>);
         let mut response = within(self.target, &self.asking, start).await?;
+        let mut password = None;
         for _ in 0..MAX_QUESTIONS {
             let prompts = match response {
-                Ok(KeyboardInteractiveAuthResponse::Success) => return Ok(true),
+                Ok(KeyboardInteractiveAuthResponse::Success) => {
+                    if let Some(password) = password {
+                        self.keep_password(password);
+                    }
+                    return Ok(true);
+                }
                 Ok(KeyboardInteractiveAuthResponse::Failure {
                     remaining_methods,
                     partial_success,
@@ -354,6 +371,10 @@ impl Attempts<'_> {
             let Some(answers) = self.answers(&prompts).await else {
                 return Ok(false);
             };
+            if let ([answer], [Prompt { echo: false, .. }]) = (&answers[..], &prompts[..]) {
+                password = Some(answer.clone());
+            }
+            let answers = answers.iter().map(|it| it.expose().to_owned()).collect();
             let respond = self
                 .session
                 .authenticate_keyboard_interactive_respond(answers);
@@ -364,14 +385,14 @@ impl Attempts<'_> {
 
     /// Returns the answers to a server's questions. A given password answers the only question that
     /// is not to be seen.
-    async fn answers(&self, prompts: &[Prompt]) -> Option<Vec<String>> {
+    async fn answers(&self, prompts: &[Prompt]) -> Option<Vec<Secret>> {
         if prompts.len() > MAX_QUESTIONS {
             return None;
         }
-        let given = self.target.credentials.password.as_ref();
+        let given = self.given_password();
         let mut answers = Vec::new();
         for Prompt { prompt, echo } in prompts {
-            let answer = match given {
+            let answer = match &given {
                 Some(password) if prompts.len() == 1 && !echo => password.clone(),
                 _ => {
                     let question = Question::Servers {
@@ -382,7 +403,7 @@ impl Attempts<'_> {
                     self.asking.ask(self.target, question).await?
                 }
             };
-            answers.push(answer.expose().to_owned());
+            answers.push(answer);
         }
         Some(answers)
     }

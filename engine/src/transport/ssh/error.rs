@@ -310,7 +310,8 @@ pub enum SshError {
 }
 
 impl SshError {
-    /// Whether waiting may help: the server is not there, or does not answer.
+    /// Whether waiting may help: the server is not there, does not answer, or is just stopping or
+    /// starting.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
@@ -322,6 +323,8 @@ impl SshError {
             | Self::Stalled { .. }
             | Self::HungUp { .. }
             | Self::AuthenticationTimeout { .. }
+            | Self::AuthenticationCut { .. }
+            | Self::ChannelRefused { .. }
             | Self::Lost { .. }
             | Self::ForwardFailed { .. } => true,
             Self::Jump { source, .. } => source.is_passing(),

@@ -2,9 +2,9 @@
 //!
 //! A file is decrypted, and the user asked for its passphrase, only when a signature is needed.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use russh::keys::ssh_encoding::Encode;
 use russh::keys::ssh_key::private::KeypairData;
 use russh::keys::{Certificate, HashAlg, PrivateKey, PublicKey, decode_secret_key};
 use russh::{SendError, Signer};
+use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use super::auth::{Asking, lock, on_thread};
@@ -97,7 +98,13 @@ fn read_key(file: &Path) -> Result<Zeroizing<String>, SshError> {
         file: file.to_owned(),
         source,
     };
-    let handle = File::open(file).map_err(unreadable)?;
+    // A FIFO is opened at once, though nobody writes to it.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let handle = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(file)
+        .map_err(unreadable)?;
     let metadata = handle.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(unreadable(io::Error::other("it is not a regular file")));

@@ -242,6 +242,7 @@ fn questions_of_the_server_are_answered_if_it_takes_nothing_else() {
         let person: Arc<Person> = Person::with(&["right"]);
         target.credentials.prompter = Some(person.clone());
         connected(&target).await.close().await;
+        connected(&target).await.close().await;
         assert_eq!(person.questions(), 1);
     });
 }
