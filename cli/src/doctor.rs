@@ -13,6 +13,7 @@ use crate::args::DoctorArgs;
 use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
+use crate::interrupt::Interrupt;
 use crate::origin;
 use crate::output::Output;
 use crate::status;
@@ -53,10 +54,14 @@ impl Check {
 }
 
 /// Runs `doctor`.
-pub(crate) async fn run(mut args: DoctorArgs, output: &Output) -> Result<Exit, CliError> {
+pub(crate) async fn run(
+    mut args: DoctorArgs,
+    interrupt: &Interrupt,
+    output: &Output,
+) -> Result<Exit, CliError> {
     config_file::fill_target(&mut args.target, output)?;
     let mut target = trust::target(&args.target, false, None, output).await?;
-    let mut events = Events::of_command(&target.address.name(), output);
+    let mut events = Events::of_command(&target.address.name(), interrupt, output);
     let mut say = |event: Event<'_>| events.say(event);
     let found = update::examine(&mut target, &mut say).await;
     let Examination {

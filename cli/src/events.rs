@@ -22,7 +22,7 @@ pub(crate) struct Events {
     node: String,
     /// The release that is pushed, if one is.
     release: Option<Arc<Manifest>>,
-    interrupt: Option<Interrupt>,
+    interrupt: Interrupt,
     reloads: bool,
     agent: Option<AgentProgress>,
     progress: Option<Progress>,
@@ -30,12 +30,12 @@ pub(crate) struct Events {
 
 impl Events {
     /// Says the events of a command that pushes nothing.
-    pub(crate) fn of_command(node: &str, output: &Output) -> Self {
+    pub(crate) fn of_command(node: &str, interrupt: &Interrupt, output: &Output) -> Self {
         Self {
             output: output.clone(),
             node: node.to_owned(),
             release: None,
-            interrupt: None,
+            interrupt: interrupt.clone(),
             reloads: true,
             agent: None,
             progress: None,
@@ -52,9 +52,8 @@ impl Events {
     ) -> Self {
         Self {
             release: Some(release),
-            interrupt: Some(interrupt.clone()),
             reloads,
-            ..Self::of_command(node, output)
+            ..Self::of_command(node, interrupt, output)
         }
     }
 
@@ -65,9 +64,7 @@ impl Events {
         }
         match event {
             Event::Stage(stage) => {
-                if let Some(interrupt) = &self.interrupt {
-                    interrupt.set_stage(stage);
-                }
+                self.interrupt.set_stage(stage);
                 if matches!(stage, Stage::Confirming { .. }) {
                     self.output.line("Confirming from a new connection...");
                 }

@@ -8,6 +8,7 @@
 //! | the order to apply is on its way | closes the connection, and asks the target on a new one |
 //! | the target applies | waits for the answer, which stopping would lose |
 //! | an update waits to be confirmed | stops, and says how long the target still runs the update |
+//! | the target has answered all | says good-bye, which has a limit, and reports |
 //!
 //! A busy command that does not react in time is ended from here. That does no harm: the store and
 //! the target survive it at any moment.
@@ -37,6 +38,9 @@ use crate::terminal;
 /// How long a command has to stop by itself.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// How long a command may take to leave a target that has answered. A good-bye takes less.
+const LEAVING: Duration = Duration::from_secs(6);
+
 /// How long the reader may take for the last words.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -53,7 +57,7 @@ enum Meaning {
 
 fn meaning(stage: Stage) -> Meaning {
     match stage {
-        Stage::Free => Meaning::Leaves(CliError::Interrupted),
+        Stage::Free | Stage::Leaving => Meaning::Leaves(CliError::Interrupted),
         Stage::Ordered => Meaning::Waits(
             "the end of the update is on its way: closing the connection, to ask the target what became of it",
         ),
@@ -170,15 +174,28 @@ impl Interrupt {
             () = signals.next() => {}
             () = self.deadline() => self.is_late.store(true, Ordering::Relaxed),
         }
-        let begun = *self.stage.borrow();
-        self.asked.cancel();
         let exit = tokio::select! {
             biased;
             () = signals.next() => Exit::Interrupted,
-            exit = self.end(begun, output) => exit,
+            exit = self.stop(output) => exit,
         };
         terminal::restore();
         process::exit(i32::from(exit.code()));
+    }
+
+    /// Asks the command to stop, and ends it.
+    async fn stop(&self, output: &Output) -> Exit {
+        self.left().await;
+        let begun = *self.stage.borrow();
+        self.asked.cancel();
+        self.end(begun, output).await
+    }
+
+    /// Waits for a command that leaves a target: what the target answered would be lost.
+    async fn left(&self) {
+        let mut stage = self.stage.subscribe();
+        let left = stage.wait_for(|stage| *stage != Stage::Leaving);
+        let _in_time = tokio::time::timeout(LEAVING, left).await;
     }
 
     /// Ends a command that does not end by itself. Waits without end for one that has told how it
@@ -189,6 +206,7 @@ impl Interrupt {
             wait(what, output).await;
         }
         tokio::time::sleep(GRACE).await;
+        self.left().await;
         if self.ended.load(Ordering::Relaxed) {
             pending::<()>().await;
         }

@@ -146,11 +146,16 @@ async fn run(command: Command, output: &Output, interrupt: &Interrupt) -> Exit {
         Command::Push(args) => Ok(push::run(args.update, args.dry_run, output, interrupt).await),
         Command::Plan(args) => Ok(push::run(*args, true, output, interrupt).await),
         Command::Status(args) => {
-            or_interrupted(status::run(args, output), interrupt, CliError::Interrupted).await
+            or_interrupted(
+                status::run(args, interrupt, output),
+                interrupt,
+                CliError::Interrupted,
+            )
+            .await
         }
         Command::Rollback(args) => {
             or_interrupted(
-                rollback::run(args, output),
+                rollback::run(args, interrupt, output),
                 interrupt,
                 CliError::InterruptedChange,
             )
@@ -158,7 +163,7 @@ async fn run(command: Command, output: &Output, interrupt: &Interrupt) -> Exit {
         }
         Command::Reload(args) => {
             or_interrupted(
-                reload::run(args, output),
+                reload::run(args, interrupt, output),
                 interrupt,
                 CliError::InterruptedChange,
             )
@@ -166,14 +171,19 @@ async fn run(command: Command, output: &Output, interrupt: &Interrupt) -> Exit {
         }
         Command::Confirm(args) => {
             or_interrupted(
-                rollback::confirm(args, output),
+                rollback::confirm(args, interrupt, output),
                 interrupt,
                 CliError::InterruptedChange,
             )
             .await
         }
         Command::Doctor(args) => {
-            or_interrupted(doctor::run(args, output), interrupt, CliError::Interrupted).await
+            or_interrupted(
+                doctor::run(args, interrupt, output),
+                interrupt,
+                CliError::Interrupted,
+            )
+            .await
         }
         Command::Agent(AgentCommand::Unload(args)) => {
             or_interrupted(unload::run(args, output), interrupt, CliError::Interrupted).await

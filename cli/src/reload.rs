@@ -11,13 +11,18 @@ use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
 use crate::hooks;
+use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::push;
 use crate::report::{Outcome, Report};
 use crate::trust;
 
 /// Runs `reload`.
-pub(crate) async fn run(mut args: ReloadArgs, output: &Output) -> Result<Exit, CliError> {
+pub(crate) async fn run(
+    mut args: ReloadArgs,
+    interrupt: &Interrupt,
+    output: &Output,
+) -> Result<Exit, CliError> {
     let started = Instant::now();
     let file = config_file::read(
         args.target.config.as_deref(),
@@ -45,7 +50,7 @@ pub(crate) async fn run(mut args: ReloadArgs, output: &Output) -> Result<Exit, C
         ..Report::default()
     };
     output.line(&format!("Reloading {}...", report.node));
-    let mut events = Events::of_command(&report.node, output);
+    let mut events = Events::of_command(&report.node, interrupt, output);
     let mut say = |event: Event<'_>| events.say(event);
     let (status, result) = update::reload_code(&mut target, &options, &mut say).await?;
     report.set_status(&status);

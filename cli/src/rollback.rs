@@ -14,13 +14,18 @@ use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
 use crate::hooks;
+use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::report::{Outcome, Report};
 use crate::source;
 use crate::trust;
 
 /// Runs `rollback`.
-pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit, CliError> {
+pub(crate) async fn run(
+    mut args: RollbackArgs,
+    interrupt: &Interrupt,
+    output: &Output,
+) -> Result<Exit, CliError> {
     let started = Instant::now();
     let file = config_file::read(
         args.target.config.as_deref(),
@@ -59,7 +64,7 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
         ..Report::default()
     };
     output.line(&format!("Rolling back {}...", report.node));
-    let mut events = Events::of_command(&report.node, output);
+    let mut events = Events::of_command(&report.node, interrupt, output);
     let mut say = |event: Event<'_>| events.say(event);
     let ended = update::roll_back(&mut target, rollback, &mut say).await?;
     report.set_status(&ended.status);
@@ -72,11 +77,15 @@ pub(crate) async fn run(mut args: RollbackArgs, output: &Output) -> Result<Exit,
 }
 
 /// Runs `confirm`.
-pub(crate) async fn confirm(mut args: ConfirmArgs, output: &Output) -> Result<Exit, CliError> {
+pub(crate) async fn confirm(
+    mut args: ConfirmArgs,
+    interrupt: &Interrupt,
+    output: &Output,
+) -> Result<Exit, CliError> {
     config_file::fill_target(&mut args.target, output)?;
     let mut target = trust::target(&args.target, false, None, output).await?;
     let node = target.address.name();
-    let mut events = Events::of_command(&node, output);
+    let mut events = Events::of_command(&node, interrupt, output);
     let mut say = |event: Event<'_>| events.say(event);
     let result = update::confirm(&mut target, &mut say).await?;
     let traffic = target.traffic();

@@ -14,6 +14,7 @@ use crate::args::StatusArgs;
 use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
+use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::report::{Module, short};
 use crate::source;
@@ -40,7 +41,11 @@ struct KeptSnapshot {
 }
 
 /// Runs `status`.
-pub(crate) async fn run(mut args: StatusArgs, output: &Output) -> Result<Exit, CliError> {
+pub(crate) async fn run(
+    mut args: StatusArgs,
+    interrupt: &Interrupt,
+    output: &Output,
+) -> Result<Exit, CliError> {
     let file = config_file::read(
         args.target.config.as_deref(),
         args.target.profile.as_deref(),
@@ -50,7 +55,7 @@ pub(crate) async fn run(mut args: StatusArgs, output: &Output) -> Result<Exit, C
     file.say(None, output);
     let mut target = trust::target(&args.target, args.checksum, None, output).await?;
     let node = target.address.name();
-    let mut events = Events::of_command(&node, output);
+    let mut events = Events::of_command(&node, interrupt, output);
     let mut say_event = |event: Event<'_>| events.say(event);
     let status = update::status(&mut target, args.checksum, &mut say_event).await?;
     let known = known(&args, &status, output);

@@ -94,6 +94,16 @@ fn a_deadline_ends_the_command() {
     }
 }
 
+/// A target that answered, and then never ends its session, does not take the answer back.
+#[test]
+fn an_answer_outlives_a_target_that_does_not_hang_up() {
+    let greeting = greeting(&[]);
+    let status = [&[0x89], &greeting[1..]].concat();
+    let trap = Trap::saying(&[&greeting, &status]);
+    let run = trap.run(&["status", "--json", "--deadline", "1s"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+}
+
 /// Content that makes the search for matches quadratic (CVE-2026-70453). Content of one byte, or
 /// with a short period, takes at most a few times as long as random content.
 #[test]

@@ -237,7 +237,12 @@ impl Driver<'_, '_> {
         *asked = true;
         let answer = update::end_probation(&mut session, wanted.generation, wanted.snapshot).await;
         *asked = !matches!(answer, Ok(_) | Err(SessionError::Remote(_)));
-        self.target.close(session).await;
+        if meant.is_none() {
+            self.leave(session).await;
+        } else {
+            // The stage is that of the probation.
+            self.target.close(session).await;
+        }
         answer.map_err(|error| match error {
             SessionError::Remote(remote) if remote.kind == ErrorKind::NotOnProbation => {
                 UpdateError::ProbationOver {

@@ -70,6 +70,9 @@ pub enum Stage {
         /// The end of the probation.
         ends: Instant,
     },
+    /// The target has answered everything, and hears good-bye. That has a limit, and the answer is
+    /// worth waiting for.
+    Leaving,
 }
 
 /// Another form of an update.

@@ -29,7 +29,7 @@ impl Driver<'_, '_> {
             tokio::time::sleep(pause).await;
             match self.open().await {
                 Ok((session, status)) => {
-                    self.target.close(session).await;
+                    self.leave(session).await;
                     return told(in_doubt.aftermath(&status), &status, outcome);
                 }
                 Err(error) => {

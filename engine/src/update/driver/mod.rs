@@ -109,6 +109,13 @@ impl Driver<'_, '_> {
         (self.on_event)(event);
     }
 
+    /// Ends a session whose target has answered.
+    async fn leave(&mut self, session: Session) {
+        self.tell(Event::Stage(Stage::Leaving));
+        self.target.close(session).await;
+        self.tell(Event::Stage(Stage::Free));
+    }
+
     async fn open(&mut self) -> Result<(Session, TargetStatus), OpenError> {
         let on_event = &mut *self.on_event;
         let mut on_sent = |sent| on_event(Event::AgentSent(sent));
@@ -250,7 +257,7 @@ impl Driver<'_, '_> {
         match &ended {
             // Nobody is left to say good-bye to.
             Err(error) if error.is_hung_up() => self.target.abandon(session),
-            _ => self.target.close(session).await,
+            _ => self.leave(session).await,
         }
         ended
     }

@@ -48,14 +48,14 @@ pub async fn roll_back(
             && rollback.to == RollbackTo::Snapshot(SnapshotId(current.snapshot))
         {
             let generation = current.generation;
-            driver.target.close(session).await;
+            driver.leave(session).await;
             return Err(UpdateError::RunsAlready { generation });
         }
         let mut hooks_ran = false;
         let answer = driver
             .ask_rollback(&mut session, &rollback, &status, &mut hooks_ran)
             .await;
-        driver.target.close(session).await;
+        driver.leave(session).await;
         match answer {
             Ok(result) => break (status, result),
             Err(error)

@@ -24,7 +24,7 @@ pub async fn status(
     };
     let (mut session, _) = driver.open().await?;
     let status = ask_status(&mut session, verify).await;
-    driver.target.close(session).await;
+    driver.leave(session).await;
     Ok(status?)
 }
 
@@ -52,7 +52,7 @@ pub async fn examine(
     let (mut session, greeting) = driver.open().await?;
     let status = ask_status(&mut session, false).await;
     let place = ask_place(&mut session).await;
-    driver.target.close(session).await;
+    driver.leave(session).await;
     Ok(Examination {
         greeting,
         status: status.map_err(UpdateError::from),
@@ -76,7 +76,7 @@ pub async fn reload_code(
     let on_event = &mut *driver.on_event;
     let mut on_push = |event: PushEvent<'_>| on_event(Event::Push(event));
     let answer = reload(&mut session, &status, options, &mut on_push).await;
-    driver.target.close(session).await;
+    driver.leave(session).await;
     let result = answer?;
     if result.outcome == ApplyOutcome::RolledBack {
         return Err(rolled_back(&result));
