@@ -53,6 +53,13 @@ pub(crate) const BOOT_SCRIPT_ITEMS: usize = 8192;
 
 /// The size of a text of a target that people read, in bytes. Longer ones are cut.
 pub const TARGET_TEXT_BYTES: usize = KIB;
+/// A size on a target's disks, in bytes. A larger one is shown as this.
+pub const TARGET_DISK_BYTES: u64 = 1 << 60;
+/// A time that something takes on a target, in milliseconds: a hundred years. A longer one counts as
+/// this.
+pub const TARGET_MILLIS: u64 = 100 * 366 * 24 * 3_600_000;
+/// A target's clock, in seconds since 1970: the end of the year 9999. A later time counts as this.
+pub const TARGET_CLOCK_S: u64 = 253_402_300_799;
 /// The number of notes, faults or warnings in one message of a target.
 pub const TARGET_NOTES: usize = 1024;
 /// The number of modules, applications, generations or paths in one list of a target. A VM with

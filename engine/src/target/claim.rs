@@ -54,6 +54,8 @@ pub enum Number {
     Is(u64),
     /// This one, or a later one.
     From(u64),
+    /// One before this.
+    Before(u64),
 }
 
 impl Number {
@@ -62,6 +64,7 @@ impl Number {
             Self::Is(number) => found == number,
             // No target counts that far; a later push could not count on.
             Self::From(number) => found >= number && found < u64::MAX / 2,
+            Self::Before(number) => found < number,
         }
     }
 }
@@ -71,6 +74,7 @@ impl fmt::Display for Number {
         match self {
             Self::Is(number) => write!(formatter, "generation {number}"),
             Self::From(number) => write!(formatter, "generation {number} or a later one"),
+            Self::Before(number) => write!(formatter, "a generation before {number}"),
         }
     }
 }
@@ -272,6 +276,16 @@ mod tests {
                 "{given:?}, {found:?}: {checked:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_way_back_leads_to_an_earlier_generation() {
+        let back = |generation| result(ApplyOutcome::Applied, generation, 1);
+        for (generation, is_true) in [(0, true), (2, true), (3, false), (u64::MAX, false)] {
+            let checked = check_number(&back(generation), Number::Before(3));
+            assert_eq!(checked.is_ok(), is_true, "{generation}: {checked:?}");
+        }
+        assert!(check_number(&back(0), Number::Before(0)).is_err());
     }
 
     #[test]

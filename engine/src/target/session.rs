@@ -178,6 +178,7 @@ impl SessionError {
 /// An open conversation.
 pub struct Session {
     channel: Box<dyn Channel>,
+    begun: Instant,
     assembler: Assembler,
     deadline: Deadline,
     /// The limit of a message that the host sends.
@@ -203,6 +204,7 @@ impl Session {
         deadline.asked(channel.counters());
         Self {
             channel,
+            begun: Instant::now(),
             assembler: Assembler::default(),
             deadline,
             silence,
@@ -259,7 +261,13 @@ impl Session {
         }
         loop {
             let message = self.receive_message().await?;
-            match Reply::decode(&message)? {
+            let mut reply = Reply::decode(&message)?;
+            if let Reply::Result(result) = &mut reply {
+                // The target did nothing for this host before the session.
+                let age = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                result.downtime_us = result.downtime_us.min(age);
+            }
+            match reply {
                 // This is a sign of life.
                 Reply::Credit { bytes: 0 } => {}
                 Reply::Output { text } => {
@@ -466,6 +474,17 @@ mod tests {
             // Bytes on the socket may be the beginning of a part.
             assert!((180..1000).contains(&seconds), "{seconds}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_downtime_is_no_longer_than_its_session() {
+        let number = [&[0xff; 9][..], &[1]].concat();
+        let part = [&[0, 0x87, 5, 10][..], &number].concat();
+        let reply = session(Peer::saying(SECOND, &[&part])).receive().await;
+        let Ok(Reply::Result(result)) = reply else {
+            panic!("{reply:?}");
+        };
+        assert!(result.downtime_us <= 2_000_000, "{result:?}");
     }
 
     #[tokio::test(start_paused = true)]

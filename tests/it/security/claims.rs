@@ -103,6 +103,15 @@ fn nothing_is_called_done_that_is_not_what_was_pushed() {
         let told = result["error"]["message"].as_str().expect("a message");
         assert!(told.contains("the target says that it runs"), "{told}");
     }
+    // It has listed no earlier generation, and says that it is back at a later one.
+    let current = [number(1, 3), field(2, &[1; 32]), field(3, &[2; 32])].concat();
+    let back = message(0x87, &[number(1, 0), number(2, 4), field(9, &[1; 32])]);
+    let run = Trap::saying(&[&greeting(&[field(8, &current)]), &back]).run(&["rollback", "--json"]);
+    assert_eq!(run.code, Some(5), "{run:?}");
+    let error = run.result()["error"].clone();
+    assert_eq!(error["kind"], "false_claim", "{run:?}");
+    let told = error["message"].as_str().expect("a message");
+    assert!(told.contains("a generation before 3"), "{told}");
 }
 
 /// Texts, lists and output of a target are bounded, wherever they would be shown.

@@ -143,6 +143,11 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// The number, or this limit if the number is larger.
+    pub(super) fn at_most(self, limit: u64) -> Result<u64, WireError> {
+        Ok(self.number()?.min(limit))
+    }
+
     /// The word that the number stands for.
     pub(super) fn word<T: Copy>(self, words: &[(&str, T)]) -> Result<T, WireError> {
         word(words, self.number()?).ok_or_else(|| self.malformed())

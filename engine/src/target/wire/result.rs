@@ -28,7 +28,7 @@ pub(super) fn decode_result(fields: Fields<'_>) -> Result<ApplyResult, WireError
             5 => result.downtime_us = field.number()?,
             6 => result.error = Some(decode_error(field.nested())?),
             7 => result.needs_restart = true,
-            8 => result.probation_ms = Some(field.number()?),
+            8 => result.probation_ms = Some(field.at_most(limits::TARGET_MILLIS)?),
             9 => result.snapshot = Some(field.array()?),
             15 => add(
                 &mut result.ended_funs,

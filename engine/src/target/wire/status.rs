@@ -18,7 +18,7 @@ pub(super) fn decode_status(fields: Fields<'_>) -> Result<TargetStatus, WireErro
             3 => status.erts = field.text(),
             4 => status.has_zstd = true,
             5 => status.embedded = true,
-            6 => status.free_bytes = Some(field.number()?),
+            6 => status.free_bytes = Some(field.at_most(limits::TARGET_DISK_BYTES)?),
             7 => status.writable = true,
             8 => status.current = Some(decode_current(field.nested())?),
             9 => add(
@@ -101,8 +101,8 @@ fn decode_current(fields: Fields<'_>) -> Result<Current, WireError> {
             2 => current.snapshot = field.array()?,
             3 => current.manifest = field.array()?,
             4 => current.probation = field.word(GENERATION_STATES)?,
-            5 => current.applied_at = field.number()?,
-            6 => current.probation_ms = Some(field.number()?),
+            5 => current.applied_at = field.at_most(limits::TARGET_CLOCK_S)?,
+            6 => current.probation_ms = Some(field.at_most(limits::TARGET_MILLIS)?),
             _ => {}
         }
         Ok(())
@@ -150,7 +150,8 @@ fn decode_earlier(fields: Fields<'_>) -> Result<EarlierGeneration, WireError> {
 }
 
 fn decode_kept_bytes(fields: Fields<'_>) -> Result<(u64, u64), WireError> {
-    Ok((fields.find_number(1)?, fields.find_number(2)?))
+    let bytes = fields.find_number(2)?.min(limits::TARGET_DISK_BYTES);
+    Ok((fields.find_number(1)?, bytes))
 }
 
 fn decode_last_pack(fields: Fields<'_>) -> Result<LastPack, WireError> {

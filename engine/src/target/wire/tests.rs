@@ -18,6 +18,38 @@ use crate::limits;
 use replies::replies;
 use requests::requests;
 
+/// Numbers that people read, and that times are computed with, make sense.
+#[test]
+fn absurd_numbers_of_a_target_are_bounded() {
+    let huge = [&[0xff; 9][..], &[1]].concat();
+    let number = |tag| [&[tag, 10][..], &huge].concat();
+    let nested = |tag: u8, fields: &[u8]| {
+        [&[tag, u8::try_from(fields.len()).expect("short")], fields].concat()
+    };
+    let current = [number(5), number(6)].concat();
+    let kept = number(2);
+    let message = [
+        &[0x89][..],
+        &number(6),
+        &nested(8, &current),
+        &nested(21, &kept),
+    ]
+    .concat();
+    let Ok(Reply::Status(status)) = Reply::decode(&message) else {
+        panic!("no status");
+    };
+    let current = status.current.expect("a generation");
+    assert_eq!(status.free_bytes, Some(limits::TARGET_DISK_BYTES));
+    assert_eq!(status.kept_bytes, [(0, limits::TARGET_DISK_BYTES)]);
+    assert_eq!(current.applied_at, limits::TARGET_CLOCK_S);
+    assert_eq!(current.probation_ms, Some(limits::TARGET_MILLIS));
+    let message = [&[0x87][..], &number(8)].concat();
+    let Ok(Reply::Result(result)) = Reply::decode(&message) else {
+        panic!("no result");
+    };
+    assert_eq!(result.probation_ms, Some(limits::TARGET_MILLIS));
+}
+
 #[test]
 fn golden_requests_are_encoded() {
     for (name, request, text) in requests() {

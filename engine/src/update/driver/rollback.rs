@@ -140,10 +140,12 @@ fn check(result: &ApplyResult, to: RollbackTo, status: &TargetStatus) -> Result<
         RollbackTo::Generation(generation) => claim::check_number(result, Number::Is(generation)),
         RollbackTo::Snapshot(snapshot) => claim::check_snapshot(result, snapshot.0),
         // The generation before the installed one is the newest that the target keeps.
-        RollbackTo::Previous => match status.earlier.iter().map(|it| it.generation).max() {
-            Some(newest) => claim::check_number(result, Number::Is(newest)),
-            None => Ok(()),
-        },
+        RollbackTo::Previous => {
+            let newest = status.earlier.iter().map(|it| it.generation).max();
+            let installed = status.current.as_ref().map_or(0, |it| it.generation);
+            let expected = newest.map_or(Number::Before(installed), Number::Is);
+            claim::check_number(result, expected)
+        }
     }
 }
 
