@@ -409,9 +409,27 @@ pub(crate) struct RestartArgs {
         hide_env_values = true
     )]
     pub(crate) restart_command: Option<String>,
+    /// Start the VM with this command, also if it does not run, and go back if it does not come up: as --reload vm --restart-command COMMAND
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["restart_command", "reload"])]
+    pub(crate) start: Option<String>,
     /// How long the VM may take to come back after --reload vm [default: 60s]
     #[arg(long, value_name = "TIME", env = "RELSYNC_RESTART_TIMEOUT")]
     pub(crate) restart_timeout: Option<Span>,
+}
+
+impl RestartArgs {
+    /// Returns the command that starts the VM.
+    pub(crate) fn command(&self) -> Option<String> {
+        self.start.clone().or_else(|| self.restart_command.clone())
+    }
+
+    /// Returns how code is replaced, if the options for that say this.
+    pub(crate) fn reload(&self, asked: Option<Reload>) -> Reload {
+        match self.start {
+            Some(_) => Reload::Vm,
+            None => asked.unwrap_or(Reload::Soft),
+        }
+    }
 }
 
 /// The options that say how the link is used.

@@ -4,7 +4,7 @@
 //! destination, which it removes at once: so it sees whether the destination can be written.
 
 use relsync_engine::target::TargetStatus;
-use relsync_engine::target::{Place, Target};
+use relsync_engine::target::{Address, Place, Target, Way};
 use relsync_engine::tree::entry::Escaped;
 use relsync_engine::update::{self, Event, Examination};
 use serde_json::json;
@@ -166,8 +166,21 @@ fn origin_check(status: &TargetStatus, target: &Target, is_new: bool) -> Check {
     Check::new(name, !fails, text)
 }
 
+fn way_text(way: Option<Way>) -> &'static str {
+    match way {
+        Some(Way::Subsystem) => "it has the subsystem relsync",
+        Some(Way::TakeOver(_)) => "it is the daemon of a VM",
+        Some(Way::Node) => "the node is behind it",
+        Some(Way::Files) | None => "no VM runs the release there",
+    }
+}
+
 fn session_text(target: &Target) -> String {
-    format!("{} is found and accepts the cookie", target.address.name())
+    let name = target.address.name();
+    match &target.address {
+        Address::Erl(_) => format!("{name} is found and accepts the cookie"),
+        Address::Ssh(_) => format!("{name} lets you in; {}", way_text(target.way())),
+    }
 }
 
 fn checks_of(status: &TargetStatus) -> Vec<Check> {

@@ -114,6 +114,9 @@ impl Events {
                 "Waiting up to {} for the VM to restart...",
                 Elapsed(timeout)
             )),
+            Event::GoesBack(failure) => self
+                .output
+                .warning(&format!("{failure}; going back to the release before it")),
             Event::ConfirmsLater { error, left } => self.output.warning(&format!(
                 "cannot confirm yet: {}; trying again until the probation ends in {}",
                 CliError::from(error).reason(),

@@ -16,7 +16,7 @@ use relsync_engine::update::{
     PushReport, Update, UpdateError,
 };
 
-use crate::args::{ApplyArgs, PresyncTime, Reload, UpdateArgs};
+use crate::args::{ApplyArgs, PresyncTime, UpdateArgs};
 use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
@@ -217,7 +217,7 @@ fn prepare(
 pub(crate) fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> PushOptions {
     let default = PushOptions::default();
     PushOptions {
-        reload: args.reload.unwrap_or(Reload::Soft).into(),
+        reload: args.restart.reload(args.reload).into(),
         keep: args.keep.map_or(default.keep, u64::from),
         keep_bytes: args.keep_bytes.map(|size| size.0),
         confirm_timeout_ms: args.confirm_timeout.and_then(Span::limit_ms),
@@ -230,7 +230,8 @@ pub(crate) fn options(args: &ApplyArgs, hooks: Option<Hooks>, dry_run: bool) -> 
         delete_extraneous: args.delete,
         max_delete: args.max_delete,
         dry_run,
-        restart_command: args.restart.restart_command.clone(),
+        restart_command: args.restart.command(),
+        goes_back: args.restart.start.is_some(),
         ..default
     }
 }
@@ -376,6 +377,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::args::Reload;
     use crate::units::Size;
 
     #[test]

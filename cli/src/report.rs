@@ -265,6 +265,8 @@ impl Report {
     pub(crate) fn set_restarted(&mut self, restarted: &Restarted) {
         let downtime = self.downtime_ms.get_or_insert_default();
         *downtime += restarted.took.as_secs_f64() * 1000.0;
+        // It is back with what is installed.
+        self.runs = Some(true);
     }
 
     /// Says that the VM is back, with what is installed.

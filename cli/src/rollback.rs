@@ -9,7 +9,7 @@ use relsync_engine::tree::id::SnapshotId;
 use relsync_engine::update::{self, Event, Rollback, RollbackTo};
 use serde_json::json;
 
-use crate::args::{ConfirmArgs, Reload, RollbackArgs};
+use crate::args::{ConfirmArgs, RollbackArgs};
 use crate::config_file;
 use crate::error::{CliError, Exit};
 use crate::events::Events;
@@ -54,10 +54,10 @@ pub(crate) async fn run(
     });
     let rollback = Rollback {
         to,
-        reload: args.reload.unwrap_or(Reload::Soft).into(),
+        reload: args.restart.reload(args.reload).into(),
         hooks,
         hooks_source,
-        restart_command: args.restart.restart_command.clone(),
+        restart_command: args.restart.command(),
     };
     let mut report = Report {
         node: target.address.name(),

@@ -237,6 +237,26 @@ pub(crate) enum CliError {
         /// The release that the VM runs.
         runs: String,
     },
+    /// The new release did not start, and the one before runs again.
+    #[error("the VM did not start with the new release, and runs generation {generation} again")]
+    WentBack {
+        /// The generation that runs.
+        generation: u64,
+        /// Why the new release counts as not started.
+        #[source]
+        source: Box<Self>,
+    },
+    /// The new release did not start, and the one before neither.
+    #[error(
+        "the VM did not start with the new release, and relsync could not take it back: {error}"
+    )]
+    StuckBack {
+        /// Why it could not.
+        error: Box<Self>,
+        /// Why the new release counts as not started.
+        #[source]
+        source: Box<Self>,
+    },
     /// The user pressed Ctrl-C while the VM restarted.
     #[error("interrupted; generation {generation} is installed, and the VM restarts")]
     InterruptedRestart {
@@ -587,6 +607,20 @@ impl CliError {
                 hint(
                     "look at the target: at the log of its start script, and at .relsync/restart.log for a --restart-command; \
                      --restart-timeout waits longer; once a VM runs there, `relsync rollback` returns to the previous release",
+                ),
+            ),
+            Self::WentBack { .. } => (
+                "rolled_back",
+                Exit::RolledBack,
+                hint(
+                    "look at .relsync/restart.log on the target, and at the log of its start script",
+                ),
+            ),
+            Self::StuckBack { .. } => (
+                "not_back",
+                Exit::Unreachable,
+                hint(
+                    "look at the target: at .relsync/restart.log and at the log of its start script; then `relsync status` says what is installed",
                 ),
             ),
             Self::BackWithAnother { .. } => (

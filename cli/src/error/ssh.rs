@@ -41,6 +41,10 @@ pub(super) fn enter_class(error: &EnterError) -> Class<'static> {
             "no_node",
             "name the node, and its cookie with -c: relsync --mode erl --tunnel HOST -d NODE",
         ),
+        EnterError::NotRunning => (
+            "not_running",
+            "look at the log of the release's start script on the target",
+        ),
         EnterError::NoErlang => (
             "no_erlang",
             "check --destination-path: is there a release with its ERTS? Otherwise install Erlang on the target",

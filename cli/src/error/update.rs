@@ -66,6 +66,14 @@ impl From<UpdateError> for CliError {
                 generation,
                 runs: runs_text(&runs),
             },
+            UpdateError::WentBack { generation, source } => Self::WentBack {
+                generation,
+                source: Box::new(Self::from(*source)),
+            },
+            UpdateError::StuckBack { error, source } => Self::StuckBack {
+                error: Box::new(Self::from(*error)),
+                source: Box::new(Self::from(*source)),
+            },
             UpdateError::ProbationOver { meant, generation } => {
                 Self::ProbationOver { meant, generation }
             }

@@ -40,6 +40,7 @@ impl Address {
         &self,
         again: bool,
         destination: &[u8],
+        only_running: bool,
         way: &mut Option<Way>,
     ) -> Result<Box<dyn Vm>, OpenError> {
         match self {
@@ -52,6 +53,7 @@ impl Address {
                 let server = ssh::connect(&address.server).await?;
                 let wishes = Wishes {
                     destination,
+                    only_running,
                     cookie: address.cookie.as_ref(),
                     step: address.server.connect_timeout,
                     timing: address.timing,
@@ -130,6 +132,9 @@ pub struct Target {
     was_connected: bool,
     /// The way that was found into the VM.
     way: Option<Way>,
+    /// Whether only a VM that runs the release counts. A throw-away VM would be in its way while it
+    /// starts.
+    pub(crate) only_running: bool,
 }
 
 impl Target {
@@ -142,6 +147,7 @@ impl Target {
             traffic: Counters::default(),
             was_connected: false,
             way: None,
+            only_running: false,
         }
     }
 
@@ -177,7 +183,7 @@ impl Target {
         let destination = &self.greeting.destination;
         let again = self.was_connected;
         self.address
-            .connect(again, destination, &mut self.way)
+            .connect(again, destination, self.only_running, &mut self.way)
             .await
     }
 

@@ -163,6 +163,8 @@ pub struct VmLife {
     pub boot: Option<Vec<u8>>,
     /// The version that the destination's `releases/start_erl.data` names.
     pub named: Option<String>,
+    /// Whether the VM is still starting its applications.
+    pub is_starting: bool,
 }
 
 impl VmLife {

@@ -129,6 +129,7 @@ impl Rig {
             resume: true,
             packs: Packs::default(),
             restart_command: None,
+            goes_back: false,
             link_bytes_per_s: None,
             looked: None,
         };

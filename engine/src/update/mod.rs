@@ -106,6 +106,8 @@ pub struct PushOptions {
     pub packs: Packs,
     /// The command that starts the VM again where the VM itself cannot.
     pub restart_command: Option<String>,
+    /// Whether the host takes the target back if the VM does not start with the new release.
+    pub goes_back: bool,
     /// The bytes that the link carries in a second, if that is known. Over a fast link, the host
     /// searches less hard for what the target has.
     pub link_bytes_per_s: Option<u64>,
@@ -131,6 +133,7 @@ impl Default for PushOptions {
             resume: true,
             packs: Packs::default(),
             restart_command: None,
+            goes_back: false,
             link_bytes_per_s: None,
             looked: None,
         }

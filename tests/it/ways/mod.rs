@@ -146,7 +146,7 @@ fn a_node_is_reached_through_a_server_beside_it() {
         let mut target = behind(at_sshd(&sshd), dir.path());
         let (session, status) = open(&mut target).await.expect("a session");
         assert!(status.writable);
-        assert_eq!(target.way(), Some(Way::Shell));
+        assert_eq!(target.way(), Some(Way::Node));
         target.close(session).await;
     });
 }
@@ -160,7 +160,7 @@ fn a_throw_away_vm_speaks_for_files() {
         let (session, status) = open(&mut target).await.expect("a session");
         assert!(status.writable);
         assert!(!status.runs);
-        assert_eq!(target.way(), Some(Way::Shell));
+        assert_eq!(target.way(), Some(Way::Files));
         target.close(session).await;
     });
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `relsyncd`, or another daemon that has its subsystem | [`Way::Subsystem`] |
 //! | the daemon of another VM, which evaluates commands | [`Way::TakeOver`]: a command makes its channel one of a session |
-//! | a server beside the VM, with a shell | [`Way::Shell`]: through it to the VM's node; if the release does not run, a throw-away VM speaks for its files |
+//! | a server beside the VM, with a shell | [`Way::Node`]: through it to the VM's node; [`Way::Files`] if the release does not run: a throw-away VM speaks for its files |
 //!
 //! The host asks for the subsystem first. If the server refuses it, one command tells what runs
 //! there ([`probe`]). All ways are channels of one connection, and end as the same [`Vm`].
@@ -51,8 +51,10 @@ pub enum Way {
     Subsystem,
     /// The server is a VM that evaluates commands, and one of them takes its channel over.
     TakeOver(Evaluator),
-    /// The server runs commands with a shell.
-    Shell,
+    /// The server is beside the VM, and leads to its node.
+    Node,
+    /// The server has a shell. The release does not run, and a throw-away VM speaks for its files.
+    Files,
 }
 
 /// A VM that evaluates commands.
@@ -69,6 +71,8 @@ pub(super) struct Wishes<'a> {
     pub(super) destination: &'a [u8],
     /// The cookie of the release's node, if the user names one.
     pub(super) cookie: Option<&'a Cookie>,
+    /// Whether only a VM that runs the release counts.
+    pub(super) only_running: bool,
     /// The time limit of each step.
     pub(super) step: Duration,
     /// The times after which to tick and to give up.
@@ -146,6 +150,9 @@ pub enum EnterError {
         /// The name, or the cookie.
         what: &'static str,
     },
+    /// No VM runs the release.
+    #[error("no VM runs the release there")]
+    NotRunning,
     /// No VM runs, and there is nothing to start one with.
     #[error("no VM runs the release there, and neither it nor the machine has an Erlang to start")]
     NoErlang,
@@ -162,7 +169,10 @@ impl EnterError {
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Ssh(error) => error.is_passing(),
-            Self::Node { .. } | Self::NoAnswer { .. } | Self::NotStarted { .. } => true,
+            Self::Node { .. }
+            | Self::NoAnswer { .. }
+            | Self::NotRunning
+            | Self::NotStarted { .. } => true,
             _ => false,
         }
     }
@@ -176,7 +186,7 @@ pub(super) async fn enter(
     known: &mut Option<Way>,
 ) -> Result<Box<dyn Vm>, EnterError> {
     let connection = Arc::new(connection);
-    if !matches!(known, Some(Way::TakeOver(_) | Way::Shell)) {
+    if matches!(known, None | Some(Way::Subsystem)) {
         if let Some(stream) = connection.subsystem(SUBSYSTEM).await? {
             *known = Some(Way::Subsystem);
             return Ok(vm(BufReader::new(stream), connection, wishes));
@@ -187,13 +197,19 @@ pub(super) async fn enter(
         Some(Way::TakeOver(evaluator)) => take_over(connection, *evaluator, wishes).await,
         _ => enter_from_shell(connection, wishes).await,
     };
-    if entered.is_err() {
-        *known = None;
+    match entered {
+        Ok((vm, way)) => {
+            *known = Some(way);
+            Ok(vm)
+        }
+        Err(error) => {
+            *known = None;
+            Err(error)
+        }
     }
-    entered
 }
 
-/// Asks what runs commands.
+/// Asks what runs commands. A shell leads to [`Way::Node`] or [`Way::Files`], which is not known yet.
 async fn probe(connection: &SshConnection, wishes: &Wishes<'_>) -> Result<Way, EnterError> {
     let answer = run(connection, probe::QUESTION, wishes).await?;
     match probe::answer(&answer.output, &answer.finish.errors) {
@@ -204,7 +220,7 @@ async fn probe(connection: &SshConnection, wishes: &Wishes<'_>) -> Result<Way, E
             language,
             otp_release,
         })),
-        Some(Commands::Shell) => Ok(Way::Shell),
+        Some(Commands::Shell) => Ok(Way::Files),
         None => Err(EnterError::UnknownAnswer {
             server: connection.server_id().to_owned(),
             said: said(&answer.output, &answer.finish),
@@ -216,7 +232,7 @@ async fn take_over(
     connection: Arc<SshConnection>,
     evaluator: Evaluator,
     wishes: &Wishes<'_>,
-) -> Result<Box<dyn Vm>, EnterError> {
+) -> Result<(Box<dyn Vm>, Way), EnterError> {
     let release = evaluator.otp_release;
     let variant = agent::variant_for_otp_release(release).ok_or(EnterError::OldOtp { release })?;
     let command = takeover::command(evaluator.language, variant);
@@ -229,7 +245,7 @@ async fn take_over(
     };
     let stream = exec(&connection, &command).await?;
     match await_ready(stream, wishes.step).await {
-        Ok(stream) => Ok(vm(stream, connection, wishes)),
+        Ok(stream) => Ok((vm(stream, connection, wishes), Way::TakeOver(evaluator))),
         Err(said) => Err(refused(said)),
     }
 }
@@ -237,7 +253,7 @@ async fn take_over(
 async fn enter_from_shell(
     connection: Arc<SshConnection>,
     wishes: &Wishes<'_>,
-) -> Result<Box<dyn Vm>, EnterError> {
+) -> Result<(Box<dyn Vm>, Way), EnterError> {
     let answer = run(&connection, &survey::command(wishes.destination), wishes).await?;
     let survey = Survey::read(&answer.output).ok_or_else(|| EnterError::UnknownAnswer {
         server: connection.server_id().to_owned(),
@@ -245,6 +261,7 @@ async fn enter_from_shell(
     })?;
     let running: Vec<_> = survey.running().collect();
     match running[..] {
+        [] if wishes.only_running => Err(EnterError::NotRunning),
         [] => enter_files(connection, &survey, wishes).await,
         [vm] => enter_node(connection, &survey, vm, wishes).await,
         _ => Err(EnterError::SeveralVms {
@@ -263,7 +280,7 @@ async fn enter_node(
     survey: &Survey,
     vm: &survey::Vm,
     wishes: &Wishes<'_>,
-) -> Result<Box<dyn Vm>, EnterError> {
+) -> Result<(Box<dyn Vm>, Way), EnterError> {
     let os_pid = shorten(&vm.os_pid);
     let Some(name) = survey.node_name(vm) else {
         return Err(EnterError::NoNode { os_pid });
@@ -283,7 +300,7 @@ async fn enter_node(
     target.timing = wishes.timing;
     target.epmd_port = vm.epmd_port.unwrap_or(target.epmd_port);
     match erl::connect_through(&target, connection).await {
-        Ok(joined) => Ok(Box::new(joined)),
+        Ok(joined) => Ok((Box::new(joined), Way::Node)),
         Err(source) => Err(EnterError::Node { os_pid, source }),
     }
 }
@@ -293,12 +310,12 @@ async fn enter_files(
     connection: Arc<SshConnection>,
     survey: &Survey,
     wishes: &Wishes<'_>,
-) -> Result<Box<dyn Vm>, EnterError> {
+) -> Result<(Box<dyn Vm>, Way), EnterError> {
     let mut failed = EnterError::NoErlang;
     for candidate in files::candidates(survey) {
         let stream = exec(&connection, &candidate.command()).await?;
         match await_ready(stream, wishes.step).await {
-            Ok(stream) => return Ok(vm(stream, connection, wishes)),
+            Ok(stream) => return Ok((vm(stream, connection, wishes), Way::Files)),
             Err(said) => failed = EnterError::NotStarted { said },
         }
     }

@@ -202,6 +202,7 @@ fn decode_vm(fields: Fields<'_>) -> Result<VmLife, WireError> {
             2 => vm.os_pid = field.number()?,
             3 => vm.boot = Some(field.path()),
             4 => vm.named = Some(field.text()),
+            5 => vm.is_starting = true,
             _ => {}
         }
         Ok(())

@@ -44,6 +44,8 @@ pub enum Event<'a> {
     LooksForTarget(UpdateError),
     /// The VM restarts. The host waits for it this long.
     AwaitsRestart(Duration),
+    /// The VM did not start with the new release, so the host takes the target back.
+    GoesBack(&'a UpdateError),
     /// The update cannot be confirmed yet. The host tries again until the probation ends.
     ConfirmsLater {
         /// The reason.

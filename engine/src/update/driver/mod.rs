@@ -190,7 +190,9 @@ impl Driver<'_, '_> {
         outcome: &mut Outcome,
         needs_restart: bool,
     ) -> Result<Done, UpdateError> {
-        self.await_restart(update, outcome).await?;
+        if let Err(failure) = self.await_restart(update, outcome).await {
+            return Err(self.go_back(update, failure).await);
+        }
         self.confirm_in_time(update, outcome).await?;
         Ok(Done::Applied { needs_restart })
     }

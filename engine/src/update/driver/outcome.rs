@@ -180,6 +180,24 @@ pub enum UpdateError {
         /// The code that it runs.
         runs: OtherRun,
     },
+    /// The new release did not start, and the one before runs again.
+    #[error("the VM did not start with the new release; generation {generation} runs again")]
+    WentBack {
+        /// The generation that runs.
+        generation: u64,
+        /// Why the new release counts as not started.
+        #[source]
+        source: Box<Self>,
+    },
+    /// The new release did not start, and the one before neither.
+    #[error("the VM did not start with the new release, and the way back failed: {error}")]
+    StuckBack {
+        /// Why the way back failed.
+        error: Box<Self>,
+        /// Why the new release counts as not started.
+        #[source]
+        source: Box<Self>,
+    },
     /// The target has another generation installed than the one to be confirmed.
     #[error("generation {meant} was not confirmed in time: the target runs {generation}")]
     ProbationOver {
@@ -250,8 +268,10 @@ impl UpdateError {
             Self::CancelledConfirming { .. }
             | Self::CancelledRestart { .. }
             | Self::NotBack { .. }
-            | Self::BackWithAnother { .. } => Leaves::Release,
+            | Self::BackWithAnother { .. }
+            | Self::StuckBack { .. } => Leaves::Release,
             Self::RolledBack(_)
+            | Self::WentBack { .. }
             | Self::RolledBackInPart(_)
             | Self::LostAndRolledBack { .. }
             | Self::ProbationOver { .. }
@@ -319,6 +339,9 @@ pub enum Unreached {
     /// The VM that should end still answers.
     #[error("the old VM still runs")]
     SameVm,
+    /// The new VM still starts its applications.
+    #[error("the VM is still starting")]
+    Starting,
     /// The last attempt failed.
     #[error(transparent)]
     Failed(Box<UpdateError>),

@@ -93,7 +93,10 @@ impl Driver<'_, '_> {
         restart: &Restart,
     ) -> Result<(Restarted, Option<UpdateError>), UpdateError> {
         self.tell(Event::AwaitsRestart(restart.timeout));
-        let status = self.look_for(restart).await?;
+        self.target.only_running = true;
+        let status = self.look_for(restart).await;
+        self.target.only_running = false;
+        let status = status?;
         let took = restart.begun.elapsed();
         let fault = restart.fault(&status);
         let boot = status.vm.boot;
@@ -108,9 +111,8 @@ impl Driver<'_, '_> {
         sleep(patience.restart_begins.min(restart.timeout)).await;
         loop {
             match timeout_at(end, self.ask_restarted(restart)).await {
-                Ok(Ok(Some(status))) => return Ok(status),
-                Ok(Ok(None)) => reason = Unreached::SameVm,
-                Ok(Err(error)) => reason = error.into(),
+                Ok(Ok(status)) => return Ok(status),
+                Ok(Err(unreached)) => reason = unreached,
                 Err(_) => {}
             }
             if Instant::now() + patience.restart_pause >= end {
@@ -124,20 +126,20 @@ impl Driver<'_, '_> {
         }
     }
 
-    /// Returns the status of the VM that replaced the previous one; `None` while the previous one
-    /// answers.
-    async fn ask_restarted(
-        &mut self,
-        restart: &Restart,
-    ) -> Result<Option<TargetStatus>, UpdateError> {
-        let (mut session, greeting) = self.open().await?;
+    /// Returns the status of the VM that replaced the previous one.
+    async fn ask_restarted(&mut self, restart: &Restart) -> Result<TargetStatus, Unreached> {
+        let (mut session, greeting) = self.open().await.map_err(UpdateError::from)?;
         if is_same_life(&greeting.vm, &restart.before) {
             self.target.close(session).await;
-            return Ok(None);
+            return Err(Unreached::SameVm);
+        }
+        if greeting.vm.is_starting {
+            self.target.close(session).await;
+            return Err(Unreached::Starting);
         }
         let status = session::ask_status(&mut session, false).await;
         self.target.close(session).await;
-        Ok(Some(status?))
+        Ok(status.map_err(UpdateError::from)?)
     }
 }
 
@@ -156,6 +158,7 @@ mod tests {
             os_pid: 7,
             boot: Some(boot.as_bytes().to_vec()),
             named: Some(named.to_owned()),
+            is_starting: false,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::target::{
 };
 use crate::tree::id::SnapshotId;
 use crate::update::{
-    Event, Fallback, PushEvent, Restarted, Rollback, RollbackTo, UpdateError, send_hooks,
+    Event, Fallback, PushEvent, Restarted, Rollback, RollbackTo, Update, UpdateError, send_hooks,
 };
 
 /// The end of a way back.
@@ -89,6 +89,38 @@ pub async fn roll_back(
 }
 
 impl Driver<'_, '_> {
+    /// Takes the target back after a VM that did not start with the new release, if the update wants
+    /// that. Returns the failure of the update.
+    pub(super) async fn go_back(&mut self, update: &Update, failure: UpdateError) -> UpdateError {
+        let is_fault = matches!(
+            failure,
+            UpdateError::NotBack { .. } | UpdateError::BackWithAnother { .. }
+        );
+        if !(is_fault && update.options.goes_back) {
+            return failure;
+        }
+        self.tell(Event::GoesBack(&failure));
+        let rollback = Rollback {
+            to: RollbackTo::Previous,
+            reload: ReloadMode::Vm,
+            hooks: None,
+            hooks_source: None,
+            restart_command: update.options.restart_command.clone(),
+        };
+        let source = Box::new(failure);
+        // The way back begins no other one.
+        match Box::pin(roll_back(self.target, rollback, self.on_event)).await {
+            Ok(back) => UpdateError::WentBack {
+                generation: back.result.generation,
+                source,
+            },
+            Err(error) => UpdateError::StuckBack {
+                error: Box::new(error),
+                source,
+            },
+        }
+    }
+
     /// Sends the hooks, and asks for the way back.
     async fn ask_rollback(
         &mut self,

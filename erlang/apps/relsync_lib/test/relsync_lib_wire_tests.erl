@@ -57,7 +57,7 @@ messages() ->
         {"agent-hello-vm", hello_reply, #{
             protocol => 4,
             leftovers => #{count => 300, tops => [<<"lib/a-1">>, <<"releases/", 255>>]},
-            vm => #{creation => 1700000000, os_pid => 4711, boot => <<"releases/1/start.boot">>, named => <<"2">>}
+            vm => #{creation => 1700000000, os_pid => 4711, boot => <<"releases/1/start.boot">>, named => <<"2">>, starting => true}
         }},
         {"agent-status", status_reply, (status())#{
             modules => modules(),

@@ -133,6 +133,7 @@ pub(super) fn replies() -> Vec<(&'static str, Reply)> {
                     os_pid: 4711,
                     boot: Some(b"releases/1/start.boot".to_vec()),
                     named: Some("2".to_owned()),
+                    is_starting: true,
                 },
                 ..TargetStatus::default()
             })),

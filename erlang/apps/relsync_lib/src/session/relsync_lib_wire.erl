@@ -253,7 +253,7 @@ status_fields() ->
         {42, last_pack, {message, [{1, pack, bytes}, {2, generation, number}, {3, outcome, {number, pack_outcome}}, {4, begun, number}]}},
         {22, mounts, {list, bytes}},
         {37, leftovers, {message, [{1, count, number}, {2, tops, {list, bytes}}]}},
-        {38, vm, {message, [{1, creation, number}, {2, os_pid, number}, {3, boot, bytes}, {4, named, bytes}]}},
+        {38, vm, {message, [{1, creation, number}, {2, os_pid, number}, {3, boot, bytes}, {4, named, bytes}, {5, starting, flag}]}},
         {25, stale, number},
         {26, waiting, number},
         {40, runs, flag},

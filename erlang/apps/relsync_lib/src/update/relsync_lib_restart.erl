@@ -68,6 +68,7 @@ vm(Roots) ->
     maps:filter(fun(_, Value) -> Value =/= none end, #{
         creation => creation(),
         os_pid => list_to_integer(os:getpid()),
+        starting => is_starting(),
         boot => Boot,
         named =>
             case Named of
@@ -75,6 +76,13 @@ vm(Roots) ->
                 _ -> none
             end
     }).
+
+%% The applications of a release start before the VM counts as started, and end it if they fail.
+is_starting() ->
+    case init:get_status() of
+        {starting, _} -> not relsync_lib_code:is_throwaway();
+        _ -> false
+    end.
 
 %% A VM that is no node has no creation. Its start and its application controller distinguish it.
 creation() ->
