@@ -179,9 +179,6 @@ fn prepare(
     let mut options = options(&args.apply, hooks, dry_run);
     options.may_overwrite = source::overwriting(&args.apply, &args.tree)?;
     options.link_bytes_per_s = args.link.bytes_per_s();
-    if options.reload == ReloadMode::Vm && options.confirm_timeout_ms.is_some() {
-        return Err(CliError::ProbationOfRestart);
-    }
     let store = source::open_store(&args.source.store, output)?;
     let snapshot = source::snapshot(&store, &args.source, left_out.clone(), output)?;
     let dir = source::release_dir(&args.source);

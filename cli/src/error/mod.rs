@@ -132,11 +132,6 @@ pub(crate) enum CliError {
     /// The options that describe the target are invalid.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// A probation was asked for together with a restart, which would end it.
-    #[error(
-        "--confirm-timeout cannot be combined with --reload vm: the restart ends the probation"
-    )]
-    ProbationOfRestart,
     /// The agent cannot be removed while it waits for a confirmation.
     #[error("the agent stays on the target, because a generation there is on probation")]
     AgentInUse,
@@ -516,11 +511,6 @@ impl CliError {
             Self::File(error) => ("config", Exit::Usage, file_hint(error, "--config")),
             Self::Bindings(error) => ("config", Exit::Usage, bindings_hint(error)),
             Self::Target(error) => target_class(error),
-            Self::ProbationOfRestart => (
-                "usage",
-                Exit::Usage,
-                Some("leave one of them out".to_owned()),
-            ),
             Self::AgentInUse => (
                 "probation",
                 Exit::Failed,

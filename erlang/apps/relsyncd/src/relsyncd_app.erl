@@ -20,7 +20,7 @@ start(_Type, _Args) ->
 report(Fault) ->
     ?LOG_ERROR("relsyncd: ~ts; the release starts without relsync's SSH daemon", [relsyncd_config:format_error(Fault)]).
 
-%% @doc Does nothing: the supervision tree has ended.
+%% @doc Tells that nobody looks after the destinations any more.
 -spec stop(term()) -> ok.
 stop(_State) ->
-    ok.
+    relsync_lib_probation:look_after([]).

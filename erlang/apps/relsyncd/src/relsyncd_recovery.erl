@@ -32,7 +32,8 @@
 
 %% @doc Looks at the destinations, and leaves no process.
 -spec start_link(relsyncd_config:settings()) -> ignore.
-start_link(Settings) ->
+start_link(#{destinations := Destinations} = Settings) ->
+    ok = relsync_lib_probation:look_after([relsyncd_destinations:roots(Destination) || Destination <- Destinations]),
     {_, Monitor} = relsync_lib_worker:start_monitored(fun() -> run(Settings) end),
     receive
         {'DOWN', Monitor, process, _, normal} -> ok;

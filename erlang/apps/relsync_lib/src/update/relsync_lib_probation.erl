@@ -9,6 +9,9 @@
 %% that it may last. A timer only says when to look there. So a VM that restarted loses nothing but the
 %% timer, and the next session starts it anew.
 %%
+%% A release may have somebody that looks after its destinations when the VM starts (relsyncd). That tells
+%% so here, and then a probation outlives a restart of the VM.
+%%
 %% | timer     | event                     | then                                                 |
 %% |-----------|---------------------------|------------------------------------------------------|
 %% | waiting   | the time has come         | returning                                            |
@@ -23,9 +26,12 @@
 -behaviour(gen_server).
 
 -export([start/2, resume/2, cancel/1, left/2]).
+-export([look_after/1, is_looked_after/1]).
 -export_type([returned/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
+%% The environment of an application that does not exist. The agent that a host brings finds it there, too.
+-define(AT_START, relsync_at_start).
 %% How long to wait before trying again what failed.
 -define(RETRY_FAILED_MS, 60000).
 %% How long to wait before asking again for a session of another VM.
@@ -81,6 +87,25 @@ cancel(Dir) ->
 -spec left(relsync_lib_record:probation(), Now :: integer()) -> non_neg_integer().
 left(#{deadline := Deadline, timeout := Timeout}, Now) ->
     min(max(0, Deadline - Now), Timeout).
+
+%% @doc Tells which destinations somebody looks after when this VM starts.
+-spec look_after([relsync_lib_roots:roots()]) -> ok.
+look_after(Destinations) ->
+    application:set_env(?AT_START, destinations, [Place || Roots <- Destinations, {ok, Place} <- [place(Roots)]]).
+
+%% @doc Says whether somebody takes back what is on probation in a destination when the VM starts.
+-spec is_looked_after(relsync_lib_roots:roots()) -> boolean().
+is_looked_after(Roots) ->
+    case {place(Roots), application:get_env(?AT_START, destinations)} of
+        {{ok, Place}, {ok, Places}} -> lists:member(Place, Places);
+        _ -> false
+    end.
+
+place(#{write := Write}) ->
+    case relsync_lib_fs:directory(Write) of
+        {ok, #{device := Device, inode := Inode}} -> {ok, {Device, Inode}};
+        {error, Reason} -> {error, Reason}
+    end.
 
 %% The process ends by itself with its last timer: then there is another one to ask.
 request(Request) ->

@@ -143,7 +143,7 @@ update(#{pack_id := PackId} = Fields, Stage, #{manifest := Base, current := Plan
     Restart = restart_way(Mode, Fields, relsync_lib_restart:update_facts(Wanted, Leftovers, Roots), Roots),
     Running = relsync_lib_otp_apps:left_running(Wanted),
     Changes = relsync_lib_otp_apps:without(relsync_lib_modules:changes(Wanted, Base, Dir), Running),
-    State = probation_state(Fields, Mode),
+    State = probation_state(Fields, Mode, Roots),
     Options = #{
         state => State,
         keep => maps:get(keep, Fields, 2),
@@ -180,8 +180,16 @@ refuse_conflicts(#{manifest := New, summary := #{replaced := Replaced}}, Base, R
 last_pack(#{outcome := rolled_back}, Last) -> Last#{outcome := rolled_back};
 last_pack(#{generation := Generation}, Last) -> Last#{outcome := applied, generation := Generation}.
 
-probation_state(#{confirm_timeout := Timeout}, Mode) -> {probation, min(Timeout, ?MAX_TIMEOUT_MS), Mode};
-probation_state(_, _) -> confirmed.
+%% The timer ends with the VM.
+probation_state(#{confirm_timeout := Timeout}, Mode, Roots) ->
+    Mode =:= vm andalso not relsync_lib_probation:is_looked_after(Roots) andalso
+        relsync_lib_refusal:refuse(restart, [
+            "nobody would take the update back after the restart of the VM, because no relsyncd looks after the destination when ",
+            "the VM starts: leave out the confirmation, or put relsyncd into the release"
+        ]),
+    {probation, min(Timeout, ?MAX_TIMEOUT_MS), Mode};
+probation_state(_, _, _) ->
+    confirmed.
 
 %% After an update that was taken back, an earlier probation goes on.
 probation(#{outcome := rolled_back} = Result, _, _) ->
