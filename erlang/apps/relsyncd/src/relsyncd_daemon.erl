@@ -13,8 +13,8 @@
 %% | any       | relsyncd stops                   | no new connections; those that are there     |
 %% |           |                                  | last until their hosts leave                 |
 %%
-%% An update of relsyncd by `--reload apps' comes in through a connection of this daemon, and must
-%% outlive its stop. So connections are left alone then.
+%% A hook of an update that comes in through this daemon may stop relsyncd. The update must outlive
+%% that, so connections are left alone then. `--reload apps' never stops relsyncd.
 -module(relsyncd_daemon).
 
 -behaviour(gen_server).

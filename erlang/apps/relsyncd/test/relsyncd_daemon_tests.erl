@@ -313,7 +313,8 @@ own_agent_test_() ->
 half_open_test_() ->
     test(fun(Dir) ->
         ok = start(Dir, [{max_logins, 3}, {max_sessions, 2}]),
-        Sockets = [relsyncd_test_daemon:half_open() || _ <- lists:seq(1, 20)],
+        %% More of them than all limits together.
+        Sockets = [relsyncd_test_daemon:half_open() || _ <- lists:seq(1, 100)],
         counted(3, 0),
         {ok, One} = login(Dir),
         counted_sessions(1),

@@ -31,7 +31,13 @@ next(Roots, To, State) ->
     {ok, _} = relsync_lib_push:run(Pack, Options, commit, #{state => State, keep => 2}),
     ok.
 
-tree(N) -> #{<<"f">> => {file, 8#644, integer_to_binary(N)}}.
+tree(2) -> (tree(0))#{<<"f">> := {file, 8#644, <<"2">>}, <<"releases/2/sys.config">> => {file, 8#644, <<"[].">>}};
+tree(N) ->
+    #{
+        <<"f">> => {file, 8#644, integer_to_binary(N)},
+        <<"releases">> => {dir, 8#755},
+        <<"releases/2">> => {dir, 8#755}
+    }.
 
 forget_timers(#{state := Dir}) -> relsync_lib_probation:cancel(Dir).
 
@@ -119,18 +125,26 @@ restarted_test_() ->
         end)
     end}.
 
-%% Other VMs and generations have marks of their own.
+%% Each start is that of a node, which was started with a file of the new release. The old release lacks
+%% it, so the node cannot restart by itself: only the files go back.
 started_twice_test_() ->
-    {timeout, 120, fun() ->
-        with_two({probation, ?LONG_MS, vm}, fun(Roots, #{host_key_dir := Dir} = Settings) ->
-            ok = relsyncd_recovery:run(Settings),
-            {ok, <<_:32/binary>>} = file:read_file(<<Dir/binary, "/started">>),
-            forget_timers(Roots),
-            %% The VM would restart, were there something that it could restart with: files alone go back.
-            ok = relsyncd_recovery:run(Settings),
-            {1, confirmed} = installed(Roots),
-            false = has_timer(Roots),
-            {ok, <<>>} = file:read_file(<<Dir/binary, "/started">>)
+    {timeout, 300, fun() ->
+        with_two({probation, ?LONG_MS, vm}, fun(#{write := Root, state := Dir} = Roots, #{host_key_dir := Own} = Settings) ->
+            Config = <<Root/binary, "/releases/2/sys">>,
+            Start = fun() ->
+                Node = relsync_lib_test_node:start(["-config", binary_to_list(Config)]),
+                Paths = [filename:dirname(filename:absname(code:which(M))) || M <- [relsyncd_recovery, ?MODULE]],
+                ok = relsync_lib_test_node:call(Node, code, add_pathsa, [Paths]),
+                ok = relsync_lib_test_node:call(Node, relsyncd_recovery, run, [Settings]),
+                ok = relsync_lib_test_node:stop(Node)
+            end,
+            Start(),
+            {2, probation} = installed(Roots),
+            {ok, <<_:32/binary>>} = file:read_file(<<Own/binary, "/started">>),
+            Start(),
+            {ok, #{generation := 1, state := confirmed}} = relsync_lib_state:read_current(Dir),
+            {ok, <<"1">>} = file:read_file(<<Root/binary, "/f">>),
+            {ok, <<>>} = file:read_file(<<Own/binary, "/started">>)
         end)
     end}.
 
