@@ -7,6 +7,7 @@ mod original;
 mod other_otp;
 mod ours;
 mod push;
+mod relsyncd;
 mod restart;
 mod restart_otp;
 mod scenarios;

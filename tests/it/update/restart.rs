@@ -13,7 +13,7 @@ use serde_json::Value;
 
 /// Makes `start.boot` from `start.rel` in the working directory, with the applications below its
 /// first argument.
-const MAKE_BOOT: &str = "[Root] = init:get_plain_arguments(), \
+pub(super) const MAKE_BOOT: &str = "[Root] = init:get_plain_arguments(), \
     {ok, _, _} = systools:make_script(\"start\", [{path, [Root ++ \"/lib/*/ebin\"]}, {variables, [{\"RELROOT\", Root}]}, \
     {outdir, \".\"}, silent, no_warn_sasl]), halt().";
 
@@ -48,7 +48,7 @@ fn booted(args: &[&str], env: &[(&str, &str)]) -> Rig {
 }
 
 /// Does the same with another release 1.
-fn booted_from(make: impl Fn(&Cli), args: &[&str], env: &[(&str, &str)]) -> Rig {
+pub(super) fn booted_from(make: impl Fn(&Cli), args: &[&str], env: &[(&str, &str)]) -> Rig {
     let rig = started_from(make, args, env);
     rig.push(&[], 0);
     rig
@@ -79,7 +79,7 @@ fn started_from(make: impl Fn(&Cli), args: &[&str], env: &[(&str, &str)]) -> Rig
 }
 
 /// Makes version `version` of the release, whose module returns `n`.
-fn make(cli: &Cli, version: &str, n: u32) {
+pub(super) fn make(cli: &Cli, version: &str, n: u32) {
     make_of(cli, version, n, &[("sample", &["sample"])]);
 }
 
@@ -167,7 +167,7 @@ fn log(rig: &Rig) -> PathBuf {
     rig.cli.dir().join("again.log")
 }
 
-fn notes(result: &Value) -> String {
+pub(super) fn notes(result: &Value) -> String {
     result["notes"].to_string()
 }
 
