@@ -29,7 +29,7 @@
     | {expired, calendar:datetime()}
     | {address, inet:ip_address() | unknown, binary()}.
 
-%% The limits of sshd are about these.
+%% Roughly the limits of sshd.
 -define(MAX_LINE_BYTES, 16384).
 -define(MAX_LINES, 10000).
 -define(IS_BLANK(Byte), (Byte =:= $\s orelse Byte =:= $\t orelse Byte =:= $\r)).

@@ -145,7 +145,7 @@ at_home(Name) ->
         _ -> none
     end.
 
-%% @private The root of the release that this VM runs.
+%% The root of the release that this VM runs.
 default_destinations() ->
     case relsync_lib_origin:release_root() of
         {ok, Root} -> [text(Root)];

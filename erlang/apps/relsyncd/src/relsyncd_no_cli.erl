@@ -1,9 +1,9 @@
 %% @doc A channel of a connection as long as it is no subsystem: it refuses everything.
 %%
-%% OTP's own module for this place is `ssh_cli', with a terminal and a parser of its input behind it.
-%% Here is nothing: shells, commands and terminals are refused, and what a client sends anyway closes
-%% the channel. OTP's option `no_cli' is of no use, because it answers variables of the environment
-%% that want no answer, and OpenSSH takes that for the answer about its subsystem.
+%% OTP's own module for this purpose is `ssh_cli', with a terminal and a parser of its input. This
+%% module refuses shells, commands and terminals. Data that a client sends anyway closes the channel.
+%% OTP's option `no_cli' answers requests for environment variables that want no answer. OpenSSH takes
+%% such an answer for that about its subsystem, so the option is not used.
 -module(relsyncd_no_cli).
 
 -behaviour(ssh_server_channel).

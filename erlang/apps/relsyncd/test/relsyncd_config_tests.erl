@@ -44,9 +44,7 @@ valid_test_() ->
             {allow_agent_update, false, false},
             {max_sessions, 1, 1},
             {max_logins, 1024, 1024},
-            {login_timeout, 600000, 600000},
-            %% An included application says nothing about it.
-            {enabled, true, true}
+            {login_timeout, 600000, 600000}
         ]
     ].
 
