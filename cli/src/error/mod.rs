@@ -600,7 +600,7 @@ impl CliError {
                 ),
             ),
             Self::WentBack { .. } => (
-                "rolled_back",
+                "not_started",
                 Exit::RolledBack,
                 hint(
                     "look at .relsync/restart.log on the target, and at the log of its start script",
