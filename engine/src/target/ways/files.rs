@@ -5,16 +5,16 @@
 //! (`relsync_stdio`), and ends with it.
 
 use super::quote;
-use super::survey::Survey;
+use super::survey::{FILES_FLAG, Survey};
 use crate::target::agent;
 
 /// The script. Its arguments: the release's root, or nothing; the directory of the ERTS, or nothing
-/// for the machine's `erl`; the boot file without its ending; the expressions.
+/// for the machine's `erl`; the boot file without its ending; the expressions; [`FILES_FLAG`].
 ///
 /// The frames go out on descriptor 3, so that nothing that the VM prints gets between them.
 const SCRIPT: &str = r#"unset ERL_FLAGS ERL_AFLAGS ERL_ZFLAGS ERL_LIBS ERL_INETRC
 R=$(printf "$1."); R=${R%.}; E=$(printf "$2."); E=${E%.}; B=$(printf "$3."); B=${B%.}
-X=$(printf "$4."); X=${X%.}
+X=$(printf "$4."); X=${X%.}; F=$5
 cd / && HOME=${HOME:-/} ERL_CRASH_DUMP_SECONDS=0 && export HOME ERL_CRASH_DUMP_SECONDS
 if [ -n "$E" ]; then
   ROOTDIR=$R BINDIR=$E/bin EMU=beam PROGNAME=erl && export ROOTDIR BINDIR EMU PROGNAME
@@ -22,7 +22,7 @@ if [ -n "$E" ]; then
 else
   set -- erl
 fi
-exec "$@" -boot "$B" -noinput +S 1:1 +A 1 -relsync_files -eval "$X" 3>&1 1>&2"#;
+exec "$@" -boot "$B" -noinput +S 1:1 +A 1 "$F" -eval "$X" 3>&1 1>&2"#;
 
 /// A VM that can be started.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,6 +76,7 @@ impl Candidate {
             self.erts.as_deref().unwrap_or_default(),
             &self.boot,
             agent::stdio(),
+            FILES_FLAG,
         ];
         let arguments = arguments.map(|argument| quote::printf(argument.as_bytes()));
         quote::script(SCRIPT, &arguments.each_ref().map(String::as_str))

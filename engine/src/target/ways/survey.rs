@@ -37,6 +37,9 @@ for P in /proc/[0-9]*; do
 done
 echo end"#;
 
+/// The flag of a VM that relsync started for the files (`files`). Such a VM does not run the release.
+pub(super) const FILES_FLAG: &str = "-relsync_files";
+
 /// The maximum number of VMs that count.
 const MAX_VMS: usize = 64;
 
@@ -132,7 +135,8 @@ impl Survey {
 
     /// Returns the VMs that run from the destination.
     pub(super) fn running(&self) -> impl Iterator<Item = &Vm> {
-        self.vms.iter().filter(|vm| vm.is_here)
+        let is_release = |vm: &&Vm| vm.is_here && !vm.arguments.iter().any(|a| a == FILES_FLAG);
+        self.vms.iter().filter(is_release)
     }
 
     /// Returns the name of a VM's node. A short name without a host is completed with the machine's.
@@ -175,7 +179,8 @@ mod tests {
         let answer = b"Welcome!\nrelsync-survey\nroot /srv/erlang\nnamed 13.1.5 0.2.0\n\
             erts 13.1.5\nboot releases/0.2.0/start_clean.boot\nerl /usr/bin/erl\nhost board.lan\n\
             cookie SECRET\nvm 12\narg beam.smp\narg -sname\narg shop\narg -root\narg /srv/erlang\n\
-            here\nepmd 4000\nvm 13\narg -name\narg other@10.0.0.1\narg -setcookie\narg C\nend\n";
+            here\nepmd 4000\nvm 14\narg -root\narg /srv/erlang\nhere\narg -relsync_files\n\
+            vm 13\narg -name\narg other@10.0.0.1\narg -setcookie\narg C\nend\n";
         let survey = Survey::read(answer).expect("an answer");
         assert_eq!(survey.root.as_deref(), Some("/srv/erlang"));
         let named = ("13.1.5".to_owned(), "0.2.0".to_owned());
@@ -185,7 +190,7 @@ mod tests {
         assert_eq!(survey.node_name(running[0]).as_deref(), Some("shop@board"));
         assert_eq!(survey.cookie(running[0]), Some("SECRET"));
         assert_eq!(running[0].epmd_port, Some(4000));
-        let other = &survey.vms[1];
+        let other = &survey.vms[2];
         assert_eq!(survey.node_name(other).as_deref(), Some("other@10.0.0.1"));
         assert_eq!(survey.cookie(other), Some("C"));
         assert!(!format!("{survey:?}").contains("\"C\""));
