@@ -221,6 +221,9 @@ async fn probe(connection: &SshConnection, wishes: &Wishes<'_>) -> Result<Way, E
             otp_release,
         })),
         Some(Commands::Shell) => Ok(Way::Files),
+        Some(Commands::Nothing) => Err(EnterError::NoWay {
+            server: connection.server_id().to_owned(),
+        }),
         None => Err(EnterError::UnknownAnswer {
             server: connection.server_id().to_owned(),
             said: said(&answer.output, &answer.finish),

@@ -30,6 +30,8 @@ pub(crate) enum Commands {
     },
     /// A shell.
     Shell,
+    /// Nothing: OTP's daemon says so in the command's place.
+    Nothing,
 }
 
 /// A language that a VM evaluates.
@@ -59,6 +61,12 @@ pub(super) fn answer(output: &[u8], errors: &[u8]) -> Option<Commands> {
     vm("relsync-erlang-", Language::Erlang)
         .or_else(|| vm("relsync-elixir-", Language::Elixir))
         .or_else(|| errors.contains("relsync-shell").then_some(Commands::Shell))
+        .or_else(|| is_prohibited(&errors).then_some(Commands::Nothing))
+}
+
+/// OTP's daemon opens a channel for a command even where commands are disabled.
+fn is_prohibited(errors: &str) -> bool {
+    errors.trim() == "Prohibited."
 }
 
 #[cfg(test)]
@@ -84,6 +92,7 @@ mod tests {
             ("relsync-erlang-", "", None),
             ("relsync-erlang-x;", "", None),
             ("Prohibited.", "", None),
+            ("", "Prohibited.", Some(Commands::Nothing)),
             ("", "", None),
         ];
         for (output, errors, expected) in table {
