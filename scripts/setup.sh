@@ -2,7 +2,8 @@
 # Installs what building relsync needs beyond Rust: a C compiler and Erlang.
 #
 #   scripts/setup.sh              for building and for the demo
-#   scripts/setup.sh --tests      also what only the tests need: rebar3, Elixir, OpenSSH, tools for file capabilities
+#   scripts/setup.sh --tests      also what only the tests need: rebar3, Elixir, OpenSSH, dropbear, tools for file
+#                                 capabilities
 #   scripts/setup.sh --products   also what `make products` needs: Python with venv
 #
 # Does nothing, and asks no package index, when all is there. On Debian and Ubuntu the rest is installed with
@@ -43,6 +44,7 @@ missing_packages() {
     command -v mix >/dev/null || echo elixir
     command -v ssh-agent >/dev/null || echo openssh-client
     [ "$(uname)" != Linux ] || [ -x /usr/sbin/sshd ] || echo openssh-server
+    [ "$(uname)" != Linux ] || [ -x /usr/sbin/dropbear ] || echo dropbear-bin
     # They lie in /sbin, which only root has on its path.
     [ "$(uname)" != Linux ] || PATH=$PATH:/usr/sbin:/sbin command -v setcap >/dev/null || echo libcap2-bin
   fi

@@ -166,3 +166,14 @@ impl Run {
         self.objects().pop().expect("a result")
     }
 }
+
+/// Runs a program that must succeed, and returns its standard output.
+///
+/// # Panics
+/// If it fails.
+pub fn output(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod device;
+pub mod dropbear;
 pub mod node;
 pub mod otp;
 pub mod product;

@@ -1,4 +1,5 @@
-//! A proxy for a connection to a node. It breaks the connection when a test wants it.
+//! A proxy for a connection to a node, or to another server. It breaks the connection when a test
+//! wants it.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -25,6 +26,14 @@ pub enum Cut {
     AfterFrames(u64),
     /// After this many messages from the node.
     AfterFramesBack(u64),
+}
+
+/// A part of the traffic that is passed on whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    /// A message of the distribution protocol.
+    Message,
+    Byte,
 }
 
 /// The traffic of the last connection: to the node, and from the node.
@@ -57,7 +66,7 @@ impl Proxy {
     /// # Panics
     /// If there is no port, or the node has none.
     pub fn start(node: &Node, cuts: &[Cut]) -> Self {
-        Self::new(node, cuts, false)
+        Self::new(node.dist_port(), Unit::Message, cuts, false)
     }
 
     /// Makes a proxy that stops the traffic in one direction instead of cutting. The command can
@@ -66,11 +75,27 @@ impl Proxy {
     /// # Panics
     /// As [`Proxy::start`].
     pub fn holding(node: &Node, cuts: &[Cut]) -> Self {
-        Self::new(node, cuts, true)
+        Self::new(node.dist_port(), Unit::Message, cuts, true)
     }
 
-    fn new(node: &Node, cuts: &[Cut], holds: bool) -> Self {
-        let port = node.dist_port();
+    /// Starts to listen for connections to a port of this machine, whatever its protocol is. It
+    /// counts bytes only.
+    ///
+    /// # Panics
+    /// If there is no port.
+    pub fn to_port(port: u16, cuts: &[Cut]) -> Self {
+        Self::new(port, Unit::Byte, cuts, false)
+    }
+
+    /// Like [`Proxy::to_port`], and holds like [`Proxy::holding`].
+    ///
+    /// # Panics
+    /// As [`Proxy::to_port`].
+    pub fn holding_to_port(port: u16, cuts: &[Cut]) -> Self {
+        Self::new(port, Unit::Byte, cuts, true)
+    }
+
+    fn new(port: u16, unit: Unit, cuts: &[Cut], holds: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let own_port = listener.local_addr().expect("an address").port();
         let cuts = cuts.to_vec();
@@ -89,7 +114,7 @@ impl Proxy {
                 } else {
                     AtCut::Close
                 };
-                relay(client, node, cut, &at_cut, &counters);
+                relay(client, node, (cut, unit), &at_cut, &counters);
             }
         });
         Self {
@@ -136,7 +161,13 @@ impl Proxy {
     }
 }
 
-fn relay(client: TcpStream, node: TcpStream, cut: Cut, at_cut: &AtCut, passed: &Arc<Passed>) {
+fn relay(
+    client: TcpStream,
+    node: TcpStream,
+    cut: (Cut, Unit),
+    at_cut: &AtCut,
+    passed: &Arc<Passed>,
+) {
     let (mut from_node, mut to_client) = (
         node.try_clone().expect("a socket"),
         client.try_clone().expect("a socket"),
@@ -169,7 +200,13 @@ fn at_the_cut(at_cut: &AtCut, from: &mut TcpStream) {
 }
 
 /// Passes traffic on until the cut (true) or the end (false).
-fn pass(from: &mut TcpStream, to: &mut TcpStream, cut: Cut, way: usize, passed: &Passed) -> bool {
+fn pass(
+    from: &mut TcpStream,
+    to: &mut TcpStream,
+    (cut, unit): (Cut, Unit),
+    way: usize,
+    passed: &Passed,
+) -> bool {
     let (mut bytes_left, mut frames_left) = (u64::MAX, u64::MAX);
     match (cut, way) {
         (Cut::After(n), 0) | (Cut::AfterBack(n), 1) => bytes_left = n,
@@ -179,7 +216,11 @@ fn pass(from: &mut TcpStream, to: &mut TcpStream, cut: Cut, way: usize, passed: 
     let mut number = 0;
     while bytes_left > 0 && frames_left > 0 {
         let header = if number < HANDSHAKE[way] { 2 } else { 4 };
-        let Some(frame) = read_frame(from, header) else {
+        let read = match unit {
+            Unit::Message => read_frame(from, header),
+            Unit::Byte => read_some(from),
+        };
+        let Some(frame) = read else {
             return false;
         };
         let length = u64::try_from(frame.len())
@@ -198,6 +239,14 @@ fn pass(from: &mut TcpStream, to: &mut TcpStream, cut: Cut, way: usize, passed: 
         passed.frames[way].store(number, Ordering::Relaxed);
     }
     true
+}
+
+/// Reads what has come.
+fn read_some(from: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; 16 * 1024];
+    let length = from.read(&mut buffer).ok().filter(|length| *length > 0)?;
+    buffer.truncate(length);
+    Some(buffer)
 }
 
 /// Reads a message with its length field of `header` bytes.

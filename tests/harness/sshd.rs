@@ -57,13 +57,18 @@ pub fn public_key(file: &Path) -> String {
 
 /// A program that ends with its value.
 #[derive(Debug)]
-struct Guarded(Child);
+pub(crate) struct Guarded(pub(crate) Child);
 
 impl Guarded {
     fn start(program: &str, arguments: &[&str]) -> Self {
+        Self::with_env(program, arguments, &[])
+    }
+
+    pub(crate) fn with_env(program: &str, arguments: &[&str], env: &[(&str, &Path)]) -> Self {
         let child = Command::new("sh")
             .args(["-c", WHILE_OPEN, "sh", program])
             .args(arguments)
+            .envs(env.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -325,7 +330,7 @@ pub fn set_mode(file: &Path, mode: u32) {
     fs::set_permissions(file, fs::Permissions::from_mode(mode)).expect("a mode");
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
 }

@@ -1,5 +1,9 @@
 //! The ways into a VM behind an SSH server, with real servers and the real agent.
 
+mod contract;
+mod place;
+mod refusals;
+
 use std::path::{Path, PathBuf};
 
 use relsync_engine::target::session::Session;
