@@ -9,8 +9,10 @@ use serde_json::Value;
 
 use crate::binary::{Cli, Run};
 use crate::node::{Node, NodeOptions};
+use crate::proxy::{Cut, Proxy};
 use crate::release::{Release, listing};
 use crate::rig::noise;
+use crate::sshd::OtpDaemon;
 
 /// A command to be disturbed: the state before it, its arguments, and the old and the new release.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +59,8 @@ pub struct Device {
     /// The same directory under the test's name of it.
     seen: PathBuf,
     snapshots: [Value; 2],
+    /// The SSH daemon of the node, if the command goes through it.
+    daemon: Option<OtpDaemon>,
 }
 
 impl Device {
@@ -93,6 +97,7 @@ impl Device {
             root,
             seen,
             snapshots: [Value::Null, Value::Null],
+            daemon: None,
         };
         device.snapshots[0] = device.push(1)["snapshot"].clone();
         fs::write(device.seen.join("device.log"), "precious").expect("a file");
@@ -102,6 +107,45 @@ impl Device {
         device.keep("two");
         assert_eq!(device.find(), Ok(2));
         device
+    }
+
+    /// Lets the commands from now on go through an SSH daemon of the node.
+    ///
+    /// # Panics
+    /// If the configuration cannot be written.
+    pub fn go_through(&mut self, daemon: OtpDaemon) {
+        let dir = self.cli.dir();
+        let known = fs::read_to_string(daemon.known_hosts()).expect("known hosts");
+        let (_, key) = known.split_once(' ').expect("a line");
+        // A proxy before the daemon has another port.
+        fs::write(dir.join("known"), format!("* {key}")).expect("a file");
+        let config = "UserKnownHostsFile known\nGlobalKnownHostsFile none\n";
+        fs::write(dir.join("ssh_config"), config).expect("a file");
+        self.daemon = Some(daemon);
+    }
+
+    /// Starts a proxy before the node, or before its SSH daemon if the commands go through that.
+    pub fn proxy(&self, cuts: &[Cut]) -> Proxy {
+        match &self.daemon {
+            Some(daemon) => Proxy::to_port(daemon.port(), cuts),
+            None => Proxy::start(&self.node, cuts),
+        }
+    }
+
+    /// Starts a proxy that holds, and otherwise is like that of [`Device::proxy`].
+    pub fn holding_proxy(&self, cut: Cut) -> Proxy {
+        match &self.daemon {
+            Some(daemon) => Proxy::holding_to_port(daemon.port(), &[cut]),
+            None => Proxy::holding(&self.node, &[cut]),
+        }
+    }
+
+    /// Returns the option that sends the command to a proxy.
+    pub fn port_option(&self) -> &'static str {
+        match &self.daemon {
+            Some(_) => "--port",
+            None => "--dist-port",
+        }
     }
 
     /// Returns a path in the directory under the test's name.
@@ -168,6 +212,15 @@ impl Device {
             .env("RELSYNC_COOKIE", self.node.cookie())
             .env("RELSYNC_DESTINATION_NODE", self.node.name())
             .env("RELSYNC_DESTINATION_PATH", &self.root);
+        if let Some(daemon) = &self.daemon {
+            command
+                .env("RELSYNC_MODE", "ssh")
+                .env("RELSYNC_DESTINATION_NODE", "127.0.0.1")
+                .env("RELSYNC_PORT", daemon.port().to_string())
+                .env("RELSYNC_IDENTITY", daemon.key())
+                .env("RELSYNC_SSH_CONFIG", "ssh_config")
+                .env_remove("SSH_AUTH_SOCK");
+        }
         command
     }
 

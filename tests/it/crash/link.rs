@@ -11,6 +11,7 @@ use relsync_tests::rig::noise;
 use relsync_tests::tally::{self, Tally};
 
 use super::rig::{every_message, kill_at, through};
+use crate::ways::daemon_with_subsystem;
 
 /// Returns cuts after random numbers of bytes. Half of them are among the last bytes, which start
 /// the update.
@@ -34,7 +35,7 @@ fn at_random_bytes([there, back]: [u64; 2], seed: u64, count: usize) -> Vec<Cut>
 /// Returns the messages and bytes of an undisturbed run.
 fn undisturbed(device: &Device, scenario: &Scenario) -> ([u64; 2], [u64; 2]) {
     device.reset(scenario.template);
-    let proxy = Proxy::start(&device.node, &[Cut::Never]);
+    let proxy = device.proxy(&[Cut::Never]);
     let run = through(device, scenario.arguments, &proxy);
     assert_eq!(run.code, Some(0), "{run:?}");
     assert_eq!(device.find(), Ok(scenario.new));
@@ -51,15 +52,25 @@ fn is_told(scenario: &Scenario, run: &Run, is_new: bool) -> Result<bool, String>
 
 fn cut_everywhere(scenario: &Scenario) {
     let device = Device::new(NodeOptions::default());
-    let (frames, bytes) = undisturbed(&device, scenario);
+    let cuts = moments(&device, scenario);
+    cut_at(&device, scenario, &cuts);
+}
+
+/// Returns cuts at messages and at random bytes.
+fn moments(device: &Device, scenario: &Scenario) -> Vec<Cut> {
+    let (frames, bytes) = undisturbed(device, scenario);
     let mut cuts = tally::sample(every_message(frames), 3);
     cuts.extend(at_random_bytes(bytes, tally::seed(), tally::moments(2, 30)));
+    cuts
+}
+
+fn cut_at(device: &Device, scenario: &Scenario, cuts: &[Cut]) {
     let mut tally = Tally::new(&format!("{}, link cut", scenario.name));
-    for cut in &cuts {
+    for cut in cuts {
         device.reset(scenario.template);
         // The link works again for the command that asks for the outcome.
-        let proxy = Proxy::start(&device.node, &[*cut, Cut::Never]);
-        let run = through(&device, scenario.arguments, &proxy);
+        let proxy = device.proxy(&[*cut, Cut::Never]);
+        let run = through(device, scenario.arguments, &proxy);
         let found = device
             .aftermath(scenario, Some(&run))
             .and_then(|is_new| is_told(scenario, &run, is_new));
@@ -70,17 +81,37 @@ fn cut_everywhere(scenario: &Scenario) {
 
 fn kill_everywhere(scenario: &Scenario) {
     let device = Device::new(NodeOptions::default());
-    let (frames, bytes) = undisturbed(&device, scenario);
-    let mut cuts = tally::sample(every_message(frames), 3);
-    cuts.extend(at_random_bytes(bytes, tally::seed(), tally::moments(2, 30)));
+    let cuts = moments(&device, scenario);
+    kill_the_host_at(&device, scenario, &cuts);
+}
+
+fn kill_the_host_at(device: &Device, scenario: &Scenario, cuts: &[Cut]) {
     let mut tally = Tally::new(&format!("{}, host killed", scenario.name));
-    for cut in &cuts {
+    for cut in cuts {
         device.reset(scenario.template);
-        let proxy = Proxy::holding(&device.node, &[*cut]);
-        kill_at(&device, scenario.arguments, &proxy);
+        kill_at(device, scenario.arguments, &device.holding_proxy(*cut));
         tally.count(&format!("{cut:?}"), device.aftermath(scenario, None));
     }
     tally.finish(cuts.len());
+}
+
+/// The same over SSH, where a cut is at any byte of the encrypted stream.
+#[test]
+fn a_link_of_ssh_cut_anywhere_leaves_one_release() {
+    let mut device = Device::new(NodeOptions::default());
+    let daemon = daemon_with_subsystem(&device.node);
+    device.go_through(daemon);
+    for scenario in [&PUSH, &ROLLBACK] {
+        let (_, bytes) = undisturbed(&device, scenario);
+        let count = tally::moments(4, 60);
+        cut_at(
+            &device,
+            scenario,
+            &at_random_bytes(bytes, tally::seed(), count),
+        );
+        let cuts = at_random_bytes(bytes, tally::seed() + 1, count);
+        kill_the_host_at(&device, scenario, &cuts);
+    }
 }
 
 /// A session that reloads code and changes no file. The code is the old one or that of the files,

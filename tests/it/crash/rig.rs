@@ -16,13 +16,16 @@ pub(super) fn every_message([there, back]: [u64; 2]) -> Vec<Cut> {
 /// Runs the command through a proxy.
 pub(super) fn through(device: &Device, arguments: &[&str], proxy: &Proxy) -> Run {
     let port = proxy.port().to_string();
-    device.run(&[arguments, &["--dist-port", &port]].concat())
+    device.run(&[arguments, &[device.port_option(), &port]].concat())
 }
 
 /// Runs the command through a proxy that holds the link, and kills the command at that moment.
 pub(super) fn kill_at(device: &Device, arguments: &[&str], proxy: &Proxy) {
     let port = proxy.port().to_string();
-    let mut host = start(device, &[arguments, &["--dist-port", &port]].concat());
+    let mut host = start(
+        device,
+        &[arguments, &[device.port_option(), &port]].concat(),
+    );
     proxy.wait(|| host.try_wait().is_ok_and(|ended| ended.is_some()));
     kill(host);
 }

@@ -29,7 +29,7 @@ async fn open(target: &mut Target) -> Result<(Session, TargetStatus), OpenError>
 }
 
 /// Starts a daemon that has the subsystem, as an application of the release would.
-fn daemon_with_subsystem(node: &Node) -> OtpDaemon {
+pub(crate) fn daemon_with_subsystem(node: &Node) -> OtpDaemon {
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../erlang/apps/relsync_lib/src/session/relsync_lib_ssh_channel");
     node.eval(&format!(
