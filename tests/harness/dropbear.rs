@@ -1,7 +1,7 @@
 //! A real `dropbear`, the SSH server of small devices.
 //!
-//! It reads the keys that it lets in from the home directory of the user alone. A small library, which
-//! only the server loads, tells it that a temporary directory is the home of every user.
+//! It reads the keys that it lets in from the home directory of the user alone. A small library,
+//! which only the server loads, tells it that a temporary directory is the home of every user.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -37,7 +37,7 @@ for P in /proc/[0-9]*; do
 done
 echo end"#;
 
-/// The flag of a VM that relsync started for the files (`files`). Such a VM does not run the release.
+/// The flag of a VM that relsync started for the files. Such a VM does not run the release.
 pub(super) const FILES_FLAG: &str = "-relsync_files";
 
 /// The maximum number of VMs that count.
