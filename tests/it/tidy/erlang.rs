@@ -59,7 +59,7 @@ pub(super) const CODE_CALLERS: &[(&str, &[&str], &str)] = &[
     ("relsync_lib_code", &[], "owns the running code of the release"),
     ("relsync_lib_loader", &["atomic_load", "delete", "is_loaded", "load_file", "purge", "soft_purge", "which"], "brings the agent's own modules in, before relsync_lib_code is there"),
     ("relsync_fetch", &["add_pathz", "del_path", "lib_dir", "load_binary", "load_file"], "loads the loader, and crypto where the release has none; it is evaluated, not a module of the target"),
-    ("relsync_stdio", &["lib_dir", "load_file"], "looks for crypto; it is evaluated, not a module of the target"),
+    ("relsync_stdio", &["add_pathz", "ensure_loaded", "lib_dir"], "looks for crypto; it is evaluated, not a module of the target"),
     ("relsync_lib_zstd", &["ensure_loaded"], "asks whether this OTP has a zstd module"),
 ];
 

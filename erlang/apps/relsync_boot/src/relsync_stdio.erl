@@ -10,10 +10,10 @@
 
 stdio() ->
     %% The agent needs crypto. Another ERTS of the target may have it.
-    code:load_file(crypto) =:= {module, crypto} orelse
-        filelib:wildcard(code:lib_dir() ++ "/crypto-*/ebin/crypto.beam") =/= [] orelse
+    [code:add_pathz(Dir) || Dir <- filelib:wildcard(code:lib_dir() ++ "/crypto-*/ebin")],
+    code:ensure_loaded(crypto) =:= {module, crypto} orelse
         begin
-            io:put_chars(standard_error, "this Erlang has no crypto\n"),
+            io:put_chars(standard_error, "this Erlang has no crypto that loads\n"),
             halt(1)
         end,
     Port = open_port({fd, 0, 3}, [{packet, 4}, binary, eof]),
