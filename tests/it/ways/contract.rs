@@ -100,8 +100,8 @@ fn lets_one_session_in(place: &Place) {
 
 /// Each cut is after more than a mebibyte, which the target then has for good.
 fn resumes_after_a_cut(place: &Place) {
-    const BYTES: usize = 2_500_000;
-    const CUT: u64 = 2_000_000;
+    const BYTES: usize = 2_000_000;
+    const CUT: u64 = 1_600_000;
     place.noise(BYTES);
     let proxy = Proxy::to_port(place.port(), &[Cut::After(CUT), Cut::Never]);
     let pushed = place.told_through(Some(proxy.port()), &["--bwlimit", "5MB"], 0);
@@ -113,8 +113,8 @@ fn resumes_after_a_cut(place: &Place) {
 
 fn is_free_after_a_killed_host(place: &Place) {
     let before = place.files();
-    place.noise(1_000_000);
-    let proxy = Proxy::holding_to_port(place.port(), &[Cut::After(700_000)]);
+    place.noise(300_000);
+    let proxy = Proxy::holding_to_port(place.port(), &[Cut::After(150_000)]);
     let host = place
         .command(&["push"], Some(proxy.port()))
         .stdout(Stdio::null())
