@@ -25,6 +25,8 @@
 -define(SUBSYSTEM, "relsync").
 %% The largest frame from a host: a part of a message, or the program with the greeting.
 -define(MAX_FRAME_BYTES, 131072).
+%% The variables that a program may have.
+-define(NAMES, ['Who', 'Versions', 'Hello']).
 %% The first byte of the last frame.
 -define(END, 2).
 -define(MAX_REASON_CHARACTERS, 400).
@@ -170,7 +172,7 @@ last({stop, _, State}) -> {stop, State}.
 %%% The session's process
 
 start(Frame, #{options := Options} = State) ->
-    {Bindings, Program} = binary_to_term(Frame),
+    {Bindings, Program} = decode_start(Frame),
     Verdict =
         case Options of
             #{gate := {Module, Function}} -> Module:Function(Bindings);
@@ -181,6 +183,13 @@ start(Frame, #{options := Options} = State) ->
         {run, Run} -> {ok, State#{session := run(Run, Bindings)}};
         {refuse, Part} -> refuse(Part, State)
     end.
+
+%% A client makes no new atoms here, and the term is not a compressed one.
+decode_start(<<131, Tag, _/binary>> = Frame) when Tag =/= 80 ->
+    {Bindings, Program} = binary_to_term(Frame, [safe]),
+    true = is_binary(Program),
+    true = lists:all(fun({Name, Value}) -> lists:member(Name, ?NAMES) andalso is_binary(Value) end, Bindings),
+    {Bindings, Program}.
 
 refuse(Part, State) ->
     {_, Sent} = last(send(Part, State)),
