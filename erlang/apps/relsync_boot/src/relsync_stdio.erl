@@ -19,6 +19,7 @@ stdio() ->
     Port = open_port({fd, 0, 3}, [{packet, 4}, binary, eof]),
     port_command(Port, <<"relsync-ready\n">>),
     Host = self(),
+    put(relsync_relay, true),
     Lost = {nodedown, node()},
     {Bindings, Program} =
         receive

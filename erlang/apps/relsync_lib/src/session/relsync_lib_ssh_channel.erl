@@ -92,6 +92,7 @@ init([]) -> init([#{}]);
 init([Options]) -> {ok, initial(Options)}.
 
 initial(Options) ->
+    _ = put(relsync_relay, true),
     #{options => Options, received => <<>>, session => none, heard_at => now_ms()}.
 
 opened(Connection, Id, State) ->

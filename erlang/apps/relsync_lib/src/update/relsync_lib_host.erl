@@ -9,6 +9,8 @@
 %% The number of messages that wait for a process of this VM, beyond which a sender waits. A node's
 %% connection holds its senders back by itself.
 -define(MAX_WAITING, 16).
+%% What such a process has in its dictionary.
+-define(RELAY, relsync_relay).
 -define(PAUSE_MS, 5).
 
 %% @doc Sends one part of a message. A host that has gone is not looked for.
@@ -22,10 +24,15 @@ send(Host, Part) ->
     ok.
 
 await_room(Host) ->
-    case process_info(Host, message_queue_len) of
-        {message_queue_len, Waiting} when Waiting > ?MAX_WAITING ->
-            timer:sleep(?PAUSE_MS),
-            await_room(Host);
+    case process_info(Host, [message_queue_len, dictionary]) of
+        [{message_queue_len, Waiting}, {dictionary, Values}] when Waiting > ?MAX_WAITING ->
+            case lists:member({?RELAY, true}, Values) of
+                true ->
+                    timer:sleep(?PAUSE_MS),
+                    await_room(Host);
+                false ->
+                    ok
+            end;
         _ ->
             ok
     end.
