@@ -35,6 +35,9 @@ const SUBSYSTEM: &str = "relsync";
 /// What a VM sends before its first frame.
 const READY: &[u8] = b"relsync-ready\n";
 
+/// The shortest limit for the start of a throw-away VM. A small board takes long.
+const START: Duration = Duration::from_secs(60);
+
 /// The maximum number of bytes of a command's answer.
 const MAX_ANSWER_BYTES: usize = 512 * 1024;
 
@@ -317,7 +320,7 @@ async fn enter_files(
     let mut failed = EnterError::NoErlang;
     for candidate in files::candidates(survey) {
         let stream = exec(&connection, &candidate.command()).await?;
-        match await_ready(stream, wishes.step).await {
+        match await_ready(stream, wishes.step.max(START)).await {
             Ok(stream) => return Ok((vm(stream, connection, wishes), Way::Files)),
             Err(said) => failed = EnterError::NotStarted { said },
         }
