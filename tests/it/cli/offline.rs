@@ -50,17 +50,6 @@ fn wrong_usage_exits_with_2() {
         ),
         (&["-d", "app@localhost", "--profile", "moon"], "moon"),
         (&["-d", "app@localhost", "--exclude", "["], "pattern"),
-        (
-            &[
-                "-d",
-                "app@localhost",
-                "--reload",
-                "vm",
-                "--confirm-timeout",
-                "9s",
-            ],
-            "--reload vm",
-        ),
     ];
     for (arguments, expected) in table {
         let run = cli.run(arguments);

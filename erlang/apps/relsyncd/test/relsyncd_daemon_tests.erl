@@ -32,7 +32,7 @@ program_test_() ->
         {ok, Connection} = login(Dir),
         {ok, Stream} = open(Connection),
         %% A program without a greeting, as the one that removes an agent.
-        relsyncd_test_daemon:start_session(Stream, [{'Word', <<"hello">>}], "group_leader() ! {relsync, Word}."),
+        relsyncd_test_daemon:start_session(Stream, [{'Who', <<"hello">>}], "group_leader() ! {relsync, Who}."),
         <<"hello">> = relsyncd_test_daemon:next(Stream),
         <<2, _/binary>> = relsyncd_test_daemon:next(Stream),
         relsyncd_test_daemon:close(Stream)
