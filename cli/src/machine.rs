@@ -34,6 +34,9 @@ pub(crate) fn full_host_name() -> String {
 fn said_by(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program)
         .args(arguments)
+        // A program may start others, as `ssh -G` does for `Match exec`.
+        .env_remove("RELSYNC_PASSWORD")
+        .env_remove("RELSYNC_COOKIE")
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()

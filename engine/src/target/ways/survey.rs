@@ -18,12 +18,16 @@ if [ -n "$R" ]; then
   done
 fi
 E=$(command -v erl) && printf "erl %s\n" "$E"
+owner() { set -- $(ls -ldn "$1" 2>/dev/null); printf %s "$3"; }
+U=$(id -u); O=; [ -n "$R" ] && O=$(owner "$R"); printf "user %s\n" "$U"
 printf "host %s\n" "$(hostname 2>/dev/null || uname -n)"
 K=; { read -r K <"$HOME/.erlang.cookie"; } 2>/dev/null; [ -n "$K" ] && printf "cookie %s\n" "$K"
 for P in /proc/[0-9]*; do
   C=; { read -r C <"$P/comm"; } 2>/dev/null
   case $C in beam|beam.*) ;; *) continue ;; esac
-  printf "vm %s\n" "${P#/proc/}"
+  W=$(owner "$P")
+  case " $U 0 $O " in *" $W "*) ;; *) continue ;; esac
+  printf "vm %s\nowner %s\n" "${P#/proc/}" "$W"
   tr "\n\000" " \n" 2>/dev/null <"$P/cmdline" | while IFS= read -r A; do
     printf "arg %s\n" "$A"
     case $A in
@@ -40,11 +44,11 @@ echo end"#;
 /// The flag of a VM that relsync started for the files. Such a VM does not run the release.
 pub(super) const FILES_FLAG: &str = "-relsync_files";
 
-/// The maximum number of VMs that count.
+/// The maximum number of VMs.
 const MAX_VMS: usize = 64;
 
-/// The maximum number of arguments of a VM that count.
-const MAX_ARGUMENTS: usize = 512;
+/// The maximum number of arguments of a VM.
+const MAX_ARGUMENTS: usize = 4096;
 
 /// Returns the command that asks about a destination.
 pub(super) fn command(destination: &[u8]) -> String {
@@ -64,6 +68,8 @@ pub(super) struct Survey {
     pub(super) boots: Vec<String>,
     /// The program `erl` of the machine.
     pub(super) erl: Option<String>,
+    /// The number of the login user.
+    user: String,
     /// The machine's name.
     pub(super) host: String,
     /// The user's cookie.
@@ -77,6 +83,8 @@ pub(super) struct Survey {
 pub(super) struct Vm {
     /// The process id.
     pub(super) os_pid: String,
+    /// The number of the user who runs it.
+    owner: String,
     arguments: Vec<String>,
     is_here: bool,
     /// The port of the EPMD that it registers with, if it is not the usual one.
@@ -104,7 +112,7 @@ impl Survey {
         for line in lines {
             let (what, value) = line.split_once(' ').unwrap_or((line, ""));
             let text = || value.to_owned();
-            let has_room = survey.vms.len() < MAX_VMS;
+            let is_full = survey.vms.len() >= MAX_VMS;
             match (what, survey.vms.last_mut()) {
                 ("root", None) => survey.root = Some(text()),
                 ("named", None) => {
@@ -117,13 +125,16 @@ impl Survey {
                 ("erl", None) => survey.erl = Some(text()),
                 ("host", None) => survey.host = text(),
                 ("cookie", None) => survey.cookie = Some(text()),
-                ("vm", _) if has_room => survey.vms.push(Vm {
+                // What is not known entirely is not known: one of the others may be the release's.
+                ("vm", _) if is_full => return None,
+                ("arg", Some(vm)) if vm.arguments.len() >= MAX_ARGUMENTS => return None,
+                ("user", None) => survey.user = text(),
+                ("owner", Some(vm)) => vm.owner = text(),
+                ("vm", _) => survey.vms.push(Vm {
                     os_pid: text(),
                     ..Vm::default()
                 }),
-                ("arg", Some(vm)) if vm.arguments.len() < MAX_ARGUMENTS => {
-                    vm.arguments.push(text());
-                }
+                ("arg", Some(vm)) => vm.arguments.push(text()),
                 ("here", Some(vm)) => vm.is_here = true,
                 ("epmd", Some(vm)) => vm.epmd_port = value.parse().ok(),
                 ("end", _) => return Some(survey),
@@ -153,9 +164,11 @@ impl Survey {
         Some(format!("{name}@{host}"))
     }
 
-    /// Returns the cookie of a VM, as its arguments or the file of the user say.
+    /// Returns the cookie of a VM, as its arguments say, or the file of the login user if that user
+    /// runs it. A VM of somebody else gets no proof of that file.
     pub(super) fn cookie<'a>(&'a self, vm: &'a Vm) -> Option<&'a str> {
-        vm.argument("-setcookie").or(self.cookie.as_deref())
+        let of_user = self.cookie.as_deref().filter(|_| vm.owner == self.user);
+        vm.argument("-setcookie").or(of_user)
     }
 }
 
@@ -177,10 +190,10 @@ mod tests {
     #[test]
     fn an_answer_is_read_behind_a_banner() {
         let answer = b"Welcome!\nrelsync-survey\nroot /srv/erlang\nnamed 13.1.5 0.2.0\n\
-            erts 13.1.5\nboot releases/0.2.0/start_clean.boot\nerl /usr/bin/erl\nhost board.lan\n\
-            cookie SECRET\nvm 12\narg beam.smp\narg -sname\narg shop\narg -root\narg /srv/erlang\n\
+            erts 13.1.5\nboot releases/0.2.0/start_clean.boot\nerl /usr/bin/erl\nuser 7\nhost board.lan\n\
+            cookie SECRET\nvm 12\nowner 7\narg beam.smp\narg -sname\narg shop\narg -root\narg /srv/erlang\n\
             here\nepmd 4000\nvm 14\narg -root\narg /srv/erlang\nhere\narg -relsync_files\n\
-            vm 13\narg -name\narg other@10.0.0.1\narg -setcookie\narg C\nend\n";
+            vm 13\nowner 0\narg -name\narg other@10.0.0.1\narg -setcookie\narg C\nend\n";
         let survey = Survey::read(answer).expect("an answer");
         assert_eq!(survey.root.as_deref(), Some("/srv/erlang"));
         let named = ("13.1.5".to_owned(), "0.2.0".to_owned());
@@ -194,6 +207,10 @@ mod tests {
         assert_eq!(survey.node_name(other).as_deref(), Some("other@10.0.0.1"));
         assert_eq!(survey.cookie(other), Some("C"));
         assert!(!format!("{survey:?}").contains("\"C\""));
+        let mut of_another = Survey::read(answer).expect("an answer");
+        of_another.vms[0].owner = "8".to_owned();
+        let vm = &of_another.vms[0];
+        assert_eq!(of_another.cookie(vm), None, "the VM of another user");
     }
 
     #[test]
@@ -201,6 +218,13 @@ mod tests {
         for answer in ["", "end", "relsync-survey\nroot /x\n"] {
             assert_eq!(Survey::read(answer.as_bytes()), None, "{answer:?}");
         }
+    }
+
+    #[test]
+    fn more_vms_than_counted_are_no_answer() {
+        let vms: String = (0..=MAX_VMS).map(|pid| format!("vm {pid}\n")).collect();
+        let answer = format!("relsync-survey\n{vms}end\n");
+        assert_eq!(Survey::read(answer.as_bytes()), None);
     }
 
     #[test]

@@ -22,6 +22,9 @@ use super::super::{Meter, RateLimiter};
 /// A channel takes no more from its user while this many bytes wait to be written.
 const QUEUE_BYTES: usize = 64 * 1024;
 
+/// The connection fails if more bytes than this wait to be written.
+const MAX_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+
 /// The number of bytes that are written at once without a bandwidth limit.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -153,6 +156,12 @@ impl Outgoing {
         let mut queue = lock(&self.queue);
         if queue.is_over || queue.is_closing {
             return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        // A server may ask for answers, and not read them.
+        if queue.bytes.len() + queue.taken + bytes.len() > MAX_QUEUE_BYTES {
+            return Err(io::Error::other(
+                "the server does not take what the host sends",
+            ));
         }
         queue.bytes.extend_from_slice(bytes);
         drop(queue);

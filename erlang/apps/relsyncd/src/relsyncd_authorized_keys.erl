@@ -166,13 +166,28 @@ expiry(Text) ->
 %%% Addresses
 
 valid_patterns(Text) ->
-    [cidr(Pattern) || Pattern <- patterns(Text), binary:match(Pattern, <<"/">>) =/= nomatch],
+    [valid_pattern(trim(Pattern)) || Pattern <- binary:split(Text, <<",">>, [global])],
     Text.
 
-patterns(Text) -> [without_not(trim(Pattern)) || Pattern <- binary:split(Text, <<",">>, [global])].
+%% Names are not looked up, so a name matches nobody. A negated one would let everybody in.
+valid_pattern(Pattern) ->
+    Positive = without_not(Pattern),
+    kind(Positive) =:= name andalso Positive =/= Pattern andalso refuse({from, Pattern}).
 
 without_not(<<"!", Pattern/binary>>) -> Pattern;
 without_not(Pattern) -> Pattern.
+
+kind(Pattern) ->
+    case {binary:match(Pattern, <<"/">>), inet:parse_strict_address(binary_to_list(Pattern))} of
+        {nomatch, {ok, Address}} -> {address, unmapped(Address)};
+        {nomatch, _} ->
+            IsOfAddress = lists:all(fun(Char) -> lists:member(Char, "0123456789abcdef.:*?") end, binary_to_list(lower(Pattern))),
+            case IsOfAddress andalso binary:match(Pattern, [<<"*">>, <<"?">>]) =/= nomatch of
+                true -> wildcard;
+                false -> name
+            end;
+        _ -> {network, cidr(Pattern)}
+    end.
 
 %% A network has no bits set behind its prefix.
 cidr(Pattern) ->
@@ -205,11 +220,14 @@ unmapped({0, 0, 0, 0, 0, 16#FFFF, High, Low}) -> {High bsr 8, High band 255, Low
 unmapped(Address) -> Address.
 
 matches_one(Address, Pattern) ->
-    case binary:match(Pattern, <<"/">>) of
-        nomatch ->
+    case kind(Pattern) of
+        name ->
+            false;
+        {address, Only} ->
+            Address =:= Only;
+        wildcard ->
             like(inet:ntoa(Address), binary_to_list(lower(Pattern)));
-        _ ->
-            {Size, Network} = cidr(Pattern),
+        {network, {Size, Network}} ->
             Prefix = bit_size(Network),
             case bits(Address) of
                 <<Network:Prefix/bitstring, _/bitstring>> = Bits -> bit_size(Bits) =:= Size;

@@ -63,6 +63,12 @@ refused_test_() ->
             {["from=\"board.example\" ", key()], "192.168.7.1"},
             {["from=\"*,!192.168.7.1\" ", key()], "192.168.7.1"},
             {["from=\"!10.0.0.1\" ", key()], "192.168.7.1"},
+            %% A negated pattern that matches no address would let everybody in.
+            {["from=\"*,!bad.example\" ", key()], "from"},
+            {["from=\"*,!\" ", key()], "from"},
+            {["from=\"*,!!192.168.7.1\" ", key()], "from"},
+            {["from=\"*,! 192.168.7.1\" ", key()], "from"},
+            {["from=\"*,!::ffff:192.168.7.1\" ", key()], "192.168.7.1"},
             {["expiry-time=\"20261127\" ", key()], "expired"},
             {["expiry-time=\"20261128120000Z\" ", key()], "expired"},
             {["expiry-time=\"20301128\",expiry-time=\"20201128\" ", key()], "expired"},
