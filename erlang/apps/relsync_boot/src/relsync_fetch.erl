@@ -15,6 +15,19 @@ fetch(Host, Release, State, Hash) ->
         Host ! {relsync, <<0, 16#80, Field, (byte_size(Text)), Text/binary>>},
         exit(normal)
     end,
+    %% A VM that is still starting runs the `on_load' functions of its modules itself: it ends if
+    %% somebody else loads crypto meanwhile.
+    Await = fun
+        Await(0) ->
+            Refuse(2, <<"a VM that is still starting">>);
+        Await(Tries) ->
+            element(2, init:get_status()) =:= started orelse
+                receive
+                    {nodedown, _} -> exit(normal)
+                after 100 -> Await(Tries - 1)
+                end
+    end,
+    Await(300),
     %% An embedded system loads nothing when it is called, and its path may lack the directory.
     Load = fun
         Load([]) ->

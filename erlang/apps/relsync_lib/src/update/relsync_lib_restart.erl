@@ -80,7 +80,7 @@ vm(Roots) ->
 %% The applications of a release start before the VM counts as started, and end it if they fail.
 is_starting() ->
     case init:get_status() of
-        {starting, _} -> not relsync_lib_code:is_throwaway();
+        {starting, Progress} -> Progress =/= started;
         _ -> false
     end.
 
