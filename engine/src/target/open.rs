@@ -168,7 +168,7 @@ impl Target {
             self.was_connected = true;
             let opened = launch::open(vm, &self.greeting, on_sent).await;
             let ends_soon = match &opened {
-                Err(SessionError::Busy { holder }) => *holder == self.greeting.holder(),
+                Err(SessionError::Busy { holder }) => is_held_by(holder, self.greeting.holder()),
                 Err(SessionError::Returning) => true,
                 _ => false,
             };
@@ -220,12 +220,27 @@ impl Target {
     }
 }
 
+/// Whether the holder of a target is a session of this name, in this VM or in another one.
+fn is_held_by(holder: &str, name: &str) -> bool {
+    holder
+        .strip_prefix(name)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(" on "))
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::target::apply::RemoteError;
+
+    #[test]
+    fn a_session_of_ones_own_is_known_in_any_vm() {
+        assert!(is_held_by("me@here", "me@here"));
+        assert!(is_held_by("me@here on nonode@nohost", "me@here"));
+        assert!(!is_held_by("me@here2", "me@here"));
+        assert!(!is_held_by("you@here", "me@here"));
+    }
 
     #[test]
     fn only_a_lost_link_is_worth_another_session() {
