@@ -158,7 +158,10 @@ fn origin_check(status: &TargetStatus, target: &Target, is_new: bool) -> Check {
     }
     let fails = update::is_in_doubt(status) && !is_new;
     let root = status.release_root.as_deref();
-    let mut text = origin::doubt(&target.greeting.destination, root);
+    let mut text = match update::is_in_doubt(status) {
+        true => origin::doubt(&target.greeting.destination, root),
+        false => format!("the VM that answers runs nothing from {destination}"),
+    };
     if fails {
         let hint = origin::hint(root);
         text.push_str(&format!("; {hint}"));

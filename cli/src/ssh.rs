@@ -179,7 +179,7 @@ impl Named {
     }
 }
 
-/// What all servers on the way have in common.
+/// The settings that all servers on the way share.
 struct Way<'a> {
     args: &'a TargetArgs,
     timeout: Duration,

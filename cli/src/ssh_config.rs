@@ -26,7 +26,7 @@ pub(crate) enum SshConfigError {
     Refused {
         /// The host.
         host: String,
-        /// What `ssh` said.
+        /// The error output of `ssh`.
         problem: String,
     },
     /// `ssh` cannot be run.
@@ -78,7 +78,7 @@ pub(crate) fn of_host(asked: Asked<'_>) -> Result<SshOptions, SshConfigError> {
     if let Some(port) = asked.port {
         arguments.extend(["-p".to_owned(), port.to_string()]);
     }
-    // What follows is the host, even if it began with a dash.
+    // The next argument is the host, even if it begins with a dash.
     arguments.extend(["--".to_owned(), asked.host.to_owned()]);
     match machine::output_of("ssh", &arguments) {
         Ok(Ok(text)) => Ok(read(asked, &text)),

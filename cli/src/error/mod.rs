@@ -233,24 +233,20 @@ pub(crate) enum CliError {
         runs: String,
     },
     /// The new release did not start, and the one before runs again.
-    #[error("the VM did not start with the new release, and runs generation {generation} again")]
+    #[error("the new release did not start ({reason}), so generation {generation} runs again")]
     WentBack {
         /// The generation that runs.
         generation: u64,
-        /// Why the new release counts as not started.
-        #[source]
-        source: Box<Self>,
+        /// The reason why the new release counts as not started.
+        reason: String,
     },
     /// The new release did not start, and the one before neither.
-    #[error(
-        "the VM did not start with the new release, and relsync could not take it back: {error}"
-    )]
+    #[error("the new release did not start ({reason}), and the way back did not succeed: {error}")]
     StuckBack {
-        /// Why it could not.
-        error: Box<Self>,
-        /// Why the new release counts as not started.
-        #[source]
-        source: Box<Self>,
+        /// The reason why the way back did not succeed.
+        error: String,
+        /// The reason why the new release counts as not started.
+        reason: String,
     },
     /// The user pressed Ctrl-C while the VM restarted.
     #[error("interrupted; generation {generation} is installed, and the VM restarts")]

@@ -47,7 +47,7 @@ pub(super) fn file_hint(error: &FileError, option: &str) -> Option<String> {
     }
 }
 
-/// What to do about a file for which no option stands.
+/// The hint for a file that no option names.
 fn own_hint(error: &FileError) -> Option<String> {
     match error {
         FileError::Foreign { .. } => {

@@ -64,7 +64,7 @@ pub(super) fn ssh_class(error: &SshError) -> Class<'static> {
     (kind, Exit::Unreachable, Some(hint))
 }
 
-/// What to do about options that name no valid target.
+/// The hint for options that name no valid target.
 pub(super) fn ssh_option_class(error: &SshOptionError) -> Class<'static> {
     let (kind, hint) = match error {
         SshOptionError::Name { .. } => (

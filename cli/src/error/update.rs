@@ -68,11 +68,11 @@ impl From<UpdateError> for CliError {
             },
             UpdateError::WentBack { generation, source } => Self::WentBack {
                 generation,
-                source: Box::new(Self::from(*source)),
+                reason: source.to_string(),
             },
             UpdateError::StuckBack { error, source } => Self::StuckBack {
-                error: Box::new(Self::from(*error)),
-                source: Box::new(Self::from(*source)),
+                error: error.to_string(),
+                reason: source.to_string(),
             },
             UpdateError::ProbationOver { meant, generation } => {
                 Self::ProbationOver { meant, generation }

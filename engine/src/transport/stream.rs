@@ -30,7 +30,7 @@ pub(crate) struct StreamVm<R, W> {
     timing: Timing,
     /// The meter of the socket below the stream.
     meter: Arc<Meter>,
-    /// What must live as long as the stream.
+    /// The connection below, which lives as long as the stream.
     below: Box<dyn Send>,
 }
 

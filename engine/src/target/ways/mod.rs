@@ -32,7 +32,7 @@ use survey::Survey;
 /// The name of the subsystem.
 const SUBSYSTEM: &str = "relsync";
 
-/// What a VM sends before its first frame.
+/// The text that a VM sends before its first frame.
 const READY: &[u8] = b"relsync-ready\n";
 
 /// The shortest limit for the start of a throw-away VM. A small board takes long.
@@ -67,7 +67,7 @@ pub struct Evaluator {
     otp_release: u32,
 }
 
-/// What the host wants behind the server.
+/// The host's wishes for the VM behind the server.
 #[derive(Debug, Clone)]
 pub(super) struct Wishes<'a> {
     /// The release's root on the target, absolute.
@@ -91,13 +91,13 @@ pub enum EnterError {
     /// The server has neither the subsystem nor commands.
     #[error("the SSH server {server} has no subsystem relsync, and runs no commands")]
     NoWay {
-        /// What the server says of itself.
+        /// The server's identification.
         server: String,
     },
     /// The server ran a command, but neither a VM nor a shell answered.
     #[error("the SSH server {server} answers commands in a way that relsync does not know: {said}")]
     UnknownAnswer {
-        /// What the server says of itself.
+        /// The server's identification.
         server: String,
         /// The answer, shortened.
         said: String,
@@ -105,7 +105,7 @@ pub enum EnterError {
     /// The server did not answer a command in time.
     #[error("the SSH server {server} did not answer a command within {} s", after.as_secs())]
     NoAnswer {
-        /// What the server says of itself.
+        /// The server's identification.
         server: String,
         /// The time limit.
         after: Duration,
@@ -119,7 +119,7 @@ pub enum EnterError {
     /// The VM of the server did not let its channel be taken over.
     #[error("the VM behind the SSH server {server} does not give its channel to relsync: {said}")]
     NotTakenOver {
-        /// What the server says of itself.
+        /// The server's identification.
         server: String,
         /// The answer, shortened.
         said: String,
@@ -162,7 +162,7 @@ pub enum EnterError {
     /// No VM that could be started spoke.
     #[error("no VM runs the release there, and none that relsync started could speak: {said}")]
     NotStarted {
-        /// What the last one said, shortened.
+        /// The error output of the last one, shortened.
         said: String,
     },
 }

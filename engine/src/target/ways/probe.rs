@@ -18,7 +18,7 @@ pub(super) const QUESTION: &str = concat!(
     "#\", io:put_chars(\"relsync-erlang-\" ++ erlang:system_info(otp_release) ++ \";\").",
 );
 
-/// What runs the commands of a server.
+/// The program that runs the commands of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Commands {
     /// Erlang's or Elixir's evaluator, in the daemon of a VM.

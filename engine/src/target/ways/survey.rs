@@ -1,4 +1,4 @@
-//! What a shell on the target tells: the release's directory, and the VMs that run there.
+//! The survey of a target by a shell: the release's directory, and the VMs that run there.
 //!
 //! This module owns the script that finds it out, and reads its answer. The script needs a shell of
 //! POSIX with `tr`, as BusyBox has them, and Linux's `/proc`. It changes nothing.
@@ -55,7 +55,7 @@ pub(super) fn command(destination: &[u8]) -> String {
     quote::script(SCRIPT, &[&quote::printf(destination)])
 }
 
-/// What a shell told.
+/// A shell's answer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Survey {
     /// The destination without symbolic links, if it is a directory.

@@ -42,7 +42,7 @@ pub enum Event {
     },
 }
 
-/// What a connection is made of.
+/// The parts of a connection.
 pub(super) struct Below {
     pub(super) link: ErlLink,
     /// The meter of the link.

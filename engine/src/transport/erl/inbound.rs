@@ -1,4 +1,4 @@
-//! What a frame of the distribution protocol means to the host's process.
+//! The meaning of a frame of the distribution protocol to the host's process.
 
 use super::super::link::{Link, Received};
 use super::super::{MAX_RECEIVED_MESSAGE, TransportError};

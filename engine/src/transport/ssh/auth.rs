@@ -83,7 +83,7 @@ struct Attempts<'a> {
     agent: Option<Agent>,
     /// The plain keys that were tried.
     seen: Vec<KeyData>,
-    /// What was tried, as errors tell it.
+    /// The methods and keys that were tried, as errors tell them.
     tried: Vec<String>,
     /// The methods that the server takes, once it has told them.
     offered: Option<MethodSet>,

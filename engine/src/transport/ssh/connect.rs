@@ -180,7 +180,7 @@ impl From<russh::Error> for Failure {
     }
 }
 
-/// What the SSH session asks the host.
+/// The host's answers to the questions of the SSH session.
 pub(super) struct Client {
     known: KnownKeys,
     /// Why the server's key is not accepted.

@@ -20,7 +20,7 @@ const EARLY_MESSAGES: usize = 64;
 /// The time that closing waits for the last bytes to be written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the connection and its streams share.
+/// The state that the connection and its streams share.
 pub(super) struct Shared {
     pub(super) handle: Handle<Client>,
     pub(super) line: Arc<Line>,

@@ -106,7 +106,7 @@ pub enum SshError {
     Stalled {
         /// The host and port.
         place: Place,
-        /// What the host waited for.
+        /// The message that the host waited for.
         awaited: &'static str,
         /// The time waited.
         timeout: Duration,
@@ -116,7 +116,7 @@ pub enum SshError {
     HungUp {
         /// The host and port.
         place: Place,
-        /// What the host waited for.
+        /// The message that the host waited for.
         awaited: &'static str,
     },
     /// The program that listens on the port does not speak SSH.
@@ -142,7 +142,7 @@ pub enum SshError {
     Protocol {
         /// The host and port.
         place: Place,
-        /// What happened.
+        /// The fault.
         what: String,
     },
     /// No file of known hosts has a key of the server.
@@ -182,7 +182,7 @@ pub enum SshError {
     HostCertificate {
         /// The host and port.
         place: Place,
-        /// What is wrong with it.
+        /// Its fault.
         what: String,
     },
     /// A file of known hosts cannot be read or written.
@@ -201,7 +201,7 @@ pub enum SshError {
         place: Place,
         /// The user's name there.
         user: String,
-        /// What was tried, in order: a method, and the key.
+        /// The tries in order: a method, and the key.
         tried: Vec<String>,
         /// The methods that the server would still take.
         offered: Vec<String>,
@@ -213,7 +213,7 @@ pub enum SshError {
         place: Place,
         /// The user's name there.
         user: String,
-        /// What was tried, in order.
+        /// The tries, in order.
         tried: Vec<String>,
     },
     /// The server did not answer while the user authenticated.
@@ -260,7 +260,7 @@ pub enum SshError {
     KeyInvalid {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// Its fault.
         what: String,
     },
     /// The connection failed after the user was let in.
@@ -268,7 +268,7 @@ pub enum SshError {
     Lost {
         /// The host and port.
         place: Place,
-        /// What happened.
+        /// The fault.
         #[source]
         source: TransportError,
     },
@@ -277,7 +277,7 @@ pub enum SshError {
     ChannelRefused {
         /// The host and port.
         place: Place,
-        /// What the channel is for.
+        /// The purpose of the channel.
         purpose: String,
         /// The server's reason.
         what: String,
@@ -303,7 +303,7 @@ pub enum SshError {
     Jump {
         /// The jump host.
         jump: Place,
-        /// What happened.
+        /// The fault.
         #[source]
         source: Box<SshError>,
     },
@@ -333,7 +333,7 @@ impl SshError {
     }
 }
 
-/// What was tried and what remains, as the end of a sentence.
+/// The tries, and the methods that remain, as the end of a sentence.
 fn tries(tried: &[String], offered: &[String]) -> String {
     let mut text = String::new();
     if !tried.is_empty() {

@@ -37,7 +37,7 @@ pub(super) struct Socket<S> {
     line: Arc<Line>,
 }
 
-/// What the parts of a connection share of its byte stream.
+/// The state of the byte stream that the parts of a connection share.
 pub(super) struct Line {
     pub(super) outgoing: Outgoing,
     meter: Arc<Meter>,

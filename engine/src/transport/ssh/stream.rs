@@ -46,7 +46,7 @@ pub struct Finish {
     pub errors: Vec<u8>,
 }
 
-/// What the program on the other side says beside its output.
+/// The end of the program on the other side, and its error output.
 #[derive(Default)]
 struct Outcome {
     status: Option<u32>,

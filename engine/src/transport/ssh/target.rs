@@ -25,7 +25,7 @@ pub struct SshTarget {
     pub user: String,
     /// The host keys that are known.
     pub known_hosts: KnownHosts,
-    /// What the user can prove.
+    /// The keys and passwords of the user.
     pub credentials: Credentials,
     /// The server through which this one is reached, if there is one.
     pub jump: Option<Box<SshTarget>>,
@@ -87,7 +87,7 @@ pub struct Identity {
     pub is_named: bool,
 }
 
-/// What the user can prove. Clones share the keys and passwords that were opened or asked for, so
+/// The keys and passwords of the user. Clones share the keys and passwords that were opened or asked for, so
 /// that nobody is asked twice.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
@@ -101,6 +101,6 @@ pub struct Credentials {
     pub password: Option<Secret>,
     /// The person who is asked for what is missing.
     pub prompter: Option<Arc<dyn Prompter>>,
-    /// What was opened or asked for already. Several targets may share it.
+    /// The keys that were opened, and the answers that were given. Several targets may share it.
     pub kept: Arc<Kept>,
 }
