@@ -87,8 +87,8 @@ pub struct Identity {
     pub is_named: bool,
 }
 
-/// The keys and passwords of the user. Clones share the keys and passwords that were opened or asked for, so
-/// that nobody is asked twice.
+/// The keys and passwords of the user. Clones share those that were opened or asked for, so that
+/// nobody is asked twice.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
     /// The socket of the user's SSH agent.
